@@ -1,0 +1,212 @@
+//! The one atomic writer: stage in the same folder, flush to disk, verify,
+//! rename, flush the folder. A reader sees the old file or the new one, never a part.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// What a finished file is: for manifests.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FileDigest {
+    /// Path relative to the folder of the manifest.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of the content, lower-case hex.
+    pub blake3: String,
+    /// Rows, for tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+}
+
+/// Writes a file atomically: `fill` writes the content, `verify` may open the
+/// staged file and refuse it, and only then does it appear under its name.
+///
+/// # Errors
+/// [`Error::Io`] with the final path; whatever `fill` or `verify` return.
+pub fn write_verified(
+    path: impl AsRef<Path>,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>,
+    verify: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let folder = parent(path);
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let mut staged = tempfile::Builder::new().prefix(".staged-").tempfile_in(&folder).map_err(Error::io(path))?;
+    {
+        let mut writer = BufWriter::with_capacity(1 << 20, staged.as_file_mut());
+        fill(&mut writer)?;
+        writer.flush().map_err(Error::io(path))?;
+    }
+    staged.as_file().sync_all().map_err(Error::io(path))?;
+    verify(staged.path())?;
+    // Temporary files are private; a finished artifact has the usual permissions.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(staged.path(), std::fs::Permissions::from_mode(0o644)).map_err(Error::io(path))?;
+    }
+    staged.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    // The rename itself must survive a power cut.
+    #[cfg(unix)]
+    File::open(&folder).and_then(|f| f.sync_all()).map_err(Error::io(&folder))?;
+    Ok(())
+}
+
+/// [`write_verified`] without a check of the staged file.
+///
+/// # Errors
+/// As [`write_verified`].
+pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>) -> Result<()> {
+    write_verified(path, fill, |_| Ok(()))
+}
+
+/// Writes bytes atomically.
+///
+/// # Errors
+/// As [`write_verified`].
+pub fn write_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    write(path, |w| w.write_all(bytes).map_err(Error::io(path)))
+}
+
+/// Writes a value as indented JSON with a final newline, atomically.
+///
+/// # Errors
+/// As [`write_verified`], and [`Error::Json`].
+pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    write_bytes(path, &bytes)
+}
+
+/// Writes a polars frame as Parquet (zstd, fixed row groups, so that bytes do
+/// not depend on threads), atomically; the row count is read back before the rename.
+///
+/// # Errors
+/// As [`write_verified`], and [`Error::Frame`].
+pub fn write_parquet(path: impl AsRef<Path>, frame: &mut polars::prelude::DataFrame) -> Result<()> {
+    use polars::prelude::*;
+    let path = path.as_ref();
+    let rows = frame.height();
+    frame.align_chunks_par();
+    write_verified(
+        path,
+        |w| {
+            ParquetWriter::new(w)
+                .with_compression(ParquetCompression::Zstd(None))
+                .with_row_group_size(Some(65_536))
+                .set_parallel(false)
+                .finish(frame)?;
+            Ok(())
+        },
+        |staged| {
+            let file = File::open(staged).map_err(Error::io(path))?;
+            let found = ParquetReader::new(file).num_rows()?;
+            if found != rows {
+                return Err(Error::artifact(path, format!("wrote {rows} rows, read back {found}")));
+            }
+            Ok(())
+        },
+    )
+}
+
+/// Reads a Parquet file of ours into a frame.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be opened, [`Error::Artifact`] where it is damaged.
+pub fn read_parquet(path: impl AsRef<Path>) -> Result<polars::prelude::DataFrame> {
+    use polars::prelude::*;
+    let path = path.as_ref();
+    let file = File::open(path).map_err(Error::io(path))?;
+    ParquetReader::new(file).finish().map_err(|e| Error::artifact(path, format!("not a readable Parquet file: {e}")))
+}
+
+/// Size and BLAKE3 of a file, its path given relative to `base`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn digest(base: impl AsRef<Path>, path: impl AsRef<Path>, rows: Option<u64>) -> Result<FileDigest> {
+    let path = path.as_ref();
+    let (bytes, blake3) = hash_file(path)?;
+    let relative = path.strip_prefix(base.as_ref()).unwrap_or(path);
+    Ok(FileDigest { path: relative.to_string_lossy().replace('\\', "/"), bytes, blake3, rows })
+}
+
+/// Size and BLAKE3 (lower-case hex) of a file's content, read in pieces.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn hash_file(path: impl AsRef<Path>) -> Result<(u64, String)> {
+    let path = path.as_ref();
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::io(path))?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+    Ok((bytes, hasher.finalize().to_hex().to_string()))
+}
+
+/// Holds a folder for one writer; dropped with the guard (or with the process).
+#[derive(Debug)]
+pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
+
+/// Takes the folder for this process, or refuses if another one holds it.
+///
+/// # Errors
+/// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
+pub fn lock_folder(folder: impl AsRef<Path>) -> Result<FolderLock> {
+    let folder = folder.as_ref();
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let path = folder.join(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(FolderLock(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Run {
+            message: format!("{}: another lpc-pipe is writing here", folder.display()),
+            hint: Some("wait for it, or choose another --out".into()),
+        }),
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_file_leaves_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        write_bytes(&path, b"old").unwrap();
+        let refused = write_verified(&path, |w| w.write_all(b"new").map_err(Error::io("x")), |_| Err(Error::run("no")));
+        assert!(refused.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no staged file is left");
+    }
+
+    #[test]
+    fn one_writer_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock_folder(dir.path()).unwrap();
+        assert!(lock_folder(dir.path()).is_err());
+        drop(held);
+        lock_folder(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,72 @@
+//! Latent Preference Coding on dataframes.
+//!
+//! Data walks through the crate in this order, and the modules are declared in it:
+//!
+//! 1. [`synth`]: a planted-factor corpus, for tests and demos (optional).
+//! 2. [`ingest`]: files -> frames of completions or pairs, and rejects.
+//! 3. [`pairs`]: completions -> preference pairs, split by prompt.
+//! 4. [`noise`]: pairs -> pairs with observed labels and the ledger of the truth.
+//! 5. [`tokenize`]: pairs -> Arrow token batches.
+//! 6. [`batch`]: Arrow -> packed tensors, order a pure function of (seed, epoch).
+//! 7. [`model`] on [`nn`]: tokens -> hidden states and log-probabilities, differentiable.
+//! 8. [`objective`] and [`lpc`]: log-probabilities and hidden states -> losses.
+//! 9. [`train`]: batches -> a trained model, evaluated with the prior.
+//! 10. [`posteriors`]: every example's code posterior as Parquet.
+//! 11. [`analysis`] and [`report`]: Parquet -> tables, intervals, plots.
+//!
+//! Three representations, each border crossed in one place: polars frames up to
+//! `tokenize`, Arrow on disk, candle tensors from `batch` to `posteriors`.
+//! Stages do not import each other; [`pipeline`] wires them, [`cli`] drives it.
+//!
+//! # Symbols
+//! B pairs · T tokens · V vocabulary · H hidden size · K codes.
+
+#![warn(missing_docs)]
+
+// Foundation.
+pub mod artifact;
+pub mod error;
+pub mod hub;
+pub mod manifest;
+pub mod progress;
+pub mod schema;
+pub mod seed;
+pub mod source;
+
+// The stages, in the order of the data.
+pub mod synth;
+
+pub mod ingest;
+
+pub mod pairs;
+
+pub mod noise;
+
+pub mod tokenize;
+
+pub mod batch;
+
+pub mod nn;
+
+pub mod model;
+
+pub mod objective;
+
+pub mod lpc;
+
+pub mod train;
+
+pub mod posteriors;
+
+pub mod analysis;
+
+pub mod report;
+
+// Wiring.
+pub mod recipe;
+
+pub mod pipeline;
+
+pub mod cli;
+
+pub use error::{Error, Result};

@@ -1,0 +1,167 @@
+//! What was done, on what, with what, and what came out: enough to repeat it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::{self, FileDigest};
+use crate::error::{Error, Result};
+
+/// Version of the folder layouts; readers refuse a newer one.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One input file and the fate of its rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct InputFile {
+    /// Path as the user gave it.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of the file as it is on disk, lower-case hex.
+    pub blake3: String,
+    /// Rows read.
+    pub rows_read: u64,
+    /// Rows that went on.
+    pub rows_kept: u64,
+    /// Rows that did not, by reason; `rows_read = rows_kept + sum(rows_rejected)`.
+    pub rows_rejected: BTreeMap<String, u64>,
+}
+
+/// The manifest of a prepared, run or sweep folder.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Layout version.
+    pub schema_version: u32,
+    /// `lpc-pipe` and its version.
+    pub tool: String,
+    /// `prepare`, `train`, `noise-sweep`, ...
+    pub stage: String,
+    /// The command line as typed.
+    pub command: Vec<String>,
+    /// The resolved configuration.
+    pub config: serde_json::Value,
+    /// BLAKE3 of the canonical JSON of `config`.
+    pub config_hash: String,
+    /// Input files.
+    pub inputs: Vec<InputFile>,
+    /// Seeds by purpose.
+    pub seeds: BTreeMap<String, u64>,
+    /// Facts of the stage: counts, drops, realised noise, tokenizer, template.
+    pub facts: BTreeMap<String, serde_json::Value>,
+    /// Files written.
+    pub outputs: Vec<FileDigest>,
+    /// Start, RFC 3339 UTC; not part of any hash.
+    pub started: String,
+    /// End, RFC 3339 UTC; not part of any hash.
+    pub finished: String,
+}
+
+impl Manifest {
+    /// A manifest at the start of a stage: tool, command line, configuration and its hash, clock.
+    ///
+    /// # Errors
+    /// [`Error::Json`] where the configuration cannot be written as JSON.
+    pub fn begin(stage: &str, config: &impl Serialize) -> Result<Manifest> {
+        let config = serde_json::to_value(config)?;
+        Ok(Manifest {
+            schema_version: SCHEMA_VERSION,
+            tool: concat!("lpc-pipe ", env!("CARGO_PKG_VERSION")).to_string(),
+            stage: stage.to_string(),
+            command: std::env::args().collect(),
+            config_hash: hash_json(&config)?,
+            config,
+            started: now(),
+            ..Manifest::default()
+        })
+    }
+
+    /// Adds a fact.
+    pub fn fact(&mut self, key: &str, value: impl Serialize) -> Result<()> {
+        self.facts.insert(key.to_string(), serde_json::to_value(value)?);
+        Ok(())
+    }
+
+    /// Records a written file of this folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn output(&mut self, folder: &Path, name: &str, rows: Option<u64>) -> Result<()> {
+        self.outputs.push(artifact::digest(folder, folder.join(name), rows)?);
+        Ok(())
+    }
+
+    /// Stamps the end and writes `manifest.json` into the folder, last of all files.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(mut self, folder: &Path) -> Result<Manifest> {
+        self.finished = now();
+        artifact::write_json(folder.join(crate::schema::prepared::MANIFEST), &self)?;
+        Ok(self)
+    }
+
+    /// Reads a folder's manifest and refuses a newer layout.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] where it is missing, damaged or newer.
+    pub fn read(folder: &Path) -> Result<Manifest> {
+        let path = folder.join(crate::schema::prepared::MANIFEST);
+        let bytes = std::fs::read(&path).map_err(|e| {
+            Error::artifact(&path, format!("no manifest: {e}"))
+                .with_hint("is this a folder that lpc-pipe has finished writing?")
+        })?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|e| Error::artifact(&path, format!("damaged manifest: {e}")))?;
+        if manifest.schema_version > SCHEMA_VERSION {
+            return Err(Error::artifact(
+                &path,
+                format!("layout version {} is newer than {SCHEMA_VERSION}", manifest.schema_version),
+            )
+            .with_hint("use a newer lpc-pipe"));
+        }
+        Ok(manifest)
+    }
+
+    /// Compares one file of the folder with what the manifest says of it.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] where size or hash differ or the file is not listed.
+    pub fn verify(&self, folder: &Path, name: &str) -> Result<()> {
+        let path = folder.join(name);
+        let Some(listed) = self.outputs.iter().find(|f| f.path == name) else {
+            return Err(Error::artifact(&path, "not listed in the manifest"));
+        };
+        let found = artifact::digest(folder, &path, listed.rows)?;
+        if found.blake3 != listed.blake3 {
+            return Err(Error::artifact(
+                &path,
+                format!("content changed since it was written (BLAKE3 {} != {})", found.blake3, listed.blake3),
+            )
+            .with_hint("run the command that wrote it again"));
+        }
+        Ok(())
+    }
+}
+
+/// BLAKE3 (hex) of a JSON value, with object keys sorted, so that key order is no difference.
+///
+/// # Errors
+/// [`Error::Json`].
+pub fn hash_json(value: &serde_json::Value) -> Result<String> {
+    fn sorted(value: &serde_json::Value) -> serde_json::Value {
+        match value {
+            serde_json::Value::Object(map) => {
+                let ordered: BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
+                ordered.into_iter().collect()
+            }
+            serde_json::Value::Array(items) => items.iter().map(sorted).collect(),
+            other => other.clone(),
+        }
+    }
+    Ok(blake3::hash(&serde_json::to_vec(&sorted(value))?).to_hex().to_string())
+}
+
+fn now() -> String {
+    time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}

@@ -1,0 +1,6 @@
+//! The wiring: each command as one readable file that calls the stages in order.
+
+pub mod demo;
+pub mod prepare;
+pub mod sweep;
+pub mod train;

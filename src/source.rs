@@ -1,0 +1,66 @@
+//! Where models come from: a local folder, a GGUF file, the hub, or a seed.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// A model as the command line names it, resolved to something on this disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A small Llama made from the seed: `tiny` or `tiny:WIDTHxLAYERS`.
+    Tiny {
+        /// Hidden size.
+        width: usize,
+        /// Decoder layers.
+        layers: usize,
+    },
+    /// A Hugging Face folder: config.json, safetensors, tokenizer.json.
+    Folder(PathBuf),
+    /// A GGUF file, tokenizer and template inside.
+    Gguf(PathBuf),
+}
+
+impl ModelSource {
+    /// Resolves MODEL: `tiny[:WxL]`, a folder, a `.gguf` file, or a hub id `ORG/NAME[@REVISION]`
+    /// (downloaded into the hub cache; see [`crate::hub`]).
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it is none of these or cannot be had.
+    pub fn resolve(name: &str) -> Result<ModelSource> {
+        if let Some(source) = Self::tiny(name)? {
+            return Ok(source);
+        }
+        let path = Path::new(name);
+        if path.is_dir() {
+            return Ok(ModelSource::Folder(path.to_path_buf()));
+        }
+        if path.is_file() {
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+                return Ok(ModelSource::Gguf(path.to_path_buf()));
+            }
+            return Err(Error::model(name, "a model file must be .gguf")
+                .with_hint("give the folder that holds config.json, or a .gguf file"));
+        }
+        if crate::hub::looks_like_id(name) {
+            return Ok(ModelSource::Folder(crate::hub::fetch_model(name)?));
+        }
+        Err(Error::model(name, "no such folder, .gguf file or hub id")
+            .with_hint("MODEL is a folder, a .gguf file, ORG/NAME on the hub, or tiny[:WxL]"))
+    }
+
+    fn tiny(name: &str) -> Result<Option<ModelSource>> {
+        if name == "tiny" {
+            return Ok(Some(ModelSource::Tiny { width: 64, layers: 2 }));
+        }
+        let Some(shape) = name.strip_prefix("tiny:") else { return Ok(None) };
+        let parsed = shape.split_once('x').and_then(|(w, l)| Some((w.parse().ok()?, l.parse().ok()?)));
+        match parsed {
+            Some((width, layers)) if (16..=4096).contains(&width) && width % 16 == 0 && (1..=64).contains(&layers) => {
+                Ok(Some(ModelSource::Tiny { width, layers }))
+            }
+            _ => {
+                Err(Error::model(name, "expected tiny:WIDTHxLAYERS, width a multiple of 16 up to 4096, 1 to 64 layers"))
+            }
+        }
+    }
+}

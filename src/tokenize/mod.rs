@@ -1,0 +1,3 @@
+//! Pairs -> Arrow token batches: chat template, encoding, the file format.
+
+pub mod store;
