@@ -1,1 +1,19 @@
-//! (being written)
+//! The policy's backbone: a Llama-family decoder trained on packed sequences.
+//!
+//! Reads tokens, writes last hidden states (after the final norm) and token
+//! log-probabilities, both differentiable through candle. candle-transformers'
+//! own Llama cannot be trained: its fused operations drop gradients silently.
+//!
+//! # Symbols
+//! N packed rows · H hidden size · I feed-forward size · Hq, Hkv heads · D head size · V vocabulary · R response rows.
+
+pub mod config;
+pub mod decoder;
+pub mod gguf;
+pub mod layer;
+pub mod load;
+pub mod params;
+
+pub use config::LlamaConfig;
+pub use decoder::Decoder;
+pub use params::{Gradients, Group, Param, Params};

@@ -1,1 +1,303 @@
-//! (being written)
+//! Preference objectives: pure per-example functions of sequence log-probabilities.
+//!
+//! The reduction of log-probabilities belongs to the objective: DPO and its
+//! relatives sum over response tokens, SimPO averages, IPO exists both ways.
+//! The mean over examples is taken by the caller.
+
+mod dpo;
+mod ipo;
+mod mix;
+mod sft;
+mod simpo;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Fault, Result};
+
+/// The loss on top of which codes are learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveKind {
+    /// Direct preference optimisation (Rafailov et al. 2023).
+    #[default]
+    Dpo,
+    /// Conservative DPO: labels smoothed by a known flip rate (Mitchell 2023).
+    Cdpo,
+    /// Robust DPO: unbiased under a known flip rate (Chowdhury et al. 2024).
+    Rdpo,
+    /// The likelihood of a label that was flipped with a known probability.
+    Mix,
+    /// Identity preference optimisation (Azar et al. 2023).
+    Ipo,
+    /// Simple preference optimisation, without a reference (Meng et al. 2024).
+    Simpo,
+    /// Supervised fine-tuning on the chosen responses: the warm start of a base model.
+    Sft,
+}
+
+/// How IPO reduces token log-probabilities to a sequence's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduction {
+    /// Mean per token, each side by its own length: as TRL, and as IPO's authors confirmed to it.
+    #[default]
+    Mean,
+    /// Sum over tokens: as OpenRLHF.
+    Sum,
+}
+
+/// Value of a setting that stands for the objective's own default.
+pub const OWN_DEFAULT: f64 = -1.0;
+
+/// An objective and its constants.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObjectiveConfig {
+    /// Which objective.
+    pub name: ObjectiveKind,
+    /// Strength of the reference (DPO's beta; IPO's tau); -1 = 0.1, for SimPO 2.0. Without effect for SFT.
+    pub beta: f64,
+    /// Assumed flip probability of cDPO, rDPO and mix, 0 to below 0.5; -1 = 0.1 there.
+    pub label_smoothing: f64,
+    /// SimPO's target margin over beta; -1 = 0.5 there.
+    pub gamma_beta_ratio: f64,
+    /// IPO's reduction.
+    pub reduction: Reduction,
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> ObjectiveConfig {
+        ObjectiveConfig {
+            name: ObjectiveKind::Dpo,
+            beta: OWN_DEFAULT,
+            label_smoothing: OWN_DEFAULT,
+            gamma_beta_ratio: OWN_DEFAULT,
+            reduction: Reduction::Mean,
+        }
+    }
+}
+
+impl ObjectiveConfig {
+    /// The same with every default written out.
+    #[must_use]
+    pub fn resolved(&self) -> ObjectiveConfig {
+        use ObjectiveKind as K;
+        let or = |value: f64, default: f64| if value == OWN_DEFAULT { default } else { value };
+        ObjectiveConfig {
+            beta: or(self.beta, if self.name == K::Simpo { 2.0 } else { 0.1 }),
+            label_smoothing: match self.name {
+                K::Cdpo | K::Rdpo | K::Mix => or(self.label_smoothing, 0.1),
+                _ => OWN_DEFAULT,
+            },
+            gamma_beta_ratio: match self.name {
+                K::Simpo => or(self.gamma_beta_ratio, 0.5),
+                _ => OWN_DEFAULT,
+            },
+            ..self.clone()
+        }
+    }
+
+    /// Settings that are out of range or without effect; keys are relative to `prefix`.
+    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
+        use ObjectiveKind as K;
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, message: String| {
+            faults.push(Fault { origin: String::new(), key: format!("{prefix}.{key}"), message });
+        };
+        let name = serde_json::to_value(self.name).map(|v| v.to_string()).unwrap_or_default();
+        if self.beta != OWN_DEFAULT && !(self.beta > 0.0 && self.beta.is_finite()) {
+            fault("beta", format!("expected a number above 0, got {}", self.beta));
+        }
+        if self.beta != OWN_DEFAULT && self.name == K::Sft {
+            fault("beta", "has no effect with objective \"sft\"".into());
+        }
+        if self.label_smoothing != OWN_DEFAULT {
+            if !matches!(self.name, K::Cdpo | K::Rdpo | K::Mix) {
+                fault("label_smoothing", format!("has no effect with objective {name}; use cdpo, rdpo or mix"));
+            } else if !(0.0..0.5).contains(&self.label_smoothing) {
+                fault("label_smoothing", format!("expected 0 to below 0.5, got {}", self.label_smoothing));
+            }
+        }
+        if self.gamma_beta_ratio != OWN_DEFAULT {
+            if self.name != K::Simpo {
+                fault("gamma_beta_ratio", format!("has no effect with objective {name}; use simpo"));
+            } else if !(self.gamma_beta_ratio >= 0.0 && self.gamma_beta_ratio.is_finite()) {
+                fault("gamma_beta_ratio", format!("expected a number from 0, got {}", self.gamma_beta_ratio));
+            }
+        }
+        if self.reduction != Reduction::Mean && self.name != K::Ipo {
+            fault("reduction", format!("has no effect with objective {name}; use ipo"));
+        }
+        faults
+    }
+
+    /// Whether the objective compares with a reference model.
+    pub fn needs_reference(&self) -> bool {
+        !matches!(self.name, ObjectiveKind::Simpo | ObjectiveKind::Sft)
+    }
+
+    /// Per-example losses and implicit rewards. The configuration must be [`resolved`](Self::resolved).
+    ///
+    /// # Shapes
+    /// Everything (B).
+    ///
+    /// # Errors
+    /// [`Error::Tensor`]; [`Error::Run`] for an unresolved configuration.
+    pub fn losses(&self, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+        if self.beta == OWN_DEFAULT {
+            return Err(Error::run("objective: the configuration was not resolved"));
+        }
+        match self.name {
+            ObjectiveKind::Dpo => dpo::dpo(self, logps),
+            ObjectiveKind::Cdpo => dpo::cdpo(self, logps),
+            ObjectiveKind::Rdpo => dpo::rdpo(self, logps),
+            ObjectiveKind::Mix => mix::mix(self, logps),
+            ObjectiveKind::Ipo => ipo::ipo(self, logps),
+            ObjectiveKind::Simpo => simpo::simpo(self, logps),
+            ObjectiveKind::Sft => sft::sft(self, logps),
+        }
+    }
+}
+
+/// Sequence log-probabilities of a batch.
+///
+/// # Shapes
+/// Each (B).
+///
+/// # Units
+/// Nats, summed over response tokens; lengths in tokens, as floats.
+#[derive(Debug, Clone)]
+pub struct PreferenceLogps {
+    /// Policy, chosen.
+    pub chosen_logps: Tensor,
+    /// Policy, rejected.
+    pub rejected_logps: Tensor,
+    /// Reference, chosen; ignored where the objective has none.
+    pub reference_chosen_logps: Tensor,
+    /// Reference, rejected; ignored where the objective has none.
+    pub reference_rejected_logps: Tensor,
+    /// Tokens of the chosen response.
+    pub n_chosen: Tensor,
+    /// Tokens of the rejected response.
+    pub n_rejected: Tensor,
+}
+
+/// Per-example results.
+///
+/// # Shapes
+/// Each (B).
+#[derive(Debug, Clone)]
+pub struct PreferenceLosses {
+    /// Loss, differentiable.
+    pub losses: Tensor,
+    /// beta times the chosen side's log-ratio, in the objective's own reduction.
+    pub chosen_rewards: Tensor,
+    /// beta times the rejected side's log-ratio.
+    pub rejected_rewards: Tensor,
+}
+
+impl PreferenceLosses {
+    /// Implicit reward margins, chosen minus rejected.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn margins(&self) -> Result<Tensor> {
+        Ok((&self.chosen_rewards - &self.rejected_rewards)?)
+    }
+}
+
+/// Summed log-ratios against the reference: chosen, rejected.
+fn log_ratios(logps: &PreferenceLogps) -> Result<(Tensor, Tensor)> {
+    Ok((
+        (&logps.chosen_logps - &logps.reference_chosen_logps)?,
+        (&logps.rejected_logps - &logps.reference_rejected_logps)?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    /// Log-probabilities with unit lengths of 2 and 4 and zero reference.
+    fn logps(chosen: &Var, rejected: &Var) -> PreferenceLogps {
+        let of = |x: f64| Tensor::full(x, chosen.shape(), &Device::Cpu).unwrap();
+        PreferenceLogps {
+            chosen_logps: chosen.as_tensor().clone(),
+            rejected_logps: rejected.as_tensor().clone(),
+            reference_chosen_logps: of(0.0),
+            reference_rejected_logps: of(0.0),
+            n_chosen: of(2.0),
+            n_rejected: of(4.0),
+        }
+    }
+
+    fn config(name: ObjectiveKind) -> ObjectiveConfig {
+        ObjectiveConfig { name, ..ObjectiveConfig::default() }.resolved()
+    }
+
+    fn value(name: ObjectiveKind, chosen: f64, rejected: f64) -> f64 {
+        let (c, r) = (Var::new(&[chosen], &Device::Cpu).unwrap(), Var::new(&[rejected], &Device::Cpu).unwrap());
+        config(name).losses(&logps(&c, &r)).unwrap().losses.to_vec1::<f64>().unwrap()[0]
+    }
+
+    #[test]
+    fn at_the_reference() {
+        use ObjectiveKind as K;
+        let ln2 = std::f64::consts::LN_2;
+        assert!((value(K::Dpo, 0.0, 0.0) - ln2).abs() < 1e-12);
+        assert!((value(K::Cdpo, 0.0, 0.0) - ln2).abs() < 1e-12);
+        // rDPO: (0.9 - 0.1) ln 2 / 0.8 = ln 2
+        assert!((value(K::Rdpo, 0.0, 0.0) - ln2).abs() < 1e-12);
+        assert!((value(K::Mix, 0.0, 0.0) - ln2).abs() < 1e-12);
+        // (1 / (2 * 0.1))^2 = 25
+        assert!((value(K::Ipo, 0.0, 0.0) - 25.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn worked_by_hand() {
+        use ObjectiveKind as K;
+        // chosen -10 over 2 tokens, rejected -30 over 4: D = 20, beta D = 2; sigmoid(2) = 0.8807971.
+        let ls = 0.880_797_077_977_882_3f64.ln();
+        let ls_minus = (1.0 - 0.880_797_077_977_882_3f64).ln();
+        assert!((value(K::Dpo, -10.0, -30.0) + ls).abs() < 1e-12);
+        assert!((value(K::Cdpo, -10.0, -30.0) + 0.9 * ls + 0.1 * ls_minus).abs() < 1e-12);
+        assert!((value(K::Rdpo, -10.0, -30.0) - (-0.9 * ls + 0.1 * ls_minus) / 0.8).abs() < 1e-12);
+        let p = 0.880_797_077_977_882_3f64;
+        assert!((value(K::Mix, -10.0, -30.0) + (0.9 * p + 0.1 * (1.0 - p)).ln()).abs() < 1e-12);
+        // means -5 and -7.5: D' = 2.5; (2.5 - 5)^2 = 6.25
+        assert!((value(K::Ipo, -10.0, -30.0) - 6.25).abs() < 1e-12);
+        // SimPO: 2 * 2.5 - 2 * 0.5 = 4; softplus(-4) = 0.01814993
+        assert!((value(K::Simpo, -10.0, -30.0) - 0.018_149_927_917).abs() < 1e-9);
+        // SFT: 10 / 2
+        assert!((value(K::Sft, -10.0, -30.0) - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn swapping_the_sides_negates_margins() {
+        use ObjectiveKind as K;
+        let (a, b) = (Var::new(&[-3.0f64], &Device::Cpu).unwrap(), Var::new(&[-8.0f64], &Device::Cpu).unwrap());
+        for kind in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix] {
+            let forth = config(kind).losses(&logps(&a, &b)).unwrap().margins().unwrap().to_vec1::<f64>().unwrap()[0];
+            let back = config(kind).losses(&logps(&b, &a)).unwrap().margins().unwrap().to_vec1::<f64>().unwrap()[0];
+            assert_eq!(forth, -back);
+            assert!((forth - 0.5).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn settings_without_effect_are_faults() {
+        let mut c = ObjectiveConfig { label_smoothing: 0.2, ..ObjectiveConfig::default() };
+        c.gamma_beta_ratio = 0.3;
+        c.reduction = Reduction::Sum;
+        c.beta = 0.0;
+        let keys: Vec<String> = c.faults("train.objective").into_iter().map(|f| f.key).collect();
+        assert_eq!(
+            keys,
+            ["beta", "label_smoothing", "gamma_beta_ratio", "reduction"].map(|k| format!("train.objective.{k}"))
+        );
+        assert!(ObjectiveConfig::default().faults("x").is_empty());
+    }
+}

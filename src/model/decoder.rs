@@ -1,0 +1,333 @@
+//! The decoder: embedding, layers, final norm; and the head that scores given tokens.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+
+use super::config::LlamaConfig;
+use super::layer::{Layer, LayerWeights, Pass, Weight};
+use super::params::{Gradients, Params};
+use crate::error::{Error, Result};
+use crate::nn::attention::{Heads, Segment};
+use crate::nn::real::with_slice;
+use crate::nn::{Real, gather, norm, rope};
+
+/// Names of a checkpoint's tensors.
+pub mod names {
+    /// Input embedding.
+    pub const EMBEDDING: &str = "model.embed_tokens.weight";
+    /// Final norm.
+    pub const NORM: &str = "model.norm.weight";
+    /// Output head, where it is not the embedding.
+    pub const HEAD: &str = "lm_head.weight";
+
+    /// A weight of layer `i`.
+    pub fn layer(i: usize, part: &str) -> String {
+        format!("model.layers.{i}.{part}.weight")
+    }
+}
+
+/// A Llama-family decoder over [`Params`].
+#[derive(Debug)]
+pub struct Decoder<T> {
+    /// Shape.
+    pub config: LlamaConfig,
+    embedding: Weight,
+    layers: Vec<LayerWeights>,
+    norm: Weight,
+    head: Weight,
+    rope: Arc<rope::Table<T>>,
+    longest: usize,
+}
+
+/// Packed input of one pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    /// Token of every row.
+    pub ids: &'a [u32],
+    /// Position of every row in its sequence.
+    pub positions: &'a [u32],
+    /// Who attends to whom.
+    pub segments: &'a [Segment],
+}
+
+impl<T: Real> Decoder<T> {
+    /// A decoder that reads these parameters; sequences may be up to `longest` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Run`] naming a parameter that is missing.
+    pub fn new(config: LlamaConfig, params: &Params, longest: usize) -> Result<Decoder<T>> {
+        let weight = |name: &str| -> Result<Weight> {
+            let position = params.position(name)?;
+            Ok(Weight { tensor: params.get(position).var.as_tensor().clone(), position })
+        };
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| {
+                let part = |part: &str| weight(&names::layer(i, part));
+                Ok(LayerWeights {
+                    input_layernorm: part("input_layernorm")?,
+                    q_proj: part("self_attn.q_proj")?,
+                    k_proj: part("self_attn.k_proj")?,
+                    v_proj: part("self_attn.v_proj")?,
+                    o_proj: part("self_attn.o_proj")?,
+                    post_attention_layernorm: part("post_attention_layernorm")?,
+                    gate_proj: part("mlp.gate_proj")?,
+                    up_proj: part("mlp.up_proj")?,
+                    down_proj: part("mlp.down_proj")?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let head = if config.tie_word_embeddings { names::EMBEDDING } else { names::HEAD };
+        Ok(Decoder {
+            embedding: weight(names::EMBEDDING)?,
+            norm: weight(names::NORM)?,
+            head: weight(head)?,
+            layers,
+            rope: Arc::new(rope::Table::new(&config.rope_frequencies(), longest.max(1))),
+            longest,
+            config,
+        })
+    }
+
+    /// Last hidden states, after the final norm.
+    ///
+    /// With `gradients`, the result is part of candle's graph and weight gradients go there in
+    /// `backward()`; without, nothing is kept.
+    ///
+    /// # Shapes
+    /// N packed rows -> (N, H).
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a token outside the vocabulary or a position beyond the longest sequence.
+    pub fn hidden(&self, packed: Packed<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
+        if let Some(id) = packed.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::run(format!(
+                "token {id} is outside the model's vocabulary of {}",
+                self.config.vocab_size
+            )));
+        }
+        if let Some(p) = packed.positions.iter().find(|&&p| p as usize >= self.longest) {
+            return Err(Error::run(format!("position {p} is beyond the longest sequence, {}", self.longest)));
+        }
+        let pass = Arc::new(Pass {
+            heads: Heads {
+                query: self.config.num_attention_heads,
+                kv: self.config.num_key_value_heads,
+                size: self.config.head_dim,
+            },
+            intermediate: self.config.intermediate_size,
+            eps: self.config.rms_norm_eps,
+            rope: self.rope.clone(),
+            positions: packed.positions.to_vec(),
+            segments: packed.segments.to_vec(),
+            gradients: gradients.cloned(),
+        });
+        let embed = Embed::<T> {
+            ids: packed.ids.to_vec(),
+            position: self.embedding.position,
+            gradients: gradients.cloned(),
+            kind: std::marker::PhantomData,
+        };
+        let last = Norm::<T> {
+            weight: self.norm.clone(),
+            eps: self.config.rms_norm_eps,
+            gradients: gradients.cloned(),
+            inverse: Mutex::new(Vec::new()),
+        };
+        let apply = |x: &Tensor, layer: Layer<T>| match gradients {
+            Some(_) => x.apply_op1(layer),
+            None => x.apply_op1_no_bwd(&layer),
+        };
+        let mut x = match gradients {
+            Some(_) => self.embedding.tensor.apply_op1(embed)?,
+            None => self.embedding.tensor.apply_op1_no_bwd(&embed)?,
+        };
+        for weights in &self.layers {
+            x = apply(&x, Layer::new(weights.clone(), pass.clone()))?;
+        }
+        Ok(match gradients {
+            Some(_) => x.apply_op1(last)?,
+            None => x.apply_op1_no_bwd(&last)?,
+        })
+    }
+
+    /// Log-probability of each row's target under `log_softmax(W h)`.
+    ///
+    /// # Shapes
+    /// h (R, H) · targets (R) -> (R).
+    ///
+    /// # Units
+    /// Nats.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a target outside the vocabulary.
+    pub fn token_logps(&self, h: &Tensor, targets: &[u32], gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
+        if let Some(id) = targets.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::run(format!(
+                "token {id} is outside the model's vocabulary of {}",
+                self.config.vocab_size
+            )));
+        }
+        let op = Head::<T> {
+            weight: self.head.clone(),
+            targets: targets.to_vec(),
+            gradients: gradients.cloned(),
+            lse: Mutex::new(Vec::new()),
+        };
+        let h = h.contiguous()?;
+        Ok(match gradients {
+            Some(_) => h.apply_op1(op)?,
+            None => h.apply_op1_no_bwd(&op)?,
+        })
+    }
+
+    /// Logits `W h`, for tests, generation and reading codes: of size (R, V), so for few rows.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn logits(&self, h: &Tensor) -> Result<Tensor> {
+        Ok(h.contiguous()?.detach().matmul(&self.head.tensor.detach().t()?)?)
+    }
+}
+
+fn failed(error: Error) -> candle_core::Error {
+    candle_core::Error::Msg(error.to_string())
+}
+
+fn input<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> candle_core::Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
+        None => candle_core::bail!("{name} needs a contiguous input"),
+    }
+}
+
+/// Rows of the embedding; its gradient goes to the sums, not through candle.
+struct Embed<T> {
+    ids: Vec<u32>,
+    position: usize,
+    gradients: Option<Arc<Gradients>>,
+    kind: std::marker::PhantomData<T>,
+}
+
+impl<T: Real> CustomOp1 for Embed<T> {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let table = input::<T>(storage, layout, self.name())?;
+        let hidden = layout.shape().dims2()?.1;
+        let mut out = Vec::with_capacity(self.ids.len() * hidden);
+        for &id in &self.ids {
+            out.extend_from_slice(&table[id as usize * hidden..][..hidden]);
+        }
+        Ok((T::to_cpu_storage_owned(out), (self.ids.len(), hidden).into()))
+    }
+
+    fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Some(gradients) = &self.gradients else { candle_core::bail!("embedding: a backward pass in evaluation") };
+        let hidden = arg.dim(1)?;
+        let grad = grad_res.contiguous()?;
+        with_slice::<T, _>(&grad, |dy| {
+            gradients.add::<T>(self.position, |sum| {
+                for (&id, dy) in self.ids.iter().zip(dy.chunks_exact(hidden)) {
+                    let row = &mut sum[id as usize * hidden..][..hidden];
+                    row.iter_mut().zip(dy).for_each(|(s, &d)| *s += d);
+                }
+            })
+        })
+        .map_err(failed)??;
+        // candle skips variables in its backward pass, so that nothing more is needed here.
+        Ok(None)
+    }
+}
+
+/// The final norm.
+struct Norm<T> {
+    weight: Weight,
+    eps: f64,
+    gradients: Option<Arc<Gradients>>,
+    inverse: Mutex<Vec<T>>,
+}
+
+impl<T: Real> CustomOp1 for Norm<T> {
+    fn name(&self) -> &'static str {
+        "final-norm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = input::<T>(storage, layout, self.name())?;
+        let (rows, _) = layout.shape().dims2()?;
+        let (mut y, mut inverse) = (vec![T::zero(); x.len()], vec![T::zero(); rows]);
+        with_slice::<T, _>(&self.weight.tensor, |w| norm::forward(x, w, self.eps, &mut y, &mut inverse))
+            .map_err(failed)?;
+        *self.inverse.lock().unwrap_or_else(PoisonError::into_inner) = inverse;
+        Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Some(gradients) = &self.gradients else { candle_core::bail!("final-norm: a backward pass in evaluation") };
+        let grad = grad_res.contiguous()?;
+        let inverse = self.inverse.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dx = vec![T::zero(); arg.elem_count()];
+        let mut all = |dw: Option<&mut [T]>| -> Result<()> {
+            with_slice::<T, _>(arg, |x| {
+                with_slice::<T, _>(&grad, |dy| {
+                    with_slice::<T, _>(&self.weight.tensor, |w| norm::backward(x, w, &inverse, dy, &mut dx, dw))
+                })
+            })??
+        };
+        if gradients.wants(self.weight.position) {
+            let mut outcome = Ok(());
+            gradients.add::<T>(self.weight.position, |dw| outcome = all(Some(dw)))?;
+            outcome.map_err(failed)?;
+        } else {
+            all(None).map_err(failed)?;
+        }
+        Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
+    }
+}
+
+/// Linear, log-softmax and gather.
+struct Head<T> {
+    weight: Weight,
+    targets: Vec<u32>,
+    gradients: Option<Arc<Gradients>>,
+    lse: Mutex<Vec<T>>,
+}
+
+impl<T: Real> CustomOp1 for Head<T> {
+    fn name(&self) -> &'static str {
+        "token-logps"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let h = input::<T>(storage, layout, self.name())?;
+        let hidden = layout.shape().dims2()?.1;
+        let got = with_slice::<T, _>(&self.weight.tensor, |w| gather::forward(h, w, &self.targets, hidden))
+            .map_err(failed)?;
+        *self.lse.lock().unwrap_or_else(PoisonError::into_inner) = got.lse;
+        Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
+    }
+
+    fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Some(gradients) = &self.gradients else { candle_core::bail!("token-logps: a backward pass in evaluation") };
+        let dlogps = grad_res.to_vec1::<T>()?;
+        let lse = self.lse.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dh = Vec::new();
+        let mut all = |dw: Option<&mut [T]>| -> Result<()> {
+            dh = with_slice::<T, _>(arg, |h| {
+                with_slice::<T, _>(&self.weight.tensor, |w| gather::backward(h, w, &self.targets, &lse, &dlogps, dw))
+            })??;
+            Ok(())
+        };
+        if gradients.wants(self.weight.position) {
+            let mut outcome = Ok(());
+            gradients.add::<T>(self.weight.position, |dw| outcome = all(Some(dw)))?;
+            outcome.map_err(failed)?;
+        } else {
+            all(None).map_err(failed)?;
+        }
+        Ok(Some(Tensor::from_vec(dh, arg.shape(), arg.device())?))
+    }
+}

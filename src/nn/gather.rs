@@ -1,0 +1,168 @@
+//! Log-probabilities of given tokens: linear, log-softmax and gather in one,
+//! in chunks of the vocabulary. Nothing of size (rows, vocabulary) is ever stored.
+//!
+//! The log-sum-exp runs over the chunks in one pass (Milakov and Gimelshein 2018,
+//! "Online normalizer calculation for softmax"); the backward pass computes each
+//! chunk's logits again.
+
+use rayon::prelude::*;
+
+use super::real::{Real, View, gemm, sum_of, wide};
+
+/// Vocabulary entries per chunk.
+const CHUNK: usize = 2048;
+/// Rows per task of the elementwise passes.
+const ROWS: usize = 16;
+
+/// Result of [`forward`].
+pub struct Gathered<T> {
+    /// Log-probability of each row's target, nats.
+    pub logps: Vec<T>,
+    /// Log-sum-exp of each row's logits.
+    pub lse: Vec<T>,
+}
+
+/// `log_softmax(W h)[target]` for every row.
+///
+/// # Shapes
+/// h (R,H) · w (V,H) · targets (R), each below V.
+pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize) -> Gathered<T> {
+    let rows = targets.len();
+    let vocabulary = w.len() / hidden;
+    let mut state = vec![(T::neg_infinity(), T::zero()); rows];
+    let mut picked = vec![T::zero(); rows];
+    let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
+    for at in (0..vocabulary).step_by(CHUNK) {
+        let width = CHUNK.min(vocabulary - at);
+        let logits = &mut logits[..rows * width];
+        logits_of(h, &w[at * hidden..(at + width) * hidden], logits, (rows, width, hidden));
+        state
+            .par_chunks_mut(ROWS)
+            .zip(picked.par_chunks_mut(ROWS))
+            .zip(targets.par_chunks(ROWS))
+            .zip(logits.par_chunks_mut(ROWS * width))
+            .for_each(|(((state, picked), targets), logits)| {
+                wide(|| {
+                    let rows = state.iter_mut().zip(picked).zip(targets).zip(logits.chunks_exact_mut(width));
+                    for ((((largest, sum), picked), &target), row) in rows {
+                        if let Some(&logit) = (target as usize).checked_sub(at).and_then(|i| row.get(i)) {
+                            *picked = logit;
+                        }
+                        let top = row.iter().fold(*largest, |m, &x| if x > m { x } else { m });
+                        for x in row.iter_mut() {
+                            *x = (*x - top).exp_fast();
+                        }
+                        *sum = *sum * (*largest - top).exp_fast() + sum_of(width, |i| row[i]);
+                        *largest = top;
+                    }
+                });
+            });
+    }
+    let lse: Vec<T> = state.iter().map(|(largest, sum)| *largest + sum.ln()).collect();
+    let logps = picked.iter().zip(&lse).map(|(&p, &l)| p - l).collect();
+    Gathered { logps, lse }
+}
+
+/// `logits = h w^T` for one chunk of the vocabulary.
+fn logits_of<T: Real>(h: &[T], w: &[T], logits: &mut [T], (rows, width, hidden): (usize, usize, usize)) {
+    assert!(h.len() == rows * hidden && w.len() == width * hidden && logits.len() == rows * width);
+    // SAFETY: the lengths were checked; `logits` is borrowed mutably.
+    unsafe {
+        gemm(
+            (rows, width, hidden),
+            logits.as_mut_ptr(),
+            (width, 1),
+            false,
+            View { data: h.as_ptr(), row: hidden, column: 1 },
+            View { data: w.as_ptr(), row: 1, column: hidden },
+            T::one(),
+            true,
+        );
+    }
+}
+
+/// Gradient of the hidden rows, and the head's added to `dw` where wanted.
+///
+/// With p = softmax(W h) and upstream g: `dlogits = g (onehot(target) - p)`.
+///
+/// # Shapes
+/// h (R,H) · w, dw (V,H) · targets, lse, dlogps (R). Returns dh (R,H).
+pub fn backward<T: Real>(
+    h: &[T],
+    w: &[T],
+    targets: &[u32],
+    lse: &[T],
+    dlogps: &[T],
+    mut dw: Option<&mut [T]>,
+) -> Vec<T> {
+    let rows = targets.len();
+    let mut dh = vec![T::zero(); h.len()];
+    if rows == 0 {
+        return dh;
+    }
+    let hidden = h.len() / rows;
+    let vocabulary = w.len() / hidden;
+    let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
+    for at in (0..vocabulary).step_by(CHUNK) {
+        let width = CHUNK.min(vocabulary - at);
+        let logits = &mut logits[..rows * width];
+        let chunk = at * hidden..(at + width) * hidden;
+        logits_of(h, &w[chunk.clone()], logits, (rows, width, hidden));
+        logits
+            .par_chunks_mut(ROWS * width)
+            .zip(targets.par_chunks(ROWS))
+            .zip(lse.par_chunks(ROWS))
+            .zip(dlogps.par_chunks(ROWS))
+            .for_each(|(((logits, targets), lse), dlogps)| {
+                wide(|| {
+                    let rows = logits.chunks_exact_mut(width).zip(targets).zip(lse).zip(dlogps);
+                    for (((row, &target), &lse), &g) in rows {
+                        for x in row.iter_mut() {
+                            *x = -g * (*x - lse).exp_fast();
+                        }
+                        if let Some(x) = (target as usize).checked_sub(at).and_then(|i| row.get_mut(i)) {
+                            *x += g;
+                        }
+                    }
+                });
+            });
+        super::linear::backward_input(logits, &w[chunk.clone()], &mut dh, rows, true);
+        if let Some(dw) = dw.as_deref_mut() {
+            super::linear::backward_weight(logits, h, &mut dw[chunk], rows);
+        }
+    }
+    dh
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::check;
+
+    #[test]
+    fn equal_logits_give_the_uniform_distribution() {
+        // Zero weights: every token has probability 1/V.
+        let v = CHUNK + 7;
+        let got = forward(&[1.0, 2.0], &vec![0.0; v * 2], &[v as u32 - 1], 2);
+        assert!((got.logps[0] + (v as f64).ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let (r, hidden, v) = (3, 4, CHUNK + 5);
+        let (h, w, g) = (check::numbers("h", r * hidden), check::numbers("w", v * hidden), check::numbers("g", r));
+        let targets = [0, 9, v as u32 - 1];
+        let f = |h: &[f64], w: &[f64]| check::dot(&forward(h, w, &targets, hidden).logps, &g);
+        let lse = forward(&h, &w, &targets, hidden).lse;
+        let mut dw = vec![0.0; w.len()];
+        let dh = backward(&h, &w, &targets, &lse, &g, Some(&mut dw));
+        check::gradient("dh", &h, &dh, |h| f(h, &w));
+        for at in [0, 36, (v - 1) * hidden] {
+            check::gradient("dw", &w[at..at + hidden], &dw[at..at + hidden], |x| {
+                let mut w = w.clone();
+                w[at..at + hidden].copy_from_slice(x);
+                f(&h, &w)
+            });
+        }
+    }
+}

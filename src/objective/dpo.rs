@@ -1,0 +1,35 @@
+//! DPO and its two label-noise relatives, on summed log-ratios D.
+
+use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses, log_ratios};
+use crate::error::Result;
+use crate::nn::log_sigmoid::log_sigmoid;
+
+/// `-ln sigmoid(beta D)`. Rafailov et al. 2023, Eq. 7.
+pub(super) fn dpo(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+    smoothed(config, logps, -1.0, 0.0)
+}
+
+/// `-(1-e) ln sigmoid(beta D) - e ln sigmoid(-beta D)`. Mitchell 2023, "A note on DPO with noisy preferences".
+pub(super) fn cdpo(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+    let e = config.label_smoothing;
+    smoothed(config, logps, -(1.0 - e), -e)
+}
+
+/// `[-(1-e) ln sigmoid(beta D) + e ln sigmoid(-beta D)] / (1-2e)`. Chowdhury et al. 2024, Eq. 12.
+pub(super) fn rdpo(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+    let e = config.label_smoothing;
+    smoothed(config, logps, -(1.0 - e) / (1.0 - 2.0 * e), e / (1.0 - 2.0 * e))
+}
+
+/// `a ln sigmoid(beta D) + b ln sigmoid(-beta D)`.
+fn smoothed(config: &ObjectiveConfig, logps: &PreferenceLogps, a: f64, b: f64) -> Result<PreferenceLosses> {
+    let (chosen, rejected) = log_ratios(logps)?;
+    let chosen_rewards = (chosen * config.beta)?;
+    let rejected_rewards = (rejected * config.beta)?;
+    let scaled = (&chosen_rewards - &rejected_rewards)?;
+    let mut losses = (log_sigmoid(&scaled)? * a)?;
+    if b != 0.0 {
+        losses = (losses + (log_sigmoid(&scaled.neg()?)? * b)?)?;
+    }
+    Ok(PreferenceLosses { losses, chosen_rewards, rejected_rewards })
+}

@@ -1,0 +1,17 @@
+//! Supervised fine-tuning on the chosen response.
+
+use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses};
+use crate::error::Result;
+
+/// Mean negative log-likelihood of the chosen response per token.
+///
+/// Rewards are beta times the log-ratio to the starting model where that is known, so that
+/// preference accuracy of a warm start can be read with the same columns.
+pub(super) fn sft(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+    let (chosen, rejected) = super::log_ratios(logps)?;
+    Ok(PreferenceLosses {
+        losses: (&logps.chosen_logps / &logps.n_chosen)?.neg()?,
+        chosen_rewards: (chosen * config.beta)?,
+        rejected_rewards: (rejected * config.beta)?,
+    })
+}
