@@ -10,7 +10,7 @@
 //! 6. [`batch`]: Arrow -> packed tensors, order a pure function of (seed, epoch).
 //! 7. [`model`] on [`nn`]: tokens -> hidden states and log-probabilities, differentiable.
 //! 8. [`objective`] and [`lpc`]: log-probabilities and hidden states -> losses.
-//! 9. [`train`]: batches -> a trained model, evaluated with the prior.
+//! 9. [`policy`] joins decoder and codes; [`train`]: batches -> a trained policy.
 //! 10. [`posteriors`]: every example's code posterior as Parquet.
 //! 11. [`analysis`] and [`report`]: Parquet -> tables, intervals, plots.
 //!
@@ -53,6 +53,8 @@ pub mod model;
 pub mod objective;
 
 pub mod lpc;
+
+pub mod policy;
 
 pub mod train;
 

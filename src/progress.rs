@@ -15,6 +15,10 @@ pub trait Progress: Send + Sync {
     fn note(&self, line: &str);
     /// A warning: the work goes on, but the user should know.
     fn warn(&self, line: &str);
+    /// Whether the user asked to stop at the next good place.
+    fn interrupted(&self) -> bool {
+        false
+    }
 }
 
 /// Says nothing.
@@ -28,4 +32,15 @@ impl Progress for Silent {
     fn end(&self) {}
     fn note(&self, _: &str) {}
     fn warn(&self, _: &str) {}
+}
+
+/// Peak resident memory of this process in MiB; NaN where the system does not tell.
+pub fn peak_rss_mb() -> f64 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
+            line.split_whitespace().nth(1)?.parse::<f64>().ok()
+        })
+        .map_or(f64::NAN, |kib| kib / 1024.0)
 }

@@ -1,0 +1,165 @@
+//! What `train` can be told.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fault;
+use crate::lpc::{LatentKind, LpcConfig};
+use crate::objective::{ObjectiveConfig, ObjectiveKind};
+
+/// Which parameters are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tune {
+    /// All of them.
+    #[default]
+    Full,
+}
+
+/// How the learning rate moves after its warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LrSchedule {
+    /// It does not.
+    Constant,
+    /// In a line to 0.
+    Linear,
+    /// Along half a cosine to 0.
+    #[default]
+    Cosine,
+}
+
+/// Options of `train`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Prepared folder.
+    pub data: String,
+    /// Model to start from, which is also the reference: folder, .gguf, hub id, `tiny[:WxL]`.
+    pub model: String,
+    /// Run folder.
+    pub out: String,
+    /// Which parameters are trained.
+    pub tune: Tune,
+    /// Pairs in one pass.
+    pub batch: usize,
+    /// Passes whose gradients are added up to one step.
+    pub accumulate: usize,
+    /// Passes over the data; may be a fraction. Schedules run over these.
+    pub epochs: f64,
+    /// Stop after this many steps if the epochs make more; 0 = no limit. Schedules do not change, so that a
+    /// run that was stopped here can be resumed with a higher limit.
+    pub max_steps: usize,
+    /// Peak learning rate of the backbone.
+    pub lr: f64,
+    /// How it moves.
+    pub lr_schedule: LrSchedule,
+    /// Share of the run over which it rises from 0.
+    pub warmup: f64,
+    /// Decoupled weight decay of the backbone's matrices.
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment.
+    pub adam_beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub adam_beta2: f64,
+    /// AdamW's epsilon.
+    pub adam_epsilon: f64,
+    /// Largest global norm of a step's gradient; 0 = no clipping.
+    pub clip: f64,
+    /// Longest sequence (prompt and one response) that is trained on, in tokens; longer pairs are an error.
+    pub max_length: usize,
+    /// Steps between two evaluations on the test split; 0 = only at the end.
+    pub eval_every: usize,
+    /// Steps between two checkpoints; 0 = only when stopped.
+    pub checkpoint_every: usize,
+    /// Checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Whether the trained model is written to the run folder.
+    pub save_model: bool,
+    /// The objective.
+    pub objective: ObjectiveConfig,
+    /// The latent part.
+    pub lpc: LpcConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> TrainConfig {
+        TrainConfig {
+            data: String::new(),
+            model: "tiny".into(),
+            out: String::new(),
+            tune: Tune::Full,
+            batch: 4,
+            accumulate: 1,
+            epochs: 1.0,
+            max_steps: 0,
+            lr: 5e-6,
+            lr_schedule: LrSchedule::Cosine,
+            warmup: 0.1,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            clip: 1.0,
+            max_length: 4096,
+            eval_every: 0,
+            checkpoint_every: 200,
+            keep_checkpoints: 1,
+            save_model: true,
+            objective: ObjectiveConfig::default(),
+            lpc: LpcConfig::default(),
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The same with every default written out: what will run.
+    #[must_use]
+    pub fn resolved(&self) -> TrainConfig {
+        let mut config = self.clone();
+        config.objective = self.objective.resolved();
+        if config.lpc.latent == LatentKind::Auto {
+            config.lpc.latent =
+                if config.objective.name == ObjectiveKind::Sft { LatentKind::None } else { LatentKind::Lpc };
+        }
+        config
+    }
+
+    /// Settings that are missing, out of range or without effect.
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = self.objective.faults("train.objective");
+        faults.extend(self.resolved().lpc.faults("train.lpc"));
+        let mut check = |fine: bool, key: &str, message: String| {
+            if !fine {
+                faults.push(Fault { origin: String::new(), key: format!("train.{key}"), message });
+            }
+        };
+        check(!self.data.is_empty(), "data", "missing: give --data DIR, the output of lpc-pipe prepare".into());
+        check(!self.out.is_empty(), "out", "missing: give --out DIR".into());
+        check(!self.model.is_empty(), "model", "missing: give --model MODEL".into());
+        let positive = |n: usize| n > 0;
+        check(positive(self.batch), "batch", "expected at least 1".into());
+        check(positive(self.accumulate), "accumulate", "expected at least 1".into());
+        check(positive(self.keep_checkpoints), "keep_checkpoints", "expected at least 1".into());
+        check(positive(self.max_length), "max_length", "expected at least 1".into());
+        check(
+            self.epochs > 0.0 && self.epochs.is_finite(),
+            "epochs",
+            format!("expected a number above 0, got {}", self.epochs),
+        );
+        for (key, value) in [
+            ("lr", self.lr),
+            ("weight_decay", self.weight_decay),
+            ("clip", self.clip),
+            ("adam_epsilon", self.adam_epsilon),
+        ] {
+            check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
+        }
+        for (key, value) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+            check((0.0..1.0).contains(&value), key, format!("expected 0 to below 1, got {value}"));
+        }
+        check((0.0..=1.0).contains(&self.warmup), "warmup", format!("expected 0 to 1, got {}", self.warmup));
+        let sft_latent = self.objective.name == ObjectiveKind::Sft && self.resolved().lpc.active();
+        check(!sft_latent, "lpc.latent", "objective \"sft\" has no pairs to learn codes from; use \"none\"".into());
+        faults
+    }
+}

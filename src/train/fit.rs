@@ -1,0 +1,226 @@
+//! The training loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::checkpoint;
+use super::config::{LrSchedule, TrainConfig};
+use super::events::{Metrics, Observer, TrainEvent};
+use super::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
+use super::plan::{Feed, Plan};
+use super::step::{self, Pass, Sums};
+use crate::batch::TokenRow;
+use crate::error::{Error, Result};
+use crate::model::Gradients;
+use crate::nn::Real;
+use crate::policy::Policy;
+use crate::progress::Progress;
+use crate::schema::metric;
+use crate::seed::Seed;
+
+/// What a fit needs.
+pub struct Fit<'a> {
+    /// Resolved configuration.
+    pub config: &'a TrainConfig,
+    /// The run's seed.
+    pub seed: Seed,
+    /// Training rows, labels as observed.
+    pub rows: &'a [TokenRow],
+    /// Reference log-probabilities of the rows.
+    pub reference: &'a [(f64, f64)],
+    /// Folder of checkpoints.
+    pub checkpoints: PathBuf,
+    /// What the run is; see [`checkpoint::State::identity`].
+    pub identity: String,
+    /// Steps that a checkpoint has already taken; its numbers are in policy and optimizer.
+    pub from: Option<(checkpoint::State, PathBuf)>,
+}
+
+/// How a fit ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Steps taken in all.
+    pub steps: usize,
+    /// Steps that the configuration asked for.
+    pub planned: usize,
+    /// Whether the user interrupted it: a checkpoint was written and nothing else is to be done.
+    pub interrupted: bool,
+    /// Seconds spent in steps, this time.
+    pub seconds: f64,
+    /// Pairs trained on, this time.
+    pub pairs: usize,
+    /// Median pairs per second over this time's steps.
+    pub pairs_per_s: f64,
+}
+
+/// Trains a policy in place. `evaluate` is called with the step where evaluation is due, and returns metrics.
+///
+/// # Errors
+/// [`Error::Run`] where loss or gradient are not finite; those of checkpoints and observers.
+pub fn fit<T: Real>(
+    policy: &Policy<T>,
+    fit: &Fit<'_>,
+    observers: &mut [&mut dyn Observer],
+    progress: &dyn Progress,
+    evaluate: &mut dyn FnMut(&Policy<T>) -> Result<Metrics>,
+) -> Result<Outcome> {
+    let config = fit.config;
+    let plan = Plan::new(fit.rows.len(), config.batch * config.accumulate, config.epochs, config.max_steps);
+    let constants = AdamWConfig {
+        beta1: config.adam_beta1,
+        beta2: config.adam_beta2,
+        epsilon: config.adam_epsilon,
+        weight_decay: config.weight_decay,
+    };
+    let mut optimizer = AdamW::<T>::new(constants, &policy.params);
+    let (mut first, mut tokens) = (0, 0);
+    if let Some((state, path)) = &fit.from {
+        checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;
+        (first, tokens) = (state.step, state.tokens);
+    }
+    let gradients = Arc::new(Gradients::new(&policy.params));
+    let mut feed = Feed::new(fit.rows, plan, fit.seed);
+    let mut rates = Vec::new();
+    let mut outcome = Outcome {
+        steps: first,
+        planned: plan.steps,
+        interrupted: false,
+        seconds: 0.0,
+        pairs: 0,
+        pairs_per_s: f64::NAN,
+    };
+    progress.begin("training", Some((plan.steps.saturating_sub(first)) as u64));
+    for step in first..plan.steps {
+        let clock = Instant::now();
+        let picked = feed.step(step);
+        let share = plan.share(step);
+        let moment = config.lpc.moment(share);
+        let occasion = plan.place(step).0.to_string();
+        let mut sums = Sums::default();
+        gradients.clear::<T>()?;
+        for micro in picked.chunks(config.batch) {
+            let rows: Vec<&TokenRow> = micro.iter().map(|&i| &fit.rows[i]).collect();
+            let reference: Vec<(f64, f64)> = micro.iter().map(|&i| fit.reference[i]).collect();
+            let pass = Pass {
+                objective: &config.objective,
+                moment,
+                seed: fit.seed,
+                occasion: &occasion,
+                step_examples: picked.len(),
+            };
+            step::pass(policy, &rows, &reference, &pass, &gradients, &mut sums)?;
+        }
+        let norm = global_norm::<T>(&gradients)?;
+        if !norm.is_finite() {
+            let ids: Vec<&str> = picked.iter().map(|&i| fit.rows[i].id.as_str()).collect();
+            return Err(Error::run(format!("the gradient's norm is {norm} in the step with ids {}", ids.join(" "))));
+        }
+        let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
+        let warm = rate_share(config, &plan, step);
+        let used = Rates { backbone: config.lr * warm, latent: config.lpc.lr * warm };
+        optimizer.step(&policy.params, &gradients, used, clip)?;
+        let seconds = clock.elapsed().as_secs_f64();
+        tokens += sums.tokens as u64;
+        outcome.seconds += seconds;
+        outcome.pairs += picked.len();
+        outcome.steps = step + 1;
+        // A short last batch of an epoch would bend the median.
+        if picked.len() == plan.per_step || rates.is_empty() {
+            rates.push(picked.len() as f64 / seconds);
+        }
+        let mut metrics = metrics_of(&sums, moment, policy.lpc.is_some());
+        metrics.extend([
+            (metric::LEARNING_RATE.to_string(), used.backbone),
+            (metric::GRAD_NORM.to_string(), norm),
+            (metric::EPOCH.to_string(), plan.epochs_done(step + 1)),
+            (metric::NUM_TOKENS.to_string(), tokens as f64),
+            (metric::TOKENS_PER_S.to_string(), sums.tokens as f64 / seconds),
+            (metric::PAIRS_PER_S.to_string(), picked.len() as f64 / seconds),
+            (metric::PEAK_RSS_MB.to_string(), crate::progress::peak_rss_mb()),
+        ]);
+        let event = TrainEvent::Step { step: step + 1, steps: plan.steps, metrics };
+        observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+        let last = step + 1 == plan.steps;
+        if config.eval_every > 0 && (step + 1) % config.eval_every == 0 && !last {
+            let event = TrainEvent::Evaluation { step: step + 1, metrics: evaluate(policy)? };
+            observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+        }
+        let stop = progress.interrupted();
+        let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
+        // A run that a limit ends before its epochs do can go on later.
+        let capped = last && plan.steps < plan.horizon;
+        if (due && !last) || capped || (stop && !last) {
+            let about = (step + 1, tokens, fit.identity.as_str());
+            checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, about, config.keep_checkpoints)?;
+        }
+        if stop && !last {
+            outcome.interrupted = true;
+            break;
+        }
+    }
+    progress.end();
+    rates.sort_by(f64::total_cmp);
+    if let Some(median) = rates.get(rates.len() / 2) {
+        outcome.pairs_per_s = *median;
+    }
+    Ok(outcome)
+}
+
+/// Share of the peak learning rate at a step: warm-up in a line, then the schedule.
+fn rate_share(config: &TrainConfig, plan: &Plan, step: usize) -> f64 {
+    let warm = (config.warmup * plan.horizon as f64).ceil();
+    let step = step as f64;
+    if step < warm {
+        return (step + 1.0) / warm;
+    }
+    let rest = (plan.horizon as f64 - warm).max(1.0);
+    let done = (step - warm) / rest;
+    match config.lr_schedule {
+        LrSchedule::Constant => 1.0,
+        LrSchedule::Linear => 1.0 - done,
+        LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+    }
+}
+
+fn metrics_of(sums: &Sums, moment: crate::lpc::Moment, latent: bool) -> Metrics {
+    let mean = |x: f64| x / sums.examples.max(1) as f64;
+    let mut out: Vec<(&str, f64)> = vec![
+        (metric::LOSS, mean(sums.objective)),
+        (metric::REWARDS_CHOSEN, mean(sums.rewards.0)),
+        (metric::REWARDS_REJECTED, mean(sums.rewards.1)),
+        (metric::REWARDS_MARGINS, mean(sums.rewards.0 - sums.rewards.1)),
+        (metric::REWARDS_ACCURACIES, mean(sums.right as f64)),
+        (metric::LOGPS_CHOSEN, mean(sums.logps.0)),
+        (metric::LOGPS_REJECTED, mean(sums.logps.1)),
+    ];
+    if latent {
+        out.extend([
+            (metric::KL, mean(sums.kl)),
+            (metric::KL_WEIGHT, moment.kl_weight),
+            (metric::TAU, moment.tau),
+            (metric::G, moment.g),
+            (metric::CODES_USED, sums.usage.codes_used() as f64),
+            (metric::CODE_PERPLEXITY, sums.usage.perplexity()),
+            (metric::PRIOR_ENTROPY, mean(sums.entropy.0)),
+            (metric::POSTERIOR_ENTROPY, mean(sums.entropy.1)),
+        ]);
+    }
+    out.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learning_rate_rises_then_falls() {
+        let config = TrainConfig { warmup: 0.2, ..TrainConfig::default() };
+        let plan = Plan::new(10, 1, 1.0, 0);
+        let share = |step| rate_share(&config, &plan, step);
+        assert_eq!((share(0), share(1), share(2)), (0.5, 1.0, 1.0));
+        // Half way through the remaining 8 steps: half the peak.
+        assert!((share(6) - 0.5).abs() < 1e-12);
+        assert!(share(9) > 0.0 && share(9) < 0.05);
+    }
+}
