@@ -1,1 +1,320 @@
-//! (being written)
+//! A planted-factor preference corpus in raw UltraFeedback shape, with its truth beside it.
+//!
+//! Real preference data never says which hidden factor decided a label. This
+//! generator does: every response realises several binary style factors in its
+//! words ([`grammar`]), every row has one deciding preference (a factor and the
+//! liked value of it), and scores follow it. What a code learnt can then be
+//! compared with what was planted, and with the best that any method could do
+//! ([`ceilings`]).
+//!
+//! # The plan of a row
+//! 1. A source is drawn uniformly from six ([`world::SOURCES`]); each weighs the factors its own way and
+//!    two factors (length, certainty) are liked in opposite ways by different sources.
+//! 2. A preference is drawn from the source's weights. With F active factors there are F + 2 of them
+//!    ([`world::preferences`]): 8 for the default F = 6, so that K = 8 codes can hold one each.
+//! 3. In a `shown_fraction` of the rows the prompt asks for it in words, and a prior p(z|x) can know it;
+//!    in the others a hidden annotator decides, the prompt tells no more than its source, and only the
+//!    observed pair tells more.
+//! 4. Style bits are fair coins, but for the deciding factor, of which exactly one completion has the
+//!    liked value (two with probability `second_agrees`). A pair of the best and a random other one
+//!    therefore agrees in the deciding factor in `second_agrees / (completions - 1)` of the rows
+//!    (3.3 % by default), where the label is noise.
+//! 5. The overall score is agreement plus Gumbel noise times `noise`, squashed into 1 to 10.
+//!
+//! Truth labels for NMI: `factor` and `preference` (factor and direction). Both are reported.
+
+mod ceilings;
+mod emit;
+pub mod grammar;
+mod row;
+pub mod world;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use ceilings::{CeilingRow, Ceilings, ceilings};
+
+use crate::artifact;
+use crate::error::{Error, Fault, Result};
+use crate::manifest::Manifest;
+use crate::progress::Progress;
+use crate::seed::Seed;
+use row::Row;
+
+/// The corpus file: one JSON object a line.
+pub const CORPUS: &str = "corpus.jsonl";
+/// The truth file: one row per line of the corpus, in its order.
+pub const TRUTH: &str = "truth.parquet";
+
+/// Settings of the generator.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct SynthConfig {
+    /// Rows (prompts), 1 to 2^30. Default 2000.
+    pub rows: usize,
+    /// Active style factors, 2 to 8; F of them plant F + 2 preferences. Default 6.
+    pub factors: usize,
+    /// Folder for `corpus.jsonl`, `truth.parquet` and `manifest.json`. Default `runs/synth`.
+    pub out: String,
+    /// Completions of each prompt, 2 to 8. Default 4, as UltraFeedback.
+    pub completions: usize,
+    /// Probability that the prompt asks for what decides, 0 to 1. Default 0.5.
+    pub shown_fraction: f64,
+    /// Temperature of the annotators, 0 to 5: an agreeing completion beats another with probability
+    /// sigmoid(1 / noise). Default 0.1 (0.99995); 0 is raised to 0.02 so that ties stay rare.
+    pub noise: f64,
+    /// Probability that two completions, not one, have the liked value, 0 to 1 (three completions or
+    /// more). Default 0.1.
+    pub second_agrees: f64,
+}
+
+impl Default for SynthConfig {
+    fn default() -> SynthConfig {
+        SynthConfig {
+            rows: 2000,
+            factors: 6,
+            out: "runs/synth".into(),
+            completions: 4,
+            shown_fraction: 0.5,
+            noise: 0.1,
+            second_agrees: 0.1,
+        }
+    }
+}
+
+impl SynthConfig {
+    /// Checks all settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with every fault.
+    pub fn validate(&self) -> Result<()> {
+        let mut faults = Vec::new();
+        let mut check = |good: bool, key: &str, message: String| {
+            if !good {
+                faults.push(Fault { origin: String::new(), key: format!("synth.{key}"), message });
+            }
+        };
+        let unit = |value: f64| (0.0..=1.0).contains(&value);
+        let rows = 1..=world::MAX_ROWS as usize;
+        check(rows.contains(&self.rows), "rows", format!("expected 1 to {}, got {}", world::MAX_ROWS, self.rows));
+        let most = grammar::MAX_FACTORS;
+        check((2..=most).contains(&self.factors), "factors", format!("expected 2 to {most}, got {}", self.factors));
+        check(!self.out.is_empty(), "out", "a folder is needed".into());
+        let most = world::MODELS.len();
+        check(
+            (2..=most).contains(&self.completions),
+            "completions",
+            format!("expected 2 to {most}, got {}", self.completions),
+        );
+        let shown = self.shown_fraction;
+        check(unit(shown), "shown_fraction", format!("expected 0 to 1, got {shown}"));
+        check((0.0..=5.0).contains(&self.noise), "noise", format!("expected 0 to 5, got {}", self.noise));
+        let second = self.second_agrees;
+        check(unit(second), "second_agrees", format!("expected 0 to 1, got {second}"));
+        if faults.is_empty() { Ok(()) } else { Err(Error::Config(faults)) }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SynthSummary {
+    /// Rows (prompts).
+    pub rows: u64,
+    /// Completions, over all rows.
+    pub completions: u64,
+    /// Rows whose prompt asks for what decides.
+    pub shown: u64,
+    /// Rows by source.
+    pub by_source: BTreeMap<String, u64>,
+    /// Rows by preference, written `factor=value`.
+    pub by_preference: BTreeMap<String, u64>,
+    /// Rows whose best completion has the liked value of the deciding factor.
+    pub best_agrees: u64,
+    /// Expected share of pairs (best, random other) that do not differ in the deciding factor.
+    pub undecided_pairs: f64,
+    /// BLAKE3 of `corpus.jsonl`.
+    pub corpus_blake3: String,
+    /// BLAKE3 of `truth.parquet`.
+    pub truth_blake3: String,
+}
+
+/// Rows made at once: the bound on memory (about 4 KiB a row), and the Parquet row group.
+const CHUNK: u64 = 8192;
+
+/// Writes `corpus.jsonl`, `truth.parquet` and `manifest.json` into `config.out`.
+///
+/// Every row is a pure function of (seed, row number, configuration without `rows` and `out`): the
+/// first rows of a long corpus are those of a short one, and bytes are the same for any number of threads.
+/// Memory does not grow with the rows.
+///
+/// # Errors
+/// [`Error::Config`] with all faults of the configuration; [`Error::Io`], [`Error::Parquet`]; [`Error::Run`]
+/// where another process writes into the folder.
+pub fn write(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Result<SynthSummary> {
+    config.validate()?;
+    let folder = Path::new(&config.out);
+    let _lock = artifact::lock_folder(folder)?;
+    let mut manifest = Manifest::begin("synth", config)?;
+    manifest.seeds.insert("seed".into(), seed.0);
+    let mut summary = SynthSummary::default();
+    progress.begin("synth", Some(config.rows as u64));
+    // The truth is written inside the corpus's writer: both appear only when both are whole.
+    artifact::write(folder.join(CORPUS), |corpus| {
+        emit::write_truth(&folder.join(TRUTH), config.rows as u64, |truth| {
+            chunks(config, seed, |lines, rows| {
+                emit::write_lines(&folder.join(CORPUS), corpus, lines)?;
+                truth.write(rows, config)?;
+                summary.count(rows, config);
+                progress.advance(rows.len() as u64);
+                Ok(())
+            })
+        })
+    })?;
+    summary.undecided_pairs /= config.rows as f64;
+    manifest.output(folder, CORPUS, Some(summary.rows))?;
+    manifest.output(folder, TRUTH, Some(summary.rows))?;
+    let digests = manifest.outputs.iter().map(|f| f.blake3.clone()).collect::<Vec<_>>();
+    if let [corpus, truth] = digests.as_slice() {
+        (summary.corpus_blake3, summary.truth_blake3) = (corpus.clone(), truth.clone());
+    }
+    manifest.fact("summary", &summary)?;
+    manifest.fact("preferences", preference_names(config.factors))?;
+    manifest.finish(folder)?;
+    progress.end();
+    Ok(summary)
+}
+
+/// Names of the preferences by id, written `factor=value`.
+pub fn preference_names(factors: usize) -> Vec<String> {
+    let name = |p: &world::Preference| {
+        let factor = &grammar::FACTORS[p.factor];
+        format!("{}={}", factor.name, factor.values[p.direction].name)
+    };
+    world::preferences(factors.min(grammar::MAX_FACTORS)).iter().map(name).collect()
+}
+
+/// Makes all rows, chunk by chunk, in order: rows in parallel within a chunk.
+fn chunks(config: &SynthConfig, seed: Seed, mut take: impl FnMut(&[Vec<u8>], &[Row]) -> Result<()>) -> Result<()> {
+    let total = config.rows as u64;
+    let mut start = 0;
+    while start < total {
+        let end = total.min(start + CHUNK);
+        let made: Vec<(Vec<u8>, Row)> = (start..end)
+            .into_par_iter()
+            .map(|i| {
+                let row = row::make(config, seed, i);
+                Ok((emit::line(&row)?, row))
+            })
+            .collect::<Result<_>>()?;
+        let (lines, rows): (Vec<Vec<u8>>, Vec<Row>) = made.into_iter().unzip();
+        take(&lines, &rows)?;
+        start = end;
+    }
+    Ok(())
+}
+
+impl SynthSummary {
+    fn count(&mut self, rows: &[Row], config: &SynthConfig) {
+        let (names, preferences) = (preference_names(config.factors), world::preferences(config.factors));
+        for row in rows {
+            self.rows += 1;
+            self.completions += row.completions.len() as u64;
+            self.shown += u64::from(row.shown);
+            *self.by_source.entry(world::SOURCES[row.source].name.into()).or_default() += 1;
+            *self.by_preference.entry(names[row.preference].clone()).or_default() += 1;
+            let liked = preferences[row.preference];
+            let agrees = |style: u32| (style >> liked.factor) as usize & 1 == liked.direction;
+            let best = row.completions.iter().enumerate().max_by(|(_, a), (_, b)| a.overall.total_cmp(&b.overall));
+            if let Some((best, completion)) = best {
+                self.best_agrees += u64::from(agrees(completion.style));
+                let others = row.completions.iter().enumerate().filter(|(i, _)| *i != best);
+                let same = others.filter(|(_, c)| agrees(c.style) == agrees(completion.style)).count();
+                self.undecided_pairs += same as f64 / (row.completions.len() - 1) as f64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    fn config(dir: &Path, rows: usize) -> SynthConfig {
+        SynthConfig { rows, out: dir.to_string_lossy().into_owned(), ..SynthConfig::default() }
+    }
+
+    fn bytes(dir: &Path) -> (Vec<u8>, Vec<u8>) {
+        (std::fs::read(dir.join(CORPUS)).unwrap(), std::fs::read(dir.join(TRUTH)).unwrap())
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_threads() {
+        let write_with = |threads: usize| {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            // More than one chunk, so that the order of chunks counts too.
+            let config = config(dir.path(), CHUNK as usize + 100);
+            let summary = pool.install(|| write(&config, Seed(3), &Silent)).unwrap();
+            (bytes(dir.path()), summary)
+        };
+        assert_eq!(write_with(1), write_with(4));
+    }
+
+    #[test]
+    fn a_short_corpus_is_the_start_of_a_long_one() {
+        let (short, long) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(&config(short.path(), 10), Seed(3), &Silent).unwrap();
+        write(&config(long.path(), 40), Seed(3), &Silent).unwrap();
+        assert!(bytes(long.path()).0.starts_with(&bytes(short.path()).0));
+    }
+
+    #[test]
+    fn the_corpus_has_the_raw_shape() {
+        use sha2::Digest;
+        let dir = tempfile::tempdir().unwrap();
+        let summary = write(&config(dir.path(), 400), Seed(3), &Silent).unwrap();
+        let text = String::from_utf8(bytes(dir.path()).0).unwrap();
+        let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
+        assert_eq!((text.lines().count(), truth.height(), summary.rows), (400, 400, 400));
+        let ids = truth.column("prompt_id").unwrap().str().unwrap().clone();
+        for (i, line) in text.lines().enumerate() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let keys: Vec<&String> = row.as_object().unwrap().keys().collect();
+            assert_eq!(
+                keys,
+                ["source", "instruction", "models", "completions", "correct_answers", "incorrect_answers"]
+            );
+            let completions = row["completions"].as_array().unwrap();
+            assert_eq!((completions.len(), row["models"].as_array().unwrap().len()), (4, 4));
+            for (completion, model) in completions.iter().zip(row["models"].as_array().unwrap()) {
+                assert_eq!(&completion["model"], model);
+                assert!(completion["overall_score"].is_f64() && completion["fine-grained_score"].is_f64());
+                for aspect in ["instruction_following", "honesty", "truthfulness", "helpfulness"] {
+                    let rating = completion["annotations"][aspect]["Rating"].as_str().unwrap();
+                    assert!(["1", "2", "3", "4", "5", "N/A"].contains(&rating), "{rating}");
+                }
+            }
+            let digest = sha2::Sha256::digest(row["instruction"].as_str().unwrap().as_bytes());
+            let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(ids.get(i), Some(hex.as_str()));
+        }
+        // 3.3 % expected: 40 of 400 rows have two agreeing completions, a third of whose pairs are undecided.
+        assert!((0.01..0.06).contains(&summary.undecided_pairs), "{}", summary.undecided_pairs);
+        assert!(summary.best_agrees >= 399);
+        let manifest = Manifest::read(dir.path()).unwrap();
+        manifest.verify(dir.path(), CORPUS).unwrap();
+        manifest.verify(dir.path(), TRUTH).unwrap();
+    }
+
+    #[test]
+    fn all_faults_come_at_once() {
+        let config = SynthConfig { rows: 0, factors: 9, completions: 1, noise: f64::NAN, ..SynthConfig::default() };
+        let Err(Error::Config(faults)) = config.validate() else { panic!("accepted") };
+        let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
+        assert_eq!(keys, ["synth.rows", "synth.factors", "synth.completions", "synth.noise"]);
+    }
+}

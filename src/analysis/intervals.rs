@@ -1,0 +1,168 @@
+//! Confidence intervals: of a share, of a mean over seeds, of a paired difference over examples.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::function::erf::erfc_inv;
+
+use crate::seed::Seed;
+
+/// An estimate with its confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The estimate.
+    pub estimate: f64,
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Observations behind it.
+    pub n: usize,
+}
+
+impl Interval {
+    fn unknown(n: usize) -> Interval {
+        Interval { estimate: f64::NAN, low: f64::NAN, high: f64::NAN, n }
+    }
+}
+
+/// The level, kept where an interval exists; others (NaN, 0, 1) would have no finite quantile.
+fn tail(level: f64) -> Option<f64> {
+    (level > 0.0 && level < 1.0).then_some((1.0 - level) / 2.0)
+}
+
+/// The z with P(|N(0, 1)| <= z) = `level`; NaN where `level` is not in (0, 1).
+fn normal_quantile(level: f64) -> f64 {
+    tail(level).map_or(f64::NAN, |t| std::f64::consts::SQRT_2 * erfc_inv(2.0 * t))
+}
+
+/// Wilson's score interval of a share of `n` trials, at `level` (0.95).
+///
+/// With p = successes / n and z the normal quantile: centre (p + z^2/2n) / (1 + z^2/n), half width
+/// z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n). Never leaves \[0, 1\]; the estimate is p itself.
+/// NaN where n = 0 or the level is not in (0, 1).
+///
+/// # Source
+/// E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+pub fn wilson(successes: u64, n: u64, level: f64) -> Interval {
+    if n == 0 {
+        return Interval::unknown(0);
+    }
+    let (trials, z) = (n as f64, normal_quantile(level));
+    let p = successes.min(n) as f64 / trials;
+    let shrink = 1.0 + z * z / trials;
+    let centre = (p + z * z / (2.0 * trials)) / shrink;
+    let half = z * (p * (1.0 - p) / trials + z * z / (4.0 * trials * trials)).sqrt() / shrink;
+    // At p = 0 and p = 1 an end is exact; rounding must not push it over the estimate.
+    Interval { estimate: p, low: (centre - half).clamp(0.0, p), high: (centre + half).clamp(p, 1.0), n: n as usize }
+}
+
+/// Mean of a few runs (seeds) with Student's t interval at `level`.
+///
+/// mean +- t_{n-1} s / sqrt(n), s with n - 1 in its denominator. With one value the ends are NaN: one run
+/// says nothing about its spread.
+///
+/// # Source
+/// Student, "The probable error of a mean", Biometrika 6 (1908).
+pub fn mean_interval_t(values: &[f64], level: f64) -> Interval {
+    let n = values.len();
+    if n == 0 {
+        return Interval::unknown(0);
+    }
+    let mean = values.iter().sum::<f64>() / n as f64;
+    let unknown = Interval { estimate: mean, ..Interval::unknown(n) };
+    let (Some(tail), Ok(student)) = (tail(level), StudentsT::new(0.0, 1.0, n as f64 - 1.0)) else {
+        return unknown;
+    };
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0);
+    let half = student.inverse_cdf(1.0 - tail) * (variance / n as f64).sqrt();
+    Interval { estimate: mean, low: mean - half, high: mean + half, n }
+}
+
+/// Mean of the paired difference `a[i] - b[i]` over the same examples, with a percentile bootstrap interval.
+///
+/// Examples are drawn with replacement `resamples` times, both methods' outcomes together, so that what
+/// makes an example hard for both cancels. Resample r is a function of (seed, r): the same for any
+/// number of threads. NaN where the slices are empty or of different lengths, or without resamples.
+///
+/// # Source
+/// B. Efron, R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+pub fn bootstrap_paired(a: &[f64], b: &[f64], resamples: usize, level: f64, seed: Seed) -> Interval {
+    use rayon::prelude::*;
+    let n = a.len();
+    let Some(tail) = tail(level) else { return Interval::unknown(n) };
+    if n == 0 || n != b.len() || resamples == 0 || n > u32::MAX as usize {
+        return Interval::unknown(n);
+    }
+    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let mut means: Vec<f64> = (0..resamples)
+        .into_par_iter()
+        .map(|r| {
+            let mut rng = seed.rng("bootstrap", &r.to_string());
+            (0..n).map(|_| differences[rng.random_range(0..n as u32) as usize]).sum::<f64>() / n as f64
+        })
+        .collect();
+    means.sort_by(f64::total_cmp);
+    let estimate = differences.iter().sum::<f64>() / n as f64;
+    Interval { estimate, low: quantile(&means, tail), high: quantile(&means, 1.0 - tail), n }
+}
+
+/// Quantile of sorted values, linear between neighbours (type 7 of Hyndman and Fan, NumPy's default).
+fn quantile(sorted: &[f64], p: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = p.clamp(0.0, 1.0) * last as f64;
+    let below = at.floor() as usize;
+    sorted[below] + (at - below as f64) * (sorted[(below + 1).min(last)] - sorted[below])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wilson_by_hand() {
+        // p = 8/10, z = 1.959964, z^2 = 3.841459: centre (0.8 + 0.192073) / 1.384146 = 0.716740,
+        // half 1.959964 * sqrt(0.016 + 0.009604) / 1.384146 = 0.226577.
+        let i = wilson(8, 10, 0.95);
+        assert_eq!((i.estimate, i.n), (0.8, 10));
+        assert!((i.low - 0.490_162).abs() < 2e-6 && (i.high - 0.943_318).abs() < 2e-6, "{i:?}");
+        let (none, all) = (wilson(0, 5, 0.95), wilson(5, 5, 0.95));
+        assert!(none.low == 0.0 && none.high > 0.4 && all.high == 1.0 && all.low < 0.6);
+        assert!(wilson(0, 0, 0.95).estimate.is_nan() && wilson(1, 2, f64::NAN).n == 2);
+    }
+
+    #[test]
+    fn t_interval_by_hand() {
+        // Mean 2, s = 1, n = 3: t_2(0.975) = 4.302653, half 4.302653 / sqrt(3) = 2.484138.
+        let i = mean_interval_t(&[1.0, 2.0, 3.0], 0.95);
+        assert_eq!(i.estimate, 2.0);
+        assert!((i.low + 0.484_138).abs() < 1e-5 && (i.high - 4.484_138).abs() < 1e-5, "{i:?}");
+        let one = mean_interval_t(&[0.5], 0.95);
+        assert!(one.estimate == 0.5 && one.low.is_nan());
+        let same = mean_interval_t(&[0.5; 4], 0.95);
+        assert_eq!((same.low, same.high), (0.5, 0.5));
+    }
+
+    #[test]
+    fn bootstrap_pairs_examples() {
+        // The methods differ by 1 everywhere, however much the examples differ: no spread at all.
+        let a: Vec<f64> = (0..50).map(|i| f64::from(i * i)).collect();
+        let b: Vec<f64> = a.iter().map(|x| x - 1.0).collect();
+        let i = bootstrap_paired(&a, &b, 200, 0.95, Seed(1));
+        assert_eq!((i.estimate, i.low, i.high), (1.0, 1.0, 1.0));
+        // Differences are 0 or 1 with mean 0.4, n = 100: the normal interval is 0.4 +- 1.96 * 0.049 = 0.096.
+        let a: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i < 40))).collect();
+        let i = bootstrap_paired(&a, &[0.0; 100], 2000, 0.95, Seed(1));
+        assert!((i.estimate - 0.4).abs() < 1e-12, "{i:?}");
+        assert!((i.low - 0.304).abs() < 0.02 && (i.high - 0.496).abs() < 0.02, "{i:?}");
+        assert_eq!(i, bootstrap_paired(&a, &[0.0; 100], 2000, 0.95, Seed(1)));
+        assert!(bootstrap_paired(&a, &[0.0], 10, 0.95, Seed(1)).estimate.is_nan());
+    }
+
+    #[test]
+    fn quantiles_lie_between_neighbours() {
+        // Position 0.25 * 3 = 0.75 between 1 and 2.
+        assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0], 0.25), 1.75);
+        assert_eq!(quantile(&[1.0, 2.0], 1.0), 2.0);
+    }
+}

@@ -1,0 +1,304 @@
+//! How much of a planted structure a run's codes recover: codes -> truth, beside the generator's ceilings.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use polars::prelude::DataFrame;
+use serde::{Deserialize, Serialize};
+
+use crate::analysis::tables::{clean_correct, codes, posterior, texts};
+use crate::analysis::{ami, nmi, purity};
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::schema::{SPLITS, col, prepared};
+use crate::synth::{CeilingRow, Ceilings, TRUTH, ceilings};
+
+/// Agreement of one code column with the truth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct CodeScore {
+    /// Normalised mutual information with the deciding factor.
+    pub nmi_factor: f64,
+    /// Normalised mutual information with the preference id (factor and direction).
+    pub nmi_preference: f64,
+    /// The same, adjusted for chance.
+    pub ami_preference: f64,
+    /// Purity against the deciding factor.
+    pub purity_factor: f64,
+    /// Purity against the preference id.
+    pub purity_preference: f64,
+    /// Codes that occur.
+    pub codes_used: usize,
+}
+
+/// All figures of one group of rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupScores {
+    /// `test` or `all`.
+    pub split: String,
+    /// `shown`, `hidden` or `all`: whether the prompt shows what decided.
+    pub rows: String,
+    /// Rows in this group.
+    pub n: usize,
+    /// The run's prior code.
+    pub prior: CodeScore,
+    /// The run's posterior code.
+    pub posterior: CodeScore,
+    /// The best code given what the prior sees: the prompt.
+    pub prior_ceiling: CodeScore,
+    /// The best code given what the posterior sees: the prompt and the observed pair.
+    pub posterior_ceiling: CodeScore,
+    /// The run's preference accuracy against the clean labels (prior's z; ties wrong).
+    pub accuracy: f64,
+    /// Bayes-optimal preference accuracy on the same rows (a coin toss counts one half).
+    pub accuracy_ceiling: f64,
+    /// The same in expectation, given prompts and styles.
+    pub accuracy_ceiling_expected: f64,
+}
+
+/// What a run recovered of a planted corpus.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlantedScores {
+    /// Preference ids that occur in the truth: the planted structure.
+    pub preferences_used: usize,
+    /// Prepared pairs that the truth does not know.
+    pub pairs_unmatched: u64,
+    /// Posterior rows without such a pair.
+    pub posteriors_unmatched: u64,
+    /// By split (`test`, `all`) and rows (`all`, `shown`, `hidden`).
+    pub groups: Vec<GroupScores>,
+}
+
+/// Scores the codes of `posteriors` (a run's `posteriors.parquet`) against the truth in `truth_dir`, for
+/// the pairs in `prepared_dir`.
+///
+/// # Errors
+/// [`Error::Artifact`] or [`Error::Io`] where a file is missing or damaged; [`Error::Frame`], [`Error::Run`]
+/// where a column is; [`Error::Run`] where no row of the posteriors belongs to this truth.
+pub fn score_codes(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path) -> Result<PlantedScores> {
+    let truth = artifact::read_parquet(truth_dir.join(TRUTH))?;
+    let mut best = Ceilings { rows: Vec::new(), cells: [0.0; 4], unmatched: 0, preferences_used: 0 };
+    let mut pairs: Option<DataFrame> = None;
+    for split in SPLITS {
+        let part = artifact::read_parquet(prepared_dir.join(prepared::pairs(split)))?;
+        let part = part.select([
+            col::ID,
+            col::PROMPT_ID,
+            col::SPLIT,
+            col::SOURCE,
+            col::CHOSEN,
+            col::REJECTED,
+            col::FLIPPED,
+            col::NOISE_P,
+        ])?;
+        pairs = Some(match pairs {
+            None => part,
+            Some(before) => before.vstack(&part)?,
+        });
+    }
+    if let Some(pairs) = &pairs {
+        best = ceilings(&truth, pairs)?;
+    }
+    score(&best, &artifact::read_parquet(posteriors)?)
+}
+
+/// Code, truth and ceiling of one row.
+struct Joined<'a> {
+    best: &'a CeilingRow,
+    prior: u32,
+    posterior: u32,
+    correct: bool,
+}
+
+fn score(best: &Ceilings, posteriors: &DataFrame) -> Result<PlantedScores> {
+    let by_id: HashMap<&str, &CeilingRow> = best.rows.iter().map(|r| (r.id.as_str(), r)).collect();
+    let ids = texts(posteriors, col::ID)?;
+    let (priors, posts) = (codes(posteriors, posterior::PRIOR_CODE)?, codes(posteriors, posterior::POSTERIOR_CODE)?);
+    let correct = clean_correct(posteriors)?;
+    let joined: Vec<Joined> = (0..ids.len())
+        .filter_map(|i| {
+            let best = by_id.get(ids[i].as_str())?;
+            Some(Joined { best, prior: priors[i], posterior: posts[i], correct: correct[i] })
+        })
+        .collect();
+    if joined.is_empty() {
+        return Err(Error::Run {
+            message: "no row of the posteriors belongs to this planted corpus".into(),
+            hint: Some("give the synth folder from which the prepared folder was made".into()),
+        });
+    }
+    let mut groups = Vec::new();
+    for split in ["test", "all"] {
+        for rows in ["all", "shown", "hidden"] {
+            let kept: Vec<&Joined> = joined
+                .iter()
+                .filter(|j| split == "all" || j.best.split == split)
+                .filter(|j| rows == "all" || j.best.shown == (rows == "shown"))
+                .collect();
+            groups.push(group(split, rows, &kept));
+        }
+    }
+    Ok(PlantedScores {
+        preferences_used: best.preferences_used,
+        pairs_unmatched: best.unmatched,
+        posteriors_unmatched: (ids.len() - joined.len()) as u64,
+        groups,
+    })
+}
+
+fn group(split: &str, rows: &str, kept: &[&Joined]) -> GroupScores {
+    let collect = |get: fn(&Joined) -> u32| kept.iter().map(|j| get(j)).collect::<Vec<u32>>();
+    let mean = |get: fn(&Joined) -> f64| kept.iter().map(|j| get(j)).sum::<f64>() / kept.len().max(1) as f64;
+    let (factor, preference) = (collect(|j| j.best.factor), collect(|j| j.best.preference));
+    let against = |codes: Vec<u32>| CodeScore {
+        nmi_factor: nmi(&codes, &factor),
+        nmi_preference: nmi(&codes, &preference),
+        ami_preference: ami(&codes, &preference),
+        purity_factor: purity(&codes, &factor),
+        purity_preference: purity(&codes, &preference),
+        codes_used: codes.iter().collect::<BTreeSet<_>>().len(),
+    };
+    GroupScores {
+        split: split.into(),
+        rows: rows.into(),
+        n: kept.len(),
+        prior: against(collect(|j| j.prior)),
+        posterior: against(collect(|j| j.posterior)),
+        prior_ceiling: against(collect(|j| j.best.prior_code)),
+        posterior_ceiling: against(collect(|j| j.best.posterior_code)),
+        accuracy: mean(|j| f64::from(u8::from(j.correct))),
+        accuracy_ceiling: mean(|j| j.best.right),
+        accuracy_ceiling_expected: mean(|j| j.best.expected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use crate::seed::Seed;
+    use crate::synth::{self, CORPUS, SynthConfig};
+    use polars::prelude::*;
+
+    fn message(text: &str) -> Series {
+        let fields =
+            [Series::new("role".into(), ["assistant"].as_slice()), Series::new("content".into(), [text].as_slice())];
+        StructChunked::from_series("".into(), 1, fields.iter()).unwrap().into_series()
+    }
+
+    /// Best against a random other completion, every fifth prompt for the test split, `flip` of the labels turned.
+    fn prepare(dir: &Path, flip: f64) -> DataFrame {
+        let text = std::fs::read_to_string(dir.join(CORPUS)).unwrap();
+        let truth = artifact::read_parquet(dir.join(TRUTH)).unwrap();
+        let prompts = texts(&truth, col::PROMPT_ID).unwrap();
+        let mut all = Vec::new();
+        for (split, want) in SPLITS.iter().zip([false, true]) {
+            let (mut ids, mut keys, mut sources, mut flips) = (vec![], vec![], vec![], vec![]);
+            let (mut chosen, mut rejected) = (vec![], vec![]);
+            for (i, line) in text.lines().enumerate().filter(|(i, _)| (i % 5 == 0) == want) {
+                let row: serde_json::Value = serde_json::from_str(line).unwrap();
+                let answers = row["completions"].as_array().unwrap();
+                let score = |c: &serde_json::Value| c["overall_score"].as_f64().unwrap();
+                let best = (0..4).max_by(|&a, &b| score(&answers[a]).total_cmp(&score(&answers[b]))).unwrap();
+                let other = (best + 1 + Seed(1).index("other", &i.to_string(), 3)) % 4;
+                let flipped = Seed(1).unit("flip", &i.to_string()) < flip;
+                let (c, r) = if flipped { (other, best) } else { (best, other) };
+                ids.push(format!("{i:032x}"));
+                keys.push(prompts[i].clone());
+                sources.push(row["source"].as_str().unwrap().to_string());
+                flips.push(flipped);
+                chosen.push(message(answers[c]["response"].as_str().unwrap()));
+                rejected.push(message(answers[r]["response"].as_str().unwrap()));
+            }
+            let n = ids.len();
+            let mut frame = df!(
+                "id" => ids, "prompt_id" => keys, "split" => vec![*split; n], "source" => sources,
+                "chosen" => chosen, "rejected" => rejected, "flipped" => flips, "noise_p" => vec![flip; n],
+            )
+            .unwrap();
+            artifact::write_parquet(dir.join(prepared::pairs(split)), &mut frame).unwrap();
+            all.push(frame);
+        }
+        all[0].vstack(&all[1]).unwrap()
+    }
+
+    fn corpus(dir: &Path, rows: usize) {
+        let config = SynthConfig { rows, out: dir.to_string_lossy().into_owned(), ..SynthConfig::default() };
+        synth::write(&config, Seed(11), &Silent).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_is_bayes_optimal_meets_the_ceilings() {
+        let dir = tempfile::tempdir().unwrap();
+        corpus(dir.path(), 3000);
+        let pairs = prepare(dir.path(), 0.0);
+        let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
+        let best = ceilings(&truth, &pairs).unwrap();
+        assert_eq!((best.unmatched, best.rows.len(), best.preferences_used), (0, 3000, 8));
+        let mut frame = df!(
+            "id" => best.rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>(),
+            "flipped" => best.rows.iter().map(|r| r.flipped).collect::<Vec<_>>(),
+            "prior_code" => best.rows.iter().map(|r| r.prior_code).collect::<Vec<_>>(),
+            "posterior_code" => best.rows.iter().map(|r| r.posterior_code).collect::<Vec<_>>(),
+            "margin" => best.rows.iter().map(|r| r.right - 0.25).collect::<Vec<_>>(),
+        )
+        .unwrap();
+        let file = dir.path().join("posteriors.parquet");
+        artifact::write_parquet(&file, &mut frame).unwrap();
+        let scores = score_codes(dir.path(), dir.path(), &file).unwrap();
+        println!("{}", serde_json::to_string_pretty(&scores).unwrap());
+        assert_eq!((scores.pairs_unmatched, scores.posteriors_unmatched, scores.groups.len()), (0, 0, 6));
+        for group in &scores.groups {
+            assert_eq!((group.prior, group.posterior), (group.prior_ceiling, group.posterior_ceiling));
+            let (realised, expected) = (group.accuracy_ceiling, group.accuracy_ceiling_expected);
+            // Realised and expected are the same number up to sampling: sd at most 0.5 / sqrt(n).
+            assert!((realised - expected).abs() < 2.5 / (group.n as f64).sqrt(), "{group:?}");
+            match group.rows.as_str() {
+                // Undecided pairs (3.3 %) are coins: 1 - 0.033 / 2 = 0.983.
+                "shown" => {
+                    assert_eq!((group.prior.nmi_preference, group.prior.purity_factor), (1.0, 1.0));
+                    assert!((0.96..=1.0).contains(&realised), "{group:?}");
+                }
+                // The prompt tells the source only; the pair tells more.
+                "hidden" => {
+                    assert!(group.prior.nmi_preference < group.posterior.nmi_preference, "{group:?}");
+                    assert!((0.6..0.9).contains(&expected), "{group:?}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn flips_lower_the_posterior_ceiling_but_not_the_accuracy_ceiling() {
+        let (clean, noisy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let solve = |dir: &Path, flip: f64| {
+            corpus(dir, 2000);
+            let pairs = prepare(dir, flip);
+            ceilings(&artifact::read_parquet(dir.join(TRUTH)).unwrap(), &pairs).unwrap()
+        };
+        let (clean, noisy) = (solve(clean.path(), 0.0), solve(noisy.path(), 0.4));
+        assert_eq!(clean.accuracy(|_| true), noisy.accuracy(|_| true));
+        let agreement = |c: &Ceilings| {
+            let hidden = || c.rows.iter().filter(|r| !r.shown);
+            nmi(
+                &hidden().map(|r| r.posterior_code).collect::<Vec<_>>(),
+                &hidden().map(|r| r.preference).collect::<Vec<_>>(),
+            )
+        };
+        assert!(agreement(&clean) > agreement(&noisy) + 0.02, "{} {}", agreement(&clean), agreement(&noisy));
+    }
+
+    #[test]
+    fn posteriors_of_another_corpus_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        corpus(dir.path(), 20);
+        prepare(dir.path(), 0.0);
+        let mut frame = df!(
+            "id" => ["nobody"], "flipped" => [false], "prior_code" => [0u32], "posterior_code" => [0u32], "margin" => [1.0],
+        )
+        .unwrap();
+        let file = dir.path().join("posteriors.parquet");
+        artifact::write_parquet(&file, &mut frame).unwrap();
+        assert!(matches!(score_codes(dir.path(), dir.path(), &file), Err(Error::Run { .. })));
+    }
+}

@@ -1,0 +1,304 @@
+//! What the best possible method would reach on a planted corpus.
+//!
+//! Where a prompt shows no preference, no method can name the one that counted:
+//! it can only weigh those that the source has. Figures of a trained model mean
+//! something beside these ceilings only.
+//!
+//! # The generator's own posterior
+//! Let z be the preference, x the prompt and (a, b) the style bits of an ordered pair, a preferred.
+//! - p(z|x) is certain where the prompt shows z, else the source's weights.
+//! - All bits but those of z's factor are fair coins, so p(a, b | z) is proportional to q(cell), where the
+//!   cell says which of the two has the value that z likes: a only, b only, both, neither.
+//! - q is the same for all z by the symmetry of the generator and is counted from the clean pairs at hand
+//!   (with 1/2 added to each count), whatever rule made the pairs and whatever the temperature.
+//!
+//! Hence p(z | x, a > b) is proportional to p(z|x) q(cell), and a is the better bet where
+//! sum_z p(z|x) q(cell(a, b)) exceeds sum_z p(z|x) q(cell(b, a)).
+
+use std::collections::HashMap;
+
+use polars::prelude::*;
+
+use super::emit::truth;
+use super::row::text_hash;
+use super::world::{self, Preference};
+use crate::error::{Error, Result};
+use crate::schema::col;
+
+/// The ceiling of one prepared pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CeilingRow {
+    /// Pair id.
+    pub id: String,
+    /// `train` or `test`.
+    pub split: String,
+    /// Source tag.
+    pub source: String,
+    /// Whether the prompt shows what decided.
+    pub shown: bool,
+    /// Whether the observed label is the opposite of the clean one.
+    pub flipped: bool,
+    /// True deciding factor.
+    pub factor: u32,
+    /// True preference id.
+    pub preference: u32,
+    /// Most probable preference id given the prompt.
+    pub prior_code: u32,
+    /// Most probable preference id given the prompt and the observed, perhaps flipped pair.
+    pub posterior_code: u32,
+    /// 1 where the Bayes-optimal bet on the clean order is right, 0 where wrong, 1/2 where it is a coin.
+    pub right: f64,
+    /// Probability with which that bet is right.
+    pub expected: f64,
+}
+
+/// Ceilings of all pairs of a planted corpus.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ceilings {
+    /// One row per matched pair, in the order of the pairs.
+    pub rows: Vec<CeilingRow>,
+    /// Shares of clean pairs in which the liked value is in: chosen only, rejected only, both, neither.
+    pub cells: [f64; 4],
+    /// Pairs whose prompt or responses the truth does not know.
+    pub unmatched: u64,
+    /// Preference ids that occur, in truth, in the matched pairs.
+    pub preferences_used: usize,
+}
+
+impl Ceilings {
+    /// Bayes-optimal preference accuracy, (realised, expected, rows), over the rows that `keep` accepts.
+    ///
+    /// The realised accuracy counts a coin toss as one half; both are 0 where no row is kept.
+    pub fn accuracy(&self, keep: impl Fn(&CeilingRow) -> bool) -> (f64, f64, usize) {
+        let kept: Vec<&CeilingRow> = self.rows.iter().filter(|r| keep(r)).collect();
+        let mean = |get: fn(&CeilingRow) -> f64| kept.iter().map(|r| get(r)).sum::<f64>() / kept.len().max(1) as f64;
+        (mean(|r| r.right), mean(|r| r.expected), kept.len())
+    }
+}
+
+/// The truth about one prompt.
+struct Truth {
+    shown: bool,
+    factor: u32,
+    preference: u32,
+    prior: Vec<f64>,
+    styles: HashMap<u64, u32>,
+}
+
+/// A pair that the truth knows: index into the pairs frame, and styles in the observed order.
+struct Matched<'a> {
+    row: usize,
+    truth: &'a Truth,
+    chosen: u32,
+    rejected: u32,
+    flipped: bool,
+}
+
+/// Computes the generator's ceilings for prepared pairs.
+///
+/// `truth` is `truth.parquet` of the corpus, `pairs` one or both of `pairs/{split}.parquet`. A response is
+/// found by the hash of its exact text. `noise_p` of a pair, where given, is taken as known.
+///
+/// # Errors
+/// [`Error::Frame`] where a column is missing or of another type; [`Error::Run`] where the truth is no
+/// table of this generator.
+pub fn ceilings(truth: &DataFrame, pairs: &DataFrame) -> Result<Ceilings> {
+    let table = read_truth(truth)?;
+    let texts = |name: &str| -> Result<StringChunked> { Ok(pairs.column(name)?.str()?.clone()) };
+    let (ids, prompts, splits, sources) =
+        (texts(col::ID)?, texts(col::PROMPT_ID)?, texts(col::SPLIT)?, texts(col::SOURCE)?);
+    let (chosen, rejected) = (pairs.column(col::CHOSEN)?.list()?, pairs.column(col::REJECTED)?.list()?);
+    let flipped = pairs.column(col::FLIPPED)?.bool()?;
+    let noise = match pairs.column(col::NOISE_P) {
+        Ok(column) => column.cast(&DataType::Float64)?.f64()?.clone(),
+        Err(_) => Float64Chunked::full_null(col::NOISE_P.into(), pairs.height()),
+    };
+    let mut matched = Vec::with_capacity(pairs.height());
+    for row in 0..pairs.height() {
+        let found = prompts.get(row).and_then(|p| table.get(p)).and_then(|truth| {
+            let style = |list| truth.styles.get(&text_hash(&last_content(list, row)?)).copied();
+            let flipped = flipped.get(row).unwrap_or(false);
+            Some(Matched { row, truth, chosen: style(chosen)?, rejected: style(rejected)?, flipped })
+        });
+        matched.extend(found);
+    }
+    let cells = count_cells(&matched);
+    let text = |column: &StringChunked, row: usize| column.get(row).unwrap_or_default().to_string();
+    let rows: Vec<CeilingRow> = matched
+        .iter()
+        .map(|m| {
+            let best = solve(m, &cells, noise.get(m.row).unwrap_or(0.0));
+            CeilingRow {
+                id: text(&ids, m.row),
+                split: text(&splits, m.row),
+                source: text(&sources, m.row),
+                shown: m.truth.shown,
+                flipped: m.flipped,
+                factor: m.truth.factor,
+                preference: m.truth.preference,
+                ..best
+            }
+        })
+        .collect();
+    let used: std::collections::BTreeSet<u32> = rows.iter().map(|r| r.preference).collect();
+    let unmatched = (pairs.height() - rows.len()) as u64;
+    Ok(Ceilings { rows, cells, unmatched, preferences_used: used.len() })
+}
+
+/// Which of two styles has the value that a preference likes: first only, second only, both, neither.
+fn cell(liked: Preference, first: u32, second: u32) -> usize {
+    let agrees = |style: u32| (style >> liked.factor) as usize & 1 == liked.direction;
+    match (agrees(first), agrees(second)) {
+        (true, false) => 0,
+        (false, true) => 1,
+        (true, true) => 2,
+        (false, false) => 3,
+    }
+}
+
+fn count_cells(matched: &[Matched]) -> [f64; 4] {
+    let mut counts = [0.5; 4];
+    for m in matched {
+        let liked = world::preferences(m.truth.prior.len() - world::CONFLICTS)[m.truth.preference as usize];
+        let (best, other) = if m.flipped { (m.rejected, m.chosen) } else { (m.chosen, m.rejected) };
+        counts[cell(liked, best, other)] += 1.0;
+    }
+    let total: f64 = counts.iter().sum();
+    counts.map(|c| c / total)
+}
+
+/// Codes and bet of one pair; the other fields are left empty.
+fn solve(m: &Matched, cells: &[f64; 4], noise: f64) -> CeilingRow {
+    let preferences = world::preferences(m.truth.prior.len() - world::CONFLICTS);
+    let certain = |z: usize| f64::from(u8::from(z == m.truth.preference as usize));
+    let prior: Vec<f64> = match m.truth.shown {
+        true => (0..preferences.len()).map(certain).collect(),
+        false => m.truth.prior.clone(),
+    };
+    let noise = if noise.is_finite() { noise.clamp(0.0, 1.0) } else { 0.0 };
+    let weigh = |first: u32, second: u32| -> Vec<f64> {
+        prior.iter().zip(&preferences).map(|(p, &z)| p * cells[cell(z, first, second)]).collect()
+    };
+    let (as_seen, reversed) = (weigh(m.chosen, m.rejected), weigh(m.rejected, m.chosen));
+    let posterior: Vec<f64> = as_seen.iter().zip(&reversed).map(|(a, b)| (1.0 - noise) * a + noise * b).collect();
+    let (seen, turned): (f64, f64) = (as_seen.iter().sum(), reversed.iter().sum());
+    let (clean, wrong) = if m.flipped { (turned, seen) } else { (seen, turned) };
+    // Sums of the same terms in another order may differ in the last bits.
+    let right = if (clean - wrong).abs() <= 1e-12 * (clean + wrong) { 0.5 } else { f64::from(u8::from(clean > wrong)) };
+    CeilingRow {
+        id: String::new(),
+        split: String::new(),
+        source: String::new(),
+        shown: false,
+        flipped: false,
+        factor: 0,
+        preference: 0,
+        prior_code: argmax(&prior),
+        posterior_code: argmax(&posterior),
+        right,
+        expected: clean.max(wrong) / (clean + wrong),
+    }
+}
+
+/// Index of the largest value, the first of equals.
+fn argmax(values: &[f64]) -> u32 {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// The text of the last message of a row.
+fn last_content(messages: &ListChunked, row: usize) -> Option<String> {
+    let messages = messages.get_as_series(row)?;
+    let contents = messages.struct_().ok()?.field_by_name(col::CONTENT).ok()?;
+    let contents = contents.str().ok()?;
+    contents.get(contents.len().checked_sub(1)?).map(str::to_string)
+}
+
+fn read_truth(frame: &DataFrame) -> Result<HashMap<String, Truth>> {
+    let prompts = frame.column(col::PROMPT_ID)?.str()?;
+    let shown = frame.column(truth::SHOWN)?.bool()?;
+    let (factors, preferences) = (frame.column(truth::FACTOR)?.u32()?, frame.column(truth::PREFERENCE)?.u32()?);
+    let (styles, hashes) = (frame.column(truth::STYLES)?.list()?, frame.column(truth::HASHES)?.list()?);
+    let priors = frame.column(truth::PRIOR)?.list()?;
+    let bad = |row: usize, what: &str| Error::run(format!("truth table, row {}: {what}", row + 1));
+    let mut table = HashMap::with_capacity(frame.height());
+    for row in 0..frame.height() {
+        let get = || -> Option<(String, Truth)> {
+            let (styles, hashes, prior) =
+                (styles.get_as_series(row)?, hashes.get_as_series(row)?, priors.get_as_series(row)?);
+            let hashes = hashes.u64().ok()?;
+            let styles = hashes.iter().flatten().zip(styles.u32().ok()?.iter().flatten()).collect();
+            let prior = prior.f64().ok()?.iter().flatten().collect();
+            let truth = Truth {
+                shown: shown.get(row)?,
+                factor: factors.get(row)?,
+                preference: preferences.get(row)?,
+                prior,
+                styles,
+            };
+            Some((prompts.get(row)?.to_string(), truth))
+        };
+        let (prompt, truth) = get().ok_or_else(|| bad(row, "a value is missing or of another type"))?;
+        let known = truth.prior.len().checked_sub(world::CONFLICTS).is_some_and(|f| {
+            (world::CONFLICTS..=super::grammar::MAX_FACTORS).contains(&f)
+                && (truth.preference as usize) < truth.prior.len()
+        });
+        if !known {
+            return Err(bad(row, "preferences that this generator does not have"));
+        }
+        table.insert(prompt, truth);
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn truth(shown: bool, preference: u32, prior: &[f64]) -> Truth {
+        Truth { shown, factor: preference / 2, preference, prior: prior.to_vec(), styles: HashMap::new() }
+    }
+
+    #[test]
+    fn bets_and_codes_by_hand() {
+        // Two factors, preferences 0 short, 1 thorough, 2 hedged, 3 assertive. The source likes short in
+        // 3 of 4 rows, assertive in 1 of 4. q = (0.8, 0.1, 0.05, 0.05).
+        let cells = [0.8, 0.1, 0.05, 0.05];
+        let hidden = truth(false, 3, &[0.75, 0.0, 0.0, 0.25]);
+        // Observed a > b with a = long and assertive (bits 11), b = short and hedged (bits 00):
+        // short: rejected only: 0.75 * 0.1 = 0.075; assertive: chosen only: 0.25 * 0.8 = 0.2; sum 0.275.
+        // Reversed: 0.75 * 0.8 + 0.25 * 0.1 = 0.625. The bet is b, which is wrong: expected 0.625 / 0.9.
+        let m = Matched { row: 0, truth: &hidden, chosen: 0b11, rejected: 0b00, flipped: false };
+        let best = solve(&m, &cells, 0.0);
+        assert_eq!((best.prior_code, best.posterior_code, best.right), (0, 3, 0.0));
+        assert!((best.expected - 0.625 / 0.9).abs() < 1e-12);
+        // With labels flipped half the time the pair's order says nothing: short 0.75 * 0.45 = 0.3375
+        // against assertive 0.25 * 0.45 = 0.1125.
+        assert_eq!(solve(&m, &cells, 0.5).posterior_code, 0);
+        // The same pair, known to be flipped: the clean order is b > a and the bet is right.
+        let turned = Matched { flipped: true, ..m };
+        assert_eq!(solve(&turned, &cells, 0.0).right, 1.0);
+        // Where the prompt shows it there is no doubt: 0.8 against 0.1.
+        let told = truth(true, 3, &[0.75, 0.0, 0.0, 0.25]);
+        let best = solve(&Matched { row: 0, truth: &told, chosen: 0b11, rejected: 0b00, flipped: false }, &cells, 0.0);
+        assert_eq!((best.prior_code, best.posterior_code, best.right), (3, 3, 1.0));
+        assert!((best.expected - 0.8 / 0.9).abs() < 1e-12);
+        // Equal styles are a coin.
+        let coin = solve(&Matched { row: 0, truth: &told, chosen: 0b11, rejected: 0b11, flipped: false }, &cells, 0.0);
+        assert_eq!((coin.right, coin.expected), (0.5, 0.5));
+    }
+
+    #[test]
+    fn cells_are_counted_on_clean_orders() {
+        let shown = truth(true, 0, &[1.0, 0.0, 0.0, 0.0]);
+        let pair = |chosen, rejected, flipped| Matched { row: 0, truth: &shown, chosen, rejected, flipped };
+        // Short is bit 0 = 0. Clean orders: right, right (flipped), wrong, neither: (2.5, 1.5, 0.5, 1.5) / 6.
+        let pairs = [pair(0, 1, false), pair(1, 0, true), pair(1, 0, false), pair(1, 1, false)];
+        assert_eq!(count_cells(&pairs), [2.5, 1.5, 0.5, 1.5].map(|c: f64| c / 6.0));
+    }
+}
