@@ -1,1 +1,363 @@
-//! (being written)
+//! `noise-sweep`: a grid of noise x objective x latent x codes, every cell with every seed.
+//!
+//! A cell is done once its marker is written into its run folder; a stopped
+//! sweep goes on with the cells that have none. All cells of one noise setting
+//! read one prepared folder. What a cell needs done is behind [`SweepBackend`].
+
+mod grid;
+mod ledger;
+mod stats_shim;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::artifact;
+use crate::error::{Error, Fault, Result};
+use crate::manifest::Manifest;
+use crate::progress::Progress;
+use crate::schema;
+
+pub use grid::{Cell, NoiseCell, grid};
+pub use ledger::{CELL_MARKER, CellRecord, settings};
+pub use tables::{ResultRow, SummaryRow};
+
+/// Folder of the prepared data sets, one per noise setting.
+pub const PREPARED: &str = "prepared";
+
+/// The grid of a sweep.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct SweepConfig {
+    /// Shares of labels to flip, 0 to 1. Default 0, 0.2, 0.4.
+    pub noise_p: Vec<f64>,
+    /// Noise models. Default `uniform`.
+    pub noise_kind: Vec<String>,
+    /// Whether flipped prompts carry the marker. Default `[false]`.
+    pub marked: Vec<bool>,
+    /// Objectives. Default `dpo`.
+    pub objective: Vec<String>,
+    /// Latents; `none` is the baseline of the paired differences. Default `none`, `lpc`.
+    pub latent: Vec<String>,
+    /// Numbers of codes, for latents that have codes; empty (default) takes `train.lpc.codes`.
+    pub codes: Vec<usize>,
+    /// Training seeds. Default 1, 2, 3.
+    pub seeds: Vec<u64>,
+    /// Seed of the flips, the same for every cell. Default 0.
+    pub noise_seed: u64,
+    /// Cells trained at once. Default 1.
+    pub jobs: usize,
+    /// Sweep folder; "" (default) must be given by `--out`.
+    pub out: String,
+}
+
+impl Default for SweepConfig {
+    fn default() -> Self {
+        SweepConfig {
+            noise_p: vec![0.0, 0.2, 0.4],
+            noise_kind: vec!["uniform".into()],
+            marked: vec![false],
+            objective: vec!["dpo".into()],
+            latent: vec!["none".into(), "lpc".into()],
+            codes: vec![],
+            seeds: vec![1, 2, 3],
+            noise_seed: 0,
+            jobs: 1,
+            out: String::new(),
+        }
+    }
+}
+
+impl SweepConfig {
+    /// Everything wrong with the grid itself; what the stages allow is theirs to check.
+    pub fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, message: String| {
+            faults.push(Fault { origin: String::new(), key: format!("sweep.{key}"), message });
+        };
+        if let Some(p) = self.noise_p.iter().find(|p| !(0.0..=1.0).contains(*p)) {
+            fault("noise_p", format!("{p} is no share: expected 0 to 1"));
+        }
+        if self.codes.contains(&0) {
+            fault("codes", "0 codes: expected 1 or more".into());
+        }
+        if self.jobs == 0 {
+            fault("jobs", "expected 1 or more".into());
+        }
+        for (key, names) in [("noise_kind", &self.noise_kind), ("objective", &self.objective), ("latent", &self.latent)]
+        {
+            // Names become folder names.
+            let plain = |n: &&String| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            if let Some(name) = names.iter().find(|n| !plain(n)) {
+                fault(key, format!("`{name}` is no name of letters, digits and dashes"));
+            }
+        }
+        let texts = |items: &[String]| items.to_vec();
+        let lists: [(&str, Vec<String>, bool); 7] = [
+            ("noise_p", self.noise_p.iter().map(f64::to_string).collect(), true),
+            ("noise_kind", texts(&self.noise_kind), true),
+            ("marked", self.marked.iter().map(bool::to_string).collect(), true),
+            ("objective", texts(&self.objective), true),
+            ("latent", texts(&self.latent), true),
+            ("codes", self.codes.iter().map(usize::to_string).collect(), false),
+            ("seeds", self.seeds.iter().map(u64::to_string).collect(), true),
+        ];
+        for (key, items, needed) in lists {
+            if needed && items.is_empty() {
+                fault(key, "empty: the grid would have no cell".into());
+            }
+            let mut seen = BTreeSet::new();
+            if let Some(twice) = items.iter().find(|i| !seen.insert(*i)) {
+                fault(key, format!("{twice} is given twice"));
+            }
+        }
+        faults
+    }
+}
+
+/// What a trained cell reports.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CellOutcome {
+    /// Preference accuracy on the test split against the clean labels, prior z.
+    pub eval_accuracy: f64,
+    /// Test examples.
+    pub n_eval: u64,
+    /// Area under the ROC curve of the mislabel score on the training split; NaN without flips.
+    pub audit_auroc: f64,
+    /// Codes in use; 0 for a latent without codes.
+    pub codes_used: u64,
+    /// Perplexity of the code usage; NaN for a latent without codes.
+    pub code_perplexity: f64,
+    /// Wall clock of the training, seconds.
+    pub train_seconds: f64,
+}
+
+/// What a sweep needs done by the other pipelines.
+pub trait SweepBackend: Sync {
+    /// Prepares the data of one noise setting into `out` (its manifest last).
+    ///
+    /// # Errors
+    /// Whatever went wrong: every cell of this noise setting is then reported as failed.
+    fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()>;
+
+    /// Trains and evaluates one cell on the prepared folder `data` into the run folder `out` (its
+    /// manifest last). `out` may hold a run that was stopped; going on from there is the backend's choice.
+    ///
+    /// # Errors
+    /// Whatever went wrong: this cell is then reported as failed, the others go on.
+    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome>;
+}
+
+/// One launch of a sweep.
+pub struct Sweep<'a> {
+    /// The grid.
+    pub config: &'a SweepConfig,
+    /// `train.lpc.codes`, for an empty `sweep.codes`.
+    pub base_codes: usize,
+    /// Every setting outside the grid that changes a cell's result; see [`settings`]. A folder is
+    /// continued only under the settings it was begun with.
+    pub settings: Value,
+    /// The whole resolved configuration, for `config.toml`.
+    pub resolved: String,
+    /// Sweep folder.
+    pub out: &'a Path,
+}
+
+/// What a sweep has come to.
+#[derive(Debug, Clone, Serialize)]
+pub struct SweepOutcome {
+    /// Sweep folder.
+    pub folder: PathBuf,
+    /// Cells run by this launch.
+    pub cells_run: usize,
+    /// Cells that an earlier launch had finished.
+    pub cells_reused: usize,
+    /// One row per cell and seed, in the order of the grid.
+    pub results: Vec<ResultRow>,
+    /// One row per cell.
+    pub summary: Vec<SummaryRow>,
+}
+
+impl SweepOutcome {
+    /// Fails where a cell failed; for the end of the command, after the tables are shown.
+    ///
+    /// # Errors
+    /// [`Error::Run`] naming the failed cells.
+    pub fn check(&self) -> Result<()> {
+        let failed: Vec<String> = self
+            .results
+            .iter()
+            .filter(|r| r.status != tables::STATUS_OK)
+            .map(|r| format!("  {}: {}", r.name, r.status))
+            .collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Run {
+            message: format!("{} of {} cells failed\n{}", failed.len(), self.results.len(), failed.join("\n")),
+            hint: Some("the same command tries the failed cells again and keeps the finished ones".into()),
+        })
+    }
+}
+
+impl Sweep<'_> {
+    /// Runs every cell that is not finished, then writes tables, report and manifest.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the grid is faulty or the folder was begun with other settings;
+    /// [`Error::Io`] and the like where the sweep folder itself cannot be written. A failed cell
+    /// is no error here: see [`SweepOutcome::check`].
+    pub fn run(&self, backend: &dyn SweepBackend, progress: &dyn Progress) -> Result<SweepOutcome> {
+        let faults = self.config.validate();
+        if !faults.is_empty() {
+            return Err(Error::Config(faults));
+        }
+        let _lock = artifact::lock_folder(self.out)?;
+        let ledger = ledger::Ledger::open(self.out, &self.settings)?;
+        artifact::write_bytes(self.out.join(schema::run::CONFIG), self.resolved.as_bytes())?;
+        let mut manifest = Manifest::begin("noise-sweep", &(self.config, &self.settings))?;
+
+        let rows = grid(self.config, self.base_codes);
+        let (done, pending) = ledger.sort(&rows)?;
+        let reused = done.len();
+        if reused > 0 {
+            progress.note(&format!("{reused} cells are finished and are kept; {} to run", pending.len()));
+        }
+        let board = Board { rows: &rows, out: self.out, results: Mutex::new(done) };
+        board.publish()?;
+        let unprepared = self.prepare(&pending, backend, progress)?;
+        self.train(&pending, &unprepared, &ledger, &board, backend, progress)?;
+
+        let results = board.rows()?;
+        let summary = tables::summarize(&results, self.out, self.config.noise_seed)?;
+        tables::write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
+        crate::report::write(self.out)?;
+        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY, schema::sweep::REPORT] {
+            manifest.output(self.out, name, None)?;
+        }
+        manifest.seeds.insert("noise".into(), self.config.noise_seed);
+        manifest.fact("cells_failed", results.iter().filter(|r| r.status != tables::STATUS_OK).count())?;
+        manifest.finish(self.out)?;
+        let cells_run = pending.len();
+        Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary })
+    }
+
+    /// Prepares the noise settings of the pending cells; those that failed, with the reason.
+    fn prepare(
+        &self,
+        pending: &[&Cell],
+        backend: &dyn SweepBackend,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<String, String>> {
+        let wanted: BTreeMap<String, &NoiseCell> = pending.iter().map(|c| (c.noise.name(), &c.noise)).collect();
+        let mut failed = BTreeMap::new();
+        progress.begin("prepare", Some(wanted.len() as u64));
+        for (name, noise) in wanted {
+            progress.status(&name);
+            let folder = self.out.join(PREPARED).join(&name);
+            if !ledger::is_finished(&folder)
+                && let Err(reason) = guarded(|| backend.prepare(noise, &folder))
+            {
+                progress.warn(&format!("data {name}: {reason}"));
+                failed.insert(name, format!("prepare: {reason}"));
+            }
+            progress.advance(1);
+        }
+        progress.end();
+        Ok(failed)
+    }
+
+    /// Trains the pending cells, `jobs` at once, and publishes the results after each.
+    fn train(
+        &self,
+        pending: &[&Cell],
+        unprepared: &BTreeMap<String, String>,
+        ledger: &ledger::Ledger,
+        board: &Board<'_>,
+        backend: &dyn SweepBackend,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        progress.begin("cells", Some(pending.len() as u64));
+        let next = AtomicUsize::new(0);
+        let worker = || -> Result<()> {
+            while let Some(cell) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let name = cell.name();
+                progress.status(&name);
+                let record = match unprepared.get(&cell.noise.name()) {
+                    Some(reason) => CellRecord::failed(cell, reason),
+                    None => {
+                        let data = self.out.join(PREPARED).join(cell.noise.name());
+                        let folder = self.out.join(schema::sweep::CELLS).join(&name);
+                        match guarded(|| backend.train(cell, &data, &folder)) {
+                            Ok(outcome) => ledger.finish(cell, &outcome)?,
+                            Err(reason) => CellRecord::failed(cell, &reason),
+                        }
+                    }
+                };
+                if record.status != tables::STATUS_OK {
+                    progress.warn(&format!("cell {name} {}", record.status));
+                }
+                board.add(name, record)?;
+                progress.advance(1);
+            }
+            Ok(())
+        };
+        // Plain threads, not the pool: a cell uses the pool itself and would wait for its own worker.
+        let workers = self.config.jobs.min(pending.len());
+        let ended = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+            handles.into_iter().map(|h| h.join()).collect::<Vec<_>>()
+        });
+        progress.end();
+        for result in ended {
+            result.map_err(|_| Error::run("a worker of the sweep died"))??;
+        }
+        Ok(())
+    }
+}
+
+/// Runs a cell's work; an error or a panic becomes one line of text, and the sweep goes on.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, String> {
+    let one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| one_line(e.to_string())),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(one_line(format!("internal error: {}", text.unwrap_or("panic"))))
+        }
+    }
+}
+
+/// The results so far, shared by the workers.
+struct Board<'a> {
+    rows: &'a [Cell],
+    out: &'a Path,
+    results: Mutex<BTreeMap<String, CellRecord>>,
+}
+
+impl Board<'_> {
+    fn add(&self, name: String, record: CellRecord) -> Result<()> {
+        let mut results = self.results.lock().map_err(|_| Error::run("a worker of the sweep died"))?;
+        results.insert(name, record);
+        // Under the lock: an older table must not replace a newer one.
+        tables::write_results(&self.out.join(schema::sweep::RESULTS), &tables::results(self.rows, &results))
+    }
+
+    fn publish(&self) -> Result<()> {
+        tables::write_results(&self.out.join(schema::sweep::RESULTS), &self.rows()?)
+    }
+
+    fn rows(&self) -> Result<Vec<ResultRow>> {
+        let results = self.results.lock().map_err(|_| Error::run("a worker of the sweep died"))?;
+        Ok(tables::results(self.rows, &results))
+    }
+}
+
+#[cfg(test)]
+mod tests;

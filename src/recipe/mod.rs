@@ -1,1 +1,95 @@
-//! (being written)
+//! TOML + `--set` + flags -> one resolved configuration.
+//!
+//! Precedence: defaults < recipe file < `--set` < a command's own flags. The
+//! serialized default is the set of known keys and their types; whatever does
+//! not fit it is a fault, and all faults are reported at once.
+
+mod check;
+mod layers;
+mod stand_in;
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Fault, Result};
+use crate::pipeline::sweep::SweepConfig;
+
+pub use layers::FlagNames;
+pub use stand_in::{PrepareConfig, SynthConfig, TrainConfig};
+
+/// Everything a command can be told, in one file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// The run's seed, from which every random stream is derived. Default 0.
+    pub seed: u64,
+    /// Worker threads; 0 (default) uses every core.
+    pub threads: usize,
+    /// The planted-factor corpus.
+    pub synth: SynthConfig,
+    /// Ingest, pairs, noise, tokens.
+    pub prepare: PrepareConfig,
+    /// The model, the objective, the latent.
+    pub train: TrainConfig,
+    /// The grid of noise, objective, latent and seeds.
+    pub sweep: SweepConfig,
+}
+
+/// Resolves a configuration: `T`'s defaults, the recipe file, every `--set a.b.c=value` (the value is
+/// TOML; a bare word is a string), then the command's own flags as a table of the same nesting.
+/// A flag is named in faults after its key's last part; [`resolve_named`] takes other names.
+///
+/// # Errors
+/// [`Error::Config`] with every fault found: unknown keys (with a suggestion), wrong types, values
+/// outside an enumeration, TOML syntax errors, an unreadable file.
+pub fn resolve<T: Default + Serialize + DeserializeOwned>(
+    file: Option<&Path>,
+    sets: &[String],
+    flags: &toml::Table,
+) -> Result<T> {
+    resolve_named(file, sets, flags, &FlagNames::new())
+}
+
+/// [`resolve`] with the names of flags that are not spelled like their key's last part: dotted key
+/// -> flag as typed, for example `prepare.noise.rate` -> `--flip-rate`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_named<T: Default + Serialize + DeserializeOwned>(
+    file: Option<&Path>,
+    sets: &[String],
+    flags: &toml::Table,
+    names: &FlagNames,
+) -> Result<T> {
+    let mut resolved = toml::Table::try_from(T::default())
+        .map_err(|e| Error::run(format!("the default configuration cannot be written as TOML: {e}")))?;
+    let known = check::Known::new(resolved.clone());
+    let mut faults: Vec<Fault> = Vec::new();
+    for layer in [layers::from_file(file), layers::from_sets(sets, &known), layers::from_flags(flags, names)] {
+        faults.extend(layer.faults);
+        for written in layer.written {
+            match known.accept::<T>(&written) {
+                Ok(leaves) => leaves.into_iter().for_each(|(path, value)| check::put(&mut resolved, &path, value)),
+                Err(found) => faults.extend(found),
+            }
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Error::Config(faults));
+    }
+    // Every value was tried alone; this can only fail where values exclude each other.
+    resolved.try_into().map_err(|e: toml::de::Error| Error::config("", e.message()))
+}
+
+/// A resolved configuration as the text of `config.toml`, keys in the order of the structs.
+///
+/// # Errors
+/// [`Error::Run`] where a value has no TOML form (an integer above 2^63 - 1).
+pub fn to_toml<T: Serialize>(config: &T) -> Result<String> {
+    toml::to_string(config).map_err(|e| Error::run(format!("the configuration cannot be written as TOML: {e}")))
+}
+
+#[cfg(test)]
+mod tests;

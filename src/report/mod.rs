@@ -1,1 +1,51 @@
-//! (being written)
+//! A run or sweep folder -> self-contained `report.html` and `report.md`.
+//!
+//! The page loads nothing and runs no script: tables, inline SVG, one style
+//! sheet for light and dark. Whatever comes from the data (sources, tokens,
+//! error texts) is escaped. The same folder gives the same bytes.
+
+mod load;
+mod page;
+mod plot;
+mod run_page;
+mod sweep_page;
+
+#[cfg(test)]
+mod fixture;
+
+use std::path::{Path, PathBuf};
+
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::schema;
+
+pub(crate) use page::visible;
+
+/// Name of the page.
+pub const HTML: &str = "report.html";
+/// Name of the same in Markdown, figures left out.
+pub const MARKDOWN: &str = "report.md";
+
+/// Writes `report.html` and `report.md` into a run or sweep folder; gives the path of the page.
+/// A folder that is still being written is reported as far as it has come.
+///
+/// # Errors
+/// [`Error::Artifact`] where the folder is neither a run nor a sweep, or a file in it is damaged;
+/// [`Error::Io`].
+pub fn write(dir: &Path) -> Result<PathBuf> {
+    let page = if dir.join(schema::sweep::RESULTS).is_file() {
+        sweep_page::page(dir)?
+    } else if dir.join(schema::run::METRICS).is_file() || dir.join(schema::run::SUMMARY).is_file() {
+        run_page::page(dir)?
+    } else {
+        return Err(Error::artifact(dir, "neither a run folder (metrics.jsonl) nor a sweep folder (results.parquet)")
+            .with_hint("give the folder that `train --out` or `noise-sweep --out` wrote"));
+    };
+    artifact::write_bytes(dir.join(MARKDOWN), page.to_markdown().as_bytes())?;
+    let path = dir.join(HTML);
+    artifact::write_bytes(&path, page.to_html().as_bytes())?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The grid: which cells there are, and what they are called.
+
+use serde::{Deserialize, Serialize};
+
+use super::SweepConfig;
+
+/// One noise setting: one prepared folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NoiseCell {
+    /// Noise model.
+    pub kind: String,
+    /// Share of labels to flip.
+    pub p: f64,
+    /// Whether flipped prompts carry the marker.
+    pub marked: bool,
+    /// Seed of the flips.
+    pub seed: u64,
+}
+
+impl NoiseCell {
+    /// Name of the prepared folder. Without flips neither kind nor marker makes a difference,
+    /// so that all clean settings share one folder, and their cells one run.
+    pub fn name(&self) -> String {
+        if self.p == 0.0 {
+            return "clean".into();
+        }
+        format!("{}-{}{}", self.kind, self.p, if self.marked { "-marked" } else { "" })
+    }
+}
+
+/// One cell of the grid with one training seed: one run folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Its data.
+    pub noise: NoiseCell,
+    /// Objective.
+    pub objective: String,
+    /// Latent.
+    pub latent: String,
+    /// Number of codes; 0 for a latent without codes.
+    pub codes: usize,
+    /// Training seed.
+    pub seed: u64,
+}
+
+impl Cell {
+    /// Name of the run folder: everything that tells the cell apart within a sweep.
+    pub fn name(&self) -> String {
+        format!("{}-s{}", self.group(), self.seed)
+    }
+
+    /// The name without the seed.
+    pub fn group(&self) -> String {
+        let codes = if self.codes > 0 { format!("-k{}", self.codes) } else { String::new() };
+        format!("{}-{}{codes}-{}", self.objective, self.latent, self.noise.name())
+    }
+}
+
+/// Latents for which the number of codes means nothing.
+fn has_codes(latent: &str) -> bool {
+    !matches!(latent, "none" | "bias")
+}
+
+/// Every cell with every seed, in a fixed order. Rows of clean settings that differ only in the
+/// kind of noise or the marker carry the same [`Cell::name`]: they are one run.
+pub fn grid(config: &SweepConfig, base_codes: usize) -> Vec<Cell> {
+    let base = [base_codes];
+    let codes: &[usize] = if config.codes.is_empty() { &base } else { &config.codes };
+    let mut cells = Vec::new();
+    for kind in &config.noise_kind {
+        for &marked in &config.marked {
+            for &p in &config.noise_p {
+                let noise = NoiseCell { kind: kind.clone(), p: p.abs(), marked, seed: config.noise_seed };
+                for objective in &config.objective {
+                    for latent in &config.latent {
+                        for &codes in if has_codes(latent) { codes } else { &[0] } {
+                            cells.extend(config.seeds.iter().map(|&seed| Cell {
+                                noise: noise.clone(),
+                                objective: objective.clone(),
+                                latent: latent.clone(),
+                                codes,
+                                seed,
+                            }));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    cells
+}

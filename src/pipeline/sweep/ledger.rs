@@ -1,0 +1,206 @@
+//! What is finished, and under which settings: the memory of a resumable sweep.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::tables::STATUS_OK;
+use super::{Cell, CellOutcome};
+use crate::artifact;
+use crate::error::{Error, Fault, Result};
+use crate::manifest::{self, Manifest};
+use crate::schema;
+
+/// Marker of a finished cell, in its run folder.
+pub const CELL_MARKER: &str = "cell.json";
+/// Settings under which the folder was begun.
+const SETTINGS: &str = "sweep.json";
+
+/// A cell's result; the marker of a finished cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellRecord {
+    /// The cell.
+    pub cell: Cell,
+    /// Hash of the settings outside the grid.
+    pub config_hash: String,
+    /// Preference accuracy on the test split, clean labels, prior z.
+    pub eval_accuracy: Option<f64>,
+    /// Test examples.
+    pub n_eval: Option<u64>,
+    /// Mislabel AUROC; none without flips.
+    pub audit_auroc: Option<f64>,
+    /// Codes in use; none for a latent without codes.
+    pub codes_used: Option<u64>,
+    /// Code perplexity; none for a latent without codes.
+    pub code_perplexity: Option<f64>,
+    /// Wall clock of the training, seconds.
+    pub train_seconds: Option<f64>,
+    /// `ok`, or `failed: ...`.
+    pub status: String,
+}
+
+impl CellRecord {
+    /// The row of a cell that failed.
+    pub(super) fn failed(cell: &Cell, reason: &str) -> CellRecord {
+        CellRecord {
+            cell: cell.clone(),
+            config_hash: String::new(),
+            eval_accuracy: None,
+            n_eval: None,
+            audit_auroc: None,
+            codes_used: None,
+            code_perplexity: None,
+            train_seconds: None,
+            status: format!("failed: {reason}"),
+        }
+    }
+}
+
+/// A configuration as JSON without the dotted keys that the grid sets itself or that change no
+/// result (folders, threads, jobs): what has to stay the same for a sweep to go on.
+///
+/// # Errors
+/// [`Error::Json`].
+pub fn settings(config: &impl Serialize, without: &[&str]) -> Result<Value> {
+    fn remove(value: &mut Value, path: &str) {
+        let Some(map) = value.as_object_mut() else { return };
+        match path.split_once('.') {
+            None => {
+                map.shift_remove(path);
+            }
+            Some((first, rest)) => {
+                if let Some(inner) = map.get_mut(first) {
+                    remove(inner, rest);
+                }
+            }
+        }
+    }
+    let mut value = serde_json::to_value(config)?;
+    without.iter().for_each(|path| remove(&mut value, path));
+    Ok(value)
+}
+
+/// Whether a folder was written to its end.
+pub(super) fn is_finished(folder: &Path) -> bool {
+    Manifest::read(folder).is_ok_and(|m| !m.finished.is_empty())
+}
+
+/// The memory of one sweep folder.
+pub(super) struct Ledger {
+    folder: PathBuf,
+    hash: String,
+}
+
+impl Ledger {
+    /// Opens a folder for these settings; a new folder notes them before any work starts.
+    pub fn open(folder: &Path, settings: &Value) -> Result<Ledger> {
+        let path = folder.join(SETTINGS);
+        let hash = manifest::hash_json(settings)?;
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let begun: Value = serde_json::from_slice(&bytes)
+                    .map_err(|e| Error::artifact(&path, format!("damaged settings of the sweep: {e}")))?;
+                if manifest::hash_json(&begun)? != hash {
+                    return Err(Error::Config(differences(folder, &begun, settings)));
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => artifact::write_json(&path, settings)?,
+            Err(e) => return Err(Error::io(&path)(e)),
+        }
+        Ok(Ledger { folder: folder.to_path_buf(), hash })
+    }
+
+    fn cell_folder(&self, name: &str) -> PathBuf {
+        self.folder.join(schema::sweep::CELLS).join(name)
+    }
+
+    /// Finished cells by name, and the cells still to run, each once, in the order of the grid.
+    pub fn sort<'a>(&self, cells: &'a [Cell]) -> Result<(BTreeMap<String, CellRecord>, Vec<&'a Cell>)> {
+        let (mut done, mut pending, mut seen) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+        for cell in cells {
+            let name = cell.name();
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            match self.finished(&name) {
+                Some(record) => {
+                    done.insert(name, record);
+                }
+                None => pending.push(cell),
+            }
+        }
+        Ok((done, pending))
+    }
+
+    /// The marker of a finished cell; a damaged marker or an unfinished run counts as not finished.
+    fn finished(&self, name: &str) -> Option<CellRecord> {
+        let folder = self.cell_folder(name);
+        let bytes = std::fs::read(folder.join(CELL_MARKER)).ok()?;
+        let record: CellRecord = serde_json::from_slice(&bytes).ok()?;
+        (record.config_hash == self.hash && record.status == STATUS_OK && is_finished(&folder)).then_some(record)
+    }
+
+    /// Marks a cell as finished.
+    pub fn finish(&self, cell: &Cell, outcome: &CellOutcome) -> Result<CellRecord> {
+        let number = |x: f64| x.is_finite().then_some(x);
+        let record = CellRecord {
+            cell: cell.clone(),
+            config_hash: self.hash.clone(),
+            eval_accuracy: number(outcome.eval_accuracy),
+            n_eval: Some(outcome.n_eval),
+            audit_auroc: number(outcome.audit_auroc),
+            codes_used: (outcome.codes_used > 0).then_some(outcome.codes_used),
+            code_perplexity: number(outcome.code_perplexity),
+            train_seconds: number(outcome.train_seconds),
+            status: if outcome.eval_accuracy.is_finite() {
+                STATUS_OK.into()
+            } else {
+                "failed: the accuracy is no finite number".into()
+            },
+        };
+        if record.status == STATUS_OK {
+            artifact::write_json(self.cell_folder(&cell.name()).join(CELL_MARKER), &record)?;
+        }
+        Ok(record)
+    }
+}
+
+/// One fault per differing key, with both values.
+fn differences(folder: &Path, begun: &Value, now: &Value) -> Vec<Fault> {
+    fn leaves(value: &Value, path: &str, out: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Object(map) if !map.is_empty() => map.iter().for_each(|(key, value)| {
+                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                leaves(value, &below, out);
+            }),
+            value => {
+                out.insert(path.to_string(), value.to_string());
+            }
+        }
+    }
+    let (mut a, mut b) = (BTreeMap::new(), BTreeMap::new());
+    leaves(begun, "", &mut a);
+    leaves(now, "", &mut b);
+    let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let message = |key: &str| match (a.get(key), b.get(key)) {
+        (Some(old), Some(new)) => format!("the sweep in this folder was begun with {old}, now {new}"),
+        (Some(old), None) => format!("the sweep in this folder was begun with {old}, now there is no such setting"),
+        (_, new) => format!("the sweep in this folder was begun without it, now {}", new.map_or("", String::as_str)),
+    };
+    let mut faults: Vec<Fault> = keys
+        .into_iter()
+        .filter(|k| a.get(*k) != b.get(*k))
+        .map(|k| Fault { origin: String::new(), key: k.clone(), message: message(k) })
+        .collect();
+    faults.push(Fault {
+        origin: String::new(),
+        key: String::new(),
+        message: format!(
+            "{}: go on with the settings it was begun with, or choose another --out (the grid itself may change)",
+            folder.display()
+        ),
+    });
+    faults
+}

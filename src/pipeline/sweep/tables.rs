@@ -1,0 +1,340 @@
+//! `results.parquet` and `summary.parquet`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use polars::prelude::*;
+use serde::Serialize;
+
+use super::stats_shim as stats;
+use super::{Cell, CellRecord};
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::schema::{self, col};
+use crate::seed::Seed;
+
+/// Status of a finished cell.
+pub(super) const STATUS_OK: &str = "ok";
+/// Level of every interval.
+const LEVEL: f64 = 0.95;
+/// Resamples of the paired bootstrap.
+const RESAMPLES: usize = 2000;
+
+/// One cell and seed: a row of `results.parquet`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResultRow {
+    /// Run folder under `cells/`; not a column.
+    #[serde(skip)]
+    pub name: String,
+    /// Objective.
+    pub objective: String,
+    /// Latent.
+    pub latent: String,
+    /// Number of codes; 0 for a latent without codes.
+    pub codes: u32,
+    /// Noise model.
+    pub noise_kind: String,
+    /// Share of labels to flip.
+    pub noise_p: f64,
+    /// Whether flipped prompts carry the marker.
+    pub marked: bool,
+    /// Training seed.
+    pub seed: u64,
+    /// Seed of the flips.
+    pub noise_seed: u64,
+    /// Preference accuracy on the test split, clean labels, prior z.
+    pub eval_accuracy: Option<f64>,
+    /// Test examples.
+    pub n_eval: Option<u64>,
+    /// Mislabel AUROC; none without flips.
+    pub audit_auroc: Option<f64>,
+    /// Codes in use; none for a latent without codes.
+    pub codes_used: Option<u64>,
+    /// Code perplexity; none for a latent without codes.
+    pub code_perplexity: Option<f64>,
+    /// Wall clock of the training, seconds.
+    pub train_seconds: Option<f64>,
+    /// `ok`, or `failed: ...`.
+    pub status: String,
+}
+
+/// The rows of the cells that have come to an end, in the order of the grid.
+pub(super) fn results(grid: &[Cell], done: &BTreeMap<String, CellRecord>) -> Vec<ResultRow> {
+    let row = |cell: &Cell| {
+        let name = cell.name();
+        let record = done.get(&name)?;
+        Some(ResultRow {
+            name,
+            objective: cell.objective.clone(),
+            latent: cell.latent.clone(),
+            codes: cell.codes as u32,
+            noise_kind: cell.noise.kind.clone(),
+            noise_p: cell.noise.p,
+            marked: cell.noise.marked,
+            seed: cell.seed,
+            noise_seed: cell.noise.seed,
+            eval_accuracy: record.eval_accuracy,
+            n_eval: record.n_eval,
+            audit_auroc: record.audit_auroc,
+            codes_used: record.codes_used,
+            code_perplexity: record.code_perplexity,
+            train_seconds: record.train_seconds,
+            status: record.status.clone(),
+        })
+    };
+    grid.iter().filter_map(row).collect()
+}
+
+/// A column of a frame from the rows.
+fn column<R, T, N>(name: &str, rows: &[R], get: impl Fn(&R) -> T) -> Column
+where
+    Series: NamedFrom<Vec<T>, N>,
+    N: ?Sized,
+{
+    Series::new(name.into(), rows.iter().map(get).collect::<Vec<T>>()).into()
+}
+
+/// Writes `results.parquet`, columns exactly as agreed.
+pub(super) fn write_results(path: &Path, rows: &[ResultRow]) -> Result<()> {
+    let mut frame = DataFrame::new(
+        rows.len(),
+        vec![
+            column("objective", rows, |r| r.objective.clone()),
+            column("latent", rows, |r| r.latent.clone()),
+            column("codes", rows, |r| r.codes),
+            column("noise_kind", rows, |r| r.noise_kind.clone()),
+            column("noise_p", rows, |r| r.noise_p),
+            column("marked", rows, |r| r.marked),
+            column("seed", rows, |r| r.seed),
+            column("noise_seed", rows, |r| r.noise_seed),
+            column("eval_accuracy", rows, |r| r.eval_accuracy),
+            column("n_eval", rows, |r| r.n_eval),
+            column("audit_auroc", rows, |r| r.audit_auroc),
+            column("codes_used", rows, |r| r.codes_used),
+            column("code_perplexity", rows, |r| r.code_perplexity),
+            column("train_seconds", rows, |r| r.train_seconds),
+            column("status", rows, |r| r.status.clone()),
+        ],
+    )?;
+    artifact::write_parquet(path, &mut frame)
+}
+
+/// One cell over its seeds: a row of `summary.parquet`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SummaryRow {
+    /// Objective.
+    pub objective: String,
+    /// Latent.
+    pub latent: String,
+    /// Number of codes; 0 for a latent without codes.
+    pub codes: u32,
+    /// Noise model.
+    pub noise_kind: String,
+    /// Share of labels to flip.
+    pub noise_p: f64,
+    /// Whether flipped prompts carry the marker.
+    pub marked: bool,
+    /// Seed of the flips.
+    pub noise_seed: u64,
+    /// Finished seeds.
+    pub n_seeds: u32,
+    /// Failed seeds.
+    pub n_failed: u32,
+    /// Test examples, the least over the seeds.
+    pub n_eval: Option<u64>,
+    /// Mean accuracy over the seeds.
+    pub eval_accuracy: Option<f64>,
+    /// Standard deviation over the seeds (n - 1).
+    pub eval_accuracy_sd: Option<f64>,
+    /// Lower end of the 95 % t interval over the seeds.
+    pub eval_accuracy_low: Option<f64>,
+    /// Upper end of the 95 % t interval over the seeds.
+    pub eval_accuracy_high: Option<f64>,
+    /// Accuracy minus that of `latent = none` with the same noise and objective, seeds paired.
+    pub difference: Option<f64>,
+    /// Lower end of the 95 % bootstrap interval over examples.
+    pub difference_low: Option<f64>,
+    /// Upper end of the 95 % bootstrap interval over examples.
+    pub difference_high: Option<f64>,
+    /// Examples in the paired comparison.
+    pub n_paired: Option<u64>,
+    /// Mean mislabel AUROC.
+    pub audit_auroc: Option<f64>,
+    /// Lower end of its 95 % t interval over the seeds.
+    pub audit_auroc_low: Option<f64>,
+    /// Upper end of its 95 % t interval over the seeds.
+    pub audit_auroc_high: Option<f64>,
+    /// Mean number of codes in use.
+    pub codes_used: Option<f64>,
+    /// Mean code perplexity.
+    pub code_perplexity: Option<f64>,
+    /// Mean wall clock of the training, seconds.
+    pub train_seconds: Option<f64>,
+}
+
+/// Correctness of each test example (1 or 0) by id.
+type Correct = BTreeMap<String, f64>;
+
+/// One row per cell, in the order of the grid.
+pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64) -> Result<Vec<SummaryRow>> {
+    // Keyed by what the row says, not by the run's name: clean rows share runs but stay apart here.
+    let key = |r: &ResultRow| (r.objective.clone(), r.latent.clone(), r.codes, noise_key(r));
+    let mut groups: Vec<Vec<&ResultRow>> = Vec::new();
+    let mut index = BTreeMap::new();
+    for row in results {
+        let at = *index.entry(key(row)).or_insert_with(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        groups[at].push(row);
+    }
+    let mut cache = BTreeMap::new();
+    let mut rows = Vec::new();
+    for group in &groups {
+        let mut row = over_seeds(group);
+        if row.latent != "none" {
+            let baseline = index.get(&(row.objective.clone(), "none".to_string(), 0, noise_key(group[0])));
+            if let Some(&at) = baseline {
+                let differences = paired(group, &groups[at], out, &mut cache)?;
+                if !differences.is_empty() {
+                    let name = group[0].name.as_str();
+                    row.difference = mean(&differences);
+                    row.n_paired = Some(differences.len() as u64);
+                    (row.difference_low, row.difference_high) =
+                        stats::bootstrap_mean(&differences, LEVEL, RESAMPLES, Seed(seed), name).unzip();
+                }
+            }
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn noise_key(row: &ResultRow) -> (String, u64, bool) {
+    (row.noise_kind.clone(), row.noise_p.to_bits(), row.marked)
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
+    let first = group[0];
+    let values = |get: fn(&ResultRow) -> Option<f64>| group.iter().filter_map(|r| get(r)).collect::<Vec<f64>>();
+    let (accuracy, auroc) = (values(|r| r.eval_accuracy), values(|r| r.audit_auroc));
+    let (eval_accuracy_low, eval_accuracy_high) = stats::mean_interval_t(&accuracy, LEVEL).unzip();
+    let (audit_auroc_low, audit_auroc_high) = stats::mean_interval_t(&auroc, LEVEL).unzip();
+    let finished = group.iter().filter(|r| r.status == STATUS_OK).count();
+    SummaryRow {
+        objective: first.objective.clone(),
+        latent: first.latent.clone(),
+        codes: first.codes,
+        noise_kind: first.noise_kind.clone(),
+        noise_p: first.noise_p,
+        marked: first.marked,
+        noise_seed: first.noise_seed,
+        n_seeds: finished as u32,
+        n_failed: (group.len() - finished) as u32,
+        n_eval: group.iter().filter_map(|r| r.n_eval).min(),
+        eval_accuracy: mean(&accuracy),
+        eval_accuracy_sd: stats::sd(&accuracy),
+        eval_accuracy_low,
+        eval_accuracy_high,
+        difference: None,
+        difference_low: None,
+        difference_high: None,
+        n_paired: None,
+        audit_auroc: mean(&auroc),
+        audit_auroc_low,
+        audit_auroc_high,
+        codes_used: mean(&values(|r| r.codes_used.map(|n| n as f64))),
+        code_perplexity: mean(&values(|r| r.code_perplexity)),
+        train_seconds: mean(&values(|r| r.train_seconds)),
+    }
+}
+
+/// Per-example differences in correctness, averaged over the seeds that both cells finished.
+fn paired(
+    group: &[&ResultRow],
+    baseline: &[&ResultRow],
+    out: &Path,
+    cache: &mut BTreeMap<String, Correct>,
+) -> Result<Vec<f64>> {
+    let mut totals: BTreeMap<String, (f64, u32)> = BTreeMap::new();
+    let mut seeds = 0;
+    for row in group.iter().filter(|r| r.status == STATUS_OK) {
+        let Some(base) = baseline.iter().find(|b| b.seed == row.seed && b.status == STATUS_OK) else { continue };
+        seeds += 1;
+        for name in [&row.name, &base.name] {
+            if !cache.contains_key(name) {
+                let path = out.join(schema::sweep::CELLS).join(name).join(schema::run::POSTERIORS);
+                cache.insert(name.clone(), correctness(&path)?);
+            }
+        }
+        let (ours, theirs) = (&cache[&row.name], &cache[&base.name]);
+        for (id, correct) in ours {
+            if let Some(other) = theirs.get(id) {
+                let total = totals.entry(id.clone()).or_default();
+                total.0 += correct - other;
+                total.1 += 1;
+            }
+        }
+    }
+    Ok(totals.into_values().filter(|(_, n)| *n == seeds).map(|(sum, n)| sum / f64::from(n)).collect())
+}
+
+/// Whether each test example is ranked as its clean label says; a tie is wrong.
+fn correctness(path: &Path) -> Result<Correct> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let wanted = [col::ID, col::SPLIT, col::FLIPPED, col::MARGIN].map(String::from).to_vec();
+    let frame = ParquetReader::new(file)
+        .with_columns(Some(wanted))
+        .finish()
+        .map_err(|e| Error::artifact(path, format!("not readable as posteriors: {e}")))?;
+    let margin = frame.column(col::MARGIN)?.cast(&DataType::Float64)?;
+    let (id, split) = (frame.column(col::ID)?.str()?, frame.column(col::SPLIT)?.str()?);
+    let (flipped, margin) = (frame.column(col::FLIPPED)?.bool()?, margin.f64()?);
+    let mut correct = Correct::new();
+    for (((id, split), flipped), margin) in id.iter().zip(split.iter()).zip(flipped.iter()).zip(margin.iter()) {
+        if let (Some(id), Some("test"), Some(flipped)) = (id, split, flipped) {
+            let clean = margin.map(|m| if flipped { -m } else { m });
+            correct.insert(id.to_string(), f64::from(u8::from(clean.is_some_and(|m| m > 0.0))));
+        }
+    }
+    Ok(correct)
+}
+
+/// Writes `summary.parquet`.
+pub(super) fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
+    let mut frame = DataFrame::new(
+        rows.len(),
+        vec![
+            column("objective", rows, |r| r.objective.clone()),
+            column("latent", rows, |r| r.latent.clone()),
+            column("codes", rows, |r| r.codes),
+            column("noise_kind", rows, |r| r.noise_kind.clone()),
+            column("noise_p", rows, |r| r.noise_p),
+            column("marked", rows, |r| r.marked),
+            column("noise_seed", rows, |r| r.noise_seed),
+            column("n_seeds", rows, |r| r.n_seeds),
+            column("n_failed", rows, |r| r.n_failed),
+            column("n_eval", rows, |r| r.n_eval),
+            column("eval_accuracy", rows, |r| r.eval_accuracy),
+            column("eval_accuracy_sd", rows, |r| r.eval_accuracy_sd),
+            column("eval_accuracy_low", rows, |r| r.eval_accuracy_low),
+            column("eval_accuracy_high", rows, |r| r.eval_accuracy_high),
+            column("difference", rows, |r| r.difference),
+            column("difference_low", rows, |r| r.difference_low),
+            column("difference_high", rows, |r| r.difference_high),
+            column("n_paired", rows, |r| r.n_paired),
+            column("audit_auroc", rows, |r| r.audit_auroc),
+            column("audit_auroc_low", rows, |r| r.audit_auroc_low),
+            column("audit_auroc_high", rows, |r| r.audit_auroc_high),
+            column("codes_used", rows, |r| r.codes_used),
+            column("code_perplexity", rows, |r| r.code_perplexity),
+            column("train_seconds", rows, |r| r.train_seconds),
+        ],
+    )?;
+    artifact::write_parquet(path, &mut frame)
+}

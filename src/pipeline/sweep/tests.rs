@@ -1,0 +1,248 @@
+use std::sync::Mutex;
+
+use polars::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::progress::Silent;
+use crate::schema::col;
+
+/// Trains nothing: accuracy is a plain function of the cell, and what was asked for is noted.
+#[derive(Default)]
+struct Fake {
+    asked: Mutex<Vec<String>>,
+    fails: Option<&'static str>,
+    panics: Option<&'static str>,
+}
+
+impl Fake {
+    fn asked(&self) -> Vec<String> {
+        let mut asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        asked.sort();
+        asked
+    }
+}
+
+fn hits(cell: &Cell, i: u64) -> bool {
+    let rate = if cell.latent == "none" { 60 } else { 80 };
+    (i * 37 + cell.seed * 11) % 100 < rate
+}
+
+impl SweepBackend for Fake {
+    fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()> {
+        self.asked.lock().unwrap().push(format!("data {}", noise.name()));
+        if self.fails == Some("data") && noise.p > 0.0 {
+            return Err(Error::run("no\ndata"));
+        }
+        Manifest::begin("prepare", noise)?.finish(out)?;
+        Ok(())
+    }
+
+    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome> {
+        let name = cell.name();
+        assert!(ledger::is_finished(data), "{name} before its data");
+        if self.fails == Some(name.as_str()) {
+            return Err(Error::run("diverged at step 3"));
+        }
+        assert_ne!(self.panics, Some(name.as_str()), "boom");
+        self.asked.lock().unwrap().push(name);
+        let n = 100u64;
+        let flipped: Vec<bool> = (0..n).map(|i| i % 5 == 0 && cell.noise.p > 0.0).collect();
+        let margin: Vec<f32> = (0..n).map(|i| if hits(cell, i) != flipped[i as usize] { 0.5 } else { -0.5 }).collect();
+        let mut frame = df!(
+            col::ID => (0..n).map(|i| format!("{i:032x}")).collect::<Vec<_>>(),
+            col::SPLIT => vec!["test"; n as usize],
+            col::FLIPPED => flipped,
+            col::MARGIN => margin,
+        )?;
+        artifact::write_parquet(out.join(schema::run::POSTERIORS), &mut frame)?;
+        Manifest::begin("train", cell)?.finish(out)?;
+        Ok(CellOutcome {
+            eval_accuracy: (0..n).filter(|i| hits(cell, *i)).count() as f64 / n as f64,
+            n_eval: n,
+            audit_auroc: if cell.noise.p > 0.0 { 0.7 } else { f64::NAN },
+            codes_used: if cell.codes > 0 { 5 } else { 0 },
+            code_perplexity: if cell.codes > 0 { 3.5 } else { f64::NAN },
+            train_seconds: 1.5,
+        })
+    }
+}
+
+fn launch(config: &SweepConfig, settings: Value, out: &Path, fake: &Fake) -> Result<SweepOutcome> {
+    let resolved = crate::recipe::to_toml(config)?;
+    Sweep { config, base_codes: 8, settings, resolved, out }.run(fake, &Silent)
+}
+
+fn small() -> SweepConfig {
+    SweepConfig { noise_p: vec![0.0, 0.2], seeds: vec![1, 2], ..SweepConfig::default() }
+}
+
+fn names(frame: &DataFrame) -> Vec<String> {
+    frame.get_column_names().iter().map(|n| n.to_string()).collect()
+}
+
+#[test]
+fn the_grid_is_a_product_and_clean_cells_are_shared() {
+    let config = SweepConfig {
+        noise_kind: vec!["uniform".into(), "by-margin".into()],
+        marked: vec![false, true],
+        codes: vec![4, 16],
+        ..small()
+    };
+    let cells = grid(&config, 8);
+    // 2 kinds x 2 markers x 2 rates x (none + lpc with 2 numbers of codes) x 2 seeds.
+    assert_eq!(cells.len(), 2 * 2 * 2 * 3 * 2);
+    let runs: BTreeSet<String> = cells.iter().map(Cell::name).collect();
+    // Per latent, codes and seed: one clean run and four noisy ones.
+    assert_eq!(runs.len(), 5 * 3 * 2);
+    assert!(runs.contains("dpo-lpc-k16-by-margin-0.2-marked-s2"), "{runs:?}");
+    assert!(runs.contains("dpo-none-clean-s1"), "{runs:?}");
+    assert_eq!(grid(&small(), 8)[2].codes, 8);
+}
+
+#[test]
+fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    let outcome = launch(&small(), json!({"lr": 1}), dir.path(), &fake).unwrap();
+    outcome.check().unwrap();
+    assert_eq!((outcome.cells_run, outcome.cells_reused), (8, 0));
+    assert_eq!(fake.asked().iter().filter(|a| a.starts_with("data")).count(), 2);
+
+    let results = artifact::read_parquet(dir.path().join("results.parquet")).unwrap();
+    assert_eq!(
+        names(&results).join(" "),
+        "objective latent codes noise_kind noise_p marked seed noise_seed eval_accuracy n_eval audit_auroc \
+         codes_used code_perplexity train_seconds status"
+    );
+    assert_eq!(results.height(), 8);
+    assert_eq!(results.column("audit_auroc").unwrap().null_count(), 4);
+    assert_eq!(results.column("code_perplexity").unwrap().null_count(), 4);
+
+    let row = outcome.summary.iter().find(|r| r.latent == "lpc" && r.noise_p == 0.2).unwrap();
+    assert_eq!((row.n_seeds, row.n_paired), (2, Some(100)));
+    assert!((row.eval_accuracy.unwrap() - 0.8).abs() < 1e-12);
+    // 20 of 100 examples differ, whatever the labels were flipped to.
+    assert!((row.difference.unwrap() - 0.2).abs() < 1e-12);
+    let (low, high) = (row.difference_low.unwrap(), row.difference_high.unwrap());
+    assert!(low > 0.1 && low < 0.2 && high > 0.2 && high < 0.3, "{low} {high}");
+    let base = outcome.summary.iter().find(|r| r.latent == "none").unwrap();
+    assert_eq!(base.difference, None);
+    for file in ["summary.parquet", "report.html", "report.md", "manifest.json", "config.toml"] {
+        assert!(dir.path().join(file).is_file(), "{file}");
+    }
+
+    let before = std::fs::read(dir.path().join("results.parquet")).unwrap();
+    let again = launch(&SweepConfig { jobs: 3, ..small() }, json!({"lr": 1}), dir.path(), &fake).unwrap();
+    assert_eq!((again.cells_run, again.cells_reused), (0, 8));
+    assert_eq!(fake.asked(), Vec::<String>::new());
+    assert_eq!(std::fs::read(dir.path().join("results.parquet")).unwrap(), before);
+    assert_eq!(again.summary, outcome.summary);
+}
+
+#[test]
+fn a_wider_grid_runs_only_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    fake.asked();
+    let wider = SweepConfig { seeds: vec![1, 2, 3], ..small() };
+    let outcome = launch(&wider, json!({}), dir.path(), &fake).unwrap();
+    assert_eq!((outcome.cells_run, outcome.cells_reused), (4, 8));
+    assert_eq!(
+        fake.asked(),
+        ["dpo-lpc-k8-clean-s3", "dpo-lpc-k8-uniform-0.2-s3", "dpo-none-clean-s3", "dpo-none-uniform-0.2-s3"]
+    );
+}
+
+#[test]
+fn a_failed_cell_stops_no_other_and_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake { fails: Some("dpo-lpc-k8-clean-s1"), panics: Some("dpo-none-clean-s2"), ..Fake::default() };
+    let outcome = launch(&SweepConfig { jobs: 2, ..small() }, json!({}), dir.path(), &fake).unwrap();
+    assert_eq!(outcome.results.iter().filter(|r| r.status == "ok").count(), 6);
+    let error = outcome.check().unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("dpo-lpc-k8-clean-s1: failed: diverged at step 3"), "{error}");
+    assert!(error.to_string().contains("dpo-none-clean-s2: failed: internal error:"), "{error}");
+    let frame = artifact::read_parquet(dir.path().join("results.parquet")).unwrap();
+    assert_eq!(frame.height(), 8);
+    assert_eq!(frame.column("eval_accuracy").unwrap().null_count(), 2);
+
+    let fixed = Fake::default();
+    let outcome = launch(&small(), json!({}), dir.path(), &fixed).unwrap();
+    outcome.check().unwrap();
+    assert_eq!(fixed.asked(), ["dpo-lpc-k8-clean-s1", "dpo-none-clean-s2"]);
+}
+
+#[test]
+fn data_that_cannot_be_prepared_fails_its_cells_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake { fails: Some("data"), ..Fake::default() };
+    let outcome = launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    let failed: Vec<_> = outcome.results.iter().filter(|r| r.status != "ok").collect();
+    assert_eq!(failed.len(), 4);
+    assert!(failed.iter().all(|r| r.noise_p == 0.2 && r.status == "failed: prepare: no data"), "{failed:?}");
+}
+
+#[test]
+fn a_run_without_its_marker_or_manifest_is_not_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    fake.asked();
+    std::fs::remove_file(dir.path().join("cells/dpo-none-clean-s1/manifest.json")).unwrap();
+    std::fs::write(dir.path().join("cells/dpo-none-clean-s2/cell.json"), b"{").unwrap();
+    launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    assert_eq!(fake.asked(), ["dpo-none-clean-s1", "dpo-none-clean-s2"]);
+}
+
+#[test]
+fn other_settings_are_refused_with_the_keys_that_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    let begun = json!({"train": {"lr": 1e-3, "batch": 4}, "seed": 0});
+    launch(&small(), begun, dir.path(), &fake).unwrap();
+    let now = json!({"seed": 0, "train": {"lr": 2e-3, "batch": 4, "tau": 1.0}});
+    let error = launch(&small(), now, dir.path(), &fake).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let text = error.to_string().replace(&dir.path().display().to_string(), "DIR");
+    insta::assert_snapshot!(text, @"
+    3 faults in the configuration
+      train.lr: the sweep in this folder was begun with 0.001, now 0.002
+      train.tau: the sweep in this folder was begun without it, now 1.0
+      DIR: go on with the settings it was begun with, or choose another --out (the grid itself may change)
+    ");
+}
+
+#[test]
+fn faults_of_the_grid_come_all_at_once() {
+    let config = SweepConfig {
+        noise_p: vec![0.1, 1.5],
+        latent: vec!["none".into(), "../lpc".into()],
+        seeds: vec![1, 2, 1],
+        objective: vec![],
+        jobs: 0,
+        ..SweepConfig::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let error = launch(&config, json!({}), dir.path(), &Fake::default()).unwrap_err();
+    insta::assert_snapshot!(error.to_string(), @"
+    5 faults in the configuration
+      sweep.noise_p: 1.5 is no share: expected 0 to 1
+      sweep.jobs: expected 1 or more
+      sweep.latent: `../lpc` is no name of letters, digits and dashes
+      sweep.objective: empty: the grid would have no cell
+      sweep.seeds: 1 is given twice
+    ");
+}
+
+#[test]
+fn settings_leave_out_what_the_grid_sets() {
+    let recipe = crate::recipe::Recipe::default();
+    let without = ["seed", "threads", "sweep", "synth", "train.out", "train.objective.name"];
+    let value = settings(&recipe, &without).unwrap();
+    assert!(value.get("seed").is_none() && value["train"].get("out").is_none());
+    assert!(value["train"]["objective"].get("name").is_none());
+    assert!(value["train"]["objective"].get("beta").is_some());
+}

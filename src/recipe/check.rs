@@ -1,0 +1,266 @@
+//! Is a written setting known, of the right type, and accepted by the struct it goes to?
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::layers::Written;
+use crate::error::Fault;
+
+/// A setting that passed: its path and its value in the wanted type.
+type Leaf = (Vec<String>, Value);
+
+/// The known keys: the serialized default.
+pub(super) struct Known {
+    defaults: Table,
+    keys: Vec<String>,
+}
+
+impl Known {
+    /// From the serialized default.
+    pub fn new(defaults: Table) -> Known {
+        fn walk(table: &Table, path: &mut Vec<String>, keys: &mut Vec<String>) {
+            for (key, value) in table {
+                path.push(key.clone());
+                keys.push(dotted(path));
+                if let Value::Table(inner) = value {
+                    walk(inner, path, keys);
+                }
+                path.pop();
+            }
+        }
+        let mut keys = Vec::new();
+        walk(&defaults, &mut Vec::new(), &mut keys);
+        Known { defaults, keys }
+    }
+
+    /// The default at a path.
+    pub fn get(&self, path: &[String]) -> Option<&Value> {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(self.defaults.get(first)?, |value, key| value.as_table()?.get(key))
+    }
+
+    /// Checks one written setting, a whole group of them where a table was written.
+    pub fn accept<T: DeserializeOwned>(&self, written: &Written) -> Result<Vec<Leaf>, Vec<Fault>> {
+        let (mut leaves, mut faults) = (Vec::new(), Vec::new());
+        self.walk(&written.path, &written.value, written, &mut leaves, &mut faults);
+        let mut accepted = Vec::new();
+        for (path, value) in leaves {
+            // Tried alone on top of the defaults, so that a refusal belongs to this key.
+            let mut trial = self.defaults.clone();
+            put(&mut trial, &path, value.clone());
+            match trial.try_into::<T>() {
+                Ok(_) => accepted.push((path, value)),
+                Err(e) => faults.push((path, explain(e.message(), &value))),
+            }
+        }
+        if faults.is_empty() {
+            return Ok(accepted);
+        }
+        let mut faults: Vec<Fault> = faults
+            .into_iter()
+            .map(|(path, message)| Fault { origin: written.origin_of(&path), key: dotted(&path), message })
+            .collect();
+        faults.sort_by_key(|f| line_and_column(&f.origin));
+        Err(faults)
+    }
+
+    fn walk(
+        &self,
+        path: &[String],
+        value: &Value,
+        written: &Written,
+        leaves: &mut Vec<Leaf>,
+        faults: &mut Vec<(Vec<String>, String)>,
+    ) {
+        // `--set a.b=1` may go wrong at `a` already.
+        for end in 1..path.len() {
+            match self.get(&path[..end]) {
+                None => return faults.push((path.to_vec(), self.unknown(path))),
+                Some(Value::Table(_)) => {}
+                Some(_) => {
+                    let message = format!("unknown key: `{}` is one value, not a group", dotted(&path[..end]));
+                    return faults.push((path.to_vec(), message));
+                }
+            }
+        }
+        match (self.get(path), value) {
+            (None, _) if self.inside_free_table(path) => leaves.push((path.to_vec(), value.clone())),
+            (None, _) => faults.push((path.to_vec(), self.unknown(path))),
+            // An empty table in the defaults is a map with keys of the user's choice.
+            (Some(Value::Table(group)), Value::Table(_)) if group.is_empty() => {
+                leaves.push((path.to_vec(), value.clone()));
+            }
+            (Some(Value::Table(_)), Value::Table(inner)) => {
+                for (key, value) in inner {
+                    let below: Vec<String> = path.iter().chain([key]).cloned().collect();
+                    self.walk(&below, value, written, leaves, faults);
+                }
+            }
+            (Some(Value::Table(group)), _) => {
+                let keys: Vec<&str> = group.keys().map(String::as_str).collect();
+                faults.push((path.to_vec(), format!("a group of settings, not one value; its keys: {}", list(&keys))));
+            }
+            (Some(wanted), value) => match fit(wanted, value) {
+                Ok(value) => leaves.push((path.to_vec(), value)),
+                Err(message) => faults.push((path.to_vec(), message)),
+            },
+        }
+    }
+
+    fn inside_free_table(&self, path: &[String]) -> bool {
+        path.len() > 1 && matches!(self.get(&path[..path.len() - 1]), Some(Value::Table(t)) if t.is_empty())
+    }
+
+    fn unknown(&self, path: &[String]) -> String {
+        match self.suggest(&dotted(path)) {
+            Some(key) => format!("unknown key; did you mean `{key}`?"),
+            None => {
+                // The nearest group that exists says what there is.
+                let known = (0..path.len()).rev().find_map(|end| match end {
+                    0 => Some(&self.defaults),
+                    end => self.get(&path[..end]).and_then(Value::as_table),
+                });
+                let keys: Vec<&str> = known.map(|t| t.keys().map(String::as_str).collect()).unwrap_or_default();
+                format!("unknown key; known here: {}", list(&keys))
+            }
+        }
+    }
+
+    /// The known key that was most likely meant: the same or nearly the same last part counts
+    /// first, so that a key in the wrong group finds its home.
+    fn suggest(&self, key: &str) -> Option<&str> {
+        let key = key.replace('-', "_").to_lowercase();
+        let last = |k: &str| k.rsplit('.').next().unwrap_or("").to_string();
+        let wanted = last(&key);
+        let allowed = (wanted.chars().count() / 3).max(1);
+        self.keys
+            .iter()
+            .map(|k| (strsim::osa_distance(&last(k), &wanted), strsim::osa_distance(k, &key), k))
+            .filter(|(near, ..)| *near <= allowed)
+            .min()
+            .map(|(_, _, k)| k.as_str())
+    }
+}
+
+/// Faults of one file are read from top to bottom.
+fn line_and_column(origin: &str) -> (usize, usize) {
+    let mut parts = origin.rsplit(':');
+    let column = parts.next().and_then(|p| p.parse().ok());
+    let line = parts.next().and_then(|p| p.parse().ok());
+    (line.unwrap_or(0), column.unwrap_or(0))
+}
+
+/// Sets a path in a table, making the groups on the way.
+pub(super) fn put(table: &mut Table, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [key] => {
+            table.insert(key.clone(), value);
+        }
+        [key, rest @ ..] => {
+            let inner = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// Parts of a key joined by dots.
+pub(super) fn dotted(path: &[String]) -> String {
+    path.join(".")
+}
+
+/// The value in the type of the default, or what is wrong with it.
+fn fit(wanted: &Value, given: &Value) -> Result<Value, String> {
+    match (wanted, given) {
+        (Value::Float(_), Value::Integer(i)) => Ok(Value::Float(*i as f64)),
+        (Value::Float(w), Value::Float(g)) if w.is_finite() && !g.is_finite() => {
+            Err(format!("expected a finite number, got {g}"))
+        }
+        (Value::Array(wanted), Value::Array(given)) => {
+            // An empty default says nothing of its items; the struct will.
+            let Some(item) = wanted.first().filter(|w| !w.is_table()) else { return Ok(Value::Array(given.clone())) };
+            let fitted =
+                given.iter().enumerate().map(|(i, g)| fit(item, g).map_err(|e| format!("item {}: {e}", i + 1)));
+            fitted.collect::<Result<Vec<_>, _>>().map(Value::Array)
+        }
+        (wanted, given) if wanted.same_type(given) => Ok(given.clone()),
+        (Value::Array(_), given) if !given.is_table() => {
+            Err(format!("expected {}, got {}; write [{given}]", kind(wanted), shown(given)))
+        }
+        (Value::Integer(_), Value::Float(g)) if g.fract() == 0.0 && g.abs() < 1e15 => {
+            Err(format!("expected an integer, got {}; write {g}", shown(given)))
+        }
+        _ => Err(format!("expected {}, got {}", kind(wanted), shown(given))),
+    }
+}
+
+fn kind(value: &Value) -> String {
+    match value {
+        Value::String(_) => "a string".into(),
+        Value::Integer(_) => "an integer".into(),
+        Value::Float(_) => "a number".into(),
+        Value::Boolean(_) => "true or false".into(),
+        Value::Datetime(_) => "a date".into(),
+        Value::Table(_) => "a table".into(),
+        Value::Array(items) => match items.first() {
+            Some(Value::String(_)) => "a list of strings".into(),
+            Some(Value::Integer(_)) => "a list of integers".into(),
+            Some(Value::Float(_)) => "a list of numbers".into(),
+            Some(Value::Boolean(_)) => "a list of true or false".into(),
+            _ => "a list".into(),
+        },
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let what = match value {
+        Value::String(_) => "the string ",
+        Value::Boolean(_) | Value::Integer(_) | Value::Float(_) => "",
+        Value::Datetime(_) => "the date ",
+        Value::Array(_) => "the list ",
+        Value::Table(_) => "a table",
+    };
+    if value.is_table() {
+        return what.into();
+    }
+    let text = value.to_string();
+    let short: String = text.chars().take(60).collect();
+    format!("{what}{short}{}", if short.len() < text.len() { "..." } else { "" })
+}
+
+fn list(keys: &[&str]) -> String {
+    if keys.is_empty() { "none".into() } else { keys.join(", ") }
+}
+
+/// The struct's refusal in words of the configuration.
+fn explain(message: &str, value: &Value) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    for (opening, what) in [("unknown variant `", "value"), ("unknown field `", "key")] {
+        if message.starts_with(opening) && quoted.len() > 1 {
+            let (found, allowed) = (quoted[0], &quoted[1..]);
+            let near = allowed
+                .iter()
+                .map(|a| (strsim::osa_distance(a, &found.to_lowercase().replace('_', "-")), *a))
+                .filter(|(d, a)| *d <= (a.chars().count() / 3).max(1))
+                .min();
+            let meant = near.map(|(_, a)| format!("; did you mean `{a}`?")).unwrap_or_default();
+            return format!("unknown {what} `{found}`; expected one of: {}{meant}", allowed.join(", "));
+        }
+    }
+    let expected = message.rsplit_once(", expected ").map(|(_, e)| e.trim());
+    let wanted = match expected {
+        Some("usize" | "u64") => "an integer of 0 or more",
+        Some("u32") => "an integer from 0 to 4294967295",
+        Some("u16") => "an integer from 0 to 65535",
+        Some("u8") => "an integer from 0 to 255",
+        Some("isize" | "i64" | "i32") => "an integer",
+        Some("f64" | "f32") => "a number",
+        Some("a boolean") => "true or false",
+        Some(other) if message.starts_with("invalid") => other,
+        _ => return message.to_string(),
+    };
+    let every = if value.is_array() && wanted != "a sequence" { "every item to be " } else { "" };
+    format!("expected {every}{wanted}, got {}", shown(value))
+}

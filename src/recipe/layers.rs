@@ -1,0 +1,191 @@
+//! The three places a setting can be written in, each turned into the same shape.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use super::check::{Known, dotted};
+use crate::error::Fault;
+
+/// Dotted key -> flag as typed, where the two are not spelled alike.
+pub type FlagNames = BTreeMap<String, String>;
+
+/// A key as written: its path and where it stands.
+pub(super) struct Written {
+    /// Key path.
+    pub path: Vec<String>,
+    /// Value, a table where a whole group was written.
+    pub value: Value,
+    /// Where a path below (and including) `path` was written.
+    pub origins: BTreeMap<Vec<String>, String>,
+    /// For paths that are not in `origins`.
+    pub origin: String,
+}
+
+impl Written {
+    /// Where this path was written.
+    pub fn origin_of(&self, path: &[String]) -> String {
+        self.origins.get(path).unwrap_or(&self.origin).clone()
+    }
+}
+
+/// What one place says, and what was wrong with saying it.
+#[derive(Default)]
+pub(super) struct Layer {
+    /// Settings in the order in which they were written.
+    pub written: Vec<Written>,
+    /// Faults of form: syntax, unreadable file.
+    pub faults: Vec<Fault>,
+}
+
+impl Layer {
+    fn fault(origin: impl Into<String>, key: impl Into<String>, message: impl Into<String>) -> Layer {
+        let fault = Fault { origin: origin.into(), key: key.into(), message: message.into() };
+        Layer { faults: vec![fault], ..Layer::default() }
+    }
+}
+
+/// The recipe file.
+pub(super) fn from_file(file: Option<&Path>) -> Layer {
+    let Some(path) = file else { return Layer::default() };
+    let name = path.display().to_string();
+    let text = match std::fs::read(path).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => return Layer::fault(name, "", "not a TOML file: the text is not UTF-8"),
+        Err(e) => return Layer::fault(name, "", format!("cannot read the recipe: {e}")),
+    };
+    // A byte-order mark is no part of TOML, but editors write it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let syntax = |e: &toml::de::Error| {
+        let place = place(text, e.span().map_or(0, |s| s.start));
+        let quoted = e.message().split('`').nth(1).filter(|_| e.message().contains("integer"));
+        let message = match quoted {
+            Some(number) => format!("the integer {number} is too large"),
+            None => format!("not valid TOML: {}", e.message()),
+        };
+        Layer::fault(format!("{name}:{place}"), "", message)
+    };
+    let spans = match DeTable::parse(text) {
+        Ok(table) => table,
+        Err(e) => return syntax(&e),
+    };
+    let mut values: Table = match text.parse() {
+        Ok(table) => table,
+        Err(e) => return syntax(&e),
+    };
+    let mut layer = Layer::default();
+    // Maps of toml are sorted by key; faults are to be read from top to bottom of the file.
+    let mut keys: Vec<(usize, String)> =
+        spans.get_ref().keys().map(|k| (k.span().start, k.get_ref().to_string())).collect();
+    keys.sort();
+    let mut origins = BTreeMap::new();
+    collect_origins(spans.get_ref(), &mut Vec::new(), &|at| format!("{name}:{}", place(text, at)), &mut origins);
+    for (_, key) in keys {
+        let Some(value) = values.remove(&key) else { continue };
+        let path = vec![key];
+        let below = origins.range(path.clone()..).take_while(|(p, _)| p.starts_with(&path));
+        let origins = below.map(|(p, o)| (p.clone(), o.clone())).collect();
+        layer.written.push(Written { path, value, origins, origin: name.clone() });
+    }
+    layer
+}
+
+fn collect_origins(
+    table: &DeTable<'_>,
+    path: &mut Vec<String>,
+    place: &dyn Fn(usize) -> String,
+    out: &mut BTreeMap<Vec<String>, String>,
+) {
+    for (key, value) in table {
+        path.push(key.get_ref().to_string());
+        out.insert(path.clone(), place(key.span().start));
+        if let DeValue::Table(inner) = value.get_ref() {
+            collect_origins(inner, path, place, out);
+        }
+        path.pop();
+    }
+}
+
+/// 1-based `line:column` of a byte offset, the column counted in characters.
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+    format!("{line}:{column}")
+}
+
+/// Every `--set a.b.c=value`.
+pub(super) fn from_sets(sets: &[String], known: &Known) -> Layer {
+    let mut layer = Layer::default();
+    let mut seen: BTreeMap<Vec<String>, usize> = BTreeMap::new();
+    for set in sets {
+        let form = |message: &str| Fault { origin: "--set".into(), key: set.clone(), message: message.into() };
+        let Some((key, text)) = set.split_once('=') else {
+            layer.faults.push(form("expected KEY=VALUE, for example train.batch=8"));
+            continue;
+        };
+        let path: Vec<String> = key.split('.').map(|part| part.trim().to_string()).collect();
+        if path.iter().any(String::is_empty) {
+            layer.faults.push(form("expected a dotted key before `=`, for example train.batch=8"));
+            continue;
+        }
+        *seen.entry(path.clone()).or_default() += 1;
+        match parse_value(text.trim(), known.get(&path)) {
+            Ok(value) => {
+                layer.written.push(Written { path, value, origins: BTreeMap::new(), origin: "--set".into() });
+            }
+            Err(message) => layer.faults.push(Fault { origin: "--set".into(), key: dotted(&path), message }),
+        }
+    }
+    for (path, _) in seen.iter().filter(|(_, n)| **n > 1) {
+        let message = "given more than once: only one would have an effect".to_string();
+        layer.faults.push(Fault { origin: "--set".into(), key: dotted(path), message });
+    }
+    layer
+}
+
+/// A value as typed on the command line: TOML, a bare word is a string. Where a string is
+/// wanted, `2024` and `true` are strings as well.
+fn parse_value(text: &str, wanted: Option<&Value>) -> Result<Value, String> {
+    let parsed = text.parse::<Value>();
+    if let Some(Value::String(_)) = wanted {
+        return Ok(match parsed {
+            Ok(Value::String(s)) => Value::String(s),
+            _ => Value::String(text.to_string()),
+        });
+    }
+    match parsed {
+        Ok(value) => Ok(value),
+        // What opens like TOML was meant as TOML.
+        Err(e) if text.starts_with(['[', '{', '"', '\'']) => {
+            let hint = if text.starts_with('[') { "; words in a list need quotes: [\"a\", \"b\"]" } else { "" };
+            Err(format!("not a valid TOML value `{text}`: {}{hint}", e.message()))
+        }
+        Err(_) => Ok(Value::String(text.to_string())),
+    }
+}
+
+/// The command's own flags.
+pub(super) fn from_flags(flags: &Table, names: &FlagNames) -> Layer {
+    fn walk(table: &Table, path: &mut Vec<String>, names: &FlagNames, out: &mut Vec<Written>) {
+        for (key, value) in table {
+            path.push(key.clone());
+            match value {
+                Value::Table(inner) => walk(inner, path, names, out),
+                value => {
+                    let flag = names.get(&dotted(path)).cloned();
+                    let flag = flag.unwrap_or_else(|| format!("--{}", key.replace('_', "-")));
+                    let origin = format!("flag {flag}");
+                    let (path, value) = (path.clone(), value.clone());
+                    out.push(Written { path, value, origins: BTreeMap::new(), origin });
+                }
+            }
+            path.pop();
+        }
+    }
+    let mut layer = Layer::default();
+    walk(flags, &mut Vec::new(), names, &mut layer.written);
+    layer
+}

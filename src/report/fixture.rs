@@ -1,0 +1,184 @@
+//! Made-up run and sweep folders for the tests of the report.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use polars::prelude::*;
+use serde_json::json;
+
+use crate::artifact;
+use crate::manifest::Manifest;
+use crate::seed::Seed;
+
+/// What a cell of the made-up sweep is.
+pub(super) struct Sample<'a> {
+    pub latent: &'a str,
+    pub codes: usize,
+    pub p: f64,
+    pub seed: u64,
+    pub accuracy: f64,
+}
+
+/// Names as hostile as data can be.
+pub(super) const HOSTILE: &str = "<script>alert('x')</script>&\"|`_*";
+
+/// A manifest that does not depend on the clock or on how the tests were started.
+fn manifest(folder: &Path, stage: &str) {
+    let mut manifest = Manifest::begin(stage, &json!({"x": 1})).unwrap();
+    manifest.command = ["lpc-pipe", stage, "--out", "DIR"].map(String::from).to_vec();
+    manifest.started = "2025-01-01T00:00:00Z".into();
+    manifest.seeds.insert("run".into(), 1);
+    let mut manifest = manifest.finish(folder).unwrap();
+    manifest.finished = "2025-01-01T00:10:00Z".into();
+    artifact::write_json(folder.join("manifest.json"), &manifest).unwrap();
+}
+
+fn metrics(sample: &Sample<'_>) -> String {
+    let mut out = String::new();
+    let latent = sample.codes > 0;
+    for step in 1..=300u32 {
+        let t = f64::from(step) / 300.0;
+        let key = format!("{}{}{}{step}", sample.latent, sample.p, sample.seed);
+        let jitter = Seed(sample.seed).unit("jitter", &key) - 0.5;
+        let learned = 1.0 - (-4.0 * t).exp();
+        let loss = 0.693 - (sample.accuracy - 0.5) * 0.9 * learned + 0.06 * jitter;
+        let mut line = json!({
+            "step": step, "loss": loss, "learning_rate": 5e-6 * (1.0 - t), "grad_norm": 3.0 + jitter,
+            "rewards/accuracies": 0.5 + (sample.accuracy - 0.5) * learned + 0.2 * jitter,
+            "rewards/margins": 1.2 * learned + 0.2 * jitter, "rewards/chosen": 0.4 * learned,
+            "rewards/rejected": -0.8 * learned,
+        });
+        if latent {
+            line["lpc/kl"] = json!(0.3 * learned * (1.2 - t) + 0.01 * jitter.abs());
+            line["lpc/code_perplexity"] = json!(1.0 + 5.0 * learned + 0.2 * jitter);
+            line["lpc/codes_used"] = json!((1.0 + 6.4 * learned).floor());
+            line["lpc/prior_entropy"] = json!(2.0 - 0.8 * learned);
+            line["lpc/posterior_entropy"] = json!(2.0 - 1.3 * learned);
+            line["lpc/g"] = json!(t);
+            line["lpc/tau"] = json!(1.0);
+        }
+        let _ = writeln!(out, "{line}");
+        if step % 50 == 0 {
+            let accuracy = 0.5 + (sample.accuracy - 0.5) * learned;
+            let line = json!({"step": step, "eval_loss": loss + 0.02, "eval_rewards/accuracies": accuracy,
+                "eval_rewards/margins": 1.1 * learned});
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    out
+}
+
+fn codes(folder: &Path, codes: usize, shift: f64) {
+    let list = |word: &str| -> Vec<Series> {
+        (0..codes)
+            .map(|k| {
+                let mut tokens: Vec<String> = (0..10).map(|i| format!(" {word}{}", k * 10 + i)).collect();
+                tokens[0] = if k == 0 { HOSTILE.into() } else { "\n".into() };
+                Series::new("".into(), tokens)
+            })
+            .collect()
+    };
+    let share = |s: usize| -> Vec<f64> {
+        let raw: Vec<f64> = (0..codes).map(|k| (-(((k + 2 * s) % codes) as f64) * (0.4 + shift)).exp()).collect();
+        let total: f64 = raw.iter().sum();
+        raw.iter().map(|v| v / total).collect()
+    };
+    let mut frame = df!(
+        "code" => (0..codes as u32).collect::<Vec<_>>(),
+        "usage_prior" => share(0),
+        "usage_posterior" => share(1),
+        "top_tokens" => list("up"),
+        "bottom_tokens" => list("down"),
+        "norm" => (0..codes).map(|k| 0.3 + k as f64 * 0.05).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    for (s, source) in ["evol_instruct", "flan_v2_niv2", "sharegpt", HOSTILE].iter().enumerate() {
+        frame.with_column(Column::new(format!("usage_prior/{source}").into(), share(s))).unwrap();
+    }
+    artifact::write_parquet(folder.join("codes.parquet"), &mut frame).unwrap();
+}
+
+/// A finished run.
+pub(super) fn run(folder: &Path, sample: &Sample<'_>) {
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("metrics.jsonl"), metrics(sample)).unwrap();
+    std::fs::write(folder.join("config.toml"), "seed = 1\n\n[train]\nmodel = \"tiny\"\nlr = 5e-6\n").unwrap();
+    let source = |name: &str, n: u64, accuracy: f64| json!({"source": name, "n": n, "accuracy": accuracy, "low": accuracy - 0.04, "high": accuracy + 0.04});
+    let mut summary = json!({
+        "objective": "dpo", "latent": sample.latent, "seed": sample.seed,
+        "eval_accuracy": sample.accuracy, "eval_accuracy_low": sample.accuracy - 0.02,
+        "eval_accuracy_high": sample.accuracy + 0.02, "n_eval": 1998, "steps": 300, "pairs_per_s": 41.27,
+        "peak_rss_mb": 1843.0,
+        "by_source": [source("evol_instruct", 612, 0.81), source("sharegpt", 1200, 0.77), source(HOSTILE, 186, 0.69)],
+    });
+    if sample.codes > 0 {
+        summary["codes"] = json!(sample.codes);
+        summary["codes_used"] = json!(sample.codes - 1);
+        summary["code_perplexity"] = json!(5.62);
+        codes(folder, sample.codes, sample.p);
+    }
+    artifact::write_json(folder.join("summary.json"), &summary).unwrap();
+    manifest(folder, "train");
+}
+
+/// A finished sweep: three noise rates, four lines, three seeds.
+pub(super) fn sweep(folder: &Path) {
+    type Row = (String, u32, f64, u64, f64, Option<f64>);
+    let mut rows: Vec<Row> = Vec::new();
+    let lines = [("none", 0usize, 0.82), ("lpc", 8, 0.84), ("lpc", 32, 0.845), ("lpc-reliable", 8, 0.85)];
+    for p in [0.0, 0.2, 0.4] {
+        for (i, (latent, codes, clean)) in lines.iter().enumerate() {
+            for seed in [1u64, 2, 3] {
+                let jitter = Seed(seed).unit("accuracy", &format!("{latent}{codes}{p}")) - 0.5;
+                let accuracy = clean - p * (0.45 - 0.06 * i as f64) + 0.02 * jitter;
+                let name = format!("dpo-{latent}-k{codes}-{p}-s{seed}");
+                let cell = folder.join("cells").join(&name);
+                run(&cell, &Sample { latent, codes: *codes, p, seed, accuracy });
+                let noise = json!({"kind": "uniform", "p": p, "marked": false, "seed": 0});
+                let marker = json!({"cell": {"noise": noise, "objective": "dpo", "latent": latent, "codes": codes, "seed": seed}});
+                artifact::write_json(cell.join("cell.json"), &marker).unwrap();
+                let auroc = (p > 0.0).then_some(0.6 + 0.05 * i as f64 + 0.02 * jitter);
+                rows.push((latent.to_string(), *codes as u32, p, seed, accuracy, auroc));
+            }
+        }
+    }
+    let n = rows.len();
+    let mut status = vec!["ok".to_string(); n];
+    status[n - 1] = format!("failed: {HOSTILE}");
+    let mut results = df!(
+        "objective" => vec!["dpo"; n], "latent" => rows.iter().map(|r| r.0.clone()).collect::<Vec<_>>(),
+        "codes" => rows.iter().map(|r| r.1).collect::<Vec<_>>(), "noise_kind" => vec!["uniform"; n],
+        "noise_p" => rows.iter().map(|r| r.2).collect::<Vec<_>>(), "marked" => vec![false; n],
+        "seed" => rows.iter().map(|r| r.3).collect::<Vec<_>>(), "noise_seed" => vec![0u64; n],
+        "eval_accuracy" => rows.iter().map(|r| r.4).collect::<Vec<_>>(), "n_eval" => vec![1998u64; n],
+        "audit_auroc" => rows.iter().map(|r| r.5).collect::<Vec<_>>(),
+        "codes_used" => rows.iter().map(|r| (r.1 > 0).then_some(r.1 - 1)).collect::<Vec<_>>(),
+        "code_perplexity" => rows.iter().map(|r| (r.1 > 0).then_some(5.1)).collect::<Vec<_>>(),
+        "train_seconds" => vec![93.0; n], "status" => status,
+    )
+    .unwrap();
+    artifact::write_parquet(folder.join("results.parquet"), &mut results).unwrap();
+
+    let cells: Vec<&[Row]> = rows.chunks(3).collect();
+    let of = |get: &dyn Fn(&[Row]) -> Option<f64>| cells.iter().map(|c| get(c)).collect::<Vec<_>>();
+    let mean = |c: &[Row]| c.iter().map(|r| r.4).sum::<f64>() / 3.0;
+    let auroc = |c: &[Row]| Some(c.iter().map(|r| r.5).sum::<Option<f64>>()? / 3.0);
+    let gain = |c: &[Row]| (c[0].1 > 0).then(|| 0.01 + 0.08 * c[0].2);
+    let mut summary = df!(
+        "objective" => vec!["dpo"; n / 3], "latent" => cells.iter().map(|c| c[0].0.clone()).collect::<Vec<_>>(),
+        "codes" => cells.iter().map(|c| c[0].1).collect::<Vec<_>>(), "noise_kind" => vec!["uniform"; n / 3],
+        "noise_p" => cells.iter().map(|c| c[0].2).collect::<Vec<_>>(), "marked" => vec![false; n / 3],
+        "n_seeds" => vec![3u32; n / 3], "n_failed" => vec![0u32; n / 3],
+        "eval_accuracy" => of(&|c| Some(mean(c))), "eval_accuracy_sd" => of(&|_| Some(0.008)),
+        "eval_accuracy_low" => of(&|c| Some(mean(c) - 0.02)), "eval_accuracy_high" => of(&|c| Some(mean(c) + 0.02)),
+        "difference" => of(&gain), "difference_low" => of(&|c| gain(c).map(|g| g - 0.015)),
+        "difference_high" => of(&|c| gain(c).map(|g| g + 0.015)),
+        "audit_auroc" => of(&auroc), "audit_auroc_low" => of(&|c| auroc(c).map(|a| a - 0.03)),
+        "audit_auroc_high" => of(&|c| auroc(c).map(|a| a + 0.03)),
+        "code_perplexity" => of(&|c| (c[0].1 > 0).then_some(5.1)),
+    )
+    .unwrap();
+    artifact::write_parquet(folder.join("summary.parquet"), &mut summary).unwrap();
+    std::fs::write(folder.join("config.toml"), "[sweep]\nnoise_p = [0.0, 0.2, 0.4]\n").unwrap();
+    manifest(folder, "noise-sweep");
+}

@@ -1,0 +1,158 @@
+//! What a report reads. Files that are not there yet are simply not shown;
+//! files that are damaged are errors.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use polars::prelude::*;
+use serde_json::{Map, Value};
+
+use super::plot::Point;
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::schema;
+
+/// `metrics.jsonl` as lines by key.
+#[derive(Default)]
+pub(super) struct Metrics {
+    /// Training values by key.
+    pub train: BTreeMap<String, Vec<Point>>,
+    /// Evaluation values by key, without `eval_`.
+    pub eval: BTreeMap<String, Vec<Point>>,
+    /// Lines that are no JSON object: a line being written, or damage.
+    pub unreadable: usize,
+}
+
+/// Bytes of a file, none where it is not there.
+fn bytes(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+/// Text of a file, none where it is not there.
+pub(super) fn text(path: &Path) -> Result<Option<String>> {
+    Ok(bytes(path)?.map(|b| String::from_utf8_lossy(&b).into_owned()))
+}
+
+/// A JSON object, none where the file is not there.
+pub(super) fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
+    let map = serde_json::from_slice(&bytes).map_err(|e| Error::artifact(path, format!("not a JSON object: {e}")))?;
+    Ok(Some(map))
+}
+
+/// The metrics of a run folder.
+pub(super) fn metrics(folder: &Path) -> Result<Metrics> {
+    let mut metrics = Metrics::default();
+    for line in text(&folder.join(schema::run::METRICS))?.unwrap_or_default().lines() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let Ok(Value::Object(map)) = serde_json::from_str(line) else {
+            metrics.unreadable += 1;
+            continue;
+        };
+        let Some(x) = map.get("step").and_then(Value::as_f64) else { continue };
+        for (key, value) in &map {
+            let Some(y) = value.as_f64() else { continue };
+            let (side, key) = match key.strip_prefix("eval_") {
+                Some(key) => (&mut metrics.eval, key),
+                None => (&mut metrics.train, key.as_str()),
+            };
+            side.entry(key.to_string()).or_default().push(Point { x, y, interval: None });
+        }
+    }
+    // A resumed run may write a step again: the later line counts.
+    for line in metrics.train.values_mut().chain(metrics.eval.values_mut()) {
+        line.sort_by(|a, b| a.x.total_cmp(&b.x));
+        line.reverse();
+        line.dedup_by(|a, b| a.x == b.x);
+        line.reverse();
+    }
+    Ok(metrics)
+}
+
+/// One row of `codes.parquet`.
+pub(super) struct Code {
+    pub code: i64,
+    pub usage_prior: f64,
+    pub usage_posterior: f64,
+    pub norm: f64,
+    pub top: Vec<String>,
+    pub bottom: Vec<String>,
+}
+
+/// The codes of a run, and how each source uses them with the prior.
+#[derive(Default)]
+pub(super) struct Codes {
+    pub rows: Vec<Code>,
+    /// Source and its share of each code.
+    pub by_source: Vec<(String, Vec<f64>)>,
+}
+
+/// A column of a table as numbers; missing where it is not there or is no number.
+pub(super) fn numbers(frame: &DataFrame, name: &str) -> Vec<Option<f64>> {
+    let column = frame.column(name).ok().and_then(|c| c.cast(&DataType::Float64).ok());
+    match column.as_ref().and_then(|c| c.f64().ok()) {
+        Some(values) => values.iter().collect(),
+        None => vec![None; frame.height()],
+    }
+}
+
+/// A column of a table as text; empty where it is not there.
+pub(super) fn texts(frame: &DataFrame, name: &str) -> Vec<String> {
+    let column = frame.column(name).ok().and_then(|c| c.cast(&DataType::String).ok());
+    match column.as_ref().and_then(|c| c.str().ok()) {
+        Some(values) => values.iter().map(|v| v.unwrap_or_default().to_string()).collect(),
+        None => vec![String::new(); frame.height()],
+    }
+}
+
+/// A column of token lists; a plain string counts as one token.
+fn tokens(frame: &DataFrame, name: &str) -> Vec<Vec<String>> {
+    let Ok(column) = frame.column(name) else { return vec![Vec::new(); frame.height()] };
+    if column.list().is_err() {
+        return texts(frame, name).into_iter().map(|t| if t.is_empty() { vec![] } else { vec![t] }).collect();
+    }
+    let row = |i: usize| match column.get(i) {
+        Ok(AnyValue::List(items)) => match items.cast(&DataType::String) {
+            Ok(items) => items.str().map(|s| s.iter().flatten().map(String::from).collect()).unwrap_or_default(),
+            Err(_) => Vec::new(),
+        },
+        _ => Vec::new(),
+    };
+    (0..frame.height()).map(row).collect()
+}
+
+/// The codes of a run folder, none where it has none.
+pub(super) fn codes(folder: &Path) -> Result<Option<Codes>> {
+    let path = folder.join(schema::run::CODES);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let frame = artifact::read_parquet(&path)?;
+    let number = |name: &str| numbers(&frame, name).into_iter().map(|v| v.unwrap_or(f64::NAN)).collect::<Vec<_>>();
+    let (code, norm) = (number("code"), number("norm"));
+    let (prior, posterior) = (number("usage_prior"), number("usage_posterior"));
+    let (top, bottom) = (tokens(&frame, "top_tokens"), tokens(&frame, "bottom_tokens"));
+    let rows = top.into_iter().zip(bottom).enumerate().map(|(i, (top, bottom))| Code {
+        code: code[i] as i64,
+        usage_prior: prior[i],
+        usage_posterior: posterior[i],
+        norm: norm[i],
+        top,
+        bottom,
+    });
+    let rows = rows.collect();
+    let mut by_source = Vec::new();
+    for name in frame.get_column_names() {
+        if let Some(source) = name.strip_prefix("usage_prior/") {
+            by_source.push((source.to_string(), number(name)));
+        }
+    }
+    by_source.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(Some(Codes { rows, by_source }))
+}

@@ -1,0 +1,369 @@
+//! What a report is made of, and its two renderings. All text is escaped here
+//! and nowhere else: the parts hold text as it is.
+
+use std::fmt::Write;
+
+use super::plot::{self, Chart};
+
+/// A report.
+pub(super) struct Page {
+    /// Title.
+    pub title: String,
+    /// One line under it.
+    pub subtitle: String,
+    /// The parts, top to bottom.
+    pub parts: Vec<Part>,
+}
+
+/// A part of a report.
+pub(super) enum Part {
+    /// A section starts.
+    Heading(String),
+    /// A paragraph.
+    Text(String),
+    /// A paragraph that must not be overlooked.
+    Warning(String),
+    /// Headline numbers.
+    Tiles(Vec<Tile>),
+    /// A table.
+    Table(Table),
+    /// Charts side by side where the page is wide enough.
+    Figures(Vec<Figure>),
+    /// Shares as shades.
+    Heat(Heat),
+    /// Text to fold out.
+    Fold(String, String),
+}
+
+/// One headline number.
+pub(super) struct Tile {
+    /// What it is.
+    pub label: String,
+    /// The number.
+    pub value: String,
+    /// Interval, count, unit.
+    pub detail: String,
+}
+
+/// A table; cells that read as numbers stand on the right.
+#[derive(Default)]
+pub(super) struct Table {
+    /// What it shows.
+    pub caption: String,
+    /// Column names.
+    pub header: Vec<String>,
+    /// Cells.
+    pub rows: Vec<Vec<String>>,
+    /// The first so many columns are text.
+    pub text_columns: usize,
+}
+
+/// A chart with its words.
+pub(super) struct Figure {
+    /// What it shows, with the unit.
+    pub title: String,
+    /// How to read it; may be empty.
+    pub caption: String,
+    /// Colour and name of each line; empty for a single line.
+    pub legend: Vec<(usize, String)>,
+    /// The drawing.
+    pub chart: Chart,
+}
+
+/// A matrix of shares between 0 and 1.
+pub(super) struct Heat {
+    /// What it shows.
+    pub caption: String,
+    /// Name of the rows.
+    pub corner: String,
+    /// Column names.
+    pub columns: Vec<String>,
+    /// Row name and shares.
+    pub rows: Vec<(String, Vec<f64>)>,
+}
+
+/// Above this many columns a shade has no room for its number.
+const HEAT_NUMBERS: usize = 16;
+
+impl Page {
+    /// The page as one HTML file.
+    pub fn to_html(&self) -> String {
+        let mut out = String::with_capacity(1 << 16);
+        let title = html(&self.title);
+        let _ = write!(
+            out,
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{}{}</style>\n\
+             </head>\n<body>\n<main>\n<h1>{title}</h1>\n<p class=\"sub\">{}</p>\n",
+            include_str!("style.css"),
+            plot::style(),
+            html(&self.subtitle),
+        );
+        let mut open = false;
+        for part in &self.parts {
+            if let Part::Heading(text) = part {
+                let _ = write!(out, "{}<section>\n<h2>{}</h2>\n", if open { "</section>\n" } else { "" }, html(text));
+                open = true;
+            } else {
+                part.to_html(&mut out);
+            }
+        }
+        out.push_str(if open { "</section>\n</main>\n</body>\n</html>\n" } else { "</main>\n</body>\n</html>\n" });
+        out
+    }
+
+    /// The page as Markdown; charts are named, not drawn.
+    pub fn to_markdown(&self) -> String {
+        let mut out = format!("# {}\n\n{}\n", markdown(&self.title), markdown(&self.subtitle));
+        for part in &self.parts {
+            part.to_markdown(&mut out);
+        }
+        out
+    }
+}
+
+impl Part {
+    fn to_html(&self, out: &mut String) {
+        let _ = match self {
+            Part::Heading(text) => writeln!(out, "<h2>{}</h2>", html(text)),
+            Part::Text(text) => writeln!(out, "<p>{}</p>", html(text)),
+            Part::Warning(text) => writeln!(out, "<p class=\"warning\"><strong>Note.</strong> {}</p>", html(text)),
+            Part::Fold(name, text) => {
+                writeln!(out, "<details><summary>{}</summary><pre>{}</pre></details>", html(name), html(text))
+            }
+            Part::Tiles(tiles) => {
+                out.push_str("<dl class=\"tiles\">\n");
+                for t in tiles {
+                    let (label, value, detail) = (html(&t.label), html(&t.value), html(&t.detail));
+                    let _ = writeln!(out, "<div><dt>{label}</dt><dd><b>{value}</b><span>{detail}</span></dd></div>");
+                }
+                writeln!(out, "</dl>")
+            }
+            Part::Table(table) => table.to_html(out),
+            Part::Heat(heat) => heat.to_html(out),
+            Part::Figures(figures) => {
+                out.push_str("<div class=\"figures\">\n");
+                figures.iter().for_each(|f| f.to_html(out));
+                writeln!(out, "</div>")
+            }
+        };
+    }
+
+    fn to_markdown(&self, out: &mut String) {
+        let _ = match self {
+            Part::Heading(text) => writeln!(out, "\n## {}", markdown(text)),
+            Part::Text(text) => writeln!(out, "\n{}", markdown(text)),
+            Part::Warning(text) => writeln!(out, "\n> **Note.** {}", markdown(text)),
+            Part::Fold(name, text) => {
+                // A fence longer than any in the text.
+                let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+                let fence = "`".repeat(longest.max(2) + 1);
+                writeln!(out, "\n{}\n\n{fence}\n{}\n{fence}", markdown(name), text.trim_end())
+            }
+            Part::Tiles(tiles) => {
+                let row = |t: &Tile| vec![t.label.clone(), t.value.clone(), t.detail.clone()];
+                let header = ["", "value", ""].map(String::from).to_vec();
+                let table =
+                    Table { header, rows: tiles.iter().map(row).collect(), text_columns: 3, ..Table::default() };
+                writeln!(out, "{}", table.as_markdown().trim_end())
+            }
+            Part::Table(table) => writeln!(out, "{}", table.as_markdown().trim_end()),
+            Part::Heat(heat) => writeln!(out, "{}", heat.as_table().as_markdown().trim_end()),
+            Part::Figures(figures) => {
+                out.push('\n');
+                for f in figures {
+                    let lines: Vec<&str> = f.legend.iter().map(|(_, name)| name.as_str()).collect();
+                    let of = if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) };
+                    let _ = writeln!(out, "- figure in report.html: {}", markdown(&format!("{}{of}", f.title)));
+                }
+                Ok(())
+            }
+        };
+    }
+}
+
+impl Table {
+    fn to_html(&self, out: &mut String) -> std::fmt::Result {
+        out.push_str("<div class=\"wide\"><table>\n");
+        if !self.caption.is_empty() {
+            writeln!(out, "<caption>{}</caption>", html(&self.caption))?;
+        }
+        let class = |i: usize| if i < self.text_columns { "" } else { " class=\"n\"" };
+        out.push_str("<thead><tr>");
+        for (i, name) in self.header.iter().enumerate() {
+            write!(out, "<th scope=\"col\"{}>{}</th>", class(i), html(name))?;
+        }
+        out.push_str("</tr></thead>\n<tbody>\n");
+        for row in &self.rows {
+            out.push_str("<tr>");
+            for (i, cell) in row.iter().enumerate() {
+                write!(out, "<td{}>{}</td>", class(i), html(cell))?;
+            }
+            out.push_str("</tr>\n");
+        }
+        writeln!(out, "</tbody></table></div>")
+    }
+
+    fn as_markdown(&self) -> String {
+        let mut out = String::new();
+        if !self.caption.is_empty() {
+            let _ = write!(out, "\n{}\n", markdown(&self.caption));
+        }
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|c| markdown(c)).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let rule: Vec<&str> =
+            (0..self.header.len()).map(|i| if i < self.text_columns { "---" } else { "---:" }).collect();
+        let _ = write!(out, "\n{}| {} |\n", line(&self.header), rule.join(" | "));
+        self.rows.iter().for_each(|row| out.push_str(&line(row)));
+        out
+    }
+}
+
+impl Heat {
+    fn to_html(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "<div class=\"wide\"><table class=\"heat\">\n<caption>{}</caption>", html(&self.caption))?;
+        write!(out, "<thead><tr><th scope=\"col\">{}</th>", html(&self.corner))?;
+        for name in &self.columns {
+            write!(out, "<th scope=\"col\" class=\"n\">{}</th>", html(name))?;
+        }
+        out.push_str("</tr></thead>\n<tbody>\n");
+        for (name, shares) in &self.rows {
+            write!(out, "<tr><th scope=\"row\">{}</th>", html(name))?;
+            for share in shares {
+                let depth = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
+                let text = percent(*share, 0);
+                let shown = if self.columns.len() <= HEAT_NUMBERS { text.as_str() } else { "" };
+                write!(out, "<td style=\"--v:{:.3}\" title=\"{text}\">{shown}</td>", depth * 0.8)?;
+            }
+            out.push_str("</tr>\n");
+        }
+        writeln!(out, "</tbody></table></div>")
+    }
+
+    fn as_table(&self) -> Table {
+        let row = |(name, shares): &(String, Vec<f64>)| {
+            std::iter::once(name.clone()).chain(shares.iter().map(|s| percent(*s, 0))).collect()
+        };
+        Table {
+            caption: self.caption.clone(),
+            header: std::iter::once(self.corner.clone()).chain(self.columns.iter().cloned()).collect(),
+            rows: self.rows.iter().map(row).collect(),
+            text_columns: 1,
+        }
+    }
+}
+
+impl Figure {
+    fn to_html(&self, out: &mut String) {
+        let _ = write!(out, "<figure>\n<figcaption>{}</figcaption>\n", html(&self.title));
+        if !self.legend.is_empty() {
+            out.push_str("<ul class=\"legend\">");
+            for (colour, name) in &self.legend {
+                let _ = write!(out, "<li><i class=\"c{}\"></i>{}</li>", plot::slot(*colour), html(name));
+            }
+            out.push_str("</ul>\n");
+        }
+        out.push_str(&self.chart.svg(&html(&self.title)));
+        if !self.caption.is_empty() {
+            let _ = write!(out, "<p class=\"how\">{}</p>\n", html(&self.caption));
+        }
+        out.push_str("</figure>\n");
+    }
+}
+
+/// Text made safe to show: control characters and direction marks, which could hide or reorder
+/// what is read (or drive a terminal), are written out.
+pub(crate) fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let hidden =
+            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        if c.is_control() || hidden {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Text for HTML content and double-quoted attributes; line breaks are kept.
+pub(super) fn html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (i, line) in text.split('\n').enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        for c in visible(line).chars() {
+            match c {
+                '<' => out.push_str("&lt;"),
+                '>' => out.push_str("&gt;"),
+                '&' => out.push_str("&amp;"),
+                '"' => out.push_str("&quot;"),
+                '\'' => out.push_str("&#39;"),
+                c => out.push(c),
+            }
+        }
+    }
+    out
+}
+
+/// Text for one line of Markdown.
+fn markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in visible(text).chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '|' | '*' | '_' | '`' | '[' | ']' | '\\' | '#' | '~' | '!' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// `0.8312` as `83.1 %`; a dash for what is not a number.
+pub(super) fn percent(x: f64, decimals: usize) -> String {
+    if x.is_finite() { format!("{:.decimals$} %", x * 100.0) } else { "–".into() }
+}
+
+/// A number with so many decimals, or a dash.
+pub(super) fn number(x: Option<f64>, decimals: usize) -> String {
+    match x {
+        Some(x) if x.is_finite() => format!("{x:.decimals$}"),
+        _ => "–".into(),
+    }
+}
+
+/// Difference in percentage points with its sign.
+pub(super) fn points(x: Option<f64>) -> String {
+    x.filter(|x| x.is_finite()).map_or("–".into(), |x| format!("{:+.1}", x * 100.0))
+}
+
+/// An interval of shares, `80.1 to 85.3 %`; empty without one.
+pub(super) fn interval(low: Option<f64>, high: Option<f64>) -> String {
+    match (low, high) {
+        (Some(l), Some(h)) if l.is_finite() && h.is_finite() => format!("{:.1} to {:.1} %", l * 100.0, h * 100.0),
+        _ => String::new(),
+    }
+}
+
+/// A count with thin spaces between thousands.
+pub(super) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push('\u{202f}');
+        }
+        out.push(d);
+    }
+    out
+}

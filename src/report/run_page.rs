@@ -1,0 +1,278 @@
+//! The report of one run folder.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::load::{self, Codes, Metrics};
+use super::page::{Figure, Heat, Page, Part, Table, Tile, count, interval, number, percent};
+use super::plot::{Chart, Line, Point, Scale};
+use crate::error::Result;
+use crate::schema::{metric, prepared, run};
+
+/// Tokens shown for each code and end.
+const TOKENS_SHOWN: usize = 10;
+
+/// What the run folder says.
+pub(super) fn page(dir: &Path) -> Result<Page> {
+    let summary = load::object(&dir.join(run::SUMMARY))?;
+    let metrics = load::metrics(dir)?;
+    let codes = load::codes(dir)?;
+    let mut parts = Vec::new();
+    match &summary {
+        Some(summary) => headline(summary, &mut parts),
+        None => parts.push(Part::Warning("This run has no summary yet: it has not finished, or was stopped.".into())),
+    }
+    if metrics.unreadable > 0 {
+        parts.push(Part::Warning(format!("{} lines of metrics.jsonl could not be read.", metrics.unreadable)));
+    }
+    if let Some(sources) = summary.as_ref().and_then(|s| s.get("by_source")).and_then(Value::as_array) {
+        by_source(sources, &mut parts);
+    }
+    training(&metrics, &mut parts);
+    latent(&metrics, &mut parts);
+    if let Some(codes) = &codes {
+        code_parts(codes, &mut parts);
+    }
+    method(&mut parts);
+    provenance(dir, &mut parts)?;
+    let field = |key: &str| summary.as_ref().and_then(|s| s.get(key)).and_then(Value::as_str).map(String::from);
+    let kind: Vec<String> = [field("objective"), field("latent")].into_iter().flatten().collect();
+    Ok(Page { title: format!("Run {}", folder_name(dir)), subtitle: kind.join(" · "), parts })
+}
+
+/// The folder's own name, wherever it was called from.
+pub(super) fn folder_name(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    whole.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn get(map: &Map<String, Value>, key: &str) -> Option<f64> {
+    map.get(key).and_then(Value::as_f64)
+}
+
+fn headline(summary: &Map<String, Value>, parts: &mut Vec<Part>) {
+    let value = |key: &str| get(summary, key);
+    let mut tiles = Vec::new();
+    let mut tile = |label: &str, value: String, detail: String| {
+        tiles.push(Tile { label: label.into(), value, detail });
+    };
+    if let Some(accuracy) = value("eval_accuracy") {
+        let range = interval(value("eval_accuracy_low"), value("eval_accuracy_high"));
+        let detail = if range.is_empty() { String::new() } else { format!("95 %: {range}") };
+        tile("preference accuracy", percent(accuracy, 1), detail);
+    }
+    for (key, label) in [("n_eval", "test pairs"), ("steps", "steps")] {
+        if let Some(n) = value(key) {
+            tile(label, count(n as u64), String::new());
+        }
+    }
+    if let Some(used) = value("codes_used") {
+        let of = value("codes").map(|n| format!("of {n}")).unwrap_or_default();
+        tile("codes in use", format!("{used:.0}"), of);
+    }
+    if let Some(perplexity) = value("code_perplexity") {
+        tile("code perplexity", number(Some(perplexity), 2), "1 is collapse".into());
+    }
+    if let Some(speed) = value("pairs_per_s") {
+        tile("speed", number(Some(speed), 1), "pairs a second".into());
+    }
+    if let Some(memory) = value("peak_rss_mb") {
+        tile("peak memory", count(memory as u64), "MB".into());
+    }
+    parts.push(Part::Tiles(tiles));
+    if value("codes").unwrap_or(0.0) > 1.0 && value("codes_used").is_some_and(|n| n <= 1.0) {
+        parts.push(Part::Warning("The codes have collapsed: every example uses the same one.".into()));
+    }
+}
+
+fn by_source(sources: &[Value], parts: &mut Vec<Part>) {
+    if sources.is_empty() {
+        return;
+    }
+    let row = |s: &Value| {
+        let value = |key: &str| s.get(key).and_then(Value::as_f64);
+        vec![
+            s.get("source").and_then(Value::as_str).unwrap_or("?").to_string(),
+            value("n").map_or("–".into(), |n| count(n as u64)),
+            value("accuracy").map_or("–".into(), |a| percent(a, 1)),
+            interval(value("low"), value("high")),
+        ]
+    };
+    parts.push(Part::Heading("Accuracy by source".into()));
+    parts.push(Part::Table(Table {
+        caption: "test pairs ranked as their clean label says".into(),
+        header: ["source", "pairs", "accuracy", "95 % interval"].map(String::from).to_vec(),
+        rows: sources.iter().map(row).collect(),
+        text_columns: 1,
+    }));
+}
+
+/// A figure of one metric, training and evaluation; none where neither was logged.
+fn curve(metrics: &Metrics, key: &str, title: &str, scale: Scale, rule: Option<f64>) -> Option<Figure> {
+    curves(metrics, &[(key, "")], title, scale, rule)
+}
+
+/// A figure of several metrics; each is drawn for training and, where it was logged, evaluation.
+fn curves(metrics: &Metrics, keys: &[(&str, &str)], title: &str, scale: Scale, rule: Option<f64>) -> Option<Figure> {
+    let (mut lines, mut legend) = (Vec::new(), Vec::new());
+    for (key, name) in keys {
+        for (side, points) in [("training", metrics.train.get(*key)), ("evaluation", metrics.eval.get(*key))] {
+            let Some(points) = points.filter(|p| !p.is_empty()) else { continue };
+            let colour = lines.len() + 1;
+            lines.push(Line { colour, points: points.clone(), marks: side == "evaluation" && points.len() <= 60 });
+            legend.push((colour, [*name, side].join(" ").trim().to_string()));
+        }
+    }
+    if lines.is_empty() {
+        return None;
+    }
+    let chart = Chart { x_label: "step".into(), x_scale: Scale::Number, y_scale: scale, rule, lines };
+    Some(Figure { title: title.into(), caption: String::new(), legend, chart })
+}
+
+fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
+    let rewards = [(metric::REWARDS_CHOSEN, "chosen,"), (metric::REWARDS_REJECTED, "rejected,")];
+    let figures: Vec<Figure> = [
+        curve(metrics, metric::LOSS, "Loss", Scale::Number, None),
+        curve(metrics, metric::REWARDS_ACCURACIES, "Preference accuracy", Scale::Percent, Some(0.5)),
+        curve(metrics, metric::REWARDS_MARGINS, "Reward margin (nats)", Scale::Number, Some(0.0)),
+        curves(metrics, &rewards, "Implicit reward of each answer (nats)", Scale::Number, Some(0.0)),
+        curve(metrics, metric::GRAD_NORM, "Gradient norm", Scale::Number, None),
+        curve(metrics, metric::LEARNING_RATE, "Learning rate", Scale::Number, None),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if figures.is_empty() {
+        return;
+    }
+    parts.push(Part::Heading("Training".into()));
+    parts.push(Part::Text(
+        "The implicit reward of an answer is beta times the log-ratio of policy to reference, in nats (SimPO: beta \
+         times the mean log-probability of a token, without a reference). The margin is the chosen answer's reward \
+         minus the rejected one's; a pair counts as right where the margin is above zero. Training accuracy is \
+         measured against the labels as observed, noise included."
+            .into(),
+    ));
+    parts.push(Part::Figures(figures));
+}
+
+fn latent(metrics: &Metrics, parts: &mut Vec<Part>) {
+    let entropies = [(metric::PRIOR_ENTROPY, "prior,"), (metric::POSTERIOR_ENTROPY, "posterior,")];
+    let weights = [(metric::G, "g (prior's share of z),"), (metric::TAU, "temperature,")];
+    let figures: Vec<Figure> = [
+        curve(metrics, metric::KL, "KL(posterior || prior) (nats)", Scale::Number, Some(0.0)),
+        curve(metrics, metric::CODE_PERPLEXITY, "Code perplexity", Scale::Number, Some(1.0)),
+        curve(metrics, metric::CODES_USED, "Codes in use", Scale::Number, None),
+        curves(metrics, &entropies, "Entropy of the code distributions (nats)", Scale::Number, Some(0.0)),
+        curves(metrics, &weights, "Schedules", Scale::Number, None),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if figures.is_empty() {
+        return;
+    }
+    parts.push(Part::Heading("Latent codes in training".into()));
+    parts.push(Part::Text(
+        "The posterior sees which answer was preferred, the prior sees the prompt alone. A KL near zero together with \
+         a perplexity near one means that the codes have collapsed; a large KL means that the posterior knows what \
+         the prompt does not tell."
+            .into(),
+    ));
+    parts.push(Part::Figures(figures));
+}
+
+/// How each source uses the codes, as shares of the source.
+pub(super) fn usage_heat(codes: &Codes, caption: &str) -> Option<Heat> {
+    if codes.by_source.is_empty() || codes.rows.is_empty() {
+        return None;
+    }
+    let shares = |values: &Vec<f64>| {
+        let total: f64 = values.iter().filter(|v| v.is_finite()).sum();
+        values.iter().map(|v| if total > 0.0 { v / total } else { f64::NAN }).collect()
+    };
+    Some(Heat {
+        caption: caption.into(),
+        corner: "source".into(),
+        columns: codes.rows.iter().map(|c| c.code.to_string()).collect(),
+        rows: codes.by_source.iter().map(|(name, values)| (name.clone(), shares(values))).collect(),
+    })
+}
+
+fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
+    parts.push(Part::Heading("The codes".into()));
+    if let Some(heat) = usage_heat(codes, "share of each code in a source (prior), codes in columns") {
+        parts.push(Part::Heat(heat));
+    }
+    let join = |tokens: &[String]| {
+        let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| t.replace(' ', "␣")).collect();
+        shown.join("  ")
+    };
+    let rows = codes.rows.iter().map(|c| {
+        vec![
+            c.code.to_string(),
+            join(&c.top),
+            join(&c.bottom),
+            percent(c.usage_prior, 1),
+            percent(c.usage_posterior, 1),
+            number(Some(c.norm), 3),
+        ]
+    });
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    // Text columns come first in a table; the code's number is one of them.
+    rows.iter_mut().for_each(|r| r[0] = format!("code {}", r[0]));
+    parts.push(Part::Table(Table {
+        caption: "what each code does to the next-token logits: the tokens it raises and lowers most".into(),
+        header: ["code", "raises", "lowers", "use, prior", "use, posterior", "norm"].map(String::from).to_vec(),
+        rows,
+        text_columns: 3,
+    }));
+    parts.push(Part::Text(
+        "A code is a vector added to the hidden state before the output head. The head is linear, so that its effect \
+         on the logits is the same at every position and is read off exactly."
+            .into(),
+    ));
+}
+
+fn method(parts: &mut Vec<Part>) {
+    parts.push(Part::Heading("How the numbers were made".into()));
+    parts.push(Part::Text(
+        "Evaluation uses the prior's expected code vector, never the posterior, which has seen the label. Accuracy is \
+         over the pairs of the test split, against the clean labels where labels were flipped; a tie counts as wrong. \
+         Intervals of accuracies are 95 % intervals for a proportion (Wilson)."
+            .into(),
+    ));
+}
+
+/// Command, times, configuration.
+pub(super) fn provenance(dir: &Path, parts: &mut Vec<Part>) -> Result<()> {
+    if let Some(manifest) = load::object(&dir.join(prepared::MANIFEST))? {
+        let string = |key: &str| manifest.get(key).and_then(Value::as_str).unwrap_or("").to_string();
+        let command = manifest.get("command").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let command: Vec<&str> = command.iter().filter_map(Value::as_str).collect();
+        let mut rows = vec![
+            vec!["command".to_string(), command.join(" ")],
+            vec!["program".into(), string("tool")],
+            vec!["started".into(), string("started")],
+            vec!["finished".into(), string("finished")],
+            vec!["configuration (BLAKE3)".into(), string("config_hash")],
+        ];
+        for (name, seed) in manifest.get("seeds").and_then(Value::as_object).into_iter().flatten() {
+            rows.push(vec![format!("seed, {name}"), seed.to_string()]);
+        }
+        rows.retain(|r| !r[1].is_empty());
+        let header = ["", ""].map(String::from).to_vec();
+        parts.push(Part::Table(Table { caption: String::new(), header, rows, text_columns: 2 }));
+    }
+    if let Some(config) = load::text(&dir.join(run::CONFIG))? {
+        parts.push(Part::Fold("Resolved configuration (config.toml)".into(), config));
+    }
+    Ok(())
+}
+
+/// The loss curve of a run, for a chart of several runs.
+pub(super) fn loss(dir: &Path) -> Result<Vec<Point>> {
+    Ok(load::metrics(dir)?.train.remove(metric::LOSS).unwrap_or_default())
+}

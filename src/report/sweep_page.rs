@@ -1,0 +1,480 @@
+//! The report of a sweep folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use polars::prelude::DataFrame;
+use serde_json::Value;
+
+use super::load::{self, numbers, texts};
+use super::page::{Figure, Page, Part, Table, Tile, count, interval, number, percent, points};
+use super::plot::{Chart, Line, Point, Scale};
+use super::run_page::{folder_name, loss, provenance, usage_heat};
+use crate::artifact;
+use crate::error::Result;
+use crate::schema::sweep;
+
+/// More lines than this in one chart cannot be told apart.
+const MAX_LINES: usize = 8;
+/// Charts of losses and heat maps shown; the rest is in the cells' own reports.
+const MAX_PANELS: usize = 12;
+
+/// One cell over its seeds, from summary.parquet.
+struct Cell {
+    objective: String,
+    latent: String,
+    codes: usize,
+    kind: String,
+    p: f64,
+    marked: bool,
+    values: BTreeMap<&'static str, Option<f64>>,
+}
+
+/// Columns of summary.parquet that are numbers.
+const VALUES: [&str; 17] = [
+    "n_seeds",
+    "n_failed",
+    "n_eval",
+    "eval_accuracy",
+    "eval_accuracy_sd",
+    "eval_accuracy_low",
+    "eval_accuracy_high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "n_paired",
+    "audit_auroc",
+    "audit_auroc_low",
+    "audit_auroc_high",
+    "codes_used",
+    "code_perplexity",
+    "train_seconds",
+];
+
+impl Cell {
+    fn get(&self, name: &str) -> Option<f64> {
+        self.values.get(name).copied().flatten()
+    }
+
+    /// What is compared within a chart.
+    fn line(&self) -> (String, usize) {
+        (self.latent.clone(), self.codes)
+    }
+
+    /// What tells charts apart: objective, noise model, marker.
+    fn panel(&self) -> (String, String, bool) {
+        (self.objective.clone(), self.kind.clone(), self.marked)
+    }
+}
+
+fn line_name((latent, codes): &(String, usize)) -> String {
+    if *codes > 0 { format!("{latent}, {codes} codes") } else { latent.clone() }
+}
+
+fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {
+    format!("{objective}, {kind} noise{}", if *marked { ", marked" } else { "" })
+}
+
+fn cells(frame: &DataFrame) -> Vec<Cell> {
+    let (objective, latent, kind) = (texts(frame, "objective"), texts(frame, "latent"), texts(frame, "noise_kind"));
+    let (codes, p, marked) = (numbers(frame, "codes"), numbers(frame, "noise_p"), numbers(frame, "marked"));
+    let values: Vec<(&'static str, Vec<Option<f64>>)> = VALUES.iter().map(|n| (*n, numbers(frame, n))).collect();
+    let cell = |i: usize| Cell {
+        objective: objective[i].clone(),
+        latent: latent[i].clone(),
+        codes: codes[i].unwrap_or(0.0) as usize,
+        kind: kind[i].clone(),
+        p: p[i].unwrap_or(0.0),
+        marked: marked[i] == Some(1.0),
+        values: values.iter().map(|(n, v)| (*n, v[i])).collect(),
+    };
+    (0..frame.height()).map(cell).collect()
+}
+
+/// Every distinct value in the order of its first appearance.
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    items.for_each(|item| {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+    });
+    seen
+}
+
+/// A colour for each line, the same in every chart; the quiet one is the baseline's.
+struct Colours(Vec<(String, usize)>);
+
+impl Colours {
+    fn new(cells: &[Cell]) -> Colours {
+        let mut lines = distinct(cells.iter().map(Cell::line));
+        lines.sort_by_key(|(latent, _)| latent != "none");
+        if lines.first().is_none_or(|(latent, _)| latent != "none") {
+            lines.insert(0, ("none".into(), 0));
+        }
+        Colours(lines)
+    }
+
+    fn of(&self, line: &(String, usize)) -> usize {
+        self.0.iter().position(|l| l == line).unwrap_or(0)
+    }
+}
+
+/// What the sweep folder says.
+pub(super) fn page(dir: &Path) -> Result<Page> {
+    let results = artifact::read_parquet(dir.join(sweep::RESULTS))?;
+    let summary = dir.join(sweep::SUMMARY);
+    let cells = if summary.is_file() { cells(&artifact::read_parquet(summary)?) } else { Vec::new() };
+    let colours = Colours::new(&cells);
+    let mut parts = Vec::new();
+    headline(&results, &cells, &mut parts);
+    if cells.is_empty() {
+        parts.push(Part::Warning("This sweep has no summary yet: it has not finished, or was stopped.".into()));
+    } else {
+        accuracy(&cells, &colours, &mut parts);
+        by_codes(&cells, &mut parts);
+        audit(&cells, &colours, &mut parts);
+    }
+    let folders = cell_folders(dir)?;
+    losses(&folders, &colours, &mut parts)?;
+    usage(&folders, &mut parts)?;
+    every_run(&results, &mut parts);
+    method(&results, &mut parts);
+    provenance(dir, &mut parts)?;
+    Ok(Page {
+        title: format!("Sweep {}", folder_name(dir)),
+        subtitle: "label noise, objectives and latents, every cell over its seeds".into(),
+        parts,
+    })
+}
+
+fn headline(results: &DataFrame, cells: &[Cell], parts: &mut Vec<Part>) {
+    let status = texts(results, "status");
+    let failed: Vec<usize> = (0..status.len()).filter(|&i| status[i] != "ok").collect();
+    let seeds = distinct(texts(results, "seed").into_iter());
+    let seconds: f64 = numbers(results, "train_seconds").into_iter().flatten().sum();
+    let mut tiles = vec![
+        Tile { label: "runs".into(), value: count(status.len() as u64), detail: format!("{} failed", failed.len()) },
+        Tile { label: "seeds".into(), value: seeds.len().to_string(), detail: "of every cell".into() },
+        Tile { label: "training time".into(), value: duration(seconds), detail: "all runs together".into() },
+    ];
+    // The best-placed difference is shown with its interval, so that it cannot be read without it.
+    let gain = |c: &&Cell| c.get("difference").unwrap_or(f64::NEG_INFINITY);
+    let best = cells.iter().filter(|c| c.get("difference").is_some()).max_by(|a, b| gain(a).total_cmp(&gain(b)));
+    if let Some(best) = best {
+        tiles.push(Tile {
+            label: "largest gain over none".into(),
+            value: format!("{} points", points(best.get("difference"))),
+            detail: format!("{} at {} noise; 95 %: {}", line_name(&best.line()), percent(best.p, 0), gains(best)),
+        });
+    }
+    parts.push(Part::Tiles(tiles));
+    if !failed.is_empty() {
+        parts.push(Part::Warning(format!("{} of {} runs failed; see the table of runs.", failed.len(), status.len())));
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..=119 => format!("{s} s"),
+        120..=7199 => format!("{} min", s / 60),
+        _ => format!("{:.1} h", s as f64 / 3600.0),
+    }
+}
+
+fn gains(cell: &Cell) -> String {
+    match (cell.get("difference_low"), cell.get("difference_high")) {
+        (Some(low), Some(high)) => format!("{} to {}", points(Some(low)), points(Some(high))),
+        _ => String::new(),
+    }
+}
+
+/// One chart per objective, noise model and marker: a value against the noise rate.
+fn against_noise(
+    cells: &[Cell],
+    colours: &Colours,
+    of: [&str; 3],
+    title: &str,
+    rule: f64,
+    scale: Scale,
+) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for panel in distinct(cells.iter().map(Cell::panel)) {
+        let here: Vec<&Cell> = cells.iter().filter(|c| c.panel() == panel && c.get(of[0]).is_some()).collect();
+        let keys = distinct(here.iter().map(|c| c.line()));
+        let (mut lines, mut legend) = (Vec::new(), Vec::new());
+        for key in keys.iter().take(MAX_LINES) {
+            let mut line: Vec<Point> = Vec::new();
+            for cell in here.iter().filter(|c| c.line() == *key) {
+                let interval = cell.get(of[1]).zip(cell.get(of[2]));
+                line.extend(cell.get(of[0]).map(|y| Point { x: cell.p, y, interval }));
+            }
+            line.sort_by(|a, b| a.x.total_cmp(&b.x));
+            let colour = colours.of(key);
+            lines.push(Line { colour, points: line, marks: true });
+            legend.push((colour, line_name(key)));
+        }
+        if lines.is_empty() {
+            continue;
+        }
+        let more = keys.len().saturating_sub(MAX_LINES);
+        let caption = if more > 0 { format!("{more} more lines are in the table only") } else { String::new() };
+        let chart = Chart {
+            x_label: "labels flipped".into(),
+            x_scale: Scale::Percent,
+            y_scale: scale,
+            rule: Some(rule),
+            lines,
+        };
+        figures.push(Figure { title: format!("{title}: {}", panel_name(&panel)), caption, legend, chart });
+    }
+    figures
+}
+
+fn accuracy(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
+    let of = ["eval_accuracy", "eval_accuracy_low", "eval_accuracy_high"];
+    parts.push(Part::Heading("Accuracy against label noise".into()));
+    parts.push(Part::Text(
+        "Preference accuracy on the test split against the clean labels, with the prior's expected code vector. Bars \
+         are 95 % intervals over the seeds; the rule is chance."
+            .into(),
+    ));
+    parts.push(Part::Figures(against_noise(cells, colours, of, "Accuracy", 0.5, Scale::Percent)));
+    let row = |c: &Cell| {
+        let text = |name: &str| c.get(name).map_or("–".to_string(), |v| percent(v, 1));
+        vec![
+            c.objective.clone(),
+            line_name(&c.line()),
+            format!("{}{}", c.kind, if c.marked { ", marked" } else { "" }),
+            percent(c.p, 0),
+            number(c.get("n_seeds"), 0),
+            text("eval_accuracy"),
+            interval(c.get("eval_accuracy_low"), c.get("eval_accuracy_high")),
+            c.get("eval_accuracy_sd").map_or("–".into(), |s| format!("{:.1}", s * 100.0)),
+            points(c.get("difference")),
+            gains(c),
+            number(c.get("code_perplexity"), 2),
+        ]
+    };
+    let header = [
+        "objective",
+        "latent",
+        "noise",
+        "flipped",
+        "seeds",
+        "accuracy",
+        "95 % over seeds",
+        "sd, points",
+        "over none, points",
+        "95 % over pairs",
+        "code perplexity",
+    ];
+    parts.push(Part::Table(Table {
+        caption: "mean over the seeds; the difference is paired with latent = none on the same seeds and test pairs"
+            .into(),
+        header: header.map(String::from).to_vec(),
+        rows: cells.iter().map(row).collect(),
+        text_columns: 3,
+    }));
+}
+
+/// Where a latent was run with several numbers of codes: accuracy against that number.
+fn by_codes(cells: &[Cell], parts: &mut Vec<Part>) {
+    let mut figures = Vec::new();
+    for panel in distinct(cells.iter().map(|c| (c.panel(), c.latent.clone()))) {
+        let here: Vec<&Cell> = cells.iter().filter(|c| (c.panel(), c.latent.clone()) == panel && c.codes > 0).collect();
+        if distinct(here.iter().map(|c| c.codes)).len() < 2 {
+            continue;
+        }
+        let (mut lines, mut legend) = (Vec::new(), Vec::new());
+        for (i, p) in distinct(here.iter().map(|c| c.p.to_bits())).into_iter().take(MAX_LINES).enumerate() {
+            let mut line: Vec<Point> = Vec::new();
+            for cell in here.iter().filter(|c| c.p.to_bits() == p) {
+                let interval = cell.get("eval_accuracy_low").zip(cell.get("eval_accuracy_high"));
+                let x = (cell.codes as f64).log2();
+                line.extend(cell.get("eval_accuracy").map(|y| Point { x, y, interval }));
+            }
+            line.sort_by(|a, b| a.x.total_cmp(&b.x));
+            lines.push(Line { colour: i + 1, points: line, marks: true });
+            legend.push((i + 1, format!("{} flipped", percent(f64::from_bits(p), 0))));
+        }
+        let (x_scale, y_scale) = (Scale::Log2, Scale::Percent);
+        let chart = Chart { x_label: "codes".into(), x_scale, y_scale, rule: None, lines };
+        let title = format!("Accuracy against the number of codes: {}, {}", panel.1, panel_name(&panel.0));
+        figures.push(Figure { title, caption: String::new(), legend, chart });
+    }
+    if !figures.is_empty() {
+        parts.push(Part::Heading("Number of codes".into()));
+        parts.push(Part::Figures(figures));
+    }
+}
+
+fn audit(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
+    let of = ["audit_auroc", "audit_auroc_low", "audit_auroc_high"];
+    let figures = against_noise(cells, colours, of, "Mislabel AUROC", 0.5, Scale::Number);
+    if figures.is_empty() {
+        return;
+    }
+    parts.push(Part::Heading("Finding the wrong labels".into()));
+    parts.push(Part::Text(
+        "Area under the ROC curve of the mislabel score: how often a flipped training pair is ranked above one that \
+         was not flipped. One half is chance. Without flips there is nothing to find."
+            .into(),
+    ));
+    parts.push(Part::Figures(figures));
+}
+
+/// A run folder of the sweep and what its marker says of it.
+struct CellFolder {
+    path: PathBuf,
+    panel: String,
+    line: (String, usize),
+    name: String,
+}
+
+/// The finished cells, by folder name.
+fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
+    let Ok(entries) = std::fs::read_dir(dir.join(sweep::CELLS)) else { return Ok(Vec::new()) };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    paths.sort();
+    let mut folders = Vec::new();
+    for path in paths {
+        let Some(marker) = load::object(&path.join("cell.json")).ok().flatten() else { continue };
+        let Some(cell) = marker.get("cell") else { continue };
+        let string = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or("").to_string();
+        let noise = cell.get("noise").cloned().unwrap_or_default();
+        let p = noise.get("p").and_then(Value::as_f64).unwrap_or(0.0);
+        let marked = noise.get("marked").and_then(Value::as_bool).unwrap_or(false);
+        let objective = string(cell, "objective");
+        let panel = if p == 0.0 {
+            format!("{objective}, no noise")
+        } else {
+            format!("{}, {} flipped", panel_name(&(objective, string(&noise, "kind"), marked)), percent(p, 0))
+        };
+        let line = (string(cell, "latent"), cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize);
+        folders.push(CellFolder { name: folder_name(&path), path, panel, line });
+    }
+    Ok(folders)
+}
+
+fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<Part>) -> Result<()> {
+    let panels = distinct(folders.iter().map(|f| f.panel.clone()));
+    let mut figures = Vec::new();
+    for panel in panels.iter().take(MAX_PANELS) {
+        let (mut lines, mut legend) = (Vec::new(), Vec::new());
+        for folder in folders.iter().filter(|f| f.panel == *panel) {
+            let points = loss(&folder.path)?;
+            if points.is_empty() {
+                continue;
+            }
+            let colour = colours.of(&folder.line);
+            lines.push(Line { colour, points, marks: false });
+            legend.push((colour, line_name(&folder.line)));
+        }
+        if lines.is_empty() {
+            continue;
+        }
+        legend = distinct(legend.into_iter());
+        let (x_scale, y_scale) = (Scale::Number, Scale::Number);
+        let chart = Chart { x_label: "step".into(), x_scale, y_scale, rule: None, lines };
+        figures.push(Figure { title: panel.clone(), caption: String::new(), legend, chart });
+    }
+    if !figures.is_empty() {
+        parts.push(Part::Heading("Training loss".into()));
+        parts.push(Part::Text("One line a run; seeds of a cell share a colour.".into()));
+        parts.push(Part::Figures(figures));
+    }
+    Ok(())
+}
+
+fn usage(folders: &[CellFolder], parts: &mut Vec<Part>) -> Result<()> {
+    // One seed tells the story of a cell: codes of different seeds have no common order.
+    let mut seen = Vec::new();
+    let mut heats = Vec::new();
+    for folder in folders {
+        let key = (&folder.panel, &folder.line);
+        if seen.contains(&key) || heats.len() >= MAX_PANELS {
+            continue;
+        }
+        let Some(codes) = load::codes(&folder.path)? else { continue };
+        let caption = format!("{}, {} ({})", line_name(&folder.line), folder.panel, folder.name);
+        if let Some(heat) = usage_heat(&codes, &caption) {
+            heats.push(Part::Heat(heat));
+            seen.push(key);
+        }
+    }
+    if !heats.is_empty() {
+        parts.push(Part::Heading("Codes by source".into()));
+        parts.push(Part::Text(
+            "Share of each code in a source, with the prior; the first seed of each cell. Rows that differ mean that \
+             the codes tell sources apart; the order of the codes means nothing."
+                .into(),
+        ));
+        parts.append(&mut heats);
+    }
+    Ok(())
+}
+
+fn every_run(results: &DataFrame, parts: &mut Vec<Part>) {
+    let text = |name: &str| texts(results, name);
+    let (objective, latent, kind, status) = (text("objective"), text("latent"), text("noise_kind"), text("status"));
+    let value = |name: &str| numbers(results, name);
+    let (codes, p, marked, seed) = (value("codes"), value("noise_p"), value("marked"), text("seed"));
+    let (accuracy, auroc, used) = (value("eval_accuracy"), value("audit_auroc"), value("codes_used"));
+    let (perplexity, seconds) = (value("code_perplexity"), value("train_seconds"));
+    let row = |i: usize| {
+        vec![
+            objective[i].clone(),
+            line_name(&(latent[i].clone(), codes[i].unwrap_or(0.0) as usize)),
+            format!("{}{}", kind[i], if marked[i] == Some(1.0) { ", marked" } else { "" }),
+            status[i].clone(),
+            percent(p[i].unwrap_or(f64::NAN), 0),
+            seed[i].clone(),
+            accuracy[i].map_or("–".into(), |a| percent(a, 1)),
+            number(auroc[i], 3),
+            number(used[i], 0),
+            number(perplexity[i], 2),
+            seconds[i].map_or("–".into(), duration),
+        ]
+    };
+    let header = [
+        "objective",
+        "latent",
+        "noise",
+        "status",
+        "flipped",
+        "seed",
+        "accuracy",
+        "mislabel AUROC",
+        "codes in use",
+        "perplexity",
+        "time",
+    ];
+    parts.push(Part::Heading("Every run".into()));
+    parts.push(Part::Table(Table {
+        caption: String::new(),
+        header: header.map(String::from).to_vec(),
+        rows: (0..results.height()).map(row).collect(),
+        text_columns: 4,
+    }));
+}
+
+fn method(results: &DataFrame, parts: &mut Vec<Part>) {
+    let list = |name: &str| distinct(texts(results, name).into_iter()).join(", ");
+    parts.push(Part::Heading("How the numbers were made".into()));
+    parts.push(Part::Text(format!(
+        "Every cell was trained with the seeds {}; labels were flipped with the noise seed {}, so that all cells of a \
+         noise setting see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
+         without flips are shared by all kinds of noise.",
+        list("seed"),
+        list("noise_seed")
+    )));
+    parts.push(Part::Text(
+        "Intervals of means are 95 % Student t intervals over the seeds (none for a single seed). Differences to \
+         latent = none are paired: for each test pair the mean over the common seeds of being right or wrong, minus \
+         the same of the baseline; their intervals are 95 % percentile bootstrap intervals over the test pairs. The \
+         former hold for another seed, the latter for other test pairs. A tie counts as wrong."
+            .into(),
+    ));
+}
