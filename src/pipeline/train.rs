@@ -1,1 +1,549 @@
-//! (being written)
+//! `train`: prepared folder + model -> run folder, readable from top to bottom.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::analysis;
+use crate::artifact;
+use crate::batch::{self, Split};
+use crate::error::{Error, Result};
+use crate::manifest::{InputFile, Manifest};
+use crate::model::load;
+use crate::objective::ObjectiveConfig;
+use crate::policy::{Example, Policy, examine, folder};
+use crate::posteriors::{self, Ledger, Part};
+use crate::progress::Progress;
+use crate::schema::{self, col, metric, prepared};
+use crate::seed::Seed;
+use crate::source::ModelSource;
+use crate::tokenize::ModelTokenizer;
+use crate::train::events::{JsonLines, Line, TensorBoard};
+use crate::train::{Fit, Metrics, Observer, Outcome, TrainConfig, checkpoint, fit, reference};
+
+/// Tokens listed for each code at either end.
+const TOKENS_PER_CODE: usize = 12;
+
+/// Accuracy on one source of the test split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceAccuracy {
+    /// Source tag.
+    pub source: String,
+    /// Test examples.
+    pub n: u64,
+    /// Share of right preferences.
+    pub accuracy: f64,
+    /// Lower end of Wilson's 95 % interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// `summary.json`: a run's headline numbers. Accuracies are against the clean labels, with the prior's z.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// Preference accuracy on the test split.
+    pub eval_accuracy: f64,
+    /// Lower end of Wilson's 95 % interval.
+    pub eval_accuracy_low: f64,
+    /// Upper end.
+    pub eval_accuracy_high: f64,
+    /// Test examples.
+    pub n_eval: u64,
+    /// The same with the posterior's z, which has seen the observed label: never a headline.
+    pub eval_accuracy_posterior: f64,
+    /// Mean implicit reward margin on the test split.
+    pub eval_margin: f64,
+    /// The test split by source.
+    pub by_source: Vec<SourceAccuracy>,
+    /// Steps taken.
+    pub steps: u64,
+    /// Median pairs per second of training steps.
+    pub pairs_per_s: f64,
+    /// Seconds in training steps.
+    pub train_seconds: f64,
+    /// Peak resident memory, MiB.
+    pub peak_rss_mb: f64,
+    /// Codes that are the prior's first choice for at least 1 % of the examples.
+    pub codes_used: u64,
+    /// e to the entropy of the mean prior.
+    pub code_perplexity: f64,
+    /// Codes that are the posterior's first choice for at least 1 % of the examples.
+    pub codes_used_posterior: u64,
+    /// Mean KL(q || p), nats.
+    pub kl: f64,
+    /// Area under the ROC curve of the margin as a detector of flipped labels on the training split; absent
+    /// without flips.
+    pub audit_auroc: Option<f64>,
+    /// Objective.
+    pub objective: String,
+    /// Latent.
+    pub latent: String,
+    /// K; 1 without a latent.
+    pub codes: u64,
+    /// Seed.
+    pub seed: u64,
+    /// Pairs trained on.
+    pub n_train: u64,
+}
+
+/// How `train` ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The run folder is complete.
+    Finished(Box<RunSummary>),
+    /// The user stopped it after this many steps of so many; a checkpoint was written.
+    Interrupted {
+        /// Steps taken.
+        step: usize,
+        /// Steps planned.
+        steps: usize,
+    },
+    /// The run folder was complete already, and `resume` was asked for.
+    Already(Box<RunSummary>),
+}
+
+/// What `train --dry-run` says.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// Parameters of the model, without the latent part.
+    pub parameters: usize,
+    /// Numbers that training changes.
+    pub trainable: usize,
+    /// Pairs to train on.
+    pub pairs: usize,
+    /// Steps to take.
+    pub steps: usize,
+    /// Tokens through the backbone in one epoch, shared prompts counted once.
+    pub tokens_per_epoch: usize,
+    /// Longest prompt and response, tokens.
+    pub longest: usize,
+    /// Weights, gradients and moments, MiB.
+    pub state_mb: f64,
+    /// Activations of the largest pass, MiB, roughly.
+    pub activations_mb: f64,
+}
+
+/// What a run starts from.
+struct Start {
+    splits: Vec<Split>,
+    tokenizer: ModelTokenizer,
+    policy: Policy<f32>,
+    manifest: Manifest,
+}
+
+fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
+    let data = Path::new(&config.data);
+    let splits = batch::read_splits(data)?;
+    if splits.first().is_none_or(|s| s.rows.is_empty()) {
+        return Err(Error::artifact(data, "the training split has no pairs"));
+    }
+    let longest = batch::longest(splits.iter().flat_map(|s| &s.rows));
+    if longest > config.max_length {
+        return Err(Error::artifact(data, format!("a pair has {longest} tokens, more than {}", config.max_length))
+            .with_hint("prepare with a smaller --max-length, or raise train.max_length"));
+    }
+    let manifest = Manifest::read(data)?;
+    let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
+    let source = ModelSource::resolve(&config.model)?;
+    let loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
+    let policy = Policy::new(loaded, &config.lpc, seed, longest)?;
+    Ok(Start { splits, tokenizer, policy, manifest })
+}
+
+/// Says what a run would do, without doing it.
+///
+/// # Errors
+/// As [`run`].
+pub fn plan(config: &TrainConfig, seed: Seed) -> Result<Plan> {
+    let config = checked(config)?;
+    let Start { splits, policy, .. } = start(&config, seed)?;
+    let rows = &splits[0].rows;
+    let steps =
+        crate::train::plan::Plan::new(rows.len(), config.batch * config.accumulate, config.epochs, config.max_steps);
+    let tokens = |r: &batch::TokenRow| r.prompt_ids.len() + r.chosen_ids.len() + r.rejected_ids.len();
+    let mut sizes: Vec<usize> = rows.iter().map(tokens).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let c = &policy.decoder.config;
+    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+    // What a layer keeps of a row: see `model::layer`.
+    let kept = 2 * q + 2 * kv + 2 * c.hidden_size + 2 * c.intermediate_size + c.num_attention_heads + 2;
+    let largest: usize = sizes.iter().take(config.batch).sum();
+    Ok(Plan {
+        parameters: c.parameters(),
+        trainable: policy.params.trainable_elements(),
+        pairs: rows.len(),
+        steps: steps.steps,
+        tokens_per_epoch: sizes.iter().sum(),
+        longest: batch::longest(rows),
+        state_mb: policy.params.trainable_elements() as f64 * 16.0 / f64::from(1 << 20),
+        activations_mb: (largest * kept * c.num_hidden_layers * 4) as f64 / f64::from(1 << 20),
+    })
+}
+
+fn checked(config: &TrainConfig) -> Result<TrainConfig> {
+    let faults = config.faults();
+    if faults.is_empty() { Ok(config.resolved()) } else { Err(Error::Config(faults)) }
+}
+
+/// Trains, evaluates, and writes the run folder; `manifest.json` comes last.
+///
+/// # Errors
+/// [`Error::Config`] for settings out of range; [`Error::Artifact`] for data that does not fit, or a run folder of
+/// another run; [`Error::Run`] where training fails.
+pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress) -> Result<Ended> {
+    let config = checked(config)?;
+    let out = PathBuf::from(&config.out);
+    let _lock = artifact::lock_folder(&out)?;
+    let mut manifest = Manifest::begin("train", &config)?;
+    manifest.seeds.insert("run".into(), seed.0);
+    let Start { splits, tokenizer, policy, manifest: data } = start(&config, seed)?;
+    let identity = identity(&config, seed, &data, &policy)?;
+    if let Some(done) = standing(&out, &identity, config.max_steps, resume)? {
+        return Ok(Ended::Already(done));
+    }
+    artifact::write_bytes(out.join(schema::run::CONFIG), config_text(&config, seed)?.as_bytes())?;
+    let from = if resume { newest(&out, &identity, progress)? } else { None };
+    if !resume && out.join(schema::run::CHECKPOINTS).exists() {
+        let stale = out.join(schema::run::CHECKPOINTS);
+        std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
+    }
+    let reference = if config.objective.needs_reference() {
+        reference::reference(&policy, &splits, &Path::new(&config.data).join("reference"), progress)?
+    } else {
+        reference::none(&splits)
+    };
+    let work = Fit {
+        config: &config,
+        seed,
+        rows: &splits[0].rows,
+        reference: &reference[0],
+        checkpoints: out.join(schema::run::CHECKPOINTS),
+        identity: identity.clone(),
+        from,
+    };
+    let first = work.from.as_ref().map_or(0, |(state, _)| state.step);
+    let mut log = JsonLines::open(&out.join(schema::run::METRICS), first)?;
+    let mut board = TensorBoard::open(&out.join(schema::run::TENSORBOARD))?;
+    let mut line = Line(progress);
+    let mut evaluate = |policy: &Policy<f32>| evaluation(policy, &splits[1], &reference[1], &config.objective);
+    let outcome = {
+        let observers: &mut [&mut dyn Observer] = &mut [&mut log, &mut board, &mut line];
+        fit(&policy, &work, observers, progress, &mut evaluate)?
+    };
+    if outcome.interrupted {
+        return Ok(Ended::Interrupted { step: outcome.steps, steps: outcome.planned });
+    }
+    let trained = Trained { config: &config, seed, splits: &splits, reference: &reference, outcome };
+    let summary = trained.write(&out, &policy, &tokenizer, &mut [&mut log, &mut board], progress)?;
+    manifest.inputs.push(data_input(&config.data, &data)?);
+    manifest.fact("identity", &identity)?;
+    for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
+        manifest.output(&out, name, None)?;
+    }
+    manifest.finish(&out)?;
+    Ok(Ended::Finished(Box::new(summary)))
+}
+
+
+/// config.toml: what ran, in the form of a recipe.
+fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
+    #[derive(Serialize)]
+    struct Written<'a> {
+        seed: u64,
+        train: &'a TrainConfig,
+    }
+    crate::recipe::to_toml(&Written { seed: seed.0, train: config })
+}
+
+/// What makes a run this run: configuration without place and limit, seed, data and starting weights.
+fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f32>) -> Result<String> {
+    let config = TrainConfig {
+        out: String::new(),
+        data: String::new(),
+        max_steps: 0,
+        checkpoint_every: 0,
+        keep_checkpoints: 0,
+        eval_every: 0,
+        save_model: true,
+        ..config.clone()
+    };
+    let tokens: Vec<&str> =
+        data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
+    let weights: Vec<(String, usize)> =
+        policy.params.iter().map(|p| (p.name.clone(), p.var.elem_count())).collect();
+    crate::manifest::hash_json(&serde_json::json!({
+        "config": config, "seed": seed.0, "tokens": tokens, "weights": weights,
+    }))
+}
+
+/// What already stands in the run folder: a finished run is taken (with `resume`) or refused.
+fn standing(out: &Path, identity: &str, max_steps: usize, resume: bool) -> Result<Option<Box<RunSummary>>> {
+    let marker = out.join(prepared::MANIFEST);
+    if !marker.exists() {
+        return Ok(None);
+    }
+    let manifest = Manifest::read(out)?;
+    if !resume {
+        return Err(Error::artifact(out, "holds a finished run")
+            .with_hint("choose another --out, or remove the folder; --resume continues a stopped run"));
+    }
+    if manifest.facts.get("identity").and_then(|v| v.as_str()) != Some(identity) {
+        return Err(other_run(out));
+    }
+    let path = out.join(schema::run::SUMMARY);
+    let text = std::fs::read(&path).map_err(Error::io(&path))?;
+    let summary: RunSummary = serde_json::from_slice(&text).map_err(|e| Error::artifact(&path, e.to_string()))?;
+    let before = manifest.config.get("max_steps").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
+    // A run that ended at its limit goes on when the limit is raised or lifted.
+    if before != 0 && (max_steps == 0 || max_steps > before) && summary.steps as usize == before {
+        std::fs::remove_file(&marker).map_err(Error::io(&marker))?;
+        return Ok(None);
+    }
+    Ok(Some(Box::new(summary)))
+}
+
+fn other_run(out: &Path) -> Error {
+    Error::artifact(out, "holds another run: configuration, seed, data or model differ")
+        .with_hint("compare config.toml there; resume with the same settings, or choose another --out")
+}
+
+fn newest(out: &Path, identity: &str, progress: &dyn Progress) -> Result<Option<(checkpoint::State, PathBuf)>> {
+    let found = checkpoint::newest(&out.join(schema::run::CHECKPOINTS), |path, error| {
+        progress.warn(&format!("{}: passed over: {error}", path.display()));
+    })?;
+    match found {
+        Some((state, _)) if state.identity != identity => Err(other_run(out)),
+        Some((state, path)) => {
+            progress.note(&format!("resuming after step {}", state.step));
+            Ok(Some((state, path)))
+        }
+        None => {
+            progress.note("no checkpoint to resume from: starting from the beginning");
+            Ok(None)
+        }
+    }
+}
+
+fn data_input(path: &str, data: &Manifest) -> Result<InputFile> {
+    let rows: u64 = data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).filter_map(|o| o.rows).sum();
+    let (bytes, blake3) = artifact::hash_file(Path::new(path).join(prepared::MANIFEST))?;
+    Ok(InputFile {
+        path: path.to_string(),
+        bytes,
+        blake3,
+        rows_read: rows,
+        rows_kept: rows,
+        ..InputFile::default()
+    })
+}
+
+/// Means over the test split, against the clean labels.
+fn evaluation(
+    policy: &Policy<f32>,
+    split: &Split,
+    reference: &[(f64, f64)],
+    objective: &ObjectiveConfig,
+) -> Result<Metrics> {
+    let examples = examine(policy, &split.rows, |_| {})?;
+    let part = Part {
+        split: &split.name,
+        rows: &split.rows,
+        examples: &examples,
+        reference: objective.needs_reference().then_some(reference),
+    };
+    let margins: Vec<f64> = posteriors::margins(&part, objective)?
+        .into_iter()
+        .zip(&split.rows)
+        .map(|(m, row)| if row.flipped { -m.0 } else { m.0 })
+        .collect();
+    let n = margins.len().max(1) as f64;
+    let right = margins.iter().filter(|m| **m > 0.0).count() as f64;
+    let mean = |get: fn(&Example) -> f64| examples.iter().map(get).sum::<f64>() / n;
+    Ok(vec![
+        (format!("eval_{}", metric::REWARDS_ACCURACIES), right / n),
+        (format!("eval_{}", metric::REWARDS_MARGINS), margins.iter().sum::<f64>() / n),
+        (format!("eval_{}", metric::LOGPS_CHOSEN), mean(|e| e.logps.0)),
+        (format!("eval_{}", metric::LOGPS_REJECTED), mean(|e| e.logps.1)),
+        (format!("eval_{}", metric::KL), mean(|e| e.kl)),
+    ])
+}
+
+/// A trained policy on its way to disk.
+struct Trained<'a> {
+    config: &'a TrainConfig,
+    seed: Seed,
+    splits: &'a [Split],
+    reference: &'a reference::Reference,
+    outcome: Outcome,
+}
+
+impl Trained<'_> {
+    fn write(
+        &self,
+        out: &Path,
+        policy: &Policy<f32>,
+        tokenizer: &ModelTokenizer,
+        observers: &mut [&mut dyn Observer],
+        progress: &dyn Progress,
+    ) -> Result<RunSummary> {
+        let total: usize = self.splits.iter().map(|s| s.rows.len()).sum();
+        progress.begin("posteriors", Some(total as u64));
+        let clock = Instant::now();
+        let examples: Vec<Vec<Example>> = self
+            .splits
+            .iter()
+            .map(|s| examine(policy, &s.rows, |n| progress.advance(n as u64)))
+            .collect::<Result<_>>()?;
+        progress.end();
+        let parts: Vec<Part<'_>> = self
+            .splits
+            .iter()
+            .zip(&examples)
+            .zip(self.reference)
+            .map(|((split, examples), reference)| Part {
+                split: &split.name,
+                rows: &split.rows,
+                examples,
+                reference: self.config.objective.needs_reference().then_some(reference.as_slice()),
+            })
+            .collect();
+        let path = out.join(schema::run::POSTERIORS);
+        posteriors::write(&path, &parts, &ledger(Path::new(&self.config.data))?, &self.config.objective)?;
+        let frame = artifact::read_parquet(&path)?;
+        artifact::write_parquet(out.join(schema::run::CODES), &mut codes(policy, tokenizer, &frame)?)?;
+        if self.config.save_model {
+            let model = out.join(schema::run::MODEL);
+            folder::save(policy, &model)?;
+            tokenizer.save(&model)?;
+        }
+        let summary = self.summary(&frame, &examples)?;
+        artifact::write_json(out.join(schema::run::SUMMARY), &summary)?;
+        let event = crate::train::TrainEvent::Evaluation {
+            step: self.outcome.steps,
+            metrics: vec![
+                (format!("eval_{}", metric::REWARDS_ACCURACIES), summary.eval_accuracy),
+                (format!("eval_{}", metric::REWARDS_MARGINS), summary.eval_margin),
+                (format!("eval_{}", metric::KL), summary.kl),
+                ("eval_runtime".into(), clock.elapsed().as_secs_f64()),
+            ],
+        };
+        observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+        if policy.lpc.is_some() && summary.codes > 1 && summary.codes_used <= 1 {
+            progress.warn("all examples are on one code: the codes have collapsed (see the README on collapse)");
+        }
+        Ok(summary)
+    }
+
+    fn summary(&self, frame: &DataFrame, examples: &[Vec<Example>]) -> Result<RunSummary> {
+        let test = frame.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit("test"))).collect()?;
+        let train = frame.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit("train"))).collect()?;
+        let correct = analysis::clean_correct(&test)?;
+        let right = correct.iter().filter(|c| **c).count() as u64;
+        let interval = analysis::wilson(right, correct.len() as u64, 0.95);
+        let flipped = analysis::flags(&test, col::FLIPPED)?;
+        let clean = |name: &str| -> Result<Vec<f64>> {
+            let margins = analysis::numbers(&test, name)?;
+            Ok(margins.iter().zip(&flipped).map(|(m, f)| if *f { -m } else { *m }).collect())
+        };
+        let (margins, seen) = (clean("margin")?, clean("margin_posterior")?);
+        let n = margins.len().max(1) as f64;
+        let mut usage = [crate::lpc::Usage::default(), crate::lpc::Usage::default()];
+        for example in examples.iter().flatten() {
+            let wide = |w: &[f32]| w.iter().map(|&w| f64::from(w)).collect::<Vec<_>>();
+            usage[0].add(&wide(&example.prior));
+            usage[1].add(&wide(&example.posterior));
+        }
+        let all = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+        let auroc = analysis::mislabel_auroc(&train)?;
+        let name = |v: serde_json::Value| v.as_str().unwrap_or_default().to_string();
+        Ok(RunSummary {
+            eval_accuracy: interval.estimate,
+            eval_accuracy_low: interval.low,
+            eval_accuracy_high: interval.high,
+            n_eval: correct.len() as u64,
+            eval_accuracy_posterior: seen.iter().filter(|m| **m > 0.0).count() as f64 / n,
+            eval_margin: margins.iter().sum::<f64>() / n,
+            by_source: by_source(&test)?,
+            steps: self.outcome.steps as u64,
+            pairs_per_s: self.outcome.pairs_per_s,
+            train_seconds: self.outcome.seconds,
+            peak_rss_mb: crate::progress::peak_rss_mb(),
+            codes_used: usage[0].codes_used() as u64,
+            code_perplexity: usage[0].perplexity(),
+            codes_used_posterior: usage[1].codes_used() as u64,
+            kl: examples.iter().flatten().map(|e| e.kl).sum::<f64>() / all,
+            audit_auroc: auroc.is_finite().then_some(auroc),
+            objective: name(serde_json::to_value(self.config.objective.name)?),
+            latent: name(serde_json::to_value(self.config.lpc.latent)?),
+            codes: if self.config.lpc.active() { self.config.lpc.codes as u64 } else { 1 },
+            seed: self.seed.0,
+            n_train: self.splits[0].rows.len() as u64,
+        })
+    }
+}
+
+fn by_source(test: &DataFrame) -> Result<Vec<SourceAccuracy>> {
+    let table = analysis::accuracy_by_source(test)?;
+    let sources = analysis::texts(&table, col::SOURCE)?;
+    let column = |name: &str| analysis::numbers(&table, name);
+    let (n, accuracy, low, high) = (column("n")?, column("accuracy")?, column("low")?, column("high")?);
+    Ok((0..sources.len())
+        .filter(|&i| sources[i] != "all")
+        .map(|i| SourceAccuracy {
+            source: sources[i].clone(),
+            n: n[i] as u64,
+            accuracy: accuracy[i],
+            low: low[i],
+            high: high[i],
+        })
+        .collect())
+}
+
+/// What the pairs files know of each id.
+fn ledger(data: &Path) -> Result<HashMap<String, Ledger>> {
+    let mut out = HashMap::new();
+    for split in schema::SPLITS {
+        let frame = artifact::read_parquet(data.join(prepared::pairs(split)))?;
+        let (ids, prompts) = (analysis::texts(&frame, col::ID)?, analysis::texts(&frame, col::PROMPT_ID)?);
+        let (kinds, rates) = (analysis::texts(&frame, col::NOISE_KIND)?, analysis::numbers(&frame, col::NOISE_P)?);
+        for (((id, prompt_id), noise_kind), noise_p) in ids.into_iter().zip(prompts).zip(kinds).zip(rates) {
+            out.insert(id, Ledger { prompt_id, noise_kind, noise_p });
+        }
+    }
+    Ok(out)
+}
+
+/// codes.parquet: usage of each code, and the tokens that W e_k raises and lowers most.
+fn codes(policy: &Policy<f32>, tokenizer: &ModelTokenizer, posteriors: &DataFrame) -> Result<DataFrame> {
+    let usage = analysis::code_usage(posteriors)?;
+    let k = usage.height();
+    let (mut top, mut bottom, mut norms) = (vec![Vec::new(); k], vec![Vec::new(); k], vec![0f64; k]);
+    if let Some(lpc) = &policy.lpc {
+        let logits = policy.decoder.logits(lpc.codebook())?.to_vec2::<f32>()?;
+        let vectors = lpc.codebook().detach().to_vec2::<f32>()?;
+        for code in 0..k.min(logits.len()) {
+            let mut order: Vec<usize> = (0..logits[code].len().min(tokenizer.vocab_size())).collect();
+            order.sort_by(|&a, &b| logits[code][b].total_cmp(&logits[code][a]).then(a.cmp(&b)));
+            let text = |ids: &mut dyn Iterator<Item = &usize>| -> Vec<String> {
+                ids.take(TOKENS_PER_CODE).map(|&id| tokenizer.decode_token(id as u32)).collect()
+            };
+            top[code] = text(&mut order.iter());
+            bottom[code] = text(&mut order.iter().rev());
+            norms[code] = vectors[code].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        }
+    }
+    let lists = |name: &str, values: &[Vec<String>]| -> Column {
+        let series: Vec<Series> = values.iter().map(|v| Series::new("".into(), v.as_slice())).collect();
+        Column::new(name.into(), series)
+    };
+    let mut columns: Vec<Column> = usage.columns()[..3].to_vec();
+    columns.push(lists("top_tokens", &top));
+    columns.push(lists("bottom_tokens", &bottom));
+    columns.push(Column::new("norm".into(), norms));
+    columns.extend_from_slice(&usage.columns()[3..]);
+    Ok(DataFrame::new(k, columns)?)
+}
