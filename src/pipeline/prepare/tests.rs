@@ -21,13 +21,17 @@ fn corpus(dir: &Path) -> Vec<String> {
     for i in 0..300 {
         let prompt = if i % 5 == 0 { format!("  QUESTION   {} ", i / 2) } else { format!("question {}", i / 2) };
         let (high, low) = (i % 4, (i * 7) % 5);
-        files[i % 3] += &format!(
+        let row = format!(
             "{{\"source\":\"s{}\",\"instruction\":\"{prompt}\",\"completions\":[\
              {{\"model\":\"a\",\"response\":\"yes {high}\",\"overall_score\":{high}}},\
              {{\"model\":\"b\",\"response\":\"no {low}\",\"overall_score\":{low}}},\
              {{\"model\":\"c\",\"response\":\"\",\"overall_score\":1}}]}}\n",
             i % 2
         );
+        files[i % 3] += &row;
+        if i % 30 == 7 {
+            files[(i + 1) % 3] += &row;
+        }
         if i % 50 == 0 {
             files[i % 3] += "{\"source\": \n";
         }
@@ -104,7 +108,7 @@ fn every_row_is_accounted_for_and_prompts_are_on_one_side() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let summary = run(&config(corpus(dir.path()), &out), Seed(1), &Silent).unwrap();
-    assert_eq!(summary.rows_read, 306);
+    assert_eq!(summary.rows_read, 316);
     assert_eq!(summary.rows_read, summary.rows_kept + summary.rejects.values().sum::<u64>());
     assert_eq!(summary.rejects["bad-json"], 6);
     assert!(summary.rejects["all-tied"] > 0 && summary.rejects["duplicate"] > 0, "{:?}", summary.rejects);
