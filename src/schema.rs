@@ -20,6 +20,9 @@ pub const PAIR_COLUMNS: [&str; 16] = [
     col::NOISE_P,
 ];
 
+/// Columns of `rejects.parquet`, in order.
+pub const REJECT_COLUMNS: [&str; 5] = [col::FILE, col::LINE, col::FIELD, col::REASON, col::DETAIL];
+
 /// Column names.
 pub mod col {
     /// Content hash of prompt, clean chosen and clean rejected: 32 hex digits.
@@ -54,6 +57,26 @@ pub mod col {
     pub const NOISE_KIND: &str = "noise_kind";
     /// Probability with which this row's label was to be flipped.
     pub const NOISE_P: &str = "noise_p";
+    /// Input file: its index among the inputs in stage frames, its path in `rejects.parquet`.
+    pub const FILE: &str = "file";
+    /// 1-based line of the input file; the row for Parquet.
+    pub const LINE: &str = "line";
+    /// Dotted path of the field at fault, empty where the whole row is.
+    pub const FIELD: &str = "field";
+    /// Why a row was rejected: one of [`crate::rejects::reason`].
+    pub const REASON: &str = "reason";
+    /// Expected and found, in words.
+    pub const DETAIL: &str = "detail";
+    /// Hash of the normalized prompt: rows with equal hashes share split and shard.
+    pub const GROUP: &str = "group";
+    /// Scored responses to one prompt: list of {model, response, score}.
+    pub const COMPLETIONS: &str = "completions";
+    /// Model that wrote a completion.
+    pub const MODEL: &str = "model";
+    /// Text of a completion.
+    pub const RESPONSE: &str = "response";
+    /// Score of a completion.
+    pub const SCORE: &str = "score";
     /// Message role.
     pub const ROLE: &str = "role";
     /// Message text.

@@ -1,0 +1,269 @@
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::*;
+use crate::artifact;
+use crate::ingest::OnBadRow;
+use crate::progress::Silent;
+use crate::schema::{PAIR_COLUMNS, REJECT_COLUMNS, prepared};
+use crate::tokenize::store;
+
+fn samples() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples");
+    ["ultrafeedback", "binarized", "trl_standard", "trl_conversational", "trl_implicit"]
+        .map(|name| folder.join(format!("{name}.jsonl")).display().to_string())
+        .to_vec()
+}
+
+/// Many rows with prompts that repeat in other spellings, duplicates, ties and broken lines.
+fn corpus(dir: &Path) -> Vec<String> {
+    let mut files = vec![String::new(); 3];
+    for i in 0..300 {
+        let prompt = if i % 5 == 0 { format!("  QUESTION   {} ", i / 2) } else { format!("question {}", i / 2) };
+        let (high, low) = (i % 4, (i * 7) % 5);
+        let row = format!(
+            "{{\"source\":\"s{}\",\"instruction\":\"{prompt}\",\"completions\":[\
+             {{\"model\":\"a\",\"response\":\"yes {high}\",\"overall_score\":{high}}},\
+             {{\"model\":\"b\",\"response\":\"no {low}\",\"overall_score\":{low}}},\
+             {{\"model\":\"c\",\"response\":\"\",\"overall_score\":1}}]}}\n",
+            i % 2
+        );
+        files[i % 3] += &row;
+        if i % 30 == 7 {
+            files[(i + 1) % 3] += &row;
+        }
+        if i % 50 == 0 {
+            files[i % 3] += "{\"source\": \n";
+        }
+    }
+    let write = |(i, text): (usize, &String)| {
+        let path = dir.join(format!("f{i}.jsonl"));
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    files.iter().enumerate().map(write).collect()
+}
+
+fn config(input: Vec<String>, out: &Path) -> PrepareConfig {
+    let mut config = PrepareConfig { input, out: out.display().to_string(), ..PrepareConfig::default() };
+    config.ingest.on_bad_row = OnBadRow::Skip;
+    config.pairs.test_fraction = 0.3;
+    config.noise.flip_rate = 0.3;
+    config
+}
+
+fn pairs_of(out: &Path, split: &str) -> DataFrame {
+    artifact::read_parquet(out.join(prepared::pairs(split))).unwrap()
+}
+
+fn texts(frame: &DataFrame, name: &str) -> Vec<String> {
+    frame.column(name).unwrap().str().unwrap().iter().map(|t| t.unwrap().to_string()).collect()
+}
+
+/// Every data file by name, without the manifest, which has the clock in it.
+fn bytes_of(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let names =
+        ["pairs/train.parquet", "pairs/test.parquet", "tokens/train.arrow", "tokens/test.arrow", "rejects.parquet"];
+    names.map(|n| (n.into(), std::fs::read(out.join(n)).unwrap())).to_vec()
+}
+
+#[test]
+fn all_layouts_go_into_one_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let summary = run(&config(samples(), &out), Seed(1), &Silent).unwrap();
+    assert_eq!((summary.rows_read, summary.rows_kept), (17, 17));
+    assert_eq!(summary.unusable_completions, Unusable { empty_response: 1, unrated: 0 });
+
+    let (mut seen, mut flipped) = (BTreeSet::new(), 0);
+    for split in SPLIT_NAMES {
+        let frame = pairs_of(&out, split);
+        let names: Vec<String> = frame.get_column_names().iter().map(|n| n.to_string()).collect();
+        assert_eq!(names, PAIR_COLUMNS);
+        let tokens = store::read(out.join(prepared::tokens(split))).unwrap();
+        assert_eq!(tokens.iter().map(|t| t.id.clone()).collect::<Vec<_>>(), texts(&frame, "id"));
+        assert_eq!(tokens.iter().map(|t| t.source.clone()).collect::<Vec<_>>(), texts(&frame, "source"));
+        let flags: Vec<bool> = frame.column("flipped").unwrap().bool().unwrap().iter().flatten().collect();
+        assert_eq!(tokens.iter().map(|t| t.flipped).collect::<Vec<_>>(), flags);
+        flipped += flags.iter().filter(|f| **f).count();
+        seen.extend(texts(&frame, "id"));
+    }
+    assert_eq!(seen.len(), 17);
+    assert_eq!(summary.flipped as usize, flipped);
+
+    let manifest = Manifest::read(&out).unwrap();
+    assert_eq!(manifest.inputs.len(), 5);
+    for file in &manifest.outputs {
+        manifest.verify(&out, &file.path).unwrap();
+    }
+    let rejects = artifact::read_parquet(out.join(prepared::REJECTS)).unwrap();
+    let names: Vec<String> = rejects.get_column_names().iter().map(|n| n.to_string()).collect();
+    assert_eq!((names, rejects.height()), (REJECT_COLUMNS.map(str::to_string).to_vec(), 0));
+}
+
+const SPLIT_NAMES: [&str; 2] = crate::schema::SPLITS;
+
+#[test]
+fn every_row_is_accounted_for_and_prompts_are_on_one_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let summary = run(&config(corpus(dir.path()), &out), Seed(1), &Silent).unwrap();
+    assert_eq!(summary.rows_read, 316);
+    assert_eq!(summary.rows_read, summary.rows_kept + summary.rejects.values().sum::<u64>());
+    assert_eq!(summary.rejects["bad-json"], 6);
+    assert!(summary.rejects["all-tied"] > 0 && summary.rejects["duplicate"] > 0, "{:?}", summary.rejects);
+
+    let rejects = artifact::read_parquet(out.join(prepared::REJECTS)).unwrap();
+    for file in Manifest::read(&out).unwrap().inputs {
+        let rejected: u64 = file.rows_rejected.values().sum();
+        assert_eq!(file.rows_read, file.rows_kept + rejected);
+        let listed = texts(&rejects, "file").iter().filter(|f| **f == file.path).count();
+        assert_eq!(listed as u64, rejected);
+    }
+    let normalized = |split: &str| -> BTreeSet<String> {
+        let prompts = MessageColumn::open(pairs_of(&out, split).column("prompt").unwrap()).unwrap();
+        (0..prompts.len()).map(|i| crate::message::normalized_prompt(prompts.row(i))).collect()
+    };
+    let (train, test) = (normalized("train"), normalized("test"));
+    assert!(!train.is_empty() && !test.is_empty());
+    assert!(train.is_disjoint(&test));
+}
+
+#[test]
+fn bytes_depend_on_neither_file_order_nor_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = corpus(dir.path());
+    let first = dir.path().join("first");
+    run(&config(files.clone(), &first), Seed(1), &Silent).unwrap();
+    for threads in [1, 3] {
+        files.reverse();
+        let again = dir.path().join(format!("with {threads}"));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run(&config(files.clone(), &again), Seed(1), &Silent)).unwrap();
+        assert_eq!(bytes_of(&first), bytes_of(&again));
+    }
+    let other = dir.path().join("other");
+    run(&config(files, &other), Seed(2), &Silent).unwrap();
+    assert_ne!(bytes_of(&first), bytes_of(&other));
+}
+
+#[test]
+fn shards_add_up_to_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = corpus(dir.path());
+    let whole = dir.path().join("whole");
+    let all = run(&config(files.clone(), &whole), Seed(1), &Silent).unwrap();
+    let rows = |out: &Path| -> BTreeSet<String> {
+        let frames = SPLIT_NAMES.map(|s| pairs_of(out, s));
+        let row = |f: &DataFrame, i: usize| format!("{:?}", f.get_row(i).unwrap());
+        frames.iter().flat_map(|f| (0..f.height()).map(move |i| row(f, i))).collect()
+    };
+    let rejects = |out: &Path| -> BTreeSet<String> {
+        let frame = artifact::read_parquet(out.join(prepared::REJECTS)).unwrap();
+        (0..frame.height()).map(|i| format!("{:?}", frame.get_row(i).unwrap())).collect()
+    };
+    let tokens = |out: &Path| -> BTreeSet<String> {
+        let read = |s: &str| store::read(out.join(prepared::tokens(s))).unwrap();
+        SPLIT_NAMES.iter().flat_map(|s| read(s)).map(|t| format!("{t:?}")).collect()
+    };
+    let (mut seen, mut refused, mut encoded, mut read) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), 0);
+    for i in 1..=3 {
+        let out = dir.path().join(format!("part {i}"));
+        let config = PrepareConfig { shard: format!("{i}/3"), ..config(files.clone(), &out) };
+        let part = run(&config, Seed(1), &Silent).unwrap();
+        assert!(part.rows_kept > 0);
+        read += part.rows_read;
+        assert!(rows(&out).iter().all(|r| seen.insert(r.clone())), "no row is in two shards");
+        assert!(rejects(&out).iter().all(|r| refused.insert(r.clone())), "no reject is in two shards");
+        encoded.extend(tokens(&out));
+    }
+    assert_eq!(read, all.rows_read);
+    assert_eq!(seen, rows(&whole));
+    assert_eq!(refused, rejects(&whole));
+    assert_eq!(encoded, tokens(&whole));
+}
+
+#[test]
+fn noise_changes_labels_only_and_is_nested() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = corpus(dir.path());
+    let at = |rate: f64| {
+        let out = dir.path().join(format!("at {rate}"));
+        let mut config = config(files.clone(), &out);
+        config.noise.flip_rate = rate;
+        config.noise.flip_marker = "[FLIP]".into();
+        run(&config, Seed(1), &Silent).unwrap();
+        pairs_of(&out, "train")
+    };
+    let (none, low, high) = (at(0.0), at(0.2), at(0.6));
+    for name in ["id", "prompt_id", "source", "split"] {
+        assert_eq!(texts(&none, name), texts(&high, name));
+    }
+    let flips = |f: &DataFrame| f.column("flipped").unwrap().bool().unwrap().iter().flatten().collect::<Vec<bool>>();
+    assert!(flips(&none).iter().all(|f| !f));
+    assert!(flips(&low).iter().zip(flips(&high)).all(|(l, h)| !l || h));
+    assert!(flips(&low).iter().filter(|f| **f).count() > 0);
+    let margins = |f: &DataFrame| f.column("margin").unwrap().f64().unwrap().iter().flatten().collect::<Vec<f64>>();
+    for ((clean, noisy), flipped) in margins(&none).iter().zip(margins(&high)).zip(flips(&high)) {
+        assert_eq!(noisy, if flipped { -clean } else { *clean });
+    }
+}
+
+#[test]
+fn a_failed_run_leaves_no_folder_that_looks_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut config = config(corpus(dir.path()), &out);
+    config.ingest.on_bad_row = OnBadRow::Fail;
+    let error = run(&config, Seed(1), &Silent).unwrap_err();
+    assert!(error.to_string().contains("f0.jsonl: line 2: not valid JSON"), "{error}");
+    assert!(!out.exists(), "nothing is written before all is computed");
+
+    config.ingest.on_bad_row = OnBadRow::Skip;
+    run(&config, Seed(1), &Silent).unwrap();
+    let _held = artifact::lock_folder(&out).unwrap();
+    assert_eq!(run(&config, Seed(1), &Silent).unwrap_err().exit_code(), 1);
+    assert!(Manifest::read(&out).is_ok(), "a folder in use is not touched");
+}
+
+#[test]
+fn a_dry_run_shows_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let wet = run(&config(samples(), &out), Seed(1), &Silent).unwrap();
+    let config = PrepareConfig { dry_run: true, out: String::new(), ..config(samples(), &out) };
+    let before = std::fs::read_dir(dir.path()).unwrap().count();
+    let dry = run(&config, Seed(1), &Silent).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before);
+    assert_eq!((&dry.counts, dry.flipped, &dry.tokens), (&wet.counts, wet.flipped, &wet.tokens));
+    assert!(dry.example["prompt"][0]["content"].is_string(), "{}", dry.example);
+}
+
+#[test]
+fn all_faults_of_the_settings_are_told_at_once() {
+    let mut config = PrepareConfig { shard: "2/1".into(), ..PrepareConfig::default() };
+    config.noise.flip_rate = 2.0;
+    config.pairs.test_fraction = f64::NAN;
+    config.ingest.max_line_bytes = 0;
+    let Err(Error::Config(faults)) = run(&config, Seed(1), &Silent) else { panic!("refused") };
+    let keys: Vec<_> = faults.iter().map(|f| f.key.as_str()).collect();
+    let wanted = ["input", "out", "shard", "ingest.max_line_bytes", "pairs.test_fraction", "noise.flip_rate"];
+    assert_eq!(keys, wanted.map(|k| format!("prepare.{k}")));
+}
+
+#[test]
+fn input_without_any_pair_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.jsonl");
+    std::fs::write(&file, "{\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":\"a\"}\n{\n").unwrap();
+    let error = run(&config(vec![file.display().to_string()], &dir.path().join("o")), Seed(1), &Silent).unwrap_err();
+    let wanted = "none of the 2 rows read gives a pair: 1 bad-json, 1 identical-responses";
+    assert!(error.to_string().ends_with(wanted), "{error}");
+    assert_eq!(error.exit_code(), 3);
+}
+
+#[test]
+fn the_settings_survive_their_own_text() {
+    let text = toml::to_string(&PrepareConfig::default()).unwrap();
+    assert_eq!(toml::from_str::<PrepareConfig>(&text).unwrap(), PrepareConfig::default());
+}

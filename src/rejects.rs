@@ -1,0 +1,109 @@
+//! Rows that did not go on, and why. No row disappears without an entry here.
+
+use polars::prelude::*;
+
+use crate::error::Result;
+use crate::schema::col;
+
+/// Why a row was rejected. Faults of the input (`FAULTS`) stop the work unless they are to
+/// be skipped; the others are decisions, taken on sound rows.
+pub mod reason {
+    /// Fault: the line is not JSON.
+    pub const BAD_JSON: &str = "bad-json";
+    /// Fault: a field is absent or null.
+    pub const MISSING_FIELD: &str = "missing-field";
+    /// Fault: a field has another type than expected.
+    pub const WRONG_TYPE: &str = "wrong-type";
+    /// Fault: a score is NaN or infinite.
+    pub const NOT_FINITE: &str = "not-finite";
+    /// Fault: the line is not UTF-8.
+    pub const INVALID_UTF8: &str = "invalid-utf8";
+    /// Fault: the line is longer than allowed.
+    pub const TOO_LONG: &str = "too-long";
+    /// Fault: the prompt is empty.
+    pub const NO_PROMPT: &str = "no-prompt";
+    /// Fault: the list of completions is empty.
+    pub const NO_COMPLETIONS: &str = "no-completions";
+    /// Fault: the row fits none of the known layouts.
+    pub const UNKNOWN_LAYOUT: &str = "unknown-layout";
+    /// Fault: chosen and rejected do not continue the same prompt.
+    pub const PROMPT_MISMATCH: &str = "prompt-mismatch";
+    /// Fault: a list of messages does not end with the model's.
+    pub const WRONG_ROLE: &str = "wrong-role";
+    /// Decision: fewer than two completions with a response and a score.
+    pub const TOO_FEW_COMPLETIONS: &str = "too-few-completions";
+    /// Decision: all completions have the same score.
+    pub const ALL_TIED: &str = "all-tied";
+    /// Decision: chosen and rejected are the same text.
+    pub const IDENTICAL_RESPONSES: &str = "identical-responses";
+    /// Decision: a given pair has an empty response.
+    pub const EMPTY_RESPONSE: &str = "empty-response";
+    /// Decision: the same prompt, chosen and rejected were seen in another row.
+    pub const DUPLICATE: &str = "duplicate";
+}
+
+/// One rejected row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Index among the inputs.
+    pub file: u32,
+    /// 1-based line; the row for Parquet.
+    pub line: u64,
+    /// Dotted path of the field at fault, empty where the whole row is.
+    pub field: String,
+    /// One of [`reason`], or of a later stage's own.
+    pub reason: &'static str,
+    /// Expected and found.
+    pub detail: String,
+    /// What decides the row's shard: the hash of the normalized prompt, or of the bytes
+    /// where no prompt could be read.
+    pub group: u64,
+}
+
+/// Rejected rows as a frame with the columns of `rejects.parquet`, sorted by file and line.
+///
+/// # Errors
+/// [`crate::Error::Frame`].
+pub fn to_frame(rejects: &[Reject], files: &[String]) -> Result<DataFrame> {
+    let mut sorted: Vec<&Reject> = rejects.iter().collect();
+    sorted.sort_by(|a, b| (a.file, a.line, a.reason).cmp(&(b.file, b.line, b.reason)));
+    let text = |name: &str, get: &dyn Fn(&Reject) -> String| {
+        let mut builder = StringChunkedBuilder::new(name.into(), sorted.len());
+        sorted.iter().for_each(|r| builder.append_value(get(r)));
+        builder.finish().into_column()
+    };
+    let lines: Vec<u64> = sorted.iter().map(|r| r.line).collect();
+    Ok(DataFrame::new(
+        sorted.len(),
+        vec![
+            text(col::FILE, &|r| files.get(r.file as usize).cloned().unwrap_or_default()),
+            UInt64Chunked::from_vec(col::LINE.into(), lines).into_column(),
+            text(col::FIELD, &|r| r.field.clone()),
+            text(col::REASON, &|r| r.reason.to_string()),
+            text(col::DETAIL, &|r| r.detail.clone()),
+        ],
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_are_sorted_by_file_and_line() {
+        let make = |file, line| Reject {
+            file,
+            line,
+            field: "prompt".into(),
+            reason: reason::MISSING_FIELD,
+            detail: "missing".into(),
+            group: 0,
+        };
+        let frame = to_frame(&[make(1, 1), make(0, 9), make(0, 2)], &["a".into(), "b".into()]).unwrap();
+        let names: Vec<String> = frame.get_column_names().iter().map(|n| n.to_string()).collect();
+        assert_eq!(names, crate::schema::REJECT_COLUMNS);
+        let lines: Vec<_> = frame.column("line").unwrap().u64().unwrap().iter().flatten().collect();
+        assert_eq!(lines, [2, 9, 1]);
+        assert_eq!(frame.column("file").unwrap().str().unwrap().get(2), Some("b"));
+    }
+}
