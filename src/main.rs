@@ -1,1 +1,5 @@
-fn main() {}
+//! The `lpc-pipe` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    lpc_pipe::cli::main()
+}

@@ -1,1 +1,179 @@
-//! (being written)
+//! Arguments -> configuration -> pipeline; the only place that prints.
+
+mod args;
+mod flags;
+mod output;
+mod tables;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+use crate::pipeline::{demo, inspect, prepare, score, sweep, train};
+use crate::progress::Progress;
+use crate::recipe::{self, Recipe};
+use crate::report;
+use crate::seed::Seed;
+use crate::synth;
+
+use flags::Flags;
+use output::{Printer, Terminal};
+
+/// Latent Preference Coding on dataframes: prepare preference data, inject label noise, train DPO, IPO or SimPO with
+/// discrete latent codes, and read every example's code posterior back as Parquet.
+#[derive(Debug, Parser)]
+#[command(name = "lpc-pipe", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Recipe file (TOML); flags and --set go over it
+    #[arg(long, global = true, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Overrides one key of the recipe, for example --set train.lpc.codes=16 (repeatable)
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Seed of every random decision [default: 0]
+    #[arg(long, global = true, value_name = "N")]
+    seed: Option<u64>,
+    /// Worker threads [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Prints the result as one JSON object
+    #[arg(long, global = true)]
+    json: bool,
+    /// Prints nothing but the result and errors
+    #[arg(long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
+    Demo(args::Demo),
+    /// Writes a planted-factor corpus in raw UltraFeedback shape
+    Synth(args::Synth),
+    /// Reads preference data, builds pairs, flips labels, writes token batches
+    Prepare(args::Prepare),
+    /// Per-example log-probabilities of any model on a prepared folder
+    Score(args::Score),
+    /// Trains a policy, evaluates it with the prior, writes the code posteriors
+    Train(args::Train),
+    /// A grid of noise, objective, latent and seeds; continues where it was stopped
+    NoiseSweep(args::NoiseSweep),
+    /// Writes report.html and report.md for a run or sweep folder
+    Report(args::Report),
+    /// Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
+    Inspect(args::Inspect),
+}
+
+/// Runs the program; the exit code is 0 done, 1 failed, 2 usage or configuration, 3 input rejected.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer { json: cli.global.json };
+    match run(&cli, &printer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli, printer: &Printer) -> Result<()> {
+    let global = &cli.global;
+    let mut flags = Flags::default();
+    flags.put("seed", "--seed", global.seed);
+    flags.put("threads", "--threads", global.threads);
+    match &cli.command {
+        Command::Demo(a) => a.fill(&mut flags),
+        Command::Synth(a) => a.fill(&mut flags),
+        Command::Prepare(a) => a.fill(&mut flags),
+        Command::Score(a) => a.fill(&mut flags),
+        Command::Train(a) => a.fill(&mut flags),
+        Command::NoiseSweep(a) => a.fill(&mut flags),
+        Command::Report(_) | Command::Inspect(_) => {}
+    }
+    let recipe: Recipe =
+        recipe::resolve_named(global.config.as_deref(), &global.set, &flags.table, &flags.names)?;
+    if recipe.threads > 0 {
+        // Fails only where a pool exists already, which is then used.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(recipe.threads).build_global();
+    }
+    let terminal = Terminal::new(global.quiet);
+    let seed = Seed(recipe.seed);
+    match &cli.command {
+        Command::Demo(_) => {
+            terminal.catch_interrupts();
+            let summary = demo::run(&recipe, &terminal)?;
+            printer.result(&summary, || tables::demo(&summary))
+        }
+        Command::Synth(_) => {
+            let summary = synth::write(&recipe.synth, seed, &terminal)?;
+            printer.result(&summary, || tables::synth(&summary, &recipe.synth.out))
+        }
+        Command::Prepare(_) => {
+            let summary = prepare::run(&recipe.prepare, seed, &terminal)?;
+            printer.result(&summary, || tables::prepare(&summary))
+        }
+        Command::Score(_) => {
+            let summary = score::run(&recipe.score, seed, &terminal)?;
+            printer.result(&summary, || tables::score(&summary))
+        }
+        Command::Train(a) => {
+            terminal.catch_interrupts();
+            trained(a, &recipe, &terminal, printer)
+        }
+        Command::NoiseSweep(_) => {
+            terminal.catch_interrupts();
+            swept(&recipe, &terminal, printer)
+        }
+        Command::Report(a) => {
+            let path = report::write(&a.dir)?;
+            printer.result(&serde_json::json!({"report": path}), || format!("{}\n", path.display()))
+        }
+        Command::Inspect(a) => {
+            let found = inspect::run(&a.path)?;
+            printer.result(&found, || found.to_text())
+        }
+    }
+}
+
+fn trained(args: &args::Train, recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+    let (config, seed) = (&recipe.train, Seed(recipe.seed));
+    if args.dry_run {
+        let plan = train::plan(config, seed)?;
+        return printer.result(&plan, || tables::plan(&plan));
+    }
+    match train::run(config, seed, args.resume, terminal)? {
+        train::Ended::Finished(summary) => printer.result(&summary, || tables::run(&summary, &config.out)),
+        train::Ended::Already(summary) => {
+            terminal.note("this run is finished already; nothing was done");
+            printer.result(&summary, || tables::run(&summary, &config.out))
+        }
+        train::Ended::Interrupted { step, steps } => Err(interrupted(&format!("after step {step} of {steps}"))),
+    }
+}
+
+fn swept(recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+    let outcome = sweep::run(recipe, terminal)?;
+    printer.result(&outcome.results, || tables::sweep(&outcome))?;
+    if terminal.interrupted() {
+        return Err(interrupted("between cells"));
+    }
+    outcome.check()
+}
+
+fn interrupted(place: &str) -> Error {
+    Error::Run {
+        message: format!("interrupted {place}; a checkpoint was written"),
+        hint: Some("the same command with --resume goes on from there (noise-sweep and demo need no flag)".into()),
+    }
+}

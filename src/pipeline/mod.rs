@@ -4,5 +4,6 @@ pub mod demo;
 pub mod inspect;
 pub mod planted;
 pub mod prepare;
+pub mod score;
 pub mod sweep;
 pub mod train;

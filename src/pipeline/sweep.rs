@@ -4,9 +4,9 @@
 //! sweep goes on with the cells that have none. All cells of one noise setting
 //! read one prepared folder. What a cell needs done is behind [`SweepBackend`].
 
+mod backend;
 mod grid;
 mod ledger;
-mod stats_shim;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,7 @@ use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::schema;
 
+pub use backend::{Pipelines, run};
 pub use grid::{Cell, NoiseCell, grid};
 pub use ledger::{CELL_MARKER, CellRecord, settings};
 pub use tables::{ResultRow, SummaryRow};
@@ -287,6 +288,10 @@ impl Sweep<'_> {
         let next = AtomicUsize::new(0);
         let worker = || -> Result<()> {
             while let Some(cell) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // The stopped cell has its checkpoint; the others wait for the next start.
+                if progress.interrupted() {
+                    break;
+                }
                 let name = cell.name();
                 progress.status(&name);
                 let record = match unprepared.get(&cell.noise.name()) {

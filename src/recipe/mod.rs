@@ -6,7 +6,6 @@
 
 mod check;
 mod layers;
-mod stand_in;
 
 use std::path::Path;
 
@@ -14,10 +13,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
+use crate::pipeline::demo::DemoConfig;
+use crate::pipeline::prepare::PrepareConfig;
+use crate::pipeline::score::ScoreConfig;
 use crate::pipeline::sweep::SweepConfig;
+use crate::synth::SynthConfig;
+use crate::train::TrainConfig;
 
 pub use layers::FlagNames;
-pub use stand_in::{PrepareConfig, SynthConfig, TrainConfig};
 
 /// Everything a command can be told, in one file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
@@ -35,6 +38,10 @@ pub struct Recipe {
     pub train: TrainConfig,
     /// The grid of noise, objective, latent and seeds.
     pub sweep: SweepConfig,
+    /// Log-probabilities of a model.
+    pub score: ScoreConfig,
+    /// The whole job on built-in data.
+    pub demo: DemoConfig,
 }
 
 /// Resolves a configuration: `T`'s defaults, the recipe file, every `--set a.b.c=value` (the value is

@@ -7,8 +7,8 @@ use std::path::Path;
 use polars::prelude::*;
 use serde::Serialize;
 
-use super::stats_shim as stats;
 use super::{Cell, CellRecord};
+use crate::analysis;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema::{self, col};
@@ -198,11 +198,13 @@ pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64) -> Result<
             if let Some(&at) = baseline {
                 let differences = paired(group, &groups[at], out, &mut cache)?;
                 if !differences.is_empty() {
-                    let name = group[0].name.as_str();
+                    // Each cell resamples on its own stream.
+                    let seed = Seed(Seed(seed).word("sweep-bootstrap", &group[0].name));
+                    let baseline = vec![0.0; differences.len()];
                     row.difference = mean(&differences);
                     row.n_paired = Some(differences.len() as u64);
                     (row.difference_low, row.difference_high) =
-                        stats::bootstrap_mean(&differences, LEVEL, RESAMPLES, Seed(seed), name).unzip();
+                        ends(analysis::bootstrap_paired(&differences, &baseline, RESAMPLES, LEVEL, seed));
                 }
             }
         }
@@ -219,12 +221,25 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// The ends of an interval; none where there is none, as for a single seed.
+fn ends(interval: analysis::Interval) -> (Option<f64>, Option<f64>) {
+    let finite = |x: f64| x.is_finite().then_some(x);
+    (finite(interval.low), finite(interval.high))
+}
+
+/// Standard deviation with n - 1; none for fewer than two values.
+fn sd(values: &[f64]) -> Option<f64> {
+    let mean = mean(values)?;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt())
+}
+
 fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
     let first = group[0];
     let values = |get: fn(&ResultRow) -> Option<f64>| group.iter().filter_map(|r| get(r)).collect::<Vec<f64>>();
     let (accuracy, auroc) = (values(|r| r.eval_accuracy), values(|r| r.audit_auroc));
-    let (eval_accuracy_low, eval_accuracy_high) = stats::mean_interval_t(&accuracy, LEVEL).unzip();
-    let (audit_auroc_low, audit_auroc_high) = stats::mean_interval_t(&auroc, LEVEL).unzip();
+    let (eval_accuracy_low, eval_accuracy_high) = ends(analysis::mean_interval_t(&accuracy, LEVEL));
+    let (audit_auroc_low, audit_auroc_high) = ends(analysis::mean_interval_t(&auroc, LEVEL));
     let finished = group.iter().filter(|r| r.status == STATUS_OK).count();
     SummaryRow {
         objective: first.objective.clone(),
@@ -238,7 +253,7 @@ fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
         n_failed: (group.len() - finished) as u32,
         n_eval: group.iter().filter_map(|r| r.n_eval).min(),
         eval_accuracy: mean(&accuracy),
-        eval_accuracy_sd: stats::sd(&accuracy),
+        eval_accuracy_sd: sd(&accuracy),
         eval_accuracy_low,
         eval_accuracy_high,
         difference: None,

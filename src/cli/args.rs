@@ -1,0 +1,251 @@
+//! The flags of each command, and the keys that they set.
+//!
+//! Values are checked where the recipe is resolved, so that flags, `--set` and
+//! files are judged alike and all faults appear at once.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::flags::Flags;
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Folder for everything [default: runs/demo]
+    #[arg(long, value_name = "DIR")]
+    out: Option<String>,
+}
+
+impl Demo {
+    /// Sets the keys of the given flags.
+    pub fn fill(&self, flags: &mut Flags) {
+        flags.put("demo.out", "--out", self.out.clone());
+    }
+}
+
+/// Flags of `synth`.
+#[derive(Debug, Args)]
+pub struct Synth {
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    out: Option<String>,
+    /// Prompts
+    #[arg(long, value_name = "N")]
+    rows: Option<usize>,
+    /// Planted style factors, 2 to 8
+    #[arg(long, value_name = "F")]
+    factors: Option<usize>,
+}
+
+impl Synth {
+    /// Sets the keys of the given flags.
+    pub fn fill(&self, flags: &mut Flags) {
+        flags.put("synth.out", "--out", self.out.clone());
+        flags.put("synth.rows", "--rows", self.rows);
+        flags.put("synth.factors", "--factors", self.factors);
+    }
+}
+
+/// Flags of `prepare`.
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// Files, folders, or hf://datasets/ORG/NAME[@rev]/file
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    input: Vec<String>,
+    /// Layout: auto, ultrafeedback, binarized, trl
+    #[arg(long)]
+    format: Option<String>,
+    /// Source tag for all rows
+    #[arg(long, value_name = "TAG")]
+    source: Option<String>,
+    /// Model whose tokenizer and chat template are used: folder, .gguf, hub id, or tiny
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: Option<String>,
+    /// Chat template: auto, chatml, llama3, mistral, zephyr, or a .jinja file
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    out: Option<String>,
+    /// Pair rule: best-vs-random, best-vs-worst
+    #[arg(long, value_name = "RULE")]
+    pairs: Option<String>,
+    /// Share of labels to flip, 0 to 1
+    #[arg(long, value_name = "R")]
+    flip_rate: Option<f64>,
+    /// Noise model: uniform
+    #[arg(long, value_name = "KIND")]
+    flip_kind: Option<String>,
+    /// Text appended to the prompts of flipped rows (the paper: [FLIP])
+    #[arg(long, value_name = "TEXT")]
+    flip_marker: Option<String>,
+    /// Share of the prompts for the test split
+    #[arg(long, value_name = "F")]
+    test_fraction: Option<f64>,
+    /// Longest prompt and response together, tokens
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// Longest prompt, tokens
+    #[arg(long, value_name = "N")]
+    max_prompt_length: Option<usize>,
+    /// What to do with a row that cannot be used: fail or skip
+    #[arg(long, value_name = "fail|skip")]
+    on_bad_row: Option<String>,
+    /// Only the I-th of N parts of the prompts
+    #[arg(long, value_name = "I/N")]
+    shard: Option<String>,
+    /// Counts and shows one example; writes nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Prepare {
+    /// Sets the keys of the given flags.
+    pub fn fill(&self, flags: &mut Flags) {
+        let input = (!self.input.is_empty()).then(|| self.input.clone());
+        flags.put("prepare.input", "--input", input);
+        flags.put("prepare.out", "--out", self.out.clone());
+        flags.put("prepare.tokenizer", "--tokenizer", self.tokenizer.clone());
+        flags.put("prepare.shard", "--shard", self.shard.clone());
+        flags.put("prepare.dry_run", "--dry-run", self.dry_run.then_some(true));
+        flags.put("prepare.ingest.format", "--format", self.format.clone());
+        flags.put("prepare.ingest.source", "--source", self.source.clone());
+        flags.put("prepare.ingest.on_bad_row", "--on-bad-row", self.on_bad_row.clone());
+        flags.put("prepare.pairs.rule", "--pairs", self.pairs.clone());
+        flags.put("prepare.pairs.test_fraction", "--test-fraction", self.test_fraction);
+        flags.put("prepare.noise.flip_rate", "--flip-rate", self.flip_rate);
+        flags.put("prepare.noise.flip_kind", "--flip-kind", self.flip_kind.clone());
+        flags.put("prepare.noise.flip_marker", "--flip-marker", self.flip_marker.clone());
+        flags.put("prepare.tokenize.template", "--template", self.template.clone());
+        flags.put("prepare.tokenize.max_length", "--max-length", self.max_length);
+        flags.put("prepare.tokenize.max_prompt_length", "--max-prompt-length", self.max_prompt_length);
+    }
+}
+
+/// Flags of `score`.
+#[derive(Debug, Args)]
+pub struct Score {
+    /// Prepared folder
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Folder, .gguf, hub id, or tiny[:WxL]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Parquet file to write
+    #[arg(long, value_name = "FILE.parquet")]
+    out: Option<String>,
+}
+
+impl Score {
+    /// Sets the keys of the given flags.
+    pub fn fill(&self, flags: &mut Flags) {
+        flags.put("score.data", "--data", self.data.clone());
+        flags.put("score.model", "--model", self.model.clone());
+        flags.put("score.out", "--out", self.out.clone());
+    }
+}
+
+/// Flags of `train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Prepared folder
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Model to start from: folder, .gguf, hub id, or tiny[:WxL]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Run folder to write
+    #[arg(long, value_name = "DIR")]
+    out: Option<String>,
+    /// Objective: dpo, cdpo, rdpo, mix, ipo, simpo, sft
+    #[arg(long)]
+    objective: Option<String>,
+    /// Latent: auto (lpc, for sft none), none, lpc, lpc-hard
+    #[arg(long)]
+    latent: Option<String>,
+    /// Number of codes K
+    #[arg(long, value_name = "K")]
+    codes: Option<usize>,
+    /// What is trained: full
+    #[arg(long)]
+    tune: Option<String>,
+    /// Pairs in one pass
+    #[arg(long, value_name = "PAIRS")]
+    batch: Option<usize>,
+    /// Passes added up to one step
+    #[arg(long, value_name = "N")]
+    accumulate: Option<usize>,
+    /// Passes over the data; may be a fraction
+    #[arg(long, value_name = "X")]
+    epochs: Option<f64>,
+    /// Stop after this many steps; the schedules still run over the epochs
+    #[arg(long, value_name = "N")]
+    max_steps: Option<usize>,
+    /// Peak learning rate of the backbone
+    #[arg(long, value_name = "X")]
+    lr: Option<f64>,
+    /// Strength of the reference
+    #[arg(long, value_name = "X")]
+    beta: Option<f64>,
+    /// Continues a stopped run from its newest sound checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Says what would be done, and with how much memory; trains nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl Train {
+    /// Sets the keys of the given flags.
+    pub fn fill(&self, flags: &mut Flags) {
+        flags.put("train.data", "--data", self.data.clone());
+        flags.put("train.model", "--model", self.model.clone());
+        flags.put("train.out", "--out", self.out.clone());
+        flags.put("train.objective.name", "--objective", self.objective.clone());
+        flags.put("train.objective.beta", "--beta", self.beta);
+        flags.put("train.lpc.latent", "--latent", self.latent.clone());
+        flags.put("train.lpc.codes", "--codes", self.codes);
+        flags.put("train.tune", "--tune", self.tune.clone());
+        flags.put("train.batch", "--batch", self.batch);
+        flags.put("train.accumulate", "--accumulate", self.accumulate);
+        flags.put("train.epochs", "--epochs", self.epochs);
+        flags.put("train.max_steps", "--max-steps", self.max_steps);
+        flags.put("train.lr", "--lr", self.lr);
+    }
+}
+
+/// Flags of `noise-sweep`.
+#[derive(Debug, Args)]
+pub struct NoiseSweep {
+    /// Sweep folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<String>,
+    /// Cells trained at once
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+impl NoiseSweep {
+    /// Sets the keys of the given flags.
+    pub fn fill(&self, flags: &mut Flags) {
+        flags.put("sweep.out", "--out", self.out.clone());
+        flags.put("sweep.jobs", "--jobs", self.jobs);
+    }
+}
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Run or sweep folder
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// File or folder
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+}

@@ -1,0 +1,138 @@
+//! What goes to stdout (results only) and stderr (everything else).
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the place that prints")]
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// Prints results and errors.
+#[derive(Debug)]
+pub struct Printer {
+    /// One JSON object instead of a table.
+    pub json: bool,
+}
+
+impl Printer {
+    /// The command's result, on stdout.
+    ///
+    /// # Errors
+    /// [`Error::Json`]. A reader that went away is none.
+    pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        let text = if self.json { serde_json::to_string(value)? + "\n" } else { text() };
+        // `lpc-pipe inspect X | head` closes the pipe early; that is no failure.
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        Ok(())
+    }
+
+    /// An error, on stderr: message, blank line, hint.
+    pub fn error(&self, error: &Error) {
+        eprintln!("error: {error}");
+        if let Some(hint) = error.hint() {
+            eprintln!("\nhint: {hint}");
+        }
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Progress on stderr: bars on a terminal, lines elsewhere.
+pub struct Terminal {
+    quiet: bool,
+    bars: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Terminal {
+    /// A listener; `quiet` leaves only warnings' count to the result.
+    pub fn new(quiet: bool) -> Terminal {
+        Terminal { quiet, bars: std::io::stderr().is_terminal(), bar: Mutex::new(None) }
+    }
+
+    /// From now on the first Ctrl-C or SIGTERM asks for a stop at the next good place, the second ends the process.
+    pub fn catch_interrupts(&self) {
+        // Fails only where a handler exists already.
+        let _ = ctrlc::set_handler(|| {
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            eprintln!("stopping after this step; once more to stop at once");
+        });
+    }
+
+    fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
+        if !self.quiet {
+            f(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        }
+    }
+
+    fn line(&self, text: &str) {
+        self.with(|bar| match bar {
+            Some(bar) if self.bars => bar.println(text),
+            _ => eprintln!("{text}"),
+        });
+    }
+}
+
+impl Progress for Terminal {
+    fn begin(&self, step: &str, total: Option<u64>) {
+        self.with(|bar| {
+            if !self.bars {
+                eprintln!("{step} ...");
+                return;
+            }
+            let style = match total {
+                Some(_) => "{prefix} [{bar:30}] {pos}/{len} · {elapsed} · {eta} left · {wide_msg}",
+                None => "{prefix} {pos} · {elapsed} · {wide_msg}",
+            };
+            let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let new = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(5));
+            new.set_style(style);
+            new.set_prefix(step.to_string());
+            new.enable_steady_tick(Duration::from_millis(500));
+            *bar = Some(new);
+        });
+    }
+
+    fn advance(&self, n: u64) {
+        self.with(|bar| {
+            if let Some(bar) = bar {
+                bar.inc(n);
+            }
+        });
+    }
+
+    fn status(&self, line: &str) {
+        self.with(|bar| {
+            if let Some(bar) = bar {
+                bar.set_message(line.to_string());
+            }
+        });
+    }
+
+    fn end(&self) {
+        self.with(|bar| {
+            if let Some(bar) = bar.take() {
+                bar.finish();
+            }
+        });
+    }
+
+    fn note(&self, line: &str) {
+        self.line(line);
+    }
+
+    fn warn(&self, line: &str) {
+        self.line(&format!("warning: {line}"));
+    }
+
+    fn interrupted(&self) -> bool {
+        INTERRUPTED.load(Ordering::SeqCst)
+    }
+}

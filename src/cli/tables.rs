@@ -1,0 +1,228 @@
+//! Results as text for people.
+
+use std::fmt::Write;
+
+use crate::pipeline::demo::DemoSummary;
+use crate::pipeline::prepare::PrepareSummary;
+use crate::pipeline::score::ScoreSummary;
+use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
+use crate::pipeline::train::{Plan, RunSummary};
+use crate::synth::SynthSummary;
+
+/// Columns aligned by their widest cell; the first column to the left, the others to the right.
+fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |i: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
+        cells.chain([head[i].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut out = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (i, (cell, width)) in cells.zip(&widths).enumerate() {
+            let _ = if i == 0 { write!(text, "{cell:<width$}") } else { write!(text, "  {cell:>width$}") };
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    line(&mut head.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    out
+}
+
+fn percent(x: f64) -> String {
+    if x.is_finite() { format!("{:.1} %", 100.0 * x) } else { "-".into() }
+}
+
+fn maybe(x: Option<f64>) -> String {
+    x.map_or_else(|| "-".into(), percent)
+}
+
+/// `synth`.
+pub fn synth(s: &SynthSummary, out: &str) -> String {
+    let shown = percent(s.shown as f64 / s.rows.max(1) as f64);
+    format!(
+        "{out}: {} prompts, {} completions, {} planted preferences; the prompt shows what counts in {shown}\n",
+        s.rows,
+        s.completions,
+        s.by_preference.len(),
+    )
+}
+
+/// `prepare`.
+pub fn prepare(s: &PrepareSummary) -> String {
+    let mut rows = Vec::new();
+    for (split, sources) in &s.counts {
+        for (source, n) in sources {
+            rows.push(vec![split.clone(), source.clone(), n.to_string()]);
+        }
+    }
+    let mut out = columns(&["split", "source", "pairs"], &rows);
+    let _ = writeln!(out, "\n{} rows read, {} pairs kept", s.rows_read, s.rows_kept);
+    for (reason, n) in &s.rejects {
+        let _ = writeln!(out, "  rejected: {n} {reason}");
+    }
+    if s.flipped > 0 {
+        let _ = writeln!(out, "{} labels flipped ({})", s.flipped, percent(s.flip_rate));
+    }
+    if s.truncated > 0 {
+        let _ = writeln!(out, "{} pairs truncated", s.truncated);
+    }
+    if s.out.is_empty() {
+        let example = serde_json::to_string_pretty(&s.example).unwrap_or_default();
+        let _ = writeln!(out, "\none pair:\n{example}");
+    } else {
+        let _ = writeln!(out, "written: {}", s.out);
+    }
+    out
+}
+
+/// `score`.
+pub fn score(s: &ScoreSummary) -> String {
+    format!(
+        "{}: {} pairs; chosen is likelier in {}; nats per token {:.4} chosen, {:.4} rejected\n",
+        s.out,
+        s.pairs,
+        percent(s.likelier),
+        s.per_token.0,
+        s.per_token.1,
+    )
+}
+
+/// `train --dry-run`.
+pub fn plan(p: &Plan) -> String {
+    let rows = vec![
+        vec!["parameters".into(), p.parameters.to_string()],
+        vec!["trainable".into(), p.trainable.to_string()],
+        vec!["pairs".into(), p.pairs.to_string()],
+        vec!["steps".into(), p.steps.to_string()],
+        vec!["tokens in an epoch".into(), p.tokens_per_epoch.to_string()],
+        vec!["longest pair, tokens".into(), p.longest.to_string()],
+        vec!["weights, gradients, moments".into(), format!("{:.0} MiB", p.state_mb)],
+        vec!["activations, about".into(), format!("{:.0} MiB", p.activations_mb)],
+    ];
+    columns(&["what a run would take", ""], &rows)
+}
+
+/// `train`.
+pub fn run(s: &RunSummary, out: &str) -> String {
+    let mut rows = vec![vec![
+        "all".to_string(),
+        s.n_eval.to_string(),
+        percent(s.eval_accuracy),
+        format!("{} to {}", percent(s.eval_accuracy_low), percent(s.eval_accuracy_high)),
+    ]];
+    for source in &s.by_source {
+        rows.push(vec![
+            source.source.clone(),
+            source.n.to_string(),
+            percent(source.accuracy),
+            format!("{} to {}", percent(source.low), percent(source.high)),
+        ]);
+    }
+    let mut text = columns(&["test split", "pairs", "accuracy", "95 % interval"], &rows);
+    let _ = writeln!(
+        text,
+        "\n{} with latent {}: {} steps, {:.2} pairs/s, {:.0} MiB peak",
+        s.objective, s.latent, s.steps, s.pairs_per_s, s.peak_rss_mb
+    );
+    if s.codes > 1 {
+        let _ = writeln!(
+            text,
+            "codes: {} of {} used by the prior, {} by the posterior; perplexity {:.2}, KL {:.4} nats",
+            s.codes_used, s.codes, s.codes_used_posterior, s.code_perplexity, s.kl
+        );
+    }
+    if let Some(auroc) = s.audit_auroc {
+        let _ = writeln!(text, "flipped training labels found by the margin: AUROC {auroc:.3}");
+    }
+    let _ = writeln!(text, "written: {out}");
+    text
+}
+
+fn summary_rows(rows: &[SummaryRow]) -> String {
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|r| {
+            let codes = if r.codes > 0 { format!(" K={}", r.codes) } else { String::new() };
+            let marked = if r.marked { " marked" } else { "" };
+            let interval = match (r.eval_accuracy_low, r.eval_accuracy_high) {
+                (Some(low), Some(high)) => format!("{} to {}", percent(low), percent(high)),
+                _ => "-".into(),
+            };
+            let difference = match (r.difference, r.difference_low, r.difference_high) {
+                (Some(d), Some(low), Some(high)) => {
+                    format!("{:+.1} ({:+.1} to {:+.1})", 100.0 * d, 100.0 * low, 100.0 * high)
+                }
+                _ => "-".into(),
+            };
+            vec![
+                format!("{} {}{codes}", r.objective, r.latent),
+                format!("{}{marked}", percent(r.noise_p)),
+                maybe(r.eval_accuracy),
+                interval,
+                difference,
+                r.n_seeds.to_string(),
+                r.audit_auroc.map_or_else(|| "-".into(), |a| format!("{a:.3}")),
+            ]
+        })
+        .collect();
+    columns(&["", "flipped", "accuracy", "95 % over seeds", "points over none (95 %)", "seeds", "mislabel AUROC"], &cells)
+}
+
+/// `noise-sweep`.
+pub fn sweep(s: &SweepOutcome) -> String {
+    format!(
+        "{}\n{} cells run, {} kept from before\nwritten: {}\n",
+        summary_rows(&s.summary),
+        s.cells_run,
+        s.cells_reused,
+        s.folder.display()
+    )
+}
+
+/// `demo`.
+pub fn demo(s: &DemoSummary) -> String {
+    let mut text = String::from("Preference accuracy on held-out pairs against the clean labels\n\n");
+    text += &summary_rows(&s.sweep);
+    let rows: Vec<Vec<String>> = s
+        .planted
+        .groups
+        .iter()
+        .filter(|g| g.split == "test")
+        .map(|g| {
+            let number = |x: f64| format!("{x:.2}");
+            vec![
+                g.rows.clone(),
+                g.n.to_string(),
+                number(g.prior.nmi_preference),
+                number(g.prior_ceiling.nmi_preference),
+                number(g.posterior.nmi_preference),
+                number(g.posterior_ceiling.nmi_preference),
+                percent(g.accuracy),
+                percent(g.accuracy_ceiling_expected),
+            ]
+        })
+        .collect();
+    text += "\nCodes of LPC-DPO against the planted preferences (NMI), test pairs, clean labels\n\n";
+    text += &columns(
+        &["prompt", "pairs", "prior", "ceiling", "posterior", "ceiling", "accuracy", "ceiling"],
+        &rows,
+    );
+    let _ = writeln!(
+        text,
+        "\nDPO {} · LPC-DPO {} on clean labels, {} of {} codes used · {:.0} s in all",
+        percent(s.dpo.eval_accuracy),
+        percent(s.lpc.eval_accuracy),
+        s.lpc.codes_used,
+        s.lpc.codes,
+        s.seconds
+    );
+    for report in &s.reports {
+        let _ = writeln!(text, "report: {report}");
+    }
+    let _ = writeln!(text, "posteriors: {}/lpc-dpo/posteriors.parquet", s.out);
+    text
+}

@@ -1,0 +1,119 @@
+//! `score`: per-example log-probabilities of any model on a prepared folder.
+
+use std::path::Path;
+
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::artifact;
+use crate::batch;
+use crate::error::{Error, Fault, Result};
+use crate::policy::{examine, folder};
+use crate::progress::Progress;
+use crate::schema::{col, prepared};
+use crate::seed::Seed;
+use crate::source::ModelSource;
+use crate::tokenize::ModelTokenizer;
+use crate::train::reference::{REF_CHOSEN, REF_REJECTED};
+
+/// Options of `score`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScoreConfig {
+    /// Prepared folder.
+    pub data: String,
+    /// Model to score with; a latent part beside it is used, with the prior's z.
+    pub model: String,
+    /// Parquet file to write.
+    pub out: String,
+}
+
+/// What `score` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScoreSummary {
+    /// The file written.
+    pub out: String,
+    /// Pairs scored.
+    pub pairs: usize,
+    /// Share of pairs whose observed chosen response has the higher summed log-probability.
+    pub likelier: f64,
+    /// Mean log-probability per token, chosen and rejected, nats.
+    pub per_token: (f64, f64),
+}
+
+/// Scores every pair of every split, and writes `id`, `split`, `source`, `flipped`, `logps_chosen`, `logps_rejected`,
+/// `ref_chosen_logps`, `ref_rejected_logps` (the same as TRL names a precomputed reference), `n_chosen`, `n_rejected`,
+/// and `prior_code` where the model has codes. Log-probabilities are summed, in nats.
+///
+/// # Errors
+/// [`Error::Config`] for missing settings; [`Error::Artifact`], [`Error::Model`] for data or model.
+pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<ScoreSummary> {
+    let missing = [("data", &config.data), ("model", &config.model), ("out", &config.out)];
+    let faults: Vec<Fault> = missing
+        .iter()
+        .filter(|(_, value)| value.is_empty())
+        .map(|(key, _)| Fault {
+            origin: String::new(),
+            key: format!("score.{key}"),
+            message: format!("missing: give --{key}"),
+        })
+        .collect();
+    if !faults.is_empty() {
+        return Err(Error::Config(faults));
+    }
+    let data = Path::new(&config.data);
+    let splits = batch::read_splits(data)?;
+    let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
+    let longest = batch::longest(splits.iter().flat_map(|s| &s.rows));
+    let source = ModelSource::resolve(&config.model)?;
+    let policy = folder::open::<f32>(&source, tokenizer.vocab_size(), seed, longest)?;
+    progress.begin("scoring", Some(splits.iter().map(|s| s.rows.len()).sum::<usize>() as u64));
+    let mut examples = Vec::new();
+    for split in &splits {
+        examples.extend(examine(&policy, &split.rows, |n| progress.advance(n as u64))?);
+    }
+    progress.end();
+    let rows: Vec<(&str, &batch::TokenRow)> =
+        splits.iter().flat_map(|s| s.rows.iter().map(|r| (s.name.as_str(), r))).collect();
+    let texts = |name: &str, get: &dyn Fn(&(&str, &batch::TokenRow)) -> String| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<String>>())
+    };
+    let counts = |name: &str, get: fn(&batch::TokenRow) -> usize| {
+        Column::new(name.into(), rows.iter().map(|(_, r)| get(r) as u32).collect::<Vec<u32>>())
+    };
+    let chosen: Vec<f64> = examples.iter().map(|e| e.logps.0).collect();
+    let rejected: Vec<f64> = examples.iter().map(|e| e.logps.1).collect();
+    let mut columns = vec![
+        texts(col::ID, &|(_, r)| r.id.clone()),
+        texts(col::SPLIT, &|(s, _)| (*s).to_string()),
+        texts(col::SOURCE, &|(_, r)| r.source.clone()),
+        Column::new(col::FLIPPED.into(), rows.iter().map(|(_, r)| r.flipped).collect::<Vec<bool>>()),
+        Column::new("logps_chosen".into(), chosen.as_slice()),
+        Column::new("logps_rejected".into(), rejected.as_slice()),
+        Column::new(REF_CHOSEN.into(), chosen.as_slice()),
+        Column::new(REF_REJECTED.into(), rejected.as_slice()),
+        counts(col::N_CHOSEN, |r| r.chosen_ids.len()),
+        counts(col::N_REJECTED, |r| r.rejected_ids.len()),
+    ];
+    if policy.lpc.is_some() {
+        let code = |e: &crate::policy::Example| {
+            let weights: Vec<f64> = e.prior.iter().map(|&w| f64::from(w)).collect();
+            crate::lpc::usage::hard_code(&weights).unwrap_or(0) as u32
+        };
+        columns.push(Column::new("prior_code".into(), examples.iter().map(code).collect::<Vec<u32>>()));
+    }
+    artifact::write_parquet(&config.out, &mut DataFrame::new(rows.len(), columns)?)?;
+    let n = rows.len().max(1) as f64;
+    let per_token = |logps: &[f64], get: fn(&batch::TokenRow) -> usize| {
+        logps.iter().sum::<f64>() / rows.iter().map(|(_, r)| get(r)).sum::<usize>().max(1) as f64
+    };
+    Ok(ScoreSummary {
+        out: config.out.clone(),
+        pairs: rows.len(),
+        likelier: chosen.iter().zip(&rejected).filter(|(c, r)| c > r).count() as f64 / n,
+        per_token: (
+            per_token(&chosen, |r| r.chosen_ids.len()),
+            per_token(&rejected, |r| r.rejected_ids.len()),
+        ),
+    })
+}

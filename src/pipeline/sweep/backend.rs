@@ -1,0 +1,148 @@
+//! What a sweep really runs: `prepare` and `train` with the recipe's settings and the cell's own.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
+use crate::error::{Error, Result};
+use crate::pipeline::{prepare, train};
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::seed::Seed;
+
+/// Marker of marked flips where the recipe names none, as the paper's.
+const MARKER: &str = "[FLIP]";
+
+/// The pipelines of this program.
+pub struct Pipelines<'a> {
+    /// Settings that all cells share.
+    pub recipe: &'a Recipe,
+    /// Asked whether the user wants to stop.
+    pub progress: &'a dyn Progress,
+}
+
+/// Silent, but it can be interrupted: cells run side by side, and their lines would mix.
+struct Quiet<'a>(&'a dyn Progress);
+
+impl Progress for Quiet<'_> {
+    fn begin(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn status(&self, _: &str) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+    fn warn(&self, line: &str) {
+        self.0.warn(line);
+    }
+    fn interrupted(&self) -> bool {
+        self.0.interrupted()
+    }
+}
+
+fn named<T: DeserializeOwned>(key: &str, name: &str) -> Result<T> {
+    serde_json::from_value(name.into()).map_err(|e| Error::config(format!("sweep.{key}"), e.to_string()))
+}
+
+impl SweepBackend for Pipelines<'_> {
+    fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()> {
+        let mut config = self.recipe.prepare.clone();
+        config.out = out.display().to_string();
+        config.noise.flip_rate = noise.p;
+        config.noise.flip_kind = named("noise_kind", &noise.kind)?;
+        config.noise.seed = noise.seed;
+        if !noise.marked || noise.p == 0.0 {
+            config.noise.flip_marker = String::new();
+        } else if config.noise.flip_marker.is_empty() {
+            config.noise.flip_marker = MARKER.into();
+        }
+        prepare::run(&config, Seed(self.recipe.seed), &Quiet(self.progress))?;
+        Ok(())
+    }
+
+    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome> {
+        let mut config = self.recipe.train.clone();
+        config.data = data.display().to_string();
+        config.out = out.display().to_string();
+        config.objective.name = named("objective", &cell.objective)?;
+        config.lpc.latent = named("latent", &cell.latent)?;
+        if config.lpc.latent == crate::lpc::LatentKind::None {
+            // The shared settings of the latent part are for the cells that have one.
+            config.lpc = crate::lpc::LpcConfig { latent: config.lpc.latent, ..Default::default() };
+        } else if cell.codes > 0 {
+            config.lpc.codes = cell.codes;
+        }
+        let quiet = Quiet(self.progress);
+        let ended = train::run(&config, Seed(cell.seed), true, &quiet)?;
+        let summary = match ended {
+            train::Ended::Finished(summary) | train::Ended::Already(summary) => summary,
+            train::Ended::Interrupted { step, steps } => {
+                return Err(Error::run(format!("interrupted after step {step} of {steps}")));
+            }
+        };
+        Ok(CellOutcome {
+            eval_accuracy: summary.eval_accuracy,
+            n_eval: summary.n_eval,
+            audit_auroc: summary.audit_auroc.unwrap_or(f64::NAN),
+            codes_used: summary.codes_used,
+            code_perplexity: summary.code_perplexity,
+            train_seconds: summary.train_seconds,
+        })
+    }
+}
+
+/// Runs the recipe's sweep with this program's pipelines.
+///
+/// # Errors
+/// [`Error::Config`] where the recipe cannot be swept; as [`super::Sweep::run`].
+pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutcome> {
+    let mut faults = recipe.sweep.validate();
+    let fault = |key: &str, message: String| crate::error::Fault { origin: String::new(), key: key.into(), message };
+    if recipe.sweep.out.is_empty() {
+        faults.push(fault("sweep.out", "missing: give --out DIR".into()));
+    }
+    // What the grid sets is its own to check; the rest must suit every cell.
+    let mut prepare = recipe.prepare.clone();
+    prepare.out = "set by the sweep".into();
+    faults.extend(prepare.faults("prepare."));
+    for (key, names) in [("objective", &recipe.sweep.objective), ("latent", &recipe.sweep.latent)] {
+        for name in names {
+            let known = match key {
+                "objective" => named::<crate::objective::ObjectiveKind>(key, name).map(drop),
+                _ => named::<crate::lpc::LatentKind>(key, name).map(drop),
+            };
+            if let Err(Error::Config(found)) = known {
+                faults.extend(found);
+            }
+        }
+    }
+    if recipe.prepare.noise.flip_rate != 0.0 {
+        faults.push(fault("prepare.noise.flip_rate", "has no effect in a sweep; use sweep.noise_p".into()));
+    }
+    if !faults.is_empty() {
+        return Err(Error::Config(faults));
+    }
+    let set_by_grid = [
+        "threads",
+        "sweep",
+        "demo",
+        "score",
+        "synth",
+        "prepare.out",
+        "prepare.dry_run",
+        "train.data",
+        "train.out",
+        "train.objective.name",
+        "train.lpc.latent",
+        "train.save_model",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+    ];
+    let sweep = super::Sweep {
+        config: &recipe.sweep,
+        base_codes: recipe.train.lpc.codes,
+        settings: super::settings(recipe, &set_by_grid)?,
+        resolved: crate::recipe::to_toml(recipe)?,
+        out: Path::new(&recipe.sweep.out),
+    };
+    sweep.run(&Pipelines { recipe, progress }, progress)
+}
