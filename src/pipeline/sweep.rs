@@ -99,6 +99,14 @@ impl SweepConfig {
                 fault(key, format!("`{name}` is no name of letters, digits and dashes"));
             }
         }
+        // A setting that changes nothing was meant to change something.
+        if !self.codes.is_empty() && !self.latent.iter().any(|l| grid::has_codes(l)) {
+            fault("codes", "without effect: no latent of this sweep has codes".into());
+        }
+        if self.noise_p.iter().all(|p| *p == 0.0) && (self.marked.contains(&true) || self.noise_kind.len() > 1) {
+            let key = if self.marked.contains(&true) { "marked" } else { "noise_kind" };
+            fault(key, "without effect: no labels are flipped (sweep.noise_p is 0)".into());
+        }
         let texts = |items: &[String]| items.to_vec();
         let lists: [(&str, Vec<String>, bool); 7] = [
             ("noise_p", self.noise_p.iter().map(f64::to_string).collect(), true),
@@ -236,15 +244,16 @@ impl Sweep<'_> {
         self.train(&pending, &unprepared, &ledger, &board, backend, progress)?;
 
         let results = board.rows()?;
-        let summary = tables::summarize(&results, self.out, self.config.noise_seed)?;
+        let summary = tables::summarize(&results, self.out, self.config.noise_seed, &|line| progress.warn(line))?;
         tables::write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
-        crate::report::write(self.out)?;
-        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY, schema::sweep::REPORT] {
+        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY] {
             manifest.output(self.out, name, None)?;
         }
         manifest.seeds.insert("noise".into(), self.config.noise_seed);
         manifest.fact("cells_failed", results.iter().filter(|r| r.status != tables::STATUS_OK).count())?;
         manifest.finish(self.out)?;
+        // After the manifest, because the report tells of it.
+        crate::report::write(self.out)?;
         let cells_run = pending.len();
         Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary })
     }

@@ -8,6 +8,7 @@ mod load;
 mod page;
 mod plot;
 mod run_page;
+mod sweep_cells;
 mod sweep_page;
 
 #[cfg(test)]

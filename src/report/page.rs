@@ -190,11 +190,13 @@ impl Table {
             writeln!(out, "<caption>{}</caption>", html(&self.caption))?;
         }
         let class = |i: usize| if i < self.text_columns { "" } else { " class=\"n\"" };
-        out.push_str("<thead><tr>");
-        for (i, name) in self.header.iter().enumerate() {
+        // A table of names and values has no heads.
+        let headless = self.header.iter().all(String::is_empty);
+        out.push_str(if headless { "<tbody>\n" } else { "<thead><tr>" });
+        for (i, name) in self.header.iter().take(if headless { 0 } else { usize::MAX }).enumerate() {
             write!(out, "<th scope=\"col\"{}>{}</th>", class(i), html(name))?;
         }
-        out.push_str("</tr></thead>\n<tbody>\n");
+        out.push_str(if headless { "" } else { "</tr></thead>\n<tbody>\n" });
         for row in &self.rows {
             out.push_str("<tr>");
             for (i, cell) in row.iter().enumerate() {
@@ -224,7 +226,13 @@ impl Table {
 
 impl Heat {
     fn to_html(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "<div class=\"wide\"><table class=\"heat\">\n<caption>{}</caption>", html(&self.caption))?;
+        let many = self.columns.len() > HEAT_NUMBERS;
+        let class = if many { "heat many" } else { "heat" };
+        // Shades are relative to the darkest cell, which the caption tells: with many columns all shares are small.
+        let shares = self.rows.iter().flat_map(|(_, shares)| shares).filter(|s| s.is_finite());
+        let darkest = shares.fold(0.0f64, |m, s| m.max(*s));
+        let caption = format!("{}; the darkest cell is {}", self.caption, percent(darkest, 0));
+        writeln!(out, "<div class=\"wide\"><table class=\"{class}\">\n<caption>{}</caption>", html(&caption))?;
         write!(out, "<thead><tr><th scope=\"col\">{}</th>", html(&self.corner))?;
         for name in &self.columns {
             write!(out, "<th scope=\"col\" class=\"n\">{}</th>", html(name))?;
@@ -233,10 +241,10 @@ impl Heat {
         for (name, shares) in &self.rows {
             write!(out, "<tr><th scope=\"row\">{}</th>", html(name))?;
             for share in shares {
-                let depth = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
+                let depth = if share.is_finite() && darkest > 0.0 { share.max(0.0) / darkest } else { 0.0 };
                 let text = percent(*share, 0);
-                let shown = if self.columns.len() <= HEAT_NUMBERS { text.as_str() } else { "" };
-                write!(out, "<td style=\"--v:{:.3}\" title=\"{text}\">{shown}</td>", depth * 0.8)?;
+                let shown = if many { "" } else { text.as_str() };
+                write!(out, "<td style=\"--v:{:.3}\" title=\"{text}\">{shown}</td>", depth * 0.6)?;
             }
             out.push_str("</tr>\n");
         }
@@ -268,7 +276,7 @@ impl Figure {
         }
         out.push_str(&self.chart.svg(&html(&self.title)));
         if !self.caption.is_empty() {
-            let _ = write!(out, "<p class=\"how\">{}</p>\n", html(&self.caption));
+            let _ = writeln!(out, "<p class=\"how\">{}</p>", html(&self.caption));
         }
         out.push_str("</figure>\n");
     }

@@ -176,9 +176,12 @@ impl Chart {
             } else {
                 0.0
             };
-            let points: Vec<Point> = thinned(&line.points);
+            let points = thinned(&line.points, MAX_POINTS);
             let place = |p: &Point| (p.x + dodge, p.y);
-            chart.draw_series(LineSeries::new(points.iter().map(place), colour.stroke_width(4)))?;
+            chart.draw_series(LineSeries::new(
+                points.iter().map(place),
+                colour.stroke_width(if line.marks { 4 } else { 3 }),
+            ))?;
             for p in &points {
                 if let Some((low, high)) = p.interval {
                     let bar = [(p.x + dodge, low.max(y.0)), (p.x + dodge, high.min(y.1))];
@@ -194,13 +197,13 @@ impl Chart {
     }
 }
 
-/// A line with at most [`MAX_POINTS`] points: means of neighbours, so that a peak is softened, not dropped.
-fn thinned(points: &[Point]) -> Vec<Point> {
+/// A line with at most so many points: means of neighbours, so that a peak is softened, not dropped.
+pub(super) fn thinned(points: &[Point], at_most: usize) -> Vec<Point> {
     let finite: Vec<Point> = points.iter().filter(|p| p.x.is_finite() && p.y.is_finite()).copied().collect();
-    if finite.len() <= MAX_POINTS {
+    if finite.len() <= at_most {
         return finite;
     }
-    let size = finite.len().div_ceil(MAX_POINTS);
+    let size = finite.len().div_ceil(at_most.max(1));
     let mean = |chunk: &[Point], get: fn(&Point) -> f64| chunk.iter().map(get).sum::<f64>() / chunk.len() as f64;
     finite.chunks(size).map(|c| Point { x: mean(c, |p| p.x), y: mean(c, |p| p.y), interval: None }).collect()
 }
@@ -263,7 +266,7 @@ mod tests {
     fn long_lines_are_thinned_without_losing_their_mean() {
         let ys: Vec<f64> = (0..10_000).map(|i| (i % 7) as f64).collect();
         let line = &chart(&ys).lines[0];
-        let thin = thinned(&line.points);
+        let thin = thinned(&line.points, MAX_POINTS);
         assert!(thin.len() <= MAX_POINTS && thin.len() > MAX_POINTS / 2);
         let mean = thin.iter().map(|p| p.y).sum::<f64>() / thin.len() as f64;
         assert!((mean - 3.0).abs() < 0.05, "{mean}");

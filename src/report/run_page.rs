@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::load::{self, Codes, Metrics};
-use super::page::{Figure, Heat, Page, Part, Table, Tile, count, interval, number, percent};
+use super::page::{Figure, Heat, Page, Part, Table, Tile, count, interval, number, percent, visible};
 use super::plot::{Chart, Line, Point, Scale};
 use crate::error::Result;
 use crate::schema::{metric, prepared, run};
@@ -38,7 +38,7 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     provenance(dir, &mut parts)?;
     let field = |key: &str| summary.as_ref().and_then(|s| s.get(key)).and_then(Value::as_str).map(String::from);
     let kind: Vec<String> = [field("objective"), field("latent")].into_iter().flatten().collect();
-    Ok(Page { title: format!("Run {}", folder_name(dir)), subtitle: kind.join(" · "), parts })
+    Ok(Page { title: format!("Run: {}", folder_name(dir)), subtitle: kind.join(" · "), parts })
 }
 
 /// The folder's own name, wherever it was called from.
@@ -116,23 +116,29 @@ fn curve(metrics: &Metrics, key: &str, title: &str, scale: Scale, rule: Option<f
 /// A figure of several metrics; each is drawn for training and, where it was logged, evaluation.
 fn curves(metrics: &Metrics, keys: &[(&str, &str)], title: &str, scale: Scale, rule: Option<f64>) -> Option<Figure> {
     let (mut lines, mut legend) = (Vec::new(), Vec::new());
+    let both = keys.iter().any(|(key, _)| metrics.eval.contains_key(*key));
     for (key, name) in keys {
         for (side, points) in [("training", metrics.train.get(*key)), ("evaluation", metrics.eval.get(*key))] {
             let Some(points) = points.filter(|p| !p.is_empty()) else { continue };
             let colour = lines.len() + 1;
             lines.push(Line { colour, points: points.clone(), marks: side == "evaluation" && points.len() <= 60 });
-            legend.push((colour, [*name, side].join(" ").trim().to_string()));
+            let named = if both { [*name, side].join(", ") } else { name.to_string() };
+            legend.push((colour, named.trim_start_matches(", ").to_string()));
         }
     }
     if lines.is_empty() {
         return None;
+    }
+    // A single line is named by the title.
+    if lines.len() == 1 && !both {
+        legend.clear();
     }
     let chart = Chart { x_label: "step".into(), x_scale: Scale::Number, y_scale: scale, rule, lines };
     Some(Figure { title: title.into(), caption: String::new(), legend, chart })
 }
 
 fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
-    let rewards = [(metric::REWARDS_CHOSEN, "chosen,"), (metric::REWARDS_REJECTED, "rejected,")];
+    let rewards = [(metric::REWARDS_CHOSEN, "chosen"), (metric::REWARDS_REJECTED, "rejected")];
     let figures: Vec<Figure> = [
         curve(metrics, metric::LOSS, "Loss", Scale::Number, None),
         curve(metrics, metric::REWARDS_ACCURACIES, "Preference accuracy", Scale::Percent, Some(0.5)),
@@ -159,8 +165,8 @@ fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
 }
 
 fn latent(metrics: &Metrics, parts: &mut Vec<Part>) {
-    let entropies = [(metric::PRIOR_ENTROPY, "prior,"), (metric::POSTERIOR_ENTROPY, "posterior,")];
-    let weights = [(metric::G, "g (prior's share of z),"), (metric::TAU, "temperature,")];
+    let entropies = [(metric::PRIOR_ENTROPY, "prior"), (metric::POSTERIOR_ENTROPY, "posterior")];
+    let weights = [(metric::G, "g (prior's share of z)"), (metric::TAU, "temperature")];
     let figures: Vec<Figure> = [
         curve(metrics, metric::KL, "KL(posterior || prior) (nats)", Scale::Number, Some(0.0)),
         curve(metrics, metric::CODE_PERPLEXITY, "Code perplexity", Scale::Number, Some(1.0)),
@@ -207,7 +213,7 @@ fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
         parts.push(Part::Heat(heat));
     }
     let join = |tokens: &[String]| {
-        let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| t.replace(' ', "␣")).collect();
+        let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| visible(t).replace(' ', "␣")).collect();
         shown.join("  ")
     };
     let rows = codes.rows.iter().map(|c| {
@@ -220,13 +226,10 @@ fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
             number(Some(c.norm), 3),
         ]
     });
-    let mut rows: Vec<Vec<String>> = rows.collect();
-    // Text columns come first in a table; the code's number is one of them.
-    rows.iter_mut().for_each(|r| r[0] = format!("code {}", r[0]));
     parts.push(Part::Table(Table {
         caption: "what each code does to the next-token logits: the tokens it raises and lowers most".into(),
         header: ["code", "raises", "lowers", "use, prior", "use, posterior", "norm"].map(String::from).to_vec(),
-        rows,
+        rows: rows.collect(),
         text_columns: 3,
     }));
     parts.push(Part::Text(

@@ -1,24 +1,21 @@
 //! The report of a sweep folder.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use polars::prelude::DataFrame;
-use serde_json::Value;
 
-use super::load::{self, numbers, texts};
+use super::load::{numbers, texts};
 use super::page::{Figure, Page, Part, Table, Tile, count, interval, number, percent, points};
 use super::plot::{Chart, Line, Point, Scale};
-use super::run_page::{folder_name, loss, provenance, usage_heat};
+use super::run_page::{folder_name, provenance};
+use super::sweep_cells::{cell_folders, losses, usage};
 use crate::artifact;
 use crate::error::Result;
 use crate::schema::sweep;
 
 /// More lines than this in one chart cannot be told apart.
 const MAX_LINES: usize = 8;
-/// Charts of losses and heat maps shown; the rest is in the cells' own reports.
-const MAX_PANELS: usize = 12;
-
 /// One cell over its seeds, from summary.parquet.
 struct Cell {
     objective: String,
@@ -67,11 +64,11 @@ impl Cell {
     }
 }
 
-fn line_name((latent, codes): &(String, usize)) -> String {
+pub(super) fn line_name((latent, codes): &(String, usize)) -> String {
     if *codes > 0 { format!("{latent}, {codes} codes") } else { latent.clone() }
 }
 
-fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {
+pub(super) fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {
     format!("{objective}, {kind} noise{}", if *marked { ", marked" } else { "" })
 }
 
@@ -92,7 +89,7 @@ fn cells(frame: &DataFrame) -> Vec<Cell> {
 }
 
 /// Every distinct value in the order of its first appearance.
-fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     items.for_each(|item| {
         if !seen.contains(&item) {
@@ -103,7 +100,7 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// A colour for each line, the same in every chart; the quiet one is the baseline's.
-struct Colours(Vec<(String, usize)>);
+pub(super) struct Colours(Vec<(String, usize)>);
 
 impl Colours {
     fn new(cells: &[Cell]) -> Colours {
@@ -115,7 +112,7 @@ impl Colours {
         Colours(lines)
     }
 
-    fn of(&self, line: &(String, usize)) -> usize {
+    pub(super) fn of(&self, line: &(String, usize)) -> usize {
         self.0.iter().position(|l| l == line).unwrap_or(0)
     }
 }
@@ -142,7 +139,7 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     method(&results, &mut parts);
     provenance(dir, &mut parts)?;
     Ok(Page {
-        title: format!("Sweep {}", folder_name(dir)),
+        title: format!("Sweep: {}", folder_name(dir)),
         subtitle: "label noise, objectives and latents, every cell over its seeds".into(),
         parts,
     })
@@ -160,12 +157,18 @@ fn headline(results: &DataFrame, cells: &[Cell], parts: &mut Vec<Part>) {
     ];
     // The best-placed difference is shown with its interval, so that it cannot be read without it.
     let gain = |c: &&Cell| c.get("difference").unwrap_or(f64::NEG_INFINITY);
+    let compared = cells.iter().filter(|c| c.get("difference").is_some()).count();
     let best = cells.iter().filter(|c| c.get("difference").is_some()).max_by(|a, b| gain(a).total_cmp(&gain(b)));
     if let Some(best) = best {
         tiles.push(Tile {
-            label: "largest gain over none".into(),
-            value: format!("{} points", points(best.get("difference"))),
-            detail: format!("{} at {} noise; 95 %: {}", line_name(&best.line()), percent(best.p, 0), gains(best)),
+            label: format!("largest of {compared} gains over none"),
+            value: points(best.get("difference")),
+            detail: format!(
+                "points; 95 %: {}; {} at {} flipped",
+                gains(best),
+                line_name(&best.line()),
+                percent(best.p, 0)
+            ),
         });
     }
     parts.push(Part::Tiles(tiles));
@@ -323,97 +326,6 @@ fn audit(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
             .into(),
     ));
     parts.push(Part::Figures(figures));
-}
-
-/// A run folder of the sweep and what its marker says of it.
-struct CellFolder {
-    path: PathBuf,
-    panel: String,
-    line: (String, usize),
-    name: String,
-}
-
-/// The finished cells, by folder name.
-fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
-    let Ok(entries) = std::fs::read_dir(dir.join(sweep::CELLS)) else { return Ok(Vec::new()) };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    paths.sort();
-    let mut folders = Vec::new();
-    for path in paths {
-        let Some(marker) = load::object(&path.join("cell.json")).ok().flatten() else { continue };
-        let Some(cell) = marker.get("cell") else { continue };
-        let string = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or("").to_string();
-        let noise = cell.get("noise").cloned().unwrap_or_default();
-        let p = noise.get("p").and_then(Value::as_f64).unwrap_or(0.0);
-        let marked = noise.get("marked").and_then(Value::as_bool).unwrap_or(false);
-        let objective = string(cell, "objective");
-        let panel = if p == 0.0 {
-            format!("{objective}, no noise")
-        } else {
-            format!("{}, {} flipped", panel_name(&(objective, string(&noise, "kind"), marked)), percent(p, 0))
-        };
-        let line = (string(cell, "latent"), cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize);
-        folders.push(CellFolder { name: folder_name(&path), path, panel, line });
-    }
-    Ok(folders)
-}
-
-fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<Part>) -> Result<()> {
-    let panels = distinct(folders.iter().map(|f| f.panel.clone()));
-    let mut figures = Vec::new();
-    for panel in panels.iter().take(MAX_PANELS) {
-        let (mut lines, mut legend) = (Vec::new(), Vec::new());
-        for folder in folders.iter().filter(|f| f.panel == *panel) {
-            let points = loss(&folder.path)?;
-            if points.is_empty() {
-                continue;
-            }
-            let colour = colours.of(&folder.line);
-            lines.push(Line { colour, points, marks: false });
-            legend.push((colour, line_name(&folder.line)));
-        }
-        if lines.is_empty() {
-            continue;
-        }
-        legend = distinct(legend.into_iter());
-        let (x_scale, y_scale) = (Scale::Number, Scale::Number);
-        let chart = Chart { x_label: "step".into(), x_scale, y_scale, rule: None, lines };
-        figures.push(Figure { title: panel.clone(), caption: String::new(), legend, chart });
-    }
-    if !figures.is_empty() {
-        parts.push(Part::Heading("Training loss".into()));
-        parts.push(Part::Text("One line a run; seeds of a cell share a colour.".into()));
-        parts.push(Part::Figures(figures));
-    }
-    Ok(())
-}
-
-fn usage(folders: &[CellFolder], parts: &mut Vec<Part>) -> Result<()> {
-    // One seed tells the story of a cell: codes of different seeds have no common order.
-    let mut seen = Vec::new();
-    let mut heats = Vec::new();
-    for folder in folders {
-        let key = (&folder.panel, &folder.line);
-        if seen.contains(&key) || heats.len() >= MAX_PANELS {
-            continue;
-        }
-        let Some(codes) = load::codes(&folder.path)? else { continue };
-        let caption = format!("{}, {} ({})", line_name(&folder.line), folder.panel, folder.name);
-        if let Some(heat) = usage_heat(&codes, &caption) {
-            heats.push(Part::Heat(heat));
-            seen.push(key);
-        }
-    }
-    if !heats.is_empty() {
-        parts.push(Part::Heading("Codes by source".into()));
-        parts.push(Part::Text(
-            "Share of each code in a source, with the prior; the first seed of each cell. Rows that differ mean that \
-             the codes tell sources apart; the order of the codes means nothing."
-                .into(),
-        ));
-        parts.append(&mut heats);
-    }
-    Ok(())
 }
 
 fn every_run(results: &DataFrame, parts: &mut Vec<Part>) {

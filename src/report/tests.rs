@@ -28,7 +28,7 @@ fn a_run_report_is_whole_closed_and_the_same_each_time() {
     assert_closed(&page);
     assert!(page.contains("79.0 %") && page.contains("95 %: 77.0 to 81.0 %"));
     assert!(page.matches("<svg ").count() >= 10, "{}", page.matches("<svg ").count());
-    assert!(page.contains("flan_v2_niv2") && page.contains("␣up11"));
+    assert!(page.contains("flan_v2_niv2") && page.contains("\\n  ␣up11"));
     write(dir.path()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), page);
 }

@@ -57,7 +57,7 @@ impl Cell {
 }
 
 /// Latents for which the number of codes means nothing.
-fn has_codes(latent: &str) -> bool {
+pub(super) fn has_codes(latent: &str) -> bool {
     !matches!(latent, "none" | "bias")
 }
 

@@ -174,10 +174,10 @@ pub struct SummaryRow {
 }
 
 /// Correctness of each test example (1 or 0) by id.
-type Correct = BTreeMap<String, f64>;
+pub(super) type Correct = BTreeMap<String, f64>;
 
-/// One row per cell, in the order of the grid.
-pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64) -> Result<Vec<SummaryRow>> {
+/// One row per cell, in the order of the grid; `warn` hears of comparisons that cannot be made.
+pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn Fn(&str)) -> Result<Vec<SummaryRow>> {
     // Keyed by what the row says, not by the run's name: clean rows share runs but stay apart here.
     let key = |r: &ResultRow| (r.objective.clone(), r.latent.clone(), r.codes, noise_key(r));
     let mut groups: Vec<Vec<&ResultRow>> = Vec::new();
@@ -197,9 +197,12 @@ pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64) -> Result<
             let baseline = index.get(&(row.objective.clone(), "none".to_string(), 0, noise_key(group[0])));
             if let Some(&at) = baseline {
                 let differences = paired(group, &groups[at], out, &mut cache)?;
-                if !differences.is_empty() {
+                let name = group[0].name.as_str();
+                if differences.is_empty() {
+                    warn(&format!("{name}: no finished seed with posteriors to compare with latent = none"));
+                } else {
                     // Each cell resamples on its own stream.
-                    let seed = Seed(Seed(seed).word("sweep-bootstrap", &group[0].name));
+                    let seed = Seed(Seed(seed).word("sweep-bootstrap", name));
                     let baseline = vec![0.0; differences.len()];
                     row.difference = mean(&differences);
                     row.n_paired = Some(differences.len() as u64);
@@ -274,20 +277,20 @@ fn paired(
     group: &[&ResultRow],
     baseline: &[&ResultRow],
     out: &Path,
-    cache: &mut BTreeMap<String, Correct>,
+    cache: &mut BTreeMap<String, Option<Correct>>,
 ) -> Result<Vec<f64>> {
     let mut totals: BTreeMap<String, (f64, u32)> = BTreeMap::new();
     let mut seeds = 0;
     for row in group.iter().filter(|r| r.status == STATUS_OK) {
         let Some(base) = baseline.iter().find(|b| b.seed == row.seed && b.status == STATUS_OK) else { continue };
-        seeds += 1;
         for name in [&row.name, &base.name] {
             if !cache.contains_key(name) {
                 let path = out.join(schema::sweep::CELLS).join(name).join(schema::run::POSTERIORS);
                 cache.insert(name.clone(), correctness(&path)?);
             }
         }
-        let (ours, theirs) = (&cache[&row.name], &cache[&base.name]);
+        let (Some(ours), Some(theirs)) = (&cache[&row.name], &cache[&base.name]) else { continue };
+        seeds += 1;
         for (id, correct) in ours {
             if let Some(other) = theirs.get(id) {
                 let total = totals.entry(id.clone()).or_default();
@@ -299,9 +302,13 @@ fn paired(
     Ok(totals.into_values().filter(|(_, n)| *n == seeds).map(|(sum, n)| sum / f64::from(n)).collect())
 }
 
-/// Whether each test example is ranked as its clean label says; a tie is wrong.
-fn correctness(path: &Path) -> Result<Correct> {
-    let file = File::open(path).map_err(Error::io(path))?;
+/// Whether each test example is ranked as its clean label says; a tie is wrong. None where a
+/// finished cell's posteriors are gone: they are large, and a user may have removed them.
+pub(super) fn correctness(path: &Path) -> Result<Option<Correct>> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(Error::io(path))?,
+    };
     let wanted = [col::ID, col::SPLIT, col::FLIPPED, col::MARGIN].map(String::from).to_vec();
     let frame = ParquetReader::new(file)
         .with_columns(Some(wanted))
@@ -317,7 +324,7 @@ fn correctness(path: &Path) -> Result<Correct> {
             correct.insert(id.to_string(), f64::from(u8::from(clean.is_some_and(|m| m > 0.0))));
         }
     }
-    Ok(correct)
+    Ok(Some(correct))
 }
 
 /// Writes `summary.parquet`.

@@ -238,6 +238,46 @@ fn faults_of_the_grid_come_all_at_once() {
 }
 
 #[test]
+fn settings_without_effect_are_faults() {
+    let none = SweepConfig { latent: vec!["none".into()], codes: vec![4], ..SweepConfig::default() };
+    assert_eq!(none.validate()[0].to_string(), "sweep.codes: without effect: no latent of this sweep has codes");
+    let clean = SweepConfig { noise_p: vec![0.0], marked: vec![true], ..SweepConfig::default() };
+    assert_eq!(clean.validate().len(), 1);
+    assert_eq!(SweepConfig::default().validate(), vec![]);
+}
+
+#[test]
+fn removed_posteriors_cost_the_comparison_only() {
+    let dir = tempfile::tempdir().unwrap();
+    launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    std::fs::remove_file(dir.path().join("cells/dpo-lpc-k8-clean-s1/posteriors.parquet")).unwrap();
+    let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    let row = outcome.summary.iter().find(|r| r.latent == "lpc" && r.noise_p == 0.0).unwrap();
+    assert_eq!((row.n_seeds, row.n_paired), (2, Some(100)), "the other seed still has them");
+    std::fs::remove_file(dir.path().join("cells/dpo-lpc-k8-clean-s2/posteriors.parquet")).unwrap();
+    let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    let row = outcome.summary.iter().find(|r| r.latent == "lpc" && r.noise_p == 0.0).unwrap();
+    assert_eq!((row.difference, row.n_seeds), (None, 2));
+}
+
+#[test]
+fn ties_are_wrong_and_flips_are_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.parquet");
+    let mut frame = df!(
+        col::ID => ["a", "b", "c", "d", "e", "f"],
+        col::SPLIT => ["test", "test", "test", "test", "train", "test"],
+        col::FLIPPED => [false, true, true, false, false, true],
+        col::MARGIN => [1.0f32, 1.0, -1.0, 0.0, 1.0, 0.0],
+    )
+    .unwrap();
+    artifact::write_parquet(&path, &mut frame).unwrap();
+    let correct: Vec<(String, f64)> = tables::correctness(&path).unwrap().unwrap().into_iter().collect();
+    let expected = [("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 0.0), ("f", 0.0)];
+    assert_eq!(correct, expected.map(|(id, c)| (id.to_string(), c)));
+}
+
+#[test]
 fn settings_leave_out_what_the_grid_sets() {
     let recipe = crate::recipe::Recipe::default();
     let without = ["seed", "threads", "sweep", "synth", "train.out", "train.objective.name"];

@@ -1,0 +1,115 @@
+//! What the report of a sweep takes from the run folders of its cells.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::load;
+use super::page::{Figure, Part, percent};
+use super::plot::{Chart, Line, Scale, thinned};
+use super::run_page::{folder_name, loss, usage_heat};
+use super::sweep_page::{Colours, distinct, line_name, panel_name};
+use crate::error::Result;
+use crate::schema::sweep;
+
+/// Charts of losses and heat maps shown; the rest is in the cells' own reports.
+const MAX_PANELS: usize = 12;
+/// Points of a loss curve among many: fewer, so that the noise of single steps does not hide the curves.
+const LOSS_POINTS: usize = 60;
+
+/// A run folder of the sweep and what its marker says of it.
+pub(super) struct CellFolder {
+    path: PathBuf,
+    panel: String,
+    line: (String, usize),
+    name: String,
+}
+
+/// The finished cells, by folder name.
+pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
+    let Ok(entries) = std::fs::read_dir(dir.join(sweep::CELLS)) else { return Ok(Vec::new()) };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    paths.sort();
+    let mut folders = Vec::new();
+    for path in paths {
+        let Some(marker) = load::object(&path.join("cell.json")).ok().flatten() else { continue };
+        let Some(cell) = marker.get("cell") else { continue };
+        let string = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or("").to_string();
+        let noise = cell.get("noise").cloned().unwrap_or_default();
+        let p = noise.get("p").and_then(Value::as_f64).unwrap_or(0.0);
+        let marked = noise.get("marked").and_then(Value::as_bool).unwrap_or(false);
+        let objective = string(cell, "objective");
+        let panel = if p == 0.0 {
+            format!("{objective}, no noise")
+        } else {
+            format!("{}, {} flipped", panel_name(&(objective, string(&noise, "kind"), marked)), percent(p, 0))
+        };
+        let line = (string(cell, "latent"), cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize);
+        folders.push(CellFolder { name: folder_name(&path), path, panel, line });
+    }
+    Ok(folders)
+}
+
+/// The loss curves, one chart per noise setting.
+pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<Part>) -> Result<()> {
+    let panels = distinct(folders.iter().map(|f| f.panel.clone()));
+    let mut figures = Vec::new();
+    for panel in panels.iter().take(MAX_PANELS) {
+        let (mut lines, mut legend) = (Vec::new(), Vec::new());
+        let mut here: Vec<&CellFolder> = folders.iter().filter(|f| f.panel == *panel).collect();
+        here.sort_by_key(|f| colours.of(&f.line));
+        for folder in here {
+            let points = thinned(&loss(&folder.path)?, LOSS_POINTS);
+            if points.is_empty() {
+                continue;
+            }
+            let colour = colours.of(&folder.line);
+            lines.push(Line { colour, points, marks: false });
+            legend.push((colour, line_name(&folder.line)));
+        }
+        if lines.is_empty() {
+            continue;
+        }
+        legend = distinct(legend.into_iter());
+        let (x_scale, y_scale) = (Scale::Number, Scale::Number);
+        let chart = Chart { x_label: "step".into(), x_scale, y_scale, rule: None, lines };
+        figures.push(Figure { title: panel.clone(), caption: String::new(), legend, chart });
+    }
+    if !figures.is_empty() {
+        parts.push(Part::Heading("Training loss".into()));
+        parts.push(Part::Text(
+            "One line a run, each point the mean of neighbouring steps; seeds of a cell share a colour.".into(),
+        ));
+        parts.push(Part::Figures(figures));
+    }
+    Ok(())
+}
+
+/// How the sources use the codes, one shaded table per cell.
+pub(super) fn usage(folders: &[CellFolder], parts: &mut Vec<Part>) -> Result<()> {
+    // One seed tells the story of a cell: codes of different seeds have no common order.
+    let mut seen = Vec::new();
+    let mut heats = Vec::new();
+    for folder in folders {
+        let key = (&folder.panel, &folder.line);
+        if seen.contains(&key) || heats.len() >= MAX_PANELS {
+            continue;
+        }
+        let Some(codes) = load::codes(&folder.path)? else { continue };
+        let caption = format!("{}, {} ({})", line_name(&folder.line), folder.panel, folder.name);
+        if let Some(heat) = usage_heat(&codes, &caption) {
+            heats.push(Part::Heat(heat));
+            seen.push(key);
+        }
+    }
+    if !heats.is_empty() {
+        parts.push(Part::Heading("Codes by source".into()));
+        parts.push(Part::Text(
+            "Share of each code in a source, with the prior; the first seed of each cell. Rows that differ mean that \
+             the codes tell sources apart; the order of the codes means nothing."
+                .into(),
+        ));
+        parts.append(&mut heats);
+    }
+    Ok(())
+}
