@@ -7,7 +7,7 @@ use std::time::Instant;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::analysis;
+use crate::analysis::{self, tables};
 use crate::artifact;
 use crate::batch::{self, Split};
 use crate::error::{Error, Result};
@@ -441,12 +441,12 @@ impl Trained<'_> {
     fn summary(&self, frame: &DataFrame, examples: &[Vec<Example>]) -> Result<RunSummary> {
         let test = frame.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit("test"))).collect()?;
         let train = frame.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit("train"))).collect()?;
-        let correct = analysis::clean_correct(&test)?;
+        let correct = tables::clean_correct(&test)?;
         let right = correct.iter().filter(|c| **c).count() as u64;
         let interval = analysis::wilson(right, correct.len() as u64, 0.95);
-        let flipped = analysis::flags(&test, col::FLIPPED)?;
+        let flipped = tables::flags(&test, col::FLIPPED)?;
         let clean = |name: &str| -> Result<Vec<f64>> {
-            let margins = analysis::numbers(&test, name)?;
+            let margins = tables::numbers(&test, name)?;
             Ok(margins.iter().zip(&flipped).map(|(m, f)| if *f { -m } else { *m }).collect())
         };
         let (margins, seen) = (clean("margin")?, clean("margin_posterior")?);
@@ -488,8 +488,8 @@ impl Trained<'_> {
 
 fn by_source(test: &DataFrame) -> Result<Vec<SourceAccuracy>> {
     let table = analysis::accuracy_by_source(test)?;
-    let sources = analysis::texts(&table, col::SOURCE)?;
-    let column = |name: &str| analysis::numbers(&table, name);
+    let sources = tables::texts(&table, col::SOURCE)?;
+    let column = |name: &str| tables::numbers(&table, name);
     let (n, accuracy, low, high) = (column("n")?, column("accuracy")?, column("low")?, column("high")?);
     Ok((0..sources.len())
         .filter(|&i| sources[i] != "all")
@@ -508,8 +508,8 @@ fn ledger(data: &Path) -> Result<HashMap<String, Ledger>> {
     let mut out = HashMap::new();
     for split in schema::SPLITS {
         let frame = artifact::read_parquet(data.join(prepared::pairs(split)))?;
-        let (ids, prompts) = (analysis::texts(&frame, col::ID)?, analysis::texts(&frame, col::PROMPT_ID)?);
-        let (kinds, rates) = (analysis::texts(&frame, col::NOISE_KIND)?, analysis::numbers(&frame, col::NOISE_P)?);
+        let (ids, prompts) = (tables::texts(&frame, col::ID)?, tables::texts(&frame, col::PROMPT_ID)?);
+        let (kinds, rates) = (tables::texts(&frame, col::NOISE_KIND)?, tables::numbers(&frame, col::NOISE_P)?);
         for (((id, prompt_id), noise_kind), noise_p) in ids.into_iter().zip(prompts).zip(kinds).zip(rates) {
             out.insert(id, Ledger { prompt_id, noise_kind, noise_p });
         }
