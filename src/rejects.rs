@@ -5,8 +5,8 @@ use polars::prelude::*;
 use crate::error::Result;
 use crate::schema::col;
 
-/// Why a row was rejected. Faults of the input (`FAULTS`) stop the work unless they are to
-/// be skipped; the others are decisions, taken on sound rows.
+/// Why a row was rejected. A fault of the input stops the work unless such rows are to be
+/// skipped; a decision is taken on a sound row and only counted.
 pub mod reason {
     /// Fault: the line is not JSON.
     pub const BAD_JSON: &str = "bad-json";

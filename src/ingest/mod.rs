@@ -177,12 +177,13 @@ enum Layout {
 
 impl Layout {
     fn of(row: &Object<'_>) -> Option<Layout> {
-        match row {
-            row if ultrafeedback::fits(row) => Some(Layout::Ultrafeedback),
-            row if binarized::fits(row) => Some(Layout::Binarized),
-            row if trl::fits(row) => Some(Layout::Trl),
-            _ => None,
+        if ultrafeedback::fits(row) {
+            return Some(Layout::Ultrafeedback);
         }
+        if binarized::fits(row) {
+            return Some(Layout::Binarized);
+        }
+        trl::fits(row).then_some(Layout::Trl)
     }
 
     fn named(format: Format) -> Option<Layout> {

@@ -48,16 +48,17 @@ pub enum Candidates {
         models: StringChunked,
     },
     /// Pairs as they came.
-    Given {
-        /// Chosen responses.
-        chosen: MessageColumn,
-        /// Rejected responses.
-        rejected: MessageColumn,
-        /// `score_chosen` and `score_rejected`.
-        scores: [Float64Chunked; 2],
-        /// `chosen_model` and `rejected_model`.
-        models: [Column; 2],
-    },
+    Given(Box<GivenPairs>),
+}
+
+/// Responses that came as pairs.
+pub struct GivenPairs {
+    chosen: MessageColumn,
+    rejected: MessageColumn,
+    /// `score_chosen` and `score_rejected`.
+    scores: [Float64Chunked; 2],
+    /// `chosen_model` and `rejected_model`.
+    models: [Column; 2],
 }
 
 /// Messages of one side, whichever the kind.
@@ -100,7 +101,7 @@ impl Candidates {
             let models = lists.field(col::MODEL)?.str()?.clone();
             return Ok(Candidates::Scored { lists, responses, scores, models });
         }
-        Ok(Candidates::Given {
+        Ok(Candidates::Given(Box::new(GivenPairs {
             chosen: MessageColumn::open(frame.column(col::CHOSEN)?)?,
             rejected: MessageColumn::open(frame.column(col::REJECTED)?)?,
             scores: [
@@ -108,12 +109,12 @@ impl Candidates {
                 frame.column(col::SCORE_REJECTED)?.f64()?.clone(),
             ],
             models: [frame.column(col::CHOSEN_MODEL)?.clone(), frame.column(col::REJECTED_MODEL)?.clone()],
-        })
+        })))
     }
 
     /// Whether the pairs came as pairs.
     pub fn are_given(&self) -> bool {
-        matches!(self, Candidates::Given { .. })
+        matches!(self, Candidates::Given(_))
     }
 
     /// Chooses the two sides of row `i`, and counts the completions that took no part.
@@ -125,7 +126,7 @@ impl Candidates {
         seed: Seed,
     ) -> (std::result::Result<Choice, Refusal>, Unusable) {
         match self {
-            Candidates::Given { chosen, rejected, .. } => (check_given(chosen, rejected, i), Unusable::default()),
+            Candidates::Given(given) => (check_given(&given.chosen, &given.rejected, i), Unusable::default()),
             Candidates::Scored { lists, responses, scores, models } => {
                 let mut unusable = Unusable::default();
                 let mut usable = Vec::with_capacity(lists.range(i).len());
@@ -150,7 +151,7 @@ impl Candidates {
             Candidates::Scored { responses, .. } => {
                 SideMessages::Text(std::iter::once(answer(responses.get(choice.chosen).unwrap_or(""))))
             }
-            Candidates::Given { chosen, .. } => SideMessages::List(chosen.row(i)),
+            Candidates::Given(given) => SideMessages::List(given.chosen.row(i)),
         }
     }
 
@@ -160,7 +161,7 @@ impl Candidates {
             Candidates::Scored { responses, .. } => {
                 SideMessages::Text(std::iter::once(answer(responses.get(choice.rejected).unwrap_or(""))))
             }
-            Candidates::Given { rejected, .. } => SideMessages::List(rejected.row(i)),
+            Candidates::Given(given) => SideMessages::List(given.rejected.row(i)),
         }
     }
 
@@ -168,7 +169,7 @@ impl Candidates {
     pub fn margin(&self, i: usize, choice: Choice) -> Option<f64> {
         match self {
             Candidates::Scored { scores, .. } => Some(scores.get(choice.chosen)? - scores.get(choice.rejected)?),
-            Candidates::Given { scores: [chosen, rejected], .. } => Some(chosen.get(i)? - rejected.get(i)?),
+            Candidates::Given(given) => Some(given.scores[0].get(i)? - given.scores[1].get(i)?),
         }
     }
 
@@ -190,10 +191,10 @@ impl Candidates {
                     models.take_slice(&rejected)?,
                 ]
             }
-            Candidates::Given { scores, models, .. } => {
+            Candidates::Given(given) => {
                 let rows: Vec<IdxSize> = kept.iter().map(|k| k.0 as IdxSize).collect();
-                let [a, b] = scores.clone().map(IntoColumn::into_column);
-                let [c, d] = models;
+                let [a, b] = given.scores.clone().map(IntoColumn::into_column);
+                let [c, d] = &given.models;
                 [a.take_slice(&rows)?, b.take_slice(&rows)?, c.take_slice(&rows)?, d.take_slice(&rows)?]
             }
         };

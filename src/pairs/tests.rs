@@ -41,28 +41,20 @@ fn scored(rows: &[(&str, Vec<Completion>)]) -> DataFrame {
 
 fn given(rows: &[(&str, &str, &str)]) -> DataFrame {
     let n = rows.len();
-    let answers = |name: &str, get: &dyn Fn(&(&'static str, &'static str, &'static str)) -> &'static str| {
+    let answers = |name: &str, texts: Vec<&str>| {
         let mut builder = MessageColumnBuilder::new(name, n);
-        for row in rows {
-            // Texts live as long as the test.
-            let row: (&'static str, &'static str, &'static str) = (leak(row.0), leak(row.1), leak(row.2));
-            builder.push([("assistant", get(&row))]);
-        }
+        texts.iter().for_each(|t| builder.push([("assistant", *t)]));
         builder.finish().unwrap()
     };
     let mut columns = places(n).to_vec();
     columns.push(users(&rows.iter().map(|r| r.0).collect::<Vec<_>>()));
-    columns.push(answers("chosen", &|r| r.1));
-    columns.push(answers("rejected", &|r| r.2));
+    columns.push(answers("chosen", rows.iter().map(|r| r.1).collect()));
+    columns.push(answers("rejected", rows.iter().map(|r| r.2).collect()));
     columns.push(Column::new("score_chosen".into(), vec![Some(1.0); n]));
     columns.push(Column::new("score_rejected".into(), vec![None::<f64>; n]));
     columns.push(Column::new("chosen_model".into(), vec![Some("m"); n]));
     columns.push(Column::new("rejected_model".into(), vec![None::<&str>; n]));
     DataFrame::new(n, columns).unwrap()
-}
-
-fn leak(text: &str) -> &'static str {
-    Box::leak(text.to_string().into_boxed_str())
 }
 
 fn one(completions: Vec<Completion>, rule: PairRule, seed: u64) -> Built {

@@ -110,7 +110,7 @@ pub struct PrepareSummary {
     /// Pairs whose label was flipped.
     pub flipped: u64,
     /// Share of the pairs whose label was flipped.
-    pub flip_rate: f64,
+    pub realised_flip_rate: f64,
     /// Tokens by column: `n_prompt`, `n_chosen`, `n_rejected`.
     pub tokens: BTreeMap<String, u64>,
     /// Pairs of which anything was cut.
@@ -135,8 +135,16 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     let inputs = inputs::resolve(&config.input)?;
     let labels: Vec<String> = inputs.iter().map(|i| i.label.display().to_string()).collect();
 
+    // A model that cannot be had is told before the work begins.
+    let source = ModelSource::resolve(&config.tokenizer)?;
+    let (own, loaded) = match &source {
+        ModelSource::Tiny { .. } => (true, None),
+        source => (false, Some(ModelTokenizer::load(source, &config.tokenize)?)),
+    };
+
     // 1. Files -> clean pairs, split by prompt, without duplicates, in their final order.
-    let Gathered { frames, mut rejects, files, unusable, corpus } = gather(config, &inputs, shard, seed, progress)?;
+    let Gathered { frames, mut rejects, files, unusable, corpus } =
+        gather(config, &inputs, shard, own, seed, progress)?;
     let (clean, duplicates) = pairs::finish(frames, &labels)?;
     rejects.extend(duplicates);
 
@@ -144,9 +152,9 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     let observed = noise::apply(clean, &config.noise, seed)?;
 
     // 3. Observed pairs -> tokens; pairs that cannot be encoded go to the rejects.
-    let tokenizer = match ModelSource::resolve(&config.tokenizer)? {
-        ModelSource::Tiny { .. } => ModelTokenizer::train_tiny(corpus.texts(), config.tokenize.vocab_size)?,
-        source => ModelTokenizer::load(&source, &config.tokenize)?,
+    let tokenizer = match loaded {
+        Some(tokenizer) => tokenizer,
+        None => ModelTokenizer::train_tiny(corpus.texts(), config.tokenize.vocab_size)?,
     };
     let (pairs, tokens) = encode(observed, &tokenizer, &config.tokenize, &mut rejects, progress)?;
 
@@ -185,10 +193,11 @@ fn gather(
     config: &PrepareConfig,
     inputs: &[ingest::Input],
     shard: Shard,
+    own_tokenizer: bool,
     seed: Seed,
     progress: &dyn Progress,
 ) -> Result<Gathered> {
-    let mut corpus = Corpus::new(config.tokenizer.starts_with("tiny"));
+    let mut corpus = Corpus::new(own_tokenizer);
     let (mut frames, mut rejects, mut unusable) = (Vec::new(), Vec::new(), Unusable::default());
     let mut scored = false;
     progress.begin("read and pair", None);

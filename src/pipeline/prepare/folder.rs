@@ -35,7 +35,8 @@ pub fn write(
     summary: &PrepareSummary,
 ) -> Result<()> {
     let _lock = artifact::lock_folder(out)?;
-    remove(&out.join(prepared::MANIFEST), |p| std::fs::remove_file(p))?;
+    let old = out.join(prepared::MANIFEST);
+    absent(std::fs::remove_file(&old), &old)?;
     let mut first = 0;
     for split in SPLITS {
         let rows = rows_of(&contents.pairs, split)?;
@@ -52,7 +53,7 @@ pub fn write(
     manifest.output(out, prepared::REJECTS, Some(contents.rejects.height() as u64))?;
 
     let folder = out.join(prepared::TOKENIZER);
-    remove(&folder, |p| std::fs::remove_dir_all(p))?;
+    absent(std::fs::remove_dir_all(&folder), &folder)?;
     tokenizer.save(&folder)?;
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
@@ -75,13 +76,14 @@ fn facts(manifest: &mut Manifest, summary: &PrepareSummary) -> Result<()> {
     manifest.fact("unusable_completions", summary.unusable_completions)?;
     manifest.fact("counts", &summary.counts)?;
     manifest.fact("flipped", summary.flipped)?;
-    manifest.fact("flip_rate", summary.flip_rate)?;
+    manifest.fact("realised_flip_rate", summary.realised_flip_rate)?;
     manifest.fact("tokens", &summary.tokens)?;
     manifest.fact("truncated", summary.truncated)
 }
 
-fn remove(path: &Path, how: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    match how(path) {
+/// What was to be removed may have been absent already.
+fn absent(removed: std::io::Result<()>, path: &Path) -> Result<()> {
+    match removed {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::Io { path: path.to_path_buf(), source: e }),
         _ => Ok(()),
     }

@@ -65,7 +65,7 @@ pub fn summarize(files: &[InputFile], pairs: &DataFrame, tokens: &[TokenRow]) ->
         *split.entry(source.unwrap_or("").to_string()).or_default() += 1;
     }
     summary.flipped = pairs.column(col::FLIPPED)?.bool()?.iter().filter(|f| *f == Some(true)).count() as u64;
-    summary.flip_rate = summary.flipped as f64 / pairs.height().max(1) as f64;
+    summary.realised_flip_rate = summary.flipped as f64 / pairs.height().max(1) as f64;
     let count = |get: fn(&TokenRow) -> usize| tokens.iter().map(get).sum::<usize>() as u64;
     summary.tokens = BTreeMap::from([
         (col::N_PROMPT.into(), count(|t| t.prompt_ids.len())),
