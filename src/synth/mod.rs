@@ -24,7 +24,7 @@
 //! Truth labels for NMI: `factor` and `preference` (factor and direction). Both are reported.
 //!
 //! # What is possible at all
-//! Ceilings of the defaults, best against a random other completion (3,000 prompts):
+//! Ceilings of the defaults, best against a random other completion (about; 3,000 prompts):
 //!
 //! | rows | accuracy | NMI, best code from the prompt | NMI, best code from prompt and pair |
 //! |---|---|---|---|

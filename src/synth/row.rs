@@ -4,7 +4,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::SynthConfig;
-use super::grammar::{self, CONCLUSIONS, EXAMPLES, EXTRA_LINKS, EXTRAS, FACTORS, QUALITIES, index};
+use super::grammar::{CONCLUSIONS, EXAMPLES, EXTRA_LINKS, EXTRAS, FACTORS, QUALITIES, index};
 use super::world::{self, ANNOTATORS_EACH, MODELS, SOURCES, Source};
 use crate::seed::Seed;
 
@@ -246,15 +246,16 @@ fn response(rng: &mut ChaCha8Rng, factors: usize, place: &Source, item: &str, st
     text.0
 }
 
-/// Reads all active factors back from a text, as a style word.
-pub(super) fn detect_style(text: &str, factors: usize) -> Option<u32> {
-    (0..factors).try_fold(0, |style, f| Some(style | u32::from(grammar::detect(text, f)?) << f))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::grammar;
     use super::*;
     use std::collections::HashSet;
+
+    /// Reads all active factors back from a text, as a style word.
+    fn detect_style(text: &str, factors: usize) -> Option<u32> {
+        (0..factors).try_fold(0, |style, f| Some(style | u32::from(grammar::detect(text, f)?) << f))
+    }
 
     fn rows(config: &SynthConfig, n: u64) -> Vec<Row> {
         (0..n).map(|i| make(config, Seed(5), i)).collect()
