@@ -137,6 +137,12 @@ mod tests {
         let i = mean_interval_t(&[1.0, 2.0, 3.0], 0.95);
         assert_eq!(i.estimate, 2.0);
         assert!((i.low + 0.484_138).abs() < 1e-5 && (i.high - 4.484_138).abs() < 1e-5, "{i:?}");
+        // Two runs: t_1(0.975) = 12.706205, s = 0.707107, half 12.706205 * 0.5 = 6.353102.
+        let two = mean_interval_t(&[0.0, 1.0], 0.95);
+        assert!((two.high - 6.853_102).abs() < 1e-5, "{two:?}");
+        // Many: the normal quantile. s = 0.5 sqrt(n / (n - 1)), half 1.95998 * 0.5 / sqrt(20000) = 0.00693.
+        let many = mean_interval_t(&[0.0, 1.0].repeat(10_000), 0.95);
+        assert!((many.high - 0.506_93).abs() < 1e-5, "{many:?}");
         let one = mean_interval_t(&[0.5], 0.95);
         assert!(one.estimate == 0.5 && one.low.is_nan());
         let same = mean_interval_t(&[0.5; 4], 0.95);

@@ -37,7 +37,7 @@ pub struct GroupScores {
     pub split: String,
     /// `shown`, `hidden` or `all`: whether the prompt shows what decided.
     pub rows: String,
-    /// Rows in this group.
+    /// Rows in this group; with none, all figures are 0.
     pub n: usize,
     /// The run's prior code.
     pub prior: CodeScore,
@@ -149,13 +149,17 @@ fn group(split: &str, rows: &str, kept: &[&Joined]) -> GroupScores {
     let collect = |get: fn(&Joined) -> u32| kept.iter().map(|j| get(j)).collect::<Vec<u32>>();
     let mean = |get: fn(&Joined) -> f64| kept.iter().map(|j| get(j)).sum::<f64>() / kept.len().max(1) as f64;
     let (factor, preference) = (collect(|j| j.best.factor), collect(|j| j.best.preference));
-    let against = |codes: Vec<u32>| CodeScore {
-        nmi_factor: nmi(&codes, &factor),
-        nmi_preference: nmi(&codes, &preference),
-        ami_preference: ami(&codes, &preference),
-        purity_factor: purity(&codes, &factor),
-        purity_preference: purity(&codes, &preference),
-        codes_used: codes.iter().collect::<BTreeSet<_>>().len(),
+    let against = |codes: Vec<u32>| match codes.is_empty() {
+        // Nothing agrees perfectly with nothing: an NMI of 1 would mislead.
+        true => CodeScore::default(),
+        false => CodeScore {
+            nmi_factor: nmi(&codes, &factor),
+            nmi_preference: nmi(&codes, &preference),
+            ami_preference: ami(&codes, &preference),
+            purity_factor: purity(&codes, &factor),
+            purity_preference: purity(&codes, &preference),
+            codes_used: codes.iter().collect::<BTreeSet<_>>().len(),
+        },
     };
     GroupScores {
         split: split.into(),
@@ -245,7 +249,6 @@ mod tests {
         let file = dir.path().join("posteriors.parquet");
         artifact::write_parquet(&file, &mut frame).unwrap();
         let scores = score_codes(dir.path(), dir.path(), &file).unwrap();
-        println!("{}", serde_json::to_string_pretty(&scores).unwrap());
         assert_eq!((scores.pairs_unmatched, scores.posteriors_unmatched, scores.groups.len()), (0, 0, 6));
         for group in &scores.groups {
             assert_eq!((group.prior, group.posterior), (group.prior_ceiling, group.posterior_ceiling));

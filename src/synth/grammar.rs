@@ -1,10 +1,10 @@
 //! The style factors, and the words that realise them.
 //!
-//! Every value of every factor has four wordings, each a short phrase with
-//! words of its own, so that a bag of words, a code's vocabulary bias or a
-//! two-layer decoder can tell the values apart. Two values are realised by
-//! absence (no example, no empathy). All markers are lower-case: [`detect`]
-//! lowers the text before it looks.
+//! Every value of every factor has two wordings in responses and four in
+//! prompts, built around two keywords that no other value uses, so that a bag
+//! of words, a code's vocabulary bias or a two-layer decoder can tell the values
+//! apart. Words are few, so that a vocabulary of 512 tokens covers them. Two
+//! values are realised by absence (no example, no empathy).
 
 /// The largest number of active factors.
 pub const MAX_FACTORS: usize = 8;
@@ -49,13 +49,13 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
         values: [
             Value {
                 name: "short",
-                markers: &["in short,", "in brief,", "to sum up,", "put simply,"],
-                asks: ["Keep it short.", "Please be brief.", "A quick reply will do.", "Use few words."],
+                markers: &["in short,", "in brief,"],
+                asks: ["Keep it short.", "Please be brief.", "A short answer, please.", "Keep it brief."],
             },
             Value {
                 name: "thorough",
-                markers: &["in more detail,", "going deeper,", "to add depth,", "looking closer,"],
-                asks: ["Go into depth.", "Tell me every detail.", "Be thorough.", "Give the full story."],
+                markers: &["in detail,", "in depth,"],
+                asks: ["Keep it thorough.", "Please be detailed.", "A thorough answer, please.", "Keep it detailed."],
             },
         ],
     },
@@ -64,13 +64,13 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
         values: [
             Value {
                 name: "hedged",
-                markers: &["perhaps", "maybe", "it might be that", "i suspect that"],
-                asks: ["Admit what is unsure.", "Mention your doubts.", "Do not overclaim.", "Stay humble about it."],
+                markers: &["perhaps", "maybe"],
+                asks: ["Keep it humble.", "Please be humble.", "Mention doubts, please.", "Tell me your doubts."],
             },
             Value {
                 name: "assertive",
-                markers: &["definitely", "without a doubt", "clearly", "i am certain that"],
-                asks: ["Give a firm view.", "Take a clear stand.", "Sound confident.", "Be decisive."],
+                markers: &["surely", "clearly"],
+                asks: ["Keep it firm.", "Please be confident.", "A firm answer, please.", "Keep it confident."],
             },
         ],
     },
@@ -79,13 +79,13 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
         values: [
             Value {
                 name: "casual",
-                markers: &["hey there!", "yo, sure!", "yeah, cool one!", "haha, okay!"],
-                asks: ["Talk like a buddy.", "Keep it casual.", "Chat in a relaxed way.", "Make it laid back."],
+                markers: &["Hey there!", "Okay friend!"],
+                asks: ["Keep it casual.", "Please be relaxed.", "A casual answer, please.", "Keep it relaxed."],
             },
             Value {
                 name: "formal",
-                markers: &["dear reader.", "with pleasure.", "kind regards.", "most honored guest."],
-                asks: ["Write formally.", "Use polite language.", "Keep a serious tone.", "Address me properly."],
+                markers: &["Dear reader.", "Good day."],
+                asks: ["Keep it formal.", "Please be polite.", "A formal answer, please.", "Keep it polite."],
             },
         ],
     },
@@ -94,13 +94,13 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
         values: [
             Value {
                 name: "prose",
-                markers: &["first, ", "to begin, ", "initially, ", "at the start, "],
-                asks: ["Write one paragraph.", "Use flowing prose.", "Avoid bullets.", "Keep it as running text."],
+                markers: &["first, ", "to start, "],
+                asks: ["Keep it flowing.", "Write prose, please.", "A flowing answer, please.", "Keep it in prose."],
             },
             Value {
                 name: "list",
-                markers: &["\n- ", "\n* ", "\n+ ", "\n1. "],
-                asks: ["Use bullet points.", "Make a list.", "Split it into items.", "Show separate lines."],
+                markers: &["\n- ", "\n* "],
+                asks: ["Make it a list.", "Use bullets, please.", "A list, please.", "Keep it in bullets."],
             },
         ],
     },
@@ -110,12 +110,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
             Value {
                 name: "no-example",
                 markers: &[],
-                asks: ["Skip examples.", "Stay abstract.", "Leave out anecdotes.", "Only the principle."],
+                asks: ["Keep it abstract.", "Only theory, please.", "An abstract answer, please.", "Keep it theory."],
             },
             Value {
                 name: "example",
-                markers: &["for example,", "for instance,", "as a sample,", "as an illustration,"],
-                asks: ["Please give an example.", "Show me an instance.", "Illustrate it.", "Add a sample case."],
+                markers: &["for example,", "as a sample,"],
+                asks: ["Give an example.", "Show me a sample.", "An example, please.", "Add a sample, please."],
             },
         ],
     },
@@ -124,13 +124,13 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
         values: [
             Value {
                 name: "cautious",
-                markers: &["be careful", "mind the risk", "stay safe", "take precautions"],
-                asks: ["Warn me of dangers.", "Safety matters most.", "Point out any hazard.", "I fear accidents."],
+                markers: &["be careful.", "stay safe."],
+                asks: ["Keep it safe.", "Please be careful.", "A safe answer, please.", "Keep it careful."],
             },
             Value {
                 name: "direct",
-                markers: &["just go for it", "dive right in", "do it now", "jump straight in"],
-                asks: ["No warnings, please.", "I want to act today.", "Push me forward.", "I like boldness."],
+                markers: &["just do it.", "go for it."],
+                asks: ["Keep it bold.", "Please be daring.", "A bold answer, please.", "Keep it daring."],
             },
         ],
     },
@@ -140,12 +140,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
             Value {
                 name: "neutral",
                 markers: &[],
-                asks: ["Leave feelings aside.", "Stay neutral.", "Just the facts.", "Remain matter of fact."],
+                asks: ["Keep it neutral.", "Only facts, please.", "A neutral answer, please.", "Keep it to facts."],
             },
             Value {
                 name: "warm",
-                markers: &["i feel with you", "you have my sympathy", "my heart goes out", "i know this is hard"],
-                asks: ["Please comfort me.", "I need some kindness.", "Show compassion.", "I am sad today."],
+                markers: &["I feel with you.", "I am on your side."],
+                asks: ["Keep it warm.", "Please be kind.", "A warm answer, please.", "Keep it kind."],
             },
         ],
     },
@@ -154,28 +154,33 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
         values: [
             Value {
                 name: "conclusion-last",
-                markers: &["in conclusion,", "all in all,", "to close,", "as a last word,"],
-                asks: ["End with the conclusion.", "Build up to it.", "Reasons come before.", "Close with the answer."],
+                markers: &["in the end,", "all in all,"],
+                asks: [
+                    "End with the outcome.",
+                    "Outcome last, please.",
+                    "Finish with a summary.",
+                    "A summary last, please.",
+                ],
             },
             Value {
                 name: "conclusion-first",
-                markers: &["bottom line:", "upfront:", "key point:", "result:"],
+                markers: &["verdict:", "result:"],
                 asks: [
-                    "Start with the conclusion.",
-                    "Lead with the verdict.",
-                    "Answer up front.",
-                    "Outcome at the top.",
+                    "Start with the verdict.",
+                    "Verdict on top, please.",
+                    "Open with the result.",
+                    "A result on top, please.",
                 ],
             },
         ],
     },
 ];
 
-/// Reads a factor's value back from a response's words alone: `None` where the
+/// Reads a factor's value back from a response's words alone, whatever their case: `None` where the
 /// markers of both values occur, or of neither although one would have to.
 pub fn detect(text: &str, factor: usize) -> Option<bool> {
     let text = text.to_lowercase();
-    let found = |value: usize| FACTORS[factor].values[value].markers.iter().any(|m| text.contains(m));
+    let found = |value: usize| FACTORS[factor].values[value].markers.iter().any(|m| text.contains(&m.to_lowercase()));
     let absent = |value: usize| FACTORS[factor].values[value].markers.is_empty();
     match (found(0), found(1)) {
         (true, false) => Some(false),
@@ -186,51 +191,20 @@ pub fn detect(text: &str, factor: usize) -> Option<bool> {
     }
 }
 
-/// What all sources say about their items: `the soup is best when ...`.
-pub const QUALITIES: [&str; 6] = [
-    "you keep the plan small",
-    "the timing is right",
-    "you give it some rest",
-    "the basics are strong",
-    "you watch each stage",
-    "it stays within reach",
-];
+/// What all sources say about their items: `soup will go well if ...`.
+pub const QUALITIES: [&str; 4] = ["you plan", "you wait", "you practice", "it is simple"];
 
 /// What a thorough answer adds.
-pub const EXTRAS: [&str; 6] = [
-    "good tools save a lot of time",
-    "the early hours decide the outcome",
-    "small habits carry most of the weight",
-    "a second look often pays off",
-    "patience matters more than talent",
-    "the order of work makes a difference",
-];
+pub const EXTRAS: [&str; 4] = ["tools save time", "small steps help", "order matters", "rest helps too"];
 
 /// Joins the two extra sentences of a thorough answer.
-pub const EXTRA_LINKS: [&str; 4] = ["Besides", "Furthermore", "Beyond that", "On top of that"];
+pub const EXTRA_LINKS: [&str; 2] = ["Besides", "Also"];
 
 /// What an example tells.
-pub const EXAMPLES: [&str; 6] = [
-    "a neighbor did it in one evening",
-    "my cousin learned it in a week",
-    "a school in town tried it last year",
-    "two friends of mine did it together",
-    "an old sailor did it every spring",
-    "our baker does it on Sundays",
-];
-
-/// What follows a word on risk: cautious, direct.
-pub const RISKS: [[&str; 3]; 2] = [
-    ["and test it on a small part", "and ask an expert", "and slow down"],
-    ["and enjoy it", "and trust yourself", "and see what happens"],
-];
-
-/// What follows a word of empathy.
-pub const FEELINGS: [&str; 3] = ["in this", "these days", "with all of that"];
+pub const EXAMPLES: [&str; 4] = ["a friend did it", "my cousin did it", "our baker did it", "a sailor did it"];
 
 /// What a conclusion says.
-pub const CONCLUSIONS: [&str; 5] =
-    ["it is worth the effort", "a calm plan wins", "steady work pays", "less is enough", "the simple way holds"];
+pub const CONCLUSIONS: [&str; 3] = ["it is worth it", "less is enough", "patience wins"];
 
 #[cfg(test)]
 mod tests {
@@ -251,8 +225,8 @@ mod tests {
                     "{marker} {other}"
                 );
             }
-            for text in QUALITIES.iter().chain(&EXTRAS).chain(&EXAMPLES).chain(&FEELINGS).chain(&CONCLUSIONS) {
-                assert!(!text.to_lowercase().contains(marker), "{marker} in {text}");
+            for text in QUALITIES.iter().chain(&EXTRAS).chain(&EXAMPLES).chain(&CONCLUSIONS) {
+                assert!(!text.to_lowercase().contains(&marker.to_lowercase()), "{marker} in {text}");
             }
         }
     }
@@ -260,8 +234,8 @@ mod tests {
     #[test]
     fn a_contradiction_or_a_silence_is_no_value() {
         assert_eq!(detect("In short, yes.", index::LENGTH), Some(false));
-        assert_eq!(detect("In more detail, yes.", index::LENGTH), Some(true));
-        assert_eq!(detect("In short, in more detail, yes.", index::LENGTH), None);
+        assert_eq!(detect("In detail, yes.", index::LENGTH), Some(true));
+        assert_eq!(detect("In short, in detail, yes.", index::LENGTH), None);
         assert_eq!(detect("Yes.", index::LENGTH), None);
         // An absence is a value where the grammar says so.
         assert_eq!(detect("Yes.", index::EXAMPLE), Some(false));

@@ -5,7 +5,7 @@
 //! words ([`grammar`]), every row has one deciding preference (a factor and the
 //! liked value of it), and scores follow it. What a code learnt can then be
 //! compared with what was planted, and with the best that any method could do
-//! ([`ceilings`]).
+//! ([`ceilings()`]).
 //!
 //! # The plan of a row
 //! 1. A source is drawn uniformly from six ([`world::SOURCES`]); each weighs the factors its own way and
@@ -22,6 +22,18 @@
 //! 5. The overall score is agreement plus Gumbel noise times `noise`, squashed into 1 to 10.
 //!
 //! Truth labels for NMI: `factor` and `preference` (factor and direction). Both are reported.
+//!
+//! # What is possible at all
+//! Ceilings of the defaults, best against a random other completion (about; 3,000 prompts):
+//!
+//! | rows | accuracy | NMI, best code from the prompt | NMI, best code from prompt and pair |
+//! |---|---|---|---|
+//! | shown | 0.984 | 1.00 | 1.00 |
+//! | hidden | 0.775 | 0.25 | 0.44 |
+//! | all | 0.878 | 0.50 | 0.65 |
+//!
+//! (NMI against `preference`, of which 8 are in use.) Responses have 31 to 62 tokens and prompts 9 to 35
+//! of a byte-level BPE vocabulary of 512 that was trained on the corpus.
 
 mod ceilings;
 mod emit;

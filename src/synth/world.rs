@@ -44,11 +44,11 @@ pub struct Source {
     /// The liked value of the factors in conflict.
     pub conflict_direction: [usize; CONFLICTS],
     /// Questions; `{item}` and `{name}` are filled in.
-    pub questions: [&'static str; 4],
+    pub questions: [&'static str; 3],
     /// What is asked about.
-    pub items: [&'static str; 12],
+    pub items: [&'static str; 8],
     /// Steps of an answer.
-    pub steps: [&'static str; 6],
+    pub steps: [&'static str; 5],
 }
 
 impl Source {
@@ -78,152 +78,45 @@ pub const SOURCES: [Source; 6] = [
         name: "recipes",
         weights: [5, 1, 1, 3, 1, 1, 1, 2],
         conflict_direction: [SHORT, ASSERTIVE],
-        questions: [
-            "How should {name} cook {item}?",
-            "What makes {item} taste good for {name}?",
-            "{name} wants to serve {item}. Any tips?",
-            "Which way of making {item} would suit {name}?",
-        ],
-        items: [
-            "lentil soup",
-            "plum cake",
-            "fried rice",
-            "onion bread",
-            "bean stew",
-            "lemon tart",
-            "corn salad",
-            "mint tea",
-            "pumpkin curry",
-            "oat cookies",
-            "garlic noodles",
-            "apple jam",
-        ],
-        steps: [
-            "chop the herbs",
-            "heat the pan",
-            "stir the sauce",
-            "taste the broth",
-            "rest the dough",
-            "salt the water",
-        ],
+        questions: ["How should {name} cook {item}?", "What makes {item} tasty for {name}?", "Can {name} cook {item}?"],
+        items: ["soup", "bread", "curry", "salad", "cake", "stew", "rice", "jam"],
+        steps: ["chop herbs", "heat oil", "stir sauce", "add salt", "taste it"],
     },
     Source {
         name: "travel",
         weights: [5, 1, 1, 1, 3, 1, 2, 1],
         conflict_direction: [THOROUGH, HEDGED],
-        questions: [
-            "How can {name} plan {item}?",
-            "What should {name} pack for {item}?",
-            "{name} dreams of {item}. Where to begin?",
-            "Is {item} a good idea for {name}?",
-        ],
-        items: [
-            "an island trip",
-            "a train tour",
-            "a desert walk",
-            "a harbor visit",
-            "a winter cruise",
-            "a lake holiday",
-            "a city weekend",
-            "a forest hike",
-            "a canal ride",
-            "a mountain camp",
-            "a museum day",
-            "a coast drive",
-        ],
-        steps: ["book the ticket", "pack a coat", "study the map", "ask a local", "change some money", "leave at dawn"],
+        questions: ["How can {name} visit {item}?", "What should {name} see in {item}?", "Should {name} visit {item}?"],
+        items: ["Rome", "Lima", "Oslo", "Cairo", "Kyoto", "Delhi", "Quito", "Malta"],
+        steps: ["book tickets", "pack light", "check maps", "ask locals", "leave early"],
     },
     Source {
         name: "code_help",
         weights: [1, 5, 1, 2, 2, 1, 1, 2],
         conflict_direction: [SHORT, ASSERTIVE],
-        questions: [
-            "How does {name} fix {item}?",
-            "Why does {item} fail for {name}?",
-            "{name} is stuck on {item}. What now?",
-            "Can {name} speed up {item}?",
-        ],
-        items: [
-            "a slow loop",
-            "a broken parser",
-            "the login page",
-            "a memory leak",
-            "the build script",
-            "a sorting bug",
-            "the cache layer",
-            "a flaky test",
-            "the search index",
-            "a race condition",
-            "the config file",
-            "a date format",
-        ],
-        steps: [
-            "read the log",
-            "write a test",
-            "print the state",
-            "pin the version",
-            "rename the field",
-            "rerun the build",
-        ],
+        questions: ["How should {name} debug {item}?", "What breaks {item} for {name}?", "Can {name} debug {item}?"],
+        items: ["loops", "parsers", "logins", "caches", "tests", "builds", "queries", "threads"],
+        steps: ["read logs", "write tests", "print state", "check types", "run it"],
     },
     Source {
         name: "health",
         weights: [1, 5, 1, 1, 1, 3, 2, 1],
         conflict_direction: [THOROUGH, HEDGED],
-        questions: [
-            "What helps {name} with {item}?",
-            "Should {name} worry about {item}?",
-            "{name} suffers from {item}. What can be done?",
-            "How long will {item} trouble {name}?",
-        ],
-        items: [
-            "a sore knee",
-            "poor sleep",
-            "a dry cough",
-            "back pain",
-            "a stiff neck",
-            "tired eyes",
-            "low energy",
-            "a cold nose",
-            "sun burn",
-            "hay fever",
-            "a weak ankle",
-            "cramped legs",
-        ],
-        steps: [
-            "drink more water",
-            "stretch the muscles",
-            "keep a diary",
-            "rest at noon",
-            "walk outside",
-            "warm the joints",
-        ],
+        questions: ["How can {name} treat {item}?", "What helps {name} with {item}?", "Should {name} treat {item}?"],
+        items: ["stress", "fever", "coughs", "cramps", "allergies", "fatigue", "burns", "headaches"],
+        steps: ["drink water", "stretch daily", "rest well", "walk outside", "keep warm"],
     },
     Source {
         name: "small_talk",
         weights: [2, 1, 5, 1, 1, 2, 2, 1],
         conflict_direction: [SHORT, HEDGED],
         questions: [
+            "How should {name} chat about {item}?",
             "What can {name} say about {item}?",
-            "How would {name} bring up {item}?",
-            "{name} got asked about {item}. Ideas?",
-            "Does {item} make a nice topic for {name}?",
+            "Can {name} chat about {item}?",
         ],
-        items: [
-            "the weather",
-            "a new haircut",
-            "the football game",
-            "a birthday party",
-            "the noisy street",
-            "a funny dream",
-            "the office plant",
-            "a stray cat",
-            "the bus delay",
-            "a summer song",
-            "the old cinema",
-            "a garden gnome",
-        ],
-        steps: ["smile and nod", "share a memory", "pay a compliment", "ask a question", "tell a joke", "wave goodbye"],
+        items: ["weather", "football", "movies", "dogs", "music", "gossip", "hobbies", "weekends"],
+        steps: ["smile warmly", "ask questions", "tell jokes", "share stories", "listen well"],
     },
     Source {
         name: "homework",
@@ -231,32 +124,11 @@ pub const SOURCES: [Source; 6] = [
         conflict_direction: [THOROUGH, ASSERTIVE],
         questions: [
             "How can {name} explain {item}?",
-            "What does {name} need to know about {item}?",
-            "{name} must present {item}. Which parts count?",
-            "Where does {name} learn about {item}?",
+            "What should {name} study about {item}?",
+            "Can {name} explain {item}?",
         ],
-        items: [
-            "a fraction",
-            "the water cycle",
-            "a sonnet",
-            "the solar system",
-            "a prime number",
-            "the food chain",
-            "a volcano",
-            "the roman army",
-            "a magnet",
-            "the parliament",
-            "a verb tense",
-            "the triangle rule",
-        ],
-        steps: [
-            "draw a sketch",
-            "define the terms",
-            "count the parts",
-            "check the source",
-            "learn the dates",
-            "solve one case",
-        ],
+        items: ["fractions", "poems", "planets", "volcanoes", "magnets", "verbs", "triangles", "history"],
+        steps: ["draw sketches", "define terms", "check sources", "solve cases", "read notes"],
     },
 ];
 
@@ -267,22 +139,21 @@ pub const MODELS: [&str; 8] =
 /// Largest number of rows, and of distinct names: five of 64 syllables.
 pub const MAX_ROWS: u64 = 1 << 30;
 
-/// A made-up first and family name, one to one with the row: the reason why no two prompts are equal.
+/// A made-up name, one to one with the row: the reason why no two prompts are equal.
 ///
-/// An odd multiplier is a bijection of the integers modulo 2^30; `offset` shifts it by seed. Every
-/// syllable has two letters, so that the name spells exactly one number.
+/// It has as many syllables as the row number needs, at least two: 2 below 4096, 3 below 262,144. An odd
+/// multiplier is a bijection of the integers modulo 64^k; `offset` shifts it by seed. Every syllable has
+/// two letters, so that a name spells exactly one number.
 pub fn name(row: u64, offset: u64) -> String {
     const CONSONANTS: &[u8; 16] = b"bdfghjklmnprstvz";
     const VOWELS: &[u8; 4] = b"aeio";
-    let mut code = row.wrapping_mul(0x2545_F491).wrapping_add(offset) % MAX_ROWS;
-    let mut out = String::with_capacity(11);
-    for syllable in 0..5 {
+    let syllables = (2..5).find(|&k| row < 1 << (6 * k)).unwrap_or(5);
+    let mut code = row.wrapping_mul(0x2545_F491).wrapping_add(offset);
+    let mut out = String::with_capacity(10);
+    for syllable in 0..syllables {
         let (consonant, vowel) = (CONSONANTS[(code % 16) as usize], VOWELS[(code / 16 % 4) as usize]);
         code /= 64;
-        if syllable == 2 {
-            out.push(' ');
-        }
-        out.push(if syllable == 0 || syllable == 2 { consonant.to_ascii_uppercase() } else { consonant } as char);
+        out.push(if syllable == 0 { consonant.to_ascii_uppercase() } else { consonant } as char);
         out.push(vowel as char);
     }
     out
@@ -313,9 +184,7 @@ mod tests {
     fn names_are_one_to_one() {
         let names: std::collections::HashSet<String> = (0..50_000).map(|row| name(row, 77)).collect();
         assert_eq!(names.len(), 50_000);
-        // The ends of the range, where a wrong modulus would show.
-        assert_ne!(name(0, 0), name(MAX_ROWS - 1, 0));
-        assert_eq!(name(0, 0), "Baba Bababa");
+        assert_eq!((name(0, 0).as_str(), name(4096, 0).len(), name(MAX_ROWS - 1, 0).len()), ("Baba", 6, 10));
     }
 
     #[test]
@@ -323,7 +192,7 @@ mod tests {
         for source in &SOURCES {
             for text in source.items.iter().chain(&source.steps) {
                 for value in FACTORS.iter().flat_map(|f| &f.values) {
-                    assert!(value.markers.iter().all(|m| !text.contains(m)), "{text}");
+                    assert!(value.markers.iter().all(|m| !text.contains(&m.to_lowercase())), "{text}");
                 }
             }
         }
