@@ -28,6 +28,7 @@ pub mod artifact;
 pub mod error;
 pub mod hub;
 pub mod manifest;
+pub mod message;
 pub mod progress;
 pub mod schema;
 pub mod seed;

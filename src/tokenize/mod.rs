@@ -1,3 +1,85 @@
 //! Pairs -> Arrow token batches: chat template, encoding, the file format.
+//!
+//! 1. A [`ModelTokenizer`] is read from a model folder or GGUF file, or trained on the corpus.
+//! 2. [`ModelTokenizer::encode_pair`] renders the whole conversation with the chat template once
+//!    per side, splits it at the end of the prompt's own rendering, and gives token ids: the prompt
+//!    with its generation header, and each response up to and including the end of turn.
+//! 3. [`store`] keeps the rows as Arrow IPC files.
+//!
+//! # Truncation
+//! One rule for both sides, in this order. A prompt longer than `max_prompt_length` keeps its
+//! *last* `max_prompt_length` tokens (its first token stays where that is the model's
+//! beginning-of-sequence token). Then each response is cut at `max_length` minus the prompt's
+//! length; a cut response has no end of turn. Whoever was cut is marked `truncated`; a pair with
+//! no room for a response, or equal after cutting, is dropped with a reason.
 
+mod encode;
+mod fast;
+mod gguf;
 pub mod store;
+pub mod template;
+mod tiny;
+mod tokenizer;
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::Message;
+use store::TokenRow;
+
+pub use tokenizer::ModelTokenizer;
+
+/// How texts become tokens.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenizeConfig {
+    /// Tokens of prompt and response together; each response is cut there. Default 1024.
+    pub max_length: usize,
+    /// Tokens of the prompt; a longer one loses its beginning. Default 512.
+    pub max_prompt_length: usize,
+    /// Chat template: `auto` (the model's own, else one chosen by the kind of model), a built-in
+    /// one (`chatml`, `llama3`, `mistral`, `zephyr`), or the path of a `.jinja` file. Default `auto`.
+    pub template: String,
+    /// Vocabulary of the tokenizer trained for a `tiny` model; other models bring their own. Default 512.
+    pub vocab_size: usize,
+}
+
+impl Default for TokenizeConfig {
+    fn default() -> Self {
+        TokenizeConfig { max_length: 1024, max_prompt_length: 512, template: "auto".into(), vocab_size: 512 }
+    }
+}
+
+/// One preference pair as text, labels as observed.
+#[derive(Debug, Clone, Copy)]
+pub struct PairText<'a> {
+    /// Pair id.
+    pub id: &'a str,
+    /// Messages before the response.
+    pub prompt: &'a [Message],
+    /// The preferred response: one assistant message.
+    pub chosen: &'a [Message],
+    /// The other response: one assistant message.
+    pub rejected: &'a [Message],
+    /// Whether the observed label is the opposite of the clean one.
+    pub flipped: bool,
+    /// Source tag.
+    pub source: &'a str,
+}
+
+/// What became of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoded {
+    /// Token ids.
+    Row(TokenRow),
+    /// Nothing to train on; counted by reason.
+    Dropped {
+        /// One of [`DROP_REASONS`].
+        reason: &'static str,
+        /// The numbers behind it.
+        detail: String,
+    },
+}
+
+/// Reasons for which [`ModelTokenizer::encode_pair`] drops a pair.
+pub const DROP_REASONS: [&str; 5] =
+    ["empty-prompt", "response-not-one-turn", "empty-response", "prompt-too-long", "identical-after-truncation"];
