@@ -101,8 +101,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         Command::NoiseSweep(a) => a.fill(&mut flags),
         Command::Report(_) | Command::Inspect(_) => {}
     }
-    let recipe: Recipe =
-        recipe::resolve_named(global.config.as_deref(), &global.set, &flags.table, &flags.names)?;
+    let recipe: Recipe = recipe::resolve_named(global.config.as_deref(), &global.set, &flags.table, &flags.names)?;
     if recipe.threads > 0 {
         // Fails only where a pool exists already, which is then used.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(recipe.threads).build_global();

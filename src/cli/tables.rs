@@ -65,7 +65,7 @@ pub fn prepare(s: &PrepareSummary) -> String {
         let _ = writeln!(out, "  rejected: {n} {reason}");
     }
     if s.flipped > 0 {
-        let _ = writeln!(out, "{} labels flipped ({})", s.flipped, percent(s.flip_rate));
+        let _ = writeln!(out, "{} labels flipped ({})", s.flipped, percent(s.realised_flip_rate));
     }
     if s.truncated > 0 {
         let _ = writeln!(out, "{} pairs truncated", s.truncated);
@@ -169,7 +169,10 @@ fn summary_rows(rows: &[SummaryRow]) -> String {
             ]
         })
         .collect();
-    columns(&["", "flipped", "accuracy", "95 % over seeds", "points over none (95 %)", "seeds", "mislabel AUROC"], &cells)
+    columns(
+        &["", "flipped", "accuracy", "95 % over seeds", "points over none (95 %)", "seeds", "mislabel AUROC"],
+        &cells,
+    )
 }
 
 /// `noise-sweep`.
@@ -207,10 +210,7 @@ pub fn demo(s: &DemoSummary) -> String {
         })
         .collect();
     text += "\nCodes of LPC-DPO against the planted preferences (NMI), test pairs, clean labels\n\n";
-    text += &columns(
-        &["prompt", "pairs", "prior", "ceiling", "posterior", "ceiling", "accuracy", "ceiling"],
-        &rows,
-    );
+    text += &columns(&["prompt", "pairs", "prior", "ceiling", "posterior", "ceiling", "accuracy", "ceiling"], &rows);
     let _ = writeln!(
         text,
         "\nDPO {} · LPC-DPO {} on clean labels, {} of {} codes used · {:.0} s in all",

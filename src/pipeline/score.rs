@@ -111,9 +111,6 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         out: config.out.clone(),
         pairs: rows.len(),
         likelier: chosen.iter().zip(&rejected).filter(|(c, r)| c > r).count() as f64 / n,
-        per_token: (
-            per_token(&chosen, |r| r.chosen_ids.len()),
-            per_token(&rejected, |r| r.rejected_ids.len()),
-        ),
+        per_token: (per_token(&chosen, |r| r.chosen_ids.len()), per_token(&rejected, |r| r.rejected_ids.len())),
     })
 }

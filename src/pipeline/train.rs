@@ -248,7 +248,6 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     Ok(Ended::Finished(Box::new(summary)))
 }
 
-
 /// config.toml: what ran, in the form of a recipe.
 fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
     #[derive(Serialize)]
@@ -273,8 +272,7 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f
     };
     let tokens: Vec<&str> =
         data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
-    let weights: Vec<(String, usize)> =
-        policy.params.iter().map(|p| (p.name.clone(), p.var.elem_count())).collect();
+    let weights: Vec<(String, usize)> = policy.params.iter().map(|p| (p.name.clone(), p.var.elem_count())).collect();
     crate::manifest::hash_json(&serde_json::json!({
         "config": config, "seed": seed.0, "tokens": tokens, "weights": weights,
     }))
@@ -331,14 +329,7 @@ fn newest(out: &Path, identity: &str, progress: &dyn Progress) -> Result<Option<
 fn data_input(path: &str, data: &Manifest) -> Result<InputFile> {
     let rows: u64 = data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).filter_map(|o| o.rows).sum();
     let (bytes, blake3) = artifact::hash_file(Path::new(path).join(prepared::MANIFEST))?;
-    Ok(InputFile {
-        path: path.to_string(),
-        bytes,
-        blake3,
-        rows_read: rows,
-        rows_kept: rows,
-        ..InputFile::default()
-    })
+    Ok(InputFile { path: path.to_string(), bytes, blake3, rows_read: rows, rows_kept: rows, ..InputFile::default() })
 }
 
 /// Means over the test split, against the clean labels.

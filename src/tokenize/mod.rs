@@ -1,21 +1,45 @@
 //! Pairs -> Arrow token batches: chat template, encoding, the file format.
-//! (stand-in with the final interface: bytes as tokens)
-#![allow(missing_docs)]
+//!
+//! 1. A [`ModelTokenizer`] is read from a model folder or GGUF file, or trained on the corpus.
+//! 2. [`ModelTokenizer::encode_pair`] renders the whole conversation with the chat template once
+//!    per side, splits it at the end of the prompt's own rendering, and gives token ids: the prompt
+//!    with its generation header, and each response up to and including the end of turn.
+//! 3. [`store`] keeps the rows as Arrow IPC files.
+//!
+//! # Truncation
+//! One rule for both sides, in this order. A prompt longer than `max_prompt_length` keeps its
+//! *last* `max_prompt_length` tokens (its first token stays where that is the model's
+//! beginning-of-sequence token). Then each response is cut at `max_length` minus the prompt's
+//! length; a cut response has no end of turn. Whoever was cut is marked `truncated`; a pair with
+//! no room for a response, or equal after cutting, is dropped with a reason.
 
+mod encode;
+mod fast;
+mod gguf;
 pub mod store;
+pub mod template;
+mod tiny;
+mod tokenizer;
 
-use crate::error::{Error, Result};
-use crate::message::Message;
-use crate::source::ModelSource;
 use serde::{Deserialize, Serialize};
+
+use crate::message::Message;
 use store::TokenRow;
 
+pub use tokenizer::ModelTokenizer;
+
+/// How texts become tokens.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeConfig {
+    /// Tokens of prompt and response together; each response is cut there. Default 1024.
     pub max_length: usize,
+    /// Tokens of the prompt; a longer one loses its beginning. Default 512.
     pub max_prompt_length: usize,
+    /// Chat template: `auto` (the model's own, else one chosen by the kind of model), a built-in
+    /// one (`chatml`, `llama3`, `mistral`, `zephyr`), or the path of a `.jinja` file. Default `auto`.
     pub template: String,
+    /// Vocabulary of the tokenizer trained for a `tiny` model; other models bring their own. Default 512.
     pub vocab_size: usize,
 }
 
@@ -25,56 +49,37 @@ impl Default for TokenizeConfig {
     }
 }
 
+/// One preference pair as text, labels as observed.
+#[derive(Debug, Clone, Copy)]
 pub struct PairText<'a> {
+    /// Pair id.
     pub id: &'a str,
+    /// Messages before the response.
     pub prompt: &'a [Message],
+    /// The preferred response: one assistant message.
     pub chosen: &'a [Message],
+    /// The other response: one assistant message.
     pub rejected: &'a [Message],
+    /// Whether the observed label is the opposite of the clean one.
     pub flipped: bool,
+    /// Source tag.
     pub source: &'a str,
 }
 
+/// What became of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encoded {
+    /// Token ids.
     Row(TokenRow),
-    Dropped { reason: &'static str, detail: String },
+    /// Nothing to train on; counted by reason.
+    Dropped {
+        /// One of [`DROP_REASONS`].
+        reason: &'static str,
+        /// The numbers behind it.
+        detail: String,
+    },
 }
 
-pub struct ModelTokenizer;
-
-impl ModelTokenizer {
-    pub fn load(_: &ModelSource, _: &TokenizeConfig) -> Result<ModelTokenizer> {
-        Ok(ModelTokenizer)
-    }
-    pub fn train_tiny<'a>(texts: impl Iterator<Item = &'a str>, _: usize) -> Result<ModelTokenizer> {
-        texts.for_each(drop);
-        Ok(ModelTokenizer)
-    }
-    pub fn encode_pair(&self, pair: &PairText<'_>, config: &TokenizeConfig) -> Result<Encoded> {
-        let ids = |m: &[Message], n: usize| -> Vec<u32> {
-            m.iter().flat_map(|m| m.content.bytes()).map(u32::from).take(n).collect()
-        };
-        let prompt_ids = ids(pair.prompt, config.max_prompt_length);
-        if prompt_ids.len() >= config.max_length {
-            let detail = format!("{} prompt tokens leave no room", prompt_ids.len());
-            return Ok(Encoded::Dropped { reason: "prompt-too-long", detail });
-        }
-        let room = config.max_length - prompt_ids.len();
-        let (chosen_ids, rejected_ids) = (ids(pair.chosen, room), ids(pair.rejected, room));
-        Ok(Encoded::Row(TokenRow {
-            id: pair.id.into(),
-            prompt_ids,
-            truncated: chosen_ids.len() == room || rejected_ids.len() == room,
-            chosen_ids,
-            rejected_ids,
-            flipped: pair.flipped,
-            source: pair.source.into(),
-        }))
-    }
-    pub fn save(&self, folder: &std::path::Path) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        crate::artifact::write_bytes(folder.join("tokenizer.json"), b"{}\n")
-    }
-    pub fn facts(&self) -> serde_json::Value {
-        serde_json::json!({"name": "bytes"})
-    }
-}
+/// Reasons for which [`ModelTokenizer::encode_pair`] drops a pair.
+pub const DROP_REASONS: [&str; 5] =
+    ["empty-prompt", "response-not-one-turn", "empty-response", "prompt-too-long", "identical-after-truncation"];

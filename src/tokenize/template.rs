@@ -1,0 +1,440 @@
+//! Chat templates: the Jinja that model folders carry, rendered the way
+//! `transformers` renders it, and four built-in ones for models that carry none.
+//!
+//! # Source
+//! `apply_chat_template` of `transformers`: `trim_blocks` and `lstrip_blocks`, Python's
+//! string methods, `raise_exception`, `strftime_now`, `tojson` without HTML escaping,
+//! `{% generation %}` blocks without effect, `tools` and `documents` defined as none.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use minijinja::value::Kwargs;
+use minijinja::{Environment, ErrorKind, Value};
+
+use crate::error::{Error, Result};
+use crate::message::Message;
+
+/// Instructions that one rendering may take: a thousand turns take some 50,000.
+const FUEL: u64 = 5_000_000;
+
+/// Bytes that one rendering may write, beyond [`OUTPUT_FACTOR`] times the length of its messages.
+const OUTPUT_FLOOR: usize = 1 << 20;
+
+/// How many times longer than its messages a rendering may be.
+const OUTPUT_FACTOR: usize = 8;
+
+/// The day that templates are told when they ask for today: outputs must not depend on the day
+/// they were made. It is the day Llama 3's own template falls back to.
+pub const TEMPLATE_DATE: &str = "2024-07-26";
+
+const NAME: &str = "chat_template";
+
+/// Built-in templates by name, written from the formats' documentation.
+pub const BUILTIN: [(&str, &str); 4] = [
+    (
+        "chatml",
+        r"{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    ),
+    (
+        "llama3",
+        r"{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}{{ message['content'] | trim }}{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+    ),
+    (
+        "mistral",
+        r"{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' and loop.index0 is even %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' and loop.index0 is odd %}{{ message['content'] + eos_token }}{% else %}{{ raise_exception('mistral: turns must alternate, user first, and there is no system role; found role ' + message['role'] + ' at turn ' ~ loop.index) }}{% endif %}{% endfor %}",
+    ),
+    (
+        "zephyr",
+        r"{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+    ),
+];
+
+/// Source of a built-in template.
+pub fn builtin(name: &str) -> Option<&'static str> {
+    BUILTIN.iter().find(|(n, _)| *n == name).map(|(_, source)| *source)
+}
+
+/// A compiled chat template with the special tokens it may name.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    name: String,
+    source: String,
+    specials: Value,
+}
+
+impl ChatTemplate {
+    /// Compiles a template. `name` is for people; `specials` become variables (`bos_token` ...).
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the template's syntax is not understood.
+    pub fn new(name: &str, source: &str, specials: &BTreeMap<String, String>) -> Result<ChatTemplate> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_fuel(Some(FUEL));
+        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", |format: String| strftime(&format));
+        environment.add_filter("tojson", to_json);
+        environment
+            .add_template_owned(NAME, without_generation_tags(source))
+            .map_err(|e| Error::model(format!("chat template {name}"), e.to_string()))?;
+        Ok(ChatTemplate {
+            environment,
+            name: name.to_string(),
+            source: source.to_string(),
+            specials: Value::from_serialize(specials),
+        })
+    }
+
+    /// `own` for the model's template, else a built-in's name or a file's path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// BLAKE3 of the template's text, lower-case hex.
+    pub fn hash(&self) -> String {
+        blake3::hash(self.source.as_bytes()).to_hex().to_string()
+    }
+
+    /// Messages as template values, to be rendered more than once.
+    pub fn values(messages: &[Message]) -> Vec<Value> {
+        messages.iter().map(Value::from_serialize).collect()
+    }
+
+    /// Renders messages, with the header of the assistant's next turn where asked for.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the template raises an exception, fails, runs too long or writes too much.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_values(Self::values(messages), add_generation_prompt)
+    }
+
+    /// [`ChatTemplate::render`] on values made by [`ChatTemplate::values`].
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_values(&self, messages: Vec<Value>, add_generation_prompt: bool) -> Result<String> {
+        let fail = |what: String| Error::model(format!("chat template {}", self.name), what);
+        let given: usize = messages.iter().map(content_length).sum();
+        let mut out = Limited {
+            text: Vec::with_capacity(given + 256),
+            limit: given.saturating_mul(OUTPUT_FACTOR).saturating_add(OUTPUT_FLOOR),
+            exceeded: false,
+        };
+        let context = minijinja::context! {
+            messages => messages,
+            add_generation_prompt => add_generation_prompt,
+            tools => Value::from(()),
+            documents => Value::from(()),
+            ..self.specials.clone()
+        };
+        let template = self.environment.get_template(NAME).map_err(|e| fail(e.to_string()))?;
+        let outcome = template.render_captured_to(context, &mut out).map(|_| ());
+        if out.exceeded {
+            return Err(fail(format!("wrote more than {} bytes for {given} bytes of messages", out.limit)));
+        }
+        outcome.map_err(|e| match e.kind() {
+            ErrorKind::OutOfFuel => fail(format!("ran longer than {FUEL} steps")),
+            ErrorKind::InvalidOperation => fail(match (e.detail(), e.line()) {
+                (Some(detail), Some(line)) => format!("{detail} (line {line})"),
+                _ => e.to_string(),
+            }),
+            _ => fail(e.to_string()),
+        })?;
+        // The writer is only ever given whole strings.
+        String::from_utf8(out.text).map_err(|_| fail("wrote something that is not UTF-8".into()))
+    }
+}
+
+fn content_length(message: &Value) -> usize {
+    message.get_attr("content").ok().and_then(|c| c.as_str().map(str::len)).unwrap_or(0)
+}
+
+/// Collects output up to a limit.
+struct Limited {
+    text: Vec<u8>,
+    limit: usize,
+    exceeded: bool,
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.text.len() + bytes.len() > self.limit {
+            self.exceeded = true;
+            return Err(std::io::Error::other("output too long"));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `{% generation %}` marks the assistant's text for masks that we compute otherwise: it becomes
+/// a block without effect, whitespace control kept.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let Some(end) = rest.find("%}") else { break };
+        let inner = &rest[2..end];
+        let bare = inner.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+        let replaced = match bare {
+            "generation" => Some("if true"),
+            "endgeneration" => Some("endif"),
+            _ => None,
+        };
+        match replaced {
+            Some(word) => {
+                out.push_str("{%");
+                out.push_str(&inner.replacen(bare, word, 1));
+                out.push_str("%}");
+            }
+            None => out.push_str(&rest[..end + 2]),
+        }
+        rest = &rest[end + 2..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The directives of Python's `strftime` that templates use, on [`TEMPLATE_DATE`] at midnight.
+fn strftime(format: &str) -> String {
+    let mut out = String::new();
+    let mut chars = format.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('Y') => out.push_str("2024"),
+            Some('y') => out.push_str("24"),
+            Some('m') => out.push_str("07"),
+            Some('d') => out.push_str("26"),
+            Some('b') => out.push_str("Jul"),
+            Some('B') => out.push_str("July"),
+            Some('a') => out.push_str("Fri"),
+            Some('A') => out.push_str("Friday"),
+            Some('j') => out.push_str("208"),
+            Some('H' | 'M' | 'S') => out.push_str("00"),
+            Some('I') => out.push_str("12"),
+            Some('p') => out.push_str("AM"),
+            Some('F') => out.push_str(TEMPLATE_DATE),
+            Some('%') => out.push('%'),
+            Some(other) => {
+                out.push('%');
+                out.push(other);
+            }
+            None => out.push('%'),
+        }
+    }
+    out
+}
+
+/// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
+fn to_json(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Accepted for compatibility; text is never escaped to ASCII here.
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let json = serde_json::to_value(&value)
+        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: {e}")))?;
+    let mut out = String::new();
+    write_json(&mut out, &json, indent, 0);
+    Ok(out)
+}
+
+fn write_json(out: &mut String, value: &serde_json::Value, indent: Option<usize>, depth: usize) {
+    use serde_json::Value::{Array, Object};
+    let line = |out: &mut String, depth: usize| {
+        if let Some(width) = indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', width * depth));
+        }
+    };
+    let comma = if indent.is_some() { "," } else { ", " };
+    match value {
+        Array(items) if !items.is_empty() => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i > 0 { comma } else { "" });
+                line(out, depth + 1);
+                write_json(out, item, indent, depth + 1);
+            }
+            line(out, depth);
+            out.push(']');
+        }
+        Object(fields) if !fields.is_empty() => {
+            out.push('{');
+            for (i, (key, item)) in fields.iter().enumerate() {
+                out.push_str(if i > 0 { comma } else { "" });
+                line(out, depth + 1);
+                out.push_str(&serde_json::Value::from(key.as_str()).to_string());
+                out.push_str(": ");
+                write_json(out, item, indent, depth + 1);
+            }
+            line(out, depth);
+            out.push('}');
+        }
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(role: &str, content: &str) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+
+    fn template(source: &str) -> ChatTemplate {
+        let specials = BTreeMap::from([("bos_token".into(), "<s>".into()), ("eos_token".into(), "</s>".into())]);
+        ChatTemplate::new("test", source, &specials).unwrap()
+    }
+
+    fn render(source: &str, content: &str) -> Result<String> {
+        template(source).render(&[says("user", content)], false)
+    }
+
+    fn turns() -> Vec<Message> {
+        vec![says("user", "Hi"), says("assistant", "Yo. "), says("user", " Bye")]
+    }
+
+    #[test]
+    fn chatml_golden() {
+        let t = template(builtin("chatml").unwrap());
+        assert_eq!(
+            t.render(&turns(), true).unwrap(),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo. <|im_end|>\n<|im_start|>user\n Bye<|im_end|>\n<|im_start|>assistant\n"
+        );
+        assert_eq!(
+            t.render(&[says("system", "Be brief."), says("user", "<b>&\"'")], false).unwrap(),
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<b>&\"'<|im_end|>\n"
+        );
+    }
+
+    #[test]
+    fn llama3_golden() {
+        let t = template(builtin("llama3").unwrap());
+        assert_eq!(
+            t.render(&turns(), true).unwrap(),
+            "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYo.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+        );
+        assert_eq!(
+            t.render(&[says("system", "S"), says("user", "U")], false).unwrap(),
+            "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>"
+        );
+    }
+
+    #[test]
+    fn mistral_golden() {
+        let t = template(builtin("mistral").unwrap());
+        assert_eq!(t.render(&turns(), true).unwrap(), "<s>[INST] Hi [/INST]Yo. </s>[INST]  Bye [/INST]");
+        let refused = t.render(&[says("system", "S"), says("user", "U")], false).unwrap_err().to_string();
+        assert!(refused.contains("no system role; found role system at turn 1"), "{refused}");
+        assert!(t.render(&[says("user", "U"), says("user", "U")], false).is_err());
+    }
+
+    #[test]
+    fn zephyr_golden() {
+        let t = template(builtin("zephyr").unwrap());
+        assert_eq!(
+            t.render(&turns(), true).unwrap(),
+            "<|user|>\nHi</s>\n<|assistant|>\nYo. </s>\n<|user|>\n Bye</s>\n<|assistant|>\n"
+        );
+        assert_eq!(
+            t.render(&[says("system", ""), says("user", "U")], false).unwrap(),
+            "<|system|>\n</s>\n<|user|>\nU</s>\n"
+        );
+    }
+
+    #[test]
+    fn blocks_leave_no_lines() {
+        let source = "{% for m in messages %}\n    {% if m.role == 'user' %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}\nend\n";
+        assert_eq!(render(source, "x").unwrap(), "x\nend");
+    }
+
+    #[test]
+    fn exceptions_carry_their_text() {
+        let error = render("{{ raise_exception('only even days') }}", "").unwrap_err();
+        assert_eq!(error.to_string(), "chat template test: only even days (line 1)");
+        assert_eq!(error.exit_code(), 3);
+    }
+
+    #[test]
+    fn endless_templates_are_stopped() {
+        let nested = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+        assert!(render(nested, "").unwrap_err().to_string().contains("ran longer"));
+        let loud = "{% for a in range(9999) %}{{ 'x' * 1000 }}{% endfor %}";
+        assert!(render(loud, "").unwrap_err().to_string().contains("wrote more than"));
+        assert!(render("{{ 'x' * 99999999999 }}", "").is_err());
+        let macros = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}";
+        assert!(render(macros, "").is_err());
+    }
+
+    #[test]
+    fn nothing_is_loaded() {
+        assert!(render("{% include '/etc/hostname' %}", "").is_err());
+        assert!(render("{% from '/etc/hostname' import x %}", "").is_err());
+    }
+
+    #[test]
+    fn python_methods() {
+        let source = "{% set c = messages[0].content %}{{ c.strip() }}|{{ c.split('-')[-1] }}|{{ c.upper() }}|{{ c.startswith(' a') }}|{{ messages[0].get('name') is none }}|{{ c.replace('b', 'B') }}|{{ messages[0].items() | list | length }}|{{ messages[::-1] | length }}|{{ messages[0]['tool_calls'] is defined }}";
+        assert_eq!(render(source, " a-b ").unwrap(), "a-b|b | A-B |True|True| a-B |2|1|False");
+    }
+
+    #[test]
+    fn namespaces_and_loop_controls() {
+        let source = "{% set ns = namespace(n=0) %}{% for x in range(10) %}{% if x == 3 %}{% break %}{% endif %}{% set ns.n = ns.n + x %}{% endfor %}{{ ns.n }}";
+        assert_eq!(render(source, "").unwrap(), "3");
+    }
+
+    #[test]
+    fn json_as_python_writes_it() {
+        assert_eq!(
+            render("{{ messages[0] | tojson }}", "<é>\n\"").unwrap(),
+            r#"{"role": "user", "content": "<é>\n\""}"#
+        );
+        assert_eq!(
+            render("{{ [1, {'a': []}] | tojson(indent=2) }}", "").unwrap(),
+            "[\n  1,\n  {\n    \"a\": []\n  }\n]"
+        );
+    }
+
+    #[test]
+    fn generation_blocks_have_no_effect() {
+        let source = "{% for m in messages %}{%- generation -%}  {{ m.content }}  {%- endgeneration -%} {% endfor %}";
+        assert_eq!(render(source, "x").unwrap(), "x");
+        assert_eq!(without_generation_tags("{% generation %}"), "{% if true %}");
+    }
+
+    #[test]
+    fn the_day_is_fixed() {
+        assert_eq!(render("{{ strftime_now('%d %b %Y') }}", "").unwrap(), "26 Jul 2024");
+        assert_eq!(render("{% if tools is none %}{{ bos_token }}{% endif %}{{ pad_token }}", "").unwrap(), "<s>");
+    }
+
+    #[test]
+    fn broken_syntax_is_refused() {
+        let specials = BTreeMap::new();
+        assert!(ChatTemplate::new("test", "{% for %}", &specials).is_err());
+    }
+}

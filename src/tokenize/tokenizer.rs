@@ -1,0 +1,663 @@
+//! A model's tokenizer with its chat template and special tokens: loading, saving, decoding.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::message::Message;
+use crate::source::ModelSource;
+
+use super::TokenizeConfig;
+use super::fast::FastBpe;
+use super::store::TokenRow;
+use super::template::{BUILTIN, ChatTemplate, TEMPLATE_DATE, builtin};
+
+/// Key of our own facts in a saved `tokenizer_config.json`; other readers ignore it.
+const OWN_KEY: &str = "lpc_pipe";
+
+/// How the assistant's turn ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TurnEnd {
+    /// The token that ends it.
+    pub id: u32,
+    /// Whether the template writes that token; if not, it is appended.
+    pub rendered: bool,
+    /// What the template writes behind the end, which is no part of the response.
+    pub suffix: String,
+}
+
+/// What a source of tokenizers must tell.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// `folder`, `gguf` or `tiny`.
+    pub kind: String,
+    /// For messages.
+    pub model: String,
+    /// Content of `tokenizer.json`.
+    pub json: Vec<u8>,
+    /// Special tokens by their name in templates: `bos_token`, `eos_token`, `unk_token`, `pad_token`.
+    pub specials: BTreeMap<String, String>,
+    /// Further tokens that end generation.
+    pub stop_ids: BTreeSet<u32>,
+    /// Whether a BOS is put in front; `None` asks the tokenizer's own post-processor.
+    pub add_bos: Option<bool>,
+    /// The model's own template: name and source.
+    pub template: Option<(String, String)>,
+    /// `model_type` of config.json, for the choice of a built-in template.
+    pub model_type: String,
+    /// Longest sequence the model was made for; 0 where not known.
+    pub model_max_length: usize,
+}
+
+/// A tokenizer ready to encode preference pairs. Shared between threads.
+pub struct ModelTokenizer {
+    pub(super) inner: Tokenizer,
+    pub(super) fast: Option<FastBpe>,
+    pub(super) template: ChatTemplate,
+    pub(super) turn: TurnEnd,
+    pub(super) wants_bos: bool,
+    pub(super) bos: Option<u32>,
+    /// Tokens at which text may be cut without changing how either half is tokenized.
+    pub(super) cuts: BTreeSet<u32>,
+    /// Pairs whose boundary had to be forced; see [`ModelTokenizer::forced_boundaries`].
+    pub(super) forced: AtomicU64,
+    eos: Option<u32>,
+    stop_ids: BTreeSet<u32>,
+    specials: BTreeMap<String, String>,
+    kind: String,
+    model: String,
+    pub(super) json: Vec<u8>,
+    vocab_size: usize,
+    byte_level: bool,
+    model_max_length: usize,
+}
+
+impl std::fmt::Debug for ModelTokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelTokenizer").field("model", &self.model).field("template", &self.template.name()).finish()
+    }
+}
+
+impl ModelTokenizer {
+    /// Opens a folder that [`ModelTokenizer::save`] wrote, with the template that stands there.
+    ///
+    /// # Errors
+    /// As [`ModelTokenizer::load`].
+    pub fn open(folder: &Path) -> Result<ModelTokenizer> {
+        ModelTokenizer::load(&ModelSource::Folder(folder.to_path_buf()), &TokenizeConfig::default())
+    }
+
+    /// Reads the tokenizer of a model folder or GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where files are missing, damaged or of a kind that is not understood;
+    /// [`Error::Config`] where `config.template` names no template.
+    pub fn load(source: &ModelSource, config: &TokenizeConfig) -> Result<ModelTokenizer> {
+        let parts = match source {
+            ModelSource::Folder(folder) => folder_parts(folder)?,
+            ModelSource::Gguf(path) => super::gguf::parts(path)?,
+            ModelSource::Tiny { .. } => {
+                return Err(Error::model("tiny", "has no tokenizer of its own: one is trained on the corpus")
+                    .with_hint("name a prepared folder's tokenizer, or another model"));
+            }
+        };
+        Self::assemble(parts, &config.template)
+    }
+
+    /// Puts a tokenizer together and finds out how the template ends a turn.
+    pub(super) fn assemble(parts: Parts, wanted_template: &str) -> Result<ModelTokenizer> {
+        let bad = |what: String| Error::model(&parts.model, what);
+        let mut inner = Tokenizer::from_bytes(&parts.json).map_err(|e| bad(format!("tokenizer.json: {e}")))?;
+        // Lengths are cut by our own rule, never by what the file says.
+        inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
+        inner.with_padding(None);
+
+        let mut specials = parts.specials;
+        let mut ids = BTreeMap::new();
+        for (name, text) in &specials {
+            let id = inner.token_to_id(text);
+            ids.insert(name.clone(), id.ok_or_else(|| bad(format!("{name} `{text}` is not in the vocabulary")))?);
+        }
+        let bos = ids.get("bos_token").copied();
+        let eos = ids.get("eos_token").copied();
+        let adds_bos = match parts.add_bos {
+            Some(says) => says,
+            None => bos.is_some() && post_processor_adds(&inner, bos).map_err(bad)?,
+        };
+        // BOS and end of turn are placed by us; offsets must not be trimmed behind our back.
+        inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        if bos.is_none() {
+            specials.remove("bos_token");
+        }
+
+        let has = |token: &str| inner.token_to_id(token).is_some();
+        let (name, source) = pick_template(wanted_template, parts.template, &parts.model_type, &parts.model, has)?;
+        let template = ChatTemplate::new(&name, &source, &specials)?;
+        let turn = find_turn_end(&inner, &template, eos, &parts.model)?;
+
+        let vocab = inner.get_vocab(true);
+        let vocab_size = vocab.values().max().map_or(0, |max| *max as usize + 1);
+        let shape: Value = serde_json::from_slice(&parts.json).map_err(|e| bad(format!("tokenizer.json: {e}")))?;
+        let mut stop_ids = parts.stop_ids;
+        stop_ids.retain(|id| (*id as usize) < vocab_size);
+        stop_ids.extend(eos);
+        stop_ids.insert(turn.id);
+        Ok(ModelTokenizer {
+            fast: FastBpe::new(&shape, &inner),
+            cuts: cut_tokens(&shape, &inner),
+            byte_level: has_byte_level(&shape["decoder"]) || has_byte_level(&shape["pre_tokenizer"]),
+            forced: AtomicU64::new(0),
+            wants_bos: adds_bos && bos.is_some(),
+            model_max_length: parts.model_max_length,
+            kind: parts.kind,
+            model: parts.model,
+            json: parts.json,
+            inner,
+            template,
+            turn,
+            bos,
+            eos,
+            stop_ids,
+            specials,
+            vocab_size,
+        })
+    }
+
+    /// Ids of a text, special tokens in it recognised, nothing added.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the tokenizer fails.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.pieces(text)?.0)
+    }
+
+    /// Ids of a conversation up to where the assistant's next turn begins, with BOS where the model wants one.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where template or tokenizer fail.
+    pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let ids = self.encode_text(&self.template.render(messages, true)?)?;
+        Ok(self.with_bos(ids))
+    }
+
+    /// Ids with a BOS in front where the model wants one and it is not there yet.
+    pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if let Some(bos) = self.bos.filter(|bos| self.wants_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
+    /// Text of ids, special tokens left out where asked for.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the tokenizer fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(|e| Error::model(&self.model, format!("decoding: {e}")))
+    }
+
+    /// Text of one token, leading space included; a part of a character shows as U+FFFD.
+    pub fn decode_token(&self, id: u32) -> String {
+        let Some(token) = self.inner.id_to_token(id) else { return format!("<{id}>") };
+        if self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+            return token;
+        }
+        if self.byte_level {
+            let bytes: Option<Vec<u8>> = token.chars().map(super::fast::char_to_byte).collect();
+            return bytes.map_or(token, |b| String::from_utf8_lossy(&b).into_owned());
+        }
+        let byte = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+        match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => String::from_utf8_lossy(&[byte]).into_owned(),
+            None => token.replace('\u{2581}', " "),
+        }
+    }
+
+    /// The tokens of a row's prompt and chosen response as text, each with whether it is in the loss.
+    pub fn render_example(&self, row: &TokenRow) -> Vec<(String, bool)> {
+        self.render_ids(&row.prompt_ids, &row.chosen_ids)
+    }
+
+    /// [`ModelTokenizer::render_example`] for any prompt and response.
+    pub fn render_ids(&self, prompt: &[u32], response: &[u32]) -> Vec<(String, bool)> {
+        let piece = |id: &u32, in_loss| (self.decode_token(*id), in_loss);
+        prompt.iter().map(|id| piece(id, false)).chain(response.iter().map(|id| piece(id, true))).collect()
+    }
+
+    /// One more than the highest token id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Beginning of sequence, where the model has one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// End of sequence, where the model has one.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// End of the assistant's turn: the last token of every uncut response.
+    pub fn eot_id(&self) -> u32 {
+        self.turn.id
+    }
+
+    /// Tokens that end generation, ascending.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        self.stop_ids.iter().copied().collect()
+    }
+
+    /// The chat template.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    /// Responses whose first token would have reached back into the prompt (or would have changed
+    /// the prompt's last tokens), and which were therefore tokenized from the boundary on, as they
+    /// are in generation. Counted since the tokenizer was made.
+    pub fn forced_boundaries(&self) -> u64 {
+        self.forced.load(Ordering::Relaxed)
+    }
+
+    /// What a manifest should say: kind, hashes, template, special ids.
+    pub fn facts(&self) -> Value {
+        let mut facts = json!({
+            "kind": self.kind,
+            "vocab_size": self.vocab_size,
+            "tokenizer_blake3": blake3::hash(&self.json).to_hex().to_string(),
+            "template": self.template.name(),
+            "template_blake3": self.template.hash(),
+            "bos_id": self.bos,
+            "eos_id": self.eos,
+            "eot_id": self.turn.id,
+            "eot_token": self.inner.id_to_token(self.turn.id),
+            "eot_by_template": self.turn.rendered,
+            "adds_bos": self.wants_bos,
+        });
+        if self.template.source().contains("strftime_now") {
+            facts["template_date"] = json!(TEMPLATE_DATE);
+        }
+        facts
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json`, which `AutoTokenizer` and
+    /// [`ModelTokenizer::load`] read back as the same tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        artifact::write_bytes(folder.join("tokenizer.json"), &self.json)?;
+        let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+        for (name, text) in &self.specials {
+            config[name] = json!(text);
+        }
+        config["eot_token"] = json!(self.inner.id_to_token(self.turn.id));
+        config["add_bos_token"] = json!(self.wants_bos);
+        config["clean_up_tokenization_spaces"] = json!(false);
+        // The number that `transformers` writes where it knows no limit does not fit an integer.
+        config["model_max_length"] = json!(if self.model_max_length > 0 { self.model_max_length } else { 1 << 30 });
+        config["chat_template"] = json!(self.template.source());
+        config[OWN_KEY] = json!({
+            "kind": self.kind,
+            "template": self.template.name(),
+            "stop_ids": self.stop_ids,
+        });
+        artifact::write_json(folder.join("tokenizer_config.json"), &config)
+    }
+}
+
+/// Whether the tokenizer's own post-processor puts `bos` in front.
+fn post_processor_adds(inner: &Tokenizer, bos: Option<u32>) -> Result<bool, String> {
+    let encoded = inner.encode("a", true).map_err(|e| e.to_string())?;
+    Ok(encoded.get_ids().first().copied() == bos)
+}
+
+/// Name and source of the template to use.
+fn pick_template(
+    wanted: &str,
+    own: Option<(String, String)>,
+    model_type: &str,
+    model: &str,
+    has: impl Fn(&str) -> bool,
+) -> Result<(String, String)> {
+    let built_in = |name: &str| builtin(name).map(|source| (name.to_string(), source.to_string()));
+    if wanted == "auto" {
+        let by_vocabulary = || {
+            if has("<|start_header_id|>") && has("<|eot_id|>") {
+                Some("llama3")
+            } else if has("<|im_start|>") && has("<|im_end|>") {
+                Some("chatml")
+            } else if model_type == "mistral" {
+                Some("zephyr")
+            } else {
+                None
+            }
+        };
+        return own.or_else(|| by_vocabulary().and_then(built_in)).ok_or_else(|| {
+            Error::model(model, "has no chat template, and none can be chosen by the kind of model")
+                .with_hint("name one: --set tokenize.template=chatml (or llama3, mistral, zephyr, or a .jinja file)")
+        });
+    }
+    if let Some(found) = built_in(wanted) {
+        return Ok(found);
+    }
+    let path = Path::new(wanted);
+    if path.is_file() {
+        let source = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        return Ok((wanted.to_string(), source));
+    }
+    let names: Vec<&str> = BUILTIN.iter().map(|(name, _)| *name).collect();
+    let close = names.iter().max_by(|a, b| strsim::jaro(a, wanted).total_cmp(&strsim::jaro(b, wanted)));
+    let suggestion = close.filter(|c| strsim::jaro(c, wanted) > 0.7).map(|c| format!("; did you mean `{c}`?"));
+    Err(Error::config(
+        "tokenize.template",
+        format!(
+            "`{wanted}` is no template: expected auto, {}, or the path of a .jinja file{}",
+            names.join(", "),
+            suggestion.unwrap_or_default()
+        ),
+    ))
+}
+
+/// Renders a conversation of which we know the assistant's words, and looks at what follows them.
+fn find_turn_end(inner: &Tokenizer, template: &ChatTemplate, eos: Option<u32>, model: &str) -> Result<TurnEnd> {
+    const ANSWER: &str = "probeanswer";
+    let turns = [("user", "probequestion"), ("assistant", ANSWER)]
+        .map(|(role, content)| Message { role: role.into(), content: content.into() });
+    let text = template.render(&turns, false)?;
+    let Some(at) = text.rfind(ANSWER) else {
+        return Err(Error::model(model, "the chat template does not write the assistant's words unchanged"));
+    };
+    let tail = &text[at + ANSWER.len()..];
+    let encoded = inner.encode(tail, false).map_err(|e| Error::model(model, e.to_string()))?;
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    for (id, (_, end)) in encoded.get_ids().iter().zip(encoded.get_offsets()) {
+        if eos == Some(*id) || added.get(id).is_some_and(|token| token.special) {
+            return Ok(TurnEnd { id: *id, rendered: true, suffix: tail[*end..].to_string() });
+        }
+    }
+    match eos {
+        Some(id) => Ok(TurnEnd { id, rendered: false, suffix: tail.to_string() }),
+        None => Err(Error::model(model, "has no end-of-sequence token, and its chat template ends turns with none")
+            .with_hint("use a model whose tokenizer_config.json names an eos_token")),
+    }
+}
+
+/// Added tokens that separate what is left of them from what is right of them, provided that
+/// neither normalizer nor pre-tokenizer treats the start of a text as special.
+fn cut_tokens(shape: &Value, inner: &Tokenizer) -> BTreeSet<u32> {
+    if !shape["normalizer"].is_null() || !independent_of_start(&shape["pre_tokenizer"]) {
+        return BTreeSet::new();
+    }
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let hard = |t: &tokenizers::AddedToken| !t.normalized && !t.lstrip && !t.rstrip && !t.single_word;
+    added.iter().filter(|(_, token)| hard(token)).map(|(id, _)| *id).collect()
+}
+
+fn independent_of_start(pre_tokenizer: &Value) -> bool {
+    match pre_tokenizer["type"].as_str() {
+        Some("ByteLevel") => pre_tokenizer["add_prefix_space"] == json!(false),
+        Some("Digits" | "Split") => true,
+        Some("Sequence") => {
+            pre_tokenizer["pretokenizers"].as_array().is_some_and(|all| all.iter().all(independent_of_start))
+        }
+        _ => false,
+    }
+}
+
+fn has_byte_level(part: &Value) -> bool {
+    let inside = |key: &str| part[key].as_array().is_some_and(|all| all.iter().any(has_byte_level));
+    part["type"] == json!("ByteLevel") || inside("pretokenizers") || inside("decoders")
+}
+
+/// Reads a JSON file of a model folder; `None` where it does not exist.
+fn read_json(folder: &Path, name: &str) -> Result<Option<Value>> {
+    let path = folder.join(name);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(&path)(e)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::model(path.display().to_string(), format!("damaged JSON: {e}")))
+}
+
+/// What a Hugging Face folder says of its tokenizer.
+fn folder_parts(folder: &Path) -> Result<Parts> {
+    let model = folder.display().to_string();
+    let json = match std::fs::read(folder.join("tokenizer.json")) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::model(model, "no tokenizer.json in this folder").with_hint(
+                "a folder with tokenizer.model alone can be converted by transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+            ));
+        }
+        Err(e) => return Err(Error::io(folder.join("tokenizer.json"))(e)),
+    };
+    let says = read_json(folder, "tokenizer_config.json")?.unwrap_or(Value::Null);
+    let map = read_json(folder, "special_tokens_map.json")?.unwrap_or(Value::Null);
+    let config = read_json(folder, "config.json")?.unwrap_or(Value::Null);
+    let generation = read_json(folder, "generation_config.json")?.unwrap_or(Value::Null);
+
+    let mut specials = BTreeMap::new();
+    for name in ["bos_token", "eos_token", "unk_token", "pad_token"] {
+        // Either the text itself or an object that holds it.
+        let text = |v: &Value| v[name].as_str().or_else(|| v[name]["content"].as_str()).map(str::to_string);
+        if let Some(text) = text(&says).or_else(|| text(&map)) {
+            specials.insert(name.to_string(), text);
+        }
+    }
+    let eos_ids = [&config, &generation].into_iter().flat_map(|v| id_list(&v["eos_token_id"]));
+    let own = &says[OWN_KEY];
+    let stop_ids: BTreeSet<u32> = eos_ids.chain(id_list(&own["stop_ids"])).collect();
+    if !specials.contains_key("eos_token")
+        && let Some(id) = id_list(&config["eos_token_id"]).first()
+        && let Some(text) = token_in(&json, *id)
+    {
+        specials.insert("eos_token".into(), text);
+    }
+    let text_of = |key: &str, other: &str| own[key].as_str().unwrap_or(other).to_string();
+    Ok(Parts {
+        kind: text_of("kind", "folder"),
+        template: own_template(folder, &says)?.map(|source| (text_of("template", "own"), source)),
+        model,
+        json,
+        specials,
+        stop_ids,
+        add_bos: says["add_bos_token"].as_bool(),
+        model_type: config["model_type"].as_str().unwrap_or_default().to_string(),
+        model_max_length: says["model_max_length"]
+            .as_u64()
+            .or(config["max_position_embeddings"].as_u64())
+            .map_or(0, |n| usize::try_from(n).unwrap_or(0)),
+    })
+}
+
+/// The folder's chat template: `chat_template.jinja` before `chat_template.json` before the entry
+/// of `tokenizer_config.json`, which may be a text or a list of named ones.
+fn own_template(folder: &Path, says: &Value) -> Result<Option<String>> {
+    let path = folder.join("chat_template.jinja");
+    match std::fs::read_to_string(&path) {
+        Ok(source) => return Ok(Some(source)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io(&path)(e)),
+    }
+    let pick = |value: &Value| -> Option<String> {
+        match &value["chat_template"] {
+            Value::String(source) => Some(source.clone()),
+            Value::Array(named) => {
+                let default = named.iter().find(|t| t["name"] == json!("default"));
+                default.and_then(|t| t["template"].as_str()).map(str::to_string)
+            }
+            _ => None,
+        }
+    };
+    if let Some(source) = read_json(folder, "chat_template.json")?.as_ref().and_then(pick) {
+        return Ok(Some(source));
+    }
+    Ok(pick(says))
+}
+
+/// `eos_token_id` is a number or a list of numbers.
+fn id_list(value: &Value) -> Vec<u32> {
+    let one = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(items) => items.iter().filter_map(one).collect(),
+        other => one(other).into_iter().collect(),
+    }
+}
+
+fn token_in(json: &[u8], id: u32) -> Option<String> {
+    Tokenizer::from_bytes(json).ok()?.id_to_token(id)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::template::builtin;
+    use super::super::{Encoded, PairText};
+    use super::*;
+
+    pub(crate) fn says(role: &str, content: &str) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+
+    /// A trained tokenizer with a token for two newlines and some words.
+    pub(crate) fn tiny() -> ModelTokenizer {
+        let texts = (0..60).map(|i| format!("Good answers{}\n\nBad answers, {} of them\n\n", i % 9, i % 5));
+        ModelTokenizer::train_tiny(texts, 340).unwrap()
+    }
+
+    /// The same vocabulary with another template and other habits. BOS is `<|endoftext|>`.
+    pub(crate) fn with(template: &str, add_bos: bool) -> ModelTokenizer {
+        let parts = Parts {
+            kind: "test".into(),
+            model: "test".into(),
+            json: tiny().json,
+            specials: [("bos_token", "<|endoftext|>"), ("eos_token", "<|im_end|>")]
+                .map(|(a, b)| (a.into(), b.into()))
+                .into(),
+            add_bos: Some(add_bos),
+            template: Some(("own".into(), template.into())),
+            ..Parts::default()
+        };
+        ModelTokenizer::assemble(parts, "auto").unwrap()
+    }
+
+    fn row(tokenizer: &ModelTokenizer) -> TokenRow {
+        let (prompt, chosen, rejected) =
+            ([says("user", "Which?")], [says("assistant", "Good \u{e9}.")], [says("assistant", "Bad")]);
+        let pair =
+            PairText { id: "0", prompt: &prompt, chosen: &chosen, rejected: &rejected, flipped: false, source: "s" };
+        match tokenizer.encode_pair(&pair, &TokenizeConfig::default()).unwrap() {
+            Encoded::Row(row) => row,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn folder_of(tokenizer: &ModelTokenizer) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer.save(dir.path()).unwrap();
+        dir
+    }
+
+    fn load(folder: &Path, template: &str) -> Result<ModelTokenizer> {
+        let config = TokenizeConfig { template: template.into(), ..TokenizeConfig::default() };
+        ModelTokenizer::load(&ModelSource::Folder(folder.into()), &config)
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        for tokenizer in [tiny(), with(builtin("llama3").unwrap(), true), with(builtin("zephyr").unwrap(), false)] {
+            let dir = folder_of(&tokenizer);
+            let again = load(dir.path(), "auto").unwrap();
+            assert_eq!(again.facts(), tokenizer.facts());
+            assert_eq!(again.stop_ids(), tokenizer.stop_ids());
+            assert_eq!(row(&again), row(&tokenizer));
+            let twice = folder_of(&again);
+            for name in ["tokenizer.json", "tokenizer_config.json"] {
+                let read = |d: &tempfile::TempDir| std::fs::read(d.path().join(name)).unwrap();
+                assert_eq!(read(&dir), read(&twice), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn folders_say_things_in_several_ways() {
+        let dir = folder_of(&tiny());
+        let write = |name: &str, value: Value| artifact::write_json(dir.path().join(name), &value).unwrap();
+        let named =
+            json!([{"name": "tools", "template": "no"}, {"name": "default", "template": builtin("zephyr").unwrap()}]);
+        write(
+            "tokenizer_config.json",
+            json!({"bos_token": {"content": "<|endoftext|>"}, "eos_token": {"content": "<|im_end|>"}, "add_bos_token": true, "chat_template": named}),
+        );
+        write("generation_config.json", json!({"eos_token_id": [2, 0]}));
+        let tokenizer = load(dir.path(), "auto").unwrap();
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.wants_bos), (Some(0), Some(2), true));
+        assert_eq!(tokenizer.stop_ids(), [0, 2]);
+        assert_eq!(tokenizer.template().source(), builtin("zephyr").unwrap());
+
+        std::fs::write(dir.path().join("chat_template.jinja"), builtin("chatml").unwrap()).unwrap();
+        assert_eq!(load(dir.path(), "auto").unwrap().template().source(), builtin("chatml").unwrap());
+        assert_eq!(load(dir.path(), "llama3").unwrap().template().name(), "llama3");
+        let file = dir.path().join("chat_template.jinja").display().to_string();
+        assert_eq!(load(dir.path(), &file).unwrap().template().name(), file);
+
+        // Nothing but config.json knows the end of sequence.
+        std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+        write("tokenizer_config.json", json!({}));
+        write("config.json", json!({"eos_token_id": 2, "model_type": "llama"}));
+        let bare = load(dir.path(), "auto").unwrap();
+        assert_eq!((bare.eos_id(), bare.template().name()), (Some(2), "chatml"));
+    }
+
+    #[test]
+    fn templates_that_cannot_be_are_refused() {
+        let dir = folder_of(&tiny());
+        let error = load(dir.path(), "chatlm").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("did you mean `chatml`?"), "{error}");
+        std::fs::write(dir.path().join("x.jinja"), "{{ raise_exception('never') }}").unwrap();
+        let path = dir.path().join("x.jinja").display().to_string();
+        assert!(load(dir.path(), &path).unwrap_err().to_string().contains("never"));
+        std::fs::write(dir.path().join("x.jinja"), "{% for m in messages %}{{ m.content | upper }}{% endfor %}")
+            .unwrap();
+        assert!(load(dir.path(), &path).unwrap_err().to_string().contains("unchanged"));
+        artifact::write_json(dir.path().join("tokenizer_config.json"), &json!({"eos_token": "</nowhere>"})).unwrap();
+        assert!(load(dir.path(), "auto").unwrap_err().to_string().contains("not in the vocabulary"));
+        assert_eq!(load(Path::new("/nowhere"), "auto").unwrap_err().exit_code(), 3);
+        let source = ModelSource::Tiny { width: 64, layers: 2 };
+        assert!(ModelTokenizer::load(&source, &TokenizeConfig::default()).is_err());
+    }
+
+    #[test]
+    fn a_base_model_gets_the_template_of_its_kind() {
+        let pick = |kind: &str, tokens: &[&str]| pick_template("auto", None, kind, "m", |t| tokens.contains(&t));
+        assert_eq!(pick("llama", &["<|start_header_id|>", "<|eot_id|>"]).unwrap().0, "llama3");
+        assert_eq!(pick("mistral", &["</s>"]).unwrap().0, "zephyr");
+        assert_eq!(pick("qwen2", &["<|im_start|>", "<|im_end|>"]).unwrap().0, "chatml");
+        let error = pick("gpt2", &[]).unwrap_err();
+        assert!(error.hint().unwrap().contains("tokenize.template=chatml"), "{error}");
+    }
+
+    #[test]
+    fn tokens_are_shown_as_text() {
+        let tokenizer = tiny();
+        let row = row(&tokenizer);
+        let pieces = tokenizer.render_example(&row);
+        let text = |in_loss| pieces.iter().filter(|(_, l)| *l == in_loss).map(|(t, _)| t.as_str()).collect::<String>();
+        assert_eq!(text(false), "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n");
+        // The two bytes of é were never merged.
+        assert_eq!(text(true), "Good \u{fffd}\u{fffd}.<|im_end|>");
+        assert_eq!(tokenizer.decode(&row.chosen_ids, true).unwrap(), "Good \u{e9}.");
+        assert_eq!(tokenizer.decode_token(999_999), "<999999>");
+    }
+}
