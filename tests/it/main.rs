@@ -1,1 +1,23 @@
-fn main() {}
+//! All integration tests in one binary: the crate links polars and candle once.
+//!
+//! - `support`: a temporary folder, the program run in it, its output.
+//! - `cli`: what a person sees: help, tables, errors, exit codes.
+//! - `bad_input`: every way in which a row or a file can be broken.
+//! - `contract`: commands, folders and columns, as other programs rely on them.
+//! - `recipes`: every recipe under `pipelines/` resolves.
+//! - `architecture`: who may import whom; who may print; who may draw random numbers.
+//! - `parity`: numbers recorded from transformers, TRL and torch.
+//! - `gradients`: every trainable parameter against finite differences.
+//! - `invariants`: what must not change a result.
+//! - `resume`: a stopped run ends with the same bits.
+
+mod architecture;
+mod bad_input;
+mod cli;
+mod contract;
+mod gradients;
+mod invariants;
+mod parity;
+mod recipes;
+mod resume;
+mod support;
