@@ -26,6 +26,9 @@ const MODEL_FILES: [&str; 10] = [
     crate::schema::run::LPC_WEIGHTS,
 ];
 
+/// The revision where none is named.
+const MAIN: &str = "main";
+
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -308,7 +311,7 @@ impl Place {
 
 /// ORG, NAME and REVISION (`main` where none is given).
 fn split_id(name: &str) -> Option<(&str, &str, &str)> {
-    let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
+    let (id, revision) = name.split_once('@').unwrap_or((name, MAIN));
     let (org, repo) = id.split_once('/')?;
     (is_repo_part(org) && is_repo_part(repo) && is_safe_name(revision)).then_some((org, repo, revision))
 }
@@ -319,7 +322,7 @@ fn split_dataset(url: &str) -> Option<(&str, &str, String, &str)> {
     let (org, rest) = rest.split_once('/')?;
     let (repo, path) = rest.split_once('/')?;
     let (repo, revision, path) = match repo.split_once('@') {
-        None => (repo, "main".to_string(), path),
+        None => (repo, MAIN.to_string(), path),
         // refs/convert/parquet and refs/pr/7 are revisions with slashes.
         Some((repo, "refs")) => {
             let (kind, rest) = path.split_once('/')?;
@@ -356,12 +359,19 @@ fn is_safe_name(name: &str) -> bool {
 }
 
 fn list_model(repository: &HFRepositorySync<RepoTypeModel>, revision: &str) -> Result<Listing, HFError> {
-    let info = repository.info().revision(revision).send()?;
+    let info = match repository.info().revision(revision).send() {
+        // Some mirrors know no revisions but the one they hold.
+        Err(HFError::RevisionNotFound { .. }) if revision == MAIN => repository.info().send(),
+        other => other,
+    }?;
     listing(repository, info.sha, info.siblings)
 }
 
 fn list_dataset(repository: &HFRepositorySync<RepoTypeDataset>, revision: &str) -> Result<Listing, HFError> {
-    let info = repository.info().revision(revision).send()?;
+    let info = match repository.info().revision(revision).send() {
+        Err(HFError::RevisionNotFound { .. }) if revision == MAIN => repository.info().send(),
+        other => other,
+    }?;
     listing(repository, info.sha, info.siblings)
 }
 
@@ -452,6 +462,7 @@ fn files_below(folder: &Path) -> Vec<String> {
 }
 
 /// `*` and `?` within a folder, `**` across folders, all else literal.
+#[allow(clippy::needless_range_loop, reason = "three arrays are walked at one index")]
 fn matches_glob(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     // reach[j]: the pattern so far matches the first j characters.

@@ -13,17 +13,11 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 
 use super::tokenizer::Parts;
+use super::words::{LLAMA3, QWEN2};
 
 /// Token types of `tokenizer.ggml.token_type` that are matched in text before anything else.
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
-
-/// Llama 3: contractions in any case, words with one leading mark, numbers by threes.
-pub(super) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// Qwen 2: as Llama 3, numbers digit by digit.
-pub(super) const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// How texts are split before merging.
 enum Pre {

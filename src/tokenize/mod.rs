@@ -15,14 +15,17 @@
 
 mod encode;
 mod fast;
+mod folder;
 mod gguf;
 pub mod store;
 pub mod template;
 mod tiny;
 mod tokenizer;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Fault, Result};
 use crate::message::Message;
 use store::TokenRow;
 
@@ -46,6 +49,28 @@ pub struct TokenizeConfig {
 impl Default for TokenizeConfig {
     fn default() -> Self {
         TokenizeConfig { max_length: 1024, max_prompt_length: 512, template: "auto".into(), vocab_size: 512 }
+    }
+}
+
+impl TokenizeConfig {
+    /// Refuses lengths that leave no room for anything, all faults at once.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(&self) -> Result<()> {
+        let fault = |key: &str, message: &str| Fault {
+            origin: String::new(),
+            key: format!("tokenize.{key}"),
+            message: message.into(),
+        };
+        let mut faults = Vec::new();
+        if self.max_length < 2 {
+            faults.push(fault("max_length", "must be at least 2: a token of the prompt and one of the response"));
+        }
+        if self.max_prompt_length == 0 {
+            faults.push(fault("max_prompt_length", "must be at least 1"));
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Error::Config(faults)) }
     }
 }
 
