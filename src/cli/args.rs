@@ -240,6 +240,9 @@ pub struct Report {
     /// Run or sweep folder
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+    /// Folder that `synth` wrote: also scores a run's codes against the planted truth
+    #[arg(long, value_name = "DIR")]
+    pub truth: Option<PathBuf>,
 }
 
 /// Flags of `inspect`.

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{demo, inspect, prepare, score, sweep, train};
+use crate::pipeline::{demo, inspect, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::recipe::{self, Recipe};
 use crate::report;
@@ -136,7 +136,10 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         }
         Command::Report(a) => {
             let path = report::write(&a.dir)?;
-            printer.result(&serde_json::json!({"report": path}), || format!("{}\n", path.display()))
+            let planted = a.truth.as_deref().map(|truth| planted::score_run(truth, &a.dir)).transpose()?;
+            printer.result(&serde_json::json!({"report": path, "planted": planted}), || {
+                planted.as_ref().map_or_else(String::new, tables::planted) + &format!("{}\n", path.display())
+            })
         }
         Command::Inspect(a) => {
             let found = inspect::run(&a.path)?;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::pipeline::demo::DemoSummary;
+use crate::pipeline::planted::PlantedScores;
 use crate::pipeline::prepare::PrepareSummary;
 use crate::pipeline::score::ScoreSummary;
 use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
@@ -186,31 +187,49 @@ pub fn sweep(s: &SweepOutcome) -> String {
     )
 }
 
-/// `demo`.
-pub fn demo(s: &DemoSummary) -> String {
-    let mut text = String::from("Preference accuracy on held-out pairs against the clean labels\n\n");
-    text += &summary_rows(&s.sweep);
-    let rows: Vec<Vec<String>> = s
-        .planted
+/// Codes against the planted truth, on the test split, each figure beside the generator's ceiling.
+pub fn planted(scores: &PlantedScores) -> String {
+    let number = |x: f64| format!("{x:.2}");
+    let rows: Vec<Vec<String>> = scores
         .groups
         .iter()
         .filter(|g| g.split == "test")
         .map(|g| {
-            let number = |x: f64| format!("{x:.2}");
             vec![
                 g.rows.clone(),
                 g.n.to_string(),
                 number(g.prior.nmi_preference),
                 number(g.prior_ceiling.nmi_preference),
+                number(g.prior.purity_preference),
                 number(g.posterior.nmi_preference),
                 number(g.posterior_ceiling.nmi_preference),
+                g.prior.codes_used.to_string(),
                 percent(g.accuracy),
                 percent(g.accuracy_ceiling_expected),
             ]
         })
         .collect();
-    text += "\nCodes of LPC-DPO against the planted preferences (NMI), test pairs, clean labels\n\n";
-    text += &columns(&["prompt", "pairs", "prior", "ceiling", "posterior", "ceiling", "accuracy", "ceiling"], &rows);
+    let head = [
+        "prompt",
+        "pairs",
+        "prior NMI",
+        "ceiling",
+        "purity",
+        "posterior NMI",
+        "ceiling",
+        "codes",
+        "accuracy",
+        "ceiling",
+    ];
+    columns(&head, &rows)
+}
+
+/// `demo`.
+pub fn demo(s: &DemoSummary) -> String {
+    let mut text = String::from("Preference accuracy on held-out pairs against the clean labels\n\n");
+    text += &summary_rows(&s.sweep);
+    text += "\nCodes of LPC-DPO against the planted preferences, clean labels\n\n";
+    text += &planted(&s.planted);
     let _ = writeln!(
         text,
         "\nDPO {} · LPC-DPO {} on clean labels, {} of {} codes used · {:.0} s in all",

@@ -93,6 +93,9 @@ pub struct LpcConfig {
     pub pooling: Pooling,
     /// How the two responses are joined.
     pub features: Features,
+    /// Whether the networks' inputs are divided by their root mean square: the difference of two pooled responses
+    /// is small, and its size says nothing about which factor counted.
+    pub normalise: bool,
     /// Standard deviation of W e_k over the vocabulary at the start, in logits.
     pub code_init: f64,
     /// Scale of the networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
@@ -118,6 +121,7 @@ impl Default for LpcConfig {
             g: Mixture::Linear,
             pooling: Pooling::Mean,
             features: Features::Difference,
+            normalise: true,
             code_init: 0.1,
             head_init: 1.0,
             balance: 0.1,

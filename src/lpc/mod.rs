@@ -147,9 +147,10 @@ impl Lpc {
             Features::Concat => Tensor::cat(&[&chosen, &rejected], 1)?,
             Features::Difference => (chosen - rejected)?,
         };
+        let scaled = |x: Tensor| if self.config.normalise { unit_scale(&x) } else { Ok(x) };
         Ok(Codes {
-            log_prior: log_softmax(&self.prior.forward(&stop(&context.prompt))?)?,
-            log_posterior: log_softmax(&self.posterior.forward(&features)?)?,
+            log_prior: log_softmax(&self.prior.forward(&scaled(stop(&context.prompt))?)?)?,
+            log_posterior: log_softmax(&self.posterior.forward(&scaled(features)?)?)?,
         })
     }
 
@@ -226,6 +227,12 @@ impl Codes {
         // A code that underflows to 0 contributes 0, not NaN.
         Ok((&mean * (&mean + 1e-20)?.log()?)?.sum_all()?)
     }
+}
+
+/// Rows divided by their root mean square.
+fn unit_scale(x: &Tensor) -> Result<Tensor> {
+    let square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    Ok(x.broadcast_div(&(square + 1e-12)?.sqrt()?)?)
 }
 
 /// `x - ln sum e^x` over the last dimension, from candle's differentiable operations.

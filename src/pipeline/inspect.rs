@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::report::visible;
 use crate::schema;
-use crate::tokenize::store;
+use crate::tokenize::{ModelTokenizer, store};
 
 /// Rows shown.
 const FIRST_ROWS: usize = 3;
@@ -26,7 +26,7 @@ const SHOWN: usize = 160;
 /// Columns, tensors or keys listed in the text form.
 const LISTED: usize = 60;
 /// Token ids shown of each side of the example.
-const IDS_SHOWN: usize = 24;
+const IDS_SHOWN: usize = 160;
 
 /// A column, key or tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -173,26 +173,30 @@ fn manifest_facts(manifest: &Manifest, facts: &mut Map<String, Value>) {
     }
 }
 
-/// One example of a prepared folder with its mask: what is read only, and what is trained on.
-/// Shows token ids; the tokenizer's text goes here.
+/// One example of a prepared folder with its mask, as text: what is read only, and, between the marks,
+/// what is trained on.
 pub fn masked_example(folder: &Path) -> Option<String> {
     let split = schema::SPLITS.iter().find(|s| folder.join(schema::prepared::tokens(s)).is_file())?;
     let rows = store::read(folder.join(schema::prepared::tokens(split))).ok()?;
     let row = rows.first()?;
-    let ids = |ids: &[u32]| {
-        let shown: Vec<String> = ids.iter().take(IDS_SHOWN).map(u32::to_string).collect();
+    let tokenizer = ModelTokenizer::open(&folder.join(schema::prepared::TOKENIZER)).ok();
+    let text = |ids: &[u32]| {
+        let pieces = ids.iter().take(IDS_SHOWN).map(|id| match &tokenizer {
+            Some(tokenizer) => visible(&tokenizer.decode_token(*id)),
+            None => format!("{id} "),
+        });
         let more = ids.len().saturating_sub(IDS_SHOWN);
-        format!("{}{}", shown.join(" "), if more > 0 { format!(" ... {more} more") } else { String::new() })
+        pieces.collect::<String>() + &if more > 0 { format!(" ... {more} tokens more") } else { String::new() }
     };
     let mut out = format!("{split}, id {}, source {}", visible(&row.id), visible(&row.source));
     let _ = write!(out, "{}", if row.flipped { ", label flipped" } else { "" });
     let _ = write!(out, "{}", if row.truncated { ", cut to length" } else { "" });
-    for (name, mask, tokens) in [
-        ("prompt", "masked", &row.prompt_ids),
-        ("chosen", "trained on", &row.chosen_ids),
-        ("rejected", "trained on", &row.rejected_ids),
+    for (name, tokens, open, close) in [
+        ("prompt, masked", &row.prompt_ids, "", ""),
+        ("chosen, trained on", &row.chosen_ids, "[", "]"),
+        ("rejected, trained on", &row.rejected_ids, "[", "]"),
     ] {
-        let _ = write!(out, "\n{name:<9}{mask:<11}{:>5} tokens: {}", tokens.len(), ids(tokens));
+        let _ = write!(out, "\n{name:<21}{:>5} tokens: {open}{}{close}", tokens.len(), text(tokens));
     }
     Some(out)
 }

@@ -68,6 +68,18 @@ pub struct PlantedScores {
     pub groups: Vec<GroupScores>,
 }
 
+/// [`score_codes`] of a run folder, on the prepared folder that its manifest names.
+///
+/// # Errors
+/// As [`score_codes`]; [`Error::Artifact`] where `run` is no finished run.
+pub fn score_run(truth_dir: &Path, run: &Path) -> Result<PlantedScores> {
+    let manifest = crate::manifest::Manifest::read(run)?;
+    let Some(data) = manifest.inputs.first().filter(|_| manifest.stage == "train") else {
+        return Err(Error::artifact(run, "not a folder that `lpc-pipe train` has finished"));
+    };
+    score_codes(truth_dir, Path::new(&data.path), &run.join(crate::schema::run::POSTERIORS))
+}
+
 /// Scores the codes of `posteriors` (a run's `posteriors.parquet`) against the truth in `truth_dir`, for
 /// the pairs in `prepared_dir`.
 ///

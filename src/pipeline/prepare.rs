@@ -88,6 +88,9 @@ impl PrepareConfig {
         faults.extend(self.ingest.faults(&format!("{prefix}ingest.")));
         faults.extend(self.pairs.faults(&format!("{prefix}pairs.")));
         faults.extend(self.noise.faults(&format!("{prefix}noise.")));
+        if let Err(Error::Config(found)) = self.tokenize.check() {
+            faults.extend(found.into_iter().map(|f| Fault { key: format!("{prefix}{}", f.key), ..f }));
+        }
         faults
     }
 }
