@@ -86,7 +86,7 @@ fn sides(found: Vec<(f64, f64)>) -> Vec<f64> {
     found.into_iter().flat_map(|(chosen, rejected)| [chosen, rejected]).collect()
 }
 
-/// A Llama against transformers: logits, token and sequence log-probabilities. `kind` names the recorded precision.
+/// A Llama against transformers (f32) or the recorder's own f64 pass: logits, token and sequence log-probabilities.
 fn llama<T: Real>(name: &str, tolerance: f64) {
     let double = T::KIND == DType::F64;
     let policy = open::<T>(&ModelSource::Folder(fixtures().join(name)), 199, 64);
