@@ -272,7 +272,8 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f
     };
     let tokens: Vec<&str> =
         data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
-    let weights: Vec<(String, usize)> = policy.params.iter().map(|p| (p.name.clone(), p.var.elem_count())).collect();
+    // By content: the starting model is the reference too, and a folder can be filled anew under its old name.
+    let weights = reference::fingerprint::<f32>(&policy.params)?;
     crate::manifest::hash_json(&serde_json::json!({
         "config": config, "seed": seed.0, "tokens": tokens, "weights": weights,
     }))

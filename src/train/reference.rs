@@ -54,9 +54,17 @@ pub fn reference<T: Real>(
     Ok(found)
 }
 
-/// BLAKE3 over the backbone's weights and all tokens.
-fn key<T: Real>(params: &Params, splits: &[Split]) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 reference cache");
+/// BLAKE3 over the backbone's weights, lower-case hex: the content of a model, whatever its place is called.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+pub fn fingerprint<T: Real>(params: &Params) -> Result<String> {
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 weights");
+    hash_weights::<T>(params, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn hash_weights<T: Real>(params: &Params, hasher: &mut blake3::Hasher) -> Result<()> {
     for param in params.iter().filter(|p| p.group != crate::model::Group::Latent) {
         hasher.update(param.name.as_bytes());
         with_slice::<T, _>(param.var.as_tensor(), |values| {
@@ -66,6 +74,13 @@ fn key<T: Real>(params: &Params, splits: &[Split]) -> Result<String> {
             hasher.update(bytes);
         })?;
     }
+    Ok(())
+}
+
+/// BLAKE3 over the backbone's weights and all tokens.
+fn key<T: Real>(params: &Params, splits: &[Split]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 reference cache");
+    hash_weights::<T>(params, &mut hasher)?;
     for row in splits.iter().flat_map(|s| &s.rows) {
         hasher.update(row.id.as_bytes());
         for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {

@@ -1,1 +1,196 @@
-//! (being written)
+//! Every trainable parameter's gradient against central finite differences, in f64.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Mixture, Pooling};
+use lpc_pipe::model::{Group, Params};
+use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, Reduction};
+use lpc_pipe::policy::Policy;
+use lpc_pipe::seed::Seed;
+
+use crate::policies::{MIDDLE, codes, gradients, llama, objective, pairs, pass, plain, policy, some_reference, value};
+
+/// Relative error that is allowed; numbers far below the largest of their tensor are compared with that.
+const TOLERANCE: f64 = 1e-4;
+/// Half the width of a central difference.
+const STEP: f64 = 1e-5;
+/// Tensors up to this size are probed whole.
+const SMALL: usize = 32;
+/// Elements that are probed of larger ones, the one with the largest gradient among them.
+const SAMPLE: usize = 14;
+
+/// Elements of a gradient to probe.
+fn probes(name: &str, gradient: &[f64]) -> Vec<usize> {
+    if gradient.len() <= SMALL {
+        return (0..gradient.len()).collect();
+    }
+    let largest = (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
+    let mut out: Vec<usize> =
+        (1..SAMPLE).map(|i| Seed(1).index("probe", &format!("{name}:{i}"), gradient.len())).collect();
+    out.push(largest);
+    out
+}
+
+/// Compares all gradients of a pass over three pairs with finite differences of its value, and sees that each trainable
+/// parameter has one that is finite and not zero. `exact` says of which parameters the value is differentiable.
+fn check(
+    what: &str,
+    policy: &Policy<f64>,
+    objective: &ObjectiveConfig,
+    exact: impl Fn(&str) -> bool,
+) -> BTreeMap<String, Vec<f64>> {
+    let rows = pairs(3);
+    let reference = some_reference(&rows);
+    let pass = pass(objective, MIDDLE, 4);
+    let found = gradients(policy, &rows, &reference, &pass, rows.len());
+    for param in policy.params.iter() {
+        let name = &param.name;
+        if !param.trainable {
+            assert!(!found.contains_key(name), "{what}: {name} is frozen and has a gradient");
+            continue;
+        }
+        let gradient = found.get(name).unwrap_or_else(|| panic!("{what}: {name} has no gradient"));
+        assert!(gradient.iter().all(|g| g.is_finite()), "{what}: {name}: not finite");
+        let largest = gradient.iter().fold(0f64, |m, g| m.max(g.abs()));
+        assert!(largest > 1e-9, "{what}: {name}: the gradient is zero");
+        if !exact(name) {
+            continue;
+        }
+        let before = param.var.as_detached_tensor().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let at = |i: usize, x: f64| -> f64 {
+            let mut values = before.clone();
+            values[i] = x;
+            param.var.set(&Tensor::from_vec(values, param.var.shape(), &Device::Cpu).unwrap()).unwrap();
+            value(policy, &rows, &reference, &pass).0
+        };
+        for i in probes(name, gradient) {
+            let numeric = (at(i, before[i] + STEP) - at(i, before[i] - STEP)) / (2.0 * STEP);
+            let analytic = gradient[i];
+            let error = (numeric - analytic).abs() / numeric.abs().max(analytic.abs()).max(1e-3 * largest);
+            assert!(error < TOLERANCE, "{what}: {name}[{i}]: analytic {analytic:e}, numeric {numeric:e} ({error:e})");
+        }
+        at(0, before[0]);
+    }
+    found
+}
+
+fn everything(_: &str) -> bool {
+    true
+}
+
+#[test]
+fn every_objective_without_a_latent() {
+    use ObjectiveKind as K;
+    for (i, name) in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo, K::Sft].into_iter().enumerate() {
+        check(&format!("{name:?}"), &policy(&llama(i % 2 == 0), &plain()), &objective(name), everything);
+    }
+    let sums = ObjectiveConfig { reduction: Reduction::Sum, ..objective(K::Ipo) };
+    check("Ipo on sums", &policy(&llama(false), &plain()), &sums, everything);
+}
+
+#[test]
+fn codes_with_every_feature_and_pooling() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    for features in [Features::Concat, Features::Difference] {
+        for pooling in [Pooling::Last, Pooling::Mean] {
+            for tied in [true, false] {
+                let what = format!("{features:?} {pooling:?} tied {tied}");
+                check(&what, &policy(&llama(tied), &codes(features, pooling)), &dpo, everything);
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_over_every_objective() {
+    use ObjectiveKind as K;
+    for (i, name) in [K::Ipo, K::Simpo, K::Mix].into_iter().enumerate() {
+        let lpc = codes(Features::Difference, Pooling::Mean);
+        check(&format!("lpc {name:?}"), &policy(&llama(i % 2 == 0), &lpc), &objective(name), everything);
+    }
+}
+
+#[test]
+fn hard_codes_pass_gradients_straight_through() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    for features in [Features::Concat, Features::Difference] {
+        let lpc = LpcConfig { latent: LatentKind::LpcHard, ..codes(features, Pooling::Mean) };
+        // The choice of a code jumps; only the codes' own values move the loss smoothly.
+        let found = check("hard", &policy(&llama(true), &lpc), &dpo, |name| name == "lpc.codebook");
+        assert!(found["lpc.prior.2.weight"].iter().any(|g| g.abs() > 1e-6));
+    }
+}
+
+#[test]
+fn detached_networks_leave_the_backbone_alone() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    let lpc = LpcConfig { detach: true, ..codes(Features::Concat, Pooling::Last) };
+    let policy = policy::<f64>(&llama(true), &lpc);
+    let stopped = check("detach", &policy, &dpo, |name| name.starts_with("lpc."));
+    // With all codes equal, the networks have no way to the loss but the divergence: without its weight and the balance,
+    // the backbone sees what it sees without a latent.
+    let rows = pairs(3);
+    let reference = some_reference(&rows);
+    let lpc = LpcConfig { balance: 0.0, ..lpc };
+    let coded = crate::policies::policy::<f64>(&llama(true), &lpc);
+    crate::policies::zero(&coded, "lpc.codebook");
+    let bare = crate::policies::policy::<f64>(&llama(true), &plain());
+    let of = |p: &Policy<f64>| gradients(p, &rows, &reference, &pass(&dpo, MIDDLE, 3), 3);
+    let (with, without) = (of(&coded), of(&bare));
+    for (name, gradient) in &without {
+        assert_eq!(gradient, &with[name], "{name}");
+    }
+    assert!(stopped.len() > without.len());
+}
+
+#[test]
+fn schedules_reach_the_right_network() {
+    // g = 0: the prior is trained by the divergence alone; g = 1: the posterior is.
+    let dpo = objective(ObjectiveKind::Dpo);
+    let lpc = LpcConfig { g: Mixture::Posterior, balance: 0.0, ..codes(Features::Concat, Pooling::Mean) };
+    let policy = policy::<f64>(&llama(true), &lpc);
+    let rows = pairs(3);
+    let reference = some_reference(&rows);
+    for (g, quiet, loud) in
+        [(0.0, "lpc.prior.2.bias", "lpc.posterior.2.bias"), (1.0, "lpc.posterior.2.bias", "lpc.prior.2.bias")]
+    {
+        let moment = lpc_pipe::lpc::Moment { g, kl_weight: 0.0, ..MIDDLE };
+        let found = gradients(&policy, &rows, &reference, &pass(&dpo, moment, 3), 3);
+        let size = |name: &str| found.get(name).map_or(0.0, |g| g.iter().fold(0f64, |m, x| m.max(x.abs())));
+        assert!(size(quiet) < 1e-15, "g {g}: {quiet} {}", size(quiet));
+        assert!(size(loud) > 1e-6, "g {g}: {loud} {}", size(loud));
+    }
+}
+
+#[test]
+fn frozen_parameters_have_no_gradient_and_change_no_others() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    let frozen = [
+        "lpc.codebook",
+        "lpc.posterior.0.bias",
+        "model.embed_tokens.weight",
+        "model.layers.0.self_attn.k_proj.weight",
+        "model.layers.1.input_layernorm.weight",
+        "model.layers.1.mlp.up_proj.weight",
+        "model.norm.weight",
+    ];
+    for tied in [true, false] {
+        let lpc = codes(Features::Difference, Pooling::Mean);
+        let free = policy::<f64>(&llama(tied), &lpc);
+        let mut list: Vec<_> = free.params.iter().cloned().collect();
+        for param in &mut list {
+            param.trainable = !frozen.contains(&param.name.as_str());
+        }
+        assert_eq!(list.iter().filter(|p| !p.trainable).count(), frozen.len());
+        let held =
+            Policy::<f64>::over(llama(tied), Params::new(list).unwrap(), &lpc, crate::policies::LONGEST).unwrap();
+        let all = check("free", &free, &dpo, |_| false);
+        let some = check("frozen", &held, &dpo, |_| false);
+        assert_eq!(some.len() + frozen.len(), all.len());
+        for (name, gradient) in &some {
+            assert_eq!(gradient, &all[name], "{name}");
+        }
+        assert!(held.params.iter().any(|p| p.group == Group::Latent && p.trainable));
+    }
+}

@@ -6,6 +6,7 @@
 //! - `contract`: commands, folders and columns, as other programs rely on them.
 //! - `recipes`: every recipe under `pipelines/` resolves.
 //! - `architecture`: who may import whom; who may print; who may draw random numbers.
+//! - `policies`: small policies and random pairs, for the tests of numbers.
 //! - `parity`: numbers recorded from transformers, TRL and torch.
 //! - `gradients`: every trainable parameter against finite differences.
 //! - `invariants`: what must not change a result.
@@ -18,6 +19,7 @@ mod contract;
 mod gradients;
 mod invariants;
 mod parity;
+mod policies;
 mod recipes;
 mod resume;
 mod support;

@@ -1,0 +1,159 @@
+//! Small policies and random pairs, for the tests of numbers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use lpc_pipe::batch::TokenRow;
+use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Moment, Pooling};
+use lpc_pipe::model::load::{self, Loaded, normal};
+use lpc_pipe::model::{Gradients, LlamaConfig};
+use lpc_pipe::nn::Real;
+use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
+use lpc_pipe::policy::Policy;
+use lpc_pipe::seed::Seed;
+use lpc_pipe::train::step::{self, Pass, Sums};
+
+/// Vocabulary of [`llama`].
+pub const VOCABULARY: u32 = 30;
+/// Longest sequence of [`policy`].
+pub const LONGEST: usize = 64;
+
+/// Two layers of width 16, four query heads over two key heads.
+pub fn llama(tied: bool) -> LlamaConfig {
+    LlamaConfig {
+        intermediate_size: 24,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 4,
+        tie_word_embeddings: tied,
+        ..LlamaConfig::tiny(16, 2, VOCABULARY as usize)
+    }
+}
+
+/// No latent part.
+pub fn plain() -> LpcConfig {
+    LpcConfig { latent: LatentKind::None, ..LpcConfig::default() }
+}
+
+/// Four codes with visible effects.
+pub fn codes(features: Features, pooling: Pooling) -> LpcConfig {
+    LpcConfig { latent: LatentKind::Lpc, codes: 4, features, pooling, code_init: 0.5, ..LpcConfig::default() }
+}
+
+/// A policy with random weights. Norm weights and biases are random too: at their usual start of 1 and 0
+/// many mistakes do not show.
+pub fn policy<T: Real>(config: &LlamaConfig, lpc: &LpcConfig) -> Policy<T> {
+    let params = load::random::<T>(config, 0.3, Seed(5)).unwrap();
+    let policy = Policy::<T>::new(Loaded { config: config.clone(), params }, lpc, Seed(6), LONGEST).unwrap();
+    for param in policy.params.iter().filter(|p| p.var.rank() == 1) {
+        let n = param.var.elem_count();
+        let noise: Vec<T> = normal(Seed(7), &param.name, n).map(|x| T::of(0.2 * x)).collect();
+        let noise = Tensor::from_vec(noise, param.var.shape(), &Device::Cpu).unwrap();
+        param.var.set(&(param.var.as_detached_tensor() + noise).unwrap()).unwrap();
+    }
+    policy
+}
+
+/// Sets a parameter to zeros.
+pub fn zero<T: Real>(policy: &Policy<T>, name: &str) {
+    let param = policy.params.get(policy.params.position(name).unwrap());
+    param.var.set(&param.var.zeros_like().unwrap()).unwrap();
+}
+
+/// Pairs of random tokens and lengths; the last token of every response is 1, its end of turn.
+pub fn pairs(n: usize) -> Vec<TokenRow> {
+    let ids = |i: usize, side: &str, least: usize| -> Vec<u32> {
+        let key = |j: usize| format!("{i}:{side}:{j}");
+        let len = least + Seed(3).index("length", &key(0), 6);
+        (0..len).map(|j| 2 + Seed(3).index("token", &key(j), VOCABULARY as usize - 2) as u32).collect()
+    };
+    let response = |i: usize, side: &str| [ids(i, side, 1), vec![1]].concat();
+    (0..n)
+        .map(|i| TokenRow {
+            id: format!("pair-{i}"),
+            prompt_ids: ids(i, "prompt", 2),
+            chosen_ids: response(i, "chosen"),
+            rejected_ids: response(i, "rejected"),
+            ..TokenRow::default()
+        })
+        .collect()
+}
+
+/// The same pairs with the sides exchanged.
+pub fn swapped(rows: &[TokenRow]) -> Vec<TokenRow> {
+    rows.iter()
+        .map(|row| TokenRow {
+            chosen_ids: row.rejected_ids.clone(),
+            rejected_ids: row.chosen_ids.clone(),
+            ..row.clone()
+        })
+        .collect()
+}
+
+/// A reference near what the policies of this file give, but not equal to it.
+pub fn some_reference(rows: &[TokenRow]) -> Vec<(f64, f64)> {
+    let guess = |n: usize, key: &str| -3.0 * n as f64 + 4.0 * (Seed(4).unit("reference", key) - 0.5);
+    rows.iter()
+        .map(|row| (guess(row.chosen_ids.len(), &row.id), guess(row.rejected_ids.len(), &format!("{}'", row.id))))
+        .collect()
+}
+
+/// An objective with its defaults written out.
+pub fn objective(name: ObjectiveKind) -> ObjectiveConfig {
+    ObjectiveConfig { name, ..ObjectiveConfig::default() }.resolved()
+}
+
+/// Schedules in the middle of a run: both z's, a temperature other than 1, a divergence that counts.
+pub const MIDDLE: Moment = Moment { g: 0.3, tau: 0.7, kl_weight: 0.05 };
+
+/// What a pass over `rows` in one step is told.
+pub fn pass<'a>(objective: &'a ObjectiveConfig, moment: Moment, step_examples: usize) -> Pass<'a> {
+    Pass { objective, moment, seed: Seed(9), occasion: "0", step_examples }
+}
+
+/// Value of the loss and the sums over examples.
+pub fn value<T: Real>(policy: &Policy<T>, rows: &[TokenRow], reference: &[(f64, f64)], pass: &Pass<'_>) -> (f64, Sums) {
+    let rows: Vec<&TokenRow> = rows.iter().collect();
+    let mut sums = Sums::default();
+    let unused = Arc::new(Gradients::new(&policy.params));
+    let loss = step::forward(policy, &rows, reference, pass, &unused, &mut sums).unwrap();
+    (loss.to_dtype(DType::F64).unwrap().to_vec0::<f64>().unwrap(), sums)
+}
+
+/// Gradients by parameter name; passes over `batch` pairs each are added up.
+pub fn gradients<T: Real>(
+    policy: &Policy<T>,
+    rows: &[TokenRow],
+    reference: &[(f64, f64)],
+    pass: &Pass<'_>,
+    batch: usize,
+) -> BTreeMap<String, Vec<f64>> {
+    let sum = Arc::new(Gradients::new(&policy.params));
+    for (rows, reference) in rows.chunks(batch).zip(reference.chunks(batch)) {
+        let rows: Vec<&TokenRow> = rows.iter().collect();
+        step::pass(policy, &rows, reference, pass, &sum, &mut Sums::default()).unwrap();
+    }
+    let mut out = BTreeMap::new();
+    for (position, param) in policy.params.iter().enumerate() {
+        if let Some(tensor) = sum.tensor(position).unwrap() {
+            out.insert(param.name.clone(), numbers(&tensor));
+        }
+    }
+    out
+}
+
+/// All numbers of a tensor.
+pub fn numbers(tensor: &Tensor) -> Vec<f64> {
+    tensor.detach().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+}
+
+/// Asserts that two lists agree to `tolerance`, absolute for numbers up to 1 and relative beyond.
+#[track_caller]
+pub fn close(what: &str, got: &[f64], wanted: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), wanted.len(), "{what}: numbers");
+    for (i, (g, w)) in got.iter().zip(wanted).enumerate() {
+        let error = (g - w).abs() / w.abs().max(1.0);
+        assert!(error <= tolerance, "{what}[{i}]: got {g}, expected {w}: error {error:e} above {tolerance:e}");
+    }
+}
