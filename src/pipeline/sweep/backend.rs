@@ -79,12 +79,14 @@ impl SweepBackend for Pipelines<'_> {
                 return Err(Error::run(format!("interrupted after step {step} of {steps}")));
             }
         };
+        // Usage of a latent without codes would read as one code that is always used.
+        let coded = config.lpc.active();
         Ok(CellOutcome {
             eval_accuracy: summary.eval_accuracy,
             n_eval: summary.n_eval,
             audit_auroc: summary.audit_auroc.unwrap_or(f64::NAN),
-            codes_used: summary.codes_used,
-            code_perplexity: summary.code_perplexity,
+            codes_used: if coded { summary.codes_used } else { 0 },
+            code_perplexity: if coded { summary.code_perplexity } else { f64::NAN },
             train_seconds: summary.train_seconds,
         })
     }
