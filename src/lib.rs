@@ -22,6 +22,8 @@
 //! B pairs · T tokens · V vocabulary · H hidden size · K codes.
 
 #![warn(missing_docs)]
+// Results and errors are printed by `cli` alone, which allows it for itself.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 // Foundation.
 pub mod artifact;

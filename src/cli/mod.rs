@@ -166,7 +166,7 @@ fn trained(args: &args::Train, recipe: &Recipe, terminal: &Terminal, printer: &P
 
 fn swept(recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
     let outcome = sweep::run(recipe, terminal)?;
-    printer.result(&outcome.results, || tables::sweep(&outcome))?;
+    printer.result(&outcome, || tables::sweep(&outcome))?;
     if terminal.interrupted() {
         return Err(interrupted("between cells"));
     }

@@ -75,7 +75,7 @@ impl LlamaConfig {
             intermediate_size: width * 8 / 3 / 16 * 16,
             num_hidden_layers: layers,
             num_attention_heads: heads,
-            num_key_value_heads: if heads % 2 == 0 { heads / 2 } else { heads },
+            num_key_value_heads: if heads.is_multiple_of(2) { heads / 2 } else { heads },
             head_dim: width / heads,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
@@ -131,7 +131,7 @@ impl LlamaConfig {
         let heads = number("num_attention_heads")?;
         let hidden = number("hidden_size")?;
         let kv = or("num_key_value_heads", heads)?;
-        if heads == 0 || kv == 0 || heads % kv != 0 {
+        if heads == 0 || kv == 0 || !heads.is_multiple_of(kv) {
             return Err(refuse(format!("{heads} query heads cannot share {kv} key-value heads")));
         }
         // Newer files nest the rotary settings.

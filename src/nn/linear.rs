@@ -73,7 +73,7 @@ fn widths(x: usize, y: usize, rows: usize) -> Option<(usize, usize)> {
     if rows == 0 {
         return None;
     }
-    assert!(x % rows == 0 && y % rows == 0, "a length is not a multiple of the rows");
+    assert!(x.is_multiple_of(rows) && y.is_multiple_of(rows), "a length is not a multiple of the rows");
     Some((x / rows, y / rows))
 }
 

@@ -48,7 +48,7 @@ pub enum Candidates {
         models: StringChunked,
     },
     /// Pairs as they came.
-    Given(Box<GivenPairs>),
+    Given(GivenPairs),
 }
 
 /// Responses that came as pairs.
@@ -101,7 +101,7 @@ impl Candidates {
             let models = lists.field(col::MODEL)?.str()?.clone();
             return Ok(Candidates::Scored { lists, responses, scores, models });
         }
-        Ok(Candidates::Given(Box::new(GivenPairs {
+        Ok(Candidates::Given(GivenPairs {
             chosen: MessageColumn::open(frame.column(col::CHOSEN)?)?,
             rejected: MessageColumn::open(frame.column(col::REJECTED)?)?,
             scores: [
@@ -109,7 +109,7 @@ impl Candidates {
                 frame.column(col::SCORE_REJECTED)?.f64()?.clone(),
             ],
             models: [frame.column(col::CHOSEN_MODEL)?.clone(), frame.column(col::REJECTED_MODEL)?.clone()],
-        })))
+        }))
     }
 
     /// Whether the pairs came as pairs.

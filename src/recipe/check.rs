@@ -42,7 +42,7 @@ impl Known {
     /// Checks one written setting, a whole group of them where a table was written.
     pub fn accept<T: DeserializeOwned>(&self, written: &Written) -> Result<Vec<Leaf>, Vec<Fault>> {
         let (mut leaves, mut faults) = (Vec::new(), Vec::new());
-        self.walk(&written.path, &written.value, written, &mut leaves, &mut faults);
+        self.walk(&written.path, &written.value, &mut leaves, &mut faults);
         let mut accepted = Vec::new();
         for (path, value) in leaves {
             // Tried alone on top of the defaults, so that a refusal belongs to this key.
@@ -64,14 +64,7 @@ impl Known {
         Err(faults)
     }
 
-    fn walk(
-        &self,
-        path: &[String],
-        value: &Value,
-        written: &Written,
-        leaves: &mut Vec<Leaf>,
-        faults: &mut Vec<(Vec<String>, String)>,
-    ) {
+    fn walk(&self, path: &[String], value: &Value, leaves: &mut Vec<Leaf>, faults: &mut Vec<(Vec<String>, String)>) {
         // `--set a.b=1` may go wrong at `a` already.
         for end in 1..path.len() {
             match self.get(&path[..end]) {
@@ -93,7 +86,7 @@ impl Known {
             (Some(Value::Table(_)), Value::Table(inner)) => {
                 for (key, value) in inner {
                     let below: Vec<String> = path.iter().chain([key]).cloned().collect();
-                    self.walk(&below, value, written, leaves, faults);
+                    self.walk(&below, value, leaves, faults);
                 }
             }
             (Some(Value::Table(group)), _) => {

@@ -58,8 +58,9 @@ use row::Row;
 
 /// The corpus file: one JSON object a line.
 pub const CORPUS: &str = "corpus.jsonl";
-/// The truth file: one row per line of the corpus, in its order.
-pub const TRUTH: &str = "truth.parquet";
+/// The truth file: one row per line of the corpus, in its order. In a folder of its own, so that the
+/// corpus folder can be given to `prepare` as it is.
+pub const TRUTH: &str = "truth/truth.parquet";
 
 /// Settings of the generator.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -69,7 +70,7 @@ pub struct SynthConfig {
     pub rows: usize,
     /// Active style factors, 2 to 8; F of them plant F + 2 preferences. Default 6.
     pub factors: usize,
-    /// Folder for `corpus.jsonl`, `truth.parquet` and `manifest.json`. Default `runs/synth`.
+    /// Folder for `corpus.jsonl`, `truth/truth.parquet` and `manifest.json`. Default `runs/synth`.
     pub out: String,
     /// Completions of each prompt, 2 to 8. Default 4, as UltraFeedback.
     pub completions: usize,
@@ -156,7 +157,7 @@ pub struct SynthSummary {
 /// Rows made at once: the bound on memory (about 4 KiB a row), and the Parquet row group.
 const CHUNK: u64 = 8192;
 
-/// Writes `corpus.jsonl`, `truth.parquet` and `manifest.json` into `config.out`.
+/// Writes `corpus.jsonl`, `truth/truth.parquet` and `manifest.json` into `config.out`.
 ///
 /// Every row is a pure function of (seed, row number, configuration without `rows` and `out`): the
 /// first rows of a long corpus are those of a short one, and bytes are the same for any number of threads.

