@@ -96,6 +96,9 @@ pub struct LpcConfig {
     /// Whether the networks' inputs are divided by their root mean square: the difference of two pooled responses
     /// is small, and its size says nothing about which factor counted.
     pub normalise: bool,
+    /// Sums the loss over all codes by their probability instead of sampling: no noise, K passes through the head;
+    /// for few codes and small vocabularies. The temperature then has no effect.
+    pub exact: bool,
     /// Standard deviation of W e_k over the vocabulary at the start, in logits.
     pub code_init: f64,
     /// Scale of the networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
@@ -122,6 +125,7 @@ impl Default for LpcConfig {
             pooling: Pooling::Mean,
             features: Features::Difference,
             normalise: true,
+            exact: false,
             code_init: 0.1,
             head_init: 1.0,
             balance: 0.1,
@@ -172,6 +176,16 @@ impl LpcConfig {
             self.temperature_schedule != Schedule::Constant || self.temperature_end == plain.temperature_end,
             "temperature_end",
             "has no effect with temperature_schedule \"constant\"".into(),
+        );
+        check(
+            !self.exact || (self.temperature == plain.temperature && self.temperature_schedule == Schedule::Constant),
+            "temperature",
+            "has no effect with exact = true".into(),
+        );
+        check(
+            !(self.exact && self.latent == LatentKind::LpcHard),
+            "exact",
+            "sums over codes; use latent \"lpc\"".into(),
         );
         faults
     }

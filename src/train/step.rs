@@ -93,45 +93,56 @@ pub fn forward<T: Real>(
     let sides = if pass.objective.name == ObjectiveKind::Sft { Sides::Chosen } else { Sides::Both };
     let batch = PairBatch::pack(rows.iter().copied(), sides)?;
     let h = policy.hidden(&batch, Some(gradients))?;
-    let latent = match &policy.lpc {
+    let codes = match &policy.lpc {
         None => None,
-        Some(lpc) => {
-            let codes = lpc.infer(&policy.context(&h, &batch, lpc.config.pooling)?)?;
-            let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
-            let noise = lpc.noise(pass.seed, pass.occasion, &ids, &codes.log_prior)?;
-            let z = lpc.sample(&codes, pass.moment, (&noise.0, &noise.1))?;
-            Some((codes, z))
-        }
+        Some(lpc) => Some(lpc.infer(&policy.context(&h, &batch, lpc.config.pooling)?)?),
     };
-    let logps = policy.logps(&h, &batch, latent.as_ref().map(|(_, z)| z), Some(gradients))?;
+    let branches = branches(policy, rows, codes.as_ref(), pass)?;
     let column = |values: Vec<f64>| -> Result<Tensor> {
         Ok(Tensor::from_vec(values, rows.len(), h.device())?.to_dtype(T::KIND)?)
     };
     let lengths = |get: fn(&TokenRow) -> usize| column(rows.iter().map(|r| get(r) as f64).collect());
     let reference_chosen = column(reference.iter().map(|r| r.0).collect())?;
     let reference_rejected = column(reference.iter().map(|r| r.1).collect())?;
-    let preference = PreferenceLogps {
-        // SFT sees one side only; the other stands at its reference and has no gradient.
-        rejected_logps: logps.rejected.unwrap_or_else(|| reference_rejected.clone()),
-        chosen_logps: logps.chosen,
-        reference_chosen_logps: reference_chosen,
-        reference_rejected_logps: reference_rejected,
-        n_chosen: lengths(|r| r.chosen_ids.len())?,
-        n_rejected: lengths(|r| r.rejected_ids.len())?,
-    };
-    let losses = pass.objective.losses(&preference)?;
+    let (n_chosen, n_rejected) = (lengths(|r| r.chosen_ids.len())?, lengths(|r| r.rejected_ids.len())?);
     let share = 1.0 / pass.step_examples as f64;
-    let mut loss = (losses.losses.sum_all()? * share)?;
     sums.examples += rows.len();
     sums.tokens += batch.ids.len();
-    sums.objective += total(&losses.losses)?;
-    sums.rewards.0 += total(&losses.chosen_rewards)?;
-    sums.rewards.1 += total(&losses.rejected_rewards)?;
-    sums.logps.0 += total(&preference.chosen_logps)?;
-    sums.logps.1 += total(&preference.rejected_logps)?;
-    let margins = losses.margins()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let mut loss: Option<Tensor> = None;
+    let mut margins = vec![0.0; rows.len()];
+    for branch in &branches {
+        let logps = policy.logps(&h, &batch, branch.z.as_ref(), Some(gradients))?;
+        let preference = PreferenceLogps {
+            // SFT sees one side only; the other stands at its reference and has no gradient.
+            rejected_logps: logps.rejected.unwrap_or_else(|| reference_rejected.clone()),
+            chosen_logps: logps.chosen,
+            reference_chosen_logps: reference_chosen.clone(),
+            reference_rejected_logps: reference_rejected.clone(),
+            n_chosen: n_chosen.clone(),
+            n_rejected: n_rejected.clone(),
+        };
+        let found = pass.objective.losses(&preference)?;
+        let weighted = |x: &Tensor| match &branch.weight {
+            None => Ok(x.clone()),
+            Some(w) => x * w,
+        };
+        let losses = weighted(&found.losses)?;
+        sums.objective += total(&losses)?;
+        sums.rewards.0 += total(&weighted(&found.chosen_rewards)?)?;
+        sums.rewards.1 += total(&weighted(&found.rejected_rewards)?)?;
+        sums.logps.0 += total(&weighted(&preference.chosen_logps)?)?;
+        sums.logps.1 += total(&weighted(&preference.rejected_logps)?)?;
+        let found = weighted(&found.margins()?)?.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        margins.iter_mut().zip(found).for_each(|(m, x)| *m += x);
+        let part = (losses.sum_all()? * share)?;
+        loss = Some(match loss {
+            None => part,
+            Some(before) => (before + part)?,
+        });
+    }
     sums.right += margins.iter().filter(|m| **m > 0.0).count();
-    if let (Some((codes, _)), Some(lpc)) = (&latent, &policy.lpc) {
+    let mut loss = loss.ok_or_else(|| Error::run("a step without a latent branch"))?;
+    if let (Some(codes), Some(lpc)) = (&codes, &policy.lpc) {
         let kl = codes.kl()?;
         loss = (loss + (kl.sum_all()? * (share * pass.moment.kl_weight))?)?;
         if lpc.config.balance > 0.0 {
@@ -143,6 +154,38 @@ pub fn forward<T: Real>(
         count_codes(codes, &kl, sums)?;
     }
     Ok(loss)
+}
+
+/// One z for every pair, and its weight in the loss (none: 1).
+struct Branch {
+    z: Option<Tensor>,
+    weight: Option<Tensor>,
+}
+
+/// The z's over which the loss is averaged: none without a latent, one relaxed sample, or every code by its probability.
+fn branches<T: Real>(
+    policy: &Policy<T>,
+    rows: &[&TokenRow],
+    codes: Option<&Codes>,
+    pass: &Pass<'_>,
+) -> Result<Vec<Branch>> {
+    let (Some(codes), Some(lpc)) = (codes, &policy.lpc) else {
+        return Ok(vec![Branch { z: None, weight: None }]);
+    };
+    if !lpc.config.exact {
+        let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
+        let noise = lpc.noise(pass.seed, pass.occasion, &ids, &codes.log_prior)?;
+        let z = lpc.sample(codes, pass.moment, (&noise.0, &noise.1))?;
+        return Ok(vec![Branch { z: Some(z), weight: None }]);
+    }
+    let g = pass.moment.g;
+    let weights = ((codes.log_prior.exp()? * g)? + (codes.log_posterior.exp()? * (1.0 - g))?)?;
+    (0..lpc.config.codes)
+        .map(|k| {
+            let z = lpc.codebook().narrow(0, k, 1)?.broadcast_as((rows.len(), lpc.codebook().dim(1)?))?;
+            Ok(Branch { z: Some(z.contiguous()?), weight: Some(weights.narrow(1, k, 1)?.squeeze(1)?) })
+        })
+        .collect()
 }
 
 fn count_codes(codes: &Codes, kl: &Tensor, sums: &mut Sums) -> Result<()> {
