@@ -15,6 +15,7 @@ use lpc_pipe::policy::examine::plain_logps;
 use lpc_pipe::policy::{Example, Policy, examine};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
+use lpc_pipe::train::plan::{Feed, Plan};
 use lpc_pipe::train::reference::reference;
 
 use crate::policies::{
@@ -328,6 +329,22 @@ fn gradients_do_not_see_how_a_step_is_cut() {
     }
     check::<f32>(1e-5);
     check::<f64>(1e-12);
+}
+
+#[test]
+fn every_epoch_has_every_pair_once_in_an_order_of_its_own() {
+    let rows = pairs(23);
+    let plan = Plan::new(rows.len(), 4, 3.0, 0);
+    let per_epoch = plan.horizon / 3;
+    let mut feed = Feed::new(&rows, plan, Seed(1));
+    let epochs: Vec<Vec<usize>> =
+        (0..3).map(|e| (0..per_epoch).flat_map(|s| feed.step(e * per_epoch + s)).collect()).collect();
+    for (i, order) in epochs.iter().enumerate() {
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..rows.len()).collect::<Vec<_>>());
+        assert!(epochs[..i].iter().all(|other| other != order), "epoch {i} repeats an order");
+    }
 }
 
 // Threads.
