@@ -255,11 +255,7 @@ fn results_go_to_stdout_and_everything_else_to_stderr() {
         let command = line.split(' ').next().unwrap_or("");
         let fresh = line.replace("--out ", "--out json-");
         let json = sandbox.ok(&format!("{fresh} --json --quiet"));
-        assert_eq!(
-            json.stderr,
-            if command == "train" && !line.contains("dry") { json.stderr.as_str() } else { "" },
-            "{line}"
-        );
+        assert_eq!(json.stderr, "", "{line}");
         assert!(json.json().as_object().is_some_and(|o| !o.is_empty()), "{line}");
         let people = sandbox.ok(line);
         assert!(!people.stdout.is_empty() && people.stdout.ends_with('\n'), "{line}");
