@@ -72,7 +72,7 @@ pub struct Prepare {
     #[arg(long, value_name = "RULE")]
     pairs: Option<String>,
     /// Share of labels to flip, 0 to 1
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     flip_rate: Option<f64>,
     /// Noise model: uniform
     #[arg(long, value_name = "KIND")]
@@ -81,7 +81,7 @@ pub struct Prepare {
     #[arg(long, value_name = "TEXT")]
     flip_marker: Option<String>,
     /// Share of the prompts for the test split
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Longest prompt and response together, tokens
     #[arg(long, value_name = "N")]
@@ -177,16 +177,16 @@ pub struct Train {
     #[arg(long, value_name = "N")]
     accumulate: Option<usize>,
     /// Passes over the data; may be a fraction
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     epochs: Option<f64>,
     /// Stop after this many steps; the schedules still run over the epochs
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
     /// Peak learning rate of the backbone
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Strength of the reference
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     beta: Option<f64>,
     /// Continues a stopped run from its newest sound checkpoint
     #[arg(long)]

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::report::visible;
 
 /// Prints results and errors.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl Printer {
     /// # Errors
     /// [`Error::Json`]. A reader that went away is none.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        let text = if self.json { serde_json::to_string(value)? + "\n" } else { text() };
+        let text = if self.json { serde_json::to_string(value)? + "\n" } else { safe(&text()) };
         // `lpc-pipe inspect X | head` closes the pipe early; that is no failure.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
         Ok(())
@@ -33,11 +34,17 @@ impl Printer {
 
     /// An error, on stderr: message, blank line, hint.
     pub fn error(&self, error: &Error) {
-        eprintln!("error: {error}");
+        eprintln!("error: {}", safe(&error.to_string()));
         if let Some(hint) = error.hint() {
-            eprintln!("\nhint: {hint}");
+            eprintln!("\nhint: {}", safe(hint));
         }
     }
+}
+
+/// Text with everything but line breaks written out that could drive a terminal: it may come from the data.
+fn safe(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(visible).collect();
+    lines.join("\n")
 }
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -73,8 +80,9 @@ impl Terminal {
     }
 
     fn line(&self, text: &str) {
+        let text = safe(text);
         self.with(|bar| match bar {
-            Some(bar) if self.bars => bar.println(text),
+            Some(bar) if self.bars => bar.println(&text),
             _ => eprintln!("{text}"),
         });
     }

@@ -8,10 +8,13 @@ use crate::pipeline::prepare::PrepareSummary;
 use crate::pipeline::score::ScoreSummary;
 use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
 use crate::pipeline::train::{Plan, RunSummary};
+use crate::report::visible;
 use crate::synth::SynthSummary;
 
 /// Columns aligned by their widest cell; the first column to the left, the others to the right.
 fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
+    // As it will be shown, so that names with control characters do not spoil the widths.
+    let rows: Vec<Vec<String>> = rows.iter().map(|r| r.iter().map(|cell| visible(cell)).collect()).collect();
     let width = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
         cells.chain([head[i].chars().count()]).max().unwrap_or(0)
@@ -27,7 +30,7 @@ fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
         out.push('\n');
     };
     line(&mut head.iter().copied());
-    for row in rows {
+    for row in &rows {
         line(&mut row.iter().map(String::as_str));
     }
     out

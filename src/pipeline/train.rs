@@ -43,34 +43,44 @@ pub struct SourceAccuracy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSummary {
     /// Preference accuracy on the test split.
+    #[serde(deserialize_with = "number")]
     pub eval_accuracy: f64,
     /// Lower end of Wilson's 95 % interval.
+    #[serde(deserialize_with = "number")]
     pub eval_accuracy_low: f64,
     /// Upper end.
+    #[serde(deserialize_with = "number")]
     pub eval_accuracy_high: f64,
     /// Test examples.
     pub n_eval: u64,
     /// The same with the posterior's z, which has seen the observed label: never a headline.
+    #[serde(deserialize_with = "number")]
     pub eval_accuracy_posterior: f64,
     /// Mean implicit reward margin on the test split.
+    #[serde(deserialize_with = "number")]
     pub eval_margin: f64,
     /// The test split by source.
     pub by_source: Vec<SourceAccuracy>,
     /// Steps taken.
     pub steps: u64,
     /// Median pairs per second of training steps.
+    #[serde(deserialize_with = "number")]
     pub pairs_per_s: f64,
     /// Seconds in training steps.
+    #[serde(deserialize_with = "number")]
     pub train_seconds: f64,
     /// Peak resident memory, MiB.
+    #[serde(deserialize_with = "number")]
     pub peak_rss_mb: f64,
     /// Codes that are the prior's first choice for at least 1 % of the examples.
     pub codes_used: u64,
     /// e to the entropy of the mean prior.
+    #[serde(deserialize_with = "number")]
     pub code_perplexity: f64,
     /// Codes that are the posterior's first choice for at least 1 % of the examples.
     pub codes_used_posterior: u64,
     /// Mean KL(q || p), nats.
+    #[serde(deserialize_with = "number")]
     pub kl: f64,
     /// Area under the ROC curve of the margin as a detector of flipped labels on the training split; absent
     /// without flips.
@@ -85,6 +95,11 @@ pub struct RunSummary {
     pub seed: u64,
     /// Pairs trained on.
     pub n_train: u64,
+}
+
+/// JSON has no NaN (the accuracy of a run without a test split): it is written as null and read back here.
+fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// How `train` ended.

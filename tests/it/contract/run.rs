@@ -251,3 +251,17 @@ fn score_gives_one_row_for_each_pair() {
     }
     assert_eq!(numbers(&trained, "prior_code"), numbers(&run, "prior_code"));
 }
+
+#[test]
+fn a_run_without_a_test_split_is_a_run() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(40);
+    sandbox.ok("prepare --input raw --out data --test-fraction 0 --quiet");
+    let line = "train --data data --out run --model tiny:16x1 --max-steps 1 --quiet --json";
+    let summary = sandbox.ok(line).json();
+    assert!(summary["eval_accuracy"].is_null() && summary["n_eval"] == 0, "{summary}");
+    assert_eq!(sandbox.parquet("run/posteriors.parquet").height(), 40);
+    assert_eq!(sandbox.ok(&format!("{line} --resume")).json(), summary, "what was written can be read");
+    sandbox.ok("report run");
+    assert!(sandbox.ends(3, "train --data nowhere --out other").stderr.contains("no manifest"));
+}

@@ -124,17 +124,32 @@ fn a_sweep_refuses_what_would_fail_in_every_cell() {
     assert!(!sandbox.exists("sweep"));
 }
 
-/// About two minutes; `just demo` runs it.
-#[test]
-#[ignore = "trains some dozen models; `just demo` runs it"]
-fn the_whole_demo() {
-    let sandbox = Sandbox::new();
-    let summary = sandbox.ok("demo --out demo --json").json();
+/// What a demo leaves, whatever its size.
+fn demo_is_complete(sandbox: &Sandbox, summary: &serde_json::Value) {
     assert_eq!(summary["reports"].as_array().map(Vec::len), Some(3));
     for run in ["dpo", "lpc-dpo"] {
         assert_eq!(columns(&sandbox.parquet(&format!("demo/{run}/posteriors.parquet"))), POSTERIORS);
         assert!(sandbox.exists(&format!("demo/{run}/report.html")));
     }
-    assert_eq!(columns(&sandbox.parquet("demo/sweep/results.parquet")), RESULTS);
+    let results = sandbox.parquet("demo/sweep/results.parquet");
+    assert_eq!(columns(&results), RESULTS);
+    assert!(texts(&results, "status").iter().all(|s| s == "ok"));
+    assert_eq!(sandbox.json("demo/demo.json")["out"], "demo");
+}
+
+#[test]
+fn a_small_demo() {
+    let sandbox = Sandbox::new();
+    let size = "--set demo.rows=60 --set demo.epochs=0.3 --set demo.sft_epochs=0.1";
+    let summary = sandbox.ok(&format!("demo --out demo {size} --json")).json();
+    demo_is_complete(&sandbox, &summary);
+}
+
+#[test]
+#[ignore = "trains some dozen models for minutes; `just test-demo` runs it"]
+fn the_whole_demo() {
+    let sandbox = Sandbox::new();
+    let summary = sandbox.ok("demo --out demo --json").json();
+    demo_is_complete(&sandbox, &summary);
     assert!(summary["lpc"]["eval_accuracy"].as_f64().is_some_and(|a| a > 0.55), "{}", summary["lpc"]);
 }
