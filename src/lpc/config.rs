@@ -35,10 +35,10 @@ pub enum Pooling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Features {
-    /// Side by side.
+    /// Side by side: the networks also see what both share, the prompt among it.
+    #[default]
     Concat,
     /// Chosen minus rejected.
-    #[default]
     Difference,
 }
 
@@ -123,12 +123,12 @@ impl Default for LpcConfig {
             temperature_schedule: Schedule::Constant,
             g: Mixture::Linear,
             pooling: Pooling::Mean,
-            features: Features::Difference,
+            features: Features::Concat,
             normalise: true,
             exact: false,
-            code_init: 0.1,
+            code_init: 0.3,
             head_init: 1.0,
-            balance: 0.1,
+            balance: 0.5,
             lr: 1e-3,
             detach: false,
         }

@@ -98,6 +98,24 @@ impl ObjectiveConfig {
         }
     }
 
+    /// The same without the settings that this objective ignores: for a sweep, whose settings are shared by
+    /// objectives that each use some of them.
+    #[must_use]
+    pub fn applicable(&self) -> ObjectiveConfig {
+        use ObjectiveKind as K;
+        let mut config = self.clone();
+        if !matches!(self.name, K::Cdpo | K::Rdpo | K::Mix) {
+            config.label_smoothing = OWN_DEFAULT;
+        }
+        if self.name != K::Simpo {
+            config.gamma_beta_ratio = OWN_DEFAULT;
+        }
+        if self.name != K::Ipo {
+            config.reduction = Reduction::Mean;
+        }
+        config
+    }
+
     /// Settings that are out of range or without effect; keys are relative to `prefix`.
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
         use ObjectiveKind as K;

@@ -50,6 +50,7 @@ fn named<T: DeserializeOwned>(key: &str, name: &str) -> Result<T> {
 fn cell_config(recipe: &Recipe, cell: &Cell) -> Result<TrainConfig> {
     let mut config = recipe.train.clone();
     config.objective.name = named("objective", &cell.objective)?;
+    config.objective = config.objective.applicable();
     config.lpc.latent = named("latent", &cell.latent)?;
     if config.lpc.latent == LatentKind::None {
         // The shared settings of the latent part are for the cells that have one.

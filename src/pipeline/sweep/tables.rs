@@ -224,6 +224,12 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// The ends of a share's interval, cut to [0, 1]: with few seeds Student's t reaches beyond what a share can be.
+fn share_ends(interval: analysis::Interval) -> (Option<f64>, Option<f64>) {
+    let (low, high) = ends(interval);
+    (low.map(|x| x.clamp(0.0, 1.0)), high.map(|x| x.clamp(0.0, 1.0)))
+}
+
 /// The ends of an interval; none where there is none, as for a single seed.
 fn ends(interval: analysis::Interval) -> (Option<f64>, Option<f64>) {
     let finite = |x: f64| x.is_finite().then_some(x);
@@ -241,8 +247,8 @@ fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
     let first = group[0];
     let values = |get: fn(&ResultRow) -> Option<f64>| group.iter().filter_map(|r| get(r)).collect::<Vec<f64>>();
     let (accuracy, auroc) = (values(|r| r.eval_accuracy), values(|r| r.audit_auroc));
-    let (eval_accuracy_low, eval_accuracy_high) = ends(analysis::mean_interval_t(&accuracy, LEVEL));
-    let (audit_auroc_low, audit_auroc_high) = ends(analysis::mean_interval_t(&auroc, LEVEL));
+    let (eval_accuracy_low, eval_accuracy_high) = share_ends(analysis::mean_interval_t(&accuracy, LEVEL));
+    let (audit_auroc_low, audit_auroc_high) = share_ends(analysis::mean_interval_t(&auroc, LEVEL));
     let finished = group.iter().filter(|r| r.status == STATUS_OK).count();
     SummaryRow {
         objective: first.objective.clone(),
