@@ -35,6 +35,7 @@ impl Refusal {
 }
 
 /// The responses of a batch.
+#[allow(clippy::large_enum_variant, reason = "one for a whole batch of rows")]
 pub enum Candidates {
     /// Scored completions.
     Scored {

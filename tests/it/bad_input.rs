@@ -250,10 +250,7 @@ fn things_that_are_no_data() {
     let noise: Vec<u8> = (0..20_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     sandbox.write("noise.jsonl", &noise);
     refused(&sandbox, "noise.jsonl", &["error: noise.jsonl: line "]);
-    sandbox.write(
-        "program.jsonl",
-        std::fs::read(env!("CARGO_BIN_EXE_lpc-pipe")).expect("the program")[..100_000].to_vec(),
-    );
+    sandbox.write("program.jsonl", &std::fs::read(env!("CARGO_BIN_EXE_lpc-pipe")).expect("the program")[..100_000]);
     refused(&sandbox, "program.jsonl", &["error: program.jsonl: line "]);
     sandbox.ends(3, "prepare --input program.jsonl --out out --on-bad-row skip");
     nothing_is_left(&sandbox, "out");

@@ -51,7 +51,10 @@ static GROUND: LazyLock<Ground> = LazyLock::new(|| {
     };
     prepare::run(&other, Seed(2), &Silent).unwrap();
     let pairs = read_splits(&dir.path().join("prepared")).unwrap()[0].rows.len();
-    assert!(pairs % PER_STEP != 0 && pairs > 4 * PER_STEP, "{pairs} pairs: the last batch should be a short one");
+    assert!(
+        !pairs.is_multiple_of(PER_STEP) && pairs > 4 * PER_STEP,
+        "{pairs} pairs: the last batch should be a short one"
+    );
     let per_epoch = pairs.div_ceil(PER_STEP);
     let ground = Ground { steps: 2 * per_epoch, per_epoch, dir };
     let ended = run(&ground.config("straight"), &Silent).unwrap();
