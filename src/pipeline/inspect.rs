@@ -183,7 +183,7 @@ pub fn masked_example(folder: &Path) -> Option<String> {
     let text = |ids: &[u32]| {
         let pieces = ids.iter().take(IDS_SHOWN).map(|id| match &tokenizer {
             Some(tokenizer) => visible(&tokenizer.decode_token(*id)),
-            None => format!("{id} "),
+            None => format!(" {id}"),
         });
         let more = ids.len().saturating_sub(IDS_SHOWN);
         pieces.collect::<String>() + &if more > 0 { format!(" ... {more} tokens more") } else { String::new() }

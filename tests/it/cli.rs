@@ -306,7 +306,7 @@ fn tables_for_people() {
     insta::assert_snapshot!(plan.stdout, @r#"
     what a run would take
     parameters                   10800
-    trainable                    11544
+    trainable                    11800
     pairs                           60
     steps                            4
     tokens in an epoch            6090
@@ -359,7 +359,7 @@ fn inspect_shows_every_artifact() {
     for (path, kind, shown) in [
         ("raw", "folder", "corpus.jsonl: jsonl"),
         ("raw/corpus.jsonl", "jsonl", "instruction"),
-        ("data", "prepared folder", "prompt   masked"),
+        ("data", "prepared folder", "prompt, masked"),
         ("data/pairs/train.parquet", "parquet", "score_chosen"),
         ("data/tokens/test.arrow", "arrow", "prompt_ids"),
         ("data/rejects.parquet", "parquet", "reason"),

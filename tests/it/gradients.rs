@@ -112,6 +112,29 @@ fn codes_over_every_objective() {
 }
 
 #[test]
+fn the_exact_sum_over_codes_and_inputs_as_they_are() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    let sampled = codes(Features::Concat, Pooling::Mean);
+    for normalise in [true, false] {
+        let exact = LpcConfig { exact: true, normalise, ..sampled.clone() };
+        check(&format!("exact, normalise {normalise}"), &policy(&llama(true), &exact), &dpo, everything);
+    }
+    let raw = LpcConfig { normalise: false, ..sampled };
+    check("inputs as they are", &policy(&llama(false), &raw), &dpo, everything);
+}
+
+#[test]
+fn with_one_code_the_exact_sum_is_the_sample() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    let (rows, pass) = (pairs(3), pass(&dpo, MIDDLE, 3));
+    let of = |exact| {
+        let lpc = LpcConfig { codes: 1, exact, ..codes(Features::Concat, Pooling::Mean) };
+        value(&policy::<f64>(&llama(true), &lpc), &rows, &some_reference(&rows), &pass).0
+    };
+    assert!((of(true) - of(false)).abs() < 1e-12);
+}
+
+#[test]
 fn hard_codes_pass_gradients_straight_through() {
     let dpo = objective(ObjectiveKind::Dpo);
     for features in [Features::Concat, Features::Difference] {

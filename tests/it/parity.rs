@@ -447,6 +447,8 @@ impl Latent {
             codes: k,
             features: Features::Concat,
             kl_weight: setting("lambda"),
+            // The recorded reference reads hidden states as they are.
+            normalise: false,
             balance: 0.0,
             ..LpcConfig::default()
         };

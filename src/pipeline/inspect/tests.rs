@@ -182,9 +182,9 @@ fn a_prepared_folder_shows_its_manifest_files_and_an_example() {
     );
     insta::assert_snapshot!(found.example.as_deref().unwrap(), @"
     train, id a, source s, label flipped
-    prompt   masked        30 tokens: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 ... 6 more
-    chosen   trained on     2 tokens: 7 8
-    rejected trained on     1 tokens: 9
+    prompt, masked          30 tokens:  0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29
+    chosen, trained on       2 tokens: [ 7 8]
+    rejected, trained on     1 tokens: [ 9]
     ");
     assert!(found.to_text().contains("  tokens/train.arrow: arrow,"), "{}", found.to_text());
 }
