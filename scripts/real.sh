@@ -4,7 +4,8 @@
 # usage: scripts/real.sh PAIRS.jsonl[.gz|.zst] NAME [OUT]
 #   PAIRS  raw UltraFeedback, binarized or TRL rows
 #   NAME   names the run folders below OUT (default runs/real)
-# Settings by environment: SHARD=1/2 (part of the prompts), MAX_LENGTH=320, MAX_PROMPT=160, LR=5e-6, SEED=0, MODEL=path
+# Settings by environment: SHARD=1/3 (part of the prompts), MAX_LENGTH=256, MAX_PROMPT=128, TEST_FRACTION=0.3, LR=5e-6,
+# SEED=0, MODEL=path, LPC_PIPE=program (a built one instead of cargo run)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,14 +13,14 @@ pairs=${1:?usage: scripts/real.sh PAIRS NAME [OUT]}
 name=${2:?usage: scripts/real.sh PAIRS NAME [OUT]}
 out=${3:-runs/real}
 model=${MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}
-lpc_pipe=(cargo run --release --quiet --)
+read -ra lpc_pipe <<<"${LPC_PIPE:-cargo run --release --quiet --}"
 
 [ -f "$model" ] || scripts/fetch_smollm2.sh "$(dirname "$model")"
 
 if [ ! -f "$out/$name/data/manifest.json" ]; then
     "${lpc_pipe[@]}" prepare --input "$pairs" --tokenizer "$model" --out "$out/$name/data" \
-        --max-length "${MAX_LENGTH:-320}" --max-prompt-length "${MAX_PROMPT:-160}" \
-        --test-fraction 0.2 ${SHARD:+--shard "$SHARD"}
+        --max-length "${MAX_LENGTH:-256}" --max-prompt-length "${MAX_PROMPT:-128}" \
+        --test-fraction "${TEST_FRACTION:-0.3}" ${SHARD:+--shard "$SHARD"}
 fi
 
 for latent in none lpc; do
