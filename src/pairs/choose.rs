@@ -226,9 +226,10 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Order among equals: by content, so that the place in the list does not matter.
-    fn key(&self) -> ([u8; 32], &str) {
-        (*blake3::hash(self.response.as_bytes()).as_bytes(), self.model)
+    /// Order among equals: by content, so that the place in the list does not matter. The score comes in
+    /// because one model's text may be listed twice with different scores.
+    fn key(&self) -> ([u8; 32], &str, u64) {
+        (*blake3::hash(self.response.as_bytes()).as_bytes(), self.model, self.score.to_bits())
     }
 }
 
@@ -256,8 +257,8 @@ fn choose_scored(
     let rejected = match rule {
         PairRule::BestVsRandom => {
             others.sort_by_cached_key(|c| {
-                let (hash, model) = c.key();
-                (hash, model.to_string())
+                let (hash, model, score) = c.key();
+                (hash, model.to_string(), score)
             });
             let n = others.len();
             (n > 0).then(|| others.swap_remove(seed.index("pair-pick", normalized, n)))

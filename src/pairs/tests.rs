@@ -255,3 +255,15 @@ fn message_lists_stay_lists() {
     let prompt = MessageColumn::open(built.frame.column("prompt").unwrap()).unwrap();
     assert_eq!(prompt.messages(0), [Message::user("p")]);
 }
+
+#[test]
+fn one_text_listed_twice_with_two_scores() {
+    // Found by the property above: the same model's text, scored twice.
+    let list = vec![("a", "y", Some(2.0)), ("b", "w", Some(3.0)), ("a", "y", Some(1.0))];
+    let turned: Vec<_> = list.iter().rev().copied().collect();
+    for seed in 0..20 {
+        let (a, b) =
+            (one(list.clone(), PairRule::BestVsRandom, seed), one(turned.clone(), PairRule::BestVsRandom, seed));
+        assert!(a.frame.equals_missing(&b.frame), "seed {seed}");
+    }
+}
