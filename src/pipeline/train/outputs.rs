@@ -86,8 +86,11 @@ impl Trained<'_> {
             ],
         };
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
-        if policy.lpc.is_some() && summary.codes > 1 && summary.codes_used <= 1 {
-            progress.warn("all examples are on one code: the codes have collapsed (see the README on collapse)");
+        let [prior, _] = usage(&examples);
+        let total = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+        let entropy = examples.iter().flatten().map(|e| e.posterior_entropy).sum::<f64>() / total;
+        if let Some(why) = crate::lpc::usage::collapse(&prior, entropy) {
+            progress.warn(&format!("the codes have collapsed: {why} (see the README on collapse)"));
         }
         Ok(summary)
     }
@@ -105,12 +108,7 @@ impl Trained<'_> {
         };
         let (margins, seen) = (clean("margin")?, clean("margin_posterior")?);
         let n = margins.len().max(1) as f64;
-        let mut usage = [crate::lpc::Usage::default(), crate::lpc::Usage::default()];
-        for example in examples.iter().flatten() {
-            let wide = |w: &[f32]| w.iter().map(|&w| f64::from(w)).collect::<Vec<_>>();
-            usage[0].add(&wide(&example.prior));
-            usage[1].add(&wide(&example.posterior));
-        }
+        let usage = usage(examples);
         let all = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
         let auroc = analysis::mislabel_auroc(&train)?;
         let name = |v: serde_json::Value| v.as_str().unwrap_or_default().to_string();
@@ -169,6 +167,17 @@ fn ledger(data: &Path) -> Result<HashMap<String, Ledger>> {
         }
     }
     Ok(out)
+}
+
+/// Use of the codes over all examples: by the prior, by the posterior.
+fn usage(examples: &[Vec<Example>]) -> [crate::lpc::Usage; 2] {
+    let mut usage = [crate::lpc::Usage::default(), crate::lpc::Usage::default()];
+    for example in examples.iter().flatten() {
+        let wide = |w: &[f32]| w.iter().map(|&w| f64::from(w)).collect::<Vec<_>>();
+        usage[0].add(&wide(&example.prior));
+        usage[1].add(&wide(&example.posterior));
+    }
+    usage
 }
 
 /// codes.parquet: usage of each code, and the tokens that W e_k raises and lowers most.
