@@ -102,7 +102,7 @@ fn numbers_read_well() {
 
 /// Writes samples to look at: `SAMPLE_REPORTS=DIR cargo test ... -- --ignored sample_reports`.
 #[test]
-#[ignore = "writes where SAMPLE_REPORTS says"]
+#[ignore = "writes pages to look at: SAMPLE_REPORTS=DIR cargo test --release --lib sample_reports -- --ignored"]
 fn sample_reports() {
     let Some(dir) = std::env::var_os("SAMPLE_REPORTS").map(PathBuf::from) else { return };
     fixture::run(&dir.join("run"), &sample());
