@@ -57,6 +57,11 @@ pub mod col {
     pub const NOISE_KIND: &str = "noise_kind";
     /// Probability with which this row's label was to be flipped.
     pub const NOISE_P: &str = "noise_p";
+    /// Who decided between the responses; null where the input does not say. Stage frames only.
+    pub const ANNOTATOR: &str = "annotator";
+    /// Probability with which the label is to be flipped, as the input says; null where it does not.
+    /// Stage frames only.
+    pub const FLIP_PROBABILITY: &str = "flip_probability";
     /// Input file: its index among the inputs in stage frames, its path in `rejects.parquet`.
     pub const FILE: &str = "file";
     /// 1-based line of the input file; the row for Parquet.

@@ -110,7 +110,7 @@ impl Prepare {
         flags.put("prepare.shard", "--shard", self.shard.clone());
         flags.put("prepare.dry_run", "--dry-run", self.dry_run.then_some(true));
         flags.put("prepare.ingest.format", "--format", self.format.clone());
-        flags.put("prepare.ingest.source", "--source", self.source.clone());
+        flags.put("prepare.source", "--source", self.source.clone());
         flags.put("prepare.ingest.on_bad_row", "--on-bad-row", self.on_bad_row.clone());
         flags.put("prepare.pairs.rule", "--pairs", self.pairs.clone());
         flags.put("prepare.pairs.test_fraction", "--test-fraction", self.test_fraction);

@@ -34,7 +34,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     if prompt.is_empty() {
         prompt.push(Turn::user(row.text("prompt")?));
     }
-    Record { source, prompt, body: Body::Pair(chosen, rejected) }.checked("prompt")
+    Record::new(source, prompt, Body::Pair(chosen, rejected)).checked("prompt")
 }
 
 /// Leaves the last message as the response and gives the ones before it.

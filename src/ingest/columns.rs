@@ -11,7 +11,7 @@ use super::value::{Object, Value, known};
 use crate::error::{Error, Result};
 
 /// Rows decoded at once at most; a row group is never read in more pieces than needed.
-const SLICE_ROWS: usize = 32_768;
+const SLICE_ROWS: usize = 8192;
 
 /// A Parquet file, read slice by slice.
 pub struct Source<'a> {

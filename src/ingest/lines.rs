@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 
 use super::{Input, Limits};
@@ -211,16 +211,6 @@ fn trimmed(bytes: &[u8], start: usize) -> Range<usize> {
     }
 }
 
-/// The name that tags rows without a source: the file's, without its endings.
-pub fn stem(path: &Path) -> String {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut stem = name.as_str();
-    for ending in [".gz", ".zst", ".jsonl", ".json", ".parquet"] {
-        stem = stem.strip_suffix(ending).unwrap_or(stem);
-    }
-    if stem.is_empty() { name } else { stem.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -290,12 +280,5 @@ mod tests {
         let error = read(&packed[..packed.len() - 3], SMALL).unwrap_err();
         assert!(error.to_string().contains("damaged or truncated zstd data"), "{error}");
         assert!(read(b"", SMALL).unwrap_err().to_string().ends_with("the file is empty"));
-    }
-
-    #[test]
-    fn a_stem_has_no_endings() {
-        assert_eq!(stem(Path::new("a/raw.v2.jsonl.gz")), "raw.v2");
-        assert_eq!(stem(Path::new("x.parquet")), "x");
-        assert_eq!(stem(Path::new(".gz")), ".gz");
     }
 }

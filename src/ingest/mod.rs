@@ -30,7 +30,7 @@ use record::Record;
 use value::{Fault, Object, Read, Value, describe, parse_json};
 
 /// Layout of the input rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// Told by the first row that fits one of the others, file by file.
@@ -80,8 +80,6 @@ pub enum OnBadRow {
 pub struct IngestConfig {
     /// Layout of the rows. Default: `auto`.
     pub format: Format,
-    /// Source tag of all rows; "" (default) takes each row's own, else the file's name without endings.
-    pub source: String,
     /// Which score of a raw completion counts. Default: `overall`. No effect on given pairs.
     pub score: Score,
     /// What happens at a row that cannot be read. Default: `fail`.
@@ -96,7 +94,6 @@ impl Default for IngestConfig {
     fn default() -> Self {
         IngestConfig {
             format: Format::Auto,
-            source: String::new(),
             score: Score::Overall,
             on_bad_row: OnBadRow::Fail,
             max_line_bytes: 64 << 20,
@@ -141,13 +138,20 @@ pub struct Input {
     pub label: PathBuf,
     /// Where it is on this disk.
     pub path: PathBuf,
+    /// Layout of its rows; `auto` leaves it to [`IngestConfig::format`].
+    pub format: Format,
 }
 
 impl Input {
     /// A file known by its path.
     pub fn new(path: impl Into<PathBuf>) -> Input {
         let path = path.into();
-        Input { label: path.clone(), path }
+        Input { label: path.clone(), path, format: Format::Auto }
+    }
+
+    /// The layout that was asked for, its own or that of all files.
+    fn wanted(&self, config: &IngestConfig) -> Format {
+        if self.format == Format::Auto { config.format } else { self.format }
     }
 
     /// A fault of the file, not of one row that could be skipped.
@@ -156,15 +160,56 @@ impl Input {
     }
 }
 
-/// Some rows of one file, in its order.
+/// A row of the input: where an interrupted reading goes on behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    /// Index among the inputs.
+    pub file: u32,
+    /// 1-based line; the row for Parquet.
+    pub line: u64,
+}
+
+/// Completions of raw UltraFeedback with an overall score of 10 that their ratings by aspect
+/// belie: the first revision of the set held some thousand scores of 1 as 10.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrongTens {
+    /// The mean of the ratings is 2 or less: the score was 1.
+    pub certain: u64,
+    /// The mean is above 2 and at most 4: what the score was is not known.
+    pub suspicious: u64,
+}
+
+impl std::ops::AddAssign for WrongTens {
+    fn add_assign(&mut self, other: WrongTens) {
+        self.certain += other.certain;
+        self.suspicious += other.suspicious;
+    }
+}
+
+/// Some rows of one file, in its order: at most 8192, and about 16 MiB of text. Where one batch
+/// ends and the next begins depends on nothing but the file's bytes.
 #[derive(Debug)]
 pub struct Batch {
-    /// Sound rows: `file` (index among the inputs) `line` `source` `prompt` and either `completions`
+    /// Sound rows: `file` (index among the inputs) `line` `source` (the row's own, or null) `annotator`
+    /// and `flip_probability` (null where the row has none) `prompt` and either `completions`
     /// (list of {model, response, score}) or `chosen` `rejected` `score_chosen` `score_rejected`
     /// `chosen_model` `rejected_model`. Prompts and responses are lists of {role, content}.
     pub frame: DataFrame,
-    /// The rows between them that could not be read.
+    /// The rows between them that did not go on.
     pub rejects: Vec<Reject>,
+    /// Index of the file among the inputs.
+    pub file: u32,
+    /// The last row read for this batch, kept or not: reading goes on behind it.
+    pub last_line: u64,
+    /// Scores of 10 that are none, among these rows.
+    pub wrong_tens: WrongTens,
+}
+
+impl Batch {
+    /// Where reading goes on after this batch.
+    pub fn end(&self) -> Position {
+        Position { file: self.file, line: self.last_line }
+    }
 }
 
 /// The layout of a file, once known.
@@ -198,6 +243,9 @@ impl Layout {
 
 /// Reads files one after the other and hands their rows over in batches.
 ///
+/// Rows up to and including `from` are counted as read, but neither parsed nor handed over; where
+/// `from` is the end of a batch, the batches after it are the same as without it.
+///
 /// Gives each file's size, hash and number of rows; what became of the rows is for the caller to add.
 ///
 /// # Errors
@@ -206,6 +254,7 @@ impl Layout {
 pub fn read(
     inputs: &[Input],
     config: &IngestConfig,
+    from: Option<Position>,
     progress: &dyn Progress,
     sink: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<Vec<InputFile>> {
@@ -215,8 +264,8 @@ pub fn read(
         let mut reader = Reader {
             input,
             index: index as u32,
-            stem: lines::stem(&input.label),
-            layout: Layout::named(config.format),
+            done: rows_done(from, index as u32),
+            layout: Layout::named(input.wanted(config)),
             config,
             progress,
             rows: 0,
@@ -246,11 +295,21 @@ pub fn read(
     Ok(files)
 }
 
+/// The last line of a file that needs not be read again.
+fn rows_done(from: Option<Position>, file: u32) -> u64 {
+    match from {
+        Some(at) if file < at.file => u64::MAX,
+        Some(at) if file == at.file => at.line,
+        _ => 0,
+    }
+}
+
 /// Reading of one file.
 struct Reader<'a> {
     input: &'a Input,
     index: u32,
-    stem: String,
+    /// Rows up to this line were read before.
+    done: u64,
     layout: Option<Layout>,
     config: &'a IngestConfig,
     progress: &'a dyn Progress,
@@ -280,11 +339,20 @@ impl Reader<'_> {
                 _ => None,
             });
         }
+        let lines = &block.lines[self.skip(&block.lines, |l| l.number)..];
         let (layout, config) = (self.layout, self.config);
         let read = |line: &lines::Line| json_row(line, &block.bytes[line.range.clone()], layout, config);
-        let rows: Vec<Read<Record<'_>>> = block.lines.par_iter().map(read).collect();
-        let group = |i: usize| group_of(&block.bytes[block.lines[i].range.clone()]);
-        self.hand_over(rows, |i| block.lines[i].number, group)
+        let rows: Vec<Read<Record<'_>>> = lines.par_iter().map(read).collect();
+        let group = |i: usize| group_of(&block.bytes[lines[i].range.clone()]);
+        self.hand_over(rows, |i| lines[i].number, group)
+    }
+
+    /// Counts the first rows of these that were read before; gives their number.
+    fn skip<T>(&mut self, rows: &[T], number: impl Fn(&T) -> u64) -> usize {
+        let skipped = rows.partition_point(|row| number(row) <= self.done);
+        self.rows += skipped as u64;
+        self.progress.advance(skipped as u64);
+        skipped
     }
 
     fn parquet(&mut self) -> Result<()> {
@@ -294,10 +362,12 @@ impl Reader<'_> {
             if self.layout.is_none() {
                 self.layout = (0..slice.height).find_map(|i| Layout::of(&present(slice.row(i))));
             }
+            let all: Vec<usize> = (0..slice.height).collect();
+            let skipped = self.skip(&all, |i| (before + i + 1) as u64);
             let (layout, config) = (self.layout, self.config);
             let read = |i| record_of(slice.row(i), layout, config, || slice.keys());
-            let rows: Vec<Read<Record<'_>>> = (0..slice.height).into_par_iter().map(read).collect();
-            let number = |i: usize| (before + i + 1) as u64;
+            let rows: Vec<Read<Record<'_>>> = (skipped..slice.height).into_par_iter().map(read).collect();
+            let number = |i: usize| (before + skipped + i + 1) as u64;
             self.hand_over(rows, number, |i| group_of(&number(i).to_le_bytes()))?;
         }
         Ok(())
@@ -311,6 +381,7 @@ impl Reader<'_> {
         group: impl Fn(usize) -> u64,
     ) -> Result<()> {
         let read = rows.len() as u64;
+        let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
         let mut sound = Vec::with_capacity(rows.len());
         let mut rejects = Vec::new();
         for (i, row) in rows.into_iter().enumerate() {
@@ -332,8 +403,9 @@ impl Reader<'_> {
             }
         }
         self.rows += read;
-        let frame = record::to_frame(&sound, self.index, &self.config.source, &self.stem)?;
-        (self.sink)(Batch { frame, rejects })?;
+        let frame = record::to_frame(&sound, self.index)?;
+        let wrong_tens = WrongTens::default();
+        (self.sink)(Batch { frame, rejects, file: self.index, last_line: number(last), wrong_tens })?;
         self.progress.advance(read);
         Ok(())
     }

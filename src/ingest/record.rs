@@ -70,13 +70,22 @@ pub enum Body<'a> {
 pub struct Record<'a> {
     /// Source tag of the row itself.
     pub source: Option<Cow<'a, str>>,
+    /// Who decided, where the row says so.
+    pub annotator: Option<Cow<'a, str>>,
+    /// Probability with which the label is to be flipped, where the row says so.
+    pub flip_probability: Option<f64>,
     /// Messages before the response.
     pub prompt: Vec<Turn<'a>>,
     /// The responses.
     pub body: Body<'a>,
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    /// A row that says nothing of annotators.
+    pub fn new(source: Option<Cow<'a, str>>, prompt: Vec<Turn<'a>>, body: Body<'a>) -> Record<'a> {
+        Record { source, annotator: None, flip_probability: None, prompt, body }
+    }
+
     /// Refuses a prompt without any text.
     pub fn checked(self, field: &str) -> Read<Self> {
         if self.prompt.iter().all(|t| t.content.trim().is_empty()) {
@@ -135,23 +144,28 @@ pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mu
     Ok(())
 }
 
-/// Sound rows with their lines, as a frame: `file` `line` `source` `prompt`, then `completions`
-/// for scored responses, or the columns of a pair for given ones. All rows must be of one kind.
+/// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability`
+/// `prompt`, then `completions` for scored responses, or the columns of a pair for given ones. All rows must be of one kind.
 ///
 /// # Errors
 /// [`crate::Error::Frame`].
-pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, source: &str, stem: &str) -> Result<DataFrame> {
+pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32) -> Result<DataFrame> {
     let mut sources = StringChunkedBuilder::new(col::SOURCE.into(), rows.len());
+    let mut annotators = StringChunkedBuilder::new(col::ANNOTATOR.into(), rows.len());
+    let mut probabilities = PrimitiveChunkedBuilder::<Float64Type>::new(col::FLIP_PROBABILITY.into(), rows.len());
     let mut prompts = MessageColumnBuilder::new(col::PROMPT, rows.len());
     for (_, record) in rows {
-        let own = record.source.as_deref().filter(|s| !s.is_empty());
-        sources.append_value(if source.is_empty() { own.unwrap_or(stem) } else { source });
+        sources.append_option(record.source.as_deref().filter(|s| !s.is_empty()));
+        annotators.append_option(record.annotator.as_deref());
+        probabilities.append_option(record.flip_probability);
         prompts.push(pieces(&record.prompt));
     }
     let mut columns = vec![
         UInt32Chunked::full(col::FILE.into(), file, rows.len()).into_column(),
         UInt64Chunked::from_vec(col::LINE.into(), rows.iter().map(|r| r.0).collect()).into_column(),
         sources.finish().into_column(),
+        annotators.finish().into_column(),
+        probabilities.finish().into_column(),
         prompts.finish()?,
     ];
     match rows.first().map(|r| &r.1.body) {

@@ -14,7 +14,7 @@ type Everything = (Vec<DataFrame>, Vec<Reject>, Vec<InputFile>);
 fn read_all(paths: &[&Path], config: &IngestConfig) -> Result<Everything> {
     let inputs: Vec<Input> = paths.iter().map(Input::new).collect();
     let (mut frames, mut rejects) = (Vec::new(), Vec::new());
-    let files = read(&inputs, config, &Silent, &mut |batch| {
+    let files = read(&inputs, config, None, &Silent, &mut |batch| {
         frames.push(batch.frame);
         rejects.extend(batch.rejects);
         Ok(())
@@ -95,7 +95,7 @@ fn binarized_rows_become_pairs() {
     assert_eq!(messages(frame, "chosen", 0), [Message::assistant("Light.")]);
     assert_eq!(messages(frame, "rejected", 0), [Message::assistant("Day.")]);
     assert_eq!(frame.column("score_rejected").unwrap().f64().unwrap().get(1), Some(4.0));
-    assert_eq!(text(frame, "source", 0).as_deref(), Some("binarized"), "the file's name where there is no column");
+    assert_eq!(text(frame, "source", 0), None, "the row has no source of its own");
     assert_eq!(text(frame, "chosen_model", 0), None);
 }
 
@@ -141,10 +141,35 @@ fn other_names_of_scores_and_models_are_known() {
 }
 
 #[test]
-fn a_source_of_ones_own_wins() {
-    let config = IngestConfig { source: "mine".into(), ..IngestConfig::default() };
-    let (frames, ..) = read_all(&[&sample("ultrafeedback.jsonl")], &config).unwrap();
-    assert_eq!(text(&frames[0], "source", 0).as_deref(), Some("mine"));
+fn reading_goes_on_behind_any_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |i: usize| format!("{{\"prompt\": \"p{i}\", \"chosen\": \"a\", \"rejected\": \"b\"}}\n");
+    let lines: String = (0..20_000).map(row).collect();
+    let (json, parquet) = (dir.path().join("a.jsonl"), dir.path().join("b.parquet"));
+    std::fs::write(&json, format!("\n{{\"x\": 1}}\n{lines}")).unwrap();
+    to_parquet(&lines[..lines.len() / 4 + 10].rsplit_once('\n').unwrap().0, &parquet, 1000);
+    let inputs = [Input::new(&json), Input::new(&parquet)];
+    let rows = |from: Option<Position>| {
+        let (mut ends, mut lines) = (Vec::new(), Vec::new());
+        let files = read(&inputs, &skip(), from, &Silent, &mut |batch| {
+            ends.push(batch.end());
+            let file = batch.file;
+            lines.extend(batch.rejects.iter().map(|r| (file, r.line)));
+            lines.extend(batch.frame.column("line").unwrap().u64().unwrap().iter().flatten().map(|l| (file, l)));
+            Ok(())
+        });
+        (ends, lines, files.unwrap())
+    };
+    let (ends, lines, files) = rows(None);
+    assert!(ends.len() > 5, "{ends:?}");
+    assert_eq!(files[0].rows_read + files[1].rows_read, lines.len() as u64);
+    for (done, end) in ends.iter().enumerate() {
+        let (rest, read, same) = rows(Some(*end));
+        assert_eq!(rest, ends[done + 1..]);
+        assert_eq!(read, lines[lines.len() - read.len()..]);
+        assert_eq!(same, files, "what was read before counts as read");
+    }
+    assert_eq!(rows(Some(*ends.last().unwrap())).1.len(), 0);
 }
 
 #[test]

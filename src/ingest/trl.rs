@@ -34,7 +34,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
         }
         None => implied_prompt(&mut chosen.turns, &mut rejected.turns)?,
     };
-    Record { source, prompt, body: Body::Pair(chosen, rejected) }.checked("prompt")
+    Record::new(source, prompt, Body::Pair(chosen, rejected)).checked("prompt")
 }
 
 fn response<'a>(row: &mut Object<'a>, key: &'static str, prompt_given: bool) -> Read<Vec<Turn<'a>>> {

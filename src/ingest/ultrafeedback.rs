@@ -27,7 +27,7 @@ pub fn read<'a>(mut row: Object<'a>, score: Score) -> Read<Record<'a>> {
     }
     let read = |(i, item)| completion(item, score).map_err(|f| f.within(format_args!("completions[{i}]")));
     let completions = items.into_iter().enumerate().map(read).collect::<Read<Vec<_>>>()?;
-    Record { source, prompt, body: Body::Completions(completions) }.checked("instruction")
+    Record::new(source, prompt, Body::Completions(completions)).checked("instruction")
 }
 
 fn completion(item: Value<'_>, score: Score) -> Read<Completion<'_>> {

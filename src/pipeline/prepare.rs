@@ -36,6 +36,8 @@ pub use shard::Shard;
 pub struct PrepareConfig {
     /// Files, folders or `hf://datasets/ORG/NAME[@rev]/file`; their order does not matter. Default: none.
     pub input: Vec<String>,
+    /// Source tag of all rows; "" (default) takes each row's own, else the file's name without endings.
+    pub source: String,
     /// Folder to write. Default: "" (must be given unless this is a dry run).
     pub out: String,
     /// MODEL whose tokenizer and chat template are used. Default: `tiny` (trained on the input's own texts).
@@ -58,6 +60,7 @@ impl Default for PrepareConfig {
     fn default() -> Self {
         PrepareConfig {
             input: Vec::new(),
+            source: String::new(),
             out: String::new(),
             tokenizer: "tiny".into(),
             shard: String::new(),
@@ -204,9 +207,10 @@ fn gather(
     let (mut frames, mut rejects, mut unusable) = (Vec::new(), Vec::new(), Unusable::default());
     let mut scored = false;
     progress.begin("read and pair", None);
-    let files = ingest::read(inputs, &config.ingest, progress, &mut |batch| {
+    let files = ingest::read(inputs, &config.ingest, None, progress, &mut |batch| {
         scored |= batch.frame.column(col::COMPLETIONS).is_ok();
-        let built = pairs::build(&batch.frame, &config.pairs, seed)?;
+        let tagged = inputs::tagged(batch.frame, &config.source, &inputs[batch.file as usize].label)?;
+        let built = pairs::build(&tagged, &config.pairs, seed)?;
         corpus.add(&built.frame, seed)?;
         frames.push(shard.part(built.frame)?);
         rejects.extend(batch.rejects.into_iter().chain(built.rejects).filter(|r| shard.holds(r.group)));

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use polars::prelude::{Column, DataFrame};
+
 use crate::error::{Error, Result};
 use crate::ingest::{Input, files_in};
+use crate::schema::col;
 
 /// Resolves files, folders and hub addresses. Files are sorted by name; one that was named twice
 /// is read once.
@@ -40,7 +43,30 @@ pub fn resolve(names: &[String]) -> Result<Vec<Input>> {
 fn from_hub(address: &str, file: PathBuf) -> Input {
     let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let label = if address.ends_with(&name) { address.to_string() } else { format!("{address}/{name}") };
-    Input { label: label.into(), path: file }
+    Input { label: label.into(), ..Input::new(file) }
+}
+
+/// The rows' sources: `tag` where one was given, else each row's own, else the file's name without endings.
+///
+/// # Errors
+/// [`Error::Frame`].
+pub fn tagged(mut frame: DataFrame, tag: &str, label: &Path) -> Result<DataFrame> {
+    let stem = stem(label);
+    let own = frame.column(col::SOURCE)?.str()?;
+    let of = |source: Option<&str>| if tag.is_empty() { source.unwrap_or(&stem).to_string() } else { tag.to_string() };
+    let sources: Vec<String> = own.iter().map(of).collect();
+    frame.with_column(Column::new(col::SOURCE.into(), sources))?;
+    Ok(frame)
+}
+
+/// A file's name without its endings.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut stem = name.as_str();
+    for ending in [".gz", ".zst", ".jsonl", ".json", ".parquet"] {
+        stem = stem.strip_suffix(ending).unwrap_or(stem);
+    }
+    if stem.is_empty() { name } else { stem.to_string() }
 }
 
 #[cfg(test)]
@@ -62,5 +88,12 @@ mod tests {
         assert_eq!(resolve(&[at("none")]).unwrap_err().exit_code(), 3);
         let input = from_hub("hf://datasets/o/n/x.parquet", "/cache/x.parquet".into());
         assert_eq!(input.label, Path::new("hf://datasets/o/n/x.parquet"));
+    }
+
+    #[test]
+    fn a_stem_has_no_endings() {
+        assert_eq!(stem(Path::new("a/raw.v2.jsonl.gz")), "raw.v2");
+        assert_eq!(stem(Path::new("x.parquet")), "x");
+        assert_eq!(stem(Path::new(".gz")), ".gz");
     }
 }
