@@ -55,6 +55,39 @@ pub fn write_verified(
     Ok(())
 }
 
+/// Writes a file that need not outlive a power cut, under its name only when it is whole.
+///
+/// # Errors
+/// As [`write_verified`].
+pub fn write_scratch(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>) -> Result<()> {
+    let folder = parent(path);
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let mut staged = tempfile::Builder::new().prefix(".staged-").tempfile_in(&folder).map_err(Error::io(path))?;
+    {
+        let mut writer = BufWriter::with_capacity(1 << 20, staged.as_file_mut());
+        fill(&mut writer)?;
+        writer.flush().map_err(Error::io(path))?;
+    }
+    staged.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    Ok(())
+}
+
+/// Removes a file, or a folder with all that is in it; one that is not there is no fault.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove(path: &Path) -> Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(facts) if facts.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::Io { path: path.to_path_buf(), source: e }),
+        _ => Ok(()),
+    }
+}
+
 /// [`write_verified`] without a check of the staged file.
 ///
 /// # Errors
@@ -82,35 +115,70 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Resu
     write_bytes(path, &bytes)
 }
 
+/// Rows of one Parquet row group: fixed, so that bytes depend on the rows alone.
+const ROW_GROUP: usize = 8192;
+
 /// Writes a polars frame as Parquet (zstd, fixed row groups, so that bytes do
 /// not depend on threads), atomically; the row count is read back before the rename.
 ///
 /// # Errors
 /// As [`write_verified`], and [`Error::Frame`].
 pub fn write_parquet(path: impl AsRef<Path>, frame: &mut polars::prelude::DataFrame) -> Result<()> {
+    let none = frame.clear();
+    write_parquet_pieces(path, &none, std::iter::once(Ok(frame.clone()))).map(|_| ())
+}
+
+/// Writes the frames one behind the other as one Parquet file, with no more than some row groups in
+/// memory, and gives the number of rows. Bytes depend on the rows alone, not on how they are cut into
+/// frames. `none` is a frame without rows, for the columns and their types.
+///
+/// # Errors
+/// As [`write_parquet`], and what `frames` gives.
+pub fn write_parquet_pieces(
+    path: impl AsRef<Path>,
+    none: &polars::prelude::DataFrame,
+    frames: impl IntoIterator<Item = Result<polars::prelude::DataFrame>>,
+) -> Result<u64> {
     use polars::prelude::*;
     let path = path.as_ref();
-    let rows = frame.height();
-    frame.align_chunks_par();
+    let mut rows = 0;
+    let written = std::cell::Cell::new(0);
     write_verified(
         path,
         |w| {
-            ParquetWriter::new(w)
-                .with_compression(ParquetCompression::Zstd(None))
-                .with_row_group_size(Some(65_536))
-                .set_parallel(false)
-                .finish(frame)?;
+            let writer = ParquetWriter::new(w).with_compression(ParquetCompression::Zstd(None)).set_parallel(true);
+            let mut writer = writer.batched(none.schema())?;
+            let mut waiting = none.clone();
+            let mut put = |frame: DataFrame| -> Result<()> {
+                let mut frame = frame;
+                frame.rechunk_mut_par();
+                rows += frame.height();
+                Ok(writer.write_batch(&frame)?)
+            };
+            for frame in frames {
+                waiting.vstack_mut_owned(frame?)?;
+                while waiting.height() >= ROW_GROUP {
+                    put(waiting.slice(0, ROW_GROUP))?;
+                    waiting = waiting.slice(ROW_GROUP as i64, usize::MAX);
+                }
+            }
+            if waiting.height() > 0 {
+                put(waiting)?;
+            }
+            writer.finish()?;
+            written.set(rows);
             Ok(())
         },
         |staged| {
             let file = File::open(staged).map_err(Error::io(path))?;
             let found = ParquetReader::new(file).num_rows()?;
-            if found != rows {
-                return Err(Error::artifact(path, format!("wrote {rows} rows, read back {found}")));
+            if found != written.get() {
+                return Err(Error::artifact(path, format!("wrote {} rows, read back {found}", written.get())));
             }
             Ok(())
         },
-    )
+    )?;
+    Ok(written.get() as u64)
 }
 
 /// Reads a Parquet file of ours into a frame.
@@ -199,6 +267,28 @@ mod tests {
         assert!(refused.is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no staged file is left");
+    }
+
+    #[test]
+    fn parquet_bytes_depend_on_the_rows_alone() {
+        use polars::prelude::*;
+        let dir = tempfile::tempdir().unwrap();
+        let frame = |rows: std::ops::Range<usize>| {
+            let texts: Vec<String> = rows.clone().map(|i| format!("text {i} {}", "x".repeat(i % 40))).collect();
+            df!("n" => rows.clone().map(|i| i as u64).collect::<Vec<_>>(), "t" => texts).unwrap()
+        };
+        let n = 2 * ROW_GROUP + 77;
+        let write = |name: &str, cuts: &[usize]| {
+            let path = dir.path().join(name);
+            let pieces = cuts.windows(2).map(|w| Ok(frame(w[0]..w[1])));
+            assert_eq!(write_parquet_pieces(&path, &frame(0..0), pieces).unwrap() as usize, n);
+            std::fs::read(&path).unwrap()
+        };
+        let whole = write("a", &[0, n]);
+        assert!(whole == write("b", &[0, 1, 1, 5000, ROW_GROUP, ROW_GROUP + 9000, n]));
+        assert_eq!(read_parquet(dir.path().join("b")).unwrap(), frame(0..n));
+        write_parquet_pieces(dir.path().join("c"), &frame(0..0), []).unwrap();
+        assert_eq!(read_parquet(dir.path().join("c")).unwrap(), frame(0..0));
     }
 
     #[test]

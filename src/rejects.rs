@@ -60,29 +60,51 @@ pub struct Reject {
     pub group: u64,
 }
 
-/// Rejected rows as a frame with the columns of `rejects.parquet`, sorted by file and line.
+/// Rejected rows as a frame: the columns of `rejects.parquet`, `file` still an index.
 ///
 /// # Errors
 /// [`crate::Error::Frame`].
-pub fn to_frame(rejects: &[Reject], files: &[String]) -> Result<DataFrame> {
-    let mut sorted: Vec<&Reject> = rejects.iter().collect();
-    sorted.sort_by(|a, b| (a.file, a.line, a.reason).cmp(&(b.file, b.line, b.reason)));
-    let text = |name: &str, get: &dyn Fn(&Reject) -> String| {
-        let mut builder = StringChunkedBuilder::new(name.into(), sorted.len());
-        sorted.iter().for_each(|r| builder.append_value(get(r)));
+pub fn to_frame(rejects: &[Reject]) -> Result<DataFrame> {
+    let text = |name: &str, get: &dyn Fn(&Reject) -> &str| {
+        let mut builder = StringChunkedBuilder::new(name.into(), rejects.len());
+        rejects.iter().for_each(|r| builder.append_value(get(r)));
         builder.finish().into_column()
     };
-    let lines: Vec<u64> = sorted.iter().map(|r| r.line).collect();
     Ok(DataFrame::new(
-        sorted.len(),
+        rejects.len(),
         vec![
-            text(col::FILE, &|r| files.get(r.file as usize).cloned().unwrap_or_default()),
-            UInt64Chunked::from_vec(col::LINE.into(), lines).into_column(),
-            text(col::FIELD, &|r| r.field.clone()),
-            text(col::REASON, &|r| r.reason.to_string()),
-            text(col::DETAIL, &|r| r.detail.clone()),
+            UInt32Chunked::from_vec(col::FILE.into(), rejects.iter().map(|r| r.file).collect()).into_column(),
+            UInt64Chunked::from_vec(col::LINE.into(), rejects.iter().map(|r| r.line).collect()).into_column(),
+            text(col::FIELD, &|r| &r.field),
+            text(col::REASON, &|r| r.reason),
+            text(col::DETAIL, &|r| &r.detail),
         ],
     )?)
+}
+
+/// Joins frames made by [`to_frame`] to the table `rejects.parquet`: sorted by file and line, files by
+/// their names.
+///
+/// # Errors
+/// [`crate::Error::Frame`].
+pub fn table(frames: Vec<DataFrame>, files: &[String]) -> Result<DataFrame> {
+    let mut all = to_frame(&[])?;
+    for frame in frames {
+        all.vstack_mut_owned(frame)?;
+    }
+    all.rechunk_mut_par();
+    let (file, line) = (all.column(col::FILE)?.u32()?, all.column(col::LINE)?.u64()?);
+    let reason = all.column(col::REASON)?.str()?;
+    let mut order: Vec<IdxSize> = (0..all.height() as IdxSize).collect();
+    let key = |i: IdxSize| (file.get(i as usize), line.get(i as usize), reason.get(i as usize));
+    order.sort_by(|a, b| key(*a).cmp(&key(*b)));
+    let mut all = all.take(&IdxCa::from_vec("rows".into(), order))?;
+    let mut names = StringChunkedBuilder::new(col::FILE.into(), all.height());
+    for index in all.column(col::FILE)?.u32()?.iter() {
+        names.append_value(index.and_then(|i| files.get(i as usize)).map_or("", String::as_str));
+    }
+    all.with_column(names.finish().into_column())?;
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -99,7 +121,9 @@ mod tests {
             detail: "missing".into(),
             group: 0,
         };
-        let frame = to_frame(&[make(1, 1), make(0, 9), make(0, 2)], &["a".into(), "b".into()]).unwrap();
+        let frames = [vec![make(1, 1), make(0, 9)], vec![], vec![make(0, 2)]];
+        let frames = frames.iter().map(|rows| to_frame(rows).unwrap()).collect();
+        let frame = table(frames, &["a".into(), "b".into()]).unwrap();
         let names: Vec<String> = frame.get_column_names().iter().map(|n| n.to_string()).collect();
         assert_eq!(names, crate::schema::REJECT_COLUMNS);
         let lines: Vec<_> = frame.column("line").unwrap().u64().unwrap().iter().flatten().collect();

@@ -161,7 +161,7 @@ impl Input {
 }
 
 /// A row of the input: where an interrupted reading goes on behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Index among the inputs.
     pub file: u32,

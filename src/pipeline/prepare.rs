@@ -7,28 +7,35 @@ use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact;
 use crate::error::{Error, Fault, Result};
-use crate::ingest::{self, IngestConfig};
-use crate::manifest::{InputFile, Manifest};
-use crate::message::MessageColumn;
-use crate::noise::{self, NoiseConfig};
-use crate::pairs::{self, PairConfig, PairRule, Unusable};
+use crate::ingest::{IngestConfig, Input};
+use crate::manifest::Manifest;
+use crate::noise::NoiseConfig;
+use crate::pairs::{PairConfig, Unusable};
 use crate::progress::Progress;
-use crate::rejects::Reject;
 use crate::schema::col;
 use crate::seed::Seed;
 use crate::source::ModelSource;
-use crate::tokenize::store::TokenRow;
-use crate::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
+use crate::tokenize::{ModelTokenizer, TokenizeConfig};
 
+mod assemble;
+mod blobs;
 mod corpus;
-mod folder;
+mod gather;
 mod inputs;
 mod ledger;
+mod part;
 mod shard;
+mod spill;
+mod work;
 
-use corpus::Corpus;
+use assemble::Parts;
+use gather::Gathered;
+use part::{Part, Workshop};
 pub use shard::Shard;
+use spill::Buckets;
+use work::{Key, Work};
 
 /// Everything `prepare` can be told.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -105,10 +112,14 @@ pub struct PrepareSummary {
     pub out: String,
     /// Rows read (of this shard).
     pub rows_read: u64,
-    /// Rows that became pairs.
+    /// Rows of which at least one pair is in the output.
     pub rows_kept: u64,
-    /// Rows that did not, by reason; `rows_read = rows_kept + sum(rejects)`.
+    /// Other rows, by reason; `rows_read = rows_kept + sum(rejects)`.
     pub rejects: BTreeMap<String, u64>,
+    /// Pairs in the output.
+    pub pairs: u64,
+    /// Pairs that were dropped from rows that gave other ones, by reason.
+    pub pairs_dropped: BTreeMap<String, u64>,
     /// Completions that took no part in choosing.
     pub unusable_completions: Unusable,
     /// Pairs by split and source.
@@ -125,163 +136,137 @@ pub struct PrepareSummary {
     pub example: serde_json::Value,
 }
 
-/// Runs the whole of `prepare`. Everything is computed before anything is written; the manifest is
-/// written last and an earlier one is removed first, so that a folder with a manifest is complete.
+/// Runs the whole of `prepare`, in memory that does not grow with the input. What is finished is
+/// kept in the folder's `.work` until the end, so that a run that was killed goes on from there when
+/// it is started again. An earlier folder stays as it is until all is computed; then its manifest is
+/// removed first and the new one written last, so that a folder with a manifest is complete.
 ///
 /// # Errors
 /// [`Error::Config`] with all faults of the settings; [`Error::Data`] where the input cannot be used;
-/// [`Error::Model`] where the tokenizer cannot; [`Error::Run`] where another process writes the folder.
+/// [`Error::Model`] where the tokenizer cannot; [`Error::Run`] where another process writes the folder
+/// or the user interrupts the work.
 pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Result<PrepareSummary> {
     let faults = config.faults("prepare.");
     if !faults.is_empty() {
         return Err(Error::Config(faults));
     }
-    let mut manifest = Manifest::begin("prepare", config)?;
+    let manifest = Manifest::begin("prepare", config)?;
     let shard = Shard::parse(&config.shard).map_err(|e| Error::config("prepare.shard", e))?;
     let inputs = inputs::resolve(&config.input)?;
-    let labels: Vec<String> = inputs.iter().map(|i| i.label.display().to_string()).collect();
 
     // A model that cannot be had is told before the work begins.
-    let source = ModelSource::resolve(&config.tokenizer)?;
-    let (own, loaded) = match &source {
-        ModelSource::Tiny { .. } => (true, None),
-        source => (false, Some(ModelTokenizer::load(source, &config.tokenize)?)),
+    let loaded = match ModelSource::resolve(&config.tokenizer)? {
+        ModelSource::Tiny { .. } => None,
+        source => Some(ModelTokenizer::load(&source, &config.tokenize)?),
     };
-
-    // 1. Files -> clean pairs, split by prompt, without duplicates, in their final order.
-    let Gathered { frames, mut rejects, files, unusable, corpus } =
-        gather(config, &inputs, shard, own, seed, progress)?;
-    let (clean, duplicates) = pairs::finish(frames, &labels)?;
-    rejects.extend(duplicates);
-
-    // 2. Clean pairs -> observed labels.
-    let observed = noise::apply(clean, &config.noise, seed)?;
-
-    // 3. Observed pairs -> tokens; pairs that cannot be encoded go to the rejects.
-    let tokenizer = match loaded {
-        Some(tokenizer) => tokenizer,
-        None => ModelTokenizer::train_tiny(corpus.texts(), config.tokenize.vocab_size)?,
-    };
-    let (pairs, tokens) = encode(observed, &tokenizer, &config.tokenize, &mut rejects, progress)?;
-
-    // 4. Every row is accounted for.
-    let files = ledger::settle(files, &pairs, &rejects, shard)?;
-    let mut summary = ledger::summarize(&files, &pairs, &tokens)?;
-    summary.unusable_completions = unusable;
-    ledger::require_rows(&summary, &labels, shard)?;
     if config.dry_run {
-        summary.example = folder::example(&pairs, &tokens)?;
-        return Ok(summary);
+        let job = Job { config, seed, shard, inputs: &inputs, work: &Work::temporary()?, progress };
+        return job.run(loaded, manifest);
     }
-
-    // 5. The folder, its manifest last.
-    summary.out.clone_from(&config.out);
-    manifest.inputs = files;
-    manifest.seeds = [("run".into(), seed.0), ("noise".into(), config.noise.seed_of(seed).0)].into();
-    manifest.fact("tokenizer", tokenizer.facts())?;
-    let contents = folder::Contents { pairs, tokens, rejects: crate::rejects::to_frame(&rejects, &labels)? };
-    progress.begin("write", None);
-    folder::write(Path::new(&config.out), contents, &tokenizer, manifest, &summary)?;
-    progress.end();
-    Ok(summary)
-}
-
-/// What came out of reading and pairing.
-struct Gathered {
-    frames: Vec<DataFrame>,
-    rejects: Vec<Reject>,
-    files: Vec<InputFile>,
-    unusable: Unusable,
-    corpus: Corpus,
-}
-
-fn gather(
-    config: &PrepareConfig,
-    inputs: &[ingest::Input],
-    shard: Shard,
-    own_tokenizer: bool,
-    seed: Seed,
-    progress: &dyn Progress,
-) -> Result<Gathered> {
-    let mut corpus = Corpus::new(own_tokenizer);
-    let (mut frames, mut rejects, mut unusable) = (Vec::new(), Vec::new(), Unusable::default());
-    let mut scored = false;
-    progress.begin("read and pair", None);
-    let files = ingest::read(inputs, &config.ingest, None, progress, &mut |batch| {
-        scored |= batch.frame.column(col::COMPLETIONS).is_ok();
-        let tagged = inputs::tagged(batch.frame, &config.source, &inputs[batch.file as usize].label)?;
-        let built = pairs::build(&tagged, &config.pairs, seed)?;
-        corpus.add(&built.frame, seed)?;
-        frames.push(shard.part(built.frame)?);
-        rejects.extend(batch.rejects.into_iter().chain(built.rejects).filter(|r| shard.holds(r.group)));
-        unusable += built.unusable;
-        Ok(())
-    })?;
-    progress.end();
-    if !scored && config.pairs.rule != PairRule::default() {
-        progress.warn("pairs.rule has no effect: all rows are pairs already");
-    }
-    if !scored && config.ingest.score != ingest::Score::default() {
-        progress.warn("ingest.score has no effect: all rows are pairs already");
-    }
-    Ok(Gathered { frames, rejects, files, unusable, corpus })
-}
-
-/// Encodes all pairs and keeps those that could be encoded, in the same order.
-fn encode(
-    frame: DataFrame,
-    tokenizer: &ModelTokenizer,
-    config: &TokenizeConfig,
-    rejects: &mut Vec<Reject>,
-    progress: &dyn Progress,
-) -> Result<(DataFrame, Vec<TokenRow>)> {
-    if frame.height() == 0 {
-        return Ok((frame, Vec::new()));
-    }
-    let messages = |name| MessageColumn::open(frame.column(name)?);
-    let (prompts, chosen, rejected) = (messages(col::PROMPT)?, messages(col::CHOSEN)?, messages(col::REJECTED)?);
-    let (ids, sources) = (frame.column(col::ID)?.str()?, frame.column(col::SOURCE)?.str()?);
-    let flipped = frame.column(col::FLIPPED)?.bool()?;
-    progress.begin("tokenize", Some(frame.height() as u64));
-    let encode = |i: usize| {
-        let pair = PairText {
-            id: ids.get(i).unwrap_or(""),
-            prompt: &prompts.messages(i),
-            chosen: &chosen.messages(i),
-            rejected: &rejected.messages(i),
-            flipped: flipped.get(i).unwrap_or(false),
-            source: sources.get(i).unwrap_or(""),
-        };
-        let encoded = tokenizer.encode_pair(&pair, config);
-        progress.advance(1);
-        encoded
-    };
-    let encoded: Vec<Encoded> = (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
-    progress.end();
-
-    let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
-    let groups = frame.column(col::GROUP)?.u64()?;
-    let mut rows = Vec::with_capacity(encoded.len());
-    let mut keep = Vec::with_capacity(encoded.len());
-    for (i, encoded) in encoded.into_iter().enumerate() {
-        keep.push(matches!(encoded, Encoded::Row(_)));
-        match encoded {
-            Encoded::Row(row) => rows.push(row),
-            Encoded::Dropped { reason, detail } => rejects.push(Reject {
-                file: files.get(i).unwrap_or_default(),
-                line: lines.get(i).unwrap_or_default(),
-                field: String::new(),
-                reason,
-                detail,
-                group: groups.get(i).unwrap_or_default(),
-            }),
+    let out = Path::new(&config.out);
+    let existed = out.exists();
+    let _lock = artifact::lock_folder(out)?;
+    let known = loaded.as_ref().map_or(serde_json::Value::Null, ModelTokenizer::facts);
+    let work = Work::open(out, &Key::of(config, seed.0, known, &inputs)?)?;
+    let done = Job { config, seed, shard, inputs: &inputs, work: &work, progress }.run(loaded, manifest);
+    match &done {
+        Ok(_) => work.clear()?,
+        // Input that cannot be used will have to change: nothing to go on with.
+        Err(Error::Data { .. } | Error::Config(_) | Error::Model { .. }) => {
+            work.clear()?;
+            if !existed {
+                artifact::remove(out)?;
+            }
         }
+        Err(_) => {}
     }
-    let kept = match rows.len() == frame.height() {
-        true => frame,
-        false => frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?,
-    };
-    Ok((kept, rows))
+    done
+}
+
+/// One preparation.
+struct Job<'a> {
+    config: &'a PrepareConfig,
+    seed: Seed,
+    shard: Shard,
+    inputs: &'a [Input],
+    work: &'a Work,
+    progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    fn run(&self, loaded: Option<ModelTokenizer>, mut manifest: Manifest) -> Result<PrepareSummary> {
+        let (config, progress) = (self.config, self.progress);
+        let labels: Vec<String> = self.inputs.iter().map(|i| i.label.display().to_string()).collect();
+
+        // 1. Files -> clean pairs on disk, in buckets by prompt.
+        let Gathered { buckets, mut counts, files, findings, corpus } =
+            gather::gather(config, self.inputs, self.shard, loaded.is_none(), self.seed, self.work, progress)?;
+        let tokenizer = match loaded {
+            Some(tokenizer) => tokenizer,
+            None => ModelTokenizer::train_tiny(corpus.texts(), config.tokenize.vocab_size)?,
+        };
+        drop(corpus);
+
+        // 2. Each bucket -> observed labels and tokens, as a part on disk.
+        let workshop = Workshop { config, seed: self.seed, labels: &labels, tokenizer: &tokenizer };
+        let parts = self.make_parts(&workshop, &buckets)?;
+        parts.iter().flatten().for_each(|part| counts += part.counts.clone());
+
+        // 3. Every row is accounted for.
+        let files = ledger::settle(files, &counts, self.shard)?;
+        let mut summary = ledger::summarize(&files, counts);
+        summary.unusable_completions = findings.unusable;
+        ledger::require_rows(&summary, &labels, self.shard)?;
+        let parts = Parts { work: self.work, parts };
+        if config.dry_run {
+            summary.example = parts.example()?;
+            return Ok(summary);
+        }
+
+        // 4. Parts -> the folder, its manifest last.
+        progress.begin("write", None);
+        summary.out.clone_from(&config.out);
+        manifest.inputs = files;
+        manifest.seeds = [("run".into(), self.seed.0), ("noise".into(), config.noise.seed_of(self.seed).0)].into();
+        manifest.fact("tokenizer", tokenizer.facts())?;
+        let rejects: Vec<_> = buckets.rejects()?.into_iter().chain(parts.rejects()?).collect();
+        let rejects = crate::rejects::table(rejects, &labels)?;
+        assemble::write(Path::new(&config.out), &parts, rejects, &tokenizer, manifest, &summary)?;
+        progress.end();
+        Ok(summary)
+    }
+
+    /// The parts of all buckets, those that an earlier run finished among them; none for a bucket
+    /// without pairs.
+    fn make_parts(&self, workshop: &Workshop<'_>, buckets: &Buckets<'_>) -> Result<Vec<Option<Part>>> {
+        let mut parts = Vec::with_capacity(buckets.len());
+        self.progress.begin("tokenize", Some(buckets.rows()));
+        for wave in buckets.waves() {
+            let make = |bucket: usize| -> Result<Option<Part>> {
+                if buckets.rows_of(bucket).is_none() {
+                    return Ok(None);
+                }
+                let part = match Part::find(self.work, bucket) {
+                    Some(part) => part,
+                    None => workshop.make(self.work, bucket, buckets.read(bucket)?)?,
+                };
+                self.progress.advance(buckets.rows_of(bucket).unwrap_or_default());
+                Ok(Some(part))
+            };
+            parts.extend(wave.into_par_iter().map(make).collect::<Result<Vec<_>>>()?);
+            stop_if_asked(self.progress)?;
+        }
+        self.progress.end();
+        Ok(parts)
+    }
+}
+
+/// Leaves the work at a place where it can go on.
+fn stop_if_asked(progress: &dyn Progress) -> Result<()> {
+    if !progress.interrupted() {
+        return Ok(());
+    }
+    Err(Error::run("interrupted").with_hint("run the same command again to go on from here"))
 }
 
 /// The rows of a frame that belong to a split.

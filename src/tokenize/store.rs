@@ -1,6 +1,7 @@
 //! Token batches on disk: Arrow IPC files, one row per pair.
 
 use std::fs::File;
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, ListArray, ListBuilder, RecordBatch, StringArray,
     StringBuilder, UInt32Builder,
 };
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
@@ -103,26 +105,90 @@ fn to_batch(schema: &Arc<Schema>, rows: &[TokenRow]) -> Result<RecordBatch> {
 /// # Errors
 /// [`Error::Io`], [`Error::Arrow`].
 pub fn write(path: impl AsRef<Path>, rows: &[TokenRow]) -> Result<()> {
-    let path = path.as_ref();
+    write_pieces(path, std::iter::once(pack(rows))).map(|_| ())
+}
+
+/// Rows as the bytes of a token file, for [`write_pieces`].
+///
+/// # Errors
+/// [`Error::Arrow`].
+pub fn pack(rows: &[TokenRow]) -> Result<Vec<u8>> {
     let schema = Arc::new(schema());
+    let mut bytes = Vec::new();
+    let mut writer = FileWriter::try_new(&mut bytes, &schema)?;
+    for chunk in rows.chunks(ROWS_PER_BATCH) {
+        writer.write(&to_batch(&schema, chunk)?)?;
+    }
+    writer.finish()?;
+    drop(writer);
+    Ok(bytes)
+}
+
+/// Writes one token file of several packed ones and gives the number of rows. Record batches have
+/// [`ROWS_PER_BATCH`] rows however the pieces are cut, so that the bytes depend on the rows alone.
+///
+/// # Errors
+/// As [`write`], and what `pieces` gives.
+pub fn write_pieces(path: impl AsRef<Path>, pieces: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<u64> {
+    let path = path.as_ref();
+    let readers = pieces.into_iter().map(|bytes| {
+        FileReader::try_new(Cursor::new(bytes?), None)
+            .map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))
+    });
+    write_batches(path, readers)
+}
+
+/// Writes one token file of several others, as [`write_pieces`] does, and gives the number of rows.
+///
+/// # Errors
+/// As [`write`]; [`Error::Artifact`] where a file is damaged.
+pub fn write_files(path: impl AsRef<Path>, files: &[std::path::PathBuf]) -> Result<u64> {
+    write_batches(path.as_ref(), files.iter().map(|file| open(file)))
+}
+
+fn write_batches<R: std::io::Read + std::io::Seek>(
+    path: &Path,
+    readers: impl Iterator<Item = Result<FileReader<R>>>,
+) -> Result<u64> {
+    let schema = Arc::new(schema());
+    let rows = std::cell::Cell::new(0);
     artifact::write_verified(
         path,
         |w| {
             let mut writer = FileWriter::try_new(w, &schema)?;
-            for chunk in rows.chunks(ROWS_PER_BATCH) {
-                writer.write(&to_batch(&schema, chunk)?)?;
+            let mut waiting: Vec<RecordBatch> = Vec::new();
+            let mut count = 0;
+            for reader in readers {
+                for batch in reader? {
+                    let mut batch = batch.map_err(|e| Error::artifact(path, format!("damaged Arrow file: {e}")))?;
+                    rows.set(rows.get() + batch.num_rows());
+                    while count + batch.num_rows() >= ROWS_PER_BATCH {
+                        let head = ROWS_PER_BATCH - count;
+                        waiting.push(batch.slice(0, head));
+                        writer.write(&concat_batches(&schema, &waiting)?)?;
+                        waiting.clear();
+                        count = 0;
+                        batch = batch.slice(head, batch.num_rows() - head);
+                    }
+                    count += batch.num_rows();
+                    waiting.push(batch);
+                }
+            }
+            if count > 0 {
+                writer.write(&concat_batches(&schema, &waiting)?)?;
             }
             writer.finish()?;
             Ok(())
         },
         |staged| {
             let found: usize = open(staged)?.map(|b| b.map(|b| b.num_rows())).sum::<Result<usize, _>>()?;
-            if found != rows.len() {
-                return Err(Error::artifact(path, format!("wrote {} rows, read back {found}", rows.len())));
+            if found != rows.get() {
+                return Err(Error::artifact(path, format!("wrote {} rows, read back {found}", rows.get())));
             }
             Ok(())
         },
-    )
+    )?;
+    Ok(rows.get() as u64)
 }
 
 fn open(path: &Path) -> Result<FileReader<File>> {
@@ -135,10 +201,23 @@ fn open(path: &Path) -> Result<FileReader<File>> {
 /// # Errors
 /// [`Error::Io`]; [`Error::Artifact`] where the file is damaged or has another schema.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<TokenRow>> {
-    let path = path.as_ref();
+    rows(open(path.as_ref())?, path.as_ref())
+}
+
+/// The rows that were [`pack`]ed.
+///
+/// # Errors
+/// [`Error::Artifact`] where these are other bytes.
+pub fn unpack(bytes: Vec<u8>) -> Result<Vec<TokenRow>> {
+    let path = Path::new("packed tokens");
+    let reader = FileReader::try_new(Cursor::new(bytes), None);
+    rows(reader.map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))?, path)
+}
+
+fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) -> Result<Vec<TokenRow>> {
     let bad = |what: String| Error::artifact(path, what);
     let mut rows = Vec::new();
-    for batch in open(path)? {
+    for batch in reader {
         let batch = batch.map_err(|e| bad(format!("damaged Arrow file: {e}")))?;
         let column = |name: &str, kind: &DataType| -> Result<&ArrayRef> {
             let column = batch.column_by_name(name).ok_or_else(|| bad(format!("no column `{name}`")))?;
@@ -192,6 +271,10 @@ mod tests {
             .collect();
         write(&path, &rows).unwrap();
         assert_eq!(read(&path).unwrap(), rows);
+        let whole = std::fs::read(&path).unwrap();
+        let pieces = [&rows[..5], &rows[5..5], &rows[5..4000], &rows[4000..]].map(pack);
+        assert_eq!(write_pieces(&path, pieces).unwrap() as usize, rows.len());
+        assert!(std::fs::read(&path).unwrap() == whole, "the cut into pieces is in the bytes");
         std::fs::write(&path, b"ARROW1 not really").unwrap();
         assert!(matches!(read(&path), Err(Error::Artifact { .. })));
     }

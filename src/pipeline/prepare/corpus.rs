@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use polars::prelude::DataFrame;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::message::MessageColumn;
@@ -13,10 +14,28 @@ use crate::seed::Seed;
 const PAIRS: usize = 2000;
 
 /// The pairs with the smallest hashes, training pairs first, before sharding and noise.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "Saved", into = "Saved")]
 pub struct Corpus {
     wanted: bool,
     /// By (not a training pair, hash, id).
     pairs: BTreeMap<(bool, u64, String), Vec<String>>,
+}
+
+/// A corpus as a work folder keeps it: JSON has no maps with such keys.
+#[derive(Serialize, Deserialize)]
+struct Saved(bool, Vec<((bool, u64, String), Vec<String>)>);
+
+impl From<Saved> for Corpus {
+    fn from(saved: Saved) -> Corpus {
+        Corpus { wanted: saved.0, pairs: saved.1.into_iter().collect() }
+    }
+}
+
+impl From<Corpus> for Saved {
+    fn from(corpus: Corpus) -> Saved {
+        Saved(corpus.wanted, corpus.pairs.into_iter().collect())
+    }
 }
 
 impl Corpus {

@@ -1,39 +1,22 @@
 //! The account of all rows: what was read is what was kept and what was rejected.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use polars::prelude::DataFrame;
-
+use super::part::Counts;
 use super::{PrepareSummary, Shard};
 use crate::error::{Error, Result};
 use crate::manifest::InputFile;
-use crate::rejects::Reject;
-use crate::schema::col;
-use crate::tokenize::store::TokenRow;
 
 /// Adds to each file what became of its rows. In a shard, `rows_read` counts the shard's rows only,
 /// so that the shards' manifests add up to the whole's.
 ///
 /// # Errors
 /// [`Error::Run`] where a row is not accounted for, which would be a mistake of ours.
-pub fn settle(
-    mut files: Vec<InputFile>,
-    pairs: &DataFrame,
-    rejects: &[Reject],
-    shard: Shard,
-) -> Result<Vec<InputFile>> {
-    for file in pairs.column(col::FILE)?.u32()?.iter().flatten() {
-        if let Some(file) = files.get_mut(file as usize) {
-            file.rows_kept += 1;
-        }
-    }
-    for reject in rejects {
-        if let Some(file) = files.get_mut(reject.file as usize) {
-            *file.rows_rejected.entry(reject.reason.to_string()).or_default() += 1;
-        }
-    }
-    for file in &mut files {
+pub fn settle(mut files: Vec<InputFile>, counts: &Counts, shard: Shard) -> Result<Vec<InputFile>> {
+    for (index, file) in (0..).zip(&mut files) {
+        let fate = counts.files.get(&index).cloned().unwrap_or_default();
+        file.rows_kept = fate.kept;
+        file.rows_rejected = fate.rejected;
         let accounted = file.rows_kept + file.rows_rejected.values().sum::<u64>();
         if shard.is_whole() && accounted != file.rows_read {
             return Err(Error::run(format!(
@@ -47,10 +30,7 @@ pub fn settle(
 }
 
 /// The numbers of a finished preparation.
-///
-/// # Errors
-/// [`Error::Frame`].
-pub fn summarize(files: &[InputFile], pairs: &DataFrame, tokens: &[TokenRow]) -> Result<PrepareSummary> {
+pub fn summarize(files: &[InputFile], counts: Counts) -> PrepareSummary {
     let mut summary = PrepareSummary::default();
     for file in files {
         summary.rows_read += file.rows_read;
@@ -59,21 +39,14 @@ pub fn summarize(files: &[InputFile], pairs: &DataFrame, tokens: &[TokenRow]) ->
             *summary.rejects.entry(reason.clone()).or_default() += n;
         }
     }
-    let (splits, sources) = (pairs.column(col::SPLIT)?.str()?, pairs.column(col::SOURCE)?.str()?);
-    for (split, source) in splits.iter().zip(sources.iter()) {
-        let split = summary.counts.entry(split.unwrap_or("").to_string()).or_default();
-        *split.entry(source.unwrap_or("").to_string()).or_default() += 1;
-    }
-    summary.flipped = pairs.column(col::FLIPPED)?.bool()?.iter().filter(|f| *f == Some(true)).count() as u64;
-    summary.realised_flip_rate = summary.flipped as f64 / pairs.height().max(1) as f64;
-    let count = |get: fn(&TokenRow) -> usize| tokens.iter().map(get).sum::<usize>() as u64;
-    summary.tokens = BTreeMap::from([
-        (col::N_PROMPT.into(), count(|t| t.prompt_ids.len())),
-        (col::N_CHOSEN.into(), count(|t| t.chosen_ids.len())),
-        (col::N_REJECTED.into(), count(|t| t.rejected_ids.len())),
-    ]);
-    summary.truncated = tokens.iter().filter(|t| t.truncated).count() as u64;
-    Ok(summary)
+    summary.pairs = counts.total();
+    summary.flipped = counts.flipped;
+    summary.realised_flip_rate = counts.flipped as f64 / summary.pairs.max(1) as f64;
+    summary.counts = counts.pairs;
+    summary.pairs_dropped = counts.pairs_dropped;
+    summary.tokens = counts.tokens;
+    summary.truncated = counts.truncated;
+    summary
 }
 
 /// Refuses a result without a single pair; a shard may be empty.

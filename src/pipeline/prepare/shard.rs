@@ -40,6 +40,11 @@ impl Shard {
         part as u64 + 1 == self.index
     }
 
+    /// Where a group of this part lies within it, from 0 to `u64::MAX`, in the order of the groups.
+    pub fn position(self, group: u64) -> u64 {
+        (u128::from(group) * u128::from(self.of)) as u64
+    }
+
     /// The rows of a frame that belong to this part, by its column `group`.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::artifact;
 use crate::ingest::OnBadRow;
+use crate::message::MessageColumn;
 use crate::progress::Silent;
 use crate::schema::{PAIR_COLUMNS, REJECT_COLUMNS, prepared};
 use crate::tokenize::store;

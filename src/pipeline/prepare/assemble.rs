@@ -1,0 +1,149 @@
+//! Finished parts -> the prepared folder.
+
+use std::path::Path;
+
+use polars::prelude::*;
+
+use super::PrepareSummary;
+use super::part::Part;
+use super::work::Work;
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::message::MessageColumn;
+use crate::schema::{SPLITS, col, prepared};
+use crate::tokenize::ModelTokenizer;
+use crate::tokenize::store;
+
+/// All parts of a preparation, by bucket; buckets without a pair have none.
+pub struct Parts<'a> {
+    /// Where they are.
+    pub work: &'a Work,
+    /// In the order of the buckets.
+    pub parts: Vec<Option<Part>>,
+}
+
+impl Parts<'_> {
+    fn each(&self) -> impl Iterator<Item = (usize, &Part)> {
+        self.parts.iter().enumerate().filter_map(|(bucket, part)| Some((bucket, part.as_ref()?)))
+    }
+
+    /// The rejected rows of all parts.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Artifact`] where a part was damaged.
+    pub fn rejects(&self) -> Result<Vec<DataFrame>> {
+        self.each().map(|(bucket, part)| part.rejects(self.work, bucket)).collect()
+    }
+
+    /// The first pair, for a look at what would be written.
+    ///
+    /// # Errors
+    /// As [`Parts::rejects`].
+    pub fn example(&self) -> Result<serde_json::Value> {
+        for split in 0..SPLITS.len() {
+            for (bucket, part) in self.each() {
+                let pairs = part.pairs(self.work, bucket, split)?;
+                if pairs.height() > 0 {
+                    let tokens = store::unpack(part.tokens(self.work, bucket, split)?)?;
+                    return example(&pairs, &tokens[0]);
+                }
+            }
+        }
+        Ok(serde_json::Value::Null)
+    }
+
+    /// Writes pairs and tokens of a split.
+    fn write(&self, out: &Path, split: usize, manifest: &mut Manifest) -> Result<()> {
+        let name = SPLITS[split];
+        let (pairs, tokens) = (prepared::pairs(name), prepared::tokens(name));
+        let Some((bucket, part)) = self.each().next() else {
+            return Err(Error::run("no part of the output was made"));
+        };
+        let empty = part.pairs(self.work, bucket, split)?.clear();
+        let (rows, packed) = rayon::join(
+            || {
+                let frames = self.each().map(|(bucket, part)| part.pairs(self.work, bucket, split));
+                artifact::write_parquet_pieces(out.join(&pairs), &empty, frames)
+            },
+            || {
+                let pieces = self.each().map(|(bucket, part)| part.tokens(self.work, bucket, split));
+                store::write_pieces(out.join(&tokens), pieces)
+            },
+        );
+        manifest.output(out, &pairs, Some(rows?))?;
+        manifest.output(out, &tokens, Some(packed?))
+    }
+}
+
+/// Writes the folder: the old manifest goes first, the new one comes last.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Artifact`] where a part was damaged.
+pub fn write(
+    out: &Path,
+    parts: &Parts<'_>,
+    mut rejects: DataFrame,
+    tokenizer: &ModelTokenizer,
+    mut manifest: Manifest,
+    summary: &PrepareSummary,
+) -> Result<()> {
+    artifact::remove(&out.join(prepared::MANIFEST))?;
+    for split in 0..SPLITS.len() {
+        parts.write(out, split, &mut manifest)?;
+    }
+    artifact::write_parquet(out.join(prepared::REJECTS), &mut rejects)?;
+    manifest.output(out, prepared::REJECTS, Some(rejects.height() as u64))?;
+    let folder = out.join(prepared::TOKENIZER);
+    artifact::remove(&folder)?;
+    tokenizer.save(&folder)?;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
+        names.push(entry.map_err(Error::io(&folder))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    for name in names {
+        manifest.output(out, &format!("{}/{name}", prepared::TOKENIZER), None)?;
+    }
+    facts(&mut manifest, summary)?;
+    manifest.finish(out)?;
+    Ok(())
+}
+
+/// The summary's numbers, as facts of the manifest.
+fn facts(manifest: &mut Manifest, summary: &PrepareSummary) -> Result<()> {
+    let serde_json::Value::Object(all) = serde_json::to_value(summary)? else {
+        return Err(Error::run("the summary is not an object"));
+    };
+    for (key, value) in all {
+        let name = match key.as_str() {
+            // Where it is and what it looks like is not a fact about the data.
+            "out" | "example" => continue,
+            "rejects" => "rows_rejected",
+            other => other,
+        };
+        manifest.fact(name, value)?;
+    }
+    Ok(())
+}
+
+fn example(pairs: &DataFrame, tokens: &store::TokenRow) -> Result<serde_json::Value> {
+    let text = |name: &str| -> Result<Option<String>> { Ok(pairs.column(name)?.str()?.get(0).map(str::to_string)) };
+    let messages = |name: &str| -> Result<serde_json::Value> {
+        Ok(serde_json::to_value(MessageColumn::open(pairs.column(name)?)?.messages(0))?)
+    };
+    Ok(serde_json::json!({
+        "id": text(col::ID)?,
+        "source": text(col::SOURCE)?,
+        "split": text(col::SPLIT)?,
+        "prompt": messages(col::PROMPT)?,
+        "chosen": messages(col::CHOSEN)?,
+        "rejected": messages(col::REJECTED)?,
+        "margin": pairs.column(col::MARGIN)?.f64()?.get(0),
+        "flipped": tokens.flipped,
+        "n_prompt": tokens.prompt_ids.len(),
+        "n_chosen": tokens.chosen_ids.len(),
+        "n_rejected": tokens.rejected_ids.len(),
+        "truncated": tokens.truncated,
+    }))
+}

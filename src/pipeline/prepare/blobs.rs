@@ -1,0 +1,121 @@
+//! Scratch files: frames and bytes one behind the other, each with its digest, written once and
+//! read piece by piece. A file is there whole or not at all, and a blob that was damaged is noticed.
+
+use std::fs::File;
+use std::io::{Cursor, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::artifact;
+use crate::error::{Error, Result};
+
+/// Where one blob lies in its file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// First byte.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3, lower-case hex.
+    blake3: String,
+}
+
+/// Writes blobs in the given order and tells where they lie.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write(path: &Path, contents: &[Vec<u8>]) -> Result<Vec<Blob>> {
+    let mut blobs = Vec::with_capacity(contents.len());
+    let mut offset = 0;
+    artifact::write_scratch(path, |w| {
+        for bytes in contents {
+            w.write_all(bytes).map_err(Error::io(path))?;
+            let blake3 = blake3::hash(bytes).to_hex().to_string();
+            blobs.push(Blob { offset, bytes: bytes.len() as u64, blake3 });
+            offset += bytes.len() as u64;
+        }
+        Ok(())
+    })?;
+    Ok(blobs)
+}
+
+/// Reads one blob.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Artifact`] where it is not what was written.
+pub fn read(path: &Path, blob: &Blob) -> Result<Vec<u8>> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    file.seek(SeekFrom::Start(blob.offset)).map_err(Error::io(path))?;
+    let mut bytes = Vec::with_capacity(blob.bytes as usize);
+    file.take(blob.bytes).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if blake3::hash(&bytes).to_hex().as_str() != blob.blake3 {
+        return Err(damaged(path, "the bytes are not those that were written"));
+    }
+    Ok(bytes)
+}
+
+/// A frame as Arrow IPC.
+///
+/// # Errors
+/// [`Error::Frame`].
+pub fn from_frame(frame: &mut DataFrame) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    IpcWriter::new(&mut bytes).finish(frame)?;
+    Ok(bytes)
+}
+
+/// A frame from a blob.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_frame(path: &Path, blob: &Blob) -> Result<DataFrame> {
+    let bytes = read(path, blob)?;
+    IpcReader::new(Cursor::new(bytes)).finish().map_err(|e| damaged(path, &e.to_string()))
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::artifact(path, format!("a damaged work file: {what}")).with_hint("remove the folder .work and run again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{MessageColumn, MessageColumnBuilder};
+
+    fn frame(rows: std::ops::Range<usize>) -> DataFrame {
+        let mut builder = MessageColumnBuilder::new("prompt", rows.len());
+        for i in rows.clone() {
+            let long = format!("a text longer than a view holds, number {i}");
+            let system = (i % 2 == 0).then_some(("system", "s"));
+            builder.push(system.into_iter().chain([("user", long.as_str())]));
+        }
+        let numbers: Vec<Option<f64>> = rows.clone().map(|i| (i % 3 > 0).then_some(i as f64)).collect();
+        let columns = vec![builder.finish().unwrap(), Column::new("score".into(), numbers)];
+        DataFrame::new(rows.len(), columns).unwrap()
+    }
+
+    #[test]
+    fn frames_come_back_and_damage_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let whole = frame(0..50);
+        // Parts of a frame share its buffers: what is written must be the part alone.
+        let mut parts = [whole.slice(7, 20), whole.take(&IdxCa::from_vec("i".into(), vec![49, 3, 3])).unwrap()];
+        let bytes: Vec<Vec<u8>> = parts.iter_mut().map(|p| from_frame(p).unwrap()).collect();
+        let blobs = write(&path, &bytes).unwrap();
+        assert_eq!(read_frame(&path, &blobs[0]).unwrap(), frame(7..27));
+        let back = read_frame(&path, &blobs[1]).unwrap();
+        let texts = MessageColumn::open(back.column("prompt").unwrap()).unwrap();
+        assert_eq!(texts.messages(0)[0].content, "a text longer than a view holds, number 49");
+        assert_eq!(texts.messages(2), texts.messages(1));
+
+        let mut damaged = std::fs::read(&path).unwrap();
+        let at = blobs[1].offset as usize + 100;
+        damaged[at] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        assert!(read_frame(&path, &blobs[0]).is_ok());
+        assert!(read_frame(&path, &blobs[1]).unwrap_err().to_string().contains("damaged work file"));
+    }
+}

@@ -1,0 +1,188 @@
+//! The work folder of a preparation that is under way: what is finished, so that a killed run goes
+//! on from there, and for what it was done, so that it never goes on with something else.
+//!
+//! `OUT/.work/key.json` says for what; `segment-NNNNN` hold pairs as they were read, `part-NNN`
+//! finished parts of the output, each complete as soon as its `.json` stands beside it.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::ingest::Input;
+
+/// Name of the work folder in the folder that is being prepared.
+pub const FOLDER: &str = ".work";
+
+/// Raised when what is in a work folder, or what it means, changes.
+const VERSION: u32 = 1;
+
+/// What the finished work was done for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    version: u32,
+    tool: String,
+    config: serde_json::Value,
+    seed: u64,
+    tokenizer: serde_json::Value,
+    files: Vec<Fingerprint>,
+}
+
+impl Key {
+    /// The key of this configuration on these files, as they are now. `tokenizer` is what the manifest
+    /// says of it; null for one that is trained on the input.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Json`].
+    pub fn of(config: &impl Serialize, seed: u64, tokenizer: serde_json::Value, files: &[Input]) -> Result<Key> {
+        let mut config = serde_json::to_value(config)?;
+        if let Some(config) = config.as_object_mut() {
+            config.remove("out");
+        }
+        Ok(Key {
+            version: VERSION,
+            tool: env!("CARGO_PKG_VERSION").into(),
+            config,
+            seed,
+            tokenizer,
+            files: files.iter().map(Fingerprint::of).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// A file as far as it can be told without reading it whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Fingerprint {
+    name: String,
+    bytes: u64,
+    modified: String,
+    /// BLAKE3 of samples over the whole length.
+    samples: String,
+}
+
+impl Fingerprint {
+    fn of(input: &Input) -> Result<Fingerprint> {
+        const SAMPLES: u64 = 32;
+        const SAMPLE_BYTES: usize = 1 << 16;
+        let path = &input.path;
+        let mut file = File::open(path).map_err(Error::io(&input.label))?;
+        let facts = file.metadata().map_err(Error::io(&input.label))?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = Vec::with_capacity(SAMPLE_BYTES);
+        for i in 0..SAMPLES {
+            let last = facts.len().saturating_sub(SAMPLE_BYTES as u64);
+            let at = (u128::from(last) * u128::from(i) / u128::from(SAMPLES - 1)) as u64;
+            file.seek(SeekFrom::Start(at)).map_err(Error::io(&input.label))?;
+            buffer.clear();
+            file.by_ref().take(SAMPLE_BYTES as u64).read_to_end(&mut buffer).map_err(Error::io(&input.label))?;
+            hasher.update(&buffer);
+            if last == 0 {
+                break;
+            }
+        }
+        Ok(Fingerprint {
+            name: input.label.display().to_string(),
+            bytes: facts.len(),
+            modified: format!("{:?}", facts.modified().ok()),
+            samples: hasher.finalize().to_hex().to_string(),
+        })
+    }
+}
+
+/// A work folder.
+#[derive(Debug)]
+pub struct Work {
+    folder: PathBuf,
+    /// Whether work of an earlier run was found.
+    pub found: bool,
+    /// Holds a folder of a dry run, which goes away with it.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Work {
+    /// The work folder below `out`, emptied unless it was made for the same key.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(out: &Path, key: &Key) -> Result<Work> {
+        let folder = out.join(FOLDER);
+        let mut work = Work { folder, found: false, _temporary: None };
+        work.found = work.read::<Key>("key").as_ref() == Some(key);
+        if !work.found {
+            work.clear()?;
+            work.finish("key", key)?;
+        }
+        Ok(work)
+    }
+
+    /// A folder that goes away with the value.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn temporary() -> Result<Work> {
+        let place = std::env::temp_dir();
+        let dir = tempfile::Builder::new().prefix("lpc-pipe-").tempdir_in(&place).map_err(Error::io(&place))?;
+        Ok(Work { folder: dir.path().to_path_buf(), found: false, _temporary: Some(dir) })
+    }
+
+    /// Where the bytes of a step go.
+    pub fn path(&self, step: &str) -> PathBuf {
+        self.folder.join(step)
+    }
+
+    /// Says that a step is finished, and what there is to know about it. Its bytes must be written.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Json`].
+    pub fn finish(&self, step: &str, facts: &impl Serialize) -> Result<()> {
+        let path = self.marker(step);
+        let bytes = serde_json::to_vec(facts)?;
+        artifact::write_scratch(&path, |w| std::io::Write::write_all(w, &bytes).map_err(Error::io(&path)))
+    }
+
+    /// What is known about a finished step; none where it is not finished.
+    pub fn read<T: DeserializeOwned>(&self, step: &str) -> Option<T> {
+        let bytes = std::fs::read(self.marker(step)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Removes everything.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn clear(&self) -> Result<()> {
+        artifact::remove(&self.folder)
+    }
+
+    fn marker(&self, step: &str) -> PathBuf {
+        self.folder.join(format!("{step}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_for_another_key_is_thrown_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("in.jsonl");
+        std::fs::write(&file, "one").unwrap();
+        let key = |seed| Key::of(&1, seed, serde_json::Value::Null, &[Input::new(&file)]).unwrap();
+        let out = dir.path().join("out");
+
+        let work = Work::open(&out, &key(1)).unwrap();
+        assert!(!work.found);
+        work.finish("step", &7).unwrap();
+        let again = Work::open(&out, &key(1)).unwrap();
+        assert_eq!((again.found, again.read::<u32>("step")), (true, Some(7)));
+        assert_eq!(Work::open(&out, &key(2)).unwrap().read::<u32>("step"), None);
+        work.finish("step", &7).unwrap();
+        std::fs::write(&file, "two").unwrap();
+        assert!(!Work::open(&out, &key(2)).unwrap().found, "the input has changed");
+    }
+}
