@@ -60,7 +60,8 @@ fn stages(c: &mut Criterion) {
 
     group.bench_function("ingest and pairs", |b| b.iter(|| black_box(read_and_pair(&input))));
 
-    let (clean, _) = pairs::finish(read_and_pair(&input), &[String::new()]).expect("pairs");
+    let frames = read_and_pair(&input);
+    let clean = pairs::finish(frames, &PairConfig::default(), SEED, &[String::new()]).expect("pairs").frame;
     let config = NoiseConfig { flip_rate: 0.2, ..NoiseConfig::default() };
     group.bench_function("noise", |b| {
         let apply = |frame| noise::apply(frame, &config, SEED).expect("noise");

@@ -148,8 +148,12 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     // 1. Files -> clean pairs, split by prompt, without duplicates, in their final order.
     let Gathered { frames, mut rejects, files, unusable, corpus } =
         gather(config, &inputs, shard, own, seed, progress)?;
-    let (clean, duplicates) = pairs::finish(frames, &labels)?;
-    rejects.extend(duplicates);
+    let pairs::Finished { frame: clean, drops, conflicts, conflict } =
+        pairs::finish(frames, &config.pairs, seed, &labels)?;
+    rejects.extend(drops);
+    if conflicts > 0 {
+        progress.warn(&format!("{conflicts} pairs contradict another pair of the same prompt, for example {conflict}"));
+    }
 
     // 2. Clean pairs -> observed labels.
     let observed = noise::apply(clean, &config.noise, seed)?;
