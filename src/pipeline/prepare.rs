@@ -82,8 +82,14 @@ impl PrepareConfig {
         if self.out.is_empty() && !self.dry_run {
             faults.push(fault("out", "no folder to write; pass --out DIR".into()));
         }
-        if let Err(message) = Shard::parse(&self.shard) {
-            faults.push(fault("shard", message));
+        match Shard::parse(&self.shard) {
+            Err(message) => faults.push(fault("shard", message)),
+            Ok(shard) if !shard.is_whole() && self.noise.is_global() => {
+                let kind = self.noise.flip_kind.name();
+                let way = if self.noise.flip_kind.selects() { "" } else { "; set noise.calibrate = false" };
+                faults.push(fault("shard", format!("flip_kind = {kind} needs all pairs at once{way}")));
+            }
+            Ok(_) => {}
         }
         faults.extend(self.ingest.faults(&format!("{prefix}ingest.")));
         faults.extend(self.pairs.faults(&format!("{prefix}pairs.")));
@@ -156,7 +162,10 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     }
 
     // 2. Clean pairs -> observed labels.
-    let observed = noise::apply(clean, &config.noise, seed)?;
+    let mut survey = noise::Survey::new(&config.noise, seed);
+    survey.add(&clean)?;
+    let plan = survey.finish()?;
+    let observed = noise::apply(clean, &config.noise, &plan, seed)?;
 
     // 3. Observed pairs -> tokens; pairs that cannot be encoded go to the rejects.
     let tokenizer = match loaded {
@@ -164,6 +173,10 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         None => ModelTokenizer::train_tiny(corpus.texts(), config.tokenize.vocab_size)?,
     };
     let (pairs, tokens) = encode(observed, &tokenizer, &config.tokenize, &mut rejects, progress)?;
+
+    let mut noise_ledger = noise::Ledger::default();
+    noise_ledger.add(&pairs, &config.noise)?;
+    noise_ledger.warnings(&config.noise, &plan).iter().for_each(|line| progress.warn(line));
 
     // 4. Every row is accounted for.
     let files = ledger::settle(files, &pairs, &rejects, shard)?;
@@ -180,6 +193,8 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     manifest.inputs = files;
     manifest.seeds = [("run".into(), seed.0), ("noise".into(), config.noise.seed_of(seed).0)].into();
     manifest.fact("tokenizer", tokenizer.facts())?;
+    manifest.fact("noise", &noise_ledger)?;
+    manifest.fact("noise_plan", &plan)?;
     let contents = folder::Contents { pairs, tokens, rejects: crate::rejects::to_frame(&rejects, &labels)? };
     progress.begin("write", None);
     folder::write(Path::new(&config.out), contents, &tokenizer, manifest, &summary)?;
