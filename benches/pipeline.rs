@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use lpc_pipe::ingest::{self, IngestConfig, Input};
 use lpc_pipe::message::MessageColumn;
-use lpc_pipe::noise::{self, NoiseConfig};
+use lpc_pipe::noise::{self, NoiseConfig, Plan};
 use lpc_pipe::pairs::{self, PairConfig};
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
 use lpc_pipe::progress::Silent;
@@ -60,10 +60,12 @@ fn stages(c: &mut Criterion) {
 
     group.bench_function("ingest and pairs", |b| b.iter(|| black_box(read_and_pair(&input))));
 
-    let (clean, _) = pairs::finish(read_and_pair(&input), &[String::new()]).expect("pairs");
+    let frames = read_and_pair(&input);
+    let clean = pairs::finish(frames, &PairConfig::default(), SEED, &[String::new()]).expect("pairs").frame;
     let config = NoiseConfig { flip_rate: 0.2, ..NoiseConfig::default() };
     group.bench_function("noise", |b| {
-        let apply = |frame| noise::apply(frame, &config, SEED).expect("noise");
+        let plan = Plan::direct(&config);
+        let apply = |frame| noise::apply(frame, &config, &plan, SEED).expect("noise");
         b.iter_batched(|| clean.clone(), |frame| black_box(apply(frame)), BatchSize::LargeInput);
     });
 

@@ -40,6 +40,18 @@ pub mod reason {
     pub const EMPTY_RESPONSE: &str = "empty-response";
     /// Decision: the same prompt, chosen and rejected were seen in another row.
     pub const DUPLICATE: &str = "duplicate";
+    /// Decision: as [`DUPLICATE`], but for letter case and white space.
+    pub const NORMALIZED_DUPLICATE: &str = "normalized-duplicate";
+    /// Decision: the two scores are closer than the least margin.
+    pub const SMALL_MARGIN: &str = "small-margin";
+    /// Decision: the two scores are equal.
+    pub const TIED_SCORES: &str = "tied-scores";
+    /// Decision: more completions than every two of them can be paired.
+    pub const TOO_MANY_COMPLETIONS: &str = "too-many-completions";
+    /// Decision: the prompt has as many pairs as it may.
+    pub const OVER_PROMPT_CAP: &str = "over-prompt-cap";
+    /// Decision: another pair ranks the same two responses to the same prompt the other way round.
+    pub const CONFLICTING_LABEL: &str = "conflicting-label";
 }
 
 /// One rejected row.

@@ -20,6 +20,9 @@ pub const PAIR_COLUMNS: [&str; 16] = [
     col::NOISE_P,
 ];
 
+/// What stage frames carry beside the pair's own columns, in order, from the pairs to the files.
+pub const CARRIED_COLUMNS: [&str; 5] = [col::FILE, col::LINE, col::GROUP, col::ANNOTATOR, col::FLIP_PROBABILITY];
+
 /// Columns of `rejects.parquet`, in order.
 pub const REJECT_COLUMNS: [&str; 5] = [col::FILE, col::LINE, col::FIELD, col::REASON, col::DETAIL];
 
@@ -57,11 +60,6 @@ pub mod col {
     pub const NOISE_KIND: &str = "noise_kind";
     /// Probability with which this row's label was to be flipped.
     pub const NOISE_P: &str = "noise_p";
-    /// Who decided between the responses; null where the input does not say. Stage frames only.
-    pub const ANNOTATOR: &str = "annotator";
-    /// Probability with which the label is to be flipped, as the input says; null where it does not.
-    /// Stage frames only.
-    pub const FLIP_PROBABILITY: &str = "flip_probability";
     /// Input file: its index among the inputs in stage frames, its path in `rejects.parquet`.
     pub const FILE: &str = "file";
     /// 1-based line of the input file; the row for Parquet.
@@ -74,6 +72,11 @@ pub mod col {
     pub const DETAIL: &str = "detail";
     /// Hash of the normalized prompt: rows with equal hashes share split and shard.
     pub const GROUP: &str = "group";
+    /// Who gave the label, where the input says so: a name, null where it is unknown. Stage frames only.
+    pub const ANNOTATOR: &str = "annotator";
+    /// Probability with which the label is to be flipped, as given by the input; null where it says nothing.
+    /// Stage frames only.
+    pub const FLIP_PROBABILITY: &str = "flip_probability";
     /// Scored responses to one prompt: list of {model, response, score}.
     pub const COMPLETIONS: &str = "completions";
     /// Model that wrote a completion.

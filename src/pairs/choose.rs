@@ -1,8 +1,11 @@
-//! Choosing the two sides of a pair among scored completions.
+//! Choosing the two sides of pairs among scored completions.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use polars::prelude::*;
 
-use super::{PairRule, Unusable, answer};
+use super::{Made, PairConfig, PairRule, Ties, Unusable, answer};
 use crate::error::Result;
 use crate::message::MessageColumn;
 use crate::nested::ListOfStructs;
@@ -10,11 +13,32 @@ use crate::rejects::reason;
 use crate::schema::col;
 use crate::seed::Seed;
 
-/// The two sides of row's pair: flat indices of completions; unused where the pair was given.
+/// Most completions of which every two are paired: 256 of them give 32,640 pairs.
+pub const MOST_FOR_ALL_PAIRS: usize = 256;
+
+/// The two sides of a pair: flat indices of completions; unused where the pair was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     chosen: usize,
     rejected: usize,
+}
+
+/// What a row had that went into no pair.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Completions.
+    pub unusable: Unusable,
+    /// Pairs that were not made, by reason.
+    pub pairs: BTreeMap<&'static str, u64>,
+}
+
+impl Lost {
+    /// Counts pairs.
+    pub fn pair(&mut self, reason: &'static str, n: u64) {
+        if n > 0 {
+            *self.pairs.entry(reason).or_default() += n;
+        }
+    }
 }
 
 /// Why a sound row gives no pair.
@@ -118,30 +142,31 @@ impl Candidates {
         matches!(self, Candidates::Given(_))
     }
 
-    /// Chooses the two sides of row `i`, and counts the completions that took no part.
+    /// Chooses the two sides of every pair of row `i` (at least one), and counts what took no part.
     pub fn choose(
         &self,
         i: usize,
-        rule: PairRule,
+        config: &PairConfig,
         normalized: &str,
         seed: Seed,
-    ) -> (std::result::Result<Choice, Refusal>, Unusable) {
+    ) -> (std::result::Result<Vec<Choice>, Refusal>, Lost) {
+        let mut lost = Lost::default();
         match self {
-            Candidates::Given(given) => (check_given(&given.chosen, &given.rejected, i), Unusable::default()),
+            Candidates::Given(given) => (check_given(given, i, config).map(|choice| vec![choice]), lost),
             Candidates::Scored { lists, responses, scores, models } => {
-                let mut unusable = Unusable::default();
                 let mut usable = Vec::with_capacity(lists.range(i).len());
                 for at in lists.range(i) {
                     let response = responses.get(at).unwrap_or("");
                     match scores.get(at) {
-                        _ if response.trim().is_empty() => unusable.empty_response += 1,
-                        None => unusable.unrated += 1,
+                        _ if response.trim().is_empty() => lost.unusable.empty_response += 1,
+                        None => lost.unusable.unrated += 1,
                         Some(score) => {
                             usable.push(Candidate { at, response, score, model: models.get(at).unwrap_or("") })
                         }
                     }
                 }
-                (choose_scored(usable, lists.range(i).len(), rule, normalized, seed), unusable)
+                let chooser = Chooser { listed: lists.range(i).len(), config, normalized, seed };
+                (chooser.choose(usable, &mut lost), lost)
             }
         }
     }
@@ -174,16 +199,29 @@ impl Candidates {
         }
     }
 
-    /// The columns `score_chosen`, `score_rejected`, `chosen_model`, `rejected_model` of the kept rows.
+    /// Order of two choices by models and scores, for pairs of the same texts.
+    pub fn compare(&self, a: Choice, b: Choice) -> Ordering {
+        let Candidates::Scored { scores, models, .. } = self else { return Ordering::Equal };
+        let texts = |c: Choice| [models.get(c.chosen), models.get(c.rejected)];
+        let numbers = |c: Choice| [scores.get(c.chosen), scores.get(c.rejected)].map(Option::unwrap_or_default);
+        let [a_chosen, a_rejected] = numbers(a);
+        let [b_chosen, b_rejected] = numbers(b);
+        texts(a)
+            .cmp(&texts(b))
+            .then_with(|| a_chosen.total_cmp(&b_chosen))
+            .then_with(|| a_rejected.total_cmp(&b_rejected))
+    }
+
+    /// The columns `score_chosen`, `score_rejected`, `chosen_model`, `rejected_model` of the pairs made.
     ///
     /// # Errors
     /// [`crate::Error::Frame`].
-    pub fn facts<T>(&self, kept: &[(usize, Choice, T)]) -> Result<[Column; 4]> {
+    pub(super) fn facts(&self, made: &[Made]) -> Result<[Column; 4]> {
         let named = [col::SCORE_CHOSEN, col::SCORE_REJECTED, col::CHOSEN_MODEL, col::REJECTED_MODEL];
         let columns = match self {
             Candidates::Scored { scores, models, .. } => {
-                let chosen: Vec<IdxSize> = kept.iter().map(|k| k.1.chosen as IdxSize).collect();
-                let rejected: Vec<IdxSize> = kept.iter().map(|k| k.1.rejected as IdxSize).collect();
+                let chosen: Vec<IdxSize> = made.iter().map(|m| m.choice.chosen as IdxSize).collect();
+                let rejected: Vec<IdxSize> = made.iter().map(|m| m.choice.rejected as IdxSize).collect();
                 let (scores, models) = (scores.clone().into_column(), models.clone().into_column());
                 [
                     scores.take_slice(&chosen)?,
@@ -193,7 +231,7 @@ impl Candidates {
                 ]
             }
             Candidates::Given(given) => {
-                let rows: Vec<IdxSize> = kept.iter().map(|k| k.0 as IdxSize).collect();
+                let rows: Vec<IdxSize> = made.iter().map(|m| m.row as IdxSize).collect();
                 let [a, b] = given.scores.clone().map(IntoColumn::into_column);
                 let [c, d] = &given.models;
                 [a.take_slice(&rows)?, b.take_slice(&rows)?, c.take_slice(&rows)?, d.take_slice(&rows)?]
@@ -204,20 +242,41 @@ impl Candidates {
     }
 }
 
-/// Refuses a given pair without a preference in it; a tie of scores is none of our business,
-/// because the label is given.
-fn check_given(chosen: &MessageColumn, rejected: &MessageColumn, i: usize) -> std::result::Result<Choice, Refusal> {
-    for (name, side) in [(col::CHOSEN, chosen), (col::REJECTED, rejected)] {
+/// Refuses a given pair without a preference in it. Its label is given: a tie of scores or a small margin
+/// matters only where the settings say so.
+fn check_given(given: &GivenPairs, i: usize, config: &PairConfig) -> std::result::Result<Choice, Refusal> {
+    for (name, side) in [(col::CHOSEN, &given.chosen), (col::REJECTED, &given.rejected)] {
         if side.row(i).all(|(_, content)| content.trim().is_empty()) {
             return Err(Refusal::new(reason::EMPTY_RESPONSE, name, "the response is empty"));
         }
     }
-    if chosen.row(i).eq(rejected.row(i)) {
+    if given.chosen.row(i).eq(given.rejected.row(i)) {
         return Err(Refusal::new(reason::IDENTICAL_RESPONSES, col::REJECTED, "the same text as chosen"));
+    }
+    if let (Some(chosen), Some(rejected)) = (given.scores[0].get(i), given.scores[1].get(i)) {
+        if config.ties == Ties::DropGiven && chosen == rejected {
+            let detail = format!("both responses have the score {chosen}");
+            return Err(Refusal::new(reason::TIED_SCORES, col::SCORE_REJECTED, detail));
+        }
+        if config.min_margin > 0.0 && !reaches(chosen, rejected, config) {
+            return Err(too_close(col::SCORE_REJECTED, chosen, rejected, config));
+        }
     }
     Ok(Choice { chosen: i, rejected: i })
 }
 
+/// Whether two scores are far enough apart.
+fn reaches(chosen: f64, rejected: f64, config: &PairConfig) -> bool {
+    chosen - rejected >= config.min_margin
+}
+
+fn too_close(field: &'static str, chosen: f64, rejected: f64, config: &PairConfig) -> Refusal {
+    let least = config.min_margin;
+    let detail = format!("the scores {chosen} and {rejected} are closer than pairs.min_margin = {least}");
+    Refusal::new(reason::SMALL_MARGIN, field, detail)
+}
+
+#[derive(Clone, Copy)]
 struct Candidate<'a> {
     at: usize,
     response: &'a str,
@@ -225,52 +284,134 @@ struct Candidate<'a> {
     model: &'a str,
 }
 
-impl Candidate<'_> {
-    /// Order among equals: by content, so that the place in the list does not matter. The score comes in
-    /// because one model's text may be listed twice with different scores.
-    fn key(&self) -> ([u8; 32], &str, u64) {
+/// Order among equals: by content, so that the place in the list does not matter. The score comes in
+/// because one model's text may be listed twice with different scores.
+type Key<'a> = ([u8; 32], &'a str, u64);
+
+impl<'a> Candidate<'a> {
+    fn key(&self) -> Key<'a> {
         (*blake3::hash(self.response.as_bytes()).as_bytes(), self.model, self.score.to_bits())
     }
 }
 
-fn choose_scored(
-    usable: Vec<Candidate<'_>>,
+/// Chooses among one prompt's completions.
+struct Chooser<'a> {
+    /// Completions of the row, usable or not.
     listed: usize,
-    rule: PairRule,
-    normalized: &str,
+    config: &'a PairConfig,
+    normalized: &'a str,
     seed: Seed,
-) -> std::result::Result<Choice, Refusal> {
-    let drop = |reason, detail: String| Err(Refusal::new(reason, col::COMPLETIONS, detail));
-    if usable.len() < 2 {
-        let detail = format!("{} of {listed} completions have a response and a score; 2 are needed", usable.len());
-        return drop(reason::TOO_FEW_COMPLETIONS, detail);
-    }
-    let highest = usable.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
-    let (best, rest): (Vec<_>, Vec<_>) = usable.into_iter().partition(|c| c.score == highest);
-    let Some(chosen) = first(best) else {
-        return drop(reason::TOO_FEW_COMPLETIONS, "no completion has a score".into());
-    };
-    if rest.is_empty() {
-        return drop(reason::ALL_TIED, format!("all completions have the score {highest}"));
-    }
-    let mut others: Vec<_> = rest.into_iter().filter(|c| c.response != chosen.response).collect();
-    let rejected = match rule {
-        PairRule::BestVsRandom => {
-            others.sort_by_cached_key(|c| {
-                let (hash, model, score) = c.key();
-                (hash, model.to_string(), score)
-            });
-            let n = others.len();
-            (n > 0).then(|| others.swap_remove(seed.index("pair-pick", normalized, n)))
+}
+
+impl Chooser<'_> {
+    fn choose(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, Refusal> {
+        let drop = |reason, detail: String| Err(Refusal::new(reason, col::COMPLETIONS, detail));
+        if usable.len() < 2 {
+            let (n, listed) = (usable.len(), self.listed);
+            let detail = format!("{n} of {listed} completions have a response and a score; 2 are needed");
+            return drop(reason::TOO_FEW_COMPLETIONS, detail);
         }
-        PairRule::BestVsWorst => {
-            let lowest = others.iter().map(|c| c.score).fold(f64::INFINITY, f64::min);
-            first(others.into_iter().filter(|c| c.score == lowest).collect())
+        let first = usable[0].score;
+        if self.config.ties != Ties::Break && usable.iter().all(|c| c.score == first) {
+            return drop(reason::ALL_TIED, format!("all completions have the score {first}"));
         }
-    };
-    match rejected {
-        Some(rejected) => Ok(Choice { chosen: chosen.at, rejected: rejected.at }),
-        None => drop(reason::IDENTICAL_RESPONSES, "all completions with a lower score have the best one's text".into()),
+        match self.config.rule {
+            PairRule::AllPairs if usable.len() > MOST_FOR_ALL_PAIRS => drop(
+                reason::TOO_MANY_COMPLETIONS,
+                format!("{} completions; all-pairs takes up to {MOST_FOR_ALL_PAIRS}", usable.len()),
+            ),
+            PairRule::AllPairs => self.all_pairs(usable, lost),
+            _ => self.against_best(usable, lost),
+        }
+    }
+
+    /// The best against one or all of those it may meet.
+    fn against_best(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, Refusal> {
+        let (config, refuse) = (self.config, |reason, detail: &str| Refusal::new(reason, col::COMPLETIONS, detail));
+        let highest = usable.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
+        let top: Vec<_> = usable.iter().filter(|c| c.score == highest).copied().collect();
+        let best = match config.ties {
+            Ties::Break => self.ranked(top).into_iter().next(),
+            Ties::Drop | Ties::DropGiven => first(top),
+        };
+        let Some(best) = best else {
+            return Err(refuse(reason::TOO_FEW_COMPLETIONS, "no completion has a score that can be compared"));
+        };
+        let others: Vec<_> = usable.into_iter().filter(|c| c.at != best.at && c.response != best.response).collect();
+        let count = others.len();
+        let rivals: Vec<_> = match config.ties {
+            Ties::Break => others,
+            Ties::Drop | Ties::DropGiven => others.into_iter().filter(|c| c.score < highest).collect(),
+        };
+        let tied = count - rivals.len();
+        let Some(lowest) = rivals.iter().map(|c| c.score).min_by(f64::total_cmp) else {
+            let words = "all completions with a lower score have the best one's text";
+            return Err(refuse(reason::IDENTICAL_RESPONSES, words));
+        };
+        if !reaches(highest, lowest, config) {
+            return Err(too_close(col::COMPLETIONS, highest, lowest, config));
+        }
+        let count = rivals.len();
+        let wide: Vec<_> = rivals.into_iter().filter(|c| reaches(highest, c.score, config)).collect();
+        let rejected = match config.rule {
+            PairRule::BestVsWorst => {
+                first(wide.into_iter().filter(|c| c.score == lowest).collect()).into_iter().collect()
+            }
+            PairRule::BestVsRandom => self.random(wide).into_iter().collect(),
+            // One pair is asked for above; here every other completion is one that might have been.
+            PairRule::BestVsEach | PairRule::AllPairs => {
+                lost.pair(reason::TIED_SCORES, tied as u64);
+                lost.pair(reason::SMALL_MARGIN, (count - wide.len()) as u64);
+                wide
+            }
+        };
+        Ok(rejected.into_iter().map(|c| Choice { chosen: best.at, rejected: c.at }).collect())
+    }
+
+    /// Every two completions.
+    fn all_pairs(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, Refusal> {
+        let config = self.config;
+        let ranked = self.ranked(usable);
+        let (mut choices, mut widest) = (Vec::new(), None);
+        for (i, better) in ranked.iter().enumerate() {
+            for worse in &ranked[i + 1..] {
+                if better.response == worse.response {
+                    lost.pair(reason::IDENTICAL_RESPONSES, 1);
+                } else if better.score == worse.score && config.ties != Ties::Break {
+                    lost.pair(reason::TIED_SCORES, 1);
+                } else if !reaches(better.score, worse.score, config) {
+                    lost.pair(reason::SMALL_MARGIN, 1);
+                    if widest.is_none_or(|(high, low)| better.score - worse.score > high - low) {
+                        widest = Some((better.score, worse.score));
+                    }
+                } else {
+                    choices.push(Choice { chosen: better.at, rejected: worse.at });
+                }
+            }
+        }
+        match widest {
+            _ if !choices.is_empty() => Ok(choices),
+            Some((high, low)) => Err(too_close(col::COMPLETIONS, high, low, config)),
+            None => {
+                let words = "all completions with different scores have the same text";
+                Err(Refusal::new(reason::IDENTICAL_RESPONSES, col::COMPLETIONS, words))
+            }
+        }
+    }
+
+    /// Best first; among equal scores by a hash of (seed, prompt, response), so that the same text does not
+    /// win everywhere.
+    fn ranked<'c>(&self, candidates: Vec<Candidate<'c>>) -> Vec<Candidate<'c>> {
+        let word = |c: &Candidate<'_>| self.seed.word("tie", &format!("{}\0{}", self.normalized, c.response));
+        let mut keyed: Vec<_> = candidates.into_iter().map(|c| (word(&c), c.key(), c)).collect();
+        keyed.sort_by(|a, b| b.2.score.total_cmp(&a.2.score).then_with(|| (a.0, &a.1).cmp(&(b.0, &b.1))));
+        keyed.into_iter().map(|(_, _, c)| c).collect()
+    }
+
+    fn random<'c>(&self, mut from: Vec<Candidate<'c>>) -> Option<Candidate<'c>> {
+        from.sort_by_cached_key(|c| c.key());
+        let n = from.len();
+        (n > 0).then(|| from.swap_remove(self.seed.index("pair-pick", self.normalized, n)))
     }
 }
 

@@ -3,77 +3,30 @@
 //! Every decision is a pure function of the seed and of the row's own content: never of its
 //! place, of its file's name or of a completion's place in the list.
 
+use std::collections::BTreeMap;
+
 use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::message::{ASSISTANT, MessageColumn, MessageColumnBuilder};
-use crate::rejects::Reject;
+use crate::rejects::{Reject, reason};
 use crate::schema::{SPLITS, col};
 use crate::seed::Seed;
 
 pub mod choose;
+pub mod config;
 pub mod identity;
 pub mod order;
 
-use choose::{Candidates, Choice, Refusal};
-use identity::Identity;
-pub use order::finish;
-
-/// How a pair is chosen from scored completions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum PairRule {
-    /// The best against a random one of those with a lower score, as Zephyr and the LPC paper.
-    #[default]
-    BestVsRandom,
-    /// The best against the worst.
-    BestVsWorst,
-}
-
-impl PairRule {
-    /// As written in the column `pair_rule`.
-    pub fn name(self) -> &'static str {
-        match self {
-            PairRule::BestVsRandom => "best-vs-random",
-            PairRule::BestVsWorst => "best-vs-worst",
-        }
-    }
-}
+use choose::{Candidates, Choice, Lost, Refusal};
+pub use config::{Conflicts, Dedup, PairConfig, PairRule, Ties};
+use identity::PromptIdentity;
+pub use order::{Finished, finish};
 
 /// `pair_rule` of pairs that came as pairs.
 pub const GIVEN: &str = "given";
-
-/// How pairs are made and split.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct PairConfig {
-    /// How a pair is chosen from scored completions. Default: `best-vs-random`. No effect on given pairs.
-    pub rule: PairRule,
-    /// Share of the prompts that goes to the test split, in [0, 1]. Default: 0.1.
-    pub test_fraction: f64,
-}
-
-impl Default for PairConfig {
-    fn default() -> Self {
-        PairConfig { rule: PairRule::BestVsRandom, test_fraction: 0.1 }
-    }
-}
-
-impl PairConfig {
-    /// What is wrong with these settings, keys under `prefix`.
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        if (0.0..=1.0).contains(&self.test_fraction) {
-            return Vec::new();
-        }
-        vec![Fault {
-            origin: String::new(),
-            key: format!("{prefix}test_fraction"),
-            message: format!("must be between 0 and 1, got {}", self.test_fraction),
-        }]
-    }
-}
 
 /// Completions that could not take part, though their row may have gone on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,23 +47,37 @@ impl std::ops::AddAssign for Unusable {
 /// Pairs made of one batch.
 #[derive(Debug)]
 pub struct Built {
-    /// The columns of [`crate::schema::PAIR_COLUMNS`] (labels clean), then `file` `line` `group`.
+    /// The columns of [`crate::schema::PAIR_COLUMNS`] (labels clean), then those of
+    /// [`crate::schema::CARRIED_COLUMNS`].
     pub frame: DataFrame,
     /// Rows without a usable pair.
     pub rejects: Vec<Reject>,
+    /// Pairs that were not made, by reason, of rows that gave another one.
+    pub dropped: BTreeMap<&'static str, u64>,
     /// Completions that took no part.
     pub unusable: Unusable,
 }
 
 /// What becomes of one row.
 enum Fate {
-    Kept { choice: Choice, identity: Identity },
+    Kept { prompt: PromptIdentity, pairs: Vec<(Choice, String)> },
     Dropped { refusal: Refusal, group: u64 },
 }
 
-/// Makes pairs of one batch of rows, as ingested: `completions` or given pairs.
+/// One pair that was made.
+struct Made {
+    /// Row of the batch.
+    row: usize,
+    /// Its two sides.
+    choice: Choice,
+    id: String,
+    /// Index of its prompt's names.
+    prompt: usize,
+}
+
+/// Makes pairs of one batch of rows, as ingested: `completions` or given pairs. A row may give several.
 ///
-/// Of equally good completions the one with the smallest content hash is chosen. A completion
+/// Of equally good completions the one with the smallest content hash is the best. A completion
 /// with an empty response or without a score takes no part.
 ///
 /// # Errors
@@ -118,33 +85,42 @@ enum Fate {
 pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built> {
     let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
     let candidates = Candidates::open(frame)?;
-    let decide = |i: usize| -> (Fate, Unusable) {
-        let normalized = crate::message::normalized_prompt(prompts.row(i));
-        let (choice, unusable) = candidates.choose(i, config.rule, &normalized, seed);
-        let fate = match choice {
-            Ok(choice) => {
-                let (chosen, rejected) = (candidates.chosen(i, choice), candidates.rejected(i, choice));
-                let identity = Identity::of(prompts.row(i), chosen, rejected, &normalized);
-                Fate::Kept { choice, identity }
+    let decide = |i: usize| -> (Fate, Lost) {
+        let prompt = PromptIdentity::of(prompts.row(i));
+        let (choices, mut lost) = candidates.choose(i, config, &prompt.normalized, seed);
+        let fate = match choices {
+            Ok(choices) => {
+                let name = |choice: Choice| {
+                    let (chosen, rejected) = (candidates.chosen(i, choice), candidates.rejected(i, choice));
+                    (choice, identity::pair_id(prompts.row(i), chosen, rejected))
+                };
+                let mut pairs: Vec<_> = choices.into_iter().map(name).collect();
+                if pairs.len() > 1 {
+                    sift_row(&mut pairs, &candidates, config, seed, &mut lost);
+                }
+                Fate::Kept { prompt, pairs }
             }
-            Err(refusal) => Fate::Dropped { refusal, group: identity::group(&normalized) },
+            Err(refusal) => Fate::Dropped { refusal, group: prompt.group },
         };
-        (fate, unusable)
+        (fate, lost)
     };
-    let fates: Vec<(Fate, Unusable)> = (0..frame.height()).into_par_iter().map(decide).collect();
+    let fates: Vec<(Fate, Lost)> = (0..frame.height()).into_par_iter().map(decide).collect();
 
     let files = frame.column(col::FILE)?.u32()?;
     let lines = frame.column(col::LINE)?.u64()?;
-    let mut kept = Vec::with_capacity(fates.len());
-    let mut rejects = Vec::new();
-    let mut unusable = Unusable::default();
-    for (i, (fate, lost)) in fates.into_iter().enumerate() {
-        unusable += lost;
+    let (mut made, mut names) = (Vec::with_capacity(fates.len()), Vec::with_capacity(fates.len()));
+    let (mut rejects, mut dropped, mut unusable) = (Vec::new(), BTreeMap::new(), Unusable::default());
+    for (row, (fate, lost)) in fates.into_iter().enumerate() {
+        unusable += lost.unusable;
         match fate {
-            Fate::Kept { choice, identity } => kept.push((i, choice, identity)),
+            Fate::Kept { prompt, pairs } => {
+                made.extend(pairs.into_iter().map(|(choice, id)| Made { row, choice, id, prompt: names.len() }));
+                names.push(prompt);
+                lost.pairs.into_iter().for_each(|(reason, n)| *dropped.entry(reason).or_default() += n);
+            }
             Fate::Dropped { refusal, group } => rejects.push(Reject {
-                file: files.get(i).unwrap_or_default(),
-                line: lines.get(i).unwrap_or_default(),
+                file: files.get(row).unwrap_or_default(),
+                line: lines.get(row).unwrap_or_default(),
                 field: refusal.field.into(),
                 reason: refusal.reason,
                 detail: refusal.detail,
@@ -152,48 +128,86 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
             }),
         }
     }
-    let frame = assemble(frame, &prompts, &candidates, &kept, config, seed)?;
-    Ok(Built { frame, rejects, unusable })
+    let frame = assemble(frame, &prompts, &candidates, &made, &names, config, seed)?;
+    Ok(Built { frame, rejects, dropped, unusable })
 }
 
-/// The frame of the pairs that were kept, labels clean.
+/// Puts a row's pairs in an order that depends on their content only, and takes out copies and what is
+/// beyond the cap per prompt. [`finish`] does the same over all rows of a prompt; done here, too, it
+/// keeps the batches small, and changes nothing: what stays of all is among what stays of each.
+fn sift_row(
+    pairs: &mut Vec<(Choice, String)>,
+    candidates: &Candidates,
+    config: &PairConfig,
+    seed: Seed,
+    lost: &mut Lost,
+) {
+    let mut ranked: Vec<(u64, Choice, String)> =
+        pairs.drain(..).map(|(choice, id)| (order::cap_rank(seed, &id), choice, id)).collect();
+    ranked.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)).then_with(|| candidates.compare(a.1, b.1)));
+    let all = ranked.len();
+    if config.dedup != Dedup::None {
+        ranked.dedup_by(|a, b| a.2 == b.2);
+    }
+    lost.pair(reason::DUPLICATE, (all - ranked.len()) as u64);
+    if config.max_per_prompt > 0 {
+        lost.pair(reason::OVER_PROMPT_CAP, ranked.len().saturating_sub(config.max_per_prompt) as u64);
+        ranked.truncate(config.max_per_prompt);
+    }
+    pairs.extend(ranked.into_iter().map(|(_, choice, id)| (choice, id)));
+}
+
+/// The frame of the pairs that were made, labels clean.
 fn assemble(
     input: &DataFrame,
     prompts: &MessageColumn,
     candidates: &Candidates,
-    kept: &[(usize, Choice, Identity)],
+    made: &[Made],
+    names: &[PromptIdentity],
     config: &PairConfig,
     seed: Seed,
 ) -> Result<DataFrame> {
-    let n = kept.len();
-    let rows: Vec<IdxSize> = kept.iter().map(|k| k.0 as IdxSize).collect();
-    let text = |name: &str, get: &dyn Fn(&Identity) -> &str| {
+    let n = made.len();
+    let rows: Vec<IdxSize> = made.iter().map(|m| m.row as IdxSize).collect();
+    let text = |name: &str, values: &mut dyn Iterator<Item = &str>| {
         let mut builder = StringChunkedBuilder::new(name.into(), n);
-        kept.iter().for_each(|k| builder.append_value(get(&k.2)));
+        values.for_each(|value| builder.append_value(value));
         builder.finish().into_column()
     };
     let constant = |name: &str, value: &str| StringChunked::full(name.into(), value, n).into_column();
-    let is_test = |id: &Identity| seed.unit("split", &id.normalized) < config.test_fraction;
+    let taken = |name: &str| -> Result<Column> { Ok(input.column(name)?.take_slice(&rows)?) };
+    let splits: Vec<&str> =
+        names.iter().map(|p| SPLITS[usize::from(seed.unit("split", &p.normalized) < config.test_fraction)]).collect();
 
     let mut prompt = MessageColumnBuilder::new(col::PROMPT, n);
     let mut chosen = MessageColumnBuilder::new(col::CHOSEN, n);
     let mut rejected = MessageColumnBuilder::new(col::REJECTED, n);
     let mut margins = Vec::with_capacity(n);
-    for (i, choice, _) in kept {
-        prompt.push(prompts.row(*i));
-        chosen.push(candidates.chosen(*i, *choice));
-        rejected.push(candidates.rejected(*i, *choice));
-        margins.push(candidates.margin(*i, *choice));
+    for m in made {
+        prompt.push(prompts.row(m.row));
+        chosen.push(candidates.chosen(m.row, m.choice));
+        rejected.push(candidates.rejected(m.row, m.choice));
+        margins.push(candidates.margin(m.row, m.choice));
     }
-    let [score_chosen, score_rejected, chosen_model, rejected_model] = candidates.facts(kept)?;
+    let [score_chosen, score_rejected, chosen_model, rejected_model] = candidates.facts(made)?;
     let rule = if candidates.are_given() { GIVEN } else { config.rule.name() };
+    let groups = made.iter().map(|m| names[m.prompt].group).collect();
+    // Batches with and without these columns are joined later: they are always there.
+    let annotators = match input.column(col::ANNOTATOR) {
+        Ok(_) => taken(col::ANNOTATOR)?.cast(&DataType::String)?,
+        Err(_) => StringChunked::full_null(col::ANNOTATOR.into(), n).into_column(),
+    };
+    let probabilities = match input.column(col::FLIP_PROBABILITY) {
+        Ok(_) => taken(col::FLIP_PROBABILITY)?.cast(&DataType::Float64)?,
+        Err(_) => Float64Chunked::full_null(col::FLIP_PROBABILITY.into(), n).into_column(),
+    };
     Ok(DataFrame::new(
         n,
         vec![
-            text(col::ID, &|k| &k.id),
-            text(col::PROMPT_ID, &|k| &k.prompt_id),
-            input.column(col::SOURCE)?.take_slice(&rows)?,
-            text(col::SPLIT, &|k| SPLITS[usize::from(is_test(k))]),
+            text(col::ID, &mut made.iter().map(|m| m.id.as_str())),
+            text(col::PROMPT_ID, &mut made.iter().map(|m| names[m.prompt].prompt_id.as_str())),
+            taken(col::SOURCE)?,
+            text(col::SPLIT, &mut made.iter().map(|m| splits[m.prompt])),
             prompt.finish()?,
             chosen.finish()?,
             rejected.finish()?,
@@ -206,9 +220,11 @@ fn assemble(
             BooleanChunked::full(col::FLIPPED.into(), false, n).into_column(),
             constant(col::NOISE_KIND, "none"),
             Float64Chunked::full(col::NOISE_P.into(), 0.0, n).into_column(),
-            input.column(col::FILE)?.take_slice(&rows)?,
-            input.column(col::LINE)?.take_slice(&rows)?,
-            UInt64Chunked::from_vec(col::GROUP.into(), kept.iter().map(|k| k.2.group).collect()).into_column(),
+            taken(col::FILE)?,
+            taken(col::LINE)?,
+            UInt64Chunked::from_vec(col::GROUP.into(), groups).into_column(),
+            annotators,
+            probabilities,
         ],
     )?)
 }

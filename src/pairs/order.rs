@@ -1,23 +1,45 @@
-//! The last step over all batches: exact duplicates go, rows are put in their final order.
+//! The last step over all pairs of some prompts: the final order, copies, the cap per prompt,
+//! and pairs that contradict each other.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use polars::prelude::*;
 use rayon::prelude::*;
 
+use super::identity::normalized_hash;
+use super::{Conflicts, Dedup, PairConfig};
 use crate::error::Result;
+use crate::message::MessageColumn;
 use crate::rejects::{Reject, reason};
 use crate::schema::{SPLITS, col};
+use crate::seed::Seed;
 
-/// Joins the frames of all batches, drops all but one of the rows with the same `id`, and sorts by
-/// split (train first) and `id`.
+/// Pairs in their final order.
+#[derive(Debug)]
+pub struct Finished {
+    /// The pairs that stay, by split (train first), `group` and `id`.
+    pub frame: DataFrame,
+    /// The pairs that go, one entry each, in the order of the prompts.
+    pub drops: Vec<Reject>,
+    /// Pairs that another pair contradicts, whether they stay or go.
+    pub conflicts: u64,
+    /// One contradiction, in words; empty where there is none.
+    pub conflict: String,
+}
+
+/// Joins frames of [`super::build`], sorts them by split (train first), `group` and `id`, and takes out
+/// what `config` does not want, in this order: copies (`dedup`), pairs beyond `max_per_prompt`, and pairs
+/// that contradict each other (`conflicts`).
 ///
-/// Which of the equal rows stays is decided by what else is in them (source, models, scores),
-/// and only then by file and line. `labels` are the input files by index, for the rejects' words.
+/// All rows of one prompt must come in the same call; then several calls, each with the prompts of a
+/// range of `group`, give the same as one. Which of equal rows stays is decided by what else is in them
+/// (source, models, annotator, scores), and only then by file and line. `labels` are the input files by
+/// index, for the words of the drops.
 ///
 /// # Errors
 /// [`crate::Error::Frame`]; [`crate::Error::Run`] without any frame.
-pub fn finish(frames: Vec<DataFrame>, labels: &[String]) -> Result<(DataFrame, Vec<Reject>)> {
+pub fn finish(frames: Vec<DataFrame>, config: &PairConfig, seed: Seed, labels: &[String]) -> Result<Finished> {
     let mut frames = frames.into_iter();
     let mut all = frames.next().ok_or_else(|| crate::Error::run("no input was read"))?;
     for frame in frames {
@@ -25,83 +47,250 @@ pub fn finish(frames: Vec<DataFrame>, labels: &[String]) -> Result<(DataFrame, V
     }
     all.rechunk_mut_par();
 
-    let keys = Keys::open(&all)?;
+    let sieve = Sieve { keys: Keys::open(&all)?, texts: Texts::open(&all)?, config, seed, labels };
     let mut order: Vec<IdxSize> = (0..all.height() as IdxSize).collect();
-    order.par_sort_unstable_by(|a, b| keys.compare(*a as usize, *b as usize));
+    order.par_sort_unstable_by(|a, b| sieve.keys.compare(*a as usize, *b as usize));
+    let prompts: Vec<&[IdxSize]> =
+        order.chunk_by(|a, b| sieve.keys.prompts[*a as usize] == sieve.keys.prompts[*b as usize]).collect();
+    let sifted: Vec<Sifted> = prompts.into_par_iter().map(|rows| sieve.sift(rows)).collect();
 
     let mut kept: Vec<IdxSize> = Vec::with_capacity(order.len());
-    let mut rejects = Vec::new();
-    for at in order {
-        let row = at as usize;
-        match kept.last() {
-            Some(last) if keys.id(*last as usize) == keys.id(row) => {
-                let (file, line) = keys.place(*last as usize);
-                let label = labels.get(file as usize).map_or("", String::as_str);
-                let (file, line_here) = keys.place(row);
-                rejects.push(Reject {
-                    file,
-                    line: line_here,
-                    field: String::new(),
-                    reason: reason::DUPLICATE,
-                    detail: format!("the same prompt, chosen and rejected as {label}: line {line}"),
-                    group: keys.groups.get(row).unwrap_or_default(),
-                });
-            }
-            _ => kept.push(at),
+    let (mut drops, mut conflicts, mut conflict) = (Vec::new(), 0, String::new());
+    for part in sifted {
+        kept.extend(part.kept);
+        drops.extend(part.drops);
+        conflicts += part.conflicts;
+        if conflict.is_empty() {
+            conflict = part.conflict;
         }
     }
     let frame = all.take(&IdxCa::from_vec("rows".into(), kept))?;
-    Ok((frame, rejects))
+    Ok(Finished { frame, drops, conflicts, conflict })
+}
+
+/// What became of one prompt's rows.
+#[derive(Default)]
+struct Sifted {
+    kept: Vec<IdxSize>,
+    drops: Vec<Reject>,
+    conflicts: u64,
+    conflict: String,
+}
+
+/// A pair's texts without case and white space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Content {
+    prompt: [u8; 16],
+    chosen: [u8; 16],
+    rejected: [u8; 16],
+}
+
+struct Sieve<'a> {
+    keys: Keys<'a>,
+    texts: Texts,
+    config: &'a PairConfig,
+    seed: Seed,
+    labels: &'a [String],
+}
+
+impl Sieve<'_> {
+    /// Sifts the rows of one prompt, which come in their final order.
+    fn sift(&self, rows: &[IdxSize]) -> Sifted {
+        let mut out = Sifted::default();
+        let mut rows = rows.to_vec();
+        if self.config.dedup != Dedup::None {
+            rows.dedup_by(|row, first| {
+                let same = self.keys.id(*row) == self.keys.id(*first);
+                if same {
+                    let other = self.place(*first);
+                    let detail = format!("the same prompt, chosen and rejected as {other}");
+                    out.drops.push(self.reject(*row, reason::DUPLICATE, detail));
+                }
+                same
+            });
+        }
+        // Most prompts have one pair, which spares them the rest.
+        if rows.len() > 1 {
+            let mut rows = rows.into_iter().map(|row| (row, self.texts.content(row as usize))).collect();
+            if self.config.dedup == Dedup::Normalized {
+                self.drop_normalized(&mut rows, &mut out);
+            }
+            self.drop_beyond_cap(&mut rows, &mut out);
+            self.settle_conflicts(&mut rows, &mut out);
+            out.kept = rows.into_iter().map(|(row, _)| row).collect();
+        } else {
+            out.kept = rows;
+        }
+        out
+    }
+
+    fn drop_normalized(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Sifted) {
+        let mut first: BTreeMap<Content, IdxSize> = BTreeMap::new();
+        rows.retain(|(row, content)| {
+            let seen = *first.entry(*content).or_insert(*row);
+            if seen != *row {
+                let other = self.place(seen);
+                let detail = format!("but for case and white space the same prompt, chosen and rejected as {other}");
+                out.drops.push(self.reject(*row, reason::NORMALIZED_DUPLICATE, detail));
+            }
+            seen == *row
+        });
+    }
+
+    fn drop_beyond_cap(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Sifted) {
+        let cap = self.config.max_per_prompt;
+        if cap == 0 || rows.len() <= cap {
+            return;
+        }
+        let mut prompts: BTreeMap<[u8; 16], Vec<((u64, usize), IdxSize)>> = BTreeMap::new();
+        for (at, (row, content)) in rows.iter().enumerate() {
+            let rank = cap_rank(self.seed, self.keys.id(*row).unwrap_or(""));
+            prompts.entry(content.prompt).or_default().push(((rank, at), *row));
+        }
+        let mut over = std::collections::BTreeSet::new();
+        for ranked in prompts.values_mut() {
+            ranked.sort_unstable();
+            over.extend(ranked.iter().skip(cap).map(|(_, row)| *row));
+        }
+        rows.retain(|(row, _)| {
+            let goes = over.contains(row);
+            if goes {
+                let detail = format!("the prompt has more than pairs.max_per_prompt = {cap} pairs");
+                out.drops.push(self.reject(*row, reason::OVER_PROMPT_CAP, detail));
+            }
+            !goes
+        });
+    }
+
+    fn settle_conflicts(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Sifted) {
+        // By prompt and the two responses in a fixed order; the rows of either direction.
+        let mut sides: BTreeMap<[[u8; 16]; 3], [Vec<IdxSize>; 2]> = BTreeMap::new();
+        for (row, c) in rows.iter() {
+            let (low, high) = (c.chosen.min(c.rejected), c.chosen.max(c.rejected));
+            if low != high {
+                sides.entry([c.prompt, low, high]).or_default()[usize::from(c.chosen == high)].push(*row);
+            }
+        }
+        let mut gone: BTreeMap<IdxSize, IdxSize> = BTreeMap::new();
+        for [a, b] in sides.values() {
+            let (Some(&first_a), Some(&first_b)) = (a.first(), b.first()) else { continue };
+            out.conflicts += (a.len() + b.len()) as u64;
+            if out.conflict.is_empty() {
+                out.conflict = format!("{} and {}", self.place(first_a), self.place(first_b));
+            }
+            let highest =
+                |rows: &[IdxSize]| rows.iter().filter_map(|row| self.keys.margin(*row)).max_by(f64::total_cmp);
+            let (a_goes, b_goes) = match self.config.conflicts {
+                Conflicts::Keep => (false, false),
+                Conflicts::Drop => (true, true),
+                // Nothing known is less than anything known.
+                Conflicts::KeepHigherMargin => match highest(a).partial_cmp(&highest(b)) {
+                    Some(Ordering::Greater) => (false, true),
+                    Some(Ordering::Less) => (true, false),
+                    _ => (true, true),
+                },
+            };
+            for (goes, rows, other) in [(a_goes, a, first_b), (b_goes, b, first_a)] {
+                gone.extend(rows.iter().filter(|_| goes).map(|row| (*row, other)));
+            }
+        }
+        rows.retain(|(row, _)| match gone.get(row) {
+            Some(other) => {
+                let detail = format!("ranked the other way round in {}", self.place(*other));
+                out.drops.push(self.reject(*row, reason::CONFLICTING_LABEL, detail));
+                false
+            }
+            None => true,
+        });
+    }
+
+    fn place(&self, row: IdxSize) -> String {
+        let (file, line) = self.keys.place(row as usize);
+        format!("{}: line {line}", self.labels.get(file as usize).map_or("", String::as_str))
+    }
+
+    fn reject(&self, row: IdxSize, reason: &'static str, detail: String) -> Reject {
+        let (file, line) = self.keys.place(row as usize);
+        Reject { file, line, field: String::new(), reason, detail, group: self.keys.prompts[row as usize].1 }
+    }
+}
+
+/// Which of a prompt's pairs stay under a cap: those with the smallest numbers.
+pub(super) fn cap_rank(seed: Seed, id: &str) -> u64 {
+    seed.word("pair-cap", id)
+}
+
+/// The texts, for comparing them without case and white space.
+struct Texts {
+    prompt: MessageColumn,
+    chosen: MessageColumn,
+    rejected: MessageColumn,
+}
+
+impl Texts {
+    fn open(frame: &DataFrame) -> Result<Texts> {
+        let open = |name| MessageColumn::open(frame.column(name)?);
+        Ok(Texts { prompt: open(col::PROMPT)?, chosen: open(col::CHOSEN)?, rejected: open(col::REJECTED)? })
+    }
+
+    fn content(&self, row: usize) -> Content {
+        let hash = |column: &MessageColumn| normalized_hash(column.row(row));
+        Content { prompt: hash(&self.prompt), chosen: hash(&self.chosen), rejected: hash(&self.rejected) }
+    }
 }
 
 /// The columns that decide the order.
 struct Keys<'a> {
     ids: &'a StringChunked,
-    splits: &'a StringChunked,
-    texts: [&'a StringChunked; 3],
-    scores: [&'a Float64Chunked; 2],
+    /// Split and group: rows of one prompt stand together under this key.
+    prompts: Vec<(u8, u64)>,
+    margins: &'a Float64Chunked,
+    texts: [&'a StringChunked; 4],
+    numbers: [&'a Float64Chunked; 3],
     files: &'a UInt32Chunked,
     lines: &'a UInt64Chunked,
-    groups: &'a UInt64Chunked,
 }
 
 impl<'a> Keys<'a> {
     fn open(frame: &'a DataFrame) -> Result<Keys<'a>> {
         let text = |name| -> Result<&'a StringChunked> { Ok(frame.column(name)?.str()?) };
-        let score = |name| -> Result<&'a Float64Chunked> { Ok(frame.column(name)?.f64()?) };
+        let number = |name| -> Result<&'a Float64Chunked> { Ok(frame.column(name)?.f64()?) };
+        let texts = [text(col::SOURCE)?, text(col::CHOSEN_MODEL)?, text(col::REJECTED_MODEL)?, text(col::ANNOTATOR)?];
+        let split = |name: Option<&str>| SPLITS.iter().position(|s| Some(*s) == name).unwrap_or(SPLITS.len()) as u8;
+        let groups = frame.column(col::GROUP)?.u64()?.iter().map(Option::unwrap_or_default);
         Ok(Keys {
             ids: text(col::ID)?,
-            splits: text(col::SPLIT)?,
-            texts: [text(col::SOURCE)?, text(col::CHOSEN_MODEL)?, text(col::REJECTED_MODEL)?],
-            scores: [score(col::SCORE_CHOSEN)?, score(col::SCORE_REJECTED)?],
+            prompts: text(col::SPLIT)?.iter().map(split).zip(groups).collect(),
+            margins: number(col::MARGIN)?,
+            texts,
+            numbers: [number(col::SCORE_CHOSEN)?, number(col::SCORE_REJECTED)?, number(col::FLIP_PROBABILITY)?],
             files: frame.column(col::FILE)?.u32()?,
             lines: frame.column(col::LINE)?.u64()?,
-            groups: frame.column(col::GROUP)?.u64()?,
         })
     }
 
-    fn id(&self, row: usize) -> Option<&str> {
-        self.ids.get(row)
+    fn id(&self, row: IdxSize) -> Option<&str> {
+        self.ids.get(row as usize)
+    }
+
+    fn margin(&self, row: IdxSize) -> Option<f64> {
+        self.margins.get(row as usize)
     }
 
     fn place(&self, row: usize) -> (u32, u64) {
         (self.files.get(row).unwrap_or_default(), self.lines.get(row).unwrap_or_default())
     }
 
-    fn split(&self, row: usize) -> Option<usize> {
-        SPLITS.iter().position(|s| Some(*s) == self.splits.get(row))
-    }
-
     fn compare(&self, a: usize, b: usize) -> Ordering {
-        let score = |scores: &Float64Chunked| match (scores.get(a), scores.get(b)) {
+        let number = |numbers: &Float64Chunked| match (numbers.get(a), numbers.get(b)) {
             (Some(a), Some(b)) => a.total_cmp(&b),
             (a, b) => a.is_some().cmp(&b.is_some()),
         };
-        self.split(a)
-            .cmp(&self.split(b))
-            .then_with(|| self.id(a).cmp(&self.id(b)))
+        self.prompts[a]
+            .cmp(&self.prompts[b])
+            .then_with(|| self.ids.get(a).cmp(&self.ids.get(b)))
             .then_with(|| self.texts.iter().map(|t| t.get(a).cmp(&t.get(b))).fold(Ordering::Equal, Ordering::then))
-            .then_with(|| self.scores.iter().map(|s| score(s)).fold(Ordering::Equal, Ordering::then))
+            .then_with(|| self.numbers.iter().map(|s| number(s)).fold(Ordering::Equal, Ordering::then))
             .then_with(|| self.place(a).cmp(&self.place(b)))
     }
 }

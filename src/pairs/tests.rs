@@ -150,44 +150,45 @@ fn scored_and_given_pairs_of_the_same_texts_have_the_same_id() {
     }
 }
 
+/// Finishes with the default settings.
+fn finished(frames: Vec<DataFrame>) -> Finished {
+    finish(frames, &PairConfig::default(), Seed(0), &["data.jsonl".to_string()]).unwrap()
+}
+
 #[test]
 fn one_of_equal_rows_stays_whatever_their_order() {
     let batch = |rows: &[(&str, &str, &str)]| build(&given(rows), &PairConfig::default(), Seed(0)).unwrap().frame;
     let (a, b) = (("p", "a", "b"), ("q", "a", "b"));
-    let labels = ["data.jsonl".to_string()];
-    let (one, rejects) = finish(vec![batch(&[a, b]), batch(&[b, a, b])], &labels).unwrap();
-    assert_eq!((one.height(), rejects.len()), (2, 3));
-    assert!(rejects.iter().all(|r| r.reason == reason::DUPLICATE));
-    assert!(rejects[0].detail.starts_with("the same prompt, chosen and rejected as data.jsonl: line "));
-    let (other, _) = finish(vec![batch(&[b, a, b]), batch(&[a, b])], &labels).unwrap();
+    let one = finished(vec![batch(&[a, b]), batch(&[b, a, b])]);
+    assert_eq!((one.frame.height(), one.drops.len(), one.conflicts), (2, 3, 0));
+    assert!(one.drops.iter().all(|r| r.reason == reason::DUPLICATE));
+    assert!(one.drops[0].detail.starts_with("the same prompt, chosen and rejected as data.jsonl: line "));
+    let other = finished(vec![batch(&[b, a, b]), batch(&[a, b])]);
     let places = ["line", "file"];
-    assert!(one.drop_many(places).equals_missing(&other.drop_many(places)));
+    assert!(one.frame.drop_many(places).equals_missing(&other.frame.drop_many(places)));
     // The same id with the richer source first: decided by content before place.
     let mut tagged = batch(&[a]);
     tagged.with_column(Column::new("source".into(), ["r"])).unwrap();
     for frames in [vec![batch(&[a]), tagged.clone()], vec![tagged.clone(), batch(&[a])]] {
-        let (kept, _) = finish(frames, &labels).unwrap();
+        let kept = finished(frames).frame;
         assert_eq!(kept.column("source").unwrap().str().unwrap().get(0), Some("r"));
     }
 }
 
 #[test]
-fn rows_end_sorted_by_split_and_id() {
+fn rows_end_sorted_by_split_group_and_id() {
     let prompts: Vec<String> = (0..200).map(|i| format!("p{i}")).collect();
-    let rows: Vec<_> = prompts.iter().map(|p| (p.as_str(), "a", "b")).collect();
+    let rows: Vec<_> = prompts.iter().flat_map(|p| [(p.as_str(), "a", "b"), (p.as_str(), "c", "d")]).collect();
     let built = build(&given(&rows), &PairConfig::default(), Seed(0)).unwrap();
-    let (frame, _) = finish(vec![built.frame], &[]).unwrap();
-    let (splits, ids) = (frame.column("split").unwrap(), frame.column("id").unwrap());
-    let keys: Vec<_> = splits
-        .str()
-        .unwrap()
-        .iter()
-        .zip(ids.str().unwrap().iter())
-        .map(|(s, id)| (s == Some("test"), id.unwrap().to_string()))
-        .collect();
+    let frame = finished(vec![built.frame]).frame;
+    let (splits, ids) = (frame.column("split").unwrap().str().unwrap(), frame.column("id").unwrap().str().unwrap());
+    let groups = frame.column("group").unwrap().u64().unwrap();
+    let key = |i: usize| (splits.get(i) == Some("test"), groups.get(i).unwrap(), ids.get(i).unwrap().to_string());
+    let keys: Vec<_> = (0..frame.height()).map(key).collect();
     assert!(keys.windows(2).all(|w| w[0] < w[1]));
+    assert!(keys.chunks(2).all(|c| c[0].1 == c[1].1));
     // Five standard deviations of Binomial(200, 0.1).
-    let test = keys.iter().filter(|k| k.0).count();
+    let test = keys.iter().filter(|k| k.0).count() / 2;
     assert!((1..=41).contains(&test), "{test}");
 }
 

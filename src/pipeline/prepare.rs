@@ -11,7 +11,7 @@ use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::ingest::{IngestConfig, Input};
 use crate::manifest::Manifest;
-use crate::noise::NoiseConfig;
+use crate::noise::{Ledger, NoiseConfig};
 use crate::pairs::{PairConfig, Unusable};
 use crate::progress::Progress;
 use crate::schema::col;
@@ -26,13 +26,15 @@ mod gather;
 mod inputs;
 mod ledger;
 mod part;
+mod plans;
 mod shard;
 mod spill;
 mod work;
 
 use assemble::Parts;
 use gather::Gathered;
-use part::{Part, Workshop};
+use part::{Counts, Part, Workshop};
+use plans::Plans;
 pub use shard::Shard;
 use spill::Buckets;
 use work::{Key, Work};
@@ -92,8 +94,10 @@ impl PrepareConfig {
         if self.out.is_empty() && !self.dry_run {
             faults.push(fault("out", "no folder to write; pass --out DIR".into()));
         }
-        if let Err(message) = Shard::parse(&self.shard) {
-            faults.push(fault("shard", message));
+        match Shard::parse(&self.shard) {
+            Err(message) => faults.push(fault("shard", message)),
+            Ok(shard) if !shard.is_whole() => faults.extend(self.global().map(|what| fault("shard", what))),
+            Ok(_) => {}
         }
         faults.extend(self.ingest.faults(&format!("{prefix}ingest.")));
         faults.extend(self.pairs.faults(&format!("{prefix}pairs.")));
@@ -102,6 +106,16 @@ impl PrepareConfig {
             faults.extend(found.into_iter().map(|f| Fault { key: format!("{prefix}{}", f.key), ..f }));
         }
         faults
+    }
+
+    /// Settings that need all pairs at once and so cannot be had in shards.
+    fn global(&self) -> impl Iterator<Item = String> {
+        let noise = self.noise.is_global().then(|| {
+            let kind = self.noise.flip_kind.name();
+            let way = if self.noise.flip_kind.selects() { "" } else { "; set noise.calibrate = false" };
+            format!("flip_kind = {kind} needs all pairs at once{way}")
+        });
+        noise.into_iter()
     }
 }
 
@@ -128,6 +142,10 @@ pub struct PrepareSummary {
     pub flipped: u64,
     /// Share of the pairs whose label was flipped.
     pub realised_flip_rate: f64,
+    /// What the noise did, by kind, split and source.
+    pub noise: Ledger,
+    /// Pairs that another pair of the same prompt contradicts.
+    pub conflicts: u64,
     /// Tokens by column: `n_prompt`, `n_chosen`, `n_rejected`.
     pub tokens: BTreeMap<String, u64>,
     /// Pairs of which anything was cut.
@@ -207,12 +225,16 @@ impl Job<'_> {
         };
         drop(corpus);
 
-        // 2. Each bucket -> observed labels and tokens, as a part on disk.
-        let workshop = Workshop { config, seed: self.seed, labels: &labels, tokenizer: &tokenizer };
+        // 2. All buckets -> what must be known of all pairs before the first can be decided.
+        let plans = Plans::survey(config, self.seed, &labels, &buckets, progress)?;
+
+        // 3. Each bucket -> observed labels and tokens, as a part on disk.
+        let workshop = Workshop { config, seed: self.seed, labels: &labels, tokenizer: &tokenizer, plans: &plans };
         let parts = self.make_parts(&workshop, &buckets)?;
         parts.iter().flatten().for_each(|part| counts += part.counts.clone());
+        self.warn(&counts, &plans);
 
-        // 3. Every row is accounted for.
+        // 4. Every row is accounted for.
         let files = ledger::settle(files, &counts, self.shard)?;
         let mut summary = ledger::summarize(&files, counts);
         summary.unusable_completions = findings.unusable;
@@ -223,17 +245,27 @@ impl Job<'_> {
             return Ok(summary);
         }
 
-        // 4. Parts -> the folder, its manifest last.
+        // 5. Parts -> the folder, its manifest last.
         progress.begin("write", None);
         summary.out.clone_from(&config.out);
         manifest.inputs = files;
         manifest.seeds = [("run".into(), self.seed.0), ("noise".into(), config.noise.seed_of(self.seed).0)].into();
         manifest.fact("tokenizer", tokenizer.facts())?;
+        manifest.fact("noise_plan", &plans.noise)?;
         let rejects: Vec<_> = buckets.rejects()?.into_iter().chain(parts.rejects()?).collect();
         let rejects = crate::rejects::table(rejects, &labels)?;
         assemble::write(Path::new(&config.out), &parts, rejects, &tokenizer, manifest, &summary)?;
         progress.end();
         Ok(summary)
+    }
+
+    fn warn(&self, counts: &Counts, plans: &Plans) {
+        if counts.conflicts > 0 {
+            let (n, example) = (counts.conflicts, &counts.conflict);
+            self.progress.warn(&format!("{n} pairs contradict another pair of the same prompt, for example {example}"));
+        }
+        let found = counts.noise.warnings(&self.config.noise, &plans.noise);
+        found.iter().for_each(|line| self.progress.warn(line));
     }
 
     /// The parts of all buckets, those that an earlier run finished among them; none for a bucket

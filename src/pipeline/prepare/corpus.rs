@@ -44,14 +44,16 @@ impl Corpus {
         Corpus { wanted, pairs: BTreeMap::new() }
     }
 
+    /// Whether there is a use for texts.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
     /// Takes in the pairs of one batch.
     ///
     /// # Errors
     /// [`crate::Error::Frame`].
     pub fn add(&mut self, frame: &DataFrame, seed: Seed) -> Result<()> {
-        if !self.wanted {
-            return Ok(());
-        }
         let (ids, splits) = (frame.column(col::ID)?.str()?, frame.column(col::SPLIT)?.str()?);
         let open = |name| MessageColumn::open(frame.column(name)?);
         let sides = [open(col::PROMPT)?, open(col::CHOSEN)?, open(col::REJECTED)?];

@@ -125,13 +125,22 @@ impl Reader<'_> {
         self.now.position = batch.end();
         self.now.findings.scored |= batch.frame.column(col::COMPLETIONS).is_ok();
         let tagged = inputs::tagged(batch.frame, &self.config.source, &self.inputs[batch.file as usize].label)?;
-        let built = pairs::build(&tagged, &self.config.pairs, self.seed)?;
+        if self.corpus.is_wanted() && !self.shard.is_whole() {
+            // Every shard trains the same tokenizer: on texts of all.
+            self.corpus.add(&pairs::build(&tagged, &self.config.pairs, self.seed)?.frame, self.seed)?;
+        }
+        let built = pairs::build(&self.shard.part(tagged)?, &self.config.pairs, self.seed)?;
+        if self.corpus.is_wanted() && self.shard.is_whole() {
+            self.corpus.add(&built.frame, self.seed)?;
+        }
         self.now.findings.unusable += built.unusable;
-        self.corpus.add(&built.frame, self.seed)?;
-        let rejects: Vec<_> =
-            batch.rejects.into_iter().chain(built.rejects).filter(|r| self.shard.holds(r.group)).collect();
+        for (reason, n) in built.dropped {
+            *self.now.counts.pairs_dropped.entry(reason.to_string()).or_default() += n;
+        }
+        let unread = batch.rejects.into_iter().filter(|r| self.shard.holds(r.group));
+        let rejects: Vec<_> = unread.chain(built.rejects).collect();
         rejects.iter().for_each(|r| self.now.counts.reject(r));
-        if spill.add(self.shard.part(built.frame)?, rejects) {
+        if spill.add(built.frame, rejects) {
             self.flush(spill, false)?;
         }
         Ok(())

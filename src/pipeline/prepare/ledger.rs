@@ -40,8 +40,10 @@ pub fn summarize(files: &[InputFile], counts: Counts) -> PrepareSummary {
         }
     }
     summary.pairs = counts.total();
-    summary.flipped = counts.flipped;
-    summary.realised_flip_rate = counts.flipped as f64 / summary.pairs.max(1) as f64;
+    summary.flipped = counts.noise.all.flipped;
+    summary.realised_flip_rate = summary.flipped as f64 / summary.pairs.max(1) as f64;
+    summary.noise = counts.noise;
+    summary.conflicts = counts.conflicts;
     summary.counts = counts.pairs;
     summary.pairs_dropped = counts.pairs_dropped;
     summary.tokens = counts.tokens;

@@ -8,16 +8,17 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::{self, Blob};
+use super::plans::{Clean, Plans};
 use super::work::Work;
 use super::{PrepareConfig, rows_of};
 use crate::error::Result;
 use crate::message::MessageColumn;
+use crate::noise::{self, Ledger};
 use crate::rejects::{self, Reject};
 use crate::schema::{PAIR_COLUMNS, SPLITS, col};
 use crate::seed::Seed;
 use crate::tokenize::store::{self, TokenRow};
 use crate::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
-use crate::{noise, pairs};
 
 /// What all parts are made with.
 pub struct Workshop<'a> {
@@ -29,6 +30,8 @@ pub struct Workshop<'a> {
     pub labels: &'a [String],
     /// The model's.
     pub tokenizer: &'a ModelTokenizer,
+    /// What is known of all pairs.
+    pub plans: &'a Plans,
 }
 
 /// Fate of one input file's rows in a part.
@@ -49,8 +52,12 @@ pub struct Counts {
     pub pairs: BTreeMap<String, BTreeMap<String, u64>>,
     /// Pairs that were dropped beside the rejected rows, by reason.
     pub pairs_dropped: BTreeMap<String, u64>,
-    /// Pairs whose label was flipped.
-    pub flipped: u64,
+    /// Pairs that another one contradicts.
+    pub conflicts: u64,
+    /// One of the contradictions, in words.
+    pub conflict: String,
+    /// What the noise did.
+    pub noise: Ledger,
     /// Tokens by column.
     pub tokens: BTreeMap<String, u64>,
     /// Pairs of which anything was cut.
@@ -88,7 +95,11 @@ impl std::ops::AddAssign for Counts {
         }
         add_all(&mut self.pairs_dropped, other.pairs_dropped);
         add_all(&mut self.tokens, other.tokens);
-        self.flipped += other.flipped;
+        self.conflicts += other.conflicts;
+        if self.conflict.is_empty() {
+            self.conflict = other.conflict;
+        }
+        self.noise.join(&other.noise);
         self.truncated += other.truncated;
     }
 }
@@ -146,18 +157,18 @@ impl Workshop<'_> {
     /// [`crate::Error::Data`] where a pair's rendering cannot be split into prompt and response;
     /// [`crate::Error::Io`].
     pub fn make(&self, work: &Work, bucket: usize, frames: Vec<DataFrame>) -> Result<Part> {
-        let (clean, mut drops) = self.clean(frames)?;
-        let rows: HashSet<(u32, u64)> = places(&clean)?.chain(drops.iter().map(|d| (d.file, d.line))).collect();
-        let observed = noise::apply(clean, &self.config.noise, self.seed)?;
+        let clean = self.plans.clean(frames, self.config, self.seed, self.labels)?;
+        let Clean { frame, mut drops, conflicts, conflict } = clean;
+        let observed = noise::apply(frame, &self.config.noise, &self.plans.noise, self.seed)?;
         let (pairs, tokens) = encode(observed, self.tokenizer, &self.config.tokenize, &mut drops)?;
 
-        let mut counts = self.count(&pairs, &tokens)?;
+        let mut counts = Counts { conflicts, conflict, ..self.count(&pairs, &tokens)? };
         let kept: HashSet<(u32, u64)> = places(&pairs)?.collect();
         for (file, _) in &kept {
             counts.files.entry(*file).or_default().kept += 1;
         }
         // A row is rejected once, for the first of its pairs; the rest are counted as pairs.
-        let mut told: HashSet<(u32, u64)> = HashSet::with_capacity(rows.len() - kept.len());
+        let mut told: HashSet<(u32, u64)> = HashSet::new();
         let mut rejected = Vec::new();
         for drop in drops {
             let row = (drop.file, drop.line);
@@ -171,14 +182,6 @@ impl Workshop<'_> {
         self.write(work, bucket, &pairs, &tokens, &rejected, counts)
     }
 
-    /// The clean pairs of a bucket in their final order, and those that were dropped.
-    ///
-    /// # Errors
-    /// [`crate::Error::Frame`].
-    pub fn clean(&self, frames: Vec<DataFrame>) -> Result<(DataFrame, Vec<Reject>)> {
-        pairs::finish(frames, self.labels)
-    }
-
     fn count(&self, pairs: &DataFrame, tokens: &[TokenRow]) -> Result<Counts> {
         let mut counts = Counts::default();
         let (splits, sources) = (pairs.column(col::SPLIT)?.str()?, pairs.column(col::SOURCE)?.str()?);
@@ -186,7 +189,7 @@ impl Workshop<'_> {
             let split = counts.pairs.entry(split.unwrap_or("").to_string()).or_default();
             *split.entry(source.unwrap_or("").to_string()).or_default() += 1;
         }
-        counts.flipped = tokens.iter().filter(|t| t.flipped).count() as u64;
+        counts.noise.add(pairs, &self.config.noise)?;
         let sum = |get: fn(&TokenRow) -> usize| tokens.iter().map(get).sum::<usize>() as u64;
         counts.tokens = BTreeMap::from([
             (col::N_PROMPT.into(), sum(|t| t.prompt_ids.len())),

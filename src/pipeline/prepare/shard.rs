@@ -1,8 +1,11 @@
 //! `--shard I/N`: a part of the prompts, so that N machines can prepare N parts.
 
 use polars::prelude::*;
+use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::message::{MessageColumn, normalized_prompt};
+use crate::pairs::identity::group;
 use crate::schema::col;
 
 /// One of `of` parts, by the hash of the normalized prompt; copies of a prompt meet in one part.
@@ -45,7 +48,7 @@ impl Shard {
         (u128::from(group) * u128::from(self.of)) as u64
     }
 
-    /// The rows of a frame that belong to this part, by its column `group`.
+    /// The rows of an ingested frame that belong to this part, by the hash of their normalized prompt.
     ///
     /// # Errors
     /// [`crate::Error::Frame`].
@@ -53,8 +56,9 @@ impl Shard {
         if self.is_whole() {
             return Ok(frame);
         }
-        let groups = frame.column(col::GROUP)?.u64()?;
-        let keep: Vec<bool> = groups.iter().map(|g| g.is_some_and(|g| self.holds(g))).collect();
+        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
+        let holds = |i: usize| self.holds(group(&normalized_prompt(prompts.row(i))));
+        let keep: Vec<bool> = (0..frame.height()).into_par_iter().map(holds).collect();
         Ok(frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?)
     }
 }

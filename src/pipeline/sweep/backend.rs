@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
 use crate::error::{Error, Fault, Result};
 use crate::lpc::{LatentKind, LpcConfig};
+use crate::noise::{FlipKind, NoiseConfig};
 use crate::objective::ObjectiveKind;
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
@@ -76,6 +77,43 @@ fn shared_faults(recipe: &Recipe) -> Vec<Fault> {
     shared.unwrap_or_default()
 }
 
+/// Faults of the noise settings: those that a kind of this sweep has by itself, and settings that none of
+/// the kinds uses.
+fn noise_faults(recipe: &Recipe) -> Vec<Fault> {
+    let fault = |key: &str, message: &str| Fault { origin: String::new(), key: key.into(), message: message.into() };
+    let (base, prefix) = (&recipe.prepare.noise, "prepare.noise.");
+    let mut faults = Vec::new();
+    if base.flip_rate != 0.0 {
+        faults.push(fault("prepare.noise.flip_rate", "has no effect in a sweep; use sweep.noise_p"));
+    }
+    if base.flip_kind != FlipKind::default() {
+        faults.push(fault("prepare.noise.flip_kind", "has no effect in a sweep; use sweep.noise_kind"));
+    }
+    let rate = recipe.sweep.noise_p.iter().copied().find(|p| *p > 0.0 && *p <= 1.0).unwrap_or(0.0);
+    let mut unused: Option<Vec<Fault>> = None;
+    for name in &recipe.sweep.noise_kind {
+        match named::<FlipKind>("noise_kind", name) {
+            Ok(flip_kind) => {
+                let config = NoiseConfig { flip_rate: rate, flip_kind, ..base.clone() };
+                faults.extend(
+                    config.applicable().faults(prefix).into_iter().filter(|f| !faults.contains(f)).collect::<Vec<_>>(),
+                );
+                let found = config.faults(prefix);
+                unused = Some(match unused {
+                    None => found,
+                    Some(before) => before.into_iter().filter(|f| found.iter().any(|g| g.key == f.key)).collect(),
+                });
+            }
+            Err(Error::Config(found)) => faults.extend(found),
+            Err(_) => {}
+        }
+    }
+    let unused =
+        unused.unwrap_or_default().into_iter().filter(|f| faults.iter().all(|g| g.key != f.key)).collect::<Vec<_>>();
+    faults.extend(unused);
+    faults
+}
+
 impl SweepBackend for Pipelines<'_> {
     fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()> {
         let mut config = self.recipe.prepare.clone();
@@ -88,6 +126,8 @@ impl SweepBackend for Pipelines<'_> {
         } else if config.noise.flip_marker.is_empty() {
             config.noise.flip_marker = MARKER.into();
         }
+        // The shared settings of the other kinds are for their own cells.
+        config.noise = config.noise.applicable();
         prepare::run(&config, Seed(self.recipe.seed), &Quiet(self.progress))?;
         Ok(())
     }
@@ -132,6 +172,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     // What the grid sets is its own to check; the rest must suit every cell.
     let mut prepare = recipe.prepare.clone();
     prepare.out = "set by the sweep".into();
+    prepare.noise = NoiseConfig::default();
     faults.extend(prepare.faults("prepare."));
     for (key, names) in [("objective", &recipe.sweep.objective), ("latent", &recipe.sweep.latent)] {
         for name in names {
@@ -144,9 +185,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
             }
         }
     }
-    if recipe.prepare.noise.flip_rate != 0.0 {
-        faults.push(fault("prepare.noise.flip_rate", "has no effect in a sweep; use sweep.noise_p".into()));
-    }
+    faults.extend(noise_faults(recipe));
     faults.extend(shared_faults(recipe));
     if !faults.is_empty() {
         return Err(Error::Config(faults));

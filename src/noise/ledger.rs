@@ -1,0 +1,147 @@
+//! What the noise did, in numbers.
+
+use std::collections::BTreeMap;
+
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::config::{FlipKind, NoiseConfig, Rates};
+use super::{NONE, Plan};
+use crate::error::Result;
+use crate::schema::col;
+
+/// Counts of some pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Pairs.
+    pub pairs: u64,
+    /// Those whose label is the opposite of the clean one.
+    pub flipped: u64,
+    /// Those that were singled out, flipped or not.
+    pub selected: u64,
+    /// Flips to be expected: the sum of `noise_p`.
+    pub expected: f64,
+    /// Share of labels flipped.
+    pub rate: f64,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.pairs += other.pairs;
+        self.flipped += other.flipped;
+        self.selected += other.selected;
+        self.expected += other.expected;
+        self.rate = self.flipped as f64 / self.pairs.max(1) as f64;
+    }
+}
+
+/// The account of the noise over all pairs that are written.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// All pairs.
+    pub all: Tally,
+    /// By what stands in `noise_kind`.
+    pub by_kind: BTreeMap<String, Tally>,
+    /// By split.
+    pub by_split: BTreeMap<String, Tally>,
+    /// By source.
+    pub by_source: BTreeMap<String, Tally>,
+    /// By annotator, where the kind is `annotator` and the input names them; "" where it does not.
+    pub by_annotator: BTreeMap<String, Tally>,
+}
+
+impl Ledger {
+    /// Takes in pairs as they came out of [`super::apply`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Frame`] where a column is missing.
+    pub fn add(&mut self, frame: &DataFrame, config: &NoiseConfig) -> Result<()> {
+        let text = |name| -> Result<&StringChunked> { Ok(frame.column(name)?.str()?) };
+        let (kinds, splits, sources) = (text(col::NOISE_KIND)?, text(col::SPLIT)?, text(col::SOURCE)?);
+        let flipped = frame.column(col::FLIPPED)?.bool()?;
+        let chances = frame.column(col::NOISE_P)?.f64()?;
+        let by_name = config.flip_kind == FlipKind::Annotator && config.annotators == 0 && config.flip_rate > 0.0;
+        let annotators = by_name.then(|| text(col::ANNOTATOR)).transpose()?;
+        for i in 0..frame.height() {
+            let kind = kinds.get(i).unwrap_or(NONE);
+            let one = Tally {
+                pairs: 1,
+                flipped: u64::from(flipped.get(i).unwrap_or(false)),
+                selected: u64::from(config.flip_kind.selects() && kind != NONE),
+                expected: chances.get(i).unwrap_or(0.0),
+                rate: 0.0,
+            };
+            self.all.add(one);
+            count(&mut self.by_kind, kind, one);
+            count(&mut self.by_split, splits.get(i).unwrap_or(""), one);
+            count(&mut self.by_source, sources.get(i).unwrap_or(""), one);
+            if let Some(annotators) = annotators {
+                count(&mut self.by_annotator, annotators.get(i).unwrap_or(""), one);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the account of other pairs.
+    pub fn join(&mut self, other: &Ledger) {
+        self.all.add(other.all);
+        let parts = |l: &Ledger| [l.by_kind.clone(), l.by_split.clone(), l.by_source.clone(), l.by_annotator.clone()];
+        let own = [&mut self.by_kind, &mut self.by_split, &mut self.by_source, &mut self.by_annotator];
+        for (own, other) in own.into_iter().zip(parts(other)) {
+            other.into_iter().for_each(|(name, tally)| own.entry(name).or_default().add(tally));
+        }
+    }
+
+    /// What in the settings turned out to have no, or not the wanted, effect on these pairs.
+    pub fn warnings(&self, config: &NoiseConfig, plan: &Plan) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if config.flip_rate <= 0.0 || self.all.pairs == 0 {
+            return warnings;
+        }
+        let lists = [
+            ("source_rates", "source", &config.source_rates, &self.by_source),
+            ("annotator_rates", "annotator", &config.annotator_rates, &self.by_annotator),
+        ];
+        for (key, what, lines, seen) in lists {
+            let rates = Rates::parse(lines).unwrap_or_default();
+            for name in rates.names().filter(|name| !seen.contains_key(*name)) {
+                warnings.push(format!("noise.{key}: {name} is the {what} of no pair"));
+            }
+        }
+        let nobody = self.by_annotator.len() == 1 && self.by_annotator.contains_key("");
+        if nobody {
+            warnings.push(
+                "noise.flip_kind = annotator: no pair names its annotator; set noise.annotators to simulate some"
+                    .into(),
+            );
+        }
+        if config.flip_kind == FlipKind::Column && self.all.expected == 0.0 {
+            warnings.push("noise.flip_kind = column: no pair has a flip_probability above 0".into());
+        }
+        if config.flip_kind == FlipKind::Margin && plan.judged < plan.rows {
+            let n = plan.rows - plan.judged;
+            warnings.push(format!(
+                "noise.flip_kind = margin: {n} of {} pairs lack scores; their p is flip_rate",
+                plan.rows
+            ));
+        }
+        if config.flip_kind.selects() {
+            let wanted = (config.flip_rate * plan.rows as f64).round() as u64;
+            if plan.selected < wanted {
+                warnings.push(format!(
+                    "noise.flip_kind = {}: {wanted} pairs were to be singled out, but only {} can be",
+                    config.flip_kind.name(),
+                    plan.selected
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+fn count(counts: &mut BTreeMap<String, Tally>, name: &str, one: Tally) {
+    match counts.get_mut(name) {
+        Some(tally) => tally.add(one),
+        None => counts.entry(name.to_string()).or_default().add(one),
+    }
+}

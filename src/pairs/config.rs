@@ -1,0 +1,131 @@
+//! How pairs are made, sifted and split: the settings.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fault;
+
+/// How pairs are made of scored completions. Two equal texts never form a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairRule {
+    /// The best against a random one of those with a lower score, as Zephyr and the LPC paper.
+    #[default]
+    BestVsRandom,
+    /// The best against the worst.
+    BestVsWorst,
+    /// The best against every one with a lower score.
+    BestVsEach,
+    /// Every two completions with different scores.
+    AllPairs,
+}
+
+impl PairRule {
+    /// As written in the column `pair_rule`.
+    pub fn name(self) -> &'static str {
+        match self {
+            PairRule::BestVsRandom => "best-vs-random",
+            PairRule::BestVsWorst => "best-vs-worst",
+            PairRule::BestVsEach => "best-vs-each",
+            PairRule::AllPairs => "all-pairs",
+        }
+    }
+}
+
+/// What equal scores are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ties {
+    /// Completions with equal scores never form a pair. Of several best ones the one with the smallest
+    /// content hash stands for all. Given pairs with equal scores stay, because their label is given.
+    #[default]
+    Drop,
+    /// As `drop`, and given pairs with equal scores go too.
+    DropGiven,
+    /// Equal scores are ranked by a hash of (seed, prompt, response), so that tied completions form pairs
+    /// with a margin of 0: the published binarized UltraFeedback has such pairs.
+    Break,
+}
+
+/// Which copies of a pair go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dedup {
+    /// Pairs with the same id: prompt, chosen and rejected are the same to the byte.
+    #[default]
+    Exact,
+    /// Pairs that are the same after lower-casing and collapsing white space, too.
+    Normalized,
+    /// None: ids may then repeat, and copies are flipped together.
+    None,
+}
+
+/// What becomes of pairs that contradict each other: one prompt, a over b and b over a (texts compared
+/// after lower-casing and collapsing white space). They are counted in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conflicts {
+    /// They stay.
+    #[default]
+    Keep,
+    /// All of them go.
+    Drop,
+    /// Those of the direction with the highest margin stay; where neither direction's is higher, or no
+    /// margin is known, all go.
+    KeepHigherMargin,
+}
+
+/// How pairs are made, sifted and split.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct PairConfig {
+    /// How pairs are made of scored completions. Default: `best-vs-random`. No effect on given pairs.
+    pub rule: PairRule,
+    /// Least difference of the two scores, 0 or more; pairs with less are not made, and the random
+    /// rejected one is drawn from those that reach it. Given pairs with less go, too, where both scores are
+    /// known. Default: 0 (any difference).
+    pub min_margin: f64,
+    /// What equal scores are worth. Default: `drop`.
+    pub ties: Ties,
+    /// Most pairs of one prompt; those with the smallest hashes of (seed, id) stay. Default: 0 (all).
+    pub max_per_prompt: usize,
+    /// Which copies of a pair go. Default: `exact`.
+    pub dedup: Dedup,
+    /// What becomes of pairs that contradict each other. Default: `keep`.
+    pub conflicts: Conflicts,
+    /// Share of the prompts that goes to the test split, in [0, 1]. Default: 0.1.
+    pub test_fraction: f64,
+}
+
+impl Default for PairConfig {
+    fn default() -> Self {
+        PairConfig {
+            rule: PairRule::BestVsRandom,
+            min_margin: 0.0,
+            ties: Ties::Drop,
+            max_per_prompt: 0,
+            dedup: Dedup::Exact,
+            conflicts: Conflicts::Keep,
+            test_fraction: 0.1,
+        }
+    }
+}
+
+impl PairConfig {
+    /// What is wrong with these settings, keys under `prefix`.
+    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, message: String| {
+            faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
+        };
+        if !(0.0..=1.0).contains(&self.test_fraction) {
+            fault("test_fraction", format!("must be between 0 and 1, got {}", self.test_fraction));
+        }
+        if !self.min_margin.is_finite() || self.min_margin < 0.0 {
+            fault("min_margin", format!("must be 0 or more, got {}", self.min_margin));
+        } else if self.min_margin > 0.0 && self.ties != Ties::Drop {
+            let message = "has no effect: tied scores are below pairs.min_margin in any case; leave one of the two out";
+            fault("ties", message.into());
+        }
+        faults
+    }
+}

@@ -1,0 +1,89 @@
+//! What must be known of all pairs before the first can be decided: surveys over all buckets.
+
+use polars::prelude::DataFrame;
+
+use super::PrepareConfig;
+use super::spill::Buckets;
+use crate::error::Result;
+use crate::noise;
+use crate::pairs::{self, Finished};
+use crate::progress::Progress;
+use crate::seed::Seed;
+
+/// The results of all surveys.
+pub struct Plans {
+    /// The noise's constants.
+    pub noise: noise::Plan,
+}
+
+/// The pairs of one bucket as they go into the noise.
+pub struct Clean {
+    /// In their final order.
+    pub frame: DataFrame,
+    /// Pairs that do not go on.
+    pub drops: Vec<crate::rejects::Reject>,
+    /// Pairs that another one contradicts.
+    pub conflicts: u64,
+    /// One of the contradictions, in words.
+    pub conflict: String,
+}
+
+impl Plans {
+    /// Surveys the buckets as far as the settings ask for it, each survey after what it depends on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] where a setting can say nothing about any of the pairs; [`crate::Error::Io`].
+    pub fn survey(
+        config: &PrepareConfig,
+        seed: Seed,
+        labels: &[String],
+        buckets: &Buckets<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Plans> {
+        let mut plans = Plans { noise: noise::Plan::direct(&config.noise) };
+        if config.noise.needs_survey() {
+            let mut survey = noise::Survey::new(&config.noise, seed);
+            plans.each(config, seed, labels, buckets, progress, "survey for noise", |clean| survey.add(&clean))?;
+            plans.noise = survey.finish()?;
+        }
+        Ok(plans)
+    }
+
+    /// The pairs of a bucket in their final order, without those that the settings drop.
+    ///
+    /// # Errors
+    /// [`crate::Error::Frame`].
+    pub fn clean(
+        &self,
+        frames: Vec<DataFrame>,
+        config: &PrepareConfig,
+        seed: Seed,
+        labels: &[String],
+    ) -> Result<Clean> {
+        let Finished { frame, drops, conflicts, conflict } = pairs::finish(frames, &config.pairs, seed, labels)?;
+        Ok(Clean { frame, drops, conflicts, conflict })
+    }
+
+    /// Hands over the clean pairs of one bucket after the other.
+    #[allow(clippy::too_many_arguments, reason = "the whole of a job, twice used")]
+    fn each(
+        &self,
+        config: &PrepareConfig,
+        seed: Seed,
+        labels: &[String],
+        buckets: &Buckets<'_>,
+        progress: &dyn Progress,
+        what: &str,
+        mut take: impl FnMut(DataFrame) -> Result<()>,
+    ) -> Result<()> {
+        progress.begin(what, Some(buckets.rows()));
+        for bucket in 0..buckets.len() {
+            let Some(rows) = buckets.rows_of(bucket) else { continue };
+            take(self.clean(buckets.read(bucket)?, config, seed, labels)?.frame)?;
+            progress.advance(rows);
+            super::stop_if_asked(progress)?;
+        }
+        progress.end();
+        Ok(())
+    }
+}
