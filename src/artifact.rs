@@ -285,7 +285,7 @@ mod tests {
             std::fs::read(&path).unwrap()
         };
         let whole = write("a", &[0, n]);
-        assert!(whole == write("b", &[0, 1, 1, 5000, ROW_GROUP, ROW_GROUP + 9000, n]));
+        assert!(whole == write("b", &[0, 1, 1, 5000, ROW_GROUP, ROW_GROUP + 8100, n]));
         assert_eq!(read_parquet(dir.path().join("b")).unwrap(), frame(0..n));
         write_parquet_pieces(dir.path().join("c"), &frame(0..0), []).unwrap();
         assert_eq!(read_parquet(dir.path().join("c")).unwrap(), frame(0..0));

@@ -123,6 +123,17 @@ impl Prepare {
     }
 }
 
+/// Flags of `merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// Folders that were prepared with --shard 1/N to N/N, in any order
+    #[arg(required = true, value_name = "DIR")]
+    pub shards: Vec<PathBuf>,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
 /// Flags of `score`.
 #[derive(Debug, Args)]
 pub struct Score {

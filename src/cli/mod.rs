@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{demo, inspect, planted, prepare, score, sweep, train};
+use crate::pipeline::{demo, inspect, merge, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::recipe::{self, Recipe};
 use crate::report;
@@ -62,6 +62,8 @@ enum Command {
     Synth(args::Synth),
     /// Reads preference data, builds pairs, flips labels, writes token batches
     Prepare(args::Prepare),
+    /// Joins the shards of one preparation to the folder that an unsharded run would have written
+    Merge(args::Merge),
     /// Per-example log-probabilities of any model on a prepared folder
     Score(args::Score),
     /// Trains a policy, evaluates it with the prior, writes the code posteriors
@@ -99,7 +101,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         Command::Score(a) => a.fill(&mut flags),
         Command::Train(a) => a.fill(&mut flags),
         Command::NoiseSweep(a) => a.fill(&mut flags),
-        Command::Report(_) | Command::Inspect(_) => {}
+        Command::Merge(_) | Command::Report(_) | Command::Inspect(_) => {}
     }
     let recipe: Recipe = recipe::resolve_named(global.config.as_deref(), &global.set, &flags.table, &flags.names)?;
     if recipe.threads > 0 {
@@ -119,7 +121,12 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
             printer.result(&summary, || tables::synth(&summary, &recipe.synth.out))
         }
         Command::Prepare(_) => {
+            terminal.catch_interrupts();
             let summary = prepare::run(&recipe.prepare, seed, &terminal)?;
+            printer.result(&summary, || tables::prepare(&summary))
+        }
+        Command::Merge(a) => {
+            let summary = merge::run(&a.shards, &a.out, &terminal)?;
             printer.result(&summary, || tables::prepare(&summary))
         }
         Command::Score(_) => {

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod inspect;
+pub mod merge;
 pub mod planted;
 pub mod prepare;
 pub mod score;

@@ -1,6 +1,5 @@
 //! `prepare`: files -> pairs -> observed labels -> tokens, in one folder.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use polars::prelude::*;
@@ -11,8 +10,8 @@ use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::ingest::{IngestConfig, Input};
 use crate::manifest::Manifest;
-use crate::noise::{Ledger, NoiseConfig};
-use crate::pairs::{PairConfig, Unusable};
+use crate::noise::NoiseConfig;
+use crate::pairs::PairConfig;
 use crate::progress::Progress;
 use crate::schema::col;
 use crate::seed::Seed;
@@ -29,6 +28,7 @@ mod part;
 mod plans;
 mod shard;
 mod spill;
+mod summary;
 mod work;
 
 use assemble::Parts;
@@ -37,6 +37,7 @@ use part::{Counts, Part, Workshop};
 use plans::Plans;
 pub use shard::Shard;
 use spill::Buckets;
+pub use summary::PrepareSummary;
 use work::{Key, Work};
 
 /// Everything `prepare` can be told.
@@ -117,41 +118,6 @@ impl PrepareConfig {
         });
         noise.into_iter()
     }
-}
-
-/// What `prepare` did, in numbers.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct PrepareSummary {
-    /// The folder written; empty for a dry run.
-    pub out: String,
-    /// Rows read (of this shard).
-    pub rows_read: u64,
-    /// Rows of which at least one pair is in the output.
-    pub rows_kept: u64,
-    /// Other rows, by reason; `rows_read = rows_kept + sum(rejects)`.
-    pub rejects: BTreeMap<String, u64>,
-    /// Pairs in the output.
-    pub pairs: u64,
-    /// Pairs that were dropped from rows that gave other ones, by reason.
-    pub pairs_dropped: BTreeMap<String, u64>,
-    /// Completions that took no part in choosing.
-    pub unusable_completions: Unusable,
-    /// Pairs by split and source.
-    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Pairs whose label was flipped.
-    pub flipped: u64,
-    /// Share of the pairs whose label was flipped.
-    pub realised_flip_rate: f64,
-    /// What the noise did, by kind, split and source.
-    pub noise: Ledger,
-    /// Pairs that another pair of the same prompt contradicts.
-    pub conflicts: u64,
-    /// Tokens by column: `n_prompt`, `n_chosen`, `n_rejected`.
-    pub tokens: BTreeMap<String, u64>,
-    /// Pairs of which anything was cut.
-    pub truncated: u64,
-    /// One pair as it is written (dry run only).
-    pub example: serde_json::Value,
 }
 
 /// Runs the whole of `prepare`, in memory that does not grow with the input. What is finished is

@@ -105,25 +105,8 @@ pub fn write(
     for name in names {
         manifest.output(out, &format!("{}/{name}", prepared::TOKENIZER), None)?;
     }
-    facts(&mut manifest, summary)?;
+    summary.record(&mut manifest)?;
     manifest.finish(out)?;
-    Ok(())
-}
-
-/// The summary's numbers, as facts of the manifest.
-fn facts(manifest: &mut Manifest, summary: &PrepareSummary) -> Result<()> {
-    let serde_json::Value::Object(all) = serde_json::to_value(summary)? else {
-        return Err(Error::run("the summary is not an object"));
-    };
-    for (key, value) in all {
-        let name = match key.as_str() {
-            // Where it is and what it looks like is not a fact about the data.
-            "out" | "example" => continue,
-            "rejects" => "rows_rejected",
-            other => other,
-        };
-        manifest.fact(name, value)?;
-    }
     Ok(())
 }
 

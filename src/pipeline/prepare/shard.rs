@@ -32,6 +32,11 @@ impl Shard {
         }
     }
 
+    /// Which part, from 1, and of how many.
+    pub fn parts(self) -> (u64, u64) {
+        (self.index, self.of)
+    }
+
     /// Whether this is all there is.
     pub fn is_whole(self) -> bool {
         self.of == 1

@@ -5,6 +5,8 @@ use super::*;
 use crate::artifact;
 use crate::ingest::OnBadRow;
 use crate::message::MessageColumn;
+use crate::pairs::Unusable;
+use crate::pipeline::merge;
 use crate::progress::Silent;
 use crate::schema::{PAIR_COLUMNS, REJECT_COLUMNS, prepared};
 use crate::tokenize::store;
@@ -182,6 +184,84 @@ fn shards_add_up_to_the_whole() {
     assert_eq!(seen, rows(&whole));
     assert_eq!(refused, rejects(&whole));
     assert_eq!(encoded, tokens(&whole));
+}
+
+#[test]
+fn merged_shards_are_the_whole_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = corpus(dir.path());
+    let whole = dir.path().join("whole");
+    let all = run(&config(files.clone(), &whole), Seed(1), &Silent).unwrap();
+    let mut shards: Vec<PathBuf> = (1..=4).map(|i| dir.path().join(format!("part {i}"))).collect();
+    for (i, out) in shards.iter().enumerate() {
+        let config = PrepareConfig { shard: format!("{}/4", i + 1), ..config(files.clone(), out) };
+        run(&config, Seed(1), &Silent).unwrap();
+    }
+    // Concatenated as they are, in the order of the shards, the rows are those of the whole.
+    for split in SPLIT_NAMES {
+        let ids = |out: &PathBuf| texts(&pairs_of(out, split), "id");
+        assert_eq!(shards.iter().flat_map(ids).collect::<Vec<_>>(), texts(&pairs_of(&whole, split), "id"));
+    }
+    let merged = dir.path().join("merged");
+    shards.reverse();
+    let summary = merge::run(&shards, &merged, &Silent).unwrap();
+    assert!(bytes_of(&merged) == bytes_of(&whole));
+    assert_eq!((summary.rows_read, &summary.rejects), (all.rows_read, &all.rejects));
+    assert_eq!((summary.pairs, summary.flipped, &summary.counts), (all.pairs, all.flipped, &all.counts));
+    let (a, b) = (Manifest::read(&merged).unwrap(), Manifest::read(&whole).unwrap());
+    assert_eq!((a.inputs, a.facts["tokenizer"].clone()), (b.inputs, b.facts["tokenizer"].clone()));
+    a.outputs.iter().for_each(|file| Manifest::read(&merged).unwrap().verify(&merged, &file.path).unwrap());
+
+    let refused = |folders: &[PathBuf]| merge::run(folders, &dir.path().join("no"), &Silent).unwrap_err().to_string();
+    assert!(refused(&shards[..3]).contains("shards are missing: 1/4"), "{}", refused(&shards[..3]));
+    assert!(refused(&[whole.clone()]).contains("not a shard"));
+    assert!(refused(&[shards[0].clone(), shards[0].clone()]).contains("is in"));
+    let other = dir.path().join("other");
+    run(&PrepareConfig { shard: "2/4".into(), ..config(files, &other) }, Seed(2), &Silent).unwrap();
+    assert!(refused(&[shards[0].clone(), other]).contains("another seed"));
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bytes() {
+    /// Asks to stop when it was asked often enough.
+    struct Impatient(std::sync::atomic::AtomicI64);
+    impl crate::progress::Progress for Impatient {
+        fn begin(&self, _: &str, _: Option<u64>) {}
+        fn advance(&self, _: u64) {}
+        fn status(&self, _: &str) {}
+        fn end(&self) {}
+        fn note(&self, _: &str) {}
+        fn warn(&self, _: &str) {}
+        fn interrupted(&self) -> bool {
+            self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let files = corpus(dir.path());
+    let whole = dir.path().join("whole");
+    run(&config(files.clone(), &whole), Seed(1), &Silent).unwrap();
+    let out = dir.path().join("out");
+    let config = config(files.clone(), &out);
+    let mut stops = 0;
+    for patience in 0..20 {
+        match run(&config, Seed(1), &Impatient(patience.into())) {
+            Ok(_) => break,
+            Err(e) => assert!(e.to_string().contains("interrupted"), "{e}"),
+        }
+        assert!(!out.join(prepared::MANIFEST).exists());
+        stops += 1;
+    }
+    assert!(stops > 2, "{stops}");
+    assert!(bytes_of(&out) == bytes_of(&whole));
+    assert!(!out.join(work::FOLDER).exists());
+
+    // Work for other settings is not gone on with.
+    assert!(run(&config, Seed(1), &Impatient(2.into())).is_err());
+    let other = PrepareConfig { noise: NoiseConfig { flip_rate: 0.9, ..config.noise.clone() }, ..config.clone() };
+    run(&other, Seed(1), &Silent).unwrap();
+    let fresh = dir.path().join("fresh");
+    run(&PrepareConfig { out: fresh.display().to_string(), ..other }, Seed(1), &Silent).unwrap();
+    assert!(bytes_of(&out) == bytes_of(&fresh));
 }
 
 #[test]

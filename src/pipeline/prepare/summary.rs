@@ -1,0 +1,102 @@
+//! What a preparation did, in numbers: printed, and kept in the manifest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::noise::Ledger;
+use crate::pairs::Unusable;
+
+/// What `prepare` did, in numbers.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PrepareSummary {
+    /// The folder written; empty for a dry run.
+    pub out: String,
+    /// Rows read (of this shard).
+    pub rows_read: u64,
+    /// Rows of which at least one pair is in the output.
+    pub rows_kept: u64,
+    /// Other rows, by reason; `rows_read = rows_kept + sum(rejects)`.
+    pub rejects: BTreeMap<String, u64>,
+    /// Pairs in the output.
+    pub pairs: u64,
+    /// Pairs that were dropped from rows that gave other ones, by reason.
+    pub pairs_dropped: BTreeMap<String, u64>,
+    /// Completions that took no part in choosing.
+    pub unusable_completions: Unusable,
+    /// Pairs by split and source.
+    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Pairs whose label was flipped.
+    pub flipped: u64,
+    /// Share of the pairs whose label was flipped.
+    pub realised_flip_rate: f64,
+    /// What the noise did, by kind, split and source.
+    pub noise: Ledger,
+    /// Pairs that another pair of the same prompt contradicts.
+    pub conflicts: u64,
+    /// Tokens by column: `n_prompt`, `n_chosen`, `n_rejected`.
+    pub tokens: BTreeMap<String, u64>,
+    /// Pairs of which anything was cut.
+    pub truncated: u64,
+    /// One pair as it is written (dry run only).
+    pub example: serde_json::Value,
+}
+
+/// Keys that are no facts about the data, and one that the manifest calls otherwise.
+const NOT_RECORDED: [&str; 2] = ["out", "example"];
+const REJECTS: (&str, &str) = ("rejects", "rows_rejected");
+
+impl PrepareSummary {
+    /// Writes the numbers into a manifest's facts.
+    ///
+    /// # Errors
+    /// [`Error::Json`].
+    pub fn record(&self, manifest: &mut Manifest) -> Result<()> {
+        let serde_json::Value::Object(all) = serde_json::to_value(self)? else {
+            return Err(Error::run("the summary is not an object"));
+        };
+        for (key, value) in all {
+            if !NOT_RECORDED.contains(&key.as_str()) {
+                manifest.fact(if key == REJECTS.0 { REJECTS.1 } else { &key }, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the numbers back.
+    ///
+    /// # Errors
+    /// [`Error::Json`] where the manifest holds something else under one of the names.
+    pub fn recorded(manifest: &Manifest) -> Result<PrepareSummary> {
+        let mut facts: serde_json::Map<String, serde_json::Value> = manifest.facts.clone().into_iter().collect();
+        if let Some(rejects) = facts.remove(REJECTS.1) {
+            facts.insert(REJECTS.0.into(), rejects);
+        }
+        Ok(serde_json::from_value(facts.into())?)
+    }
+
+    /// Adds the numbers of another part of the same data.
+    pub fn add(&mut self, other: PrepareSummary) {
+        let add = |to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>| {
+            from.into_iter().for_each(|(key, n)| *to.entry(key).or_default() += n);
+        };
+        self.rows_read += other.rows_read;
+        self.rows_kept += other.rows_kept;
+        self.pairs += other.pairs;
+        self.flipped += other.flipped;
+        self.truncated += other.truncated;
+        self.conflicts += other.conflicts;
+        self.unusable_completions += other.unusable_completions;
+        self.noise.join(&other.noise);
+        add(&mut self.rejects, other.rejects);
+        add(&mut self.pairs_dropped, other.pairs_dropped);
+        add(&mut self.tokens, other.tokens);
+        for (split, sources) in other.counts {
+            add(self.counts.entry(split).or_default(), sources);
+        }
+        self.realised_flip_rate = self.flipped as f64 / self.pairs.max(1) as f64;
+    }
+}
