@@ -23,22 +23,24 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
             inputs.extend(crate::hub::fetch_dataset(name, progress)?.into_iter().map(from_hub));
         } else if path.is_dir() {
             inputs.extend(files_in(path)?.into_iter().map(Input::new));
-        } else if path.exists() {
+        } else if path.is_file() {
             inputs.push(Input::new(path));
+        } else if path.exists() {
+            // A pipe can be read once only, and waits for its writer.
+            return Err(refused(path, "not a regular file", "write the rows to a file first"));
         } else {
-            return Err(Error::Data {
-                path: path.to_path_buf(),
-                line: None,
-                field: None,
-                message: "no such file or folder".into(),
-                hint: Some("an input is a file, a folder, or hf://datasets/ORG/NAME[@rev]/file".into()),
-            });
+            let forms = "an input is a file, a folder, or hf://datasets/ORG/NAME[@rev]/file";
+            return Err(refused(path, "no such file or folder", forms));
         }
     }
     inputs.sort();
     let mut seen = std::collections::BTreeSet::new();
     inputs.retain(|input| seen.insert(input.path.canonicalize().unwrap_or_else(|_| input.path.clone())));
     Ok(inputs)
+}
+
+fn refused(path: &Path, message: &str, hint: &str) -> Error {
+    Error::Data { path: path.into(), line: None, field: None, message: message.into(), hint: Some(hint.into()) }
 }
 
 /// A file from the hub is known by its address at the commit that was read, not by its place in the cache.
