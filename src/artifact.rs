@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+mod portable;
+
+/// Prefix of files that are not finished.
+const STAGED: &str = ".staged-";
+
 /// What a finished file is: for manifests.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FileDigest {
@@ -34,10 +39,10 @@ pub fn write_verified(
     let path = path.as_ref();
     let folder = parent(path);
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let mut staged = tempfile::Builder::new().prefix(".staged-").tempfile_in(&folder).map_err(Error::io(path))?;
+    let mut staged = tempfile::Builder::new().prefix(STAGED).tempfile_in(&folder).map_err(Error::io(path))?;
     {
         let mut writer = BufWriter::with_capacity(1 << 20, staged.as_file_mut());
-        fill(&mut writer)?;
+        fill(&mut writer).map_err(|e| broken(path, e, &mut writer))?;
         writer.flush().map_err(Error::io(path))?;
     }
     staged.as_file().sync_all().map_err(Error::io(path))?;
@@ -55,6 +60,18 @@ pub fn write_verified(
     Ok(())
 }
 
+/// Tells a failure to write as one of the file: writers of tables wrap the system's words in their own.
+fn broken(path: &Path, error: Error, writer: &mut impl Write) -> Error {
+    if !matches!(error, Error::Frame(_) | Error::Arrow(_) | Error::Parquet(_)) {
+        return error;
+    }
+    // What the system refused once it refuses again, in its own words.
+    match writer.flush() {
+        Err(source) => Error::Io { path: path.to_path_buf(), source },
+        Ok(()) => Error::run(format!("{}: {error}", path.display())),
+    }
+}
+
 /// Writes a file that need not outlive a power cut, under its name only when it is whole.
 ///
 /// # Errors
@@ -62,10 +79,10 @@ pub fn write_verified(
 pub fn write_scratch(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>) -> Result<()> {
     let folder = parent(path);
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let mut staged = tempfile::Builder::new().prefix(".staged-").tempfile_in(&folder).map_err(Error::io(path))?;
+    let mut staged = tempfile::Builder::new().prefix(STAGED).tempfile_in(&folder).map_err(Error::io(path))?;
     {
         let mut writer = BufWriter::with_capacity(1 << 20, staged.as_file_mut());
-        fill(&mut writer)?;
+        fill(&mut writer).map_err(|e| broken(path, e, &mut writer))?;
         writer.flush().map_err(Error::io(path))?;
     }
     staged.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
@@ -147,6 +164,7 @@ pub fn write_parquet_pieces(
         path,
         |w| {
             let writer = ParquetWriter::new(w).with_compression(ParquetCompression::Zstd(None)).set_parallel(true);
+            let writer = writer.with_key_value_metadata(portable::schema(none.schema()));
             let mut writer = writer.batched(none.schema())?;
             let mut waiting = none.clone();
             let mut put = |frame: DataFrame| -> Result<()> {
@@ -228,7 +246,8 @@ pub fn hash_file(path: impl AsRef<Path>) -> Result<(u64, String)> {
 #[derive(Debug)]
 pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
 
-/// Takes the folder for this process, or refuses if another one holds it.
+/// Takes the folder for this process, or refuses if another one holds it. Files that a killed process
+/// left unfinished in it, or in a folder directly below, are removed.
 ///
 /// # Errors
 /// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
@@ -238,12 +257,26 @@ pub fn lock_folder(folder: impl AsRef<Path>) -> Result<FolderLock> {
     let path = folder.join(".lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
     match file.try_lock() {
-        Ok(()) => Ok(FolderLock(file)),
+        Ok(()) => {
+            sweep(folder);
+            Ok(FolderLock(file))
+        }
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Run {
             message: format!("{}: another lpc-pipe is writing here", folder.display()),
             hint: Some("wait for it, or choose another --out".into()),
         }),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
+    }
+}
+
+/// Removes unfinished files; what cannot be removed is in nobody's way.
+fn sweep(folder: &Path) {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = entries(folder).filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
+    for place in std::iter::once(folder.to_path_buf()).chain(below) {
+        for entry in entries(&place).filter(|e| e.file_name().to_string_lossy().starts_with(STAGED)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -294,7 +327,12 @@ mod tests {
     #[test]
     fn one_writer_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
+        for left in [".staged-abc", "below/.staged-def", "below/kept"] {
+            write_bytes(dir.path().join(left), b"x").unwrap();
+        }
         let held = lock_folder(dir.path()).unwrap();
+        assert!(!dir.path().join(".staged-abc").exists() && !dir.path().join("below/.staged-def").exists());
+        assert!(dir.path().join("below/kept").exists());
         assert!(lock_folder(dir.path()).is_err());
         drop(held);
         lock_folder(dir.path()).unwrap();

@@ -120,6 +120,11 @@ impl Manifest {
             )
             .with_hint("use a newer lpc-pipe"));
         }
+        // Whoever follows a manifest stays in its folder.
+        if let Some(file) = manifest.outputs.iter().find(|file| !is_below(&file.path)) {
+            let message = format!("names a file outside of its folder: {:?}", file.path);
+            return Err(Error::artifact(&path, message).with_hint("run the command that wrote it again"));
+        }
         Ok(manifest)
     }
 
@@ -160,6 +165,12 @@ pub fn hash_json(value: &serde_json::Value) -> Result<String> {
         }
     }
     Ok(blake3::hash(&serde_json::to_vec(&sorted(value))?).to_hex().to_string())
+}
+
+/// Whether a path, as manifests write it, is a file's place below their folder.
+fn is_below(path: &str) -> bool {
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);
+    path.split('/').all(plain)
 }
 
 fn now() -> String {

@@ -136,7 +136,7 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     }
     let manifest = Manifest::begin("prepare", config)?;
     let shard = Shard::parse(&config.shard).map_err(|e| Error::config("prepare.shard", e))?;
-    let inputs = inputs::resolve(&config.input)?;
+    let inputs = inputs::resolve(&config.input, progress)?;
 
     // A model that cannot be had is told before the work begins.
     let loaded = match ModelSource::resolve(&config.tokenizer)? {

@@ -60,8 +60,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
 const LONGEST: usize = 500;
 
 /// Longer files, and why.
-const LONG: [(&str, &str); 4] = [
-    ("src/hub.rs", "one protocol, and its server for tests beside it"),
+const LONG: [(&str, &str); 3] = [
     ("src/tokenize/fast.rs", "one algorithm, compared with its slow form in the same file"),
     ("src/tokenize/tokenizer.rs", "one type with its ways of being opened"),
     ("tests/it/parity.rs", "one table of recorded numbers after the other"),

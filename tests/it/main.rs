@@ -10,13 +10,17 @@
 //! - `parity`: numbers recorded from transformers, TRL and torch.
 //! - `gradients`: every trainable parameter against finite differences.
 //! - `invariants`: what must not change a result.
+//! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
+//! - `hub`: data from a hub, as the program is asked for it.
 //! - `resume`: a stopped run ends with the same bits.
 
 mod architecture;
 mod bad_input;
 mod cli;
 mod contract;
+mod crash;
 mod gradients;
+mod hub;
 mod invariants;
 mod parity;
 mod policies;

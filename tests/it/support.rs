@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 use polars::prelude::*;
 use serde_json::Value;
 
+/// The program that is tested.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lpc-pipe");
+
 /// A temporary folder in which the program runs: paths in its messages are relative and short.
 pub struct Sandbox {
     dir: tempfile::TempDir,
@@ -36,9 +39,10 @@ impl Sandbox {
         name
     }
 
-    /// Runs the program with these arguments. The hub is out of reach; there is no terminal.
-    pub fn run(&self, args: &[&str]) -> Output {
-        let output = Command::new(env!("CARGO_BIN_EXE_lpc-pipe"))
+    /// The program, or another one, as it is run here. The hub is out of reach; there is no terminal.
+    pub fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
             .args(args)
             .current_dir(self.dir.path())
             .env("HF_HOME", self.path(".hub"))
@@ -46,16 +50,25 @@ impl Sandbox {
             .env_remove("HF_ENDPOINT")
             .env_remove("HF_TOKEN")
             .env_remove("RAYON_NUM_THREADS")
-            .stdin(Stdio::null())
-            .output()
-            .expect("the program starts");
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program with these arguments.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.finish(self.command(PROGRAM, args))
+    }
+
+    /// Runs a command to its end.
+    pub fn finish(&self, mut command: Command) -> Output {
+        let output = command.output().expect("the program starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("what the program prints is UTF-8");
         let output = Output {
             code: output.status.code().unwrap_or(-1),
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         };
-        assert!(!output.stderr.contains("panicked"), "{args:?}\n{}", output.stderr);
+        assert!(!output.stderr.contains("panicked"), "{command:?}\n{}", output.stderr);
         output
     }
 

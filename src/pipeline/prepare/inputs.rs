@@ -1,11 +1,13 @@
 //! What the user named as input -> files, in an order that does not depend on how they were named.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use polars::prelude::{Column, DataFrame};
 
 use crate::error::{Error, Result};
+use crate::hub::HubFile;
 use crate::ingest::{Input, files_in};
+use crate::progress::Progress;
 use crate::schema::col;
 
 /// Resolves files, folders and hub addresses. Files are sorted by name; one that was named twice
@@ -13,24 +15,22 @@ use crate::schema::col;
 ///
 /// # Errors
 /// [`Error::Data`] where a path does not exist or a folder has no usable file.
-pub fn resolve(names: &[String]) -> Result<Vec<Input>> {
+pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for name in names {
         let path = Path::new(name);
         if name.starts_with("hf://") {
-            inputs.extend(crate::hub::fetch_dataset_files(name)?.into_iter().map(|file| from_hub(name, file)));
+            inputs.extend(crate::hub::fetch_dataset(name, progress)?.into_iter().map(from_hub));
         } else if path.is_dir() {
             inputs.extend(files_in(path)?.into_iter().map(Input::new));
-        } else if path.exists() {
+        } else if path.is_file() {
             inputs.push(Input::new(path));
+        } else if path.exists() {
+            // A pipe can be read once only, and waits for its writer.
+            return Err(refused(path, "not a regular file", "write the rows to a file first"));
         } else {
-            return Err(Error::Data {
-                path: path.to_path_buf(),
-                line: None,
-                field: None,
-                message: "no such file or folder".into(),
-                hint: Some("an input is a file, a folder, or hf://datasets/ORG/NAME[@rev]/file".into()),
-            });
+            let forms = "an input is a file, a folder, or hf://datasets/ORG/NAME[@rev]/file";
+            return Err(refused(path, "no such file or folder", forms));
         }
     }
     inputs.sort();
@@ -39,11 +39,13 @@ pub fn resolve(names: &[String]) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
-/// A file from the hub is known by its address, not by its place in the cache.
-fn from_hub(address: &str, file: PathBuf) -> Input {
-    let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let label = if address.ends_with(&name) { address.to_string() } else { format!("{address}/{name}") };
-    Input { label: label.into(), ..Input::new(file) }
+fn refused(path: &Path, message: &str, hint: &str) -> Error {
+    Error::Data { path: path.into(), line: None, field: None, message: message.into(), hint: Some(hint.into()) }
+}
+
+/// A file from the hub is known by its address at the commit that was read, not by its place in the cache.
+fn from_hub(file: HubFile) -> Input {
+    Input { label: file.address.into(), ..Input::new(file.path) }
 }
 
 /// The rows' sources: `tag` where one was given, else each row's own, else the file's name without endings.
@@ -72,6 +74,7 @@ fn stem(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     #[test]
     fn order_and_repetition_do_not_matter() {
@@ -80,14 +83,12 @@ mod tests {
         for name in ["b.jsonl", "a.parquet", "c.jsonl.gz", "notes.txt", ".hidden.jsonl"] {
             std::fs::write(at(name), "x").unwrap();
         }
-        let folder = resolve(&[dir.path().display().to_string()]).unwrap();
+        let folder = resolve(&[dir.path().display().to_string()], &Silent).unwrap();
         let names: Vec<_> = folder.iter().map(|i| i.path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.parquet", "b.jsonl", "c.jsonl.gz"]);
         let named = [at("c.jsonl.gz"), at("b.jsonl"), at("b.jsonl"), at("a.parquet")];
-        assert_eq!(resolve(&named).unwrap(), folder);
-        assert_eq!(resolve(&[at("none")]).unwrap_err().exit_code(), 3);
-        let input = from_hub("hf://datasets/o/n/x.parquet", "/cache/x.parquet".into());
-        assert_eq!(input.label, Path::new("hf://datasets/o/n/x.parquet"));
+        assert_eq!(resolve(&named, &Silent).unwrap(), folder);
+        assert_eq!(resolve(&[at("none")], &Silent).unwrap_err().exit_code(), 3);
     }
 
     #[test]

@@ -1,0 +1,198 @@
+//! A hub of a few files on this machine, for tests: the endpoints that are asked, answers by script,
+//! and a record of who asked with which token.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The commit that `main` stands for.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// What is answered to one request.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Body.
+    pub body: Vec<u8>,
+    /// Further header lines.
+    pub headers: Vec<String>,
+    /// How it fails on the way.
+    pub fault: Fault,
+}
+
+/// How an answer fails on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not at all.
+    None,
+    /// Not a byte is sent for so many milliseconds.
+    Silence(u64),
+    /// The connection ends after half of the body.
+    BreakOff,
+    /// Half of the body, then not a byte for so many milliseconds.
+    Stall(u64),
+}
+
+impl Answer {
+    /// A whole answer.
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Answer {
+        Answer { status, body: body.into(), headers: Vec::new(), fault: Fault::None }
+    }
+
+    /// With one more header line.
+    pub fn with(mut self, header: &str) -> Answer {
+        self.headers.push(header.into());
+        self
+    }
+
+    /// Failing so.
+    pub fn failing(mut self, fault: Fault) -> Answer {
+        self.fault = fault;
+        self
+    }
+}
+
+/// Answers by path. Each GET takes the first of a path's answers away, but for the last.
+pub type Script = BTreeMap<String, Vec<Answer>>;
+
+/// A running imitation; it ends with the test's process.
+pub struct Imitation {
+    /// Its address.
+    pub endpoint: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// One request as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// `METHOD /path`
+    pub line: String,
+    /// The token it carried.
+    pub token: Option<String>,
+}
+
+impl Imitation {
+    /// Serves these answers, to everybody where `token` is empty.
+    pub fn serve(script: Script, token: &str) -> Imitation {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port of this machine");
+        let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (script, log, token) = (Arc::new(Mutex::new(script)), asked.clone(), token.to_string());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (script, log, token) = (script.clone(), log.clone(), token.clone());
+                std::thread::spawn(move || talk(stream, &script, &log, &token));
+            }
+        });
+        Imitation { endpoint, asked }
+    }
+
+    /// All requests so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("the record").clone()
+    }
+
+    /// How many requests so far hold this text.
+    pub fn count(&self, part: &str) -> usize {
+        self.asked().iter().filter(|a| a.line.contains(part)).count()
+    }
+}
+
+fn talk(stream: TcpStream, script: &Mutex<Script>, log: &Mutex<Vec<Asked>>, token: &str) {
+    let Ok(reading) = stream.try_clone() else { return };
+    let (mut reader, mut stream) = (BufReader::new(reading), stream);
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first).unwrap_or(0) == 0 {
+            return;
+        }
+        let mut bearer = None;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 || line.trim().is_empty() {
+                break;
+            }
+            if line.to_ascii_lowercase().starts_with("authorization: bearer ") {
+                bearer = line.trim().split(' ').nth(2).map(str::to_string);
+            }
+        }
+        let mut words = first.split(' ');
+        let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let path = path.split('?').next().unwrap_or("").to_string();
+        log.lock().expect("the record").push(Asked { line: format!("{method} {path}"), token: bearer.clone() });
+        let answer = match token.is_empty() || bearer.as_deref() == Some(token) {
+            true => next(&mut script.lock().expect("the script"), method, &path),
+            false => Answer::new(401, "{}"),
+        };
+        if send(&mut stream, method, &answer).is_err() || answer.fault != Fault::None {
+            return;
+        }
+    }
+}
+
+fn next(script: &mut Script, method: &str, path: &str) -> Answer {
+    match script.get_mut(path) {
+        None => Answer::new(404, r#"{"error":"Not Found"}"#),
+        // A HEAD sees what will be there in the end.
+        Some(answers) if method == "HEAD" => answers.last().cloned().unwrap_or_else(|| Answer::new(404, "")),
+        Some(answers) if answers.len() > 1 => answers.remove(0),
+        Some(answers) => answers[0].clone(),
+    }
+}
+
+fn send(stream: &mut TcpStream, method: &str, answer: &Answer) -> std::io::Result<()> {
+    let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
+    if let (Fault::Silence(ms), "GET") = (answer.fault, method) {
+        pause(ms);
+        return Ok(());
+    }
+    // Headers from which a careless client would make file names.
+    let mut head = format!(
+        "HTTP/1.1 {} x\r\nContent-Length: {}\r\nContent-Type: application/json\r\nETag: \"../../../evil\"\r\nX-Repo-Commit: ../../evil\r\n",
+        answer.status,
+        answer.body.len()
+    );
+    for header in &answer.headers {
+        head += header;
+        head += "\r\n";
+    }
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(b"\r\n")?;
+    if method == "HEAD" {
+        return Ok(());
+    }
+    match answer.fault {
+        Fault::None | Fault::Silence(_) => stream.write_all(&answer.body),
+        Fault::BreakOff => stream.write_all(&answer.body[..answer.body.len() / 2]),
+        Fault::Stall(ms) => {
+            stream.write_all(&answer.body[..answer.body.len() / 2])?;
+            stream.flush()?;
+            pause(ms);
+            Ok(())
+        }
+    }
+}
+
+/// A repository `org/name` whose `main` stands for [`COMMIT`], which lists `listed` and serves `files`.
+/// `kind` is `models` or `datasets`.
+pub fn repository(kind: &str, files: &[(&str, &[u8])], listed: &[&str]) -> Script {
+    let siblings: Vec<_> = listed.iter().map(|name| serde_json::json!({"rfilename": name})).collect();
+    let info = serde_json::json!({"id": "org/name", "sha": COMMIT, "siblings": siblings}).to_string();
+    let prefix = if kind == "datasets" { "/datasets" } else { "" };
+    let mut script = Script::new();
+    for revision in ["main", COMMIT] {
+        script.insert(info_path(kind, revision), vec![Answer::new(200, info.clone())]);
+    }
+    for (name, content) in files {
+        script.insert(format!("{prefix}/org/name/resolve/{COMMIT}/{name}"), vec![Answer::new(200, *content)]);
+    }
+    script
+}
+
+/// The path at which `org/name` tells what a revision stands for.
+pub fn info_path(kind: &str, revision: &str) -> String {
+    format!("/api/{kind}/org/name/revision/{revision}")
+}

@@ -1,0 +1,440 @@
+//! Models and data sets from the Hugging Face hub, into the cache that `huggingface_hub` uses too.
+//!
+//! Environment: `HF_ENDPOINT`, `HF_TOKEN` (or the token file of `hf auth login`: `HF_TOKEN_PATH`, else
+//! `HF_HOME/token`), `HF_HOME` / `HF_HUB_CACHE`, `HF_HUB_OFFLINE`.
+//!
+//! - What is in the cache is not fetched again. A branch or tag costs one question, which commit it
+//!   stands for; a commit costs none.
+//! - Without a hub (offline, or out of reach) the cache serves what it holds, and what it lacks is told.
+//! - A request is repeated a few times, and a silent server is given up.
+//! - Whatever a server answers, files are written only below the cache folder: names and commits are
+//!   checked ([`names`]), links that lead out are not followed, and every file is finished in a folder
+//!   of its own before it is moved to its place ([`shelf`]).
+//! - The token goes to the endpoint alone; a redirect to another host drops it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hf_hub::{HFRepositorySync, RepoType};
+
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Silent};
+
+pub mod names;
+mod shelf;
+mod trouble;
+mod wire;
+
+#[cfg(test)]
+pub mod imitation;
+
+pub use names::looks_like_id;
+use names::{DatasetAddress, is_commit, is_commit_name, is_pattern, is_safe_name, matches_glob, split_id};
+use shelf::Shelf;
+use trouble::Trouble;
+use wire::{Listing, is_outage};
+
+/// Files of a model that are fetched where the repository has them.
+const MODEL_FILES: [&str; 10] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    crate::schema::run::LPC_CONFIG,
+    crate::schema::run::LPC_WEIGHTS,
+];
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Where the hub is and where its files go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hub {
+    /// Base address.
+    pub endpoint: String,
+    /// Cache folder, in the layout of `huggingface_hub`.
+    pub cache: PathBuf,
+    /// Access token; empty for what the environment holds.
+    pub token: String,
+    /// Use the cache alone.
+    pub offline: bool,
+    /// How long to wait and how often to try.
+    pub patience: Patience,
+}
+
+/// How long to wait for a hub and how often to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a connection. Default: 10 s.
+    pub connect: Duration,
+    /// For the next bytes of an answer. Default: 20 s.
+    pub silence: Duration,
+    /// Repetitions after a failure that may pass (429, 5xx, timeouts, broken transfers). Default: 3.
+    pub retries: usize,
+    /// Before the first repetition; doubles each time. Default: 300 ms.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            connect: Duration::from_secs(10),
+            silence: Duration::from_secs(20),
+            retries: 3,
+            pause: Duration::from_millis(300),
+        }
+    }
+}
+
+/// A file of a data set, in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubFile {
+    /// Where it is on this disk.
+    pub path: PathBuf,
+    /// `hf://datasets/ORG/NAME@COMMIT/PATH`: the same bytes on every machine and on every day.
+    pub address: String,
+    /// The commit that the revision stood for.
+    pub commit: String,
+}
+
+/// Fetches a model into the cache: configuration, tokenizer, template and safetensors weights.
+/// Returns the folder that holds them, `.../snapshots/COMMIT`.
+///
+/// # Errors
+/// [`Error::Model`] where there is no such model, it is not open to the user, it has no
+/// safetensors weights, or the hub cannot be reached and the cache does not hold it.
+pub fn fetch_model(id: &str) -> Result<PathBuf> {
+    Hub::from_env().fetch_model(id, &Silent)
+}
+
+/// Fetches files of a data set, named `hf://datasets/ORG/NAME[@REVISION]/PATH`, into the cache;
+/// PATH may hold `*` (within a folder), `**` (across folders) and `?`. Sorted by name.
+///
+/// # Errors
+/// As [`fetch_model`], with [`Error::Data`].
+pub fn fetch_dataset(url: &str, progress: &dyn Progress) -> Result<Vec<HubFile>> {
+    Hub::from_env().fetch_dataset(url, progress)
+}
+
+impl Hub {
+    /// What the environment says.
+    pub fn from_env() -> Hub {
+        Hub::from_vars(&|name| std::env::var(name).ok())
+    }
+
+    /// What these variables say.
+    pub fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Hub {
+        let var = |name: &str| var(name).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
+        let on = |v: String| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off");
+        let cache_home = || var("XDG_CACHE_HOME").map(PathBuf::from);
+        let user = || PathBuf::from(var("HOME").unwrap_or_else(|| ".".into())).join(".cache");
+        let home = var("HF_HOME").map(PathBuf::from);
+        let home = home.unwrap_or_else(|| cache_home().unwrap_or_else(user).join("huggingface"));
+        let cache = var("HF_HUB_CACHE").or_else(|| var("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
+        let from_file = || {
+            let path = var("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+            std::fs::read_to_string(path).ok().map(|text| text.trim().to_string())
+        };
+        let implicit = !var("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(on);
+        let token = if implicit { var("HF_TOKEN").or_else(from_file) } else { None };
+        Hub {
+            endpoint: var("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
+            cache: cache.unwrap_or_else(|| home.join("hub")),
+            token: token.unwrap_or_default(),
+            offline: var("HF_HUB_OFFLINE").is_some_and(on),
+            patience: Patience::default(),
+        }
+    }
+
+    /// See [`fetch_model`].
+    ///
+    /// # Errors
+    /// As [`fetch_model`].
+    pub fn fetch_model(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf> {
+        let fail = |message: String, hint: &str| {
+            let error = Error::model(id, message);
+            if hint.is_empty() { error } else { error.with_hint(hint) }
+        };
+        let Some((org, name, revision)) = split_id(id) else {
+            return Err(fail("is no hub id".into(), "hub ids are ORG/NAME or ORG/NAME@REVISION"));
+        };
+        let shelf = Shelf::new(&self.cache, "models", org, name);
+        self.model(&shelf, (org, name, revision), progress).map_err(|e| self.explain(e, &fail))
+    }
+
+    fn model(
+        &self,
+        shelf: &Shelf,
+        (org, name, revision): (&str, &str, &str),
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, Trouble> {
+        let cached = || match shelf.commit_of(revision) {
+            Some(commit) => cached_model(shelf, &commit),
+            None => Ok(None),
+        };
+        // A commit whose files are known and here: there is nothing to ask.
+        if self.offline || (is_commit(revision) && shelf.listing(revision).is_some()) {
+            match cached()? {
+                Some(folder) => return Ok(folder),
+                None if self.offline => return Err(self.not_cached(&[])),
+                None => {}
+            }
+        }
+        let repository = wire::client(self)?.model(org, name);
+        let listing = match wire::list_model(&repository, revision, &self.patience) {
+            Ok(listing) => checked(listing, revision)?,
+            Err(e) if is_outage(&e) => match cached()? {
+                Some(folder) => {
+                    progress.warn(&self.from_cache());
+                    return Ok(folder);
+                }
+                None => return Err(e.into()),
+            },
+            Err(e) => return Err(e.into()),
+        };
+        let commit = &listing.commit;
+        let listed = |file: &str| listing.files.iter().any(|f| f == file);
+        if !listed("config.json") {
+            return Err(Trouble::Other(
+                "holds no config.json".into(),
+                "is it a transformers model? A .gguf file must be downloaded and named as a file".into(),
+            ));
+        }
+        let _held = shelf.hold(progress)?;
+        shelf.keep_listing(commit, &listing.files)?;
+        let get = |file: &str| self.obtain(&repository, shelf, commit, file, progress);
+        for file in MODEL_FILES.iter().filter(|file| listed(file)) {
+            get(file)?;
+        }
+        if listed(WEIGHTS) {
+            get(WEIGHTS)?;
+        } else if listed(INDEX) {
+            let index = get(INDEX)?;
+            for shard in shards(&index).map_err(|e| Trouble::Other(e, String::new()))? {
+                get(&shard)?;
+            }
+        } else {
+            return Err(Trouble::Other(
+                "holds no safetensors weights".into(),
+                "convert it with transformers: save_pretrained(...)".into(),
+            ));
+        }
+        shelf.remember(revision, commit)?;
+        Ok(shelf.snapshot(commit))
+    }
+
+    /// See [`fetch_dataset`].
+    ///
+    /// # Errors
+    /// As [`fetch_dataset`].
+    pub fn fetch_dataset(&self, url: &str, progress: &dyn Progress) -> Result<Vec<HubFile>> {
+        let fail = |message: String, hint: &str| Error::Data {
+            path: url.into(),
+            line: None,
+            field: None,
+            message,
+            hint: (!hint.is_empty()).then(|| hint.to_string()),
+        };
+        let Some(address) = DatasetAddress::parse(url) else {
+            return Err(fail("cannot be read".into(), "the form is hf://datasets/ORG/NAME[@REVISION]/PATH"));
+        };
+        let shelf = Shelf::new(&self.cache, "datasets", address.org, address.name);
+        self.dataset(&shelf, &address, progress).map_err(|e| self.explain(e, &fail))
+    }
+
+    fn dataset(
+        &self,
+        shelf: &Shelf,
+        address: &DatasetAddress<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<HubFile>, Trouble> {
+        let (revision, pattern) = (address.revision.as_str(), address.pattern);
+        let files = |commit: &str, found: Vec<(String, PathBuf)>| -> Vec<HubFile> {
+            let file = |(name, path): (String, PathBuf)| HubFile {
+                path,
+                address: address.pinned(commit, &name),
+                commit: commit.into(),
+            };
+            found.into_iter().map(file).collect()
+        };
+        if self.offline {
+            return match cached_files(shelf, revision, pattern, progress)? {
+                Cached::Whole(commit, found) => Ok(files(&commit, found)),
+                Cached::Missing(missing) => Err(self.not_cached(&missing)),
+            };
+        }
+        // A commit whose files are known and here: there is nothing to ask.
+        let known = !is_pattern(pattern) || shelf.listing(revision).is_some();
+        if is_commit(revision)
+            && known
+            && let Cached::Whole(commit, found) = cached_files(shelf, revision, pattern, progress)?
+        {
+            return Ok(files(&commit, found));
+        }
+        let repository = wire::client(self)?.dataset(address.org, address.name);
+        let listing = match wire::list_dataset(&repository, revision, &self.patience) {
+            Ok(listing) => checked(listing, revision)?,
+            Err(e) if is_outage(&e) => match cached_files(shelf, revision, pattern, progress)? {
+                Cached::Whole(commit, found) => {
+                    progress.warn(&self.from_cache());
+                    return Ok(files(&commit, found));
+                }
+                Cached::Missing(_) => return Err(e.into()),
+            },
+            Err(e) => return Err(e.into()),
+        };
+        let names = matching(&listing.files, pattern);
+        if names.is_empty() {
+            return Err(nothing_matches(pattern, &listing.files));
+        }
+        let _held = shelf.hold(progress)?;
+        shelf.keep_listing(&listing.commit, &listing.files)?;
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            let path = self.obtain(&repository, shelf, &listing.commit, &name, progress)?;
+            found.push((name, path));
+        }
+        shelf.remember(revision, &listing.commit)?;
+        Ok(files(&listing.commit, found))
+    }
+
+    /// Path of a commit's file, downloaded if it is not there.
+    fn obtain<T: RepoType>(
+        &self,
+        repository: &HFRepositorySync<T>,
+        shelf: &Shelf,
+        commit: &str,
+        name: &str,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, Trouble> {
+        if let Some(path) = shelf.file(commit, name)? {
+            return Ok(path);
+        }
+        shelf.take(commit, name, |folder| wire::download(repository, commit, name, folder, &self.patience, progress))
+    }
+
+    fn from_cache(&self) -> String {
+        format!("{} cannot be reached: what the cache {} holds is used", self.endpoint, self.cache.display())
+    }
+
+    fn not_cached(&self, missing: &[String]) -> Trouble {
+        let cache = self.cache.display();
+        let what = match missing {
+            [] => format!("is not (wholly) in the cache {cache}"),
+            [one] => format!("`{one}` is not in the cache {cache}"),
+            [one, ..] => format!("`{one}` and {} more are not in the cache {cache}", missing.len() - 1),
+        };
+        Trouble::Other(
+            what + ", and HF_HUB_OFFLINE is set",
+            "fetch it once with HF_HUB_OFFLINE unset, or name a local path".into(),
+        )
+    }
+}
+
+/// Refuses a listing of another commit than the one asked for, or of one that is no folder's name.
+fn checked(listing: Listing, revision: &str) -> Result<Listing, Trouble> {
+    let commit = &listing.commit;
+    if !is_commit_name(commit) {
+        return Err(Trouble::Other(format!("the server names a commit {commit:?}, which is not accepted"), "".into()));
+    }
+    if is_commit(revision) && commit != revision {
+        return Err(Trouble::Other(format!("asked for commit {revision}, the server gives {commit}"), "".into()));
+    }
+    Ok(listing)
+}
+
+/// Names that match, sorted, each once.
+fn matching(files: &[String], pattern: &str) -> Vec<String> {
+    let mut names: Vec<String> = files.iter().filter(|f| matches_glob(pattern, f)).cloned().collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn nothing_matches(pattern: &str, files: &[String]) -> Trouble {
+    let mut near: Vec<&String> = files.iter().filter(|f| is_safe_name(f)).collect();
+    near.sort_by(|a, b| strsim::jaro(b, pattern).total_cmp(&strsim::jaro(a, pattern)));
+    let near: Vec<&str> = near.into_iter().take(5).map(String::as_str).collect();
+    Trouble::Other(format!("no file matches `{pattern}`"), format!("files there: {}", near.join(", ")))
+}
+
+/// What the cache holds of the files asked for.
+enum Cached {
+    /// All of them: the commit, names and paths.
+    Whole(String, Vec<(String, PathBuf)>),
+    /// Not these.
+    Missing(Vec<String>),
+}
+
+fn cached_files(shelf: &Shelf, revision: &str, pattern: &str, progress: &dyn Progress) -> Result<Cached, Trouble> {
+    let Some(commit) = shelf.commit_of(revision) else { return Ok(Cached::Missing(Vec::new())) };
+    let names = match shelf.listing(&commit) {
+        _ if !is_pattern(pattern) => vec![pattern.to_string()],
+        Some(listed) => {
+            let names = matching(&listed, pattern);
+            if names.is_empty() {
+                return Err(nothing_matches(pattern, &listed));
+            }
+            names
+        }
+        // Filled by another program: what it left out, nobody can say.
+        None => {
+            let names = matching(&shelf.files(&commit), pattern);
+            if names.is_empty() {
+                return Ok(Cached::Missing(Vec::new()));
+            }
+            let here = shelf.snapshot(&commit);
+            progress.warn(&format!("{}: the cache may hold only some of the files of `{pattern}`", here.display()));
+            names
+        }
+    };
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for name in names {
+        match shelf.file(&commit, &name)? {
+            Some(path) => found.push((name, path)),
+            None => missing.push(name),
+        }
+    }
+    Ok(if missing.is_empty() { Cached::Whole(commit, found) } else { Cached::Missing(missing) })
+}
+
+/// The folder of a commit, if all of the model's files are there.
+fn cached_model(shelf: &Shelf, commit: &str) -> Result<Option<PathBuf>, Trouble> {
+    let has = |name: &str| shelf.file(commit, name).map(|f| f.is_some());
+    let listing = shelf.listing(commit).unwrap_or_default();
+    for name in MODEL_FILES {
+        // `has` comes first: it refuses a link that leads out, listed or not.
+        if !has(name)? && (name == "config.json" || listing.iter().any(|f| f == name)) {
+            return Ok(None);
+        }
+    }
+    if has(WEIGHTS)? {
+        return Ok(Some(shelf.snapshot(commit)));
+    }
+    let Some(index) = shelf.file(commit, INDEX)? else { return Ok(None) };
+    let names = shards(&index).unwrap_or_default();
+    for name in &names {
+        if !has(name)? {
+            return Ok(None);
+        }
+    }
+    Ok((!names.is_empty()).then(|| shelf.snapshot(commit)))
+}
+
+/// Shard names of a safetensors index, each once.
+fn shards(index: &Path) -> Result<Vec<String>, String> {
+    let bytes = std::fs::read(index).map_err(|e| format!("{INDEX}: {e}"))?;
+    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| format!("{INDEX}: damaged JSON: {e}"))?;
+    let map = json["weight_map"].as_object().ok_or_else(|| format!("{INDEX}: no weight_map"))?;
+    let mut names: Vec<String> = map.values().filter_map(|v| v.as_str().map(str::to_string)).collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;

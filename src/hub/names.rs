@@ -1,0 +1,239 @@
+//! What a user or a server may call a repository, a revision or a file; patterns of file names.
+
+use std::path::Path;
+
+/// The revision where none is named.
+pub const MAIN: &str = "main";
+
+/// `hf://datasets/ORG/NAME[@REVISION]/PATH` in its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetAddress<'a> {
+    /// Who holds it.
+    pub org: &'a str,
+    /// The repository's name.
+    pub name: &'a str,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// A file's path, or a pattern of paths.
+    pub pattern: &'a str,
+}
+
+impl<'a> DatasetAddress<'a> {
+    /// Reads an address; none where it is not one.
+    pub fn parse(url: &'a str) -> Option<DatasetAddress<'a>> {
+        let rest = url.strip_prefix("hf://datasets/")?;
+        let (org, rest) = rest.split_once('/')?;
+        let (repo, path) = rest.split_once('/')?;
+        let (name, revision, pattern) = match repo.split_once('@') {
+            None => (repo, MAIN.to_string(), path),
+            // refs/convert/parquet and refs/pr/7 are revisions with slashes.
+            Some((name, "refs")) => {
+                let (kind, rest) = path.split_once('/')?;
+                let (which, path) = rest.split_once('/')?;
+                (name, format!("refs/{kind}/{which}"), path)
+            }
+            Some((name, revision)) => (name, revision.replace("%2F", "/"), path),
+        };
+        let good = is_repo_part(org) && is_repo_part(name) && is_safe_name(&revision) && is_safe_name(pattern);
+        good.then_some(DatasetAddress { org, name, revision, pattern })
+    }
+
+    /// The address of one file at one commit: the same bytes everywhere and for good.
+    pub fn pinned(&self, commit: &str, file: &str) -> String {
+        format!("hf://datasets/{}/{}@{commit}/{file}", self.org, self.name)
+    }
+}
+
+/// Whether a name looks like `ORG/NAME` or `ORG/NAME@REVISION` and is no path that exists.
+pub fn looks_like_id(name: &str) -> bool {
+    if Path::new(name).exists() {
+        return false;
+    }
+    let id = name.split_once('@').map_or(name, |(id, _)| id);
+    let file = [".gguf", ".safetensors", ".json", ".jsonl", ".parquet"].iter().any(|end| id.ends_with(end));
+    !file && split_id(name).is_some()
+}
+
+/// ORG, NAME and REVISION (`main` where none is given).
+pub fn split_id(name: &str) -> Option<(&str, &str, &str)> {
+    let (id, revision) = name.split_once('@').unwrap_or((name, MAIN));
+    let (org, repo) = id.split_once('/')?;
+    (is_repo_part(org) && is_repo_part(repo) && is_safe_name(revision)).then_some((org, repo, revision))
+}
+
+/// Whether a revision is a whole commit hash: what it stands for never changes.
+pub fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether a server may call a commit so: one plain word, which names a folder.
+pub fn is_commit_name(commit: &str) -> bool {
+    !commit.is_empty() && commit.len() <= 64 && commit.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+fn is_repo_part(part: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    part.len() <= 96
+        && part.bytes().all(word)
+        && part.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !part.contains("..")
+        && !part.contains("--")
+        && !part.ends_with(['.', '-'])
+}
+
+/// A relative path of plain parts: nothing that leaves the folder on any system.
+pub fn is_safe_name(name: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part.len() <= 255
+            && !part.contains(['\\', ':', '\0'])
+            && !part.contains(char::is_control)
+    };
+    name.len() <= 1024 && name.split('/').all(plain)
+}
+
+/// Whether a path names several files.
+pub fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?'])
+}
+
+/// `*` and `?` within a folder, `**` across folders, all else literal.
+#[allow(clippy::needless_range_loop, reason = "three arrays are walked at one index")]
+pub fn matches_glob(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    // reach[j]: the pattern so far matches the first j characters.
+    let mut reach = vec![false; name.len() + 1];
+    reach[0] = true;
+    let mut i = 0;
+    while i < pattern.len() {
+        let deep = pattern[i..].starts_with(&['*', '*']);
+        let mut now = vec![false; name.len() + 1];
+        match pattern[i] {
+            '*' => {
+                // `**/` also stands for no folder at all.
+                let skip = deep && pattern.get(i + 2) == Some(&'/');
+                let mut open = false;
+                for j in 0..=name.len() {
+                    open |= reach[j];
+                    now[j] = if skip { reach[j] || (open && j > 0 && name[j - 1] == '/') } else { open };
+                    if !deep && name.get(j) == Some(&'/') {
+                        open = false;
+                    }
+                }
+                i += match (deep, skip) {
+                    (_, true) => 3,
+                    (true, false) => 2,
+                    (false, false) => 1,
+                };
+            }
+            wanted => {
+                for j in 0..name.len() {
+                    now[j + 1] = reach[j] && (name[j] == wanted || (wanted == '?' && name[j] != '/'));
+                }
+                i += 1;
+            }
+        }
+        reach = now;
+    }
+    reach[name.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_told_from_paths() {
+        for good in ["org/name", "meta-llama/Llama-3.1-8B", "org/name@v1.0", "o_1/n.2@refs/pr/3"] {
+            assert!(looks_like_id(good), "{good}");
+        }
+        for bad in [
+            "name",
+            "a/b/c",
+            "../x",
+            "./x",
+            "/tmp/x",
+            "org/",
+            "org/na me",
+            "models/x.gguf",
+            "org/name@../x",
+            "src/lib.rs",
+            "org/..",
+        ] {
+            assert!(!looks_like_id(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_come_apart() {
+        let parts = |url| DatasetAddress::parse(url).map(|a| (a.org, a.name, a.revision, a.pattern));
+        let wanted = ("o", "n", "refs/convert/parquet".to_string(), "default/0.parquet");
+        assert_eq!(parts("hf://datasets/o/n@refs/convert/parquet/default/0.parquet"), Some(wanted));
+        assert_eq!(parts("hf://datasets/o/n/d/*.parquet"), Some(("o", "n", "main".into(), "d/*.parquet")));
+        assert_eq!(parts("hf://datasets/o/n@a%2Fb/x"), Some(("o", "n", "a/b".into(), "x")));
+        for bad in [
+            "hf://datasets/o/n",
+            "hf://datasets/o/n/",
+            "hf://datasets/o/n//x",
+            "hf://datasets/o/n/../x",
+            "hf://datasets/o/n@../x/y",
+            "hf://datasets/o/n@%2Fetc/y",
+            "hf://datasets/../n/x",
+            "hf://models/o/n/x",
+            "datasets/o/n/x",
+        ] {
+            assert_eq!(parts(bad), None, "{bad}");
+        }
+        let address = DatasetAddress::parse("hf://datasets/o/n@v1/*.parquet").unwrap();
+        assert_eq!(address.pinned("0123", "d/a.parquet"), "hf://datasets/o/n@0123/d/a.parquet");
+    }
+
+    #[test]
+    fn commits_are_told_from_branches() {
+        assert!(is_commit("0123456789abcdef0123456789abcdef01234567"));
+        for branch in ["main", "0123456", "0123456789ABCDEF0123456789abcdef01234567", ""] {
+            assert!(!is_commit(branch), "{branch}");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fits) in [
+            ("a.txt", "a.txt", true),
+            ("*.txt", "a.txt", true),
+            ("*.txt", "d/a.txt", false),
+            ("*.parquet", "train.parquet", true),
+            ("*.parquet", "train.parquet.bak", false),
+            ("data/train-*.parquet", "data/train-00000-of-00002.parquet", true),
+            ("data/train-*.parquet", "data/sub/train-0.parquet", false),
+            ("data/train-*.parquet", "data/train-sub/0.parquet", false),
+            ("**/*.txt", "d/e/a.txt", true),
+            ("**/*.txt", "a.txt", true),
+            ("**", "d/e/a.txt", true),
+            ("**", "a", true),
+            ("d/**", "d/e/a.txt", true),
+            ("d/**", "e/a.txt", false),
+            ("d/**/a.txt", "d/a.txt", true),
+            ("d/**/a.txt", "d/e/f/a.txt", true),
+            ("d/**/a.txt", "d/ea.txt", false),
+            ("d/?.txt", "d/a.txt", true),
+            ("d/?.txt", "d/ab.txt", false),
+            ("d?a", "d/a", false),
+            ("*", "", true),
+            ("a*b*c", "a__b__c", true),
+            ("a*b*c", "a__c__b", false),
+            ("*é*", "café-1", true),
+        ] {
+            assert_eq!(matches_glob(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_long_pattern_takes_no_long_time() {
+        let (pattern, name) = ("*a".repeat(400), "a".repeat(900));
+        assert!(matches_glob(&pattern, &name));
+        assert!(!matches_glob(&(pattern + "b"), &name));
+    }
+}

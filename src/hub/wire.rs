@@ -1,0 +1,202 @@
+//! What goes over the wire, through `hf-hub`: listings and files, with patience but not without end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
+use hf_hub::repository::RepoSibling;
+use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, RepoType, RepoTypeDataset, RepoTypeModel};
+
+use super::names::MAIN;
+use super::trouble::Trouble;
+use super::{Hub, Patience};
+use crate::progress::Progress;
+
+/// Longest pause that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A repository's revision as the server describes it.
+pub struct Listing {
+    /// The commit that the revision stands for.
+    pub commit: String,
+    /// Names of its files, as the server says them.
+    pub files: Vec<String>,
+}
+
+/// A client for this hub, which gives up on a server that says nothing.
+///
+/// # Errors
+/// [`HFError`] where the endpoint is no address.
+pub fn client(hub: &Hub) -> Result<HFClientSync, HFError> {
+    let http = reqwest::Client::builder()
+        .user_agent(concat!("lpc-pipe/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(hub.patience.connect)
+        .read_timeout(hub.patience.silence)
+        .build()?;
+    let mut builder = HFClient::builder()
+        .client(http)
+        .endpoint(&hub.endpoint)
+        .cache_dir(&hub.cache)
+        .retry_max_attempts(hub.patience.retries)
+        .retry_base_delay(hub.patience.pause);
+    if !hub.token.is_empty() {
+        builder = builder.token(&hub.token);
+    }
+    builder.build_sync()
+}
+
+/// The files of a model's revision.
+///
+/// # Errors
+/// [`HFError`].
+pub fn list_model(
+    repository: &HFRepositorySync<RepoTypeModel>,
+    revision: &str,
+    patience: &Patience,
+) -> Result<Listing, HFError> {
+    let info = patiently(patience, || match repository.info().revision(revision).send() {
+        // Some mirrors know no revisions but the one they hold.
+        Err(HFError::RevisionNotFound { .. }) if revision == MAIN => repository.info().send(),
+        other => other,
+    })?;
+    listing(info.sha, info.siblings)
+}
+
+/// The files of a data set's revision.
+///
+/// # Errors
+/// [`HFError`].
+pub fn list_dataset(
+    repository: &HFRepositorySync<RepoTypeDataset>,
+    revision: &str,
+    patience: &Patience,
+) -> Result<Listing, HFError> {
+    let info = patiently(patience, || match repository.info().revision(revision).send() {
+        Err(HFError::RevisionNotFound { .. }) if revision == MAIN => repository.info().send(),
+        other => other,
+    })?;
+    listing(info.sha, info.siblings)
+}
+
+fn listing(commit: Option<String>, siblings: Option<Vec<RepoSibling>>) -> Result<Listing, HFError> {
+    let commit = commit.ok_or_else(|| HFError::malformed_response("no commit of the revision"))?;
+    let siblings = siblings.ok_or_else(|| HFError::malformed_response("no list of files"))?;
+    Ok(Listing { commit, files: siblings.into_iter().map(|s| s.rfilename).collect() })
+}
+
+/// Fetches one file into `folder`, under its own name.
+///
+/// # Errors
+/// [`Trouble::Hub`].
+pub fn download<T: RepoType>(
+    repository: &HFRepositorySync<T>,
+    commit: &str,
+    name: &str,
+    folder: &Path,
+    patience: &Patience,
+    progress: &dyn Progress,
+) -> Result<(), Trouble> {
+    let gauge = Arc::new(Gauge::default());
+    let work = || {
+        patiently(patience, || {
+            // Not into hf-hub's own cache layout, whose file names come from the server's headers.
+            let request = repository.download_file().filename(name).revision(commit.to_string());
+            request.local_dir(folder).progress(Watch(gauge.clone())).send()
+        })
+    };
+    let result = watched(name, &gauge, progress, work);
+    result.map(|_| ()).map_err(|e| Trouble::Hub(Box::new(e)))
+}
+
+/// Repeats what `hf-hub` does not: transfers that broke off, and requests whose answer said when to
+/// come again. Requests that fail before an answer it has repeated already.
+fn patiently<R>(patience: &Patience, mut work: impl FnMut() -> Result<R, HFError>) -> Result<R, HFError> {
+    let mut pause = patience.pause;
+    for _ in 0..patience.retries {
+        let wait = match work() {
+            Err(HFError::RateLimited { retry_after: Some(wait), .. }) if wait <= LONGEST_PAUSE => wait,
+            Err(HFError::Request { source, .. }) if broke_off(&source) => pause,
+            other => return other,
+        };
+        std::thread::sleep(wait);
+        pause *= 2;
+    }
+    work()
+}
+
+/// Whether a body ended before its end; one that came whole and is no JSON did not.
+fn broke_off(error: &reqwest::Error) -> bool {
+    let json = std::error::Error::source(error).is_some_and(|s| s.is::<serde_json::Error>());
+    (error.is_body() || error.is_decode()) && !json
+}
+
+/// Bytes done and to do of a running transfer.
+#[derive(Default)]
+struct Gauge {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+struct Watch(Arc<Gauge>);
+
+impl ProgressHandler for Watch {
+    fn on_progress(&self, event: &ProgressEvent) {
+        let ProgressEvent::Download(event) = event else { return };
+        match event {
+            DownloadEvent::Start { total_bytes, .. } => self.0.total.store(*total_bytes, Ordering::Relaxed),
+            DownloadEvent::Progress { files } => {
+                self.0.done.store(files.iter().map(|f| f.bytes_completed).sum(), Ordering::Relaxed);
+            }
+            DownloadEvent::AggregateProgress { bytes_completed, .. } => {
+                self.0.done.store(*bytes_completed, Ordering::Relaxed);
+            }
+            DownloadEvent::Complete => {}
+        }
+    }
+}
+
+/// Does the work on a thread of its own and tells meanwhile how far it is, in KiB.
+fn watched<R: Send>(
+    name: &str,
+    gauge: &Gauge,
+    progress: &dyn Progress,
+    work: impl FnOnce() -> Result<R, HFError> + Send,
+) -> Result<R, HFError> {
+    progress.begin(&format!("fetch {name} (KiB)"), None);
+    let mut shown = 0;
+    let mut show = |gauge: &Gauge| {
+        let (done, total) = (gauge.done.load(Ordering::Relaxed) >> 10, gauge.total.load(Ordering::Relaxed) >> 10);
+        // A transfer that begins again is not taken back.
+        progress.advance(done.saturating_sub(shown));
+        shown = shown.max(done);
+        progress.status(&format!("of {total}"));
+    };
+    let result = std::thread::scope(|scope| {
+        let (tell, hear) = channel();
+        scope.spawn(move || tell.send(work()));
+        loop {
+            match hear.recv_timeout(Duration::from_millis(200)) {
+                Ok(result) => break result,
+                Err(RecvTimeoutError::Timeout) => show(gauge),
+                Err(RecvTimeoutError::Disconnected) => {
+                    break Err(HFError::malformed_response("the transfer ended without a result"));
+                }
+            }
+        }
+    });
+    show(gauge);
+    progress.end();
+    result
+}
+
+/// Whether an error says nothing of the repository, only that the hub is not to be had now.
+pub fn is_outage(error: &HFError) -> bool {
+    match error {
+        HFError::Request { .. } | HFError::RateLimited { .. } => true,
+        HFError::Http { context } => context.status.is_server_error(),
+        _ => false,
+    }
+}
