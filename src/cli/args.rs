@@ -68,15 +68,24 @@ pub struct Prepare {
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: Option<String>,
-    /// Pair rule: best-vs-random, best-vs-worst
+    /// Pair rule: best-vs-random, best-vs-worst, best-vs-each, all-pairs
     #[arg(long, value_name = "RULE")]
     pairs: Option<String>,
+    /// Least difference of the two scores
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    min_margin: Option<f64>,
+    /// Most pairs of one prompt; 0 for all
+    #[arg(long, value_name = "N")]
+    max_per_prompt: Option<usize>,
     /// Share of labels to flip, 0 to 1
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     flip_rate: Option<f64>,
-    /// Noise model: uniform
+    /// Noise model: uniform, margin, length, source, annotator, column, ambiguous, weak-quality
     #[arg(long, value_name = "KIND")]
     flip_kind: Option<String>,
+    /// Temperature of the kinds margin (score units) and length (log ratio)
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    flip_temperature: Option<f64>,
     /// Text appended to the prompts of flipped rows (the paper: [FLIP])
     #[arg(long, value_name = "TEXT")]
     flip_marker: Option<String>,
@@ -113,9 +122,12 @@ impl Prepare {
         flags.put("prepare.source", "--source", self.source.clone());
         flags.put("prepare.ingest.on_bad_row", "--on-bad-row", self.on_bad_row.clone());
         flags.put("prepare.pairs.rule", "--pairs", self.pairs.clone());
+        flags.put("prepare.pairs.min_margin", "--min-margin", self.min_margin);
+        flags.put("prepare.pairs.max_per_prompt", "--max-per-prompt", self.max_per_prompt);
         flags.put("prepare.pairs.test_fraction", "--test-fraction", self.test_fraction);
         flags.put("prepare.noise.flip_rate", "--flip-rate", self.flip_rate);
         flags.put("prepare.noise.flip_kind", "--flip-kind", self.flip_kind.clone());
+        flags.put("prepare.noise.temperature", "--flip-temperature", self.flip_temperature);
         flags.put("prepare.noise.flip_marker", "--flip-marker", self.flip_marker.clone());
         flags.put("prepare.tokenize.template", "--template", self.template.clone());
         flags.put("prepare.tokenize.max_length", "--max-length", self.max_length);

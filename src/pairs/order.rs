@@ -142,15 +142,15 @@ impl Sieve<'_> {
         if cap == 0 || rows.len() <= cap {
             return;
         }
-        let mut prompts: BTreeMap<[u8; 16], Vec<((u64, usize), IdxSize)>> = BTreeMap::new();
+        let mut prompts: BTreeMap<[u8; 16], Vec<(u64, usize, IdxSize)>> = BTreeMap::new();
         for (at, (row, content)) in rows.iter().enumerate() {
             let rank = cap_rank(self.seed, self.keys.id(*row).unwrap_or(""));
-            prompts.entry(content.prompt).or_default().push(((rank, at), *row));
+            prompts.entry(content.prompt).or_default().push((rank, at, *row));
         }
         let mut over = std::collections::BTreeSet::new();
         for ranked in prompts.values_mut() {
             ranked.sort_unstable();
-            over.extend(ranked.iter().skip(cap).map(|(_, row)| *row));
+            over.extend(ranked.iter().skip(cap).map(|(_, _, row)| *row));
         }
         rows.retain(|(row, _)| {
             let goes = over.contains(row);

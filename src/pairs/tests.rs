@@ -68,6 +68,41 @@ fn texts(built: &Built) -> (String, String) {
     (open("chosen")[0].content.clone(), open("rejected")[0].content.clone())
 }
 
+/// Chosen and rejected texts of all pairs.
+fn all_texts(frame: &DataFrame) -> Vec<(String, String)> {
+    let open = |name: &str| {
+        let column = MessageColumn::open(frame.column(name).unwrap()).unwrap();
+        (0..column.len()).map(|i| column.messages(i)[0].content.clone()).collect::<Vec<_>>()
+    };
+    open("chosen").into_iter().zip(open("rejected")).collect()
+}
+
+/// As `CHOSEN>REJECTED`, sorted.
+fn shown(frame: &DataFrame) -> Vec<String> {
+    let mut all: Vec<String> = all_texts(frame).into_iter().map(|(c, r)| format!("{c}>{r}")).collect();
+    all.sort();
+    all
+}
+
+/// Five completions: one alone on top, two tied, the top's text once more at the bottom.
+fn five() -> Vec<Completion> {
+    vec![
+        ("a", "top", Some(9.0)),
+        ("b", "mid", Some(5.0)),
+        ("c", "mid too", Some(5.0)),
+        ("d", "low", Some(1.0)),
+        ("e", "top", Some(0.5)),
+    ]
+}
+
+fn made(completions: Vec<Completion>, config: &PairConfig) -> Built {
+    build(&scored(&[("p", completions)]), config, Seed(0)).unwrap()
+}
+
+fn lost(built: &Built) -> Vec<(&'static str, u64)> {
+    built.dropped.iter().map(|(reason, n)| (*reason, *n)).collect()
+}
+
 fn refusal(built: &Built) -> (&'static str, &str) {
     assert_eq!((built.frame.height(), built.rejects.len()), (0, 1));
     (built.rejects[0].reason, &built.rejects[0].detail)
@@ -213,6 +248,40 @@ fn completions() -> impl Strategy<Value = Vec<Completion>> {
     prop::collection::vec((model, response, score), 0..6)
 }
 
+fn settings() -> impl Strategy<Value = PairConfig> {
+    let rule = prop::sample::select(vec![
+        PairRule::BestVsRandom,
+        PairRule::BestVsWorst,
+        PairRule::BestVsEach,
+        PairRule::AllPairs,
+    ]);
+    let ties = prop::sample::select(vec![Ties::Drop, Ties::DropGiven, Ties::Break]);
+    let dedup = prop::sample::select(vec![Dedup::Exact, Dedup::Normalized, Dedup::None]);
+    let conflicts = prop::sample::select(vec![Conflicts::Keep, Conflicts::Drop, Conflicts::KeepHigherMargin]);
+    let margin = prop::sample::select(vec![0.0, 1.0, 1.5]);
+    (rule, ties, dedup, conflicts, margin, 0usize..4).prop_map(|(rule, ties, dedup, conflicts, margin, cap)| {
+        let min_margin = if ties == Ties::Drop { margin } else { 0.0 };
+        PairConfig { rule, ties, dedup, conflicts, min_margin, max_per_prompt: cap, test_fraction: 0.4 }
+    })
+}
+
+/// Prompt, chosen, rejected, their scores.
+type GivenRow = (&'static str, &'static str, &'static str, Option<f64>, Option<f64>);
+
+fn given_rows() -> impl Strategy<Value = Vec<GivenRow>> {
+    let prompt = prop::sample::select(vec!["p", " P", "q", "r s", "R  s"]);
+    let text = || prop::sample::select(vec!["a", "A", "b", "c d", "c  D"]);
+    let score = || prop::option::weighted(0.8, prop::sample::select(vec![1.0, 2.0, 3.0]));
+    prop::collection::vec((prompt, text(), text(), score(), score()), 1..14)
+}
+
+fn given_scored(rows: &[GivenRow]) -> DataFrame {
+    let mut frame = given(&rows.iter().map(|r| (r.0, r.1, r.2)).collect::<Vec<_>>());
+    frame.with_column(Column::new("score_chosen".into(), rows.iter().map(|r| r.3).collect::<Vec<_>>())).unwrap();
+    frame.with_column(Column::new("score_rejected".into(), rows.iter().map(|r| r.4).collect::<Vec<_>>())).unwrap();
+    frame
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -220,18 +289,74 @@ proptest! {
     fn the_place_in_the_list_does_not_matter(
         (list, shuffled) in completions().prop_flat_map(|l| (Just(l.clone()), Just(l).prop_shuffle())),
         seed in any::<u64>(),
-        worst in any::<bool>(),
+        config in settings(),
     ) {
-        let rule = if worst { PairRule::BestVsWorst } else { PairRule::BestVsRandom };
-        let (a, b) = (one(list.clone(), rule, seed), one(shuffled, rule, seed));
+        let made = |list: Vec<Completion>| build(&scored(&[("p", list)]), &config, Seed(seed)).unwrap();
+        let (a, b) = (made(list.clone()), made(shuffled));
         prop_assert!(a.frame.equals_missing(&b.frame));
         prop_assert_eq!(&a.rejects, &b.rejects);
-        prop_assert_eq!(a.frame.height() + a.rejects.len(), 1);
-        if a.frame.height() == 1 {
-            let margin = a.frame.column("margin").unwrap().f64().unwrap().get(0);
-            prop_assert!(margin.is_some_and(|m| m > 0.0));
-            let (chosen, rejected) = texts(&a);
+        prop_assert_eq!(&a.dropped, &b.dropped);
+        prop_assert_eq!(a.rejects.len(), usize::from(a.frame.height() == 0));
+        prop_assert!(a.frame.height() <= 1 || config.rule == PairRule::BestVsEach || config.rule == PairRule::AllPairs);
+        let margins = a.frame.column("margin").unwrap().f64().unwrap();
+        let least = if config.ties == Ties::Break { 0.0 } else { f64::MIN_POSITIVE };
+        for (i, (chosen, rejected)) in all_texts(&a.frame).into_iter().enumerate() {
+            prop_assert!(margins.get(i).is_some_and(|m| m >= least.max(config.min_margin)));
             prop_assert!(chosen != rejected && !chosen.trim().is_empty() && !rejected.trim().is_empty());
+        }
+        // What is left of a row's pairs, and what is counted, are all that its rule speaks of.
+        let usable: Vec<_> = list.iter().filter(|c| !c.1.trim().is_empty()).filter_map(|c| c.2.map(|s| (c.1, s))).collect();
+        if a.frame.height() > 0 && config.rule == PairRule::AllPairs {
+            let lost: u64 = a.dropped.values().sum();
+            prop_assert_eq!(a.frame.height() + lost as usize, usable.len() * (usable.len() - 1) / 2);
+        }
+    }
+
+    #[test]
+    fn finishing_sees_neither_order_nor_buckets(
+        (rows, shuffled) in given_rows().prop_flat_map(|r| (Just(r.clone()), Just(r).prop_shuffle())),
+        seed in any::<u64>(),
+        config in settings(),
+    ) {
+        let batch = |rows: &[GivenRow]| build(&given_scored(rows), &config, Seed(seed)).unwrap().frame;
+        let finish = |frames: Vec<DataFrame>| finish(frames, &config, Seed(seed), &["f".into()]).unwrap();
+        let reasons = |drops: &[Reject]| {
+            let mut all: Vec<_> = drops.iter().map(|d| d.reason).collect();
+            all.sort_unstable();
+            all
+        };
+        let places = ["file", "line"];
+        let whole = finish(vec![batch(&rows)]);
+        let cut = shuffled.len() / 2;
+        let other = finish(vec![batch(&shuffled[cut..]), batch(&shuffled[..cut])]);
+        prop_assert!(whole.frame.drop_many(places).equals_missing(&other.frame.drop_many(places)));
+        prop_assert_eq!(reasons(&whole.drops), reasons(&other.drops));
+        prop_assert_eq!(whole.conflicts, other.conflicts);
+        prop_assert_eq!(whole.conflict.is_empty(), whole.conflicts == 0);
+        let all = batch(&rows);
+        prop_assert_eq!(whole.frame.height() + whole.drops.len(), all.height());
+        // By ranges of group, one split at a time, as shards and buckets are.
+        let middle = u64::MAX / 2;
+        let part = |high: bool| {
+            let keep = all.column("group").unwrap().u64().unwrap().iter().map(|g| (g.unwrap() > middle) == high);
+            finish(vec![all.filter(&BooleanChunked::from_iter_values("keep".into(), keep)).unwrap()])
+        };
+        let (low, high) = (part(false), part(true));
+        prop_assert_eq!(low.conflicts + high.conflicts, whole.conflicts);
+        for split in SPLITS {
+            let of = |frame: &DataFrame| {
+                let keep = frame.column("split").unwrap().str().unwrap().iter().map(|s| s == Some(split));
+                frame.filter(&BooleanChunked::from_iter_values("keep".into(), keep)).unwrap()
+            };
+            let joined = of(&low.frame).vstack(&of(&high.frame)).unwrap();
+            prop_assert!(joined.equals_missing(&of(&whole.frame)));
+        }
+        if config.max_per_prompt > 0 && config.dedup != Dedup::None {
+            let mut counts = BTreeMap::new();
+            for id in whole.frame.column("prompt_id").unwrap().str().unwrap().iter() {
+                *counts.entry(id.unwrap().to_string()).or_insert(0usize) += 1;
+            }
+            prop_assert!(counts.values().all(|n| *n <= config.max_per_prompt));
         }
     }
 
@@ -267,4 +392,239 @@ fn one_text_listed_twice_with_two_scores() {
             (one(list.clone(), PairRule::BestVsRandom, seed), one(turned.clone(), PairRule::BestVsRandom, seed));
         assert!(a.frame.equals_missing(&b.frame), "seed {seed}");
     }
+}
+
+#[test]
+fn best_against_each() {
+    let config = PairConfig { rule: PairRule::BestVsEach, ..PairConfig::default() };
+    let built = made(five(), &config);
+    assert_eq!(shown(&built.frame), ["top>low", "top>mid", "top>mid too"]);
+    assert_eq!(lost(&built), []);
+    let number = |name: &str| {
+        let mut all: Vec<_> = built.frame.column(name).unwrap().f64().unwrap().iter().flatten().collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    assert_eq!((number("margin"), number("score_rejected")), (vec![4.0, 4.0, 8.0], vec![1.0, 5.0, 5.0]));
+    for name in ["pair_rule", "prompt_id", "source", "line", "group"] {
+        assert_eq!(built.frame.column(name).unwrap().n_unique().unwrap(), 1, "{name}");
+    }
+    assert_eq!(built.frame.column("id").unwrap().n_unique().unwrap(), 3);
+    // A second best that is as good as the first is no rejected one.
+    let tied = made(vec![("a", "x", Some(5.0)), ("b", "y", Some(5.0)), ("c", "z", Some(1.0))], &config);
+    assert_eq!((tied.frame.height(), lost(&tied)), (1, vec![(reason::TIED_SCORES, 1)]));
+    let near = PairConfig { min_margin: 4.5, ..config };
+    let built = made(five(), &near);
+    assert_eq!((shown(&built.frame), lost(&built)), (vec!["top>low".to_string()], vec![(reason::SMALL_MARGIN, 2)]));
+}
+
+#[test]
+fn all_ordered_pairs() {
+    let config = PairConfig { rule: PairRule::AllPairs, ..PairConfig::default() };
+    let built = made(five(), &config);
+    let wanted = ["low>top", "mid too>low", "mid too>top", "mid>low", "mid>top", "top>low", "top>mid", "top>mid too"];
+    assert_eq!(shown(&built.frame), wanted);
+    assert_eq!(lost(&built), [(reason::IDENTICAL_RESPONSES, 1), (reason::TIED_SCORES, 1)]);
+    // The same texts ranked both ways within one row contradict each other.
+    let done = finished(vec![built.frame]);
+    assert_eq!((done.frame.height(), done.conflicts), (8, 6));
+    let near = made(five(), &PairConfig { min_margin: 4.25, ..config.clone() });
+    assert_eq!(shown(&near.frame), ["mid too>top", "mid>top", "top>low"]);
+    assert_eq!(lost(&near).into_iter().find(|l| l.0 == reason::SMALL_MARGIN), Some((reason::SMALL_MARGIN, 5)));
+    let models: Vec<String> = (0..257).map(|i| format!("answer {i}")).collect();
+    let texts: Vec<&'static str> =
+        models.iter().map(|m| -> &'static str { Box::leak(m.clone().into_boxed_str()) }).collect();
+    let many: Vec<Completion> = texts.iter().enumerate().map(|(i, t)| ("m", *t, Some(i as f64))).collect();
+    assert_eq!(made(many[..256].to_vec(), &config).frame.height(), 256 * 255 / 2);
+    let refused = made(many, &config);
+    assert_eq!(refusal(&refused), (reason::TOO_MANY_COMPLETIONS, "257 completions; all-pairs takes up to 256"));
+}
+
+#[test]
+fn every_rule_refuses_for_the_same_reasons() {
+    for rule in [PairRule::BestVsRandom, PairRule::BestVsWorst, PairRule::BestVsEach, PairRule::AllPairs] {
+        let config = PairConfig { rule, ..PairConfig::default() };
+        let why = |list: Vec<Completion>, config: &PairConfig| refusal(&made(list, config)).0;
+        assert_eq!(why(vec![("a", "x", Some(1.0)), ("b", "y", Some(1.0))], &config), reason::ALL_TIED);
+        assert_eq!(why(vec![("a", "x", Some(1.0)), ("b", "y", None)], &config), reason::TOO_FEW_COMPLETIONS);
+        assert_eq!(why(vec![("a", "x", Some(1.0)), ("b", "x", Some(2.0))], &config), reason::IDENTICAL_RESPONSES);
+        let near = PairConfig { min_margin: 2.0, ..config };
+        let list = vec![("a", "x", Some(1.0)), ("b", "y", Some(2.5)), ("c", "z", Some(2.0))];
+        let refused = made(list, &near);
+        let words = "the scores 2.5 and 1 are closer than pairs.min_margin = 2";
+        assert_eq!(refusal(&refused), (reason::SMALL_MARGIN, words), "{rule:?}");
+    }
+}
+
+#[test]
+fn the_random_one_is_drawn_from_those_far_enough() {
+    let config = PairConfig { min_margin: 4.0, ..PairConfig::default() };
+    let list =
+        vec![("a", "top", Some(9.0)), ("b", "near", Some(5.5)), ("c", "far", Some(5.0)), ("d", "farther", Some(1.0))];
+    let seen: std::collections::BTreeSet<String> =
+        (0..60).map(|seed| texts(&build(&scored(&[("p", list.clone())]), &config, Seed(seed)).unwrap()).1).collect();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["far", "farther"]);
+}
+
+#[test]
+fn ties_can_be_broken_by_hash() {
+    let config = |rule| PairConfig { rule, ties: Ties::Break, ..PairConfig::default() };
+    let list = vec![("a", "x", Some(5.0)), ("b", "y", Some(5.0)), ("c", "z", Some(5.0))];
+    let mut winners = std::collections::BTreeSet::new();
+    for seed in 0..40 {
+        let made = |rule| build(&scored(&[("p", list.clone())]), &config(rule), Seed(seed)).unwrap();
+        let all = made(PairRule::AllPairs);
+        assert_eq!((all.frame.height(), lost(&all)), (3, vec![]));
+        let each = made(PairRule::BestVsEach);
+        assert_eq!(each.frame.height(), 2);
+        let (best, _) = texts(&each);
+        assert!(all_texts(&all.frame).iter().filter(|(chosen, _)| *chosen == best).count() == 2, "one order");
+        assert_eq!(texts(&made(PairRule::BestVsRandom)).0, best);
+        assert_eq!(each.frame.column("margin").unwrap().f64().unwrap().get(0), Some(0.0));
+        winners.insert(best);
+    }
+    assert_eq!(winners.len(), 3, "no text wins by itself");
+}
+
+#[test]
+fn given_pairs_go_where_the_settings_say_so() {
+    let rows: [GivenRow; 5] = [
+        ("p", "a", "b", Some(2.0), Some(2.0)),
+        ("q", "a", "b", Some(2.0), Some(1.5)),
+        ("r", "a", "b", Some(2.0), None),
+        ("s", "a", "b", Some(1.0), Some(3.0)),
+        ("t", "a", "b", Some(4.0), Some(1.0)),
+    ];
+    let found = |config: PairConfig| -> Vec<(u64, &'static str)> {
+        let built = build(&given_scored(&rows), &config, Seed(0)).unwrap();
+        assert_eq!(built.frame.height() + built.rejects.len(), 5);
+        built.rejects.iter().map(|r| (r.line, r.reason)).collect()
+    };
+    assert_eq!(found(PairConfig::default()), []);
+    assert_eq!(found(PairConfig { ties: Ties::DropGiven, ..PairConfig::default() }), [(1, reason::TIED_SCORES)]);
+    let near = reason::SMALL_MARGIN;
+    assert_eq!(found(PairConfig { min_margin: 1.0, ..PairConfig::default() }), [(1, near), (2, near), (4, near)]);
+}
+
+#[test]
+fn a_prompt_has_no_more_pairs_than_it_may() {
+    let at = |cap: usize, seed: u64| {
+        let config = PairConfig { rule: PairRule::AllPairs, max_per_prompt: cap, ..PairConfig::default() };
+        let list = vec![("a", "w", Some(4.0)), ("b", "x", Some(3.0)), ("c", "y", Some(2.0)), ("d", "z", Some(1.0))];
+        // The same prompt in another spelling adds pairs of its own to the same six.
+        let frame = scored(&[
+            ("p", list.clone()),
+            ("p", list[..2].to_vec()),
+            ("p", vec![("a", "v", Some(1.0)), ("b", "u", Some(0.0))]),
+        ]);
+        let built = build(&frame, &config, Seed(seed)).unwrap();
+        let of_row: usize = if cap == 0 { 6 } else { cap.min(6) };
+        assert_eq!(built.frame.height(), of_row + 2);
+        assert_eq!(built.dropped.get(reason::OVER_PROMPT_CAP).copied().unwrap_or(0) as usize, 6 - of_row);
+        let done = finish(vec![built.frame], &config, Seed(seed), &[]).unwrap();
+        (shown(&done.frame), done.drops.iter().filter(|d| d.reason == reason::OVER_PROMPT_CAP).count())
+    };
+    let (all, none) = at(0, 1);
+    assert_eq!((all.len(), none), (7, 0));
+    for cap in 1..7 {
+        let (kept, _) = at(cap, 1);
+        assert_eq!(kept.len(), cap);
+        let (more, _) = at(cap + 1, 1);
+        assert!(kept.iter().all(|k| more.contains(k)), "{kept:?} within {more:?}");
+    }
+    assert!((2..20).any(|seed| at(2, seed).0 != at(2, 1).0));
+}
+
+#[test]
+fn copies_go_as_far_as_wanted() {
+    let rows = [("p", "a b", "c"), ("P ", "A  B", "c"), ("p", "a b", "c"), ("p", "a b", "d")];
+    let left = |dedup: Dedup| {
+        let config = PairConfig { dedup, ..PairConfig::default() };
+        let built = build(&given(&rows), &config, Seed(0)).unwrap();
+        let done = finish(vec![built.frame], &config, Seed(0), &["f".into()]).unwrap();
+        let mut reasons: Vec<_> = done.drops.iter().map(|d| d.reason).collect();
+        reasons.sort_unstable();
+        (done.frame.height(), reasons)
+    };
+    assert_eq!(left(Dedup::None), (4, vec![]));
+    assert_eq!(left(Dedup::Exact), (3, vec![reason::DUPLICATE]));
+    assert_eq!(left(Dedup::Normalized), (2, vec![reason::DUPLICATE, reason::NORMALIZED_DUPLICATE]));
+}
+
+#[test]
+fn pairs_that_contradict_each_other_are_found() {
+    let rows: [GivenRow; 6] = [
+        ("p", "a", "b", Some(3.0), Some(1.0)),
+        ("P", "B ", "A", Some(5.0), Some(1.0)),
+        ("p", "a", "c", Some(2.0), Some(1.0)),
+        ("q", "a", "b", Some(3.0), Some(1.0)),
+        ("q", "b", "a", None, None),
+        ("q", "A", "a", Some(3.0), Some(1.0)),
+    ];
+    let done = |conflicts: Conflicts, rows: &[GivenRow]| {
+        let config = PairConfig { conflicts, ..PairConfig::default() };
+        let built = build(&given_scored(rows), &config, Seed(0)).unwrap();
+        finish(vec![built.frame], &config, Seed(0), &["f".into()]).unwrap()
+    };
+    let kept = done(Conflicts::Keep, &rows);
+    assert_eq!((kept.frame.height(), kept.drops.len(), kept.conflicts), (6, 0, 4));
+    assert!(kept.conflict.starts_with("f: line ") && kept.conflict.contains(" and f: line "), "{}", kept.conflict);
+    let none = done(Conflicts::Drop, &rows);
+    assert_eq!((shown(&none.frame), none.conflicts), (vec!["A>a".into(), "a>c".into()], 4));
+    assert!(none.drops.iter().all(|d| d.reason == reason::CONFLICTING_LABEL));
+    let mut lines: Vec<_> = none.drops.iter().map(|d| (d.line, d.detail.as_str())).collect();
+    lines.sort_unstable();
+    assert_eq!(lines[0], (1, "ranked the other way round in f: line 2"));
+    assert_eq!(lines.iter().map(|l| l.0).collect::<Vec<_>>(), [1, 2, 4, 5]);
+    let higher = done(Conflicts::KeepHigherMargin, &rows);
+    assert_eq!(
+        (shown(&higher.frame), higher.conflicts),
+        (vec!["A>a".into(), "B >A".into(), "a>b".into(), "a>c".into()], 4)
+    );
+    let even: [GivenRow; 2] = [("p", "a", "b", Some(3.0), Some(1.0)), ("p", "b", "a", Some(2.0), Some(0.0))];
+    assert_eq!(done(Conflicts::KeepHigherMargin, &even).drops.len(), 2);
+    // Another conversation with the same last question is another prompt.
+    let mut frame = given(&[("why?", "a", "b"), ("why?", "b", "a")]);
+    let mut prompts = MessageColumnBuilder::new("prompt", 2);
+    prompts.push([("user", "why?")]);
+    prompts.push([("user", "x"), ("assistant", "y"), ("user", "why?")]);
+    frame.with_column(prompts.finish().unwrap()).unwrap();
+    let built = build(&frame, &PairConfig::default(), Seed(0)).unwrap();
+    assert_eq!(finished(vec![built.frame]).conflicts, 0);
+}
+
+#[test]
+fn what_the_input_says_of_its_labels_comes_along() {
+    let mut tagged = scored(&[("p", five()), ("q", vec![("a", "x", Some(1.0)), ("b", "x", Some(2.0))]), ("r", five())]);
+    tagged.with_column(Column::new("annotator".into(), [Some("ann"), Some("bob"), None])).unwrap();
+    tagged.with_column(Column::new("flip_probability".into(), [None, Some(0.5), Some(0.25)])).unwrap();
+    let config = PairConfig { rule: PairRule::BestVsEach, ..PairConfig::default() };
+    let tagged = build(&tagged, &config, Seed(0)).unwrap().frame;
+    let plain = build(&given(&[("s", "a", "b")]), &config, Seed(0)).unwrap().frame;
+    for frame in [&tagged, &plain] {
+        let names: Vec<String> = frame.get_column_names().iter().map(|n| n.to_string()).collect();
+        assert_eq!(names, [&PAIR_COLUMNS[..], &crate::schema::CARRIED_COLUMNS[..]].concat());
+    }
+    let all = finished(vec![plain, tagged]).frame;
+    let mut found: Vec<(u64, Option<String>, Option<f64>)> = (0..all.height())
+        .map(|i| {
+            let line = all.column("line").unwrap().u64().unwrap().get(i).unwrap();
+            let annotator = all.column("annotator").unwrap().str().unwrap().get(i).map(str::to_string);
+            (line, annotator, all.column("flip_probability").unwrap().f64().unwrap().get(i))
+        })
+        .collect();
+    found.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    let ann = || (1, Some("ann".to_string()), None);
+    let (given, none) = ((1, None, None), (3, None, Some(0.25)));
+    assert_eq!(found, [given, ann(), ann(), ann(), none.clone(), none.clone(), none]);
+}
+
+#[test]
+fn faults_of_margins_and_ties() {
+    let faults = |config: PairConfig| config.faults("pairs.").iter().map(ToString::to_string).collect::<Vec<_>>();
+    let odd = PairConfig { min_margin: -1.0, ..PairConfig::default() };
+    assert_eq!(faults(odd), ["pairs.min_margin: must be 0 or more, got -1"]);
+    assert_eq!(faults(PairConfig { min_margin: f64::NAN, ..PairConfig::default() }).len(), 1);
+    let both = PairConfig { min_margin: 1.0, ties: Ties::Break, ..PairConfig::default() };
+    assert!(faults(both)[0].starts_with("pairs.ties: has no effect"));
 }

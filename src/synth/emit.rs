@@ -56,6 +56,8 @@ struct Line<'a> {
     completions: Vec<Answer<'a>>,
     correct_answers: [&'a str; 1],
     incorrect_answers: [&'a str; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotator: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -109,7 +111,7 @@ fn answer(completion: &Completion) -> Answer<'_> {
 }
 
 /// The row as one line of JSON, with its end of line.
-pub(super) fn line(row: &Row) -> Result<Vec<u8>> {
+pub(super) fn line(row: &Row, config: &SynthConfig) -> Result<Vec<u8>> {
     let line = Line {
         source: SOURCES[row.source].name,
         instruction: &row.instruction,
@@ -118,6 +120,7 @@ pub(super) fn line(row: &Row) -> Result<Vec<u8>> {
         // UltraFeedback's way of saying that a question has no fixed answers.
         correct_answers: ["None"],
         incorrect_answers: ["None"],
+        annotator: row.annotator.filter(|_| config.annotators).map(|a| format!("annotator-{a}")),
     };
     let mut bytes = serde_json::to_vec(&line)?;
     bytes.push(b'\n');

@@ -82,6 +82,9 @@ pub struct SynthConfig {
     /// Probability that two completions, not one, have the liked value, 0 to 1 (three completions or
     /// more). Default 0.1.
     pub second_agrees: f64,
+    /// Whether rows name the hidden annotator who decided, as `annotator` (no part of UltraFeedback), for
+    /// noise by annotator. Default false.
+    pub annotators: bool,
 }
 
 impl Default for SynthConfig {
@@ -94,6 +97,7 @@ impl Default for SynthConfig {
             shown_fraction: 0.5,
             noise: 0.1,
             second_agrees: 0.1,
+            annotators: false,
         }
     }
 }
@@ -219,7 +223,7 @@ fn chunks(config: &SynthConfig, seed: Seed, mut take: impl FnMut(&[Vec<u8>], &[R
             .into_par_iter()
             .map(|i| {
                 let row = row::make(config, seed, i);
-                Ok((emit::line(&row)?, row))
+                Ok((emit::line(&row, config)?, row))
             })
             .collect::<Result<_>>()?;
         let (lines, rows): (Vec<Vec<u8>>, Vec<Row>) = made.into_iter().unzip();
@@ -329,5 +333,27 @@ mod tests {
         let Err(Error::Config(faults)) = config.validate() else { panic!("accepted") };
         let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
         assert_eq!(keys, ["synth.rows", "synth.factors", "synth.completions", "synth.noise"]);
+    }
+
+    #[test]
+    fn rows_name_their_annotator_where_asked() {
+        let named = |annotators: bool| -> Vec<(Option<u32>, serde_json::Value)> {
+            let config = SynthConfig { rows: 40, annotators, ..SynthConfig::default() };
+            let mut found = Vec::new();
+            chunks(&config, Seed(3), |lines, rows| {
+                let read = |line: &Vec<u8>| serde_json::from_slice::<serde_json::Value>(line).unwrap();
+                found.extend(rows.iter().map(|r| r.annotator).zip(lines.iter().map(read)));
+                Ok(())
+            })
+            .unwrap();
+            found
+        };
+        assert!(named(false).iter().all(|(_, line)| line.get("annotator").is_none()));
+        let with = named(true);
+        assert!(with.iter().any(|(a, _)| a.is_some()) && with.iter().any(|(a, _)| a.is_none()));
+        for (annotator, line) in with {
+            let wanted = annotator.map(|a| serde_json::Value::from(format!("annotator-{a}")));
+            assert_eq!(line.get("annotator"), wanted.as_ref());
+        }
     }
 }
