@@ -11,6 +11,7 @@
 //! - `gradients`: every trainable parameter against finite differences.
 //! - `invariants`: what must not change a result.
 //! - `resume`: a stopped run ends with the same bits.
+//! - `tokenize`: renderings and token ids recorded from transformers.
 
 mod architecture;
 mod bad_input;
@@ -23,3 +24,4 @@ mod policies;
 mod recipes;
 mod resume;
 mod support;
+mod tokenize;
