@@ -1,15 +1,14 @@
 //! One preference pair as token ids: where the response begins and ends, and what is cut.
 
-use std::sync::atomic::Ordering;
-
 use minijinja::Value;
 
 use crate::error::{Error, Result};
 use crate::message::Message;
 
+use super::pieces::Before;
 use super::store::TokenRow;
 use super::template::ChatTemplate;
-use super::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
+use super::{EncodeCounts, Encoded, ModelTokenizer, PairText, TokenizeConfig};
 
 /// Characters shown of either end in messages.
 const SHOWN: usize = 60;
@@ -36,12 +35,26 @@ impl ModelTokenizer {
     ///
     /// The prompt's ids are those of the prompt on its own, as in generation. Where the response
     /// would change them (a token across the boundary, say of two newlines), the response is
-    /// tokenized from the boundary on; see [`ModelTokenizer::forced_boundaries`].
+    /// tokenized from the boundary on; [`EncodeCounts::forced_boundaries`] counts those.
     ///
     /// # Errors
     /// [`Error::Data`] naming the row where the template fails on it, does not begin the
-    /// conversation with the prompt, or does not end the turn.
+    /// conversation with the prompt, or does not end the turn; where a token reaches across the
+    /// boundary and the tokenizer cannot begin there; where the prompt begins with two BOS.
     pub fn encode_pair(&self, pair: &PairText, config: &TokenizeConfig) -> Result<Encoded> {
+        self.encode_pair_counted(pair, config, &mut EncodeCounts::default())
+    }
+
+    /// [`ModelTokenizer::encode_pair`], adding to `counts` what happened to a pair that is kept.
+    ///
+    /// # Errors
+    /// As [`ModelTokenizer::encode_pair`].
+    pub fn encode_pair_counted(
+        &self,
+        pair: &PairText,
+        config: &TokenizeConfig,
+        counts: &mut EncodeCounts,
+    ) -> Result<Encoded> {
         if pair.prompt.is_empty() {
             return Ok(dropped("empty-prompt", "no messages before the response".into()));
         }
@@ -55,20 +68,39 @@ impl ModelTokenizer {
         }
         let prompt = ChatTemplate::values(pair.prompt);
         let head = self.head(pair.id, prompt.clone())?;
-        let chosen = self.response(pair.id, "chosen", &head, prompt.clone(), pair.chosen)?;
-        let rejected = self.response(pair.id, "rejected", &head, prompt, pair.rejected)?;
+        let mut seen = EncodeCounts::default();
+        let chosen = self.response(pair.id, "chosen", &head, prompt.clone(), pair.chosen, &mut seen)?;
+        let rejected = self.response(pair.id, "rejected", &head, prompt, pair.rejected, &mut seen)?;
         for (side, ids) in [("chosen", &chosen), ("rejected", &rejected)] {
             if ids.len() <= 1 {
                 return Ok(dropped("empty-response", format!("{side} has no tokens but the end of turn")));
             }
+            seen.ends_inside += u64::from(ids[..ids.len() - 1].contains(&self.turn.id));
         }
-        Ok(self.cut(pair, self.with_bos(head.ids), chosen, rejected, config))
+        let ids = self.with_bos(head.ids);
+        self.require_one_beginning(pair.id, &head.text, &ids)?;
+        let encoded = self.cut(pair, ids, chosen, rejected, config, &mut seen);
+        if matches!(encoded, Encoded::Row(_)) {
+            *counts += seen;
+        }
+        Ok(encoded)
+    }
+
+    /// A prompt may begin with its own text of a BOS behind the template's.
+    fn require_one_beginning(&self, id: &str, text: &str, ids: &[u32]) -> Result<()> {
+        let Some(bos) = self.bos.filter(|_| self.begins_with_bos()) else { return Ok(()) };
+        if !ids.starts_with(&[bos, bos]) {
+            return Ok(());
+        }
+        let start: String = text.chars().take(SHOWN).collect();
+        let what = format!("begins with `{}` twice: {start:?}...", self.decode_token(bos));
+        Err(row_error(id, "prompt", what).with_hint("remove the token from the text, or from the chat template"))
     }
 
     /// Renders and tokenizes the prompt.
     fn head(&self, id: &str, prompt: Vec<Value>) -> Result<Head> {
         let text = self.render_row(id, "prompt", prompt, true)?;
-        let (ids, spans) = self.pieces(&text)?;
+        let (ids, spans) = self.pieces(&text, Before::Nothing)?;
         let last = ids.iter().rposition(|id| self.cuts.contains(id));
         let (cut, kept) = last.map_or((0, 0), |i| (spans[i].1 as usize, i + 1));
         Ok(Head { text, ids, cut, kept })
@@ -82,6 +114,7 @@ impl ModelTokenizer {
         head: &Head,
         mut messages: Vec<Value>,
         response: &[Message],
+        seen: &mut EncodeCounts,
     ) -> Result<Vec<u32>> {
         messages.extend(ChatTemplate::values(response));
         let full = self.render_row(id, side, messages, false)?;
@@ -91,16 +124,18 @@ impl ModelTokenizer {
         let rest = rest.strip_suffix(self.turn.suffix.as_str()).unwrap_or(rest);
         // Between a cut token and the boundary lies only the turn's header, so little is done twice.
         let end = head.text.len() + rest.len();
-        let (ids, spans) = self.pieces(&full[head.cut..end])?;
+        let before = if head.cut > 0 { Before::Token } else { Before::Nothing };
+        let (ids, spans) = self.pieces(&full[head.cut..end], before)?;
         let boundary = (head.text.len() - head.cut) as u32;
         let first = spans.iter().position(|(_, end)| *end > boundary).unwrap_or(ids.len());
         let straddles = spans.get(first).is_some_and(|(start, _)| *start < boundary);
         let mut ids = if straddles || ids[..first] != head.ids[head.kept..] {
-            if self.cuts.is_empty() {
+            if !self.continues {
                 return Err(self.straddle(id, side, &full, head.text.len()));
             }
-            self.forced.fetch_add(1, Ordering::Relaxed);
-            self.pieces(rest)?.0
+            seen.forced_boundaries += 1;
+            let before = if head.cut == head.text.len() { before } else { Before::Text };
+            self.pieces(rest, before)?.0
         } else {
             ids[first..].to_vec()
         };
@@ -137,10 +172,10 @@ impl ModelTokenizer {
         mut chosen: Vec<u32>,
         mut rejected: Vec<u32>,
         config: &TokenizeConfig,
+        seen: &mut EncodeCounts,
     ) -> Encoded {
-        let mut truncated = false;
         if prompt.len() > config.max_prompt_length {
-            truncated = true;
+            seen.prompts_cut = 1;
             let whole = prompt.len();
             let bos = self.bos.filter(|bos| self.begins_with_bos() && prompt.first() == Some(bos));
             let room = config.max_prompt_length.saturating_sub(usize::from(bos.is_some()));
@@ -154,11 +189,9 @@ impl ModelTokenizer {
             let detail = format!("prompt of {} tokens leaves no room in {}", prompt.len(), config.max_length);
             return dropped("prompt-too-long", detail);
         }
-        for response in [&mut chosen, &mut rejected] {
-            if response.len() > room {
-                truncated = true;
-                response.truncate(room);
-            }
+        for (response, cut) in [(&mut chosen, &mut seen.chosen_cut), (&mut rejected, &mut seen.rejected_cut)] {
+            *cut = u64::from(response.len() > room);
+            response.truncate(room);
         }
         if chosen == rejected {
             let detail = format!("both responses are the same {} tokens", chosen.len());
@@ -169,7 +202,7 @@ impl ModelTokenizer {
             prompt_ids: prompt,
             chosen_ids: chosen,
             rejected_ids: rejected,
-            truncated,
+            truncated: seen.prompts_cut + seen.chosen_cut + seen.rejected_cut > 0,
             flipped: pair.flipped,
             source: pair.source.to_string(),
         })
@@ -219,234 +252,4 @@ fn row_error(id: &str, field: &str, message: String) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::template::builtin;
-    use super::super::tokenizer::tests::{says, tiny, with};
-    use super::*;
-
-    const CHATML_BOS: &str = "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-
-    fn encode(
-        tokenizer: &ModelTokenizer,
-        prompt: &[(&str, &str)],
-        sides: [&str; 2],
-        config: &TokenizeConfig,
-    ) -> Result<Encoded> {
-        let prompt: Vec<Message> = prompt.iter().map(|(role, content)| says(role, content)).collect();
-        let [chosen, rejected] = sides.map(|content| [says("assistant", content)]);
-        let pair =
-            PairText { id: "abc", prompt: &prompt, chosen: &chosen, rejected: &rejected, flipped: true, source: "src" };
-        tokenizer.encode_pair(&pair, config)
-    }
-
-    fn row(tokenizer: &ModelTokenizer, prompt: &str, sides: [&str; 2]) -> TokenRow {
-        lengths(tokenizer, prompt, sides, 1024, 512).unwrap()
-    }
-
-    fn lengths(
-        tokenizer: &ModelTokenizer,
-        prompt: &str,
-        sides: [&str; 2],
-        max_length: usize,
-        max_prompt_length: usize,
-    ) -> Result<TokenRow, &'static str> {
-        let config = TokenizeConfig { max_length, max_prompt_length, ..TokenizeConfig::default() };
-        match encode(tokenizer, &[("user", prompt)], sides, &config).unwrap() {
-            Encoded::Row(row) => Ok(row),
-            Encoded::Dropped { reason, .. } => {
-                assert!(super::super::DROP_REASONS.contains(&reason));
-                Err(reason)
-            }
-        }
-    }
-
-    fn text(tokenizer: &ModelTokenizer, ids: &[u32]) -> String {
-        tokenizer.decode(ids, false).unwrap()
-    }
-
-    #[test]
-    fn the_response_is_all_that_follows_the_prompt_and_nothing_else() {
-        let tokenizer = tiny();
-        let answers = [
-            "Good answers1",
-            "Bad answers",
-            " spaced ",
-            "\n\n\nGood",
-            "\u{1f600}\u{e9} ok",
-            "<|im_end|> inside",
-            "ends<|im_end|>",
-            "\n",
-            "user",
-            "assistant\n",
-        ];
-        for (i, answer) in answers.iter().enumerate() {
-            for other in &answers[i + 1..] {
-                let row = row(&tokenizer, "Which answers?\n\n", [answer, other]);
-                assert_eq!(
-                    text(&tokenizer, &row.prompt_ids),
-                    "<|im_start|>user\nWhich answers?\n\n<|im_end|>\n<|im_start|>assistant\n"
-                );
-                for (ids, said) in [(&row.chosen_ids, answer), (&row.rejected_ids, other)] {
-                    let said = said.strip_suffix("<|im_end|>").unwrap_or(said);
-                    assert_eq!(text(&tokenizer, ids), format!("{said}<|im_end|>"));
-                    assert_eq!(ids.last(), Some(&tokenizer.eot_id()));
-                    assert_ne!(ids.iter().rev().nth(1), Some(&tokenizer.eot_id()));
-                }
-                assert_eq!(row.prompt_ids, tokenizer.encode_prompt(&[says("user", "Which answers?\n\n")]).unwrap());
-                assert_eq!(
-                    (row.id.as_str(), row.source.as_str(), row.flipped, row.truncated),
-                    ("abc", "src", true, false)
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_token_across_the_boundary_is_split_there() {
-        let tokenizer = tiny();
-        let two = tokenizer.encode_text("\n\n").unwrap();
-        assert_eq!(two.len(), 1, "the vocabulary has a token for it");
-        // Header newline + two more: GPT-2's expression would take the first two together.
-        let row = row(&tokenizer, "Q", ["\n\nGood", "Bad"]);
-        assert_eq!(tokenizer.forced_boundaries(), 1);
-        assert_eq!(row.prompt_ids, tokenizer.encode_prompt(&[says("user", "Q")]).unwrap());
-        assert_eq!(text(&tokenizer, &row.chosen_ids), "\n\nGood<|im_end|>");
-    }
-
-    #[test]
-    fn where_cutting_is_not_safe_it_is_an_error_with_the_example() {
-        let mut tokenizer = tiny();
-        tokenizer.cuts.clear();
-        let whole = row(&tokenizer, "Q", ["Good", "Bad"]);
-        assert_eq!(whole, row(&tiny(), "Q", ["Good", "Bad"]));
-        let error = encode(&tokenizer, &[("user", "Q")], ["\n\nGood", "Bad"], &TokenizeConfig::default()).unwrap_err();
-        assert_eq!(error.exit_code(), 3);
-        let shown = error.to_string();
-        assert!(
-            shown.contains("pair abc: chosen: a token reaches across")
-                && shown.contains("assistant\\n\" then \"\\n\\nGood"),
-            "{shown}"
-        );
-    }
-
-    #[test]
-    fn conversations_of_several_turns() {
-        let tokenizer = tiny();
-        let prompt = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c")];
-        let Encoded::Row(row) = encode(&tokenizer, &prompt, ["x", "y"], &TokenizeConfig::default()).unwrap() else {
-            panic!()
-        };
-        assert_eq!(
-            text(&tokenizer, &row.prompt_ids),
-            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"
-        );
-        assert_eq!(text(&tokenizer, &row.chosen_ids), "x<|im_end|>");
-    }
-
-    #[test]
-    fn one_bos_whoever_writes_it() {
-        let chatml = builtin("chatml").unwrap();
-        for (template, adds, expected) in
-            [(CHATML_BOS, true, 1), (CHATML_BOS, false, 1), (chatml, true, 1), (chatml, false, 0)]
-        {
-            let tokenizer = with(template, adds);
-            let row = row(&tokenizer, "Q", ["Good", "Bad"]);
-            let bos = tokenizer.bos_id().unwrap();
-            let all = [&row.prompt_ids[..], &row.chosen_ids, &row.rejected_ids].concat();
-            assert_eq!(all.iter().filter(|id| **id == bos).count(), expected, "{adds} {template}");
-            assert_eq!(row.prompt_ids[0] == bos, expected == 1);
-        }
-    }
-
-    #[test]
-    fn a_template_without_an_end_token_gets_the_end_of_sequence() {
-        let plain = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
-        let tokenizer = with(plain, false);
-        assert_eq!(tokenizer.facts()["eot_by_template"], serde_json::json!(false));
-        let row = row(&tokenizer, "Q", ["Good", "Bad\n"]);
-        assert_eq!(text(&tokenizer, &row.prompt_ids), "user: Q\nassistant:");
-        assert_eq!(text(&tokenizer, &row.chosen_ids), " Good<|im_end|>");
-        assert_eq!(text(&tokenizer, &row.rejected_ids), " Bad\n<|im_end|>");
-    }
-
-    #[test]
-    fn a_prompt_that_changes_with_its_response_is_refused() {
-        let fickle = "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'answer:' }}{% endif %}";
-        let error =
-            encode(&with(fickle, false), &[("user", "Q")], ["Good", "Bad"], &TokenizeConfig::default()).unwrap_err();
-        let shown = error.to_string();
-        assert!(
-            shown.contains("pair abc: chosen: the chat template `own`")
-                && shown.contains("\"answer:\" alone, \"Good<|im_end|>\" with it"),
-            "{shown}"
-        );
-    }
-
-    #[test]
-    fn a_template_that_trims_is_no_trouble() {
-        let trims = CHATML_BOS.replace("m.content", "m.content | trim");
-        let tokenizer = with(&trims, false);
-        let row = row(&tokenizer, " Q ", ["  Good\n\n", "Bad"]);
-        assert_eq!(text(&tokenizer, &row.chosen_ids), "Good<|im_end|>");
-        assert_eq!(lengths(&tokenizer, "Q", [" \n ", "Bad"], 99, 99), Err("empty-response"));
-    }
-
-    #[test]
-    fn long_prompts_lose_their_beginning() {
-        let tokenizer = with(CHATML_BOS, false);
-        let whole = row(&tokenizer, "one two three", ["Good", "Bad"]);
-        let cut = lengths(&tokenizer, "one two three", ["Good", "Bad"], 1024, 12).unwrap();
-        assert!(cut.truncated && !whole.truncated && whole.prompt_ids.len() > 12);
-        assert_eq!(cut.prompt_ids.len(), 12);
-        assert_eq!(cut.prompt_ids[0], tokenizer.bos_id().unwrap(), "BOS stays");
-        assert_eq!(cut.prompt_ids[1..], whole.prompt_ids[whole.prompt_ids.len() - 11..]);
-        assert_eq!((&cut.chosen_ids, &cut.rejected_ids), (&whole.chosen_ids, &whole.rejected_ids));
-        let without = with(builtin("chatml").unwrap(), false);
-        let whole = row(&without, "one two three", ["Good", "Bad"]);
-        let cut = lengths(&without, "one two three", ["Good", "Bad"], 1024, 12).unwrap();
-        assert_eq!(cut.prompt_ids, whole.prompt_ids[whole.prompt_ids.len() - 12..]);
-    }
-
-    #[test]
-    fn both_responses_are_cut_at_the_same_length() {
-        let tokenizer = tiny();
-        let (long, longer) = ("abcdefgh", "abcdefgxyz");
-        let whole = row(&tokenizer, "Q", [long, longer]);
-        let n = whole.prompt_ids.len();
-        let end = tokenizer.eot_id();
-        assert_eq!((whole.chosen_ids.len(), whole.rejected_ids.len()), (9, 11), "one token a letter");
-        let exact = lengths(&tokenizer, "Q", [long, longer], n + 11, 512).unwrap();
-        assert_eq!(exact, whole);
-        let cut = lengths(&tokenizer, "Q", [long, longer], n + 10, 512).unwrap();
-        assert_eq!((cut.chosen_ids.len(), cut.rejected_ids.len(), cut.truncated), (9, 10, true));
-        assert_eq!((cut.chosen_ids.last(), cut.rejected_ids.contains(&end)), (Some(&end), false));
-        let cut = lengths(&tokenizer, "Q", [long, longer], n + 8, 512).unwrap();
-        assert_eq!((cut.chosen_ids.len(), cut.rejected_ids.len()), (8, 8));
-        assert_eq!(lengths(&tokenizer, "Q", [long, longer], n + 7, 512), Err("identical-after-truncation"));
-        assert_eq!(lengths(&tokenizer, "Q", [long, longer], n, 512), Err("prompt-too-long"));
-        assert_eq!(lengths(&tokenizer, "Q", [long, longer], 1, 512), Err("prompt-too-long"));
-        assert_eq!(lengths(&tokenizer, "Q", ["same", "same"], 512, 512), Err("identical-after-truncation"));
-        assert_eq!(lengths(&tokenizer, "Q", ["", "same"], 512, 512), Err("empty-response"));
-        assert_eq!(lengths(&tokenizer, "Q", [long, longer], 512, 0), Err("prompt-too-long"));
-    }
-
-    #[test]
-    fn odd_shapes_are_dropped_with_a_reason() {
-        let tokenizer = tiny();
-        let reason = |prompt: &[Message], chosen: &[Message]| {
-            let rejected = [says("assistant", "no")];
-            let pair = PairText { id: "abc", prompt, chosen, rejected: &rejected, flipped: false, source: "" };
-            match tokenizer.encode_pair(&pair, &TokenizeConfig::default()).unwrap() {
-                Encoded::Dropped { reason, .. } => reason,
-                Encoded::Row(_) => "kept",
-            }
-        };
-        let (user, answer) = (says("user", "Q"), says("assistant", "A"));
-        let prompt = [user.clone()];
-        assert_eq!(reason(&prompt, std::slice::from_ref(&answer)), "kept");
-        assert_eq!(reason(&[], std::slice::from_ref(&answer)), "empty-prompt");
-        assert_eq!(reason(&prompt, &[]), "empty-response");
-        assert_eq!(reason(&prompt, std::slice::from_ref(&user)), "response-not-one-turn");
-        assert_eq!(reason(&prompt, &[answer.clone(), user, answer]), "response-not-one-turn");
-    }
-}
+mod tests;

@@ -5,31 +5,16 @@
 //! What makes it fast: texts are split by hand-written scanners instead of a backtracking regular
 //! expression, words are merged on bytes, and each thread remembers the words it has seen.
 
-use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasher, Hasher};
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-use crate::error::{Error, Result};
-
-use super::ModelTokenizer;
+use super::added::{Added, Part};
+use super::bpe::{Cache, Merges, Seeded, Table, both};
+use super::pieces::Pieces;
 use super::words::{Split, words};
-
-/// Token ids with the byte range of the text that each covers.
-pub(super) type Pieces = (Vec<u32>, Vec<(u32, u32)>);
-
-/// Words that a thread remembers, and how long they may be.
-const CACHED_WORDS: usize = 1 << 16;
-const CACHED_BYTES: usize = 48;
-
-/// Up to this many symbols the lowest rank is searched by looking at all of them.
-const SHORT_WORD: usize = 48;
 
 /// The byte that a character of the byte-level alphabet stands for.
 pub(super) fn char_to_byte(c: char) -> Option<u8> {
@@ -47,97 +32,28 @@ fn token_bytes(token: &str) -> Option<Vec<u8>> {
     token.chars().map(char_to_byte).collect()
 }
 
-/// A hasher for short words, seeded per process.
-#[derive(Debug, Clone)]
-struct Seeded(u64);
-
-impl Seeded {
-    fn new() -> Seeded {
-        static SEED: OnceLock<u64> = OnceLock::new();
-        Seeded(*SEED.get_or_init(|| std::hash::RandomState::new().hash_one(0u8)))
-    }
-}
-
-impl BuildHasher for Seeded {
-    type Hasher = Mixer;
-    fn build_hasher(&self) -> Mixer {
-        Mixer(self.0)
-    }
-}
-
-struct Mixer(u64);
-
-impl Mixer {
-    fn mix(&mut self, word: u64) {
-        // The upper half of the product depends on all lower bits, so it is folded back.
-        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835_u128;
-        self.0 = (product >> 64) as u64 ^ product as u64;
-    }
-}
-
-impl Hasher for Mixer {
-    fn write(&mut self, bytes: &[u8]) {
-        let (chunks, rest) = bytes.as_chunks::<8>();
-        for chunk in chunks {
-            self.mix(u64::from_le_bytes(*chunk));
-        }
-        let mut last = [0u8; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.mix(u64::from_le_bytes(last) ^ ((bytes.len() as u64) << 56));
-    }
-    fn write_u64(&mut self, word: u64) {
-        self.mix(word);
-    }
-    fn write_usize(&mut self, _: usize) {
-        // A slice's length prefix: `write` mixes the length in already.
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// Words that this thread has merged before, for the tokenizer used last.
-struct Cache {
-    owner: u64,
-    words: HashMap<Box<[u8]>, Range<u32>, Seeded>,
-    ids: Vec<u32>,
-}
-
-thread_local! {
-    static CACHE: RefCell<Cache> =
-        RefCell::new(Cache { owner: 0, words: HashMap::with_hasher(Seeded::new()), ids: Vec::new() });
-}
-
 /// The tables of one tokenizer.
 pub(super) struct FastBpe {
-    owner: u64,
+    merges: Merges,
+    added: Added,
     split: Split,
     /// Texts are brought into Unicode's composed form first.
     nfc: bool,
     /// Ids of single bytes; [`NO_TOKEN`] where the vocabulary lacks one.
     bytes: [u32; 256],
     lacks_bytes: bool,
-    /// Pair of ids -> (rank, merged id).
-    merges: HashMap<u64, (u32, u32), Seeded>,
     /// Whole words that are tokens, where merging is skipped for them.
-    whole: Option<HashMap<Box<[u8]>, u32, Seeded>>,
+    whole: Option<Table<Box<[u8]>, u32>>,
     /// Length in bytes by token id.
     lengths: Vec<u32>,
-    /// Added tokens by first byte, longest first.
-    added: Vec<Vec<(Box<[u8]>, u32)>>,
 }
 
 /// A byte that the vocabulary cannot express (control characters mostly) leaves no token, as in `tokenizers`.
 const NO_TOKEN: u32 = u32::MAX;
 
-fn pair(left: u32, right: u32) -> u64 {
-    (u64::from(left) << 32) | u64::from(right)
-}
-
 impl FastBpe {
     /// Tables for a `tokenizer.json`, or none where it asks for anything not done here.
     pub(super) fn new(shape: &Value, inner: &Tokenizer) -> Option<FastBpe> {
-        static OWNERS: AtomicU64 = AtomicU64::new(1);
         let model = &shape["model"];
         let empty = |v: &Value| v.is_null() || v == &json!("") || v == &json!(0.0);
         let plain = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"];
@@ -155,7 +71,7 @@ impl FastBpe {
         let mut bytes = [NO_TOKEN; 256];
         let highest = inner.get_vocab(true).into_values().max()?;
         let mut lengths = vec![0; highest as usize + 1];
-        let mut whole: HashMap<Box<[u8]>, u32, Seeded> = HashMap::with_hasher(Seeded::new());
+        let mut whole: Table<Box<[u8]>, u32> = HashMap::with_hasher(Seeded::new());
         for token in vocab.keys() {
             let id = id_of(token)?;
             let Some(raw) = token_bytes(token) else { continue };
@@ -165,28 +81,21 @@ impl FastBpe {
             }
             whole.insert(raw.into(), id);
         }
-        let mut merges = HashMap::with_hasher(Seeded::new());
-        for (rank, merge) in model["merges"].as_array()?.iter().enumerate() {
-            let (left, right) = match merge {
-                Value::String(both) => both.split_once(' ')?,
-                both => (both[0].as_str()?, both[1].as_str()?),
-            };
-            let merged = id_of(&format!("{left}{right}"))?;
-            merges.insert(pair(id_of(left)?, id_of(right)?), (u32::try_from(rank).ok()?, merged));
-        }
-        let mut added: Vec<Vec<(Box<[u8]>, u32)>> = vec![Vec::new(); 256];
-        for (id, token) in inner.get_added_vocabulary().get_added_tokens_decoder() {
-            if token.normalized || token.lstrip || token.rstrip || token.single_word {
-                return None;
-            }
-            let content = token.content.as_bytes();
-            added[usize::from(*content.first()?)].push((content.into(), *id));
-        }
-        added.iter_mut().for_each(|same| same.sort_by_key(|(content, _)| Reverse(content.len())));
-        let whole = model["ignore_merges"].as_bool().unwrap_or(false).then_some(whole);
-        let owner = OWNERS.fetch_add(1, Ordering::Relaxed);
-        let fast =
-            FastBpe { owner, split, nfc, bytes, lacks_bytes: bytes.contains(&NO_TOKEN), merges, whole, lengths, added };
+        let merge = |merge: &Value| {
+            let (left, right) = both(merge)?;
+            Some((id_of(left)?, id_of(right)?, id_of(&format!("{left}{right}"))?))
+        };
+        let merges: Vec<_> = model["merges"].as_array()?.iter().map(merge).collect::<Option<_>>()?;
+        let fast = FastBpe {
+            merges: Merges::new(merges.into_iter()),
+            added: Added::new(inner)?,
+            split,
+            nfc,
+            bytes,
+            lacks_bytes: bytes.contains(&NO_TOKEN),
+            whole: model["ignore_merges"].as_bool().unwrap_or(false).then_some(whole),
+            lengths,
+        };
         fast.agrees_with(inner).then_some(fast)
     }
 
@@ -208,28 +117,14 @@ impl FastBpe {
     pub(super) fn pieces(&self, text: &str) -> Pieces {
         let mut ids = Vec::with_capacity(text.len() / 3 + 8);
         let mut spans = Vec::with_capacity(text.len() / 3 + 8);
-        CACHE.with(|cell| {
-            let mut cache = cell.borrow_mut();
-            if cache.owner != self.owner {
-                cache.owner = self.owner;
-                cache.words.clear();
-                cache.ids.clear();
-            }
-            let raw = text.as_bytes();
-            let (mut from, mut at) = (0, 0);
-            while at < raw.len() {
-                let found = self.added[usize::from(raw[at])].iter().find(|(content, _)| raw[at..].starts_with(content));
-                let Some((content, id)) = found else {
-                    at += 1;
-                    continue;
-                };
-                self.segment(text, from..at, &mut cache, &mut ids, &mut spans);
-                ids.push(*id);
-                spans.push((at as u32, (at + content.len()) as u32));
-                at += content.len();
-                from = at;
-            }
-            self.segment(text, from..raw.len(), &mut cache, &mut ids, &mut spans);
+        self.merges.with_cache(|cache| {
+            self.added.split(text, |part| match part {
+                Part::Text(range) => self.segment(text, range, cache, &mut ids, &mut spans),
+                Part::Token(id, range) => {
+                    ids.push(id);
+                    spans.push((range.start as u32, range.end as u32));
+                }
+            });
         });
         (ids, spans)
     }
@@ -274,125 +169,14 @@ impl FastBpe {
             out.extend(Some(self.bytes[usize::from(*byte)]).filter(|id| *id != NO_TOKEN));
             return;
         }
-        if let Some(known) = cache.words.get(word) {
-            out.extend_from_slice(&cache.ids[known.start as usize..known.end as usize]);
-            return;
-        }
-        let first = out.len();
-        match self.whole.as_ref().and_then(|whole| whole.get(word)) {
+        cache.word(word, out, |out| match self.whole.as_ref().and_then(|whole| whole.get(word)) {
             Some(id) => out.push(*id),
-            None if word.len() <= SHORT_WORD => self.merge_short(word, out),
-            None => self.merge_long(word, out),
-        }
-        if word.len() <= CACHED_BYTES {
-            if cache.words.len() >= CACHED_WORDS {
-                cache.words.clear();
-                cache.ids.clear();
+            None => {
+                let first = out.len();
+                out.extend(word.iter().map(|b| self.bytes[usize::from(*b)]).filter(|id| *id != NO_TOKEN));
+                self.merges.merge(out, first);
             }
-            let start = cache.ids.len() as u32;
-            cache.ids.extend_from_slice(&out[first..]);
-            cache.words.insert(word.into(), start..cache.ids.len() as u32);
-        }
-    }
-
-    /// The ids that merging begins with.
-    fn symbols<'a>(&'a self, word: &'a [u8]) -> impl Iterator<Item = u32> + 'a {
-        word.iter().map(|b| self.bytes[usize::from(*b)]).filter(|id| *id != NO_TOKEN)
-    }
-
-    fn merged(&self, left: u32, right: u32) -> Option<(u32, u32)> {
-        self.merges.get(&pair(left, right)).copied()
-    }
-
-    /// Merges the pair of lowest rank, leftmost first, until there is none.
-    fn merge_short(&self, word: &[u8], out: &mut Vec<u32>) {
-        let first = out.len();
-        out.extend(self.symbols(word));
-        let symbols = &mut out[first..];
-        let mut n = symbols.len();
-        let mut ranks = [(u32::MAX, 0); SHORT_WORD];
-        let rank = |left, right| self.merged(left, right).unwrap_or((u32::MAX, 0));
-        for (slot, two) in ranks.iter_mut().zip(symbols.windows(2)) {
-            *slot = rank(two[0], two[1]);
-        }
-        while n > 1 {
-            let mut best = 0;
-            for i in 1..n - 1 {
-                if ranks[i].0 < ranks[best].0 {
-                    best = i;
-                }
-            }
-            if ranks[best].0 == u32::MAX {
-                break;
-            }
-            symbols[best] = ranks[best].1;
-            symbols.copy_within(best + 2..n, best + 1);
-            // ranks[i] belongs to the pair (i, i + 1); the last symbol has none.
-            ranks.copy_within(best + 1..n - 1, best);
-            n -= 1;
-            if best + 1 < n {
-                ranks[best] = rank(symbols[best], symbols[best + 1]);
-            }
-            if best > 0 {
-                ranks[best - 1] = rank(symbols[best - 1], symbols[best]);
-            }
-        }
-        out.truncate(first + n);
-    }
-
-    /// The same with a heap, so that a long word (a line of dashes, a page of base64) costs n log n.
-    fn merge_long(&self, word: &[u8], out: &mut Vec<u32>) {
-        const GONE: usize = usize::MAX;
-        let mut symbols: Vec<u32> = self.symbols(word).collect();
-        let n = symbols.len();
-        // Neighbours of a living symbol; `n` and GONE mark the ends.
-        let mut next: Vec<usize> = (1..=n).collect();
-        let mut previous: Vec<usize> = (0..n).map(|i| i.checked_sub(1).unwrap_or(GONE)).collect();
-        let mut alive = vec![true; n];
-        let mut heap = BinaryHeap::new();
-        for (i, two) in symbols.windows(2).enumerate() {
-            if let Some((rank, id)) = self.merged(two[0], two[1]) {
-                heap.push(Reverse((rank, i, id)));
-            }
-        }
-        while let Some(Reverse((_, at, id))) = heap.pop() {
-            if !alive[at] || next[at] >= n {
-                continue;
-            }
-            let right = next[at];
-            // The pair may have changed since it was pushed.
-            if self.merged(symbols[at], symbols[right]).is_none_or(|(_, now)| now != id) {
-                continue;
-            }
-            symbols[at] = id;
-            alive[right] = false;
-            next[at] = next[right];
-            if next[at] < n {
-                previous[next[at]] = at;
-                if let Some((rank, id)) = self.merged(id, symbols[next[at]]) {
-                    heap.push(Reverse((rank, at, id)));
-                }
-            }
-            let before = previous[at];
-            if before != GONE
-                && let Some((rank, id)) = self.merged(symbols[before], id)
-            {
-                heap.push(Reverse((rank, before, id)));
-            }
-        }
-        out.extend((0..n).filter(|i| alive[*i]).map(|i| symbols[i]));
-    }
-}
-
-impl ModelTokenizer {
-    /// Ids of a text with the bytes that each covers.
-    pub(super) fn pieces(&self, text: &str) -> Result<Pieces> {
-        if let Some(fast) = self.fast.as_ref().filter(|fast| fast.takes(text)) {
-            return Ok(fast.pieces(text));
-        }
-        let encoded = self.inner.encode(text, false).map_err(|e| Error::run(format!("tokenizing: {e}")))?;
-        let spans = encoded.get_offsets().iter().map(|(start, end)| (*start as u32, *end as u32)).collect();
-        Ok((encoded.get_ids().to_vec(), spans))
+        });
     }
 }
 

@@ -13,10 +13,17 @@
 //! length; a cut response has no end of turn. Whoever was cut is marked `truncated`; a pair with
 //! no room for a response, or equal after cutting, is dropped with a reason.
 
+mod added;
+mod bpe;
 mod encode;
 mod fast;
 mod folder;
 mod gguf;
+mod metaspace;
+mod pieces;
+mod probe;
+mod python;
+mod show;
 pub mod store;
 pub mod template;
 mod tiny;
@@ -103,6 +110,33 @@ pub enum Encoded {
         /// The numbers behind it.
         detail: String,
     },
+}
+
+/// What happened to the pairs that were kept, to be added up and told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncodeCounts {
+    /// Prompts that lost their beginning.
+    pub prompts_cut: u64,
+    /// Chosen responses that lost their end.
+    pub chosen_cut: u64,
+    /// Rejected responses that lost their end.
+    pub rejected_cut: u64,
+    /// Responses whose first token would have reached back into the prompt (or would have changed
+    /// the prompt's last tokens), and which were therefore tokenized from the boundary on, as they
+    /// are in generation.
+    pub forced_boundaries: u64,
+    /// Responses that hold an end of turn before their own, because their text spells it out.
+    pub ends_inside: u64,
+}
+
+impl std::ops::AddAssign for EncodeCounts {
+    fn add_assign(&mut self, other: EncodeCounts) {
+        self.prompts_cut += other.prompts_cut;
+        self.chosen_cut += other.chosen_cut;
+        self.rejected_cut += other.rejected_cut;
+        self.forced_boundaries += other.forced_boundaries;
+        self.ends_inside += other.ends_inside;
+    }
 }
 
 /// Reasons for which [`ModelTokenizer::encode_pair`] drops a pair.

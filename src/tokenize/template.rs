@@ -9,11 +9,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, Value};
 
 use crate::error::{Error, Result};
 use crate::message::Message;
+
+use super::{python, show};
 
 /// Instructions that one rendering may take: a thousand turns take some 50,000.
 const FUEL: u64 = 5_000_000;
@@ -74,13 +75,12 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_fuel(Some(FUEL));
+        python::prepare(&mut environment);
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_function("strftime_now", |format: String| strftime(&format));
-        environment.add_filter("tojson", to_json);
+        environment.add_function("strftime_now", |format: String| show::strftime(&format));
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| Error::model(format!("chat template {name}"), e.to_string()))?;
@@ -211,89 +211,6 @@ fn without_generation_tags(source: &str) -> String {
     }
     out.push_str(rest);
     out
-}
-
-/// The directives of Python's `strftime` that templates use, on [`TEMPLATE_DATE`] at midnight.
-fn strftime(format: &str) -> String {
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('Y') => out.push_str("2024"),
-            Some('y') => out.push_str("24"),
-            Some('m') => out.push_str("07"),
-            Some('d') => out.push_str("26"),
-            Some('b') => out.push_str("Jul"),
-            Some('B') => out.push_str("July"),
-            Some('a') => out.push_str("Fri"),
-            Some('A') => out.push_str("Friday"),
-            Some('j') => out.push_str("208"),
-            Some('H' | 'M' | 'S') => out.push_str("00"),
-            Some('I') => out.push_str("12"),
-            Some('p') => out.push_str("AM"),
-            Some('F') => out.push_str(TEMPLATE_DATE),
-            Some('%') => out.push('%'),
-            Some(other) => {
-                out.push('%');
-                out.push(other);
-            }
-            None => out.push('%'),
-        }
-    }
-    out
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Accepted for compatibility; text is never escaped to ASCII here.
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let json = serde_json::to_value(&value)
-        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: {e}")))?;
-    let mut out = String::new();
-    write_json(&mut out, &json, indent, 0);
-    Ok(out)
-}
-
-fn write_json(out: &mut String, value: &serde_json::Value, indent: Option<usize>, depth: usize) {
-    use serde_json::Value::{Array, Object};
-    let line = |out: &mut String, depth: usize| {
-        if let Some(width) = indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', width * depth));
-        }
-    };
-    let comma = if indent.is_some() { "," } else { ", " };
-    match value {
-        Array(items) if !items.is_empty() => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                out.push_str(if i > 0 { comma } else { "" });
-                line(out, depth + 1);
-                write_json(out, item, indent, depth + 1);
-            }
-            line(out, depth);
-            out.push(']');
-        }
-        Object(fields) if !fields.is_empty() => {
-            out.push('{');
-            for (i, (key, item)) in fields.iter().enumerate() {
-                out.push_str(if i > 0 { comma } else { "" });
-                line(out, depth + 1);
-                out.push_str(&serde_json::Value::from(key.as_str()).to_string());
-                out.push_str(": ");
-                write_json(out, item, indent, depth + 1);
-            }
-            line(out, depth);
-            out.push('}');
-        }
-        other => out.push_str(&other.to_string()),
-    }
 }
 
 #[cfg(test)]

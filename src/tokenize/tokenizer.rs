@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
@@ -13,23 +12,13 @@ use crate::message::Message;
 use crate::source::ModelSource;
 
 use super::TokenizeConfig;
-use super::fast::FastBpe;
+use super::pieces::{Before, Fast};
+use super::probe::{self, TurnEnd};
 use super::store::TokenRow;
-use super::template::{BUILTIN, ChatTemplate, TEMPLATE_DATE, builtin};
+use super::template::{ChatTemplate, TEMPLATE_DATE};
 
 /// Key of our own facts in a saved `tokenizer_config.json`; other readers ignore it.
 pub(super) const OWN_KEY: &str = "lpc_pipe";
-
-/// How the assistant's turn ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TurnEnd {
-    /// The token that ends it.
-    pub id: u32,
-    /// Whether the template writes that token; if not, it is appended.
-    pub rendered: bool,
-    /// What the template writes behind the end, which is no part of the response.
-    pub suffix: String,
-}
 
 /// What a source of tokenizers must tell.
 #[derive(Debug, Default)]
@@ -57,15 +46,15 @@ pub(super) struct Parts {
 /// A tokenizer ready to encode preference pairs. Shared between threads.
 pub struct ModelTokenizer {
     pub(super) inner: Tokenizer,
-    pub(super) fast: Option<FastBpe>,
+    pub(super) fast: Option<Fast>,
     pub(super) template: ChatTemplate,
     pub(super) turn: TurnEnd,
     pub(super) wants_bos: bool,
     pub(super) bos: Option<u32>,
     /// Tokens at which text may be cut without changing how either half is tokenized.
     pub(super) cuts: BTreeSet<u32>,
-    /// Pairs whose boundary had to be forced; see [`ModelTokenizer::forced_boundaries`].
-    pub(super) forced: AtomicU64,
+    /// Whether what continues a text can be tokenized without the text before it.
+    pub(super) continues: bool,
     eos: Option<u32>,
     stop_ids: BTreeSet<u32>,
     specials: BTreeMap<String, String>,
@@ -127,7 +116,7 @@ impl ModelTokenizer {
         let eos = ids.get("eos_token").copied();
         let adds_bos = match parts.add_bos {
             Some(says) => says,
-            None => bos.is_some() && post_processor_adds(&inner, bos).map_err(bad)?,
+            None => bos.is_some() && probe::post_processor_adds(&inner, bos).map_err(bad)?,
         };
         // BOS and end of turn are placed by us; offsets must not be trimmed behind our back.
         inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
@@ -136,9 +125,10 @@ impl ModelTokenizer {
         }
 
         let has = |token: &str| inner.token_to_id(token).is_some();
-        let (name, source) = pick_template(wanted_template, parts.template, &parts.model_type, &parts.model, has)?;
+        let (name, source) =
+            probe::pick_template(wanted_template, parts.template, &parts.model_type, &parts.model, has)?;
         let template = ChatTemplate::new(&name, &source, &specials)?;
-        let turn = find_turn_end(&inner, &template, eos, &parts.model)?;
+        let turn = probe::find_turn_end(&inner, &template, eos, &parts.model)?;
 
         let vocab = inner.get_vocab(true);
         let vocab_size = vocab.values().max().map_or(0, |max| *max as usize + 1);
@@ -147,11 +137,13 @@ impl ModelTokenizer {
         stop_ids.retain(|id| (*id as usize) < vocab_size);
         stop_ids.extend(eos);
         stop_ids.insert(turn.id);
-        Ok(ModelTokenizer {
-            fast: FastBpe::new(&shape, &inner),
-            cuts: cut_tokens(&shape, &inner),
-            byte_level: has_byte_level(&shape["decoder"]) || has_byte_level(&shape["pre_tokenizer"]),
-            forced: AtomicU64::new(0),
+        let fast = Fast::new(&shape, &inner);
+        let continues = fast.as_ref().is_some_and(Fast::continues) || probe::independent_of_start(&shape);
+        let tokenizer = ModelTokenizer {
+            fast,
+            cuts: if continues { probe::cut_tokens(&inner) } else { BTreeSet::new() },
+            continues,
+            byte_level: probe::has_byte_level(&shape["decoder"]) || probe::has_byte_level(&shape["pre_tokenizer"]),
             wants_bos: adds_bos && bos.is_some(),
             model_max_length: parts.model_max_length,
             kind: parts.kind,
@@ -165,7 +157,28 @@ impl ModelTokenizer {
             stop_ids,
             specials,
             vocab_size,
-        })
+        };
+        tokenizer.require_one_bos()?;
+        Ok(tokenizer)
+    }
+
+    /// Refuses a template and a tokenizer that together begin a conversation with two BOS.
+    fn require_one_bos(&self) -> Result<()> {
+        // Where one token begins and ends, its number says nothing.
+        let Some(bos) = self.bos.filter(|bos| *bos != self.turn.id) else { return Ok(()) };
+        let Ok(text) = self.template.render(&[Message::user("probe")], true) else { return Ok(()) };
+        let ids = self.with_bos(self.encode_text(&text)?);
+        let found = ids.iter().filter(|id| **id == bos).count();
+        if found < 2 {
+            return Ok(());
+        }
+        let token = self.decode_token(bos);
+        let what = match ids.first() == Some(&bos) && ids.get(1) == Some(&bos) {
+            true => format!("a conversation would begin with `{token}` twice"),
+            false => format!("a conversation of one turn would hold `{token}` {found} times: {text:?}"),
+        };
+        let hint = "the template must write it once, at the very beginning, or not at all";
+        Err(Error::model(&self.model, format!("chat template `{}`: {what}", self.template.name())).with_hint(hint))
     }
 
     /// Ids of a text, special tokens in it recognised, nothing added.
@@ -173,7 +186,7 @@ impl ModelTokenizer {
     /// # Errors
     /// [`Error::Model`] where the tokenizer fails.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.pieces(text)?.0)
+        Ok(self.pieces(text, Before::Nothing)?.0)
     }
 
     /// Ids of a conversation up to where the assistant's next turn begins, with BOS where the model wants one.
@@ -259,13 +272,6 @@ impl ModelTokenizer {
         &self.template
     }
 
-    /// Responses whose first token would have reached back into the prompt (or would have changed
-    /// the prompt's last tokens), and which were therefore tokenized from the boundary on, as they
-    /// are in generation. Counted since the tokenizer was made.
-    pub fn forced_boundaries(&self) -> u64 {
-        self.forced.load(Ordering::Relaxed)
-    }
-
     /// What a manifest should say: kind, hashes, template, special ids.
     pub fn facts(&self) -> Value {
         let mut facts = json!({
@@ -311,111 +317,6 @@ impl ModelTokenizer {
         });
         artifact::write_json(folder.join("tokenizer_config.json"), &config)
     }
-}
-
-/// Whether the tokenizer's own post-processor puts `bos` in front.
-fn post_processor_adds(inner: &Tokenizer, bos: Option<u32>) -> Result<bool, String> {
-    let encoded = inner.encode("a", true).map_err(|e| e.to_string())?;
-    Ok(encoded.get_ids().first().copied() == bos)
-}
-
-/// Name and source of the template to use.
-fn pick_template(
-    wanted: &str,
-    own: Option<(String, String)>,
-    model_type: &str,
-    model: &str,
-    has: impl Fn(&str) -> bool,
-) -> Result<(String, String)> {
-    let built_in = |name: &str| builtin(name).map(|source| (name.to_string(), source.to_string()));
-    if wanted == "auto" {
-        let by_vocabulary = || {
-            if has("<|start_header_id|>") && has("<|eot_id|>") {
-                Some("llama3")
-            } else if has("<|im_start|>") && has("<|im_end|>") {
-                Some("chatml")
-            } else if model_type == "mistral" {
-                Some("zephyr")
-            } else {
-                None
-            }
-        };
-        return own.or_else(|| by_vocabulary().and_then(built_in)).ok_or_else(|| {
-            Error::model(model, "has no chat template, and none can be chosen by the kind of model")
-                .with_hint("name one: --set tokenize.template=chatml (or llama3, mistral, zephyr, or a .jinja file)")
-        });
-    }
-    if let Some(found) = built_in(wanted) {
-        return Ok(found);
-    }
-    let path = Path::new(wanted);
-    if path.is_file() {
-        let source = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        return Ok((wanted.to_string(), source));
-    }
-    let names: Vec<&str> = BUILTIN.iter().map(|(name, _)| *name).collect();
-    let close = names.iter().max_by(|a, b| strsim::jaro(a, wanted).total_cmp(&strsim::jaro(b, wanted)));
-    let suggestion = close.filter(|c| strsim::jaro(c, wanted) > 0.7).map(|c| format!("; did you mean `{c}`?"));
-    Err(Error::config(
-        "tokenize.template",
-        format!(
-            "`{wanted}` is no template: expected auto, {}, or the path of a .jinja file{}",
-            names.join(", "),
-            suggestion.unwrap_or_default()
-        ),
-    ))
-}
-
-/// Renders a conversation of which we know the assistant's words, and looks at what follows them.
-fn find_turn_end(inner: &Tokenizer, template: &ChatTemplate, eos: Option<u32>, model: &str) -> Result<TurnEnd> {
-    const ANSWER: &str = "probeanswer";
-    let turns = [("user", "probequestion"), ("assistant", ANSWER)]
-        .map(|(role, content)| Message { role: role.into(), content: content.into() });
-    let text = template.render(&turns, false)?;
-    let Some(at) = text.rfind(ANSWER) else {
-        return Err(Error::model(model, "the chat template does not write the assistant's words unchanged"));
-    };
-    let tail = &text[at + ANSWER.len()..];
-    let encoded = inner.encode(tail, false).map_err(|e| Error::model(model, e.to_string()))?;
-    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-    for (id, (_, end)) in encoded.get_ids().iter().zip(encoded.get_offsets()) {
-        if eos == Some(*id) || added.get(id).is_some_and(|token| token.special) {
-            return Ok(TurnEnd { id: *id, rendered: true, suffix: tail[*end..].to_string() });
-        }
-    }
-    match eos {
-        Some(id) => Ok(TurnEnd { id, rendered: false, suffix: tail.to_string() }),
-        None => Err(Error::model(model, "has no end-of-sequence token, and its chat template ends turns with none")
-            .with_hint("use a model whose tokenizer_config.json names an eos_token")),
-    }
-}
-
-/// Added tokens that separate what is left of them from what is right of them, provided that
-/// neither normalizer nor pre-tokenizer treats the start of a text as special.
-fn cut_tokens(shape: &Value, inner: &Tokenizer) -> BTreeSet<u32> {
-    let normalizer = &shape["normalizer"];
-    if !(normalizer.is_null() || normalizer["type"] == json!("NFC")) || !independent_of_start(&shape["pre_tokenizer"]) {
-        return BTreeSet::new();
-    }
-    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-    let hard = |t: &tokenizers::AddedToken| !t.normalized && !t.lstrip && !t.rstrip && !t.single_word;
-    added.iter().filter(|(_, token)| hard(token)).map(|(id, _)| *id).collect()
-}
-
-fn independent_of_start(pre_tokenizer: &Value) -> bool {
-    match pre_tokenizer["type"].as_str() {
-        Some("ByteLevel") => pre_tokenizer["add_prefix_space"] == json!(false),
-        Some("Digits" | "Split") => true,
-        Some("Sequence") => {
-            pre_tokenizer["pretokenizers"].as_array().is_some_and(|all| all.iter().all(independent_of_start))
-        }
-        _ => false,
-    }
-}
-
-fn has_byte_level(part: &Value) -> bool {
-    let inside = |key: &str| part[key].as_array().is_some_and(|all| all.iter().any(has_byte_level));
-    part["type"] == json!("ByteLevel") || inside("pretokenizers") || inside("decoders")
 }
 
 #[cfg(test)]
@@ -535,16 +436,6 @@ pub(super) mod tests {
         assert_eq!(load(Path::new("/nowhere"), "auto").unwrap_err().exit_code(), 3);
         let source = ModelSource::Tiny { width: 64, layers: 2 };
         assert!(ModelTokenizer::load(&source, &TokenizeConfig::default()).is_err());
-    }
-
-    #[test]
-    fn a_base_model_gets_the_template_of_its_kind() {
-        let pick = |kind: &str, tokens: &[&str]| pick_template("auto", None, kind, "m", |t| tokens.contains(&t));
-        assert_eq!(pick("llama", &["<|start_header_id|>", "<|eot_id|>"]).unwrap().0, "llama3");
-        assert_eq!(pick("mistral", &["</s>"]).unwrap().0, "zephyr");
-        assert_eq!(pick("qwen2", &["<|im_start|>", "<|im_end|>"]).unwrap().0, "chatml");
-        let error = pick("gpt2", &[]).unwrap_err();
-        assert!(error.hint().unwrap().contains("tokenize.template=chatml"), "{error}");
     }
 
     #[test]

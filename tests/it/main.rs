@@ -13,6 +13,7 @@
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
 //! - `resume`: a stopped run ends with the same bits.
+//! - `tokenize`: renderings and token ids recorded from transformers.
 
 mod architecture;
 mod bad_input;
@@ -27,3 +28,4 @@ mod policies;
 mod recipes;
 mod resume;
 mod support;
+mod tokenize;

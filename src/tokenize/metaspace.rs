@@ -1,0 +1,481 @@
+//! BPE over the characters of a text, blanks written as U+2581 and unknown characters as bytes:
+//! the tokenizers of Llama 2, Mistral and Gemma, with the same ids as `tokenizers` gives.
+//!
+//! `tokenizers` merges a whole text as one word, since nothing splits it first. What makes this
+//! faster: a text may be cut between any two characters at which no merge of the vocabulary joins
+//! its halves, because merges on either side then never touch. What lies between cuts is short,
+//! and remembered. Source of that: BPE merges neighbours only, so a token across a border begins
+//! with a merge whose left symbol ends and whose right symbol begins there.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use super::added::{Added, Part};
+use super::bpe::{Cache, Merges, Seeded, Table, both, pair};
+use super::pieces::{Before, Pieces};
+
+/// How a blank is written.
+const BLANK: char = '\u{2581}';
+
+/// When a blank is put in front of a stretch of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefix {
+    /// Always, also before a blank: the normalizer `Prepend`.
+    Prepend,
+    /// The pre-tokenizer `Metaspace`: where no blank begins it...
+    Always,
+    /// ...and only at the beginning of the whole text.
+    First,
+    Never,
+}
+
+/// The tables of one tokenizer.
+pub(super) struct FastMetaspace {
+    merges: Merges,
+    added: Added,
+    prefix: Prefix,
+    /// Whether every blank begins a word.
+    split: bool,
+    /// Ids of characters: ASCII (the blank in its place), and the others.
+    ascii: [u32; 128],
+    others: Table<u64, u32>,
+    /// Ids of `<0x00>` to `<0xFF>`.
+    bytes: [u32; 256],
+    /// Which ASCII characters may be joined with which next ones, as bits; and the other pairs.
+    ascii_joins: [u128; 128],
+    other_joins: HashSet<u64, Seeded>,
+    /// Characters by token id; 0 for a byte.
+    lengths: Vec<u32>,
+}
+
+/// A character outside of the vocabulary.
+const UNKNOWN: u32 = u32::MAX;
+
+/// A blank and its mark are one and the same symbol.
+fn symbol(c: char) -> char {
+    if c == BLANK { ' ' } else { c }
+}
+
+impl FastMetaspace {
+    /// Tables for a `tokenizer.json`, or none where it asks for anything not done here.
+    pub(super) fn new(shape: &Value, inner: &Tokenizer) -> Option<FastMetaspace> {
+        let model = &shape["model"];
+        let empty = |v: &Value| v.is_null() || v == &json!("") || v == &json!(0.0);
+        if model["type"] != json!("BPE")
+            || !["dropout", "continuing_subword_prefix", "end_of_word_suffix"].iter().all(|key| empty(&model[*key]))
+            || model["byte_fallback"] != json!(true)
+            || model["ignore_merges"].as_bool().unwrap_or(false)
+        {
+            return None;
+        }
+        let (prefix, split) = shape_of(shape)?;
+        let vocab = model["vocab"].as_object()?;
+        let id_of = |token: &str| vocab.get(token)?.as_u64().and_then(|id| u32::try_from(id).ok());
+        let highest = inner.get_vocab(true).into_values().max()?;
+        let mut bytes = [UNKNOWN; 256];
+        for (byte, id) in bytes.iter_mut().enumerate() {
+            *id = id_of(&format!("<0x{byte:02X}>"))?;
+        }
+        let (mut ascii, mut others) = ([UNKNOWN; 128], HashMap::with_hasher(Seeded::new()));
+        let mut lengths = vec![0; highest as usize + 1];
+        for token in vocab.keys() {
+            let id = id_of(token)?;
+            *lengths.get_mut(id as usize)? = token.chars().count() as u32;
+            let mut chars = token.chars();
+            if let (Some(c), None) = (chars.next(), chars.next()) {
+                match symbol(c) {
+                    // A blank is never seen by the model.
+                    _ if c == ' ' => {}
+                    c if c.is_ascii() => ascii[c as usize] = id,
+                    c => drop(others.insert(u64::from(u32::from(c)), id)),
+                }
+            }
+        }
+        if ascii[' ' as usize] == UNKNOWN {
+            return None;
+        }
+        bytes.iter().for_each(|id| lengths[*id as usize] = 0);
+        let (mut ascii_joins, mut other_joins) = ([0u128; 128], HashSet::with_hasher(Seeded::new()));
+        let mut merges = Vec::new();
+        for merge in model["merges"].as_array()? {
+            let (left, right) = both(merge)?;
+            let ids = (id_of(left)?, id_of(right)?, id_of(&format!("{left}{right}"))?);
+            // A byte's token that merges, or is merged from letters, would be counted wrongly.
+            if [ids.0, ids.1, ids.2].iter().any(|id| lengths[*id as usize] == 0) {
+                return None;
+            }
+            let (a, b) = (symbol(left.chars().next_back()?), symbol(right.chars().next()?));
+            if a.is_ascii() && b.is_ascii() {
+                ascii_joins[a as usize] |= 1 << b as u32;
+            } else {
+                other_joins.insert(pair(a.into(), b.into()));
+            }
+            merges.push(ids);
+        }
+        let fast = FastMetaspace {
+            merges: Merges::new(merges.into_iter()),
+            added: Added::new(inner)?,
+            prefix,
+            split,
+            ascii,
+            others,
+            bytes,
+            ascii_joins,
+            other_joins,
+            lengths,
+        };
+        fast.agrees_with(inner).then_some(fast)
+    }
+
+    /// A last look before it is trusted: both give the same ids for a text with a bit of everything.
+    fn agrees_with(&self, inner: &Tokenizer) -> bool {
+        let text = "Hello  world's 12345 \u{e9}t\u{e9}\u{1f600}!?\n\n  \t(x=1);\u{2581}\r\n\u{4f60}\u{597d}\u{a0}... ";
+        inner.encode_fast(text, false).is_ok_and(|slow| slow.get_ids() == self.pieces(text, Before::Nothing).0)
+    }
+
+    /// Ids and byte ranges of a text.
+    pub(super) fn pieces(&self, text: &str, before: Before) -> Pieces {
+        let mut ids = Vec::with_capacity(text.len() / 3 + 8);
+        let mut spans = Vec::with_capacity(text.len() / 3 + 8);
+        self.merges.with_cache(|cache| {
+            self.added.split(text, |part| match part {
+                Part::Text(range) => {
+                    let before = if range.start > 0 { Before::Token } else { before };
+                    let prefix = self.prefixes(&text[range.clone()], before);
+                    self.segment(text, range, prefix, cache, &mut ids, &mut spans);
+                }
+                Part::Token(id, range) => {
+                    ids.push(id);
+                    spans.push((range.start as u32, range.end as u32));
+                }
+            });
+        });
+        (ids, spans)
+    }
+
+    /// Whether a blank is put in front of a stretch.
+    fn prefixes(&self, stretch: &str, before: Before) -> bool {
+        let bare = !stretch.starts_with([' ', BLANK]);
+        match self.prefix {
+            Prefix::Prepend => before != Before::Text,
+            Prefix::Always => before != Before::Text && bare,
+            Prefix::First => before == Before::Nothing && bare,
+            Prefix::Never => false,
+        }
+    }
+
+    fn joins(&self, a: char, b: char) -> bool {
+        if a.is_ascii() && b.is_ascii() {
+            return self.ascii_joins[a as usize] >> (b as u32) & 1 == 1;
+        }
+        self.other_joins.contains(&pair(a.into(), b.into()))
+    }
+
+    /// A stretch without added tokens, cut where nothing joins.
+    fn segment(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        mut prefix: bool,
+        cache: &mut Cache,
+        ids: &mut Vec<u32>,
+        spans: &mut Vec<(u32, u32)>,
+    ) {
+        let mut last = prefix.then_some(' ');
+        let mut start = range.start;
+        for (at, c) in text[range.clone()].char_indices() {
+            let c = symbol(c);
+            if let Some(last) = last
+                && ((self.split && c == ' ') || !self.joins(last, c))
+            {
+                let end = range.start + at;
+                self.word(text, start..end, std::mem::take(&mut prefix), cache, ids, spans);
+                start = end;
+            }
+            last = Some(c);
+        }
+        self.word(text, start..range.end, prefix, cache, ids, spans);
+    }
+
+    /// One word, with or without a blank in front that is not in the text.
+    fn word(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        prefix: bool,
+        cache: &mut Cache,
+        ids: &mut Vec<u32>,
+        spans: &mut Vec<(u32, u32)>,
+    ) {
+        let word = &text[range.clone()];
+        let first = ids.len();
+        match prefix {
+            false => cache.word(word.as_bytes(), ids, |out| self.merge(word, out)),
+            true => {
+                let word = format!(" {word}");
+                cache.word(word.as_bytes(), ids, |out| self.merge(&word, out));
+            }
+        }
+        let bytes = text.as_bytes();
+        let mut end = range.start;
+        let mut unwritten = u32::from(prefix);
+        for id in &ids[first..] {
+            let start = end;
+            let length = self.lengths[*id as usize];
+            if length == 0 {
+                end += 1;
+            }
+            let written = length - unwritten.min(length);
+            unwritten -= unwritten.min(length);
+            for _ in 0..written {
+                end += bytes.get(end).map_or(0, |lead| width(*lead));
+            }
+            // A blank put in front alone covers the character behind it, as in `tokenizers`.
+            let covered = if end == start { start + bytes.get(start).map_or(0, |lead| width(*lead)) } else { end };
+            spans.push((start as u32, covered as u32));
+        }
+    }
+
+    /// Appends the ids of a word's characters and merges them.
+    fn merge(&self, word: &str, out: &mut Vec<u32>) {
+        let first = out.len();
+        for c in word.chars() {
+            let c = symbol(c);
+            let id = match c.is_ascii() {
+                true => self.ascii[c as usize],
+                false => self.others.get(&u64::from(u32::from(c))).copied().unwrap_or(UNKNOWN),
+            };
+            if id != UNKNOWN {
+                out.push(id);
+                continue;
+            }
+            let written = if c == ' ' { BLANK } else { c };
+            out.extend(written.encode_utf8(&mut [0; 4]).bytes().map(|b| self.bytes[usize::from(b)]));
+        }
+        self.merges.merge(out, first);
+    }
+}
+
+/// Bytes of the character that begins with this one.
+fn width(lead: u8) -> usize {
+    match lead {
+        0..=0xbf => 1,
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        _ => 4,
+    }
+}
+
+/// What normalizer and pre-tokenizer do to blanks, if it is one of the ways known here.
+fn shape_of(shape: &Value) -> Option<(Prefix, bool)> {
+    let (normalizer, pre_tokenizer) = (&shape["normalizer"], &shape["pre_tokenizer"]);
+    let mark = json!(BLANK.to_string());
+    let replaces =
+        |v: &Value| v["type"] == json!("Replace") && v["pattern"] == json!({ "String": " " }) && v["content"] == mark;
+    let prepends = |v: &Value| v["type"] == json!("Prepend") && v["prepend"] == mark;
+    // Blanks are gone when it comes to splitting at them.
+    let idle = pre_tokenizer.is_null()
+        || (pre_tokenizer["type"] == json!("Split")
+            && pre_tokenizer["pattern"] == json!({ "String": " " })
+            && pre_tokenizer["invert"] == json!(false));
+    if normalizer.is_null() && pre_tokenizer["type"] == json!("Metaspace") && pre_tokenizer["replacement"] == mark {
+        let old = pre_tokenizer["add_prefix_space"].as_bool();
+        let prefix = match pre_tokenizer["prepend_scheme"].as_str() {
+            Some("always") => Prefix::Always,
+            Some("first") => Prefix::First,
+            Some("never") => Prefix::Never,
+            None if old == Some(false) => Prefix::Never,
+            None => Prefix::Always,
+            Some(_) => return None,
+        };
+        return Some((prefix, pre_tokenizer["split"].as_bool().unwrap_or(true)));
+    }
+    if !idle {
+        return None;
+    }
+    if replaces(normalizer) {
+        return Some((Prefix::Never, false));
+    }
+    match normalizer["normalizers"].as_array()?.as_slice() {
+        [one, two] if prepends(one) && replaces(two) => Some((Prefix::Prepend, false)),
+        [one] if replaces(one) => Some((Prefix::Never, false)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokenizers::AddedToken;
+
+    use super::*;
+
+    /// A small vocabulary that has what real ones have: runs of blanks and of line feeds, merges
+    /// across punctuation, characters without a token.
+    fn shape(normalizer: Value, pre_tokenizer: Value) -> Value {
+        let merges = [
+            ("\u{2581}", "t"),
+            ("h", "e"),
+            ("\u{2581}t", "he"),
+            ("i", "n"),
+            ("\u{2581}", "a"),
+            ("o", "o"),
+            ("g", "oo"),
+            ("goo", "d"),
+            ("\u{2581}", "good"),
+            ("\u{2581}", "\u{2581}"),
+            ("\u{2581}\u{2581}", "\u{2581}\u{2581}"),
+            ("]", "("),
+            ("\n", "\n"),
+            ("\n\n", "\n"),
+            (".", "."),
+            ("..", "."),
+            ("\u{e9}", "t"),
+            ("\u{e9}t", "\u{e9}"),
+            ("!", "\u{2581}"),
+            ("\u{4f60}", "\u{597d}"),
+            ("a", "\u{4f60}"),
+            ("in", "g"),
+            ("ing", "\u{2581}"),
+            ("1", "2"),
+        ];
+        let mut vocab = serde_json::Map::new();
+        let mut add = |token: String| {
+            let next = vocab.len();
+            vocab.entry(token).or_insert(json!(next));
+        };
+        ["<unk>", "<s>", "</s>"].into_iter().for_each(|t| add(t.into()));
+        (0..256).for_each(|b| add(format!("<0x{b:02X}>")));
+        "\u{2581}abdeghinot\n.](!12\u{e9}\u{4f60}\u{597d}".chars().for_each(|c| add(c.into()));
+        merges.iter().for_each(|(a, b)| add(format!("{a}{b}")));
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                "vocab": vocab, "merges": merges.map(|(a, b)| json!([a, b]))},
+        })
+    }
+
+    fn shapes() -> Vec<Value> {
+        let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+        let prepend = json!({"type": "Prepend", "prepend": "\u{2581}"});
+        let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": split});
+        let on_blank =
+            json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+        vec![
+            shape(json!({"type": "Sequence", "normalizers": [prepend, replace]}), Value::Null),
+            shape(Value::Null, metaspace("first", false)),
+            shape(Value::Null, metaspace("always", false)),
+            shape(Value::Null, metaspace("always", true)),
+            shape(Value::Null, metaspace("first", true)),
+            shape(Value::Null, metaspace("never", false)),
+            shape(replace.clone(), Value::Null),
+            shape(replace, on_blank),
+        ]
+    }
+
+    fn tokenizers() -> Vec<(FastMetaspace, Tokenizer)> {
+        let mut made = Vec::new();
+        for shape in shapes() {
+            let mut slow = Tokenizer::from_bytes(serde_json::to_vec(&shape).unwrap()).unwrap();
+            let special = |text: &str| AddedToken::from(text, true);
+            let tokens =
+                [special("<s>"), special("</s>"), special("<end>").rstrip(true), special("<mask>").lstrip(true)];
+            slow.add_special_tokens(tokens).unwrap();
+            made.push((FastMetaspace::new(&shape, &slow).expect("supported"), slow));
+        }
+        made
+    }
+
+    fn compare(both: &[(FastMetaspace, Tokenizer)], text: &str) {
+        for (fast, slow) in both {
+            let expected = slow.encode(text, false).unwrap();
+            let (ids, spans) = fast.pieces(text, Before::Nothing);
+            assert_eq!(ids, expected.get_ids(), "{:?} {text:?}", fast.prefix);
+            // Inside a character `tokenizers` gives the whole character; we give the bytes.
+            let whole = |(start, end): &(u32, u32)| {
+                let start = (0..=*start as usize).rev().find(|i| text.is_char_boundary(*i)).unwrap();
+                let end = (*end as usize..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap();
+                (start, end)
+            };
+            let spans: Vec<(usize, usize)> = spans.iter().map(whole).collect();
+            assert_eq!(spans, expected.get_offsets(), "{:?} {text:?}", fast.prefix);
+        }
+    }
+
+    #[test]
+    fn the_same_ids_as_the_library_on_awkward_texts() {
+        let both = tokenizers();
+        for text in [
+            "",
+            " ",
+            "  ",
+            "   the",
+            "the",
+            "\u{2581}the",
+            " \u{2581} ",
+            "\n",
+            "\n\n\n\n\n",
+            "a](in)",
+            "ing  the ing the",
+            "<s>the</s>the </s> the<s>",
+            "<end>  \n the <mask> a  <mask>",
+            "the <end>",
+            "<mask>",
+            " <mask><end> <s>",
+            "\u{e9}t\u{e9} \u{1f600}\u{1f600} \u{4f60}\u{597d}a\u{4f60}",
+            "xyz <0x0A> <unk> \u{0}\u{7f}",
+            "..... ! the!  ! ",
+        ] {
+            compare(&both, text);
+        }
+        compare(&both, &"....!".repeat(300));
+        compare(&both, &"\u{2581}".repeat(301));
+        compare(&both, &"the good thing ".repeat(100));
+    }
+
+    #[test]
+    fn nothing_is_put_before_what_continues_a_text() {
+        let both = tokenizers();
+        let one = |fast: &FastMetaspace, before| fast.pieces("good", before).0.len();
+        let (legacy, first) = (&both[0].0, &both[1].0);
+        // `\u{2581}good` is a token, and `good` is another.
+        let id = |fast: &FastMetaspace, before| fast.pieces("good", before).0[0];
+        assert_eq!((one(legacy, Before::Nothing), one(legacy, Before::Text)), (1, 1));
+        assert_ne!(id(legacy, Before::Nothing), id(legacy, Before::Text));
+        assert_eq!(id(legacy, Before::Nothing), id(legacy, Before::Token));
+        assert_ne!(id(first, Before::Nothing), id(first, Before::Token));
+        assert_eq!(id(first, Before::Text), id(legacy, Before::Text));
+    }
+
+    #[test]
+    fn what_is_not_done_here_is_refused() {
+        let slow = tokenizers().remove(0).1;
+        let refused = |change: &dyn Fn(&mut Value)| {
+            let mut shape = shapes().remove(0);
+            change(&mut shape);
+            FastMetaspace::new(&shape, &slow).is_none()
+        };
+        assert!(!refused(&|_| {}));
+        assert!(refused(&|s| s["normalizer"] = json!({"type": "NFKC"})));
+        assert!(refused(&|s| s["pre_tokenizer"] = json!({"type": "Whitespace"})));
+        assert!(refused(&|s| s["model"]["byte_fallback"] = json!(false)));
+        assert!(refused(&|s| s["model"]["ignore_merges"] = json!(true)));
+        assert!(refused(&|s| s["model"]["dropout"] = json!(0.1)));
+        assert!(refused(&|s| drop(s["model"]["vocab"].as_object_mut().unwrap().shift_remove("<0x0A>"))));
+        assert!(refused(&|s| s["model"]["merges"][0] = json!(["<0x0A>", "a"])));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn the_same_ids_as_the_library_on_any_text(text in r"([ \n\t\u{2581}abdeghinot.!()12\]\u{e9}\u{4f60}\u{597d}\u{1f600}\u{a0}]| the|good|ing |<s>|</s>|<end>|<mask>|\PC|.){0,60}") {
+            thread_local!(static BOTH: Vec<(FastMetaspace, Tokenizer)> = tokenizers());
+            BOTH.with(|both| compare(both, &text));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a tokenizer and its template do, found out by looking: the template to use, how a turn ends,
+//! whether a BOS is added, where a text may be cut.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, Result};
+use crate::message::Message;
+
+use super::template::{BUILTIN, ChatTemplate, builtin};
+
+/// How the assistant's turn ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TurnEnd {
+    /// The token that ends it.
+    pub id: u32,
+    /// Whether the template writes that token; if not, it is appended.
+    pub rendered: bool,
+    /// What the template writes behind the end, which is no part of the response.
+    pub suffix: String,
+}
+
+/// Whether the tokenizer's own post-processor puts `bos` in front.
+pub(super) fn post_processor_adds(inner: &Tokenizer, bos: Option<u32>) -> Result<bool, String> {
+    let encoded = inner.encode("a", true).map_err(|e| e.to_string())?;
+    Ok(encoded.get_ids().first().copied() == bos)
+}
+
+/// Name and source of the template to use.
+pub(super) fn pick_template(
+    wanted: &str,
+    own: Option<(String, String)>,
+    model_type: &str,
+    model: &str,
+    has: impl Fn(&str) -> bool,
+) -> Result<(String, String)> {
+    let built_in = |name: &str| builtin(name).map(|source| (name.to_string(), source.to_string()));
+    if wanted == "auto" {
+        let by_vocabulary = || {
+            if has("<|start_header_id|>") && has("<|eot_id|>") {
+                Some("llama3")
+            } else if has("<|im_start|>") && has("<|im_end|>") {
+                Some("chatml")
+            } else if model_type == "mistral" {
+                Some("zephyr")
+            } else {
+                None
+            }
+        };
+        return own.or_else(|| by_vocabulary().and_then(built_in)).ok_or_else(|| {
+            Error::model(model, "has no chat template, and none can be chosen by the kind of model")
+                .with_hint("name one: --set tokenize.template=chatml (or llama3, mistral, zephyr, or a .jinja file)")
+        });
+    }
+    if let Some(found) = built_in(wanted) {
+        return Ok(found);
+    }
+    let path = Path::new(wanted);
+    if path.is_file() {
+        let source = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        return Ok((wanted.to_string(), source));
+    }
+    let names: Vec<&str> = BUILTIN.iter().map(|(name, _)| *name).collect();
+    let close = names.iter().max_by(|a, b| strsim::jaro(a, wanted).total_cmp(&strsim::jaro(b, wanted)));
+    let suggestion = close.filter(|c| strsim::jaro(c, wanted) > 0.7).map(|c| format!("; did you mean `{c}`?"));
+    Err(Error::config(
+        "tokenize.template",
+        format!(
+            "`{wanted}` is no template: expected auto, {}, or the path of a .jinja file{}",
+            names.join(", "),
+            suggestion.unwrap_or_default()
+        ),
+    ))
+}
+
+/// Renders a conversation of which we know the assistant's words, and looks at what follows them.
+pub(super) fn find_turn_end(
+    inner: &Tokenizer,
+    template: &ChatTemplate,
+    eos: Option<u32>,
+    model: &str,
+) -> Result<TurnEnd> {
+    const ANSWER: &str = "probeanswer";
+    let turns = [("user", "probequestion"), ("assistant", ANSWER)]
+        .map(|(role, content)| Message { role: role.into(), content: content.into() });
+    let text = template.render(&turns, false)?;
+    let Some(at) = text.rfind(ANSWER) else {
+        return Err(Error::model(model, "the chat template does not write the assistant's words unchanged"));
+    };
+    // Tokenized whole, as conversations are: what stands before a token may decide whether it is one.
+    let end = at + ANSWER.len();
+    let tail = &text[end..];
+    let encoded = inner.encode(text.as_str(), false).map_err(|e| Error::model(model, e.to_string()))?;
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    for (id, (start, stop)) in encoded.get_ids().iter().zip(encoded.get_offsets()) {
+        if *start >= end && (eos == Some(*id) || added.get(id).is_some_and(|token| token.special)) {
+            return Ok(TurnEnd { id: *id, rendered: true, suffix: text[*stop..].to_string() });
+        }
+    }
+    match eos {
+        Some(id) => Ok(TurnEnd { id, rendered: false, suffix: tail.to_string() }),
+        None => Err(Error::model(model, "has no end-of-sequence token, and its chat template ends turns with none")
+            .with_hint("use a model whose tokenizer_config.json names an eos_token")),
+    }
+}
+
+/// Added tokens behind which a text goes on as if nothing stood before it but a token.
+pub(super) fn cut_tokens(inner: &Tokenizer) -> BTreeSet<u32> {
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    // `single_word` anywhere asks what stands to the left.
+    if added.values().any(|t| t.single_word) {
+        return BTreeSet::new();
+    }
+    added.iter().filter(|(_, t)| !t.normalized && !t.rstrip).map(|(id, _)| *id).collect()
+}
+
+/// Whether neither normalizer nor pre-tokenizer treats the start of a text as special.
+pub(super) fn independent_of_start(shape: &Value) -> bool {
+    let normalizer = &shape["normalizer"];
+    (normalizer.is_null() || normalizer["type"] == json!("NFC")) && splits_anywhere(&shape["pre_tokenizer"])
+}
+
+fn splits_anywhere(pre_tokenizer: &Value) -> bool {
+    match pre_tokenizer["type"].as_str() {
+        Some("ByteLevel") => pre_tokenizer["add_prefix_space"] == json!(false),
+        Some("Digits" | "Split") => true,
+        Some("Sequence") => {
+            pre_tokenizer["pretokenizers"].as_array().is_some_and(|all| all.iter().all(splits_anywhere))
+        }
+        _ => false,
+    }
+}
+
+pub(super) fn has_byte_level(part: &Value) -> bool {
+    let inside = |key: &str| part[key].as_array().is_some_and(|all| all.iter().any(has_byte_level));
+    part["type"] == json!("ByteLevel") || inside("pretokenizers") || inside("decoders")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_model_gets_the_template_of_its_kind() {
+        let pick = |kind: &str, tokens: &[&str]| pick_template("auto", None, kind, "m", |t| tokens.contains(&t));
+        assert_eq!(pick("llama", &["<|start_header_id|>", "<|eot_id|>"]).unwrap().0, "llama3");
+        assert_eq!(pick("mistral", &["</s>"]).unwrap().0, "zephyr");
+        assert_eq!(pick("qwen2", &["<|im_start|>", "<|im_end|>"]).unwrap().0, "chatml");
+        let error = pick("gpt2", &[]).unwrap_err();
+        assert!(error.hint().unwrap().contains("tokenize.template=chatml"), "{error}");
+    }
+}
