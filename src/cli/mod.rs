@@ -61,7 +61,7 @@ enum Command {
     /// Writes a planted-factor corpus in raw UltraFeedback shape
     Synth(args::Synth),
     /// Reads preference data, builds pairs, flips labels, writes token batches
-    Prepare(args::Prepare),
+    Prepare(Box<args::Prepare>),
     /// Per-example log-probabilities of any model on a prepared folder
     Score(args::Score),
     /// Trains a policy, evaluates it with the prior, writes the code posteriors

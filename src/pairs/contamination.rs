@@ -293,7 +293,7 @@ impl Index {
 enum Responses {
     None,
     Completions(ListOfStructs, StringChunked),
-    Pair(MessageColumn, MessageColumn),
+    Pair(Vec<MessageColumn>),
 }
 
 impl Responses {
@@ -304,14 +304,14 @@ impl Responses {
             return Ok(Responses::Completions(lists, texts));
         }
         let open = |name| MessageColumn::open(frame.column(name)?);
-        Ok(Responses::Pair(open(col::CHOSEN)?, open(col::REJECTED)?))
+        Ok(Responses::Pair(vec![open(col::CHOSEN)?, open(col::REJECTED)?]))
     }
 
     fn row(&self, i: usize) -> Vec<&str> {
         match self {
             Responses::None => Vec::new(),
             Responses::Completions(lists, texts) => lists.range(i).filter_map(|k| texts.get(k)).collect(),
-            Responses::Pair(chosen, rejected) => chosen.row(i).chain(rejected.row(i)).map(|(_, text)| text).collect(),
+            Responses::Pair(sides) => sides.iter().flat_map(|side| side.row(i)).map(|(_, text)| text).collect(),
         }
     }
 }
