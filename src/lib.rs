@@ -4,15 +4,16 @@
 //!
 //! 1. [`synth`]: a planted-factor corpus, for tests and demos (optional).
 //! 2. [`ingest`]: files -> frames of completions or pairs, and rejects.
-//! 3. [`pairs`]: completions -> preference pairs, split by prompt.
-//! 4. [`noise`]: pairs -> pairs with observed labels and the ledger of the truth.
-//! 5. [`tokenize`]: pairs -> Arrow token batches.
-//! 6. [`batch`]: Arrow -> packed tensors, order a pure function of (seed, epoch).
-//! 7. [`model`] on [`nn`]: tokens -> hidden states and log-probabilities, differentiable.
-//! 8. [`objective`] and [`lpc`]: log-probabilities and hidden states -> losses.
-//! 9. [`policy`] joins decoder and codes; [`train`]: batches -> a trained policy.
-//! 10. [`posteriors`]: every example's code posterior as Parquet.
-//! 11. [`analysis`] and [`report`]: Parquet -> tables, intervals, plots.
+//! 3. [`sources`]: a source tag for every row; sources used for evaluation stay out.
+//! 4. [`pairs`]: completions -> preference pairs, split by prompt.
+//! 5. [`noise`]: pairs -> pairs with observed labels and the ledger of the truth.
+//! 6. [`tokenize`]: pairs -> Arrow token batches.
+//! 7. [`batch`]: Arrow -> packed tensors, order a pure function of (seed, epoch).
+//! 8. [`model`] on [`nn`]: tokens -> hidden states and log-probabilities, differentiable.
+//! 9. [`objective`] and [`lpc`]: log-probabilities and hidden states -> losses.
+//! 10. [`policy`] joins decoder and codes; [`train`]: batches -> a trained policy.
+//! 11. [`posteriors`]: every example's code posterior as Parquet.
+//! 12. [`analysis`] and [`report`]: Parquet -> tables, intervals, plots.
 //!
 //! Three representations, each border crossed in one place: polars frames up to
 //! `tokenize`, Arrow on disk, candle tensors from `batch` to `posteriors`.
@@ -42,6 +43,8 @@ pub mod source;
 pub mod synth;
 
 pub mod ingest;
+
+pub mod sources;
 
 pub mod pairs;
 

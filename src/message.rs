@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::nested::{ListOfStructs, list_of_structs};
 use crate::schema::col;
+use crate::seed::Seed;
 
 /// Role of the person.
 pub const USER: &str = "user";
@@ -152,6 +153,12 @@ pub fn normalized_prompt<'a>(messages: impl DoubleEndedIterator<Item = (&'a str,
         None => messages.for_each(|(_, content)| add(content)),
     }
     out
+}
+
+/// Hash of a [`normalized_prompt`]: the `group` of a row. It does not depend on the run's seed, so that
+/// shards of one data set are the same in every run.
+pub fn prompt_group(normalized: &str) -> u64 {
+    Seed(0).word("shard", normalized)
 }
 
 /// The prompt as one text, for `prompt_id`: a single message is exactly its content, so that

@@ -52,6 +52,16 @@ pub mod reason {
     pub const OVER_PROMPT_CAP: &str = "over-prompt-cap";
     /// Decision: another pair ranks the same two responses to the same prompt the other way round.
     pub const CONFLICTING_LABEL: &str = "conflicting-label";
+    /// Decision: the row's source is used for evaluation.
+    pub const EXCLUDED_SOURCE: &str = "excluded-source";
+    /// Decision: the row is not in the share of its input that was asked for.
+    pub const MIX_WEIGHT: &str = "mix-weight";
+    /// Decision: as many pairs of this input as were asked for are there already.
+    pub const MIX_CAP: &str = "mix-cap";
+    /// Decision: nearly the same prompt is kept from another row.
+    pub const NEAR_DUPLICATE: &str = "near-duplicate";
+    /// Decision: the text has a question of a benchmark in it.
+    pub const CONTAMINATED: &str = "contaminated";
 }
 
 /// One rejected row.

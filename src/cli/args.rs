@@ -56,9 +56,27 @@ pub struct Prepare {
     /// Layout: auto, ultrafeedback, binarized, trl
     #[arg(long)]
     format: Option<String>,
+    /// How much of an input goes in: 'PATTERN: weight=0.5, cap=1000, source=TAG, format=NAME' (repeatable)
+    #[arg(long, value_name = "ENTRY")]
+    mix: Vec<String>,
     /// Source tag for all rows
     #[arg(long, value_name = "TAG")]
     source: Option<String>,
+    /// Source tag by rule: TAG=prefix:TEXT, TAG=contains:TEXT or TAG=file:GLOB (repeatable)
+    #[arg(long, value_name = "RULE")]
+    source_rule: Vec<String>,
+    /// Datasets whose rows have prompt and source, for rows without a source
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    join_source: Vec<String>,
+    /// Keeps a source that is left out by default, because it is used for evaluation (repeatable)
+    #[arg(long, value_name = "TAG")]
+    keep_source: Vec<String>,
+    /// Benchmark files whose questions must not be in the data
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    decontaminate: Vec<String>,
+    /// Of prompts that are at least so similar only one stays: 0.5 to 1, or 0 for off
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    near_duplicates: Option<f64>,
     /// Model whose tokenizer and chat template are used: folder, .gguf, hub id, or tiny
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<String>,
@@ -112,14 +130,20 @@ pub struct Prepare {
 impl Prepare {
     /// Sets the keys of the given flags.
     pub fn fill(&self, flags: &mut Flags) {
-        let input = (!self.input.is_empty()).then(|| self.input.clone());
-        flags.put("prepare.input", "--input", input);
+        let list = |items: &Vec<String>| (!items.is_empty()).then(|| items.clone());
+        flags.put("prepare.input", "--input", list(&self.input));
+        flags.put("prepare.mix", "--mix", list(&self.mix));
+        flags.put("prepare.sources.tag", "--source", self.source.clone());
+        flags.put("prepare.sources.rules", "--source-rule", list(&self.source_rule));
+        flags.put("prepare.sources.join", "--join-source", list(&self.join_source));
+        flags.put("prepare.sources.keep", "--keep-source", list(&self.keep_source));
+        flags.put("prepare.pairs.decontaminate", "--decontaminate", list(&self.decontaminate));
+        flags.put("prepare.pairs.near_duplicates", "--near-duplicates", self.near_duplicates);
         flags.put("prepare.out", "--out", self.out.clone());
         flags.put("prepare.tokenizer", "--tokenizer", self.tokenizer.clone());
         flags.put("prepare.shard", "--shard", self.shard.clone());
         flags.put("prepare.dry_run", "--dry-run", self.dry_run.then_some(true));
         flags.put("prepare.ingest.format", "--format", self.format.clone());
-        flags.put("prepare.source", "--source", self.source.clone());
         flags.put("prepare.ingest.on_bad_row", "--on-bad-row", self.on_bad_row.clone());
         flags.put("prepare.pairs.rule", "--pairs", self.pairs.clone());
         flags.put("prepare.pairs.min_margin", "--min-margin", self.min_margin);

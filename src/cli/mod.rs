@@ -61,7 +61,7 @@ enum Command {
     /// Writes a planted-factor corpus in raw UltraFeedback shape
     Synth(args::Synth),
     /// Reads preference data, builds pairs, flips labels, writes token batches
-    Prepare(args::Prepare),
+    Prepare(Box<args::Prepare>),
     /// Joins the shards of one preparation to the folder that an unsharded run would have written
     Merge(args::Merge),
     /// Per-example log-probabilities of any model on a prepared folder

@@ -68,6 +68,20 @@ pub fn prepare(s: &PrepareSummary) -> String {
     for (reason, n) in &s.rejects {
         let _ = writeln!(out, "  rejected: {n} {reason}");
     }
+    for line in s.sources.sentences() {
+        let _ = writeln!(out, "{line}");
+    }
+    for o in &s.contamination {
+        let _ = writeln!(
+            out,
+            "benchmark {}: {} of {} items found, {} rows dropped",
+            o.benchmark, o.items_found, o.items, o.rows_dropped
+        );
+    }
+    if let Some(near) = &s.near_duplicates {
+        let dropped = near.dropped_prompts;
+        let _ = writeln!(out, "{dropped} of {} prompts dropped as near duplicates", near.prompts);
+    }
     if s.flipped > 0 {
         let _ = writeln!(out, "{} labels flipped ({})", s.flipped, percent(s.realised_flip_rate));
     }

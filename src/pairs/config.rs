@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{contamination, near};
 use crate::error::Fault;
 
 /// How pairs are made of scored completions. Two equal texts never form a pair.
@@ -94,6 +95,15 @@ pub struct PairConfig {
     pub conflicts: Conflicts,
     /// Share of the prompts that goes to the test split, in [0, 1]. Default: 0.1.
     pub test_fraction: f64,
+    /// Of prompts of at least this similarity (Jaccard index of their words, five in a row) one stays;
+    /// 0 (default) is off, else from 0.5 to 1. Needs all prompts at once.
+    pub near_duplicates: f64,
+    /// Benchmark files whose questions must not be in the data. Default: none.
+    pub decontaminate: Vec<String>,
+    /// Words in a row that count as a question found. Default: 13.
+    pub decontaminate_ngram: usize,
+    /// Whether questions are looked for in responses too. Default: false.
+    pub decontaminate_responses: bool,
 }
 
 impl Default for PairConfig {
@@ -106,6 +116,10 @@ impl Default for PairConfig {
             dedup: Dedup::Exact,
             conflicts: Conflicts::Keep,
             test_fraction: 0.1,
+            near_duplicates: 0.0,
+            decontaminate: Vec::new(),
+            decontaminate_ngram: 13,
+            decontaminate_responses: false,
         }
     }
 }
@@ -113,7 +127,7 @@ impl Default for PairConfig {
 impl PairConfig {
     /// What is wrong with these settings, keys under `prefix`.
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let mut faults = self.search_faults(prefix);
         let mut fault = |key: &str, message: String| {
             faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
         };
@@ -125,6 +139,26 @@ impl PairConfig {
         } else if self.min_margin > 0.0 && self.ties != Ties::Drop {
             let message = "has no effect: tied scores are below pairs.min_margin in any case; leave one of the two out";
             fault("ties", message.into());
+        }
+        faults
+    }
+
+    /// Faults of the search for near duplicates and benchmark questions.
+    fn search_faults(&self, prefix: &str) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut add = |key: &str, message: Option<String>| {
+            let fault = |message| Fault { origin: String::new(), key: format!("{prefix}{key}"), message };
+            faults.extend(message.map(fault));
+        };
+        add("near_duplicates", near::fault(self.near_duplicates));
+        add("decontaminate_ngram", contamination::fault(self.decontaminate_ngram));
+        if self.decontaminate.iter().any(|name| name.trim().is_empty()) {
+            add("decontaminate", Some("an entry is empty".into()));
+        }
+        if self.decontaminate.is_empty() {
+            let unused = |set: bool| set.then(|| "has no effect without decontaminate".to_string());
+            add("decontaminate_responses", unused(self.decontaminate_responses));
+            add("decontaminate_ngram", unused(self.decontaminate_ngram != PairConfig::default().decontaminate_ngram));
         }
         faults
     }

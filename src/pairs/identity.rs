@@ -3,7 +3,6 @@
 use sha2::{Digest, Sha256};
 
 use crate::message::{USER, normalized_prompt, prompt_text};
-use crate::seed::Seed;
 
 /// The names of a prompt, which all of its pairs share.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +37,9 @@ pub fn pair_id<'a>(
     hex(&hasher.finalize().as_bytes()[..16])
 }
 
-/// Hash of a normalized prompt. It does not depend on the run's seed: shards of one data set
-/// are the same in every run.
+/// Hash of a normalized prompt: [`crate::message::prompt_group`].
 pub fn group(normalized: &str) -> u64 {
-    Seed(0).word("shard", normalized)
+    crate::message::prompt_group(normalized)
 }
 
 /// Hash of messages that leaves out letter case and the amount of white space, but not roles.

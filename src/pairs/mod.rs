@@ -17,8 +17,11 @@ use crate::seed::Seed;
 
 pub mod choose;
 pub mod config;
+pub mod contamination;
 pub mod identity;
+pub mod near;
 pub mod order;
+pub mod words;
 
 use choose::{Candidates, Choice, Lost, Refusal};
 pub use config::{Conflicts, Dedup, PairConfig, PairRule, Ties};

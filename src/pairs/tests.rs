@@ -261,7 +261,8 @@ fn settings() -> impl Strategy<Value = PairConfig> {
     let margin = prop::sample::select(vec![0.0, 1.0, 1.5]);
     (rule, ties, dedup, conflicts, margin, 0usize..4).prop_map(|(rule, ties, dedup, conflicts, margin, cap)| {
         let min_margin = if ties == Ties::Drop { margin } else { 0.0 };
-        PairConfig { rule, ties, dedup, conflicts, min_margin, max_per_prompt: cap, test_fraction: 0.4 }
+        let base = PairConfig { test_fraction: 0.4, ..PairConfig::default() };
+        PairConfig { rule, ties, dedup, conflicts, min_margin, max_per_prompt: cap, ..base }
     })
 }
 

@@ -16,23 +16,28 @@ use crate::progress::Progress;
 use crate::schema::col;
 use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::sources::SourceConfig;
 use crate::tokenize::{ModelTokenizer, TokenizeConfig};
 
 mod assemble;
+mod benchmarks;
 mod blobs;
 mod corpus;
 mod gather;
 mod inputs;
 mod ledger;
+mod mix;
 mod part;
 mod plans;
 mod shard;
 mod spill;
 mod summary;
+mod tagging;
 mod work;
 
 use assemble::Parts;
 use gather::Gathered;
+use mix::Mix;
 use part::{Counts, Part, Workshop};
 use plans::Plans;
 pub use shard::Shard;
@@ -46,18 +51,21 @@ use work::{Key, Work};
 pub struct PrepareConfig {
     /// Files, folders or `hf://datasets/ORG/NAME[@rev]/file`; their order does not matter. Default: none.
     pub input: Vec<String>,
-    /// Source tag of all rows; "" (default) takes each row's own, else the file's name without endings.
-    pub source: String,
     /// Folder to write. Default: "" (must be given unless this is a dry run).
     pub out: String,
     /// MODEL whose tokenizer and chat template are used. Default: `tiny` (trained on the input's own texts).
     pub tokenizer: String,
     /// `I/N`: only the I-th of N parts of the prompts. Default: "" (all).
     pub shard: String,
+    /// How much of each input goes in: `PATTERN: weight=0.5, cap=1000, source=TAG, format=NAME`; PATTERN is
+    /// a part of the input's path or a glob. Default: none (all of all).
+    pub mix: Vec<String>,
     /// Whether to count and show only, and to write nothing. Default: false.
     pub dry_run: bool,
     /// Reading.
     pub ingest: IngestConfig,
+    /// Source tags.
+    pub sources: SourceConfig,
     /// Pairing and splitting.
     pub pairs: PairConfig,
     /// Label noise.
@@ -70,12 +78,13 @@ impl Default for PrepareConfig {
     fn default() -> Self {
         PrepareConfig {
             input: Vec::new(),
-            source: String::new(),
             out: String::new(),
             tokenizer: "tiny".into(),
             shard: String::new(),
+            mix: Vec::new(),
             dry_run: false,
             ingest: IngestConfig::default(),
+            sources: SourceConfig::default(),
             pairs: PairConfig::default(),
             noise: NoiseConfig::default(),
             tokenize: TokenizeConfig::default(),
@@ -100,7 +109,9 @@ impl PrepareConfig {
             Ok(shard) if !shard.is_whole() => faults.extend(self.global().map(|what| fault("shard", what))),
             Ok(_) => {}
         }
+        faults.extend(mix::faults(&format!("{prefix}mix"), &self.mix, &self.sources.tag));
         faults.extend(self.ingest.faults(&format!("{prefix}ingest.")));
+        faults.extend(self.sources.faults(&format!("{prefix}sources.")));
         faults.extend(self.pairs.faults(&format!("{prefix}pairs.")));
         faults.extend(self.noise.faults(&format!("{prefix}noise.")));
         if let Err(Error::Config(found)) = self.tokenize.check() {
@@ -116,7 +127,9 @@ impl PrepareConfig {
             let way = if self.noise.flip_kind.selects() { "" } else { "; set noise.calibrate = false" };
             format!("flip_kind = {kind} needs all pairs at once{way}")
         });
-        noise.into_iter()
+        let near = (self.pairs.near_duplicates > 0.0).then(|| "near_duplicates needs all prompts at once".into());
+        let caps = mix::is_global(&self.mix).then(|| "a cap in mix needs all pairs at once; use weight".into());
+        noise.into_iter().chain(near).chain(caps)
     }
 }
 
@@ -136,7 +149,13 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     }
     let manifest = Manifest::begin("prepare", config)?;
     let shard = Shard::parse(&config.shard).map_err(|e| Error::config("prepare.shard", e))?;
-    let inputs = inputs::resolve(&config.input, progress)?;
+    let mut inputs = inputs::resolve(&config.input, progress)?;
+    let mix = Mix::resolve(&config.mix, &inputs::labels(&inputs), seed)?;
+    mix.set_formats(&mut inputs);
+    // What is read beside the inputs decides about rows too.
+    let beside =
+        [inputs::resolve(&config.sources.join, progress)?, inputs::resolve(&config.pairs.decontaminate, progress)?]
+            .concat();
 
     // A model that cannot be had is told before the work begins.
     let loaded = match ModelSource::resolve(&config.tokenizer)? {
@@ -144,15 +163,16 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         source => Some(ModelTokenizer::load(&source, &config.tokenize)?),
     };
     if config.dry_run {
-        let job = Job { config, seed, shard, inputs: &inputs, work: &Work::temporary()?, progress };
+        let job = Job { config, seed, shard, inputs: &inputs, mix: &mix, work: &Work::temporary()?, progress };
         return job.run(loaded, manifest);
     }
     let out = Path::new(&config.out);
     let existed = out.exists();
     let _lock = artifact::lock_folder(out)?;
     let known = loaded.as_ref().map_or(serde_json::Value::Null, ModelTokenizer::facts);
-    let work = Work::open(out, &Key::of(config, seed.0, known, &inputs)?)?;
-    let done = Job { config, seed, shard, inputs: &inputs, work: &work, progress }.run(loaded, manifest);
+    let work = Work::open(out, &Key::of(config, seed.0, known, &[&inputs[..], &beside].concat())?)?;
+    let job = Job { config, seed, shard, inputs: &inputs, mix: &mix, work: &work, progress };
+    let done = job.run(loaded, manifest);
     match &done {
         Ok(_) => work.clear()?,
         // Input that cannot be used will have to change: nothing to go on with.
@@ -173,6 +193,7 @@ struct Job<'a> {
     seed: Seed,
     shard: Shard,
     inputs: &'a [Input],
+    mix: &'a Mix,
     work: &'a Work,
     progress: &'a dyn Progress,
 }
@@ -180,11 +201,11 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self, loaded: Option<ModelTokenizer>, mut manifest: Manifest) -> Result<PrepareSummary> {
         let (config, progress) = (self.config, self.progress);
-        let labels: Vec<String> = self.inputs.iter().map(|i| i.label.display().to_string()).collect();
+        let labels = inputs::labels(self.inputs);
 
         // 1. Files -> clean pairs on disk, in buckets by prompt.
-        let Gathered { buckets, mut counts, files, findings, corpus } =
-            gather::gather(config, self.inputs, self.shard, loaded.is_none(), self.seed, self.work, progress)?;
+        let Gathered { buckets, mut counts, files, findings, corpus, contamination, read_beside } =
+            gather::gather(self, loaded.is_none())?;
         let tokenizer = match loaded {
             Some(tokenizer) => tokenizer,
             None => ModelTokenizer::train_tiny(corpus.texts(), config.tokenize.vocab_size)?,
@@ -192,7 +213,7 @@ impl Job<'_> {
         drop(corpus);
 
         // 2. All buckets -> what must be known of all pairs before the first can be decided.
-        let plans = Plans::survey(config, self.seed, &labels, &buckets, progress)?;
+        let plans = Plans::survey(config, self.seed, &labels, self.mix, &buckets, progress)?;
 
         // 3. Each bucket -> observed labels and tokens, as a part on disk.
         let workshop = Workshop { config, seed: self.seed, labels: &labels, tokenizer: &tokenizer, plans: &plans };
@@ -204,6 +225,10 @@ impl Job<'_> {
         let files = ledger::settle(files, &counts, self.shard)?;
         let mut summary = ledger::summarize(&files, counts);
         summary.unusable_completions = findings.unusable;
+        findings.sources.warnings(&config.sources).iter().for_each(|line| progress.warn(line));
+        summary.sources = findings.sources;
+        summary.contamination = contamination;
+        summary.near_duplicates = plans.near.as_ref().map(|plan| plan.facts);
         ledger::require_rows(&summary, &labels, self.shard)?;
         let parts = Parts { work: self.work, parts };
         if config.dry_run {
@@ -218,6 +243,7 @@ impl Job<'_> {
         manifest.seeds = [("run".into(), self.seed.0), ("noise".into(), config.noise.seed_of(self.seed).0)].into();
         manifest.fact("tokenizer", tokenizer.facts())?;
         manifest.fact("noise_plan", &plans.noise)?;
+        manifest.fact("read_beside", read_beside)?;
         let rejects: Vec<_> = buckets.rejects()?.into_iter().chain(parts.rejects()?).collect();
         let rejects = crate::rejects::table(rejects, &labels)?;
         assemble::write(Path::new(&config.out), &parts, rejects, &tokenizer, manifest, &summary)?;

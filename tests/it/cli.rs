@@ -47,7 +47,13 @@ fn help_of_every_command_has_its_flags() {
             &[
                 "--input",
                 "--format",
+                "--mix",
                 "--source",
+                "--source-rule",
+                "--join-source",
+                "--keep-source",
+                "--decontaminate",
+                "--near-duplicates",
                 "--tokenizer",
                 "--out",
                 "--pairs",

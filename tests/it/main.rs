@@ -4,6 +4,7 @@
 //! - `cli`: what a person sees: help, tables, errors, exit codes.
 //! - `bad_input`: every way in which a row or a file can be broken.
 //! - `contract`: commands, folders and columns, as other programs rely on them.
+//! - `corpora`: where rows come from, how much of each, and what must not be among them.
 //! - `recipes`: every recipe under `pipelines/` resolves.
 //! - `architecture`: who may import whom; who may print; who may draw random numbers.
 //! - `policies`: small policies and random pairs, for the tests of numbers.
@@ -19,6 +20,7 @@ mod architecture;
 mod bad_input;
 mod cli;
 mod contract;
+mod corpora;
 mod crash;
 mod gradients;
 mod hub;

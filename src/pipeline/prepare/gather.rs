@@ -1,19 +1,24 @@
 //! Files -> clean pairs in the work folder.
 
+use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use super::corpus::Corpus;
+use super::mix::Mix;
 use super::part::Counts;
 use super::spill::{Buckets, Spill};
 use super::work::Work;
-use super::{PrepareConfig, Shard, inputs, stop_if_asked};
+use super::{Job, PrepareConfig, Shard, benchmarks, stop_if_asked, tagging};
+use crate::artifact::FileDigest;
 use crate::error::Result;
-use crate::ingest::{self, Batch, Input, Position};
+use crate::ingest::{self, Batch, Position};
 use crate::manifest::InputFile;
+use crate::pairs::contamination::{Found, Index, Overlap};
 use crate::pairs::{self, PairRule, Unusable};
-use crate::progress::Progress;
+use crate::rejects::Reject;
 use crate::schema::col;
 use crate::seed::Seed;
+use crate::sources::{SourceCounts, Tagged, Tagger};
 
 /// Step of the work folder: all files were read; holds their facts.
 const FILES: &str = "files";
@@ -32,6 +37,10 @@ pub struct Gathered<'a> {
     pub findings: Findings,
     /// Texts for a tokenizer of our own.
     pub corpus: Corpus,
+    /// Overlap with each benchmark.
+    pub contamination: Vec<Overlap>,
+    /// Files that were read beside the inputs: joined sources and benchmarks.
+    pub read_beside: Vec<FileDigest>,
 }
 
 /// What was found while reading, beside pairs and rejects.
@@ -41,12 +50,18 @@ pub struct Findings {
     pub unusable: Unusable,
     /// Whether a row had scored completions.
     pub scored: bool,
+    /// Where source tags came from.
+    pub sources: SourceCounts,
+    /// Questions of benchmarks.
+    pub questions: Found,
 }
 
 impl std::ops::AddAssign<&Findings> for Findings {
     fn add_assign(&mut self, other: &Findings) {
         self.unusable += other.unusable;
         self.scored |= other.scored;
+        self.sources += &other.sources;
+        self.questions += &other.questions;
     }
 }
 
@@ -63,18 +78,16 @@ struct Reached {
 ///
 /// # Errors
 /// What reading and pairing return; [`crate::Error::Run`] where the user interrupts it.
-pub fn gather<'a>(
-    config: &PrepareConfig,
-    inputs: &[Input],
-    shard: Shard,
-    own_tokenizer: bool,
-    seed: Seed,
-    work: &'a Work,
-    progress: &dyn Progress,
-) -> Result<Gathered<'a>> {
+pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
+    let Job { config, seed, shard, inputs, mix, work, progress } = *job;
+    let (tagger, mut read_beside) = tagging::tagger(&config.sources, &config.ingest, inputs, mix, progress)?;
+    let benchmarks = benchmarks::load(&config.pairs, progress)?;
+    read_beside.extend(benchmarks.iter().flat_map(|b| b.files.iter().cloned()));
+    let index = benchmarks.map(|b| b.index);
+    let sieve = Sieve { config, tagger, mix, index: index.as_ref() };
     let mut spill = Spill::<Reached>::open(work, shard);
     let corpus = work.read(CORPUS).unwrap_or_else(|| Corpus::new(own_tokenizer));
-    let mut reader = Reader { config, inputs, shard, seed, work, corpus, now: Reached::default() };
+    let mut reader = Reader { config, sieve, shard, seed, work, corpus, now: Reached::default() };
     let files = match work.read::<Vec<InputFile>>(FILES) {
         Some(files) => files,
         None => {
@@ -105,13 +118,47 @@ pub fn gather<'a>(
     if !findings.scored && config.ingest.score != ingest::Score::default() {
         progress.warn("ingest.score has no effect: all rows are pairs already");
     }
-    Ok(Gathered { buckets: spill.finish(), counts, files, findings, corpus: reader.corpus })
+    let contamination = index.as_ref().map(|index| index.overlaps(&findings.questions)).unwrap_or_default();
+    let (buckets, corpus) = (spill.finish(), reader.corpus);
+    Ok(Gathered { buckets, counts, files, findings, corpus, contamination, read_beside })
+}
+
+/// What decides about rows one by one.
+struct Sieve<'a> {
+    config: &'a PrepareConfig,
+    tagger: Tagger,
+    mix: &'a Mix,
+    index: Option<&'a Index>,
+}
+
+/// Rows with their tags, without those that are not wanted.
+struct Sifted {
+    frame: DataFrame,
+    rejects: Vec<Reject>,
+    sources: SourceCounts,
+    questions: Found,
+}
+
+impl Sieve<'_> {
+    fn sift(&self, frame: DataFrame) -> Result<Sifted> {
+        let Tagged { frame, mut rejects, counts: sources } = self.tagger.apply(frame)?;
+        let (mut frame, weighed) = self.mix.weigh(frame)?;
+        rejects.extend(weighed);
+        let mut questions = Found::default();
+        if let Some(index) = self.index {
+            let checked = index.apply(frame, self.config.pairs.decontaminate_responses)?;
+            frame = checked.frame;
+            rejects.extend(checked.rejects);
+            questions = checked.found;
+        }
+        Ok(Sifted { frame, rejects, sources, questions })
+    }
 }
 
 /// Takes in one batch after the other.
 struct Reader<'a> {
     config: &'a PrepareConfig,
-    inputs: &'a [Input],
+    sieve: Sieve<'a>,
     shard: Shard,
     seed: Seed,
     work: &'a Work,
@@ -124,12 +171,15 @@ impl Reader<'_> {
     fn take(&mut self, batch: Batch, spill: &mut Spill<'_, Reached>) -> Result<()> {
         self.now.position = batch.end();
         self.now.findings.scored |= batch.frame.column(col::COMPLETIONS).is_ok();
-        let tagged = inputs::tagged(batch.frame, &self.config.source, &self.inputs[batch.file as usize].label)?;
         if self.corpus.is_wanted() && !self.shard.is_whole() {
             // Every shard trains the same tokenizer: on texts of all.
-            self.corpus.add(&pairs::build(&tagged, &self.config.pairs, self.seed)?.frame, self.seed)?;
+            let all = self.sieve.sift(batch.frame.clone())?.frame;
+            self.corpus.add(&pairs::build(&all, &self.config.pairs, self.seed)?.frame, self.seed)?;
         }
-        let built = pairs::build(&self.shard.part(tagged)?, &self.config.pairs, self.seed)?;
+        let sifted = self.sieve.sift(self.shard.part(batch.frame)?)?;
+        self.now.findings.sources += &sifted.sources;
+        self.now.findings.questions += &sifted.questions;
+        let built = pairs::build(&sifted.frame, &self.config.pairs, self.seed)?;
         if self.corpus.is_wanted() && self.shard.is_whole() {
             self.corpus.add(&built.frame, self.seed)?;
         }
@@ -138,7 +188,7 @@ impl Reader<'_> {
             *self.now.counts.pairs_dropped.entry(reason.to_string()).or_default() += n;
         }
         let unread = batch.rejects.into_iter().filter(|r| self.shard.holds(r.group));
-        let rejects: Vec<_> = unread.chain(built.rejects).collect();
+        let rejects: Vec<_> = unread.chain(sifted.rejects).chain(built.rejects).collect();
         rejects.iter().for_each(|r| self.now.counts.reject(r));
         if spill.add(built.frame, rejects) {
             self.flush(spill, false)?;

@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use polars::prelude::{Column, DataFrame};
-
 use crate::error::{Error, Result};
 use crate::hub::HubFile;
 use crate::ingest::{Input, files_in};
 use crate::progress::Progress;
-use crate::schema::col;
 
 /// Resolves files, folders and hub addresses. Files are sorted by name; one that was named twice
 /// is read once.
@@ -48,24 +45,16 @@ fn from_hub(file: HubFile) -> Input {
     Input { label: file.address.into(), ..Input::new(file.path) }
 }
 
-/// The rows' sources: `tag` where one was given, else each row's own, else the file's name without endings.
-///
-/// # Errors
-/// [`Error::Frame`].
-pub fn tagged(mut frame: DataFrame, tag: &str, label: &Path) -> Result<DataFrame> {
-    let stem = stem(label);
-    let own = frame.column(col::SOURCE)?.str()?;
-    let of = |source: Option<&str>| if tag.is_empty() { source.unwrap_or(&stem).to_string() } else { tag.to_string() };
-    let sources: Vec<String> = own.iter().map(of).collect();
-    frame.with_column(Column::new(col::SOURCE.into(), sources))?;
-    Ok(frame)
+/// The files as the user knows them.
+pub fn labels(inputs: &[Input]) -> Vec<String> {
+    inputs.iter().map(|i| i.label.display().to_string()).collect()
 }
 
 /// A file's name without its endings.
-fn stem(path: &Path) -> String {
+pub fn stem(path: &Path) -> String {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut stem = name.as_str();
-    for ending in [".gz", ".zst", ".jsonl", ".json", ".parquet"] {
+    for ending in [".gz", ".zst", ".jsonl", ".json", ".csv", ".parquet"] {
         stem = stem.strip_suffix(ending).unwrap_or(stem);
     }
     if stem.is_empty() { name } else { stem.to_string() }

@@ -3,15 +3,20 @@
 use polars::prelude::DataFrame;
 
 use super::PrepareConfig;
+use super::mix::{CapPlan, Mix};
 use super::spill::Buckets;
 use crate::error::Result;
 use crate::noise;
-use crate::pairs::{self, Finished};
+use crate::pairs::{self, Finished, near};
 use crate::progress::Progress;
 use crate::seed::Seed;
 
 /// The results of all surveys.
 pub struct Plans {
+    /// Which prompts are nearly others.
+    pub near: Option<near::Plan>,
+    /// Which pairs of capped inputs stay.
+    pub caps: Option<CapPlan>,
     /// The noise's constants.
     pub noise: noise::Plan,
 }
@@ -37,10 +42,22 @@ impl Plans {
         config: &PrepareConfig,
         seed: Seed,
         labels: &[String],
+        mix: &Mix,
         buckets: &Buckets<'_>,
         progress: &dyn Progress,
     ) -> Result<Plans> {
-        let mut plans = Plans { noise: noise::Plan::direct(&config.noise) };
+        let mut plans = Plans { near: None, caps: None, noise: noise::Plan::direct(&config.noise) };
+        if config.pairs.near_duplicates > 0.0 {
+            let mut survey = near::Survey::new(config.pairs.near_duplicates);
+            plans.each(config, seed, labels, buckets, progress, "look for near duplicates", |clean| {
+                survey.add(&clean)
+            })?;
+            plans.near = Some(survey.finish());
+        }
+        if let Some(mut survey) = mix.survey() {
+            plans.each(config, seed, labels, buckets, progress, "survey for caps", |clean| survey.add(&clean))?;
+            plans.caps = Some(survey.finish());
+        }
         if config.noise.needs_survey() {
             let mut survey = noise::Survey::new(&config.noise, seed);
             plans.each(config, seed, labels, buckets, progress, "survey for noise", |clean| survey.add(&clean))?;
@@ -60,7 +77,18 @@ impl Plans {
         seed: Seed,
         labels: &[String],
     ) -> Result<Clean> {
-        let Finished { frame, drops, conflicts, conflict } = pairs::finish(frames, &config.pairs, seed, labels)?;
+        let finished = pairs::finish(frames, &config.pairs, seed, labels)?;
+        let Finished { mut frame, mut drops, conflicts, conflict } = finished;
+        if let Some(near) = &self.near {
+            let (kept, dropped) = near.apply(frame, labels)?;
+            frame = kept;
+            drops.extend(dropped);
+        }
+        if let Some(caps) = &self.caps {
+            let (kept, dropped) = caps.apply(frame)?;
+            frame = kept;
+            drops.extend(dropped);
+        }
         Ok(Clean { frame, drops, conflicts, conflict })
     }
 

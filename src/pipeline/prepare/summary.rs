@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::noise::Ledger;
-use crate::pairs::Unusable;
+use crate::pairs::contamination::Overlap;
+use crate::pairs::{Unusable, near};
+use crate::sources::SourceCounts;
 
 /// What `prepare` did, in numbers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -25,6 +27,13 @@ pub struct PrepareSummary {
     pub pairs: u64,
     /// Pairs that were dropped from rows that gave other ones, by reason.
     pub pairs_dropped: BTreeMap<String, u64>,
+    /// Where source tags came from, and what was left out by them.
+    pub sources: SourceCounts,
+    /// Overlap with each benchmark.
+    pub contamination: Vec<Overlap>,
+    /// The search for near duplicates; absent where it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub near_duplicates: Option<near::Facts>,
     /// Completions that took no part in choosing.
     pub unusable_completions: Unusable,
     /// Pairs by split and source.
@@ -91,6 +100,17 @@ impl PrepareSummary {
         self.conflicts += other.conflicts;
         self.unusable_completions += other.unusable_completions;
         self.noise.join(&other.noise);
+        self.sources += &other.sources;
+        self.near_duplicates = self.near_duplicates.or(other.near_duplicates);
+        if self.contamination.is_empty() {
+            self.contamination = other.contamination;
+        } else {
+            for (own, other) in self.contamination.iter_mut().zip(other.contamination) {
+                own.rows_dropped += other.rows_dropped;
+                // Which items were found is not kept: at least as many as in one part.
+                own.items_found = own.items_found.max(other.items_found);
+            }
+        }
         add(&mut self.rejects, other.rejects);
         add(&mut self.pairs_dropped, other.pairs_dropped);
         add(&mut self.tokens, other.tokens);

@@ -1,0 +1,310 @@
+//! Ingested rows -> rows with a source tag; rows of sources that are used for evaluation stay out.
+//!
+//! The tag of a row is the first of: the one given for all rows, the one given for its input, its own,
+//! that of the same prompt in another file (the binarized UltraFeedback has lost the sources that the raw
+//! set has), that of the first rule that fits, the name of its file.
+
+use std::collections::{BTreeMap, HashMap};
+
+use polars::prelude::*;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Fault, Result};
+use crate::message::{MessageColumn, normalized_prompt, prompt_group};
+use crate::rejects::{Reject, reason};
+use crate::schema::col;
+
+pub mod join;
+pub mod matching;
+
+use join::{Join, JoinCounts};
+use matching::{Matcher, Rule, canonical, fits_input};
+
+/// Where source tags come from, and which sources are left out.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceConfig {
+    /// Tag of all rows; "" (default) takes each row's own, or finds one.
+    pub tag: String,
+    /// Tags by rule, the first that fits counts: `TAG=prefix:TEXT`, `TAG=contains:TEXT` (of the question,
+    /// in lower case, blanks collapsed) or `TAG=file:GLOB`. Default: none.
+    pub rules: Vec<String>,
+    /// Files, folders or hub addresses of a dataset whose rows have the prompt and its source, for rows
+    /// that have none of their own. Default: none.
+    pub join: Vec<String>,
+    /// Sources that are left out, because they are used for evaluation; case, `-` and `_` make no
+    /// difference. Default: `["truthful_qa"]`.
+    pub exclude: Vec<String>,
+    /// Sources among them that are kept all the same. Default: none.
+    pub keep: Vec<String>,
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        SourceConfig {
+            tag: String::new(),
+            rules: Vec::new(),
+            join: Vec::new(),
+            exclude: vec!["truthful_qa".into()],
+            keep: Vec::new(),
+        }
+    }
+}
+
+impl SourceConfig {
+    /// What is wrong with these settings, keys under `prefix`.
+    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut add = |key: &str, message: String| {
+            faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
+        };
+        for rule in &self.rules {
+            if let Err(message) = Rule::parse(rule) {
+                add("rules", message);
+            }
+        }
+        if !self.tag.is_empty() {
+            for (key, set) in [("rules", !self.rules.is_empty()), ("join", !self.join.is_empty())] {
+                if set {
+                    add(key, format!("has no effect: all rows get the tag {:?}", self.tag));
+                }
+            }
+            if !self.keeps(&self.tag) {
+                let keep = format!("{:?} is left out; pass --keep-source {} to keep it", self.tag, self.tag);
+                add("tag", keep);
+            }
+        }
+        for (key, list) in [("exclude", &self.exclude), ("keep", &self.keep), ("join", &self.join)] {
+            if list.iter().any(|item| item.trim().is_empty()) {
+                add(key, "an entry is empty".into());
+            }
+        }
+        for tag in self.keep.iter().filter(|t| !t.trim().is_empty()) {
+            if !self.exclude.iter().any(|e| canonical(e) == canonical(tag)) {
+                let excluded = if self.exclude.is_empty() { "nothing".into() } else { self.exclude.join(", ") };
+                add("keep", format!("{tag:?} has no effect: it is not left out anyway (left out: {excluded})"));
+            }
+        }
+        faults
+    }
+
+    /// Whether rows of a source go on.
+    pub fn keeps(&self, tag: &str) -> bool {
+        let listed = |list: &[String]| list.iter().any(|item| canonical(item) == canonical(tag));
+        !listed(&self.exclude) || listed(&self.keep)
+    }
+
+    fn keeps_by_request(&self, tag: &str) -> bool {
+        self.keeps(tag) && SourceConfig { keep: Vec::new(), ..self.clone() }.keeps(tag) != self.keeps(tag)
+    }
+}
+
+/// An input file, for rows that say nothing themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// Its path as the user knows it.
+    pub label: String,
+    /// Its name without endings: the tag of last resort.
+    pub stem: String,
+    /// A tag given for this input; "" for none.
+    pub tag: String,
+}
+
+/// Where the tags of the rows came from, and what became of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceCounts {
+    /// Rows by where their tag came from: `given`, `own`, `join`, `rule`, `file`.
+    pub tagged_by: BTreeMap<String, u64>,
+    /// Rows left out, by source.
+    pub excluded: BTreeMap<String, u64>,
+    /// Rows of sources that are left out by default and were kept on request, by source.
+    pub kept_on_request: BTreeMap<String, u64>,
+    /// What the joined files held; absent without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<JoinCounts>,
+}
+
+impl std::ops::AddAssign<&SourceCounts> for SourceCounts {
+    fn add_assign(&mut self, other: &SourceCounts) {
+        let add = |to: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>| {
+            from.iter().for_each(|(key, n)| *to.entry(key.clone()).or_default() += n);
+        };
+        add(&mut self.tagged_by, &other.tagged_by);
+        add(&mut self.excluded, &other.excluded);
+        add(&mut self.kept_on_request, &other.kept_on_request);
+        // Every part says the same of the joined files.
+        self.join = self.join.or(other.join);
+    }
+}
+
+impl SourceCounts {
+    /// What was left out or kept on request, in one line each, for the user.
+    pub fn sentences(&self) -> Vec<String> {
+        let out = |(tag, n): (&String, &u64)| {
+            format!("excluded {n} rows from {tag} (used for evaluation); --keep-source {tag} keeps them")
+        };
+        let kept = |(tag, n): (&String, &u64)| {
+            format!("kept {n} rows from {tag} as asked for, though {tag} is used for evaluation")
+        };
+        self.excluded.iter().map(out).chain(self.kept_on_request.iter().map(kept)).collect()
+    }
+
+    /// What the user should think about, in one line each.
+    pub fn warnings(&self, config: &SourceConfig) -> Vec<String> {
+        let mut lines = Vec::new();
+        let by = |way: &str| self.tagged_by.get(way).copied().unwrap_or(0);
+        if let Some(join) = self.join {
+            if by(JOIN) == 0 && by(OWN) == 0 && join.prompts > 0 {
+                lines.push("sources.join: no row has its prompt in the joined files".into());
+            } else if by(JOIN) == 0 {
+                lines.push("sources.join had no effect: no row got its source from there".into());
+            }
+            if join.conflicting_prompts > 0 {
+                let n = join.conflicting_prompts;
+                lines.push(format!("sources.join: {n} prompts have more than one source; one of them was taken"));
+            }
+        }
+        if by(OWN) + by(JOIN) + by(GIVEN) + by(RULE) == 0
+            && by(FILE) > 0
+            && config.exclude.iter().any(|t| !config.keeps(t))
+        {
+            let excluded: Vec<&str> = config.exclude.iter().map(String::as_str).filter(|t| !config.keeps(t)).collect();
+            lines.push(format!(
+                "no row says its source, so rows from {} could not be left out; --join-source FILE takes the sources \
+                 from a dataset that has them",
+                excluded.join(", ")
+            ));
+        }
+        lines
+    }
+}
+
+const GIVEN: &str = "given";
+const OWN: &str = "own";
+const JOIN: &str = "join";
+const RULE: &str = "rule";
+const FILE: &str = "file";
+
+/// Tags rows, batch by batch; what it does to a row depends on this row alone.
+#[derive(Debug)]
+pub struct Tagger {
+    config: SourceConfig,
+    origins: Vec<Origin>,
+    rules: Vec<Rule>,
+    join: Option<Join>,
+}
+
+/// Rows with their tags.
+#[derive(Debug)]
+pub struct Tagged {
+    /// Rows that go on.
+    pub frame: DataFrame,
+    /// Rows of excluded sources.
+    pub rejects: Vec<Reject>,
+    /// The account of both.
+    pub counts: SourceCounts,
+}
+
+impl Tagger {
+    /// A tagger for inputs with these origins, in the order of their indices; `join` holds the rows of
+    /// the joined files, if there are any.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a rule cannot be read.
+    pub fn new(config: &SourceConfig, origins: Vec<Origin>, join: Option<Join>) -> Result<Tagger> {
+        let read = |rule: &String| Rule::parse(rule).map_err(|e| Error::config("prepare.sources.rules", e));
+        let rules = config.rules.iter().map(read).collect::<Result<_>>()?;
+        let mut tagger = Tagger { config: config.clone(), origins, rules, join };
+        if let Some(join) = &mut tagger.join {
+            join.settle(|tag| !config.keeps(tag));
+        }
+        Ok(tagger)
+    }
+
+    /// What the joined files held.
+    pub fn join_counts(&self) -> Option<JoinCounts> {
+        self.join.as_ref().map(Join::counts)
+    }
+
+    /// Fills the column `source` of an ingested frame and leaves excluded sources out.
+    ///
+    /// # Errors
+    /// [`Error::Frame`] where a column is missing.
+    pub fn apply(&self, frame: DataFrame) -> Result<Tagged> {
+        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
+        let own = frame.column(col::SOURCE)?.str()?;
+        let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
+        let tag =
+            |i: usize| self.tag(own.get(i), files.get(i).unwrap_or_default(), || normalized_prompt(prompts.row(i)));
+        let tags: Vec<(&str, &'static str)> = (0..frame.height()).into_par_iter().map(tag).collect();
+
+        // By tag: whether it is kept, and whether only on request.
+        let mut verdicts: HashMap<&str, (bool, bool)> = HashMap::new();
+        let mut column = StringChunkedBuilder::new(col::SOURCE.into(), tags.len());
+        let mut keep = Vec::with_capacity(tags.len());
+        let mut rejects = Vec::new();
+        let mut counts = SourceCounts { join: self.join_counts(), ..SourceCounts::default() };
+        for (i, (tag, way)) in tags.iter().enumerate() {
+            let verdict = || (self.config.keeps(tag), self.config.keeps_by_request(tag));
+            let (kept, on_request) = *verdicts.entry(tag).or_insert_with(verdict);
+            column.append_value(tag);
+            keep.push(kept);
+            let count = |map: &mut BTreeMap<String, u64>, key: &str| match map.get_mut(key) {
+                Some(n) => *n += 1,
+                None => drop(map.insert(key.to_string(), 1)),
+            };
+            count(&mut counts.tagged_by, way);
+            if on_request {
+                count(&mut counts.kept_on_request, tag);
+            }
+            if !kept {
+                count(&mut counts.excluded, tag);
+                rejects.push(Reject {
+                    file: files.get(i).unwrap_or_default(),
+                    line: lines.get(i).unwrap_or_default(),
+                    field: col::SOURCE.into(),
+                    reason: reason::EXCLUDED_SOURCE,
+                    detail: format!("{tag} is used for evaluation; --keep-source {tag} keeps it"),
+                    group: prompt_group(&normalized_prompt(prompts.row(i))),
+                });
+            }
+        }
+        let column = column.finish().into_column();
+        let mut frame = frame;
+        frame.with_column(column)?;
+        if !rejects.is_empty() {
+            frame = frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?;
+        }
+        Ok(Tagged { frame, rejects, counts })
+    }
+
+    /// The tag of a row, and where it comes from.
+    fn tag<'a>(&'a self, own: Option<&'a str>, file: u32, question: impl Fn() -> String) -> (&'a str, &'static str) {
+        static NOWHERE: Origin = Origin { label: String::new(), stem: String::new(), tag: String::new() };
+        let origin = self.origins.get(file as usize).unwrap_or(&NOWHERE);
+        if let Some(given) = [&self.config.tag, &origin.tag].into_iter().find(|t| !t.is_empty()) {
+            return (given, GIVEN);
+        }
+        if let Some(own) = own.filter(|s| !s.trim().is_empty()) {
+            return (own, OWN);
+        }
+        let needed = self.join.is_some() || self.rules.iter().any(|r| !matches!(r.matcher, Matcher::File(_)));
+        let question = if needed { question() } else { String::new() };
+        if let Some(found) = self.join.as_ref().and_then(|join| join.find(&join::key(&question))) {
+            return (found, JOIN);
+        }
+        let fits = |rule: &&Rule| match &rule.matcher {
+            Matcher::Prefix(text) => question.starts_with(text.as_str()),
+            Matcher::Contains(text) => question.contains(text.as_str()),
+            Matcher::File(pattern) => fits_input(pattern, &origin.label),
+        };
+        match self.rules.iter().find(fits) {
+            Some(rule) => (&rule.tag, RULE),
+            None => (&origin.stem, FILE),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
