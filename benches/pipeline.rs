@@ -32,7 +32,7 @@ fn corpus(folder: &Path) -> Input {
 /// All batches of a file, as pairs.
 fn read_and_pair(input: &Input) -> Vec<polars::prelude::DataFrame> {
     let mut frames = Vec::new();
-    ingest::read(std::slice::from_ref(input), &IngestConfig::default(), &Silent, &mut |batch| {
+    ingest::read(std::slice::from_ref(input), &IngestConfig::default(), None, &Silent, &mut |batch| {
         frames.push(pairs::build(&batch.frame, &PairConfig::default(), SEED)?.frame);
         Ok(())
     })
@@ -49,7 +49,7 @@ fn stages(c: &mut Criterion) {
     group.bench_function("ingest", |b| {
         b.iter(|| {
             let mut rows = 0;
-            ingest::read(std::slice::from_ref(&input), &IngestConfig::default(), &Silent, &mut |batch| {
+            ingest::read(std::slice::from_ref(&input), &IngestConfig::default(), None, &Silent, &mut |batch| {
                 rows += batch.frame.height();
                 Ok(())
             })

@@ -16,6 +16,8 @@ pub mod reason {
     pub const WRONG_TYPE: &str = "wrong-type";
     /// Fault: a score is NaN or infinite.
     pub const NOT_FINITE: &str = "not-finite";
+    /// Fault: the record is not CSV, or has not as many cells as the header.
+    pub const BAD_CSV: &str = "bad-csv";
     /// Fault: the line is not UTF-8.
     pub const INVALID_UTF8: &str = "invalid-utf8";
     /// Fault: the line is longer than allowed.
@@ -30,6 +32,14 @@ pub mod reason {
     pub const PROMPT_MISMATCH: &str = "prompt-mismatch";
     /// Fault: a list of messages does not end with the model's.
     pub const WRONG_ROLE: &str = "wrong-role";
+    /// Decision: the conversations of chosen and rejected differ before their last messages.
+    pub const DIFFERENT_CONTEXTS: &str = "different-contexts";
+    /// Decision: a dialogue does not end with the model's turn.
+    pub const NO_RESPONSE: &str = "no-response";
+    /// Decision: the people asked prefer neither response.
+    pub const NO_PREFERENCE: &str = "no-preference";
+    /// Decision: a score of 10 that the ratings by aspect belie, where such rows are not wanted.
+    pub const WRONG_TEN: &str = "wrong-ten";
     /// Decision: fewer than two completions with a response and a score.
     pub const TOO_FEW_COMPLETIONS: &str = "too-few-completions";
     /// Decision: all completions have the same score.

@@ -53,9 +53,13 @@ pub struct Prepare {
     /// Files, folders, or hf://datasets/ORG/NAME[@rev]/file
     #[arg(long, value_name = "PATH", num_args = 1..)]
     input: Vec<String>,
-    /// Layout: auto, ultrafeedback, binarized, trl
-    #[arg(long)]
+    /// Layout: auto, ultrafeedback, binarized, argilla, trl, hh-rlhf, helpsteer2, helpsteer3, mixture
+    /// (tulu3, skywork), orca, alpaca, sharegpt, nemo-rl
+    #[arg(long, value_name = "NAME")]
     format: Option<String>,
+    /// Columns under other names than a layout has: prompt=question chosen=answers.good
+    #[arg(long, value_name = "TARGET=COLUMN", num_args = 1..)]
+    columns: Vec<String>,
     /// How much of an input goes in: 'PATTERN: weight=0.5, cap=1000, source=TAG, format=NAME' (repeatable)
     #[arg(long, value_name = "ENTRY")]
     mix: Vec<String>,
@@ -144,6 +148,8 @@ impl Prepare {
         flags.put("prepare.shard", "--shard", self.shard.clone());
         flags.put("prepare.dry_run", "--dry-run", self.dry_run.then_some(true));
         flags.put("prepare.ingest.format", "--format", self.format.clone());
+        let columns = (!self.columns.is_empty()).then(|| self.columns.clone());
+        flags.put("prepare.ingest.columns", "--columns", columns);
         flags.put("prepare.ingest.on_bad_row", "--on-bad-row", self.on_bad_row.clone());
         flags.put("prepare.pairs.rule", "--pairs", self.pairs.clone());
         flags.put("prepare.pairs.min_margin", "--min-margin", self.min_margin);

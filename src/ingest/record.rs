@@ -4,14 +4,13 @@ use std::borrow::Cow;
 
 use polars::prelude::*;
 
-use super::value::{Object, Read, Value, unfit};
+use super::WrongTens;
+use super::value::{Fault, Object, Read, Value, unfit};
 use crate::error::Result;
 use crate::message::{ASSISTANT, MessageColumnBuilder, USER};
 use crate::nested::list_of_structs;
 use crate::rejects::reason;
 use crate::schema::col;
-
-use super::value::Fault;
 
 /// One message of a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,12 +77,23 @@ pub struct Record<'a> {
     pub prompt: Vec<Turn<'a>>,
     /// The responses.
     pub body: Body<'a>,
+    /// Scores of 10 that are none.
+    pub wrong_tens: WrongTens,
 }
 
 impl<'a> Record<'a> {
-    /// A row that says nothing of annotators.
-    pub fn new(source: Option<Cow<'a, str>>, prompt: Vec<Turn<'a>>, body: Body<'a>) -> Record<'a> {
-        Record { source, annotator: None, flip_probability: None, prompt, body }
+    /// A prompt and its responses, and nothing else said of them.
+    pub fn new(prompt: Vec<Turn<'a>>, body: Body<'a>) -> Record<'a> {
+        Record { source: None, annotator: None, flip_probability: None, prompt, body, wrong_tens: WrongTens::default() }
+    }
+
+    /// The same row with a system message before all others, where there is one.
+    #[must_use]
+    pub fn with_system(mut self, text: Option<Cow<'a, str>>) -> Record<'a> {
+        if let Some(content) = text {
+            self.prompt.insert(0, Turn { role: "system".into(), content });
+        }
+        self
     }
 
     /// Refuses a prompt without any text.
@@ -129,6 +139,26 @@ pub fn ends_with_assistant(turns: &[Turn<'_>], field: &str) -> Read<()> {
     }
 }
 
+/// Leaves the last message as the response and gives the ones before it.
+pub fn split_response<'a>(side: &mut Side<'a>) -> Vec<Turn<'a>> {
+    let response = side.turns.split_off(side.turns.len().saturating_sub(1));
+    std::mem::replace(&mut side.turns, response)
+}
+
+/// The decision on two conversations that do not answer the same.
+pub fn different_contexts() -> Fault {
+    let message = "the messages before the response are not those of chosen";
+    Fault::decision("rejected", reason::DIFFERENT_CONTEXTS, message)
+}
+
+/// A part of a text, borrowed where the text is.
+pub fn part<'a>(text: &Cow<'a, str>, range: std::ops::Range<usize>) -> Cow<'a, str> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(&text[range]),
+        Cow::Owned(text) => Cow::Owned(text[range].to_owned()),
+    }
+}
+
 /// Score and model of a given pair's sides, under any of the names in use.
 pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mut Side<'a>) -> Read<()> {
     let mut number = |names: [&'static str; 2]| -> Read<Option<f64>> {
@@ -145,11 +175,11 @@ pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mu
 }
 
 /// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability`
-/// `prompt`, then `completions` for scored responses, or the columns of a pair for given ones. All rows must be of one kind.
+/// `prompt`, then `completions` for scored responses (`scored`), or the columns of a pair for given ones. All rows must be of that kind.
 ///
 /// # Errors
 /// [`crate::Error::Frame`].
-pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32) -> Result<DataFrame> {
+pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, scored: bool) -> Result<DataFrame> {
     let mut sources = StringChunkedBuilder::new(col::SOURCE.into(), rows.len());
     let mut annotators = StringChunkedBuilder::new(col::ANNOTATOR.into(), rows.len());
     let mut probabilities = PrimitiveChunkedBuilder::<Float64Type>::new(col::FLIP_PROBABILITY.into(), rows.len());
@@ -168,9 +198,9 @@ pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32) -> Result<DataFrame> {
         probabilities.finish().into_column(),
         prompts.finish()?,
     ];
-    match rows.first().map(|r| &r.1.body) {
-        Some(Body::Completions(_)) => columns.push(completion_column(rows)?),
-        _ => columns.extend(pair_columns(rows)?),
+    match scored {
+        true => columns.push(completion_column(rows)?),
+        false => columns.extend(pair_columns(rows)?),
     }
     Ok(DataFrame::new(rows.len(), columns)?)
 }

@@ -8,10 +8,11 @@ use super::*;
 use crate::message::{Message, MessageColumn};
 use crate::nested::ListOfStructs;
 use crate::progress::Silent;
+use crate::rejects::reason;
 
-type Everything = (Vec<DataFrame>, Vec<Reject>, Vec<InputFile>);
+pub type Everything = (Vec<DataFrame>, Vec<Reject>, Vec<InputFile>);
 
-fn read_all(paths: &[&Path], config: &IngestConfig) -> Result<Everything> {
+pub fn read_all(paths: &[&Path], config: &IngestConfig) -> Result<Everything> {
     let inputs: Vec<Input> = paths.iter().map(Input::new).collect();
     let (mut frames, mut rejects) = (Vec::new(), Vec::new());
     let files = read(&inputs, config, None, &Silent, &mut |batch| {
@@ -22,26 +23,26 @@ fn read_all(paths: &[&Path], config: &IngestConfig) -> Result<Everything> {
     Ok((frames, rejects, files))
 }
 
-fn read_bytes(bytes: &[u8], config: &IngestConfig) -> Result<Everything> {
+pub fn read_bytes(bytes: &[u8], config: &IngestConfig) -> Result<Everything> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data.jsonl");
     std::fs::write(&path, bytes).unwrap();
     read_all(&[&path], config)
 }
 
-fn skip() -> IngestConfig {
+pub fn skip() -> IngestConfig {
     IngestConfig { on_bad_row: OnBadRow::Skip, ..IngestConfig::default() }
 }
 
-fn sample(name: &str) -> std::path::PathBuf {
+pub fn sample(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples").join(name)
 }
 
-fn messages(frame: &DataFrame, name: &str, row: usize) -> Vec<Message> {
+pub fn messages(frame: &DataFrame, name: &str, row: usize) -> Vec<Message> {
     MessageColumn::open(frame.column(name).unwrap()).unwrap().messages(row)
 }
 
-fn text(frame: &DataFrame, name: &str, row: usize) -> Option<String> {
+pub fn text(frame: &DataFrame, name: &str, row: usize) -> Option<String> {
     frame.column(name).unwrap().str().unwrap().get(row).map(str::to_string)
 }
 
@@ -56,7 +57,7 @@ fn fault(line: &str, format: Format, score: Score) -> String {
     let config = IngestConfig { format, score, ..IngestConfig::default() };
     let error = read_bytes(line.as_bytes(), &config).unwrap_err();
     assert_eq!(error.exit_code(), 3);
-    assert_eq!(error.hint(), Some("pass --on-bad-row skip to drop and count such rows"));
+    assert!(error.hint().unwrap().ends_with("pass --on-bad-row skip to drop and count such rows"));
     error.to_string().split_once("data.jsonl: line 1: ").expect("the line is named").1.to_string()
 }
 
@@ -147,7 +148,7 @@ fn reading_goes_on_behind_any_batch() {
     let lines: String = (0..20_000).map(row).collect();
     let (json, parquet) = (dir.path().join("a.jsonl"), dir.path().join("b.parquet"));
     std::fs::write(&json, format!("\n{{\"x\": 1}}\n{lines}")).unwrap();
-    to_parquet(&lines[..lines.len() / 4 + 10].rsplit_once('\n').unwrap().0, &parquet, 1000);
+    to_parquet(lines[..lines.len() / 4 + 10].rsplit_once('\n').unwrap().0, &parquet, 1000);
     let inputs = [Input::new(&json), Input::new(&parquet)];
     let rows = |from: Option<Position>| {
         let (mut ends, mut lines) = (Vec::new(), Vec::new());
@@ -161,7 +162,7 @@ fn reading_goes_on_behind_any_batch() {
         (ends, lines, files.unwrap())
     };
     let (ends, lines, files) = rows(None);
-    assert!(ends.len() > 5, "{ends:?}");
+    assert!(ends.len() > 3, "{ends:?}");
     assert_eq!(files[0].rows_read + files[1].rows_read, lines.len() as u64);
     for (done, end) in ends.iter().enumerate() {
         let (rest, read, same) = rows(Some(*end));
@@ -247,7 +248,7 @@ fn faults_of_pairs_name_the_field() {
         (
             r#"{"chosen": "a", "rejected": "b"}"#,
             Format::Trl,
-            "prompt: missing; expected a string, because chosen and rejected are strings",
+            "prompt: missing, and chosen and rejected do not begin with the same words",
         ),
         (
             r#"{"chosen": [{"role":"user","content":"p"},{"role":"assistant","content":"a"}], "rejected": [{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#,
@@ -342,38 +343,24 @@ fn files_as_a_whole_must_be_sound() {
     assert_eq!(read_all(&[Path::new("/no/such/file")], &skip()).unwrap_err().exit_code(), 3);
 }
 
-/// Writes rows, given as JSON, as Parquet.
-fn to_parquet(lines: &str, path: &Path, row_group: usize) {
-    let frame = JsonReader::new(std::io::Cursor::new(lines.as_bytes().to_vec()))
+/// Rows, given as JSON, as a frame.
+pub fn frame_of(lines: &str) -> DataFrame {
+    JsonReader::new(std::io::Cursor::new(lines.as_bytes().to_vec()))
         .with_json_format(JsonFormat::JsonLines)
         .infer_schema_len(None)
         .finish()
-        .unwrap();
+        .unwrap()
+}
+
+/// Writes rows, given as JSON, as Parquet.
+pub fn to_parquet(lines: &str, path: &Path, row_group: usize) {
+    let frame = frame_of(lines);
     let file = std::fs::File::create(path).unwrap();
     let mut writer = ParquetWriter::new(file).batched(frame.schema()).unwrap();
     for at in (0..frame.height()).step_by(row_group) {
         writer.write_batch(&frame.slice(at as i64, row_group)).unwrap();
     }
     writer.finish().unwrap();
-}
-
-#[test]
-fn parquet_gives_the_same_rows_as_json_lines() {
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["ultrafeedback", "binarized", "trl_standard", "trl_conversational", "trl_implicit"] {
-        let json = sample(&format!("{name}.jsonl"));
-        let parquet = dir.path().join(format!("{name}.parquet"));
-        to_parquet(&std::fs::read_to_string(&json).unwrap(), &parquet, 2);
-        let (from_json, ..) = read_all(&[&json], &IngestConfig::default()).unwrap();
-        let (from_parquet, _, files) = read_all(&[&parquet], &IngestConfig::default()).unwrap();
-        assert!(from_parquet.len() > 1, "several row groups");
-        let mut joined = from_parquet[0].clone();
-        for frame in &from_parquet[1..] {
-            joined.vstack_mut(frame).unwrap();
-        }
-        assert!(joined.equals_missing(&from_json[0]), "{name}\n{joined}\n{}", from_json[0]);
-        assert_eq!(files[0].rows_read as usize, joined.height());
-    }
 }
 
 #[test]
@@ -411,7 +398,7 @@ fn columns_of_unread_kinds_are_told_by_type() {
     ParquetWriter::new(std::fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
     let (_, rejects, _) = read_all(&[&path], &skip()).unwrap();
     let found: Vec<_> = rejects.iter().map(|r| r.detail.as_str()).collect();
-    let missing = "missing; expected a string, because chosen and rejected are strings";
+    let missing = "expected a string or a list of messages, got null";
     assert_eq!(found, ["expected a string or a list of messages, got 1", missing]);
 
     let mut other = df!("text" => ["a"], "label" => [1]).unwrap();

@@ -225,6 +225,7 @@ impl Job<'_> {
         let files = ledger::settle(files, &counts, self.shard)?;
         let mut summary = ledger::summarize(&files, counts);
         summary.unusable_completions = findings.unusable;
+        summary.wrong_tens = findings.wrong_tens;
         findings.sources.warnings(&config.sources).iter().for_each(|line| progress.warn(line));
         summary.sources = findings.sources;
         summary.contamination = contamination;

@@ -47,6 +47,7 @@ fn help_of_every_command_has_its_flags() {
             &[
                 "--input",
                 "--format",
+                "--columns",
                 "--mix",
                 "--source",
                 "--source-rule",

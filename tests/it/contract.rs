@@ -52,6 +52,18 @@ fn every_layout_becomes_the_same_folder() {
         ("trl_standard.jsonl", 3, "given"),
         ("trl_conversational.jsonl", 3, "given"),
         ("trl_implicit.jsonl", 3, "given"),
+        ("trl_implicit_text.jsonl", 3, "given"),
+        ("ultrafeedback_cleaned.jsonl", 2, "given"),
+        ("argilla.jsonl", 3, "given"),
+        ("hh_rlhf.jsonl", 3, "given"),
+        ("helpsteer2.jsonl", 3, "given"),
+        ("helpsteer3.jsonl", 3, "given"),
+        ("tulu3.jsonl", 2, "given"),
+        ("skywork.jsonl", 2, "given"),
+        ("orca.jsonl", 2, "given"),
+        ("alpaca.json", 3, "given"),
+        ("sharegpt.json", 2, "given"),
+        ("nemo_rl.jsonl", 2, "best-vs-random"),
     ] {
         let sandbox = Sandbox::new();
         sandbox.write(name, sample(name));

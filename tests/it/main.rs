@@ -24,6 +24,7 @@ mod corpora;
 mod crash;
 mod gradients;
 mod hub;
+mod ingest;
 mod invariants;
 mod parity;
 mod policies;

@@ -11,7 +11,7 @@ use super::work::Work;
 use super::{Job, PrepareConfig, Shard, benchmarks, stop_if_asked, tagging};
 use crate::artifact::FileDigest;
 use crate::error::Result;
-use crate::ingest::{self, Batch, Position};
+use crate::ingest::{self, Batch, OnWrongTens, Position, WrongTens};
 use crate::manifest::InputFile;
 use crate::pairs::contamination::{Found, Index, Overlap};
 use crate::pairs::{self, PairRule, Unusable};
@@ -54,6 +54,8 @@ pub struct Findings {
     pub sources: SourceCounts,
     /// Questions of benchmarks.
     pub questions: Found,
+    /// Scores of 10 that the ratings by aspect belie, in all rows that were read.
+    pub wrong_tens: WrongTens,
 }
 
 impl std::ops::AddAssign<&Findings> for Findings {
@@ -62,6 +64,7 @@ impl std::ops::AddAssign<&Findings> for Findings {
         self.scored |= other.scored;
         self.sources += &other.sources;
         self.questions += &other.questions;
+        self.wrong_tens += other.wrong_tens;
     }
 }
 
@@ -118,6 +121,13 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
     if !findings.scored && config.ingest.score != ingest::Score::default() {
         progress.warn("ingest.score has no effect: all rows are pairs already");
     }
+    let WrongTens { certain, suspicious } = findings.wrong_tens;
+    if config.ingest.wrong_tens == OnWrongTens::Warn && certain + suspicious > 0 {
+        progress.warn(&format!(
+            "{certain} overall scores of 10 are 1 by their ratings, {suspicious} more are doubtful: \
+             ingest.wrong_tens = \"repair\" mends them, \"keep\" says nothing"
+        ));
+    }
     let contamination = index.as_ref().map(|index| index.overlaps(&findings.questions)).unwrap_or_default();
     let (buckets, corpus) = (spill.finish(), reader.corpus);
     Ok(Gathered { buckets, counts, files, findings, corpus, contamination, read_beside })
@@ -170,6 +180,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn take(&mut self, batch: Batch, spill: &mut Spill<'_, Reached>) -> Result<()> {
         self.now.position = batch.end();
+        self.now.findings.wrong_tens += batch.wrong_tens;
         self.now.findings.scored |= batch.frame.column(col::COMPLETIONS).is_ok();
         if self.corpus.is_wanted() && !self.shard.is_whole() {
             // Every shard trains the same tokenizer: on texts of all.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::ingest::WrongTens;
 use crate::manifest::Manifest;
 use crate::noise::Ledger;
 use crate::pairs::contamination::Overlap;
@@ -36,6 +37,8 @@ pub struct PrepareSummary {
     pub near_duplicates: Option<near::Facts>,
     /// Completions that took no part in choosing.
     pub unusable_completions: Unusable,
+    /// Overall scores of 10 that the ratings by aspect belie, in the whole of the files.
+    pub wrong_tens: WrongTens,
     /// Pairs by split and source.
     pub counts: BTreeMap<String, BTreeMap<String, u64>>,
     /// Pairs whose label was flipped.
@@ -99,6 +102,8 @@ impl PrepareSummary {
         self.truncated += other.truncated;
         self.conflicts += other.conflicts;
         self.unusable_completions += other.unusable_completions;
+        // Every part has read the whole of the files.
+        self.wrong_tens = other.wrong_tens;
         self.noise.join(&other.noise);
         self.sources += &other.sources;
         self.near_duplicates = self.near_duplicates.or(other.near_duplicates);

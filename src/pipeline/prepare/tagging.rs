@@ -36,7 +36,13 @@ pub fn tagger(
     }
     let joined = inputs::resolve(&config.join, progress)?;
     // Only prompt and source are wanted: the layout is told from the file, not from what the inputs have.
-    let ingest = IngestConfig { format: ingest::Format::Auto, ..ingest.clone() };
+    // What is said of the inputs' columns and scores is not said of its own.
+    let ingest = IngestConfig {
+        format: ingest::Format::Auto,
+        columns: Vec::new(),
+        wrong_tens: ingest::OnWrongTens::Keep,
+        ..ingest.clone()
+    };
     progress.begin("read sources to join", None);
     let mut join = Join::default();
     let files = ingest::read(&joined, &ingest, None, progress, &mut |batch| join.add_frame(&batch.frame))?;

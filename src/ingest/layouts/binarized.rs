@@ -1,15 +1,22 @@
-//! HuggingFaceH4/ultrafeedback_binarized and its kin: `chosen` and `rejected` are
-//! whole conversations that repeat the prompt and end with the response.
+//! HuggingFaceH4/ultrafeedback_binarized, and allenai/ultrafeedback_binarized_cleaned, which adds
+//! `source`: `chosen` and `rejected` are whole conversations that repeat the prompt and end with
+//! the response.
+//!
+//! ```json
+//! {"prompt": "Why?", "prompt_id": "...", "source": "flan_v2",
+//!  "chosen": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}],
+//!  "rejected": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No."}],
+//!  "messages": [], "score_chosen": 8.0, "score_rejected": 5.5}
+//! ```
 
-use super::record::{Body, Record, Side, Turn, ends_with_assistant, side_facts, turns};
-use super::value::{Fault, Object, Read, Value};
+use super::super::record::{Body, Record, Side, Turn, ends_with_assistant, side_facts, split_response, turns};
+use super::super::value::{Fault, Object, Read};
+use super::{has_list, has_text};
 use crate::rejects::reason;
 
 /// Whether the row looks like this layout: the prompt a text, the responses conversations.
 pub fn fits(row: &Object<'_>) -> bool {
-    matches!(row.get("prompt"), Some(Value::Text(_)))
-        && matches!(row.get("chosen"), Some(Value::List(_)))
-        && row.get("rejected").is_some()
+    has_text(row, "prompt") && has_list(row, "chosen") && row.get("rejected").is_some()
 }
 
 /// Reads one row.
@@ -17,7 +24,6 @@ pub fn fits(row: &Object<'_>) -> bool {
 /// # Errors
 /// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
-    let source = row.optional_text("source")?;
     let mut chosen = Side { turns: turns(row.take("chosen"), "chosen")?, ..Side::default() };
     let mut rejected = Side { turns: turns(row.take("rejected"), "rejected")?, ..Side::default() };
     ends_with_assistant(&chosen.turns, "chosen")?;
@@ -34,11 +40,5 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     if prompt.is_empty() {
         prompt.push(Turn::user(row.text("prompt")?));
     }
-    Record::new(source, prompt, Body::Pair(chosen, rejected)).checked("prompt")
-}
-
-/// Leaves the last message as the response and gives the ones before it.
-fn split_response<'a>(side: &mut Side<'a>) -> Vec<Turn<'a>> {
-    let response = side.turns.split_off(side.turns.len().saturating_sub(1));
-    std::mem::replace(&mut side.turns, response)
+    Record::new(prompt, Body::Pair(chosen, rejected)).checked("prompt")
 }

@@ -1,0 +1,57 @@
+//! File formats: every one is brought to rows of loosely typed values.
+//!
+//! Text (JSON lines, one JSON array, CSV; plain, gzip or Zstandard) comes as blocks of whole rows
+//! ([`text`]), Parquet and Arrow as columns ([`columns`]). A file's format is told by its first bytes,
+//! never by its name.
+
+use std::fs::File;
+use std::io::Read;
+
+use super::Input;
+use crate::error::{Error, Result};
+
+pub mod arrow;
+pub mod columns;
+pub mod csv;
+pub mod guard;
+pub mod parquet;
+pub mod text;
+
+/// How a file is packed, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Text as it is.
+    Plain,
+    /// Text in gzip, possibly of several members.
+    Gzip,
+    /// Text in Zstandard, possibly of several frames.
+    Zstd,
+    /// Parquet.
+    Parquet,
+    /// Arrow IPC, as a file or as a stream.
+    Arrow,
+}
+
+impl Packing {
+    /// Looks at a file's first bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] where it is empty.
+    pub fn of(input: &Input) -> Result<Packing> {
+        let mut start = Vec::new();
+        let file = File::open(&input.path).map_err(Error::io(&input.label))?;
+        file.take(6).read_to_end(&mut start).map_err(Error::io(&input.label))?;
+        Ok(match &start[..] {
+            [] => return Err(input.fault(None, "the file is empty")),
+            [0x1f, 0x8b, ..] => Packing::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
+            [b'P', b'A', b'R', b'1', ..] => Packing::Parquet,
+            // A stream begins with the length of its schema, marked since Arrow 0.15.
+            b"ARROW1" | [0xff, 0xff, 0xff, 0xff, ..] => Packing::Arrow,
+            _ => Packing::Plain,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

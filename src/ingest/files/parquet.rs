@@ -1,0 +1,174 @@
+//! Parquet, decoded a few thousand rows at a time whatever the size of its row groups. Texts are views
+//! into the pages they came from, so that a text that a dictionary repeats is held once.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Compression;
+use polars::prelude::{CompatLevel, IpcWriter, ParquetReader, SerReader, SerWriter};
+
+use super::super::names::{Names, Step};
+use super::super::{Input, Limits};
+use super::arrow::batches;
+use super::columns::{is_text, leaves};
+use super::guard::guarded;
+use super::text::{BLOCK_BYTES, BLOCK_ROWS};
+use crate::error::{Error, Result};
+
+const KIND: &str = "Parquet";
+
+/// A Parquet file whose metadata was read.
+pub struct Parquet<'a> {
+    input: &'a Input,
+    metadata: ArrowReaderMetadata,
+    /// Columns of the rows that are read.
+    columns: Vec<String>,
+    /// Their parts that are read, counted through all columns.
+    leaves: Vec<usize>,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+impl<'a> Parquet<'a> {
+    /// Opens a file and reads its metadata.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where it is damaged, has no rows or no known column, or is larger than allowed.
+    pub fn open(input: &'a Input, names: &Names, limits: Limits) -> Result<Parquet<'a>> {
+        let file = File::open(&input.path).map_err(Error::io(&input.label))?;
+        let metadata = guarded(input, KIND, || {
+            let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+            let plain = ArrowReaderMetadata::load(&file, options.clone())?;
+            let fields: Vec<FieldRef> = plain.schema().fields().iter().map(viewed).collect();
+            let schema = Schema::new_with_metadata(fields, plain.schema().metadata().clone());
+            ArrowReaderMetadata::try_new(plain.metadata().clone(), options.with_schema(Arc::new(schema)))
+        })?;
+        let fields = metadata.schema().fields();
+        let columns: Vec<String> = fields.iter().map(|f| f.name().clone()).filter(|name| names.knows(name)).collect();
+        if columns.is_empty() {
+            let all: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
+            return Err(none_known(input, &all));
+        }
+        let (mut read, mut next) = (Vec::new(), 0);
+        for field in fields {
+            let step = match names.top(field.name()) {
+                Step::Take(_) => None,
+                step => Some(step),
+            };
+            leaves(field, step, &mut next, &mut read);
+        }
+        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
+        if rows == 0 {
+            return Err(input.fault(None, "the file has no rows"));
+        }
+        let parquet = Parquet { input, metadata, columns, leaves: read, rows };
+        if parquet.bytes() > limits.decompressed_bytes {
+            let message = format!("more than {} bytes of text", limits.decompressed_bytes);
+            let advice = "raise ingest.max_decompressed_bytes if the file is meant to be this large";
+            return Err(input.fault(None, &message).with_hint(advice));
+        }
+        Ok(parquet)
+    }
+
+    /// Bytes of what is read, after decompression.
+    fn bytes(&self) -> u64 {
+        let groups = self.metadata.metadata().row_groups().iter();
+        let sizes = groups.flat_map(|g| self.leaves.iter().filter_map(|l| g.columns().get(*l)));
+        sizes.map(|c| u64::try_from(c.uncompressed_size()).unwrap_or(0)).fold(0, u64::saturating_add)
+    }
+
+    /// Sends the rows batch by batch, with the number of rows before each, until their end or until
+    /// nobody listens.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the file is damaged.
+    pub fn send(&self, to: &SyncSender<(u64, RecordBatch)>) -> Result<()> {
+        let known =
+            |c: &Compression| matches!(c, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_));
+        let mut chunks = self.metadata.metadata().row_groups().iter().flat_map(|g| g.columns());
+        let sent = if chunks.all(|c| known(&c.compression())) { self.stream(to)? } else { self.by_polars(to)? };
+        match sent {
+            Some(sent) if sent != self.rows => {
+                Err(self.input.fault(None, &format!("expected {} rows, read {sent}", self.rows)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Rows sent; none where nobody listens any more.
+    fn stream(&self, to: &SyncSender<(u64, RecordBatch)>) -> Result<Option<u64>> {
+        let file = File::open(&self.input.path).map_err(Error::io(&self.input.label))?;
+        // A function of the file alone, as all places where batches end.
+        let rows = (BLOCK_BYTES as u64 / (self.bytes() / self.rows).max(1)).clamp(64, BLOCK_ROWS as u64);
+        let mut reader = guarded(self.input, KIND, || {
+            let mask = ProjectionMask::leaves(self.metadata.parquet_schema(), self.leaves.iter().copied());
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+            builder.with_projection(mask).with_batch_size(rows as usize).build()
+        })?;
+        let mut sent = 0;
+        while let Some(batch) = guarded(self.input, KIND, || reader.next().transpose())? {
+            let before = sent;
+            sent += batch.num_rows() as u64;
+            if to.send((before, batch)).is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(sent))
+    }
+
+    /// Packings that the other reader does not know (gzip, Brotli, LZ4) are left to polars.
+    fn by_polars(&self, to: &SyncSender<(u64, RecordBatch)>) -> Result<Option<u64>> {
+        let mut sent = 0;
+        while sent < self.rows {
+            let take = (self.rows - sent).min(BLOCK_ROWS as u64);
+            let file = File::open(&self.input.path).map_err(Error::io(&self.input.label))?;
+            let bytes = guarded(self.input, KIND, || {
+                let reader = ParquetReader::new(file).with_columns(Some(self.columns.clone()));
+                let mut frame = reader.with_slice(Some((sent as usize, take as usize))).finish()?;
+                let mut bytes = Vec::new();
+                IpcWriter::new(&mut bytes).with_compat_level(CompatLevel::newest()).finish(&mut frame)?;
+                polars::prelude::PolarsResult::Ok(bytes)
+            })?;
+            let mut listening = true;
+            let before = sent;
+            batches(self.input, Buffer::from(bytes), &mut |batch| {
+                let rows = batch.num_rows() as u64;
+                listening = to.send((sent, batch)).is_ok();
+                sent += rows;
+                Ok(listening)
+            })?;
+            if !listening {
+                return Ok(None);
+            }
+            if sent == before {
+                break;
+            }
+        }
+        Ok(Some(sent))
+    }
+}
+
+/// The fault of a table without any column that is read.
+pub fn none_known(input: &Input, columns: &[&str]) -> Error {
+    let message = format!("none of the columns is known: {}", columns.join(", "));
+    input.fault(None, &message).with_hint(super::super::NAME_COLUMNS)
+}
+
+/// The same field, its texts as views.
+fn viewed(field: &FieldRef) -> FieldRef {
+    let kind = match field.data_type() {
+        kind if is_text(kind) => DataType::Utf8View,
+        DataType::List(inner) => DataType::List(viewed(inner)),
+        DataType::LargeList(inner) => DataType::LargeList(viewed(inner)),
+        DataType::FixedSizeList(inner, size) => DataType::FixedSizeList(viewed(inner), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(viewed).collect()),
+        kind => kind.clone(),
+    };
+    Arc::new(Field::clone(field).with_data_type(kind))
+}

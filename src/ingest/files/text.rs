@@ -1,0 +1,385 @@
+//! Text files in blocks of whole rows: JSON lines, one JSON array, or CSV; plain or compressed.
+//! Reading and decompression run on a thread of their own, ahead of the parsing.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use super::super::names::Names;
+use super::super::{Input, Limits};
+use super::Packing;
+use super::csv::{self, Dialect};
+use crate::error::{Error, Result};
+
+/// A block is handed over when it holds this many bytes ...
+pub const BLOCK_BYTES: usize = 16 << 20;
+/// ... or this many rows.
+pub const BLOCK_ROWS: usize = 8192;
+
+/// Bytes looked at to tell how rows are written.
+const HEAD: u64 = 1 << 16;
+
+/// How rows are written, told by the first bytes.
+#[derive(Debug, Clone)]
+pub enum Framing {
+    /// One JSON object a line.
+    Lines,
+    /// One JSON array of objects, with line breaks wherever they please.
+    Array,
+    /// CSV with a header; a quoted cell may hold line breaks.
+    Csv(Arc<Dialect>),
+}
+
+/// One row of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// 1-based line on which it begins; in an array, its number.
+    pub number: u64,
+    /// Where its bytes are in the block; only its first bytes where it is too long.
+    pub range: Range<usize>,
+    /// Whether it is longer than allowed.
+    pub too_long: bool,
+}
+
+/// Some whole rows, blank lines left out.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+    /// The rows, in order.
+    pub rows: Vec<Row>,
+}
+
+/// A text file that was opened.
+pub struct Text {
+    reader: BufReader<Box<dyn Read + Send>>,
+    framing: Framing,
+    label: PathBuf,
+    packing: Packing,
+    limits: Limits,
+    /// Line last read, or element of the array.
+    number: u64,
+    /// Bytes read, after decompression.
+    taken: u64,
+    ended: bool,
+}
+
+/// What ended a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Byte(u8),
+    File,
+}
+
+impl Text {
+    /// Opens a file, tells how its rows are written, and reads the header where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the file is damaged or its header knows no column; [`Error::Io`].
+    pub fn open(input: &Input, packing: Packing, names: &Names, limits: Limits) -> Result<Text> {
+        let file = File::open(&input.path).map_err(Error::io(&input.label))?;
+        let file = BufReader::with_capacity(1 << 18, file);
+        let mut unpacked: Box<dyn Read + Send> = match packing {
+            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+            Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file).map_err(Error::io(&input.label))?),
+            _ => Box::new(file),
+        };
+        let mut head = Vec::new();
+        let looked = (&mut unpacked).take(HEAD).read_to_end(&mut head);
+        let whole = (head.len() as u64) < HEAD;
+        if head.starts_with(b"\xef\xbb\xbf") {
+            head.drain(..3);
+        }
+        let delimiter = csv::delimiter(&head, whole, input, names);
+        let array = opens_array(&head);
+        let mut text = Text {
+            reader: BufReader::with_capacity(1 << 18, Box::new(Cursor::new(head).chain(unpacked))),
+            framing: if array { Framing::Array } else { Framing::Lines },
+            label: input.label.clone(),
+            packing,
+            limits,
+            number: 0,
+            taken: 0,
+            ended: false,
+        };
+        looked.map_err(|e| text.damaged(e))?;
+        if array {
+            // Up to and including the bracket, which the head is known to hold.
+            text.reader.skip_until(b'[').map_err(|e| text.damaged(e))?;
+        } else if let Some(delimiter) = delimiter {
+            let mut bytes = Vec::new();
+            let header = loop {
+                match text.record(&mut bytes, delimiter)? {
+                    Some(row) if row.range.is_empty() => {}
+                    Some(row) => break row,
+                    None => return Ok(text),
+                }
+            };
+            let dialect = Dialect::new(&bytes[header.range], delimiter, names);
+            text.framing = Framing::Csv(Arc::new(dialect.map_err(|message| input.fault(Some(1), &message))?));
+        }
+        Ok(text)
+    }
+
+    /// How rows are written.
+    pub fn framing(&self) -> Framing {
+        self.framing.clone()
+    }
+
+    /// Sends the rows block by block, until their end or until nobody listens.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the file is damaged or larger than allowed.
+    pub fn send(mut self, to: &SyncSender<Block>) -> Result<()> {
+        loop {
+            let mut block = Block::default();
+            let more = self.fill(&mut block)?;
+            if !block.rows.is_empty() && to.send(block).is_err() || !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Fills a block; false at the end of the file.
+    fn fill(&mut self, block: &mut Block) -> Result<bool> {
+        while block.bytes.len() < BLOCK_BYTES && block.rows.len() < BLOCK_ROWS {
+            let bytes = &mut block.bytes;
+            let row = match &self.framing {
+                Framing::Lines => self.line(bytes)?,
+                Framing::Array => self.element(bytes)?,
+                Framing::Csv(dialect) => {
+                    let delimiter = dialect.delimiter;
+                    self.record(bytes, delimiter)?
+                }
+            };
+            match row {
+                Some(row) if row.range.is_empty() && !row.too_long && !matches!(self.framing, Framing::Array) => {}
+                Some(row) => block.rows.push(row),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// One line, blank ones included.
+    fn line(&mut self, bytes: &mut Vec<u8>) -> Result<Option<Row>> {
+        let start = bytes.len();
+        // One byte more than allowed, and one for the line break.
+        let most = self.limits.line_bytes.saturating_add(2);
+        let read = (&mut self.reader).take(most).read_until(b'\n', bytes).map_err(|e| self.damaged(e))? as u64;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        self.take(read)?;
+        let mut too_long = false;
+        if bytes.last() != Some(&b'\n') && read == most {
+            too_long = true;
+            self.scan(None, &mut |chunk| chunk.iter().position(|b| *b == b'\n'))?;
+        }
+        let range = trimmed(bytes, start);
+        too_long |= range.len() as u64 > self.limits.line_bytes;
+        Ok(Some(Row { number: self.number, range, too_long }))
+    }
+
+    /// One element of an array: all up to the comma or bracket after it, so that one that is not
+    /// sound JSON does not hide the next.
+    fn element(&mut self, bytes: &mut Vec<u8>) -> Result<Option<Row>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let start = bytes.len();
+        let mut state = Json::default();
+        let (end, too_long) = self.scan(Some(bytes), &mut |chunk| state.end(chunk))?;
+        let range = trimmed(bytes, start);
+        match end {
+            End::File => {
+                let message = "the array is not closed: the file is cut off, or a text or bracket in this row is open";
+                return Err(self.fault(self.number + 1, message, "mend the row, or write one object a line"));
+            }
+            End::Byte(byte) => self.ended = byte == b']',
+        }
+        let empty = range.is_empty() && !too_long;
+        self.number += u64::from(!(self.ended && empty));
+        if self.ended {
+            self.only_blanks()?;
+            if empty {
+                return Ok(None);
+            }
+        }
+        let too_long = too_long || range.len() as u64 > self.limits.line_bytes;
+        Ok(Some(Row { number: self.number, range, too_long }))
+    }
+
+    /// Nothing may come after an array.
+    fn only_blanks(&mut self) -> Result<()> {
+        let (end, _) = self.scan(None, &mut |chunk| chunk.iter().position(|b| !blank(*b)))?;
+        match end {
+            End::File => Ok(()),
+            End::Byte(_) => {
+                Err(self.fault(self.number + 1, "text after the end of the array", "one array is one file"))
+            }
+        }
+    }
+
+    /// One CSV record, blank ones included.
+    fn record(&mut self, bytes: &mut Vec<u8>, delimiter: u8) -> Result<Option<Row>> {
+        let start = bytes.len();
+        let number = self.number + 1;
+        let mut state = csv::Scan::new(delimiter);
+        let before = self.taken;
+        let (end, too_long) = self.scan(Some(bytes), &mut |chunk| state.end(chunk))?;
+        if end == End::File {
+            if state.inside_quotes() {
+                let message = "a quoted cell that opens in this row is not closed";
+                return Err(self.fault(number, message, "quotes inside a quoted cell are written twice"));
+            }
+            if self.taken == before {
+                return Ok(None);
+            }
+        }
+        self.number = number + state.breaks();
+        // Blanks belong to the cells, but for the half of a line break.
+        let end = bytes.len() - usize::from(bytes[start..].ends_with(b"\r"));
+        let blank = bytes[start..end].iter().all(|b| *b != delimiter && blank(*b));
+        let range = start..if blank { start } else { end };
+        let too_long = too_long || range.len() as u64 > self.limits.line_bytes;
+        Ok(Some(Row { number, range, too_long }))
+    }
+
+    /// Reads up to and including the byte that `find` gives the place of, chunk by chunk; keeps what is
+    /// before it, up to a little more than the longest row. Tells what ended it, and whether it was cut.
+    fn scan(
+        &mut self,
+        mut keep: Option<&mut Vec<u8>>,
+        find: &mut dyn FnMut(&[u8]) -> Option<usize>,
+    ) -> Result<(End, bool)> {
+        let mut room = usize::try_from(self.limits.line_bytes.saturating_add(2)).unwrap_or(usize::MAX);
+        let mut cut = false;
+        loop {
+            let chunk = match self.reader.fill_buf() {
+                Ok(chunk) => chunk,
+                Err(e) => return Err(self.damaged(e)),
+            };
+            if chunk.is_empty() {
+                return Ok((End::File, cut));
+            }
+            let found = find(chunk);
+            let length = found.unwrap_or(chunk.len());
+            let end = found.map(|at| chunk[at]);
+            if let Some(bytes) = &mut keep {
+                let fits = length.min(room);
+                bytes.extend_from_slice(&chunk[..fits]);
+                room -= fits;
+                cut |= fits < length;
+            }
+            let used = length + usize::from(found.is_some());
+            self.reader.consume(used);
+            self.take(used as u64)?;
+            if let Some(byte) = end {
+                return Ok((End::Byte(byte), cut));
+            }
+        }
+    }
+
+    /// Counts bytes; too many are a fault.
+    fn take(&mut self, bytes: u64) -> Result<()> {
+        self.taken += bytes;
+        if self.taken <= self.limits.decompressed_bytes {
+            return Ok(());
+        }
+        let message = format!("more than {} bytes of text", self.limits.decompressed_bytes);
+        let advice = "raise ingest.max_decompressed_bytes if the file is meant to be this large";
+        Err(self.fault(self.number.max(1), &message, advice))
+    }
+
+    fn damaged(&self, source: std::io::Error) -> Error {
+        let kind = match self.packing {
+            Packing::Gzip => "gzip",
+            Packing::Zstd => "zstd",
+            _ => return Error::Io { path: self.label.clone(), source },
+        };
+        self.fault(
+            self.number + 1,
+            &format!("damaged or truncated {kind} data: {source}"),
+            "fetch or pack the file again",
+        )
+    }
+
+    fn fault(&self, line: u64, message: &str, advice: &str) -> Error {
+        Error::Data {
+            path: self.label.clone(),
+            line: Some(line),
+            field: None,
+            message: message.into(),
+            hint: Some(advice.into()),
+        }
+    }
+}
+
+/// Finds the end of an array's element: a comma or bracket outside of texts and other brackets.
+#[derive(Debug, Default)]
+struct Json {
+    depth: u64,
+    inside_text: bool,
+    escaped: bool,
+}
+
+impl Json {
+    fn end(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < chunk.len() {
+            if self.escaped {
+                self.escaped = false;
+                at += 1;
+                continue;
+            }
+            if self.inside_text {
+                at += chunk[at..].iter().position(|b| matches!(b, b'"' | b'\\'))?;
+                self.escaped = chunk[at] == b'\\';
+                self.inside_text = self.escaped;
+                at += 1;
+                continue;
+            }
+            match chunk[at] {
+                b'"' => self.inside_text = true,
+                b'{' | b'[' => self.depth += 1,
+                b',' | b']' if self.depth == 0 => return Some(at),
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+            at += 1;
+        }
+        None
+    }
+}
+
+/// Whether a text is one JSON array: a bracket, and then an object or nothing. Lines may begin with a
+/// bracket, too: rows that are lists, which are told one by one.
+fn opens_array(head: &[u8]) -> bool {
+    let mut words = head.iter().filter(|b| !blank(**b));
+    words.next() == Some(&b'[') && matches!(words.next(), Some(b'{' | b']') | None)
+}
+
+/// JSON's blanks.
+fn blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// The range of the row that begins at `start`, without blanks around it.
+fn trimmed(bytes: &[u8], start: usize) -> Range<usize> {
+    let row = &bytes[start..];
+    match row.iter().position(|b| !blank(*b)) {
+        None => start..start,
+        Some(first) => {
+            let last = row.iter().rposition(|b| !blank(*b)).unwrap_or(first);
+            start + first..start + last + 1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

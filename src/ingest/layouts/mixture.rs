@@ -1,0 +1,50 @@
+//! The preference mixtures of Tulu 3 (allenai) and Skywork: two conversations that differ in their
+//! last message only, and the name of the set a row came from.
+//!
+//! ```json
+//! {"source": "wildchat", "id": "...", "prompt": "Why?",
+//!  "chosen": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}],
+//!  "rejected": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No."}]}
+//! ```
+//!
+//! `prompt` and `id` are absent in Skywork's. Conversations whose contexts differ are no pair; such
+//! rows are counted as `different-contexts`.
+
+use super::super::record::{Body, Record, Side, Turn, different_contexts, ends_with_assistant, split_response, turns};
+use super::super::value::{Fault, Object, Read};
+use super::{has, has_list, has_text};
+use crate::rejects::reason;
+
+/// Whether the row looks like this layout: two message lists with a source, and no scores.
+pub fn fits(row: &Object<'_>) -> bool {
+    has_list(row, "chosen")
+        && has_list(row, "rejected")
+        && has_text(row, "source")
+        && !has_list(row, "prompt")
+        && !has(row, "score_chosen")
+        && !has(row, "score_rejected")
+}
+
+/// Reads one row.
+///
+/// # Errors
+/// The fault, with its field.
+pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
+    let mut chosen = Side { turns: turns(row.take("chosen"), "chosen")?, ..Side::default() };
+    let mut rejected = Side { turns: turns(row.take("rejected"), "rejected")?, ..Side::default() };
+    ends_with_assistant(&chosen.turns, "chosen")?;
+    ends_with_assistant(&rejected.turns, "rejected")?;
+    let prompt = split_response(&mut chosen);
+    if prompt != split_response(&mut rejected) {
+        return Err(different_contexts());
+    }
+    let prompt = match row.optional_text("prompt")? {
+        Some(text) if prompt.is_empty() => vec![Turn::user(text)],
+        _ => prompt,
+    };
+    if prompt.is_empty() {
+        let message = "chosen holds no message before the response";
+        return Err(Fault::new("chosen", reason::NO_PROMPT, message));
+    }
+    Record::new(prompt, Body::Pair(chosen, rejected)).checked("chosen")
+}

@@ -1,0 +1,171 @@
+//! One file per layout: what a row looks like, whether one does (`fits`), and how it becomes
+//! a [`Record`] (`read`).
+
+use serde::{Deserialize, Serialize};
+
+use super::IngestConfig;
+use super::record::Record;
+use super::value::{Fault, Object, Read, Value};
+use crate::rejects::reason;
+
+pub mod alpaca;
+pub mod argilla;
+pub mod binarized;
+pub mod helpsteer2;
+pub mod helpsteer3;
+pub mod hh_rlhf;
+pub mod mixture;
+pub mod nemo_rl;
+pub mod orca;
+pub mod sharegpt;
+pub mod trl;
+pub mod ultrafeedback;
+
+/// Layout of the input rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Told by the first rows of each file: the layout that most of them fit.
+    #[default]
+    Auto,
+    /// Raw UltraFeedback: instruction and scored completions.
+    Ultrafeedback,
+    /// HuggingFaceH4/ultrafeedback_binarized and allenai's cleaned one: prompt, and whole
+    /// conversations as chosen and rejected.
+    Binarized,
+    /// argilla's cleaned UltraFeedback: as binarized, with hyphens in `chosen-rating` and its kin.
+    Argilla,
+    /// TRL: prompt, chosen, rejected as texts or message lists, the prompt given or implied.
+    Trl,
+    /// Anthropic/hh-rlhf: two dialogues in one text each.
+    HhRlhf,
+    /// nvidia/HelpSteer2, preference: prompt, response_1, response_2, preference_strength.
+    Helpsteer2,
+    /// nvidia/HelpSteer3, preference: context, response1, response2, overall_preference.
+    Helpsteer3,
+    /// Tulu 3's and Skywork's preference mixtures: two conversations with equal contexts, and a source.
+    #[serde(alias = "tulu3", alias = "skywork")]
+    #[value(aliases = ["tulu3", "skywork"])]
+    Mixture,
+    /// Intel/orca_dpo_pairs: system, question, chosen, rejected.
+    Orca,
+    /// LLaMA-Factory's ranking data, Alpaca style: instruction, input, chosen, rejected.
+    Alpaca,
+    /// LLaMA-Factory's ranking data, ShareGPT style: conversations, chosen, rejected.
+    Sharegpt,
+    /// NeMo-RL: context and ranked completions.
+    NemoRl,
+}
+
+/// A layout: its name and its functions.
+pub struct Layout {
+    /// Its name.
+    pub format: Format,
+    /// Whether its rows are scored completions; pairs otherwise.
+    pub scored: bool,
+    fits: fn(&Object<'_>) -> bool,
+    read: for<'a> fn(Object<'a>, &IngestConfig) -> Read<Record<'a>>,
+}
+
+/// All layouts, from the most to the least specific.
+static LAYOUTS: [Layout; 13] = [
+    Layout { format: Format::NemoRl, scored: true, fits: nemo_rl::fits, read: |row, _| nemo_rl::read(row) },
+    Layout { format: Format::Ultrafeedback, scored: true, fits: ultrafeedback::fits, read: ultrafeedback::read },
+    Layout { format: Format::Helpsteer3, scored: false, fits: helpsteer3::fits, read: |row, _| helpsteer3::read(row) },
+    Layout { format: Format::Helpsteer2, scored: false, fits: helpsteer2::fits, read: |row, _| helpsteer2::read(row) },
+    Layout { format: Format::Sharegpt, scored: false, fits: sharegpt::fits, read: |row, _| sharegpt::read(row) },
+    Layout { format: Format::Argilla, scored: false, fits: argilla::fits, read: |row, _| argilla::read(row) },
+    Layout { format: Format::Orca, scored: false, fits: orca::fits, read: |row, _| orca::read(row) },
+    Layout { format: Format::Alpaca, scored: false, fits: alpaca::fits, read: |row, _| alpaca::read(row) },
+    Layout { format: Format::Mixture, scored: false, fits: mixture::fits, read: |row, _| mixture::read(row) },
+    Layout { format: Format::Binarized, scored: false, fits: binarized::fits, read: |row, _| binarized::read(row) },
+    Layout { format: Format::HhRlhf, scored: false, fits: hh_rlhf::fits, read: |row, _| hh_rlhf::read(row) },
+    Layout { format: Format::Trl, scored: false, fits: trl::fits_given, read: |row, _| trl::read_given(row) },
+    Layout { format: Format::Trl, scored: false, fits: trl::fits, read: |row, _| trl::read(row) },
+];
+
+impl Layout {
+    /// The most specific layout that a row fits.
+    pub fn of(row: &Object<'_>) -> Option<&'static Layout> {
+        LAYOUTS.iter().find(|layout| (layout.fits)(row))
+    }
+
+    /// The layout of most of the first rows that fit any: one odd row does not decide over a file.
+    pub fn of_most(rows: impl Iterator<Item = Option<&'static Layout>>) -> Option<&'static Layout> {
+        let mut votes = [0usize; LAYOUTS.len()];
+        for layout in rows.flatten().take(64) {
+            votes[LAYOUTS.iter().position(|l| std::ptr::eq(l, layout))?] += 1;
+        }
+        let most = *votes.iter().max()?;
+        let first = votes.iter().position(|n| *n == most && most > 0)?;
+        Some(&LAYOUTS[first])
+    }
+
+    /// The layout of this name, the least specific of several; none for `auto`.
+    pub fn named(format: Format) -> Option<&'static Layout> {
+        LAYOUTS.iter().rfind(|layout| layout.format == format)
+    }
+}
+
+impl std::fmt::Debug for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.format)
+    }
+}
+
+/// Reads one row, whatever its layout: what all layouts have in common, then what is the layout's own.
+///
+/// # Errors
+/// The fault, with its field.
+pub fn read<'a>(
+    layout: Option<&Layout>,
+    mut row: Object<'a>,
+    config: &IngestConfig,
+    keys: impl FnOnce() -> Vec<String>,
+) -> Read<Record<'a>> {
+    let Some(layout) = layout else { return Err(unknown(&row, &keys())) };
+    let source = row.optional_text("source")?;
+    let annotator = row.optional_name("annotator")?;
+    let flip_probability = row.optional_number("flip_probability")?;
+    if let Some(p) = flip_probability.filter(|p| !(0.0..=1.0).contains(p)) {
+        let message = format!("expected a probability between 0 and 1, got {p}");
+        return Err(Fault::new("flip_probability", reason::WRONG_TYPE, message));
+    }
+    let record = (layout.read)(row, config)?;
+    Ok(Record { source, annotator, flip_probability, ..record })
+}
+
+/// The fault of a row that fits no layout.
+fn unknown(row: &Object<'_>, keys: &[String]) -> Fault {
+    let has = match keys {
+        [] => "no known field".into(),
+        _ if keys.len() > 12 => format!("{} and more", keys[..12].join(", ")),
+        _ => keys.join(", "),
+    };
+    let one_response = row.get("response").is_some() && row.get("helpfulness").is_some();
+    let advice = if one_response {
+        "; rows with one rated response each give no pairs: HelpSteer2 has its pairs in preference/"
+    } else {
+        ""
+    };
+    let message = format!("expected instruction and completions, or chosen and rejected; the row has {has}{advice}");
+    Fault::new("", reason::UNKNOWN_LAYOUT, message)
+}
+
+/// Whether a key is there and not null.
+fn has(row: &Object<'_>, key: &str) -> bool {
+    row.get(key).is_some_and(|value| *value != Value::Null)
+}
+
+/// Whether a key holds a text.
+fn has_text(row: &Object<'_>, key: &str) -> bool {
+    matches!(row.get(key), Some(Value::Text(_)))
+}
+
+/// Whether a key holds a list.
+fn has_list(row: &Object<'_>, key: &str) -> bool {
+    matches!(row.get(key), Some(Value::List(_)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Which keys of a row are read, and under which names: those that the layouts know, and the
+//! columns that the user says are one of these (`prepare.ingest.columns`).
+
+macro_rules! known_keys {
+    ($($key:literal)*) => {
+        /// Every key that some layout reads. All others are skipped without being stored.
+        pub const KNOWN_KEYS: &[&str] = &[$($key),*];
+
+        /// The key as one of [`KNOWN_KEYS`].
+        pub fn known(key: &str) -> Option<&'static str> {
+            match key {
+                $($key => Some($key),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+known_keys! {
+    "source" "instruction" "completions" "model" "response" "overall_score" "annotations"
+    "helpfulness" "honesty" "truthfulness" "instruction_following" "Rating" "fine-grained_score"
+    "prompt" "chosen" "rejected" "role" "content" "score_chosen" "score_rejected"
+    "chosen_model" "rejected_model" "chosen-rating" "rejected-rating" "chosen-model" "rejected-model"
+    "annotator" "flip_probability" "system" "question" "input" "history" "conversations" "from" "value"
+    "context" "rank" "completion" "response_1" "response_2" "preference_strength"
+    "response1" "response2" "overall_preference"
+}
+
+/// Names that a column of the user's may be given: the keys of a row, not those inside it.
+const TARGETS: [&str; 25] = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "source",
+    "score_chosen",
+    "score_rejected",
+    "chosen_model",
+    "rejected_model",
+    "annotator",
+    "flip_probability",
+    "noise_p",
+    "system",
+    "instruction",
+    "input",
+    "history",
+    "question",
+    "context",
+    "completions",
+    "conversations",
+    "response_1",
+    "response_2",
+    "preference_strength",
+    "response1",
+    "response2",
+    "overall_preference",
+];
+
+/// What is done with a key.
+#[derive(Debug, Clone, Copy)]
+pub enum Step<'n> {
+    /// Its value is kept under this name.
+    Take(&'static str),
+    /// Its value is an object, some of whose keys are wanted.
+    Into(&'n Node),
+    /// Its value is skipped.
+    Skip,
+}
+
+/// Keys of one level of a row, as the user named them.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    keys: Vec<(String, Child)>,
+}
+
+#[derive(Debug, Clone)]
+enum Child {
+    Column(&'static str),
+    Inside(Node),
+}
+
+impl Node {
+    /// What is done with a key of this level.
+    pub fn step(&self, key: &str) -> Step<'_> {
+        match self.keys.iter().find(|(k, _)| k == key) {
+            Some((_, Child::Column(target))) => Step::Take(target),
+            Some((_, Child::Inside(node))) => Step::Into(node),
+            None => Step::Skip,
+        }
+    }
+
+    /// Adds a path; false where it ends inside or above another one.
+    fn add(&mut self, path: &[&str], target: &'static str) -> bool {
+        let Some((first, rest)) = path.split_first() else { return false };
+        let at = self.keys.iter().position(|(k, _)| k == first);
+        match (at, rest.is_empty()) {
+            (None, true) => {
+                self.keys.push((first.to_string(), Child::Column(target)));
+                true
+            }
+            (None, false) => {
+                let mut node = Node::default();
+                node.add(rest, target);
+                self.keys.push((first.to_string(), Child::Inside(node)));
+                true
+            }
+            (Some(at), false) => match &mut self.keys[at].1 {
+                Child::Inside(node) => node.add(rest, target),
+                Child::Column(_) => false,
+            },
+            (Some(_), true) => false,
+        }
+    }
+}
+
+/// The names of a row's keys.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    root: Node,
+    targets: Vec<&'static str>,
+}
+
+impl Names {
+    /// Reads entries `TARGET=COLUMN`. A column is a key of the row, or a path of keys with dots between.
+    ///
+    /// # Errors
+    /// All that is wrong with the entries, in words.
+    pub fn parse(entries: &[String]) -> Result<Names, Vec<String>> {
+        let mut names = Names::default();
+        let mut faults = Vec::new();
+        for entry in entries {
+            if let Err(fault) = names.add(entry) {
+                faults.push(format!("{entry:?}: {fault}"));
+            }
+        }
+        if faults.is_empty() { Ok(names) } else { Err(faults) }
+    }
+
+    fn add(&mut self, entry: &str) -> Result<(), String> {
+        let Some((target, column)) = entry.split_once('=').map(|(t, c)| (t.trim(), c.trim())) else {
+            return Err("expected TARGET=COLUMN, for example \"prompt=question\"".into());
+        };
+        let Some(target) = TARGETS.iter().find(|t| **t == target) else {
+            return Err(format!("{target:?} is no target; expected one of {}", TARGETS.join(", ")));
+        };
+        // What noise is to do is a probability of its own; the ledger's column has the other name.
+        let target = if *target == "noise_p" { "flip_probability" } else { *target };
+        if self.targets.contains(&target) {
+            return Err(format!("{target} has a column already"));
+        }
+        let path: Vec<&str> = column.split('.').collect();
+        if path.iter().any(|key| key.is_empty()) {
+            return Err("expected a column, or a path of keys with dots between them".into());
+        }
+        if !self.root.add(&path, target) {
+            return Err(format!("{column} is taken already, or lies inside or around another one"));
+        }
+        // The name of a flat column may have dots in it.
+        if path.len() > 1 {
+            self.root.add(&[column], target);
+        }
+        self.targets.push(target);
+        Ok(())
+    }
+
+    /// These names, where any column is renamed.
+    pub fn renamed(&self) -> Option<&Names> {
+        (!self.targets.is_empty()).then_some(self)
+    }
+
+    /// What is done with a key of the row itself: the user's word comes first, and a column whose
+    /// name was given to another one is skipped.
+    pub fn top(&self, key: &str) -> Step<'_> {
+        match self.root.step(key) {
+            Step::Skip => match known(key) {
+                Some(name) if !self.targets.contains(&name) => Step::Take(name),
+                _ => Step::Skip,
+            },
+            step => step,
+        }
+    }
+
+    /// Whether a key of the row itself is read.
+    pub fn knows(&self, key: &str) -> bool {
+        !matches!(self.top(key), Step::Skip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(entries: &[&str]) -> Result<Names, Vec<String>> {
+        Names::parse(&entries.iter().map(|e| e.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_users_word_comes_first() {
+        let names = names(&["prompt=question", "chosen=data.good", "rejected = data.bad.text", "source=a.b"]).unwrap();
+        assert!(matches!(names.top("question"), Step::Take("prompt")));
+        assert!(matches!(names.top("prompt"), Step::Skip), "its name was given away");
+        assert!(matches!(names.top("score_chosen"), Step::Take("score_chosen")));
+        assert!(matches!(names.top("a.b"), Step::Take("source")), "a flat column with a dot");
+        let Step::Into(data) = names.top("data") else { panic!() };
+        assert!(matches!(data.step("good"), Step::Take("chosen")));
+        assert!(matches!(data.step("prompt"), Step::Skip));
+        let Step::Into(bad) = data.step("bad") else { panic!() };
+        assert!(matches!(bad.step("text"), Step::Take("rejected")));
+        assert!(Names::default().renamed().is_none());
+    }
+
+    #[test]
+    fn all_faults_are_told() {
+        let faults = names(&["prompt", "promt=x", "prompt=a", "prompt=b", "chosen=a", "rejected=a.b", "source=.x"]);
+        let faults = faults.unwrap_err();
+        assert_eq!(faults.len(), 6, "{faults:#?}");
+        assert!(faults[0].contains("expected TARGET=COLUMN"));
+        assert!(faults[1].contains("\"promt\" is no target"));
+        assert!(faults[2].contains("prompt has a column already"));
+        assert!(faults[3].contains("a is taken already"));
+    }
+
+    #[test]
+    fn every_target_is_a_key_that_is_read() {
+        for target in TARGETS {
+            let names = names(&[&format!("{target}=x")]).unwrap();
+            assert!(matches!(names.top("x"), Step::Take(name) if known(name) == Some(name)), "{target}");
+        }
+        assert!(KNOWN_KEYS.iter().all(|key| known(key) == Some(key)));
+    }
+}

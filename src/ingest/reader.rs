@@ -1,0 +1,275 @@
+//! Reading of one file: rows are parsed in parallel, sound ones parted from faulty ones, and both
+//! handed over in batches.
+
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use rayon::prelude::*;
+
+use super::files::columns::Columns;
+use super::files::guard::guarded;
+use super::files::parquet::Parquet;
+use super::files::text::{Block, Framing, Row, Text};
+use super::files::{Packing, arrow};
+use super::json::parse_json;
+use super::layouts::{self, Layout};
+use super::names::Names;
+use super::record::{self, Record};
+use super::value::{Fault, Object, Read, Value, describe};
+use super::{Batch, IngestConfig, Input, NAME_COLUMNS, OnBadRow, OnWrongTens, Position, WrongTens};
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::manifest::InputFile;
+use crate::progress::Progress;
+use crate::rejects::{Reject, reason};
+
+/// Reading of one file.
+pub struct Reader<'a> {
+    input: &'a Input,
+    index: u32,
+    /// Rows up to this line were read before.
+    done: u64,
+    layout: Option<&'static Layout>,
+    config: &'a IngestConfig,
+    names: &'a Names,
+    progress: &'a dyn Progress,
+    rows: u64,
+    sink: &'a mut dyn FnMut(Batch) -> Result<()>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of the `index`-th input that hands over what comes behind `from`.
+    pub fn new(
+        input: &'a Input,
+        index: u32,
+        config: &'a IngestConfig,
+        names: &'a Names,
+        from: Option<Position>,
+        progress: &'a dyn Progress,
+        sink: &'a mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Reader<'a> {
+        let done = match from {
+            Some(at) if index < at.file => u64::MAX,
+            Some(at) if index == at.file => at.line,
+            _ => 0,
+        };
+        let layout = Layout::named(input.wanted(config));
+        Reader { input, index, done, layout, config, names, progress, rows: 0, sink }
+    }
+
+    /// Reads the file to its end.
+    ///
+    /// # Errors
+    /// See [`super::read`].
+    pub fn read(mut self) -> Result<InputFile> {
+        let packing = Packing::of(self.input)?;
+        let path = &self.input.path;
+        let hashed = std::thread::scope(|scope| {
+            // The file is hashed beside the reading, while it is in the page cache anyway.
+            let hash = scope.spawn(|| artifact::hash_file(path));
+            match packing {
+                Packing::Parquet => self.parquet()?,
+                Packing::Arrow => self.arrow()?,
+                _ => self.text(packing)?,
+            }
+            hash.join().unwrap_or_else(|_| Err(Error::run("hashing an input file failed")))
+        });
+        let (bytes, blake3) = hashed?;
+        if self.rows == 0 {
+            return Err(self.input.fault(None, "the file has no rows"));
+        }
+        let path = self.input.label.display().to_string();
+        Ok(InputFile { path, bytes, blake3, rows_read: self.rows, ..InputFile::default() })
+    }
+
+    fn text(&mut self, packing: Packing) -> Result<()> {
+        let text = Text::open(self.input, packing, self.names, self.config.limits())?;
+        let framing = text.framing();
+        ahead(|to| text.send(to), |from| from.iter().try_for_each(|block| self.block(&block, &framing)))
+    }
+
+    fn block(&mut self, block: &Block, framing: &Framing) -> Result<()> {
+        let (names, limit) = (self.names, self.config.max_line_bytes);
+        let parse = |row: &Row| parse_row(row, &block.bytes[row.range.clone()], framing, names, limit);
+        if self.layout.is_none() {
+            self.layout = Layout::of_most(block.rows.iter().map(|row| Layout::of(&parse(row).ok()?)));
+        }
+        let rows = &block.rows[self.skip(&block.rows)..];
+        let (layout, config) = (self.layout, self.config);
+        let read = |row: &Row| {
+            let keys = || keys_of(&block.bytes[row.range.clone()], framing);
+            layouts::read(layout, parse(row)?, config, keys)
+        };
+        let records: Vec<Read<Record<'_>>> = rows.par_iter().map(read).collect();
+        self.hand_over(records, |i| rows[i].number, |i| group_of(&block.bytes[rows[i].range.clone()]))
+    }
+
+    /// Counts the first rows of these that were read before; gives their number.
+    fn skip(&mut self, rows: &[Row]) -> usize {
+        let skipped = rows.partition_point(|row| row.number <= self.done);
+        self.count(skipped as u64);
+        skipped
+    }
+
+    fn count(&mut self, rows: u64) {
+        self.rows += rows;
+        self.progress.advance(rows);
+    }
+
+    fn parquet(&mut self) -> Result<()> {
+        let parquet = Parquet::open(self.input, self.names, self.config.limits())?;
+        if self.done >= parquet.rows {
+            self.count(parquet.rows);
+            return Ok(());
+        }
+        ahead(
+            |to| parquet.send(to),
+            |from| from.iter().try_for_each(|(before, batch)| self.columns(before, &batch, "Parquet")),
+        )
+    }
+
+    fn arrow(&mut self) -> Result<()> {
+        let (input, names) = (self.input, self.names);
+        ahead(
+            |to| arrow::send(input, names, to),
+            |from| from.iter().try_for_each(|(before, batch)| self.columns(before, &batch, "Arrow")),
+        )
+    }
+
+    fn columns(&mut self, before: u64, batch: &::arrow::array::RecordBatch, kind: &str) -> Result<()> {
+        let height = batch.num_rows() as u64;
+        if before + height <= self.done && self.layout.is_some() {
+            self.count(height);
+            return Ok(());
+        }
+        let columns = guarded(self.input, kind, || Columns::new(batch, self.names))?;
+        if self.layout.is_none() {
+            self.layout = Layout::of_most((0..columns.height).map(|i| Layout::of(&columns.present(i))));
+        }
+        let skipped = self.done.saturating_sub(before).min(height);
+        self.count(skipped);
+        let (layout, config) = (self.layout, self.config);
+        let read = |i: usize| {
+            if columns.weight(i) > config.max_line_bytes {
+                return Err(too_long(config.max_line_bytes));
+            }
+            layouts::read(layout, columns.row(i), config, || columns.keys())
+        };
+        for piece in columns.pieces() {
+            // Where pieces end does not depend on where reading goes on.
+            let start = piece.start.max(skipped as usize);
+            let records: Vec<Read<Record<'_>>> = (start..piece.end.max(start)).into_par_iter().map(read).collect();
+            let number = |i: usize| before + (start + i + 1) as u64;
+            self.hand_over(records, number, |i| group_of(&number(i).to_le_bytes()))?;
+        }
+        Ok(())
+    }
+
+    /// Parts sound rows from faulty ones and hands both over, or stops at the first fault.
+    fn hand_over(
+        &mut self,
+        records: Vec<Read<Record<'_>>>,
+        number: impl Fn(usize) -> u64,
+        group: impl Fn(usize) -> u64,
+    ) -> Result<()> {
+        let read = records.len() as u64;
+        let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
+        let mut sound = Vec::with_capacity(records.len());
+        let mut rejects = Vec::new();
+        let mut wrong_tens = WrongTens::default();
+        for (i, record) in records.into_iter().enumerate() {
+            let record = record.and_then(|record| {
+                wrong_tens += record.wrong_tens;
+                without_wrong_tens(record, self.config.wrong_tens)
+            });
+            match record {
+                Ok(record) => sound.push((number(i), record)),
+                Err(fault) if fault.decision || self.config.on_bad_row == OnBadRow::Skip => {
+                    let Fault { field, reason, message, .. } = fault;
+                    let line = number(i);
+                    rejects.push(Reject { file: self.index, line, field, reason, detail: message, group: group(i) });
+                }
+                Err(fault) => return Err(self.error(number(i), fault)),
+            }
+        }
+        let scored = self.layout.is_some_and(|layout| layout.scored);
+        let frame = record::to_frame(&sound, self.index, scored)?;
+        (self.sink)(Batch { frame, rejects, file: self.index, last_line: number(last), wrong_tens })?;
+        self.count(read);
+        Ok(())
+    }
+
+    fn error(&self, line: u64, fault: Fault) -> Error {
+        let mut advice = "pass --on-bad-row skip to drop and count such rows".to_string();
+        if fault.reason == reason::UNKNOWN_LAYOUT {
+            advice = format!("{NAME_COLUMNS}; or {advice}");
+        }
+        Error::Data {
+            path: self.input.label.clone(),
+            line: Some(line),
+            field: Some(fault.field).filter(|f| !f.is_empty()),
+            message: fault.message,
+            hint: Some(advice),
+        }
+    }
+}
+
+/// Runs a sender on a thread of its own, one item ahead of the taker.
+fn ahead<T: Send>(
+    send: impl FnOnce(&SyncSender<T>) -> Result<()> + Send,
+    take: impl FnOnce(&Receiver<T>) -> Result<()>,
+) -> Result<()> {
+    let (to, from) = std::sync::mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(move || send(&to));
+        let taken = take(&from);
+        // After a fault the other thread stops when it finds nobody listening.
+        drop(from);
+        let sent = sending.join().unwrap_or_else(|_| Err(Error::run("reading an input file failed")));
+        taken.and(sent)
+    })
+}
+
+/// Refuses a row with a wrong ten, where that is asked for.
+fn without_wrong_tens(record: Record<'_>, policy: OnWrongTens) -> Read<Record<'_>> {
+    let WrongTens { certain, suspicious } = record.wrong_tens;
+    if policy != OnWrongTens::Reject || certain + suspicious == 0 {
+        return Ok(record);
+    }
+    let message = format!("{certain} scores of 10 are 1 by their ratings, {suspicious} more are doubtful");
+    Err(Fault::decision("completions", reason::WRONG_TEN, message))
+}
+
+fn parse_row<'a>(row: &Row, bytes: &'a [u8], framing: &Framing, names: &Names, limit: u64) -> Read<Object<'a>> {
+    if row.too_long {
+        return Err(too_long(limit));
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| Fault::new("", reason::INVALID_UTF8, format!("not UTF-8 from byte {} on", e.valid_up_to() + 1)))?;
+    if let Framing::Csv(dialect) = framing {
+        return dialect.row(text);
+    }
+    match parse_json(text, names)? {
+        Value::Object(row) => Ok(row),
+        other => Err(Fault::new("", reason::WRONG_TYPE, format!("expected a JSON object, got {}", describe(&other)))),
+    }
+}
+
+fn too_long(limit: u64) -> Fault {
+    Fault::new("", reason::TOO_LONG, format!("longer than {limit} bytes"))
+}
+
+/// What decides the shard of a row whose prompt could not be read.
+fn group_of(bytes: &[u8]) -> u64 {
+    let hash = blake3::hash(bytes);
+    hash.as_bytes()[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+fn keys_of(row: &[u8], framing: &Framing) -> Vec<String> {
+    if let Framing::Csv(dialect) = framing {
+        return dialect.keys.clone();
+    }
+    match serde_json::from_slice(row) {
+        Ok(serde_json::Value::Object(map)) => map.keys().cloned().collect(),
+        _ => Vec::new(),
+    }
+}

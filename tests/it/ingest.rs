@@ -1,0 +1,139 @@
+//! Layouts and file formats through the command line, and real data where there is some.
+
+use std::path::PathBuf;
+
+use crate::support::{Sandbox, contents, repository, sample, texts};
+
+/// Both splits of a column.
+fn both(sandbox: &Sandbox, out: &str, of: impl Fn(&polars::prelude::DataFrame) -> Vec<String>) -> Vec<String> {
+    let split = |s: &&str| of(&sandbox.parquet(&format!("{out}/pairs/{s}.parquet")));
+    let mut all: Vec<String> = ["train", "test"].iter().flat_map(split).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn columns_of_ones_own() {
+    let sandbox = Sandbox::new();
+    sandbox.write("questions.csv", sample("questions.csv"));
+    let plain = sandbox.ends(3, "prepare --input questions.csv --out out");
+    assert!(plain.stderr.contains("the row has question, answer_a, answer_b, judge, confidence"), "{}", plain.stderr);
+    assert!(
+        plain.stderr.contains("hint: say what the columns are, for example prepare.ingest.columns"),
+        "{}",
+        plain.stderr
+    );
+
+    sandbox.ok("prepare --input questions.csv --out out --columns prompt=question chosen=answer_a rejected=answer_b");
+    let prompts = both(&sandbox, "out", |f| contents(f, "prompt"));
+    assert_eq!(prompts[0], "How do I fold a letter\nin three?");
+    assert_eq!(prompts.len(), 3);
+    // The same in a recipe.
+    sandbox.write(
+        "recipe.toml",
+        "[prepare]\ninput = [\"questions.csv\"]\nout = \"again\"\n[prepare.ingest]\n\
+         columns = [\"prompt=question\", \"chosen=answer_a\", \"rejected=answer_b\"]\n",
+    );
+    sandbox.ok("prepare --config recipe.toml");
+    for file in ["pairs/train.parquet", "pairs/test.parquet", "rejects.parquet"] {
+        assert_eq!(sandbox.bytes(&format!("out/{file}")), sandbox.bytes(&format!("again/{file}")), "{file}");
+    }
+    let wrong = sandbox.ends(2, "prepare --input questions.csv --out no --columns prompt=question promt=x chosen");
+    for part in ["prepare.ingest.columns: \"promt=x\": \"promt\" is no target", "\"chosen\": expected TARGET=COLUMN"] {
+        assert!(wrong.stderr.contains(part), "{}", wrong.stderr);
+    }
+}
+
+#[test]
+fn a_layout_can_be_told() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tulu.jsonl", sample("tulu3.jsonl"));
+    for format in ["auto", "mixture", "tulu3", "skywork", "trl", "binarized"] {
+        sandbox.ok(&format!("prepare --input tulu.jsonl --out {format} --format {format}"));
+        assert_eq!(both(&sandbox, format, |f| texts(f, "source")), ["letters", "riddles"]);
+    }
+    let other = sandbox.ends(2, "prepare --input tulu.jsonl --out x --format tulu");
+    assert!(other.stderr.contains("expected one of"), "{}", other.stderr);
+}
+
+#[test]
+fn decisions_of_layouts_stop_nothing() {
+    let sandbox = Sandbox::new();
+    let tie = r#"{"context": [{"role": "user", "content": "Tie?"}], "response1": "a", "response2": "b", "overall_preference": 0}"#;
+    sandbox.write("in.jsonl", format!("{}{tie}\n", sample("helpsteer3.jsonl")));
+    sandbox.ok("prepare --input in.jsonl --out out");
+    let rejects = sandbox.parquet("out/rejects.parquet");
+    assert_eq!(texts(&rejects, "reason"), ["no-preference"]);
+    let input = &sandbox.json("out/manifest.json")["inputs"][0];
+    assert_eq!((input["rows_read"].as_u64(), input["rows_kept"].as_u64()), (Some(4), Some(3)));
+}
+
+#[test]
+fn wrong_tens_are_told_and_counted() {
+    let sandbox = Sandbox::new();
+    let completion = |name: &str, score: u32, mean: f64| {
+        format!(
+            r#"{{"model": "{name}", "response": "{name}", "overall_score": {score}, "fine-grained_score": {mean}}}"#
+        )
+    };
+    let row = |prompt: &str, first: String| {
+        let second = completion("plain", 7, 4.5);
+        format!("{{\"instruction\": \"{prompt}\", \"completions\": [{first}, {second}]}}\n")
+    };
+    let rows = [row("One?", completion("wrong", 10, 1.5)), row("Two?", completion("right", 10, 4.75))];
+    sandbox.write("raw.jsonl", rows.concat());
+    let chosen = |out: &str| both(&sandbox, out, |f| contents(f, "chosen"));
+    let said = sandbox.ok("prepare --input raw.jsonl --out warn").stderr;
+    assert!(said.contains("1 overall scores of 10 are 1 by their ratings"), "{said}");
+    assert_eq!(chosen("warn"), ["right", "wrong"]);
+    let said = sandbox.ok("prepare --input raw.jsonl --out repair --set prepare.ingest.wrong_tens=repair").stderr;
+    assert!(!said.contains("overall scores of 10"), "{said}");
+    assert_eq!(chosen("repair"), ["plain", "right"]);
+    sandbox.ok("prepare --input raw.jsonl --out reject --set prepare.ingest.wrong_tens=reject");
+    assert_eq!(chosen("reject"), ["right"]);
+    assert_eq!(texts(&sandbox.parquet("reject/rejects.parquet"), "reason"), ["wrong-ten"]);
+    for out in ["warn", "repair", "reject"] {
+        let facts = &sandbox.json(&format!("{out}/manifest.json"))["facts"]["wrong_tens"];
+        assert_eq!((facts["certain"].as_u64(), facts["suspicious"].as_u64()), (Some(1), Some(0)), "{out}");
+    }
+    let args = "--set prepare.ingest.wrong_tens=repair --set prepare.ingest.score=honesty";
+    let said = sandbox.ends(2, &format!("prepare --input raw.jsonl --out no {args}")).stderr;
+    assert!(said.contains("prepare.ingest.wrong_tens: has no effect"), "{said}");
+}
+
+/// Real files beside the repository; none where there are none.
+fn shared(name: &str) -> Option<PathBuf> {
+    let root = repository();
+    let found = root.ancestors().skip(1).take(2).map(|above| above.join("shared/data").join(name)).find(|p| p.exists());
+    if found.is_none() {
+        println!("skipped: {name} is not there");
+    }
+    found
+}
+
+#[test]
+fn real_files_are_read_to_the_last_row() {
+    for (name, rows, kept) in [
+        ("ultrafeedback_binarized/train.jsonl.gz", 1000, 1000 - 4 - 2),
+        ("ultrafeedback_binarized/test.jsonl.gz", 200, 199),
+        ("ultrafeedback_binarized/test.parquet", 200, 199),
+        ("alpaca_eval_prefs/train.jsonl.gz", 685, 685),
+        ("alpaca_eval_prefs/test.jsonl.gz", 120, 120),
+    ] {
+        let Some(path) = shared(name) else { continue };
+        let sandbox = Sandbox::new();
+        let path = path.display().to_string();
+        let summary = sandbox.run(&["prepare", "--input", &path, "--dry-run", "--json"]).json();
+        assert_eq!(
+            (summary["rows_read"].as_u64(), summary["rows_kept"].as_u64()),
+            (Some(rows), Some(kept)),
+            "{summary}"
+        );
+    }
+    // One JSON array, of another kind of rows.
+    let Some(path) = shared("eval/truthfulqa_mc.json.gz") else { return };
+    let sandbox = Sandbox::new();
+    let path = path.display().to_string();
+    let output = sandbox.run(&["prepare", "--input", &path, "--dry-run", "--on-bad-row", "skip"]);
+    assert!(output.stderr.contains("none of the 817 rows read gives a pair: 817 unknown-layout"), "{}", output.stderr);
+}
