@@ -145,3 +145,6 @@ fn count(counts: &mut BTreeMap<String, Tally>, name: &str, one: Tally) {
         None => counts.entry(name.to_string()).or_default().add(one),
     }
 }
+
+#[cfg(test)]
+mod tests;

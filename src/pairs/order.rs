@@ -294,3 +294,6 @@ impl<'a> Keys<'a> {
             .then_with(|| self.place(a).cmp(&self.place(b)))
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;
