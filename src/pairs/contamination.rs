@@ -344,11 +344,11 @@ mod tests {
     fn questions_are_found_whole_or_by_thirteen_words() {
         let whole = hit("So: why is it a  BAD idea to give a mouse, a cookie? Tell me.").unwrap();
         assert_eq!(whole, ("tq".into(), "why is it a  BAD idea to give a mouse, a cookie".into(), vec![0]));
-        let part = hit("I know that 12 cows and buys 7 more each year for five years, then what?").unwrap();
-        assert_eq!(part, ("math".into(), "12 cows and buys 7 more each year for five years, then".into(), vec![1]));
+        let part = hit("He has 12 cows and buys 7 more each year for five years, then what?").unwrap();
+        assert_eq!(part, ("math".into(), "has 12 cows and buys 7 more each year for five years, then".into(), vec![1]));
         // Eleven words are the whole of one question, ten are not; twelve are too few of a longer one.
         assert_eq!(hit("is it a bad idea to give a mouse a cookie?"), None);
-        assert_eq!(hit("cows and buys 7 more each year for five years, then"), None);
+        assert_eq!(hit("12 cows and buys 7 more each year for five years, then"), None);
         // A short question counts alone only, a very short one never.
         assert_eq!(hit("who wrote Faust, part one"), Some(("tq".into(), "who wrote Faust, part one".into(), vec![2])));
         assert_eq!(hit("Tell me who wrote Faust Part One?"), None);

@@ -431,7 +431,7 @@ mod tests {
         assert_eq!((plan.facts.prompts, plan.facts.clusters, plan.facts.dropped_prompts), (8, 2, 2));
         let detail = &rejects[0].detail;
         assert!(
-            detail.starts_with("nearly the prompt of in.jsonl: line ") && detail.contains("similarity 0.9"),
+            detail.starts_with("nearly the prompt of in.jsonl: line ") && detail.contains("(similarity 0."),
             "{detail}"
         );
     }

@@ -17,7 +17,7 @@ pub struct Word {
 pub fn words(text: &str) -> Vec<Word> {
     let mut words = Vec::with_capacity(text.len() / 6);
     let mut run: Option<Range<usize>> = None;
-    let mut before = ' ';
+    let mut before = '\n';
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         let end = at + c.len_utf8();
@@ -56,7 +56,7 @@ fn stands_alone(c: char) -> bool {
 fn is_symbol(c: char, before: char, after: char) -> bool {
     match c {
         // A minus stands free or before a number; a hyphen joins words or begins a line of a list.
-        '-' => (before.is_whitespace() && after.is_whitespace()) || after.is_ascii_digit(),
+        '-' => (matches!(before, ' ' | '\t') && after.is_whitespace()) || after.is_ascii_digit(),
         '.' | ',' | ';' | ':' | '!' | '?' | '\'' | '"' | '`' | '(' | ')' | '[' | ']' | '{' | '}' | '_' => false,
         '\u{a1}' | '\u{ab}' | '\u{b7}' | '\u{bb}' | '\u{bf}' | '\u{ad}' | '\u{fe0f}' | '\u{feff}' => false,
         // Dashes, quotes, dots, marks without width; punctuation of East Asia in both widths.
