@@ -209,7 +209,7 @@ impl ModelTokenizer {
     }
 
     /// Whether a BOS in front is the model's mark for the beginning, not just a token of the template.
-    fn begins_with_bos(&self) -> bool {
+    pub(super) fn begins_with_bos(&self) -> bool {
         self.wants_bos || self.template.source().contains("bos_token")
     }
 

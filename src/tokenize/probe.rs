@@ -114,7 +114,15 @@ pub(super) fn cut_tokens(inner: &Tokenizer) -> BTreeSet<u32> {
     if added.values().any(|t| t.single_word) {
         return BTreeSet::new();
     }
-    added.iter().filter(|(_, t)| !t.normalized && !t.rstrip).map(|(id, _)| *id).collect()
+    // A token that begins another (runs of line feeds do) might become the other by what follows.
+    let mut contents: Vec<&str> = added.values().map(|t| t.content.as_str()).collect();
+    contents.sort_unstable();
+    let begins_another = |content: &str| {
+        let next = contents.partition_point(|c| *c <= content);
+        contents.get(next).is_some_and(|c| c.starts_with(content))
+    };
+    let hard = |t: &tokenizers::AddedToken| !t.normalized && !t.rstrip && !begins_another(&t.content);
+    added.iter().filter(|(_, t)| hard(t)).map(|(id, _)| *id).collect()
 }
 
 /// Whether neither normalizer nor pre-tokenizer treats the start of a text as special.
@@ -142,6 +150,18 @@ pub(super) fn has_byte_level(part: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_cut_only_at_tokens_that_stay_what_they_are() {
+        let mut inner = Tokenizer::new(tokenizers::models::bpe::BPE::default());
+        let token = |text: &str| tokenizers::AddedToken::from(text, true);
+        let all = [token("<a>"), token("\n"), token("\n\n"), token("<r>").rstrip(true), token("<n>").normalized(true)];
+        inner.add_special_tokens(all).unwrap();
+        let cuts: Vec<String> = cut_tokens(&inner).iter().map(|id| inner.id_to_token(*id).unwrap()).collect();
+        assert_eq!(cuts, ["<a>", "\n\n"]);
+        inner.add_special_tokens([token("w").single_word(true)]).unwrap();
+        assert!(cut_tokens(&inner).is_empty());
+    }
 
     #[test]
     fn a_base_model_gets_the_template_of_its_kind() {

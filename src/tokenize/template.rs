@@ -14,7 +14,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use crate::error::{Error, Result};
 use crate::message::Message;
 
-use super::{python, show};
+use super::{filters, show};
 
 /// Instructions that one rendering may take: a thousand turns take some 50,000.
 const FUEL: u64 = 5_000_000;
@@ -76,7 +76,7 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        python::prepare(&mut environment);
+        filters::prepare(&mut environment);
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
