@@ -10,7 +10,6 @@ ends. Needs pyarrow, polars and what tests/fixtures/tokenize/requirements.txt na
 """
 
 import argparse
-import json
 import pathlib
 import subprocess
 import sys
@@ -46,14 +45,11 @@ def rows(out):
 
 
 def compare(folder, template, found):
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     # The generic class: tokenizer.json as it stands, as other programs read it too.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     if template != "own":
         tokenizer.chat_template = template_file(template).read_text(encoding="utf-8")
     facts = record.facts_of(tokenizer)
-    if "add_bos_token" in config:
-        facts["adds_bos"] = config["add_bos_token"]
     count = {"pairs": 0, "ids": 0, "forced": 0, "different": 0}
     for row in found:
         [chosen], [rejected] = row["chosen"], row["rejected"]
