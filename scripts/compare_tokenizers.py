@@ -28,7 +28,7 @@ TEMPLATES = {"llama2": ["llama2", "mistral-v1", "zephyr"], "gemma2": ["gemma"], 
 
 def prepare(program, pairs, folder, template, out):
     wide = ["--max-length", "1000000", "--max-prompt-length", "1000000"]
-    chosen = [] if template == "own" else ["--set", f"tokenize.template={template_file(template)}"]
+    chosen = [] if template == "own" else ["--template", template_file(template)]
     command = [program, "prepare", "--input", *pairs, "--tokenizer", folder, "--out", out, *wide, *chosen, "--quiet"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     return done.stderr.strip() if done.returncode else None
@@ -40,7 +40,7 @@ def template_file(name):
 
 def rows(out):
     pairs = polars.concat([polars.read_parquet(p) for p in sorted((out / "pairs").glob("*.parquet"))])
-    tokens = polars.concat([polars.read_ipc(p, memory_map=False) for p in sorted((out / "tokens").glob("*.arrow"))])
+    tokens = polars.concat([polars.read_ipc(p) for p in sorted((out / "tokens").glob("*.arrow"))])
     return pairs.join(tokens.select("id", "prompt_ids", "chosen_ids", "rejected_ids"), on="id", validate="1:1").to_dicts()
 
 

@@ -227,7 +227,7 @@ impl ModelTokenizer {
             show(prompt),
             show(full)
         );
-        row_error(id, side, what).with_hint("choose another template: --set tokenize.template=chatml")
+        row_error(id, side, what).with_hint("choose another template: --template chatml")
     }
 
     fn straddle(&self, id: &str, side: &str, full: &str, boundary: usize) -> Error {

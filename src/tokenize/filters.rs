@@ -43,7 +43,7 @@ pub(super) fn prepare(environment: &mut Environment<'static>) {
     environment.add_filter("join", join);
     environment.add_filter("e", escape);
     environment.add_filter("escape", escape);
-    environment.add_function("cycler", minijinja_contrib::globals::cycler);
+    environment.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_filter("length", length);
     environment.add_filter("count", length);

@@ -52,7 +52,7 @@ pub(super) fn pick_template(
         };
         return own.or_else(|| by_vocabulary().and_then(built_in)).ok_or_else(|| {
             Error::model(model, "has no chat template, and none can be chosen by the kind of model")
-                .with_hint("name one: --set tokenize.template=chatml (or llama3, mistral, zephyr, or a .jinja file)")
+                .with_hint("name one: --template chatml (or llama3, mistral, zephyr, or a .jinja file)")
         });
     }
     if let Some(found) = built_in(wanted) {
@@ -67,7 +67,7 @@ pub(super) fn pick_template(
     let close = names.iter().max_by(|a, b| strsim::jaro(a, wanted).total_cmp(&strsim::jaro(b, wanted)));
     let suggestion = close.filter(|c| strsim::jaro(c, wanted) > 0.7).map(|c| format!("; did you mean `{c}`?"));
     Err(Error::config(
-        "tokenize.template",
+        "prepare.tokenize.template",
         format!(
             "`{wanted}` is no template: expected auto, {}, or the path of a .jinja file{}",
             names.join(", "),
@@ -170,6 +170,6 @@ mod tests {
         assert_eq!(pick("mistral", &["</s>"]).unwrap().0, "zephyr");
         assert_eq!(pick("qwen2", &["<|im_start|>", "<|im_end|>"]).unwrap().0, "chatml");
         let error = pick("gpt2", &[]).unwrap_err();
-        assert!(error.hint().unwrap().contains("tokenize.template=chatml"), "{error}");
+        assert!(error.hint().unwrap().contains("--template chatml"), "{error}");
     }
 }
