@@ -26,15 +26,15 @@ pub(super) enum Before {
 
 /// The kinds of tokenizers that have a way of their own.
 pub(super) enum Fast {
-    Bytes(FastBpe),
-    Metaspace(FastMetaspace),
+    Bytes(Box<FastBpe>),
+    Metaspace(Box<FastMetaspace>),
 }
 
 impl Fast {
     /// The way for a `tokenizer.json`, where there is one.
     pub(super) fn new(shape: &Value, inner: &Tokenizer) -> Option<Fast> {
-        let bytes = FastBpe::new(shape, inner).map(Fast::Bytes);
-        bytes.or_else(|| FastMetaspace::new(shape, inner).map(Fast::Metaspace))
+        let bytes = FastBpe::new(shape, inner).map(|fast| Fast::Bytes(fast.into()));
+        bytes.or_else(|| FastMetaspace::new(shape, inner).map(|fast| Fast::Metaspace(fast.into())))
     }
 
     /// Whether it continues a text as well as it begins one.

@@ -182,7 +182,7 @@ fn asked(text: &str, name: &str) -> Option<bool> {
         "isalpha" => all(char::is_alphabetic),
         "isalnum" => all(char::is_alphanumeric),
         "isnumeric" => all(char::is_numeric),
-        "isdecimal" => all(|c| c.is_numeric() && c.to_digit(10).is_some() || (!c.is_ascii() && is_decimal(c))),
+        "isdecimal" => all(|c| c.is_ascii_digit() || is_decimal(c)),
         "isdigit" => all(|c| c.is_ascii_digit() || is_decimal(c) || is_raised(c)),
         "isascii" => text.is_ascii(),
         "islower" => text.chars().any(cased) && !text.chars().any(char::is_uppercase),

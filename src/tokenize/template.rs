@@ -296,6 +296,31 @@ mod tests {
     }
 
     #[test]
+    fn errors_name_template_line_and_what_is_wrong() {
+        for (source, what) in [
+            ("\n{{ messages[0].content.shout() }}", "shout"),
+            ("\n{{ 'a' | striptags }}", "striptags"),
+            ("\n{{ 'a' is spoken }}", "spoken"),
+            ("\n{{ [1].append(2) }}", "may not change a list: .append()"),
+            ("\n{{ {}.update({}) }}", "may not change a mapping: .update()"),
+            ("\n{{ nobody.content }}", "undefined"),
+            ("\n{{ messages[0].content + 1 }}", "+"),
+            ("\n{{ none | length }}", "has no length"),
+            ("\n{{ nobody | tojson }}", "not JSON"),
+            ("\n{{ 'a'.index('b') }}", "is not in the text"),
+            ("\n{{ 'a'.ljust(99999999999) }}", "wider than"),
+        ] {
+            let error = render(source, "x").unwrap_err().to_string();
+            let line = error.contains("line 2") || error.contains(":2)");
+            assert!(error.starts_with("chat template test: ") && error.contains(what) && line, "{source:?}: {error}");
+        }
+        let deep = "{% set ns = namespace(l=[]) %}{% for i in range(200) %}{% set ns.l = [ns.l] %}{% endfor %}";
+        for shown in ["{{ ns.l }}", "{{ ns.l | tojson }}", "{{ ns.l | string }}"] {
+            assert!(render(&format!("{deep}{shown}"), "").unwrap_err().to_string().contains("nested more than"));
+        }
+    }
+
+    #[test]
     fn endless_templates_are_stopped() {
         let nested = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
         assert!(render(nested, "").unwrap_err().to_string().contains("ran longer"));
