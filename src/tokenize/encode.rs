@@ -209,7 +209,7 @@ impl ModelTokenizer {
     }
 
     /// Whether a BOS in front is the model's mark for the beginning, not just a token of the template.
-    fn begins_with_bos(&self) -> bool {
+    pub(super) fn begins_with_bos(&self) -> bool {
         self.wants_bos || self.template.source().contains("bos_token")
     }
 
@@ -227,7 +227,7 @@ impl ModelTokenizer {
             show(prompt),
             show(full)
         );
-        row_error(id, side, what).with_hint("choose another template: --set tokenize.template=chatml")
+        row_error(id, side, what).with_hint("choose another template: --template chatml")
     }
 
     fn straddle(&self, id: &str, side: &str, full: &str, boundary: usize) -> Error {

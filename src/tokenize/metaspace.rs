@@ -75,10 +75,6 @@ impl FastMetaspace {
         let vocab = model["vocab"].as_object()?;
         let id_of = |token: &str| vocab.get(token)?.as_u64().and_then(|id| u32::try_from(id).ok());
         let highest = inner.get_vocab(true).into_values().max()?;
-        let mut bytes = [UNKNOWN; 256];
-        for (byte, id) in bytes.iter_mut().enumerate() {
-            *id = id_of(&format!("<0x{byte:02X}>"))?;
-        }
         let (mut ascii, mut others) = ([UNKNOWN; 128], HashMap::with_hasher(Seeded::new()));
         let mut lengths = vec![0; highest as usize + 1];
         for token in vocab.keys() {
@@ -97,7 +93,18 @@ impl FastMetaspace {
         if ascii[' ' as usize] == UNKNOWN {
             return None;
         }
-        bytes.iter().for_each(|id| lengths[*id as usize] = 0);
+        let mut bytes = [UNKNOWN; 256];
+        for (byte, id) in bytes.iter_mut().enumerate() {
+            match id_of(&format!("<0x{byte:02X}>")) {
+                Some(found) => {
+                    *id = found;
+                    lengths[found as usize] = 0;
+                }
+                // Never asked for: a character of its own.
+                None if byte < 128 && ascii[byte] != UNKNOWN => {}
+                None => return None,
+            }
+        }
         let (mut ascii_joins, mut other_joins) = ([0u128; 128], HashSet::with_hasher(Seeded::new()));
         let mut merges = Vec::new();
         for merge in model["merges"].as_array()? {
@@ -466,7 +473,11 @@ mod tests {
         assert!(refused(&|s| s["model"]["byte_fallback"] = json!(false)));
         assert!(refused(&|s| s["model"]["ignore_merges"] = json!(true)));
         assert!(refused(&|s| s["model"]["dropout"] = json!(0.1)));
-        assert!(refused(&|s| drop(s["model"]["vocab"].as_object_mut().unwrap().shift_remove("<0x0A>"))));
+        let without = |byte: &'static str| {
+            move |s: &mut Value| drop(s["model"]["vocab"].as_object_mut().unwrap().shift_remove(byte))
+        };
+        assert!(refused(&without("<0x0B>")) && refused(&without("<0xE9>")));
+        assert!(!refused(&without("<0x0A>")), "a line feed is a token of its own");
         assert!(refused(&|s| s["model"]["merges"][0] = json!(["<0x0A>", "a"])));
     }
 

@@ -17,6 +17,7 @@ mod added;
 mod bpe;
 mod encode;
 mod fast;
+mod filters;
 mod folder;
 mod gguf;
 mod metaspace;

@@ -52,7 +52,7 @@ pub(super) fn pick_template(
         };
         return own.or_else(|| by_vocabulary().and_then(built_in)).ok_or_else(|| {
             Error::model(model, "has no chat template, and none can be chosen by the kind of model")
-                .with_hint("name one: --set tokenize.template=chatml (or llama3, mistral, zephyr, or a .jinja file)")
+                .with_hint("name one: --template chatml (or llama3, mistral, zephyr, or a .jinja file)")
         });
     }
     if let Some(found) = built_in(wanted) {
@@ -67,7 +67,7 @@ pub(super) fn pick_template(
     let close = names.iter().max_by(|a, b| strsim::jaro(a, wanted).total_cmp(&strsim::jaro(b, wanted)));
     let suggestion = close.filter(|c| strsim::jaro(c, wanted) > 0.7).map(|c| format!("; did you mean `{c}`?"));
     Err(Error::config(
-        "tokenize.template",
+        "prepare.tokenize.template",
         format!(
             "`{wanted}` is no template: expected auto, {}, or the path of a .jinja file{}",
             names.join(", "),
@@ -114,7 +114,15 @@ pub(super) fn cut_tokens(inner: &Tokenizer) -> BTreeSet<u32> {
     if added.values().any(|t| t.single_word) {
         return BTreeSet::new();
     }
-    added.iter().filter(|(_, t)| !t.normalized && !t.rstrip).map(|(id, _)| *id).collect()
+    // A token that begins another (runs of line feeds do) might become the other by what follows.
+    let mut contents: Vec<&str> = added.values().map(|t| t.content.as_str()).collect();
+    contents.sort_unstable();
+    let begins_another = |content: &str| {
+        let next = contents.partition_point(|c| *c <= content);
+        contents.get(next).is_some_and(|c| c.starts_with(content))
+    };
+    let hard = |t: &tokenizers::AddedToken| !t.normalized && !t.rstrip && !begins_another(&t.content);
+    added.iter().filter(|(_, t)| hard(t)).map(|(id, _)| *id).collect()
 }
 
 /// Whether neither normalizer nor pre-tokenizer treats the start of a text as special.
@@ -144,12 +152,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn text_is_cut_only_at_tokens_that_stay_what_they_are() {
+        let mut inner = Tokenizer::new(tokenizers::models::bpe::BPE::default());
+        let token = |text: &str| tokenizers::AddedToken::from(text, true);
+        let all = [token("<a>"), token("\n"), token("\n\n"), token("<r>").rstrip(true), token("<n>").normalized(true)];
+        inner.add_special_tokens(all).unwrap();
+        let cuts: Vec<String> = cut_tokens(&inner).iter().map(|id| inner.id_to_token(*id).unwrap()).collect();
+        assert_eq!(cuts, ["<a>", "\n\n"]);
+        inner.add_special_tokens([token("w").single_word(true)]).unwrap();
+        assert!(cut_tokens(&inner).is_empty());
+    }
+
+    #[test]
     fn a_base_model_gets_the_template_of_its_kind() {
         let pick = |kind: &str, tokens: &[&str]| pick_template("auto", None, kind, "m", |t| tokens.contains(&t));
         assert_eq!(pick("llama", &["<|start_header_id|>", "<|eot_id|>"]).unwrap().0, "llama3");
         assert_eq!(pick("mistral", &["</s>"]).unwrap().0, "zephyr");
         assert_eq!(pick("qwen2", &["<|im_start|>", "<|im_end|>"]).unwrap().0, "chatml");
         let error = pick("gpt2", &[]).unwrap_err();
-        assert!(error.hint().unwrap().contains("tokenize.template=chatml"), "{error}");
+        assert!(error.hint().unwrap().contains("--template chatml"), "{error}");
     }
 }

@@ -1,66 +1,26 @@
-//! Python's methods of texts, lists and mappings, and Jinja's filters and tests, where those of
-//! `minijinja` and `minijinja-contrib` do something else or are missing.
+//! Python's methods of texts, lists and mappings, where those of `minijinja-contrib` do something
+//! else or are missing.
 //!
 //! # Source
-//! The Python library reference and the list of built-in filters and tests of Jinja 3.1;
-//! `tests/fixtures/tokenize/constructs.json` holds what they do.
+//! The Python library reference; `tests/fixtures/tokenize/constructs.json` holds what they do.
 
 use minijinja::value::{Kwargs, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
-
-use super::show;
+use minijinja::{Error, ErrorKind, State, Value};
 
 /// Longest text that a method may make of a short one.
 const WIDEST: usize = 1 << 16;
 
-fn refuse(what: impl Into<String>) -> Error {
+pub(super) fn refuse(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
 }
 
 /// White space as Python's `str` sees it: Unicode's, and four separators.
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// Makes an environment behave as the one of `transformers`.
-pub(super) fn prepare(environment: &mut Environment<'static>) {
-    environment.set_unknown_method_callback(method);
-    environment.set_formatter(show::format);
-    environment.add_filter("tojson", show::to_json);
-    environment.add_filter("string", |value: Value| show::str_of(&value));
-    environment.add_filter("trim", |value: Value, chars: Option<String>| -> Result<String, Error> {
-        let text = show::str_of(&value)?;
-        Ok(strip(&text, chars.as_deref(), true, true).to_string())
-    });
-    environment.add_filter("title", |value: Value| show::str_of(&value).map(|text| title_filter(&text)));
-    environment.add_filter("upper", |value: Value| show::str_of(&value).map(|text| text.to_uppercase()));
-    environment.add_filter("lower", |value: Value| show::str_of(&value).map(|text| text.to_lowercase()));
-    environment.add_filter("capitalize", |value: Value| show::str_of(&value).map(|text| capitalized(&text)));
-    environment.add_filter("center", |value: Value, width: Option<usize>| -> Result<String, Error> {
-        pad(&show::str_of(&value)?, width.unwrap_or(80), ' ', Side::Both)
-    });
-    environment.add_filter("wordcount", |text: &str| text.split(is_space).filter(|w| !w.is_empty()).count());
-    environment.add_filter("length", length);
-    environment.add_filter("count", length);
-    environment
-        .add_test("sequence", |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String));
-    environment.add_test("iterable", |v: &Value| {
-        v.is_undefined()
-            || matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Iterable)
-    });
-    environment.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
-    environment.add_test("callable", |v: &Value| v.kind() == ValueKind::Plain);
-}
-
-fn length(value: &Value) -> Result<usize, Error> {
-    match value.is_undefined() {
-        true => Ok(0),
-        false => value.len().ok_or_else(|| refuse(format!("a value of kind {} has no length", value.kind()))),
-    }
-}
-
 /// Methods that values of Python have.
-fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let found = match value.kind() {
         ValueKind::String => text_method(value.as_str().unwrap_or_default(), name, args)?,
         ValueKind::Seq => list_method(value, name, args)?,
@@ -222,7 +182,7 @@ fn asked(text: &str, name: &str) -> Option<bool> {
         "isalpha" => all(char::is_alphabetic),
         "isalnum" => all(char::is_alphanumeric),
         "isnumeric" => all(char::is_numeric),
-        "isdecimal" => all(|c| c.is_numeric() && c.to_digit(10).is_some() || (!c.is_ascii() && is_decimal(c))),
+        "isdecimal" => all(|c| c.is_ascii_digit() || is_decimal(c)),
         "isdigit" => all(|c| c.is_ascii_digit() || is_decimal(c) || is_raised(c)),
         "isascii" => text.is_ascii(),
         "islower" => text.chars().any(cased) && !text.chars().any(char::is_uppercase),
@@ -255,7 +215,7 @@ fn list(items: Vec<&str>) -> Value {
     items.into_iter().map(Value::from).collect()
 }
 
-fn strip<'a>(text: &'a str, chars: Option<&str>, left: bool, right: bool) -> &'a str {
+pub(super) fn strip<'a>(text: &'a str, chars: Option<&str>, left: bool, right: bool) -> &'a str {
     let gone = |c: char| chars.map_or(is_space(c), |chars| chars.contains(c));
     let text = if left { text.trim_start_matches(gone) } else { text };
     if right { text.trim_end_matches(gone) } else { text }
@@ -335,7 +295,7 @@ fn window(text: &str, start: Option<i64>, end: Option<i64>) -> &str {
     text.get(start..end).unwrap_or_default()
 }
 
-fn capitalized(text: &str) -> String {
+pub(super) fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect(),
@@ -357,22 +317,9 @@ fn title_method(text: &str) -> String {
     out
 }
 
-/// The filter: words begin behind white space, hyphens and opening brackets only.
-fn title_filter(text: &str) -> String {
-    let mut out = String::new();
-    let mut inside = false;
-    for c in text.chars() {
-        match inside {
-            true => out.extend(c.to_lowercase()),
-            false => out.extend(c.to_uppercase()),
-        }
-        inside = !(is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<'));
-    }
-    out
-}
-
+/// Where a text is filled up.
 #[derive(Clone, Copy, PartialEq)]
-enum Side {
+pub(super) enum Side {
     Left,
     Right,
     Both,
@@ -380,7 +327,7 @@ enum Side {
 
 /// Fills a text up to a width. Of an odd number of fillings `center` puts one more to the right,
 /// unless the width is odd too.
-fn pad(text: &str, width: usize, fill: char, side: Side) -> Result<String, Error> {
+pub(super) fn pad(text: &str, width: usize, fill: char, side: Side) -> Result<String, Error> {
     if width > WIDEST {
         return Err(refuse(format!("wider than {WIDEST} characters")));
     }

@@ -14,7 +14,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use crate::error::{Error, Result};
 use crate::message::Message;
 
-use super::{python, show};
+use super::{filters, show};
 
 /// Instructions that one rendering may take: a thousand turns take some 50,000.
 const FUEL: u64 = 5_000_000;
@@ -76,7 +76,7 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        python::prepare(&mut environment);
+        filters::prepare(&mut environment);
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -293,6 +293,31 @@ mod tests {
         let error = render("{{ raise_exception('only even days') }}", "").unwrap_err();
         assert_eq!(error.to_string(), "chat template test: only even days (line 1)");
         assert_eq!(error.exit_code(), 3);
+    }
+
+    #[test]
+    fn errors_name_template_line_and_what_is_wrong() {
+        for (source, what) in [
+            ("\n{{ messages[0].content.shout() }}", "shout"),
+            ("\n{{ 'a' | striptags }}", "striptags"),
+            ("\n{{ 'a' is spoken }}", "spoken"),
+            ("\n{{ [1].append(2) }}", "may not change a list: .append()"),
+            ("\n{{ {}.update({}) }}", "may not change a mapping: .update()"),
+            ("\n{{ nobody.content }}", "undefined"),
+            ("\n{{ messages[0].content + 1 }}", "+"),
+            ("\n{{ none | length }}", "has no length"),
+            ("\n{{ nobody | tojson }}", "not JSON"),
+            ("\n{{ 'a'.index('b') }}", "is not in the text"),
+            ("\n{{ 'a'.ljust(99999999999) }}", "wider than"),
+        ] {
+            let error = render(source, "x").unwrap_err().to_string();
+            let line = error.contains("line 2") || error.contains(":2)");
+            assert!(error.starts_with("chat template test: ") && error.contains(what) && line, "{source:?}: {error}");
+        }
+        let deep = "{% set ns = namespace(l=[]) %}{% for i in range(200) %}{% set ns.l = [ns.l] %}{% endfor %}";
+        for shown in ["{{ ns.l }}", "{{ ns.l | tojson }}", "{{ ns.l | string }}"] {
+            assert!(render(&format!("{deep}{shown}"), "").unwrap_err().to_string().contains("nested more than"));
+        }
     }
 
     #[test]

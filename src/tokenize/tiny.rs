@@ -34,7 +34,7 @@ impl ModelTokenizer {
     pub fn train_tiny<S: AsRef<str>>(texts: impl Iterator<Item = S>, vocab_size: usize) -> Result<ModelTokenizer> {
         if vocab_size < SMALLEST {
             let message = format!("{vocab_size} is too small: at least {SMALLEST} (256 bytes and the special tokens)");
-            return Err(Error::config("tokenize.vocab_size", message));
+            return Err(Error::config("prepare.tokenize.vocab_size", message));
         }
         let fail = |what: tokenizers::Error| Error::run(format!("training the tokenizer: {what}"));
         let pre_tokenizer = Sequence::new(vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()]);

@@ -109,8 +109,12 @@ impl ModelTokenizer {
         let mut specials = parts.specials;
         let mut ids = BTreeMap::new();
         for (name, text) in &specials {
-            let id = inner.token_to_id(text);
-            ids.insert(name.clone(), id.ok_or_else(|| bad(format!("{name} `{text}` is not in the vocabulary")))?);
+            match inner.token_to_id(text) {
+                Some(id) => drop(ids.insert(name.clone(), id)),
+                // Padding is never tokenized; templates may still name it.
+                None if name == "pad_token" || name == "unk_token" => {}
+                None => return Err(bad(format!("{name} `{text}` is not in the vocabulary"))),
+            }
         }
         let bos = ids.get("bos_token").copied();
         let eos = ids.get("eos_token").copied();
@@ -165,7 +169,8 @@ impl ModelTokenizer {
     /// Refuses a template and a tokenizer that together begin a conversation with two BOS.
     fn require_one_bos(&self) -> Result<()> {
         // Where one token begins and ends, its number says nothing.
-        let Some(bos) = self.bos.filter(|bos| *bos != self.turn.id) else { return Ok(()) };
+        let begins = |bos: &u32| *bos != self.turn.id && self.begins_with_bos();
+        let Some(bos) = self.bos.filter(begins) else { return Ok(()) };
         let Ok(text) = self.template.render(&[Message::user("probe")], true) else { return Ok(()) };
         let ids = self.with_bos(self.encode_text(&text)?);
         let found = ids.iter().filter(|id| **id == bos).count();
@@ -433,6 +438,9 @@ pub(super) mod tests {
         assert!(load(dir.path(), &path).unwrap_err().to_string().contains("unchanged"));
         artifact::write_json(dir.path().join("tokenizer_config.json"), &json!({"eos_token": "</nowhere>"})).unwrap();
         assert!(load(dir.path(), "auto").unwrap_err().to_string().contains("not in the vocabulary"));
+        let padded = json!({"eos_token": "<|im_end|>", "pad_token": "[PAD]"});
+        artifact::write_json(dir.path().join("tokenizer_config.json"), &padded).unwrap();
+        assert_eq!(load(dir.path(), "auto").unwrap().eos_id(), Some(2));
         assert_eq!(load(Path::new("/nowhere"), "auto").unwrap_err().exit_code(), 3);
         let source = ModelSource::Tiny { width: 64, layers: 2 };
         assert!(ModelTokenizer::load(&source, &TokenizeConfig::default()).is_err());
