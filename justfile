@@ -60,3 +60,24 @@ compare-tokenizers +PAIRS:
     scripts/fetch_tokenizers.sh
     cargo build --release
     python3 scripts/compare_tokenizers.py --program target/release/lpc-pipe --pairs {{ PAIRS }}
+
+
+# Read a prepared folder with pyarrow, datasets, polars and pandas, and train on it with TRL; needs python3.
+readback FOLDER *ARGS: _python
+    target/fixtures/bin/python scripts/readback.py {{ FOLDER }} {{ ARGS }}
+
+# prepare against datasets + transformers on rows of realistic length; TOKENIZER is a Hugging Face folder.
+bench-prepare TOKENIZER ROWS="64000" *ARGS: _python
+    cargo build --release
+    mkdir -p runs/bench
+    test -e runs/bench/corpus-{{ ROWS }}.jsonl || target/fixtures/bin/python benches/prepare_corpus.py --rows {{ ROWS }} --out runs/bench/corpus-{{ ROWS }}.jsonl
+    target/fixtures/bin/python benches/prepare_vs_hf.py --input runs/bench/corpus-{{ ROWS }}.jsonl --tokenizer {{ TOKENIZER }} --work runs/bench {{ ARGS }}
+
+# Time and peak memory of prepare at 64,000, 250,000 and 1,000,000 rows; needs 30 GB of disk.
+bench-scale TOKENIZER *ARGS: _python
+    cargo build --release
+    target/fixtures/bin/python benches/prepare_scale.py --tokenizer {{ TOKENIZER }} --work runs/bench {{ ARGS }}
+
+_python:
+    test -d target/fixtures || python3 -m venv target/fixtures
+    target/fixtures/bin/pip install --quiet -r tests/fixtures/parity/requirements.txt polars pandas

@@ -49,14 +49,14 @@ def digests(folder):
 
 
 def row_digest(folders):
-    """Of the rows of several prepared folders, one after the other: by file, rows, in order, in any order."""
+    """Of the rows of several prepared folders, one after the other: by file, their number and a hash."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     hashes = {}
     for split in ("train", "test"):
         for kind in ("pairs", "tokens"):
-            digest, rows, heap = hashlib.sha256(), 0, 0
+            digest, rows = hashlib.sha256(), 0
             for folder in folders:
                 if kind == "pairs":
                     batches = pq.ParquetFile(f"{folder}/pairs/{split}.parquet").iter_batches(4096)
@@ -65,11 +65,9 @@ def row_digest(folders):
                     batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
                 for batch in batches:
                     for row in batch.to_pylist():
-                        one = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest()
-                        digest.update(one)
-                        heap = (heap + int.from_bytes(one, "big")) % (1 << 256)
+                        digest.update(json.dumps(row, sort_keys=True).encode())
                         rows += 1
-            hashes[f"{kind}/{split}"] = (rows, digest.hexdigest(), heap)
+            hashes[f"{kind}/{split}"] = (rows, digest.hexdigest())
     return hashes
 
 
@@ -80,7 +78,7 @@ def main():
     parser.add_argument("--binary", default="target/release/lpc-pipe")
     parser.add_argument("--rows", type=int, nargs="+", default=[64_000, 250_000, 1_000_000])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--shards", type=int, default=0, help="also compare so many shards with the whole")
+    parser.add_argument("--shards", type=int, default=0, help="also make so many shards, merge them, and compare")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", default="", help="file for the numbers")
     parser.add_argument("extra", nargs="*", help="further arguments of prepare, behind --")
@@ -113,11 +111,17 @@ def main():
                 wall, cpu, peak = prepare(source, part, "--shard", f"{i}/{args.shards}")
                 told = f"shard {i}/{args.shards}"
                 print(f"{rows:10,} {'':8} {wall:9.1f} {cpu:9.1f} {peak:9.0f} {rows / wall:10,.0f}  {told}", flush=True)
-            wanted, found = row_digest([whole]), row_digest(parts)
-            differ |= wanted != found
-            unordered = [{name: (rows, heap) for name, (rows, _, heap) in side.items()} for side in (wanted, found)]
-            told = "the same rows in ANOTHER ORDER" if unordered[0] == unordered[1] else "OTHER ROWS"
-            print(f"{args.shards} shards, one after the other: {'the same rows' if wanted == found else told}")
+            # In order, one after the other, their rows are those of the whole; merged, so are the bytes.
+            in_order = row_digest([whole]) == row_digest(parts)
+            merged = f"{whole}-merged"
+            shutil.rmtree(merged, ignore_errors=True)
+            command = [args.binary, "merge", *parts, "--out", merged, "--quiet"]
+            wall, cpu, peak = measured(command, dict(os.environ))
+            found = digests(merged)
+            differ |= not in_order or found != first
+            told = f"merged, {'as before' if found == first else 'DIFFERENT'}; rows {'in order' if in_order else 'DIFFER'}"
+            print(f"{rows:10,} {'':8} {wall:9.1f} {cpu:9.1f} {peak:9.0f} {rows / wall:10,.0f}  {told}", flush=True)
+            shutil.rmtree(merged)
             for part in parts:
                 shutil.rmtree(part)
         shutil.rmtree(whole)

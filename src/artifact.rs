@@ -89,6 +89,20 @@ pub fn write_scratch(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -
     Ok(())
 }
 
+/// Moves a finished file to its place in the same file system, over an older one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn place(finished: &Path, path: &Path) -> Result<()> {
+    let folder = parent(path);
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    std::fs::rename(finished, path).map_err(Error::io(path))?;
+    // The rename itself must survive a power cut.
+    #[cfg(unix)]
+    File::open(&folder).and_then(|f| f.sync_all()).map_err(Error::io(&folder))?;
+    Ok(())
+}
+
 /// Removes a file, or a folder with all that is in it; one that is not there is no fault.
 ///
 /// # Errors

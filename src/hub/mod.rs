@@ -189,7 +189,7 @@ impl Hub {
             Ok(listing) => checked(listing, revision)?,
             Err(e) if is_outage(&e) => match cached()? {
                 Some(folder) => {
-                    progress.warn(&self.from_cache());
+                    progress.warn(&self.cache_serves());
                     return Ok(folder);
                 }
                 None => return Err(e.into()),
@@ -280,7 +280,7 @@ impl Hub {
             Ok(listing) => checked(listing, revision)?,
             Err(e) if is_outage(&e) => match cached_files(shelf, revision, pattern, progress)? {
                 Cached::Whole(commit, found) => {
-                    progress.warn(&self.from_cache());
+                    progress.warn(&self.cache_serves());
                     return Ok(files(&commit, found));
                 }
                 Cached::Missing(_) => return Err(e.into()),
@@ -317,7 +317,7 @@ impl Hub {
         shelf.take(commit, name, |folder| wire::download(repository, commit, name, folder, &self.patience, progress))
     }
 
-    fn from_cache(&self) -> String {
+    fn cache_serves(&self) -> String {
         format!("{} cannot be reached: what the cache {} holds is used", self.endpoint, self.cache.display())
     }
 

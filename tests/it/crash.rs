@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use polars::prelude::*;
@@ -80,7 +81,7 @@ fn words(line: &str) -> Vec<&str> {
 
 /// Starts the program and kills it after a while; whether it was still at work.
 fn killed(sandbox: &Sandbox, line: &str, after: Duration) -> bool {
-    let mut child = sandbox.command(PROGRAM, &words(line)).spawn().expect("the program starts");
+    let mut child = sandbox.command(PROGRAM, &words(line)).stdout(Stdio::null()).spawn().expect("the program starts");
     std::thread::sleep(after);
     child.kill().expect("it can be killed");
     !child.wait().expect("it ends").success()
@@ -275,7 +276,8 @@ fn pipes_are_refused_at_once() {
         // A pipe without a writer would be waited for without end, and this device has no end.
         let mut child = sandbox
             .command(PROGRAM, &["prepare", "--input", input, "--out", "out", "--quiet"])
-            .stderr(std::process::Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
         let begin = Instant::now();

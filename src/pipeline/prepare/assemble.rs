@@ -76,7 +76,8 @@ impl Parts<'_> {
     }
 }
 
-/// Writes the folder: the old manifest goes first, the new one comes last.
+/// Writes the folder. All files are finished aside first, so that an earlier folder is whole until then;
+/// while they are moved to their places there is no manifest, and the new one comes last.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Artifact`] where a part was damaged.
@@ -88,14 +89,14 @@ pub fn write(
     mut manifest: Manifest,
     summary: &PrepareSummary,
 ) -> Result<()> {
-    artifact::remove(&out.join(prepared::MANIFEST))?;
+    let aside = parts.work.path("finished");
+    artifact::remove(&aside)?;
     for split in 0..SPLITS.len() {
-        parts.write(out, split, &mut manifest)?;
+        parts.write(&aside, split, &mut manifest)?;
     }
-    artifact::write_parquet(out.join(prepared::REJECTS), &mut rejects)?;
-    manifest.output(out, prepared::REJECTS, Some(rejects.height() as u64))?;
-    let folder = out.join(prepared::TOKENIZER);
-    artifact::remove(&folder)?;
+    artifact::write_parquet(aside.join(prepared::REJECTS), &mut rejects)?;
+    manifest.output(&aside, prepared::REJECTS, Some(rejects.height() as u64))?;
+    let folder = aside.join(prepared::TOKENIZER);
     tokenizer.save(&folder)?;
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
@@ -103,9 +104,15 @@ pub fn write(
     }
     names.sort();
     for name in names {
-        manifest.output(out, &format!("{}/{name}", prepared::TOKENIZER), None)?;
+        manifest.output(&aside, &format!("{}/{name}", prepared::TOKENIZER), None)?;
     }
     summary.record(&mut manifest)?;
+
+    artifact::remove(&out.join(prepared::MANIFEST))?;
+    artifact::remove(&out.join(prepared::TOKENIZER))?;
+    for file in &manifest.outputs {
+        artifact::place(&aside.join(&file.path), &out.join(&file.path))?;
+    }
     manifest.finish(out)?;
     Ok(())
 }
