@@ -43,6 +43,11 @@ impl ListOfStructs {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
     }
 
+    /// The flat rows of all rows.
+    fn range_of_all(&self) -> std::ops::Range<usize> {
+        self.offsets[0] as usize..self.offsets[self.len()] as usize
+    }
+
     /// One field, flat.
     ///
     /// # Errors
@@ -64,6 +69,26 @@ pub fn list_of_structs(name: &str, offsets: Vec<i64>, fields: &[Series]) -> Resu
     let kind = LargeListArray::default_datatype(values.dtype().clone());
     let array: ArrayRef = Box::new(LargeListArray::try_new(kind, offsets.try_into()?, values, None)?);
     Ok(Series::try_from((PlSmallStr::from_str(name), array))?.into_column())
+}
+
+/// A list-of-structs column with its texts copied to where only they are. Rows that were gathered or
+/// sliced keep the texts of all rows alive, and polars writes those too when the texts are nested.
+///
+/// # Errors
+/// [`crate::Error::Frame`] where it is not a list of structs.
+pub fn compacted(column: &Column) -> Result<Column> {
+    let open = ListOfStructs::open(column)?;
+    let flat = open.range_of_all();
+    let first = open.offsets[0];
+    let offsets: Vec<i64> = open.offsets.iter().map(|offset| offset - first).collect();
+    let copy = |field: &Series| -> Result<Series> {
+        let Ok(texts) = field.str() else { return Ok(field.slice(first, flat.len())) };
+        let mut builder = StringChunkedBuilder::new(field.name().clone(), flat.len());
+        flat.clone().for_each(|k| builder.append_option(texts.get(k)));
+        Ok(builder.finish().into_series())
+    };
+    let fields = open.fields.iter().map(copy).collect::<Result<Vec<_>>>()?;
+    list_of_structs(column.name(), offsets, &fields)
 }
 
 #[cfg(test)]

@@ -86,7 +86,13 @@ pub fn prepare(s: &PrepareSummary) -> String {
         let _ = writeln!(out, "{} labels flipped ({})", s.flipped, percent(s.realised_flip_rate));
     }
     if s.truncated > 0 {
-        let _ = writeln!(out, "{} pairs truncated", s.truncated);
+        let cut = &s.encoding;
+        let (prompts, chosen, rejected) = (cut.prompts_cut, cut.chosen_cut, cut.rejected_cut);
+        let _ = writeln!(
+            out,
+            "{} pairs truncated ({prompts} prompts, {chosen} chosen and {rejected} rejected responses)",
+            s.truncated
+        );
     }
     if s.out.is_empty() {
         let example = serde_json::to_string_pretty(&s.example).unwrap_or_default();

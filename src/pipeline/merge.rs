@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use polars::prelude::*;
 use serde_json::Value;
 
-use super::prepare::{PrepareSummary, Shard};
+use super::prepare::{self, PrepareSummary, Shard};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest, hash_json};
@@ -23,28 +23,39 @@ use crate::tokenize::store;
 /// [`Error::Config`] where a shard is missing; [`Error::Io`].
 pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<PrepareSummary> {
     let shards = Shards::open(folders)?;
+    if let Some(shard) = shards.all.iter().find(|(folder, _)| same_folder(folder, out)) {
+        return Err(Error::config("", format!("--out is one of the shards: {}", shard.0.display())));
+    }
     let _lock = artifact::lock_folder(out)?;
     let mut manifest = shards.manifest(out)?;
     let summary = shards.summary()?;
 
-    artifact::remove(&out.join(prepared::MANIFEST))?;
+    // Finished aside, so that an earlier folder is whole until then.
+    let aside = out.join(prepare::WORK_FOLDER);
+    artifact::remove(&aside)?;
     progress.begin("merge", None);
     for split in SPLITS {
         let (pairs, tokens) = (prepared::pairs(split), prepared::tokens(split));
         let frames: Vec<PathBuf> = shards.files(&pairs);
         let none = artifact::read_parquet(&frames[0])?.clear();
-        let rows = artifact::write_parquet_pieces(out.join(&pairs), &none, frames.iter().flat_map(row_groups))?;
-        manifest.output(out, &pairs, Some(rows))?;
-        let rows = store::write_files(out.join(&tokens), &shards.files(&tokens))?;
-        manifest.output(out, &tokens, Some(rows))?;
+        let rows = artifact::write_parquet_pieces(aside.join(&pairs), &none, frames.iter().flat_map(row_groups))?;
+        manifest.output(&aside, &pairs, Some(rows))?;
+        let rows = store::write_files(aside.join(&tokens), &shards.files(&tokens))?;
+        manifest.output(&aside, &tokens, Some(rows))?;
     }
     let mut rejected = shards.rejects()?;
-    artifact::write_parquet(out.join(prepared::REJECTS), &mut rejected)?;
-    manifest.output(out, prepared::REJECTS, Some(rejected.height() as u64))?;
-    shards.copy_tokenizer(out, &mut manifest)?;
-    manifest.finish(out)?;
+    artifact::write_parquet(aside.join(prepared::REJECTS), &mut rejected)?;
+    manifest.output(&aside, prepared::REJECTS, Some(rejected.height() as u64))?;
+    shards.copy_tokenizer(&aside, &mut manifest)?;
+    prepare::publish(&aside, out, manifest)?;
+    artifact::remove(&aside)?;
     progress.end();
     Ok(PrepareSummary { out: out.display().to_string(), ..summary })
+}
+
+/// Whether two paths are one folder.
+fn same_folder(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// The rows of a Parquet file, some thousands at a time.
@@ -169,8 +180,6 @@ impl Shards {
     }
 
     fn copy_tokenizer(&self, out: &Path, manifest: &mut Manifest) -> Result<()> {
-        let folder = out.join(prepared::TOKENIZER);
-        artifact::remove(&folder)?;
         let (from, first) = &self.all[0];
         let prefix = format!("{}/", prepared::TOKENIZER);
         for file in first.outputs.iter().filter(|f| f.path.starts_with(&prefix)) {

@@ -36,6 +36,7 @@ mod tagging;
 mod work;
 
 use assemble::Parts;
+pub use assemble::publish;
 use gather::Gathered;
 use mix::Mix;
 use part::{Counts, Part, Workshop};
@@ -43,6 +44,7 @@ use plans::Plans;
 pub use shard::Shard;
 use spill::Buckets;
 pub use summary::PrepareSummary;
+pub use work::FOLDER as WORK_FOLDER;
 use work::{Key, Work};
 
 /// Everything `prepare` can be told.

@@ -17,6 +17,7 @@ fn help_at_the_top() {
       demo         The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
       synth        Writes a planted-factor corpus in raw UltraFeedback shape
       prepare      Reads preference data, builds pairs, flips labels, writes token batches
+      merge        Joins the shards of one preparation to the folder that an unsharded run would have written
       score        Per-example log-probabilities of any model on a prepared folder
       train        Trains a policy, evaluates it with the prior, writes the code posteriors
       noise-sweep  A grid of noise, objective, latent and seeds; continues where it was stopped

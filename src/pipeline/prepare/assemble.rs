@@ -108,6 +108,15 @@ pub fn write(
     }
     summary.record(&mut manifest)?;
 
+    publish(&aside, out, manifest)
+}
+
+/// Moves the files of a manifest from where they were finished to their places in the folder. While they
+/// are moved there is no manifest; the new one comes last.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn publish(aside: &Path, out: &Path, manifest: Manifest) -> Result<()> {
     artifact::remove(&out.join(prepared::MANIFEST))?;
     artifact::remove(&out.join(prepared::TOKENIZER))?;
     for file in &manifest.outputs {

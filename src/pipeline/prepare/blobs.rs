@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::nested;
 
 /// Where one blob lies in its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +61,16 @@ pub fn read(path: &Path, blob: &Blob) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`Error::Frame`].
-pub fn from_frame(frame: &mut DataFrame) -> Result<Vec<u8>> {
+pub fn from_frame(frame: &DataFrame) -> Result<Vec<u8>> {
+    let mut frame = frame.clone();
+    for name in frame.get_column_names_owned() {
+        if matches!(frame.column(&name)?.dtype(), DataType::List(_)) {
+            let compacted = nested::compacted(frame.column(&name)?)?;
+            frame.with_column(compacted)?;
+        }
+    }
     let mut bytes = Vec::new();
-    IpcWriter::new(&mut bytes).finish(frame)?;
+    IpcWriter::new(&mut bytes).finish(&mut frame)?;
     Ok(bytes)
 }
 
@@ -102,8 +110,11 @@ mod tests {
         let path = dir.path().join("x");
         let whole = frame(0..50);
         // Parts of a frame share its buffers: what is written must be the part alone.
-        let mut parts = [whole.slice(7, 20), whole.take(&IdxCa::from_vec("i".into(), vec![49, 3, 3])).unwrap()];
-        let bytes: Vec<Vec<u8>> = parts.iter_mut().map(|p| from_frame(p).unwrap()).collect();
+        let parts = [whole.slice(7, 20), whole.take(&IdxCa::from_vec("i".into(), vec![49, 3, 3])).unwrap()];
+        let bytes: Vec<Vec<u8>> = parts.iter().map(|p| from_frame(p).unwrap()).collect();
+        let whole = from_frame(&frame(0..5000)).unwrap().len();
+        let one = from_frame(&frame(0..5000).take(&IdxCa::from_vec("i".into(), vec![7])).unwrap()).unwrap().len();
+        assert!(one < 8192 && whole > 200_000, "one row takes {one} bytes, all take {whole}");
         let blobs = write(&path, &bytes).unwrap();
         assert_eq!(read_frame(&path, &blobs[0]).unwrap(), frame(7..27));
         let back = read_frame(&path, &blobs[1]).unwrap();

@@ -48,6 +48,7 @@ pub fn summarize(files: &[InputFile], counts: Counts) -> PrepareSummary {
     summary.pairs_dropped = counts.pairs_dropped;
     summary.tokens = counts.tokens;
     summary.truncated = counts.truncated;
+    summary.encoding = counts.encoding;
     summary
 }
 

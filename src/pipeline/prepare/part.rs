@@ -18,7 +18,7 @@ use crate::rejects::{self, Reject};
 use crate::schema::{PAIR_COLUMNS, SPLITS, col};
 use crate::seed::Seed;
 use crate::tokenize::store::{self, TokenRow};
-use crate::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
+use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, TokenizeConfig};
 
 /// What all parts are made with.
 pub struct Workshop<'a> {
@@ -62,6 +62,8 @@ pub struct Counts {
     pub tokens: BTreeMap<String, u64>,
     /// Pairs of which anything was cut.
     pub truncated: u64,
+    /// What was cut and forced, by side.
+    pub encoding: EncodeCounts,
 }
 
 impl Counts {
@@ -101,6 +103,7 @@ impl std::ops::AddAssign for Counts {
         }
         self.noise.join(&other.noise);
         self.truncated += other.truncated;
+        self.encoding += other.encoding;
     }
 }
 
@@ -160,9 +163,10 @@ impl Workshop<'_> {
         let clean = self.plans.clean(frames, self.config, self.seed, self.labels)?;
         let Clean { frame, mut drops, conflicts, conflict } = clean;
         let observed = noise::apply(frame, &self.config.noise, &self.plans.noise, self.seed)?;
-        let (pairs, tokens) = encode(observed, self.tokenizer, &self.config.tokenize, &mut drops)?;
+        let Encoding { pairs, tokens, counts: encoding } =
+            encode(observed, self.tokenizer, &self.config.tokenize, &mut drops)?;
 
-        let mut counts = Counts { conflicts, conflict, ..self.count(&pairs, &tokens)? };
+        let mut counts = Counts { conflicts, conflict, encoding, ..self.count(&pairs, &tokens)? };
         let kept: HashSet<(u32, u64)> = places(&pairs)?.collect();
         for (file, _) in &kept {
             counts.files.entry(*file).or_default().kept += 1;
@@ -214,14 +218,14 @@ impl Workshop<'_> {
         for split in SPLITS {
             let rows = rows_of(pairs, split)?;
             let count = rows.len();
-            let mut frame = pairs.take(&IdxCa::from_vec("rows".into(), rows))?.select(PAIR_COLUMNS)?;
-            contents.push(blobs::from_frame(&mut frame)?);
+            let frame = pairs.take(&IdxCa::from_vec("rows".into(), rows))?.select(PAIR_COLUMNS)?;
+            contents.push(blobs::from_frame(&frame)?);
             // Tokens are in the order of the pairs: train first.
             packed.push(store::pack(&tokens[first..first + count])?);
             first += count;
         }
         contents.append(&mut packed);
-        contents.push(blobs::from_frame(&mut rejects::to_frame(rejected)?)?);
+        contents.push(blobs::from_frame(&rejects::to_frame(rejected)?)?);
         let mut written = blobs::write(&work.path(&name(bucket)), &contents)?.into_iter();
         let mut next = || written.next().ok_or_else(|| crate::Error::run("a part was written in too few pieces"));
         let part = Part { pairs: [next()?, next()?], tokens: [next()?, next()?], rejects: next()?, counts };
@@ -236,21 +240,30 @@ fn places(frame: &DataFrame) -> Result<impl Iterator<Item = (u32, u64)>> {
     Ok(files.iter().zip(lines.iter()).map(|(f, l)| (f.unwrap_or_default(), l.unwrap_or_default())))
 }
 
+/// Pairs that could be encoded.
+struct Encoding {
+    pairs: DataFrame,
+    /// In the order of the pairs.
+    tokens: Vec<TokenRow>,
+    counts: EncodeCounts,
+}
+
 /// Encodes all pairs and keeps those that could be encoded, in the same order.
 fn encode(
     frame: DataFrame,
     tokenizer: &ModelTokenizer,
     config: &TokenizeConfig,
     rejects: &mut Vec<Reject>,
-) -> Result<(DataFrame, Vec<TokenRow>)> {
+) -> Result<Encoding> {
+    let mut counts = EncodeCounts::default();
     if frame.height() == 0 {
-        return Ok((frame, Vec::new()));
+        return Ok(Encoding { pairs: frame, tokens: Vec::new(), counts });
     }
     let messages = |name| MessageColumn::open(frame.column(name)?);
     let (prompts, chosen, rejected) = (messages(col::PROMPT)?, messages(col::CHOSEN)?, messages(col::REJECTED)?);
     let (ids, sources) = (frame.column(col::ID)?.str()?, frame.column(col::SOURCE)?.str()?);
     let flipped = frame.column(col::FLIPPED)?.bool()?;
-    let encode = |i: usize| {
+    let encode = |i: usize| -> Result<(Encoded, EncodeCounts)> {
         let pair = PairText {
             id: ids.get(i).unwrap_or(""),
             prompt: &prompts.messages(i),
@@ -259,14 +272,17 @@ fn encode(
             flipped: flipped.get(i).unwrap_or(false),
             source: sources.get(i).unwrap_or(""),
         };
-        tokenizer.encode_pair(&pair, config)
+        let mut seen = EncodeCounts::default();
+        Ok((tokenizer.encode_pair_counted(&pair, config, &mut seen)?, seen))
     };
-    let encoded: Vec<Encoded> = (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
+    let encoded: Vec<(Encoded, EncodeCounts)> =
+        (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
     let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
     let groups = frame.column(col::GROUP)?.u64()?;
     let mut rows = Vec::with_capacity(encoded.len());
     let mut keep = Vec::with_capacity(encoded.len());
-    for (i, encoded) in encoded.into_iter().enumerate() {
+    for (i, (encoded, seen)) in encoded.into_iter().enumerate() {
+        counts += seen;
         keep.push(matches!(encoded, Encoded::Row(_)));
         match encoded {
             Encoded::Row(row) => rows.push(row),
@@ -284,5 +300,5 @@ fn encode(
         true => frame,
         false => frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?,
     };
-    Ok((kept, rows))
+    Ok(Encoding { pairs: kept, tokens: rows, counts })
 }

@@ -108,11 +108,11 @@ impl<'a, T: Serialize + serde::de::DeserializeOwned> Spill<'a, T> {
             let rows: Vec<(u32, Vec<IdxSize>)> = (0..).zip(rows).filter(|(_, rows)| wanted(rows)).collect();
             let pack = |(bucket, rows): (u32, Vec<IdxSize>)| -> Result<((u32, u64), Vec<u8>)> {
                 let count = rows.len() as u64;
-                Ok(((bucket, count), blobs::from_frame(&mut all.take(&IdxCa::from_vec("rows".into(), rows))?)?))
+                Ok(((bucket, count), blobs::from_frame(&all.take(&IdxCa::from_vec("rows".into(), rows))?)?))
             };
             (indices, contents) = rows.into_par_iter().map(pack).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         }
-        contents.push(blobs::from_frame(&mut rejects::to_frame(&std::mem::take(&mut self.rejects))?)?);
+        contents.push(blobs::from_frame(&rejects::to_frame(&std::mem::take(&mut self.rejects))?)?);
         let name = name(self.segments.len());
         let mut written = blobs::write(&self.work.path(&name), &contents)?;
         let rejects = written.pop().ok_or_else(|| Error::run("a segment was written without its rejects"))?;

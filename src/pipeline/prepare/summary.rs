@@ -11,6 +11,7 @@ use crate::noise::Ledger;
 use crate::pairs::contamination::Overlap;
 use crate::pairs::{Unusable, near};
 use crate::sources::SourceCounts;
+use crate::tokenize::EncodeCounts;
 
 /// What `prepare` did, in numbers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ pub struct PrepareSummary {
     pub tokens: BTreeMap<String, u64>,
     /// Pairs of which anything was cut.
     pub truncated: u64,
+    /// What was cut, and where the boundary of prompt and response was forced.
+    pub encoding: EncodeCounts,
     /// One pair as it is written (dry run only).
     pub example: serde_json::Value,
 }
@@ -100,6 +103,7 @@ impl PrepareSummary {
         self.pairs += other.pairs;
         self.flipped += other.flipped;
         self.truncated += other.truncated;
+        self.encoding += other.encoding;
         self.conflicts += other.conflicts;
         self.unusable_completions += other.unusable_completions;
         // Every part has read the whole of the files.

@@ -216,6 +216,8 @@ fn merged_shards_are_the_whole_byte_for_byte() {
     assert!(refused(&shards[..3]).contains("shards are missing: 1/4"), "{}", refused(&shards[..3]));
     assert!(refused(&[whole.clone()]).contains("not a shard"));
     assert!(refused(&[shards[0].clone(), shards[0].clone()]).contains("is in"));
+    let within = merge::run(&shards, &shards[1], &Silent).unwrap_err();
+    assert!(within.to_string().contains("--out is one of the shards"), "{within}");
     let other = dir.path().join("other");
     run(&PrepareConfig { shard: "2/4".into(), ..config(files, &other) }, Seed(2), &Silent).unwrap();
     assert!(refused(&[shards[0].clone(), other]).contains("another seed"));
