@@ -287,6 +287,8 @@ def main():
     parser.add_argument("--json", default="", help="file for the numbers")
     args = parser.parse_args()
 
+    if args.work:
+        os.makedirs(args.work, exist_ok=True)
     work = tempfile.mkdtemp(prefix="prepare-vs-hf-", dir=args.work or None)
     with open(args.input, "rb") as file:  # into the page cache, for all alike
         rows = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))

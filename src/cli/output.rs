@@ -96,7 +96,9 @@ impl Progress for Terminal {
                 return;
             }
             let style = match total {
-                Some(_) => "{prefix} [{bar:30}] {pos}/{len} · {elapsed} · {eta} left · {wide_msg}",
+                Some(_) => {
+                    "{prefix} [{bar:30}] {human_pos}/{human_len} · {per_sec} · {elapsed} · {eta} left · {wide_msg}"
+                }
                 None => "{prefix} {pos} · {elapsed} · {wide_msg}",
             };
             let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());

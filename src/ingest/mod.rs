@@ -116,6 +116,8 @@ impl Batch {
 /// Rows up to and including `from` are counted as read, but neither parsed nor handed over; where
 /// `from` is the end of a batch, the batches after it are the same as without it.
 ///
+/// `progress` is advanced by the bytes of the files as they are on disk.
+///
 /// Gives each file's size, hash and number of rows; what became of the rows is for the caller to add.
 ///
 /// # Errors

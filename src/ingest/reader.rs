@@ -1,7 +1,9 @@
 //! Reading of one file: rows are parsed in parallel, sound ones parted from faulty ones, and both
 //! handed over in batches.
 
+use std::io::Seek;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -33,6 +35,9 @@ pub struct Reader<'a> {
     names: &'a Names,
     progress: &'a dyn Progress,
     rows: u64,
+    /// Bytes of the file that were told to `progress`.
+    told: u64,
+    started: Instant,
     sink: &'a mut dyn FnMut(Batch) -> Result<()>,
 }
 
@@ -53,7 +58,7 @@ impl<'a> Reader<'a> {
             _ => 0,
         };
         let layout = Layout::named(input.wanted(config));
-        Reader { input, index, done, layout, config, names, progress, rows: 0, sink }
+        Reader { input, index, done, layout, config, names, progress, rows: 0, told: 0, started: Instant::now(), sink }
     }
 
     /// Reads the file to its end.
@@ -74,6 +79,7 @@ impl<'a> Reader<'a> {
             hash.join().unwrap_or_else(|_| Err(Error::run("hashing an input file failed")))
         });
         let (bytes, blake3) = hashed?;
+        self.tell(bytes);
         if self.rows == 0 {
             return Err(self.input.fault(None, "the file has no rows"));
         }
@@ -82,9 +88,16 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self, packing: Packing) -> Result<()> {
-        let text = Text::open(self.input, packing, self.names, self.config.limits())?;
+        let mut text = Text::open(self.input, packing, self.names, self.config.limits())?;
         let framing = text.framing();
-        ahead(|to| text.send(to), |from| from.iter().try_for_each(|block| self.block(&block, &framing)))
+        let mut place = text.place();
+        let mut block = |block: Block| {
+            self.block(&block, &framing)?;
+            let read = place.as_mut().and_then(|file| file.stream_position().ok());
+            self.tell(read.unwrap_or_default());
+            Ok(())
+        };
+        ahead(|to| text.send(to), |from| from.iter().try_for_each(&mut block))
     }
 
     fn block(&mut self, block: &Block, framing: &Framing) -> Result<()> {
@@ -112,7 +125,14 @@ impl<'a> Reader<'a> {
 
     fn count(&mut self, rows: u64) {
         self.rows += rows;
-        self.progress.advance(rows);
+        let rate = self.rows as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        self.progress.status(&format!("{} rows, {rate:.0} rows/s", self.rows));
+    }
+
+    /// Tells that the file was read up to here.
+    fn tell(&mut self, bytes: u64) {
+        self.progress.advance(bytes.saturating_sub(self.told));
+        self.told = self.told.max(bytes);
     }
 
     fn parquet(&mut self) -> Result<()> {
@@ -121,9 +141,17 @@ impl<'a> Reader<'a> {
             self.count(parquet.rows);
             return Ok(());
         }
+        let (rows, bytes) = (parquet.rows, std::fs::metadata(&self.input.path).map_or(0, |facts| facts.len()));
         ahead(
             |to| parquet.send(to),
-            |from| from.iter().try_for_each(|(before, batch)| self.columns(before, &batch, "Parquet")),
+            |from| {
+                from.iter().try_for_each(|(before, batch)| {
+                    self.columns(before, &batch, "Parquet")?;
+                    let share = (before + batch.num_rows() as u64) as f64 / rows.max(1) as f64;
+                    self.tell((share * bytes as f64) as u64);
+                    Ok(())
+                })
+            },
         )
     }
 

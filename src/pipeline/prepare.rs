@@ -40,7 +40,7 @@ pub use assemble::publish;
 use gather::Gathered;
 use mix::Mix;
 use part::{Counts, Part, Workshop};
-use plans::Plans;
+use plans::{Desk, Plans};
 pub use shard::Shard;
 use spill::Buckets;
 pub use summary::PrepareSummary;
@@ -215,7 +215,8 @@ impl Job<'_> {
         drop(corpus);
 
         // 2. All buckets -> what must be known of all pairs before the first can be decided.
-        let plans = Plans::survey(config, self.seed, &labels, self.mix, &buckets, progress)?;
+        let desk = Desk { config, seed: self.seed, labels: &labels, buckets: &buckets, progress };
+        let plans = Plans::survey(&desk, self.mix)?;
 
         // 3. Each bucket -> observed labels and tokens, as a part on disk.
         let workshop = Workshop { config, seed: self.seed, labels: &labels, tokenizer: &tokenizer, plans: &plans };

@@ -65,6 +65,8 @@ pub struct Text {
     /// Bytes read, after decompression.
     taken: u64,
     ended: bool,
+    /// The same open file: its position is that of the reading.
+    place: Option<File>,
 }
 
 /// What ended a row.
@@ -75,12 +77,18 @@ enum End {
 }
 
 impl Text {
+    /// The open file, whose position tells how much of it was read, packed as it is.
+    pub fn place(&mut self) -> Option<File> {
+        self.place.take()
+    }
+
     /// Opens a file, tells how its rows are written, and reads the header where there is one.
     ///
     /// # Errors
     /// [`Error::Data`] where the file is damaged or its header knows no column; [`Error::Io`].
     pub fn open(input: &Input, packing: Packing, names: &Names, limits: Limits) -> Result<Text> {
         let file = File::open(&input.path).map_err(Error::io(&input.label))?;
+        let place = file.try_clone().map_err(Error::io(&input.label))?;
         let file = BufReader::with_capacity(1 << 18, file);
         let mut unpacked: Box<dyn Read + Send> = match packing {
             Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
@@ -104,6 +112,7 @@ impl Text {
             number: 0,
             taken: 0,
             ended: false,
+            place: Some(place),
         };
         looked.map_err(|e| text.damaged(e))?;
         if array {

@@ -11,7 +11,7 @@ use super::work::Work;
 use super::{Job, PrepareConfig, Shard, benchmarks, stop_if_asked, tagging};
 use crate::artifact::FileDigest;
 use crate::error::Result;
-use crate::ingest::{self, Batch, OnWrongTens, Position, WrongTens};
+use crate::ingest::{self, Batch, Input, OnWrongTens, Position, WrongTens};
 use crate::manifest::InputFile;
 use crate::pairs::contamination::{Found, Index, Overlap};
 use crate::pairs::{self, PairRule, Unusable};
@@ -98,7 +98,8 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
             if from.is_some() {
                 progress.note("going on where an earlier run stopped");
             }
-            progress.begin("read and pair", None);
+            let size = |input: &Input| std::fs::metadata(&input.path).map_or(0, |facts| facts.len());
+            progress.begin("read and pair (bytes)", Some(inputs.iter().map(size).sum()));
             let files = ingest::read(inputs, &config.ingest, from, progress, &mut |batch| {
                 reader.take(batch, &mut spill)?;
                 stop_if_asked(progress)

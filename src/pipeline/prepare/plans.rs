@@ -21,6 +21,20 @@ pub struct Plans {
     pub noise: noise::Plan,
 }
 
+/// What surveys are made with.
+pub struct Desk<'a> {
+    /// Settings.
+    pub config: &'a PrepareConfig,
+    /// The run's seed.
+    pub seed: Seed,
+    /// Input files by index, for words.
+    pub labels: &'a [String],
+    /// All pairs.
+    pub buckets: &'a Buckets<'a>,
+    /// Told of every bucket.
+    pub progress: &'a dyn Progress,
+}
+
 /// The pairs of one bucket as they go into the noise.
 pub struct Clean {
     /// In their final order.
@@ -38,29 +52,21 @@ impl Plans {
     ///
     /// # Errors
     /// [`crate::Error::Config`] where a setting can say nothing about any of the pairs; [`crate::Error::Io`].
-    pub fn survey(
-        config: &PrepareConfig,
-        seed: Seed,
-        labels: &[String],
-        mix: &Mix,
-        buckets: &Buckets<'_>,
-        progress: &dyn Progress,
-    ) -> Result<Plans> {
-        let mut plans = Plans { near: None, caps: None, noise: noise::Plan::direct(&config.noise) };
-        if config.pairs.near_duplicates > 0.0 {
-            let mut survey = near::Survey::new(config.pairs.near_duplicates);
-            plans.each(config, seed, labels, buckets, progress, "look for near duplicates", |clean| {
-                survey.add(&clean)
-            })?;
+    pub fn survey(desk: &Desk<'_>, mix: &Mix) -> Result<Plans> {
+        let (pairs, noise) = (&desk.config.pairs, &desk.config.noise);
+        let mut plans = Plans { near: None, caps: None, noise: noise::Plan::direct(noise) };
+        if pairs.near_duplicates > 0.0 {
+            let mut survey = near::Survey::new(pairs.near_duplicates);
+            plans.each(desk, "look for near duplicates", |clean| survey.add(&clean))?;
             plans.near = Some(survey.finish());
         }
         if let Some(mut survey) = mix.survey() {
-            plans.each(config, seed, labels, buckets, progress, "survey for caps", |clean| survey.add(&clean))?;
+            plans.each(desk, "survey for caps", |clean| survey.add(&clean))?;
             plans.caps = Some(survey.finish());
         }
-        if config.noise.needs_survey() {
-            let mut survey = noise::Survey::new(&config.noise, seed);
-            plans.each(config, seed, labels, buckets, progress, "survey for noise", |clean| survey.add(&clean))?;
+        if noise.needs_survey() {
+            let mut survey = noise::Survey::new(noise, desk.seed);
+            plans.each(desk, "survey for noise", |clean| survey.add(&clean))?;
             plans.noise = survey.finish()?;
         }
         Ok(plans)
@@ -93,17 +99,8 @@ impl Plans {
     }
 
     /// Hands over the clean pairs of one bucket after the other.
-    #[allow(clippy::too_many_arguments, reason = "the whole of a job, twice used")]
-    fn each(
-        &self,
-        config: &PrepareConfig,
-        seed: Seed,
-        labels: &[String],
-        buckets: &Buckets<'_>,
-        progress: &dyn Progress,
-        what: &str,
-        mut take: impl FnMut(DataFrame) -> Result<()>,
-    ) -> Result<()> {
+    fn each(&self, desk: &Desk<'_>, what: &str, mut take: impl FnMut(DataFrame) -> Result<()>) -> Result<()> {
+        let Desk { config, seed, labels, buckets, progress } = *desk;
         progress.begin(what, Some(buckets.rows()));
         for bucket in 0..buckets.len() {
             let Some(rows) = buckets.rows_of(bucket) else { continue };
