@@ -214,7 +214,7 @@ fn merged_shards_are_the_whole_byte_for_byte() {
 
     let refused = |folders: &[PathBuf]| merge::run(folders, &dir.path().join("no"), &Silent).unwrap_err().to_string();
     assert!(refused(&shards[..3]).contains("shards are missing: 1/4"), "{}", refused(&shards[..3]));
-    assert!(refused(&[whole.clone()]).contains("not a shard"));
+    assert!(refused(std::slice::from_ref(&whole)).contains("not a shard"));
     assert!(refused(&[shards[0].clone(), shards[0].clone()]).contains("is in"));
     let within = merge::run(&shards, &shards[1], &Silent).unwrap_err();
     assert!(within.to_string().contains("--out is one of the shards"), "{within}");
