@@ -64,9 +64,13 @@ pub fn prepare(s: &PrepareSummary) -> String {
         }
     }
     let mut out = columns(&["split", "source", "pairs"], &rows);
-    let _ = writeln!(out, "\n{} rows read, {} pairs kept", s.rows_read, s.rows_kept);
+    let several = if s.pairs == s.rows_kept { String::new() } else { format!("{} rows and ", s.rows_kept) };
+    let _ = writeln!(out, "\n{} rows read, {several}{} pairs kept", s.rows_read, s.pairs);
     for (reason, n) in &s.rejects {
         let _ = writeln!(out, "  rejected: {n} {reason}");
+    }
+    for (reason, n) in &s.pairs_dropped {
+        let _ = writeln!(out, "  pairs dropped: {n} {reason}");
     }
     for line in s.sources.sentences() {
         let _ = writeln!(out, "{line}");
