@@ -37,14 +37,7 @@ pub fn write_verified(
     verify: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let folder = parent(path);
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let mut staged = tempfile::Builder::new().prefix(STAGED).tempfile_in(&folder).map_err(Error::io(path))?;
-    {
-        let mut writer = BufWriter::with_capacity(1 << 20, staged.as_file_mut());
-        fill(&mut writer).map_err(|e| broken(path, e, &mut writer))?;
-        writer.flush().map_err(Error::io(path))?;
-    }
+    let staged = stage(path, fill)?;
     staged.as_file().sync_all().map_err(Error::io(path))?;
     verify(staged.path())?;
     // Temporary files are private; a finished artifact has the usual permissions.
@@ -56,8 +49,21 @@ pub fn write_verified(
     staged.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
     // The rename itself must survive a power cut.
     #[cfg(unix)]
-    File::open(&folder).and_then(|f| f.sync_all()).map_err(Error::io(&folder))?;
+    File::open(parent(path)).and_then(|f| f.sync_all()).map_err(Error::io(parent(path)))?;
     Ok(())
+}
+
+/// Writes a file under a name of its own in the folder where it is to appear.
+fn stage(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>) -> Result<tempfile::NamedTempFile> {
+    let folder = parent(path);
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let mut staged = tempfile::Builder::new().prefix(STAGED).tempfile_in(&folder).map_err(Error::io(path))?;
+    {
+        let mut writer = BufWriter::with_capacity(1 << 20, staged.as_file_mut());
+        fill(&mut writer).map_err(|e| broken(path, e, &mut writer))?;
+        writer.flush().map_err(Error::io(path))?;
+    }
+    Ok(staged)
 }
 
 /// Tells a failure to write as one of the file: writers of tables wrap the system's words in their own.
@@ -77,15 +83,7 @@ fn broken(path: &Path, error: Error, writer: &mut impl Write) -> Error {
 /// # Errors
 /// As [`write_verified`].
 pub fn write_scratch(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>) -> Result<()> {
-    let folder = parent(path);
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let mut staged = tempfile::Builder::new().prefix(STAGED).tempfile_in(&folder).map_err(Error::io(path))?;
-    {
-        let mut writer = BufWriter::with_capacity(1 << 20, staged.as_file_mut());
-        fill(&mut writer).map_err(|e| broken(path, e, &mut writer))?;
-        writer.flush().map_err(Error::io(path))?;
-    }
-    staged.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    stage(path, fill)?.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
     Ok(())
 }
 
