@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::config::LlamaConfig;
-use super::layer::{Layer, LayerWeights, Pass, Weight};
+use super::layer::{Layer, LayerWeights, Pass};
+use super::linear::{Linear, Weight};
 use super::params::{Gradients, Params};
 use crate::error::{Error, Result};
 use crate::nn::attention::{Heads, Segment};
@@ -64,16 +65,17 @@ impl<T: Real> Decoder<T> {
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
                 let part = |part: &str| weight(&names::layer(i, part));
+                let linear = |part: &str| weight(&names::layer(i, part)).map(Linear::plain);
                 Ok(LayerWeights {
                     input_layernorm: part("input_layernorm")?,
-                    q_proj: part("self_attn.q_proj")?,
-                    k_proj: part("self_attn.k_proj")?,
-                    v_proj: part("self_attn.v_proj")?,
-                    o_proj: part("self_attn.o_proj")?,
+                    q_proj: linear("self_attn.q_proj")?,
+                    k_proj: linear("self_attn.k_proj")?,
+                    v_proj: linear("self_attn.v_proj")?,
+                    o_proj: linear("self_attn.o_proj")?,
                     post_attention_layernorm: part("post_attention_layernorm")?,
-                    gate_proj: part("mlp.gate_proj")?,
-                    up_proj: part("mlp.up_proj")?,
-                    down_proj: part("mlp.down_proj")?,
+                    gate_proj: linear("mlp.gate_proj")?,
+                    up_proj: linear("mlp.up_proj")?,
+                    down_proj: linear("mlp.down_proj")?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;

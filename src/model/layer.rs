@@ -8,33 +8,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
+use super::linear::{Linear, Weight};
 use super::params::Gradients;
 use crate::nn::attention::{self, Heads, Segment};
 use crate::nn::real::with_slice;
-use crate::nn::{Real, linear, norm, rope, swiglu};
-
-/// A weight: its values, and where its gradient goes.
-#[derive(Debug, Clone)]
-pub struct Weight {
-    /// The values, contiguous.
-    pub tensor: Tensor,
-    /// Position in [`super::Params`].
-    pub position: usize,
-}
+use crate::nn::{Real, norm, rope, swiglu};
 
 /// The nine weights of a layer.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "named as in checkpoints")]
 pub struct LayerWeights {
     pub input_layernorm: Weight,
-    pub q_proj: Weight,
-    pub k_proj: Weight,
-    pub v_proj: Weight,
-    pub o_proj: Weight,
+    pub q_proj: Linear,
+    pub k_proj: Linear,
+    pub v_proj: Linear,
+    pub o_proj: Linear,
     pub post_attention_layernorm: Weight,
-    pub gate_proj: Weight,
-    pub up_proj: Weight,
-    pub down_proj: Weight,
+    pub gate_proj: Linear,
+    pub up_proj: Linear,
+    pub down_proj: Linear,
 }
 
 /// What all layers share in one pass.
@@ -93,55 +85,34 @@ impl<T: Real> Layer<T> {
         Layer { weights, pass, kept: Mutex::new(None) }
     }
 
-    /// `f` with a weight's values.
-    fn with<R>(weight: &Weight, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
-        with_slice::<T, R>(&weight.tensor, f).map_err(failed)
-    }
-
     fn forward(&self, x: &[T]) -> candle_core::Result<(Vec<T>, Kept<T>)> {
         let (w, p) = (&self.weights, &*self.pass);
         let n = p.positions.len();
         let (qw, kvw) = (p.heads.query * p.heads.size, p.heads.kv * p.heads.size);
         let (mut normed, mut inverse1) = (zeros(x.len()), zeros(n));
-        Self::with(&w.input_layernorm, |w| norm::forward(x, w, p.eps, &mut normed, &mut inverse1))?;
+        w.input_layernorm.with(|w| norm::forward(x, w, p.eps, &mut normed, &mut inverse1))?;
         let (mut q, mut k, mut v) = (zeros(n * qw), zeros(n * kvw), zeros(n * kvw));
-        Self::with(&w.q_proj, |w| linear::forward(&normed, w, &mut q, n, false))?;
-        Self::with(&w.k_proj, |w| linear::forward(&normed, w, &mut k, n, false))?;
-        Self::with(&w.v_proj, |w| linear::forward(&normed, w, &mut v, n, false))?;
+        w.q_proj.forward(&normed, &mut q, n, false)?;
+        w.k_proj.forward(&normed, &mut k, n, false)?;
+        w.v_proj.forward(&normed, &mut v, n, false)?;
         p.rope.turn(&mut q, &p.positions, false);
         p.rope.turn(&mut k, &p.positions, false);
         let (mut attended, mut lse) = (zeros(n * qw), zeros(n * p.heads.query));
         attention::forward(&q, &k, &v, &mut attended, &mut lse, &p.segments, p.heads);
         let mut middle = x.to_vec();
-        Self::with(&w.o_proj, |w| linear::forward(&attended, w, &mut middle, n, true))?;
+        w.o_proj.forward(&attended, &mut middle, n, true)?;
         let mut inverse2 = zeros(n);
-        Self::with(&w.post_attention_layernorm, |w| {
+        w.post_attention_layernorm.with(|w| {
             norm::forward(&middle, w, p.eps, &mut normed, &mut inverse2);
         })?;
         let size = n * p.intermediate;
         let (mut gate, mut up, mut gated) = (zeros(size), zeros(size), zeros(size));
-        Self::with(&w.gate_proj, |w| linear::forward(&normed, w, &mut gate, n, false))?;
-        Self::with(&w.up_proj, |w| linear::forward(&normed, w, &mut up, n, false))?;
+        w.gate_proj.forward(&normed, &mut gate, n, false)?;
+        w.up_proj.forward(&normed, &mut up, n, false)?;
         swiglu::forward(&gate, &up, &mut gated);
         let mut out = middle.clone();
-        Self::with(&w.down_proj, |w| linear::forward(&gated, w, &mut out, n, true))?;
+        w.down_proj.forward(&gated, &mut out, n, true)?;
         Ok((out, Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up }))
-    }
-
-    /// Backward of one linear: adds to the weight's sum, and writes or adds the input's gradient.
-    fn linear_backward(
-        &self,
-        weight: &Weight,
-        dy: &[T],
-        x: &[T],
-        dx: &mut [T],
-        accumulate: bool,
-    ) -> candle_core::Result<()> {
-        let rows = self.pass.positions.len();
-        if let Some(gradients) = &self.pass.gradients {
-            gradients.add::<T>(weight.position, |dw| linear::backward_weight(dy, x, dw, rows))?;
-        }
-        Self::with(weight, |w| linear::backward_input(dy, w, dx, rows, accumulate))
     }
 
     /// Backward of one norm: adds to `dx` and to the weight's sum.
@@ -155,10 +126,9 @@ impl<T: Real> Layer<T> {
     ) -> candle_core::Result<()> {
         let gradients = self.pass.gradients.as_ref().filter(|g| g.wants(weight.position));
         match gradients {
-            None => Self::with(weight, |w| norm::backward(x, w, inverse, dy, dx, None)),
-            Some(gradients) => Self::with(weight, |w| {
-                gradients.add::<T>(weight.position, |dw| norm::backward(x, w, inverse, dy, dx, Some(dw)))
-            })?,
+            None => weight.with(|w| norm::backward(x, w, inverse, dy, dx, None)),
+            Some(gradients) => weight
+                .with(|w| gradients.add::<T>(weight.position, |dw| norm::backward(x, w, inverse, dy, dx, Some(dw))))?,
         }
     }
 
@@ -166,24 +136,25 @@ impl<T: Real> Layer<T> {
         let (w, p) = (&self.weights, &*self.pass);
         let n = p.positions.len();
         let Kept { inverse1, mut q, mut k, v, attended, lse, middle, inverse2, mut gate, mut up } = kept;
+        let sums = p.gradients.as_deref();
         // Feed-forward.
         let (mut gated, mut dgated) = (zeros(gate.len()), zeros(gate.len()));
         swiglu::forward(&gate, &up, &mut gated);
-        self.linear_backward(&w.down_proj, dout, &gated, &mut dgated, false)?;
+        w.down_proj.backward(sums, dout, &gated, &mut dgated, n, false)?;
         drop(gated);
         swiglu::backward(&mut gate, &mut up, &dgated);
         drop(dgated);
         let (mut normed, mut dnormed) = (zeros(x.len()), zeros(x.len()));
-        Self::with(&w.post_attention_layernorm, |w| norm::again(&middle, w, &inverse2, &mut normed))?;
-        self.linear_backward(&w.gate_proj, &gate, &normed, &mut dnormed, false)?;
-        self.linear_backward(&w.up_proj, &up, &normed, &mut dnormed, true)?;
+        w.post_attention_layernorm.with(|w| norm::again(&middle, w, &inverse2, &mut normed))?;
+        w.gate_proj.backward(sums, &gate, &normed, &mut dnormed, n, false)?;
+        w.up_proj.backward(sums, &up, &normed, &mut dnormed, n, true)?;
         drop((gate, up));
         let mut dmiddle = dout.to_vec();
         self.norm_backward(&w.post_attention_layernorm, &middle, &inverse2, &dnormed, &mut dmiddle)?;
         drop(middle);
         // Attention.
         let mut dattended = zeros(attended.len());
-        self.linear_backward(&w.o_proj, &dmiddle, &attended, &mut dattended, false)?;
+        w.o_proj.backward(sums, &dmiddle, &attended, &mut dattended, n, false)?;
         let (mut dq, mut dk, mut dv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
         let saved = attention::Saved { q: &q, k: &k, v: &v, out: &attended, lse: &lse, dout: &dattended };
         attention::backward(&saved, &mut dq, &mut dk, &mut dv, &p.segments, p.heads);
@@ -191,10 +162,10 @@ impl<T: Real> Layer<T> {
         k.clear();
         p.rope.turn(&mut dq, &p.positions, true);
         p.rope.turn(&mut dk, &p.positions, true);
-        Self::with(&w.input_layernorm, |w| norm::again(x, w, &inverse1, &mut normed))?;
-        self.linear_backward(&w.q_proj, &dq, &normed, &mut dnormed, false)?;
-        self.linear_backward(&w.k_proj, &dk, &normed, &mut dnormed, true)?;
-        self.linear_backward(&w.v_proj, &dv, &normed, &mut dnormed, true)?;
+        w.input_layernorm.with(|w| norm::again(x, w, &inverse1, &mut normed))?;
+        w.q_proj.backward(sums, &dq, &normed, &mut dnormed, n, false)?;
+        w.k_proj.backward(sums, &dk, &normed, &mut dnormed, n, true)?;
+        w.v_proj.backward(sums, &dv, &normed, &mut dnormed, n, true)?;
         let mut dx = dmiddle;
         self.norm_backward(&w.input_layernorm, x, &inverse1, &dnormed, &mut dx)?;
         debug_assert_eq!(dx.len() % n.max(1), 0);

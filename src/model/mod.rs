@@ -11,6 +11,7 @@ pub mod config;
 pub mod decoder;
 pub mod gguf;
 pub mod layer;
+pub mod linear;
 pub mod load;
 pub mod params;
 

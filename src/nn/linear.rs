@@ -68,6 +68,26 @@ pub fn backward_weight<T: Real>(dy: &[T], x: &[T], dw: &mut [T], rows: usize) {
     }
 }
 
+/// Adds a bias to every row.
+///
+/// # Shapes
+/// y (N,O) · bias (O).
+pub fn add_bias<T: Real>(y: &mut [T], bias: &[T]) {
+    for row in y.chunks_exact_mut(bias.len().max(1)) {
+        row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+    }
+}
+
+/// Gradient for the bias, added: the sum of `dy` over rows.
+///
+/// # Shapes
+/// dy (N,O) · db (O).
+pub fn backward_bias<T: Real>(dy: &[T], db: &mut [T]) {
+    for row in dy.chunks_exact(db.len().max(1)) {
+        db.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
+    }
+}
+
 /// Row widths of the input and the output; `None` where there are no rows.
 fn widths(x: usize, y: usize, rows: usize) -> Option<(usize, usize)> {
     if rows == 0 {

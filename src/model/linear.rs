@@ -1,0 +1,214 @@
+//! One linear map of a decoder layer: weight, an optional bias, an optional low-rank adapter.
+//!
+//! `y = x W^T + b + s (x A^T) B^T`. Gradients go to the shared sums; what is frozen costs nothing.
+//!
+//! # Source
+//! Hu et al. 2021, "LoRA", Eq. 3, for the adapter; `s` is alpha / rank there.
+
+use candle_core::Tensor;
+
+use super::params::Gradients;
+use crate::nn::real::with_slice;
+use crate::nn::{Real, linear};
+
+/// A parameter: its values, and where its gradient goes.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    /// The values, contiguous.
+    pub tensor: Tensor,
+    /// Position in [`super::Params`].
+    pub position: usize,
+}
+
+impl Weight {
+    /// `f` with the values.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] where they are of another number type.
+    pub fn with<T: Real, R>(&self, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
+        with_slice::<T, R>(&self.tensor, f).map_err(|e| candle_core::Error::Msg(e.to_string()))
+    }
+}
+
+/// A low-rank addition to a weight.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// A (r,I).
+    pub a: Weight,
+    /// B (O,r).
+    pub b: Weight,
+    /// s: alpha / r.
+    pub scale: f64,
+}
+
+/// A linear map.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// W (O,I).
+    pub weight: Weight,
+    /// b (O).
+    pub bias: Option<Weight>,
+    /// The adapter.
+    pub adapter: Option<Adapter>,
+}
+
+impl Adapter {
+    /// `u = s x A^T`.
+    ///
+    /// # Shapes
+    /// x (N,I) -> (N,r).
+    fn narrow<T: Real>(&self, x: &[T], rows: usize) -> candle_core::Result<Vec<T>> {
+        let rank = self.a.tensor.dim(0)?;
+        let mut u = vec![T::zero(); rows * rank];
+        self.a.with(|a| linear::forward(x, a, &mut u, rows, false))?;
+        let scale = T::of(self.scale);
+        u.iter_mut().for_each(|u| *u *= scale);
+        Ok(u)
+    }
+
+    fn backward<T: Real>(
+        &self,
+        gradients: Option<&Gradients>,
+        dy: &[T],
+        x: &[T],
+        dx: &mut [T],
+        rows: usize,
+    ) -> candle_core::Result<()> {
+        let mut du = vec![T::zero(); rows * self.a.tensor.dim(0)?];
+        self.b.with(|b| linear::backward_input(dy, b, &mut du, rows, false))?;
+        let scale = T::of(self.scale);
+        du.iter_mut().for_each(|u| *u *= scale);
+        if let Some(gradients) = gradients {
+            if gradients.wants(self.b.position) {
+                let u = self.narrow(x, rows)?;
+                gradients.add::<T>(self.b.position, |db| linear::backward_weight(dy, &u, db, rows))?;
+            }
+            gradients.add::<T>(self.a.position, |da| linear::backward_weight(&du, x, da, rows))?;
+        }
+        self.a.with(|a| linear::backward_input(&du, a, dx, rows, true))
+    }
+}
+
+impl Linear {
+    /// A plain map.
+    pub fn plain(weight: Weight) -> Linear {
+        Linear { weight, bias: None, adapter: None }
+    }
+
+    /// Writes `y`, or adds to it with `accumulate`.
+    ///
+    /// # Shapes
+    /// x (N,I) · y (N,O).
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] where a parameter is of another number type.
+    pub fn forward<T: Real>(&self, x: &[T], y: &mut [T], rows: usize, accumulate: bool) -> candle_core::Result<()> {
+        self.weight.with(|w| linear::forward(x, w, y, rows, accumulate))?;
+        if let Some(bias) = &self.bias {
+            bias.with(|b| linear::add_bias(y, b))?;
+        }
+        if let Some(adapter) = &self.adapter {
+            let u = adapter.narrow(x, rows)?;
+            adapter.b.with(|b| linear::forward(&u, b, y, rows, true))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the input's gradient, or adds to it with `accumulate`; adds the parameters' own to `gradients`.
+    ///
+    /// # Shapes
+    /// dy (N,O) · x, dx (N,I).
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] where a parameter or a sum is of another number type.
+    pub fn backward<T: Real>(
+        &self,
+        gradients: Option<&Gradients>,
+        dy: &[T],
+        x: &[T],
+        dx: &mut [T],
+        rows: usize,
+        accumulate: bool,
+    ) -> candle_core::Result<()> {
+        if let Some(gradients) = gradients {
+            gradients.add::<T>(self.weight.position, |dw| linear::backward_weight(dy, x, dw, rows))?;
+            if let Some(bias) = &self.bias {
+                gradients.add::<T>(bias.position, |db| linear::backward_bias(dy, db))?;
+            }
+        }
+        self.weight.with(|w| linear::backward_input(dy, w, dx, rows, accumulate))?;
+        match &self.adapter {
+            Some(adapter) => adapter.backward(gradients, dy, x, dx, rows),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::model::{Group, Param, Params};
+    use crate::nn::check;
+
+    const ROWS: usize = 5;
+    const INPUTS: usize = 3;
+    const OUTPUTS: usize = 4;
+    const RANK: usize = 2;
+    const NAMES: [&str; 4] = ["w", "b", "lora_a", "lora_b"];
+
+    fn value(name: &str) -> (Vec<f64>, Vec<usize>) {
+        let shape = match name {
+            "w" => vec![OUTPUTS, INPUTS],
+            "b" => vec![OUTPUTS],
+            "lora_a" => vec![RANK, INPUTS],
+            _ => vec![OUTPUTS, RANK],
+        };
+        (check::numbers(name, shape.iter().product()), shape)
+    }
+
+    fn map(change: Option<(&str, &[f64])>) -> (Params, Linear) {
+        let params = NAMES
+            .iter()
+            .map(|&name| {
+                let (mut values, shape) = value(name);
+                if let Some((changed, to)) = change
+                    && changed == name
+                {
+                    values = to.to_vec();
+                }
+                let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap();
+                Param { name: name.into(), var, trainable: true, group: Group::Backbone }
+            })
+            .collect();
+        let params = Params::new(params).unwrap();
+        let weight = |name: &str| {
+            let position = params.position(name).unwrap();
+            Weight { tensor: params.get(position).var.as_tensor().clone(), position }
+        };
+        let adapter = Adapter { a: weight("lora_a"), b: weight("lora_b"), scale: 0.7 };
+        let linear = Linear { weight: weight("w"), bias: Some(weight("b")), adapter: Some(adapter) };
+        (params, linear)
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let (x, dy) = (check::numbers("x", ROWS * INPUTS), check::numbers("dy", ROWS * OUTPUTS));
+        let run = |linear: &Linear, x: &[f64]| {
+            let mut y = vec![f64::NAN; ROWS * OUTPUTS];
+            linear.forward(x, &mut y, ROWS, false).unwrap();
+            check::dot(&y, &dy)
+        };
+        let (params, linear) = map(None);
+        let gradients = Gradients::new(&params);
+        let mut dx = vec![f64::NAN; x.len()];
+        linear.backward(Some(&gradients), &dy, &x, &mut dx, ROWS, false).unwrap();
+        check::gradient("dx", &x, &dx, |x| run(&linear, x));
+        for name in NAMES {
+            let found = gradients.tensor(params.position(name).unwrap()).unwrap().unwrap();
+            let found: Vec<f64> = found.flatten_all().unwrap().to_vec1().unwrap();
+            check::gradient(name, &value(name).0, &found, |values| run(&map(Some((name, values))).1, &x));
+        }
+    }
+}
