@@ -8,8 +8,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::Rng;
 
-use lpc_pipe::nn::attention::{self, Heads, Segment};
-use lpc_pipe::nn::{gather, linear};
+use lpc_pipe::nn::attention::{self, Heads, Scheme, Segment};
+use lpc_pipe::nn::{Precision, Rows, gather, linear};
 use lpc_pipe::seed::Seed;
 
 /// Packed tokens of one pass: four pairs of a prompt of 64 and two responses of 96.
@@ -37,17 +37,21 @@ fn linears(c: &mut Criterion) {
         let dy = numbers("dy", TOKENS * outputs);
         group.throughput(Throughput::Elements(2 * (TOKENS * inputs * outputs) as u64));
         let mut y = vec![0f32; TOKENS * outputs];
-        group.bench_function(format!("{name} forward"), |b| {
-            b.iter(|| linear::forward(black_box(&x), &w, &mut y, TOKENS, false));
-        });
         let mut dx = vec![0f32; TOKENS * inputs];
-        group.bench_function(format!("{name} backward, input"), |b| {
-            b.iter(|| linear::backward_input(black_box(&dy), &w, &mut dx, TOKENS, false));
-        });
         let mut dw = vec![0f32; outputs * inputs];
-        group.bench_function(format!("{name} backward, weight"), |b| {
-            b.iter(|| linear::backward_weight(black_box(&dy), &x, &mut dw, TOKENS));
-        });
+        for (kind, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+            // Operands are made anew each time, so that rounding and packing are counted.
+            let rows = |values| Rows::new(black_box(values), TOKENS, precision);
+            group.bench_function(format!("{name} forward, {kind}"), |b| {
+                b.iter(|| linear::forward(&rows(&x), &w, &mut y, false));
+            });
+            group.bench_function(format!("{name} backward, input, {kind}"), |b| {
+                b.iter(|| linear::backward_input(&rows(&dy), &w, &mut dx, false));
+            });
+            group.bench_function(format!("{name} backward, weight, {kind}"), |b| {
+                b.iter(|| linear::backward_weight(&rows(&dy), &rows(&x), &mut dw));
+            });
+        }
     }
     group.finish();
 }
@@ -76,9 +80,12 @@ fn attentions(c: &mut Criterion) {
     let (mut out, mut lse) = (vec![0f32; TOKENS * q_width], vec![0f32; TOKENS * HEADS.query]);
     let mut group = c.benchmark_group("attention");
     group.sample_size(20).throughput(Throughput::Elements((4 * seen * q_width) as u64));
-    group.bench_function("forward", |b| {
-        b.iter(|| attention::forward(black_box(&q), &k, &v, &mut out, &mut lse, &segments, HEADS));
-    });
+    for (kind, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        let scheme = Scheme { segments: &segments, heads: HEADS, window: 0, precision };
+        group.bench_function(format!("forward, {kind}"), |b| {
+            b.iter(|| attention::forward(black_box(&q), &k, &v, &mut out, &mut lse, &scheme));
+        });
+    }
     group.finish();
 }
 
@@ -89,12 +96,16 @@ fn gathers(c: &mut Criterion) {
     let targets: Vec<u32> = (0..rows).map(|_| rng.random_range(0..VOCABULARY as u32)).collect();
     let mut group = c.benchmark_group("gather");
     group.sample_size(10).throughput(Throughput::Elements(2 * (rows * HIDDEN * VOCABULARY) as u64));
-    group.bench_function("forward", |b| b.iter(|| gather::forward(black_box(&h), &w, &targets, HIDDEN)));
-    let lse = gather::forward(&h, &w, &targets, HIDDEN).lse;
     let ones = vec![1f32; rows];
-    group.bench_function("backward, input", |b| {
-        b.iter(|| gather::backward(black_box(&h), &w, &targets, &lse, &ones, None));
-    });
+    for (kind, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        group.bench_function(format!("forward, {kind}"), |b| {
+            b.iter(|| gather::forward(black_box(&h), &w, &targets, HIDDEN, precision));
+        });
+        let lse = gather::forward(&h, &w, &targets, HIDDEN, precision).lse;
+        group.bench_function(format!("backward, input, {kind}"), |b| {
+            b.iter(|| gather::backward(black_box(&h), &w, &targets, &lse, &ones, precision, None));
+        });
+    }
     group.finish();
 }
 

@@ -223,6 +223,9 @@ pub struct Train {
     /// What is trained: full
     #[arg(long)]
     tune: Option<String>,
+    /// Operands of the matrix products: f32, bf16
+    #[arg(long)]
+    precision: Option<String>,
     /// Pairs in one pass
     #[arg(long, value_name = "PAIRS")]
     batch: Option<usize>,
@@ -260,6 +263,7 @@ impl Train {
         flags.put("train.lpc.latent", "--latent", self.latent.clone());
         flags.put("train.lpc.codes", "--codes", self.codes);
         flags.put("train.tune", "--tune", self.tune.clone());
+        flags.put("train.precision", "--precision", self.precision.clone());
         flags.put("train.batch", "--batch", self.batch);
         flags.put("train.accumulate", "--accumulate", self.accumulate);
         flags.put("train.epochs", "--epochs", self.epochs);

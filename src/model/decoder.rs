@@ -11,7 +11,7 @@ use super::params::{Gradients, Params};
 use crate::error::{Error, Result};
 use crate::nn::attention::{Heads, Segment};
 use crate::nn::real::with_slice;
-use crate::nn::{Real, gather, norm, rope};
+use crate::nn::{Precision, Real, gather, norm, rope};
 
 /// Names of a checkpoint's tensors.
 pub mod names {
@@ -33,6 +33,8 @@ pub mod names {
 pub struct Decoder<T> {
     /// Shape.
     pub config: LlamaConfig,
+    /// Operands of the matrix products; float32 until set.
+    pub precision: Precision,
     embedding: Weight,
     layers: Vec<LayerWeights>,
     norm: Weight,
@@ -88,6 +90,7 @@ impl<T: Real> Decoder<T> {
             rope: Arc::new(rope::Table::new(&config.rope_frequencies(), longest.max(1))),
             longest,
             config,
+            precision: Precision::F32,
         })
     }
 
@@ -119,9 +122,11 @@ impl<T: Real> Decoder<T> {
             },
             intermediate: self.config.intermediate_size,
             eps: self.config.rms_norm_eps,
+            precision: self.precision,
             rope: self.rope.clone(),
             positions: packed.positions.to_vec(),
             segments: packed.segments.to_vec(),
+            window: 0,
             gradients: gradients.cloned(),
         });
         let embed = Embed::<T> {
@@ -173,6 +178,7 @@ impl<T: Real> Decoder<T> {
         let op = Head::<T> {
             weight: self.head.clone(),
             targets: targets.to_vec(),
+            precision: self.precision,
             gradients: gradients.cloned(),
             lse: Mutex::new(Vec::new()),
         };
@@ -294,6 +300,7 @@ impl<T: Real> CustomOp1 for Norm<T> {
 struct Head<T> {
     weight: Weight,
     targets: Vec<u32>,
+    precision: Precision,
     gradients: Option<Arc<Gradients>>,
     lse: Mutex<Vec<T>>,
 }
@@ -306,8 +313,9 @@ impl<T: Real> CustomOp1 for Head<T> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let h = input::<T>(storage, layout, self.name())?;
         let hidden = layout.shape().dims2()?.1;
-        let got = with_slice::<T, _>(&self.weight.tensor, |w| gather::forward(h, w, &self.targets, hidden))
-            .map_err(failed)?;
+        let got =
+            with_slice::<T, _>(&self.weight.tensor, |w| gather::forward(h, w, &self.targets, hidden, self.precision))
+                .map_err(failed)?;
         *self.lse.lock().unwrap_or_else(PoisonError::into_inner) = got.lse;
         Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
     }
@@ -319,7 +327,9 @@ impl<T: Real> CustomOp1 for Head<T> {
         let mut dh = Vec::new();
         let mut all = |dw: Option<&mut [T]>| -> Result<()> {
             dh = with_slice::<T, _>(arg, |h| {
-                with_slice::<T, _>(&self.weight.tensor, |w| gather::backward(h, w, &self.targets, &lse, &dlogps, dw))
+                with_slice::<T, _>(&self.weight.tensor, |w| {
+                    gather::backward(h, w, &self.targets, &lse, &dlogps, self.precision, dw)
+                })
             })??;
             Ok(())
         };

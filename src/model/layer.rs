@@ -10,9 +10,9 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::linear::{Linear, Weight};
 use super::params::Gradients;
-use crate::nn::attention::{self, Heads, Segment};
+use crate::nn::attention::{self, Heads, Scheme, Segment};
 use crate::nn::real::with_slice;
-use crate::nn::{Real, norm, rope, swiglu};
+use crate::nn::{Precision, Real, Rows, norm, rope, swiglu};
 
 /// The nine weights of a layer.
 #[derive(Debug, Clone)]
@@ -38,14 +38,24 @@ pub struct Pass<T> {
     pub intermediate: usize,
     /// Epsilon of the norms.
     pub eps: f64,
+    /// Operands of the matrix products.
+    pub precision: Precision,
     /// Rotary table.
     pub rope: Arc<rope::Table<T>>,
     /// Position of every packed row.
     pub positions: Vec<u32>,
     /// Who attends to whom.
     pub segments: Vec<Segment>,
+    /// Positions that a row sees; 0 = all.
+    pub window: usize,
     /// Where gradients go; `None` in evaluation, which then keeps nothing.
     pub gradients: Option<Arc<Gradients>>,
+}
+
+impl<T> Pass<T> {
+    fn scheme(&self) -> Scheme<'_> {
+        Scheme { segments: &self.segments, heads: self.heads, window: self.window, precision: self.precision }
+    }
 }
 
 /// What the backward pass needs of the forward pass.
@@ -85,6 +95,11 @@ impl<T: Real> Layer<T> {
         Layer { weights, pass, kept: Mutex::new(None) }
     }
 
+    /// One operand of this pass' products.
+    fn rows<'a>(&self, values: &'a [T]) -> Rows<'a, T> {
+        Rows::new(values, self.pass.positions.len(), self.pass.precision)
+    }
+
     fn forward(&self, x: &[T]) -> candle_core::Result<(Vec<T>, Kept<T>)> {
         let (w, p) = (&self.weights, &*self.pass);
         let n = p.positions.len();
@@ -92,26 +107,28 @@ impl<T: Real> Layer<T> {
         let (mut normed, mut inverse1) = (zeros(x.len()), zeros(n));
         w.input_layernorm.with(|w| norm::forward(x, w, p.eps, &mut normed, &mut inverse1))?;
         let (mut q, mut k, mut v) = (zeros(n * qw), zeros(n * kvw), zeros(n * kvw));
-        w.q_proj.forward(&normed, &mut q, n, false)?;
-        w.k_proj.forward(&normed, &mut k, n, false)?;
-        w.v_proj.forward(&normed, &mut v, n, false)?;
+        let input = self.rows(&normed);
+        w.q_proj.forward(&input, &mut q, false)?;
+        w.k_proj.forward(&input, &mut k, false)?;
+        w.v_proj.forward(&input, &mut v, false)?;
         p.rope.turn(&mut q, &p.positions, false);
         p.rope.turn(&mut k, &p.positions, false);
         let (mut attended, mut lse) = (zeros(n * qw), zeros(n * p.heads.query));
-        attention::forward(&q, &k, &v, &mut attended, &mut lse, &p.segments, p.heads);
+        attention::forward(&q, &k, &v, &mut attended, &mut lse, &p.scheme());
         let mut middle = x.to_vec();
-        w.o_proj.forward(&attended, &mut middle, n, true)?;
+        w.o_proj.forward(&self.rows(&attended), &mut middle, true)?;
         let mut inverse2 = zeros(n);
         w.post_attention_layernorm.with(|w| {
             norm::forward(&middle, w, p.eps, &mut normed, &mut inverse2);
         })?;
         let size = n * p.intermediate;
         let (mut gate, mut up, mut gated) = (zeros(size), zeros(size), zeros(size));
-        w.gate_proj.forward(&normed, &mut gate, n, false)?;
-        w.up_proj.forward(&normed, &mut up, n, false)?;
+        let input = self.rows(&normed);
+        w.gate_proj.forward(&input, &mut gate, false)?;
+        w.up_proj.forward(&input, &mut up, false)?;
         swiglu::forward(&gate, &up, &mut gated);
         let mut out = middle.clone();
-        w.down_proj.forward(&gated, &mut out, n, true)?;
+        w.down_proj.forward(&self.rows(&gated), &mut out, true)?;
         Ok((out, Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up }))
     }
 
@@ -134,41 +151,41 @@ impl<T: Real> Layer<T> {
 
     fn backward(&self, x: &[T], dout: &[T], kept: Kept<T>) -> candle_core::Result<Vec<T>> {
         let (w, p) = (&self.weights, &*self.pass);
-        let n = p.positions.len();
         let Kept { inverse1, mut q, mut k, v, attended, lse, middle, inverse2, mut gate, mut up } = kept;
         let sums = p.gradients.as_deref();
         // Feed-forward.
         let (mut gated, mut dgated) = (zeros(gate.len()), zeros(gate.len()));
         swiglu::forward(&gate, &up, &mut gated);
-        w.down_proj.backward(sums, dout, &gated, &mut dgated, n, false)?;
+        w.down_proj.backward(sums, &self.rows(dout), &self.rows(&gated), &mut dgated, false)?;
         drop(gated);
         swiglu::backward(&mut gate, &mut up, &dgated);
         drop(dgated);
         let (mut normed, mut dnormed) = (zeros(x.len()), zeros(x.len()));
         w.post_attention_layernorm.with(|w| norm::again(&middle, w, &inverse2, &mut normed))?;
-        w.gate_proj.backward(sums, &gate, &normed, &mut dnormed, n, false)?;
-        w.up_proj.backward(sums, &up, &normed, &mut dnormed, n, true)?;
+        let input = self.rows(&normed);
+        w.gate_proj.backward(sums, &self.rows(&gate), &input, &mut dnormed, false)?;
+        w.up_proj.backward(sums, &self.rows(&up), &input, &mut dnormed, true)?;
         drop((gate, up));
         let mut dmiddle = dout.to_vec();
         self.norm_backward(&w.post_attention_layernorm, &middle, &inverse2, &dnormed, &mut dmiddle)?;
         drop(middle);
         // Attention.
         let mut dattended = zeros(attended.len());
-        w.o_proj.backward(sums, &dmiddle, &attended, &mut dattended, n, false)?;
+        w.o_proj.backward(sums, &self.rows(&dmiddle), &self.rows(&attended), &mut dattended, false)?;
         let (mut dq, mut dk, mut dv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
         let saved = attention::Saved { q: &q, k: &k, v: &v, out: &attended, lse: &lse, dout: &dattended };
-        attention::backward(&saved, &mut dq, &mut dk, &mut dv, &p.segments, p.heads);
+        attention::backward(&saved, &mut dq, &mut dk, &mut dv, &p.scheme());
         q.clear();
         k.clear();
         p.rope.turn(&mut dq, &p.positions, true);
         p.rope.turn(&mut dk, &p.positions, true);
         w.input_layernorm.with(|w| norm::again(x, w, &inverse1, &mut normed))?;
-        w.q_proj.backward(sums, &dq, &normed, &mut dnormed, n, false)?;
-        w.k_proj.backward(sums, &dk, &normed, &mut dnormed, n, true)?;
-        w.v_proj.backward(sums, &dv, &normed, &mut dnormed, n, true)?;
+        let input = self.rows(&normed);
+        w.q_proj.backward(sums, &self.rows(&dq), &input, &mut dnormed, false)?;
+        w.k_proj.backward(sums, &self.rows(&dk), &input, &mut dnormed, true)?;
+        w.v_proj.backward(sums, &self.rows(&dv), &input, &mut dnormed, true)?;
         let mut dx = dmiddle;
         self.norm_backward(&w.input_layernorm, x, &inverse1, &dnormed, &mut dx)?;
-        debug_assert_eq!(dx.len() % n.max(1), 0);
         Ok(dx)
     }
 }

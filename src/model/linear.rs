@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use super::params::Gradients;
 use crate::nn::real::with_slice;
-use crate::nn::{Real, linear};
+use crate::nn::{Real, Rows, linear};
 
 /// A parameter: its values, and where its gradient goes.
 #[derive(Debug, Clone)]
@@ -57,10 +57,9 @@ impl Adapter {
     ///
     /// # Shapes
     /// x (N,I) -> (N,r).
-    fn narrow<T: Real>(&self, x: &[T], rows: usize) -> candle_core::Result<Vec<T>> {
-        let rank = self.a.tensor.dim(0)?;
-        let mut u = vec![T::zero(); rows * rank];
-        self.a.with(|a| linear::forward(x, a, &mut u, rows, false))?;
+    fn narrow<T: Real>(&self, x: &Rows<'_, T>) -> candle_core::Result<Vec<T>> {
+        let mut u = vec![T::zero(); x.rows() * self.a.tensor.dim(0)?];
+        self.a.with(|a| linear::forward(x, a, &mut u, false))?;
         let scale = T::of(self.scale);
         u.iter_mut().for_each(|u| *u *= scale);
         Ok(u)
@@ -69,23 +68,24 @@ impl Adapter {
     fn backward<T: Real>(
         &self,
         gradients: Option<&Gradients>,
-        dy: &[T],
-        x: &[T],
+        dy: &Rows<'_, T>,
+        x: &Rows<'_, T>,
         dx: &mut [T],
-        rows: usize,
     ) -> candle_core::Result<()> {
-        let mut du = vec![T::zero(); rows * self.a.tensor.dim(0)?];
-        self.b.with(|b| linear::backward_input(dy, b, &mut du, rows, false))?;
+        let mut du = vec![T::zero(); dy.rows() * self.a.tensor.dim(0)?];
+        self.b.with(|b| linear::backward_input(dy, b, &mut du, false))?;
         let scale = T::of(self.scale);
         du.iter_mut().for_each(|u| *u *= scale);
+        let du = dy.like(&du, dy.rows());
         if let Some(gradients) = gradients {
             if gradients.wants(self.b.position) {
-                let u = self.narrow(x, rows)?;
-                gradients.add::<T>(self.b.position, |db| linear::backward_weight(dy, &u, db, rows))?;
+                let u = self.narrow(x)?;
+                let u = x.like(&u, x.rows());
+                gradients.add::<T>(self.b.position, |db| linear::backward_weight(dy, &u, db))?;
             }
-            gradients.add::<T>(self.a.position, |da| linear::backward_weight(&du, x, da, rows))?;
+            gradients.add::<T>(self.a.position, |da| linear::backward_weight(&du, x, da))?;
         }
-        self.a.with(|a| linear::backward_input(&du, a, dx, rows, true))
+        self.a.with(|a| linear::backward_input(&du, a, dx, true))
     }
 }
 
@@ -102,14 +102,14 @@ impl Linear {
     ///
     /// # Errors
     /// [`candle_core::Error`] where a parameter is of another number type.
-    pub fn forward<T: Real>(&self, x: &[T], y: &mut [T], rows: usize, accumulate: bool) -> candle_core::Result<()> {
-        self.weight.with(|w| linear::forward(x, w, y, rows, accumulate))?;
+    pub fn forward<T: Real>(&self, x: &Rows<'_, T>, y: &mut [T], accumulate: bool) -> candle_core::Result<()> {
+        self.weight.with(|w| linear::forward(x, w, y, accumulate))?;
         if let Some(bias) = &self.bias {
             bias.with(|b| linear::add_bias(y, b))?;
         }
         if let Some(adapter) = &self.adapter {
-            let u = adapter.narrow(x, rows)?;
-            adapter.b.with(|b| linear::forward(&u, b, y, rows, true))?;
+            let u = adapter.narrow(x)?;
+            adapter.b.with(|b| linear::forward(&x.like(&u, x.rows()), b, y, true))?;
         }
         Ok(())
     }
@@ -124,21 +124,20 @@ impl Linear {
     pub fn backward<T: Real>(
         &self,
         gradients: Option<&Gradients>,
-        dy: &[T],
-        x: &[T],
+        dy: &Rows<'_, T>,
+        x: &Rows<'_, T>,
         dx: &mut [T],
-        rows: usize,
         accumulate: bool,
     ) -> candle_core::Result<()> {
         if let Some(gradients) = gradients {
-            gradients.add::<T>(self.weight.position, |dw| linear::backward_weight(dy, x, dw, rows))?;
+            gradients.add::<T>(self.weight.position, |dw| linear::backward_weight(dy, x, dw))?;
             if let Some(bias) = &self.bias {
-                gradients.add::<T>(bias.position, |db| linear::backward_bias(dy, db))?;
+                gradients.add::<T>(bias.position, |db| linear::backward_bias(dy.values(), db))?;
             }
         }
-        self.weight.with(|w| linear::backward_input(dy, w, dx, rows, accumulate))?;
+        self.weight.with(|w| linear::backward_input(dy, w, dx, accumulate))?;
         match &self.adapter {
-            Some(adapter) => adapter.backward(gradients, dy, x, dx, rows),
+            Some(adapter) => adapter.backward(gradients, dy, x, dx),
             None => Ok(()),
         }
     }
@@ -157,6 +156,10 @@ mod tests {
     const OUTPUTS: usize = 4;
     const RANK: usize = 2;
     const NAMES: [&str; 4] = ["w", "b", "lora_a", "lora_b"];
+
+    fn rows(x: &[f64]) -> Rows<'_, f64> {
+        Rows::new(x, ROWS, crate::nn::Precision::F32)
+    }
 
     fn value(name: &str) -> (Vec<f64>, Vec<usize>) {
         let shape = match name {
@@ -197,13 +200,13 @@ mod tests {
         let (x, dy) = (check::numbers("x", ROWS * INPUTS), check::numbers("dy", ROWS * OUTPUTS));
         let run = |linear: &Linear, x: &[f64]| {
             let mut y = vec![f64::NAN; ROWS * OUTPUTS];
-            linear.forward(x, &mut y, ROWS, false).unwrap();
+            linear.forward(&rows(x), &mut y, false).unwrap();
             check::dot(&y, &dy)
         };
         let (params, linear) = map(None);
         let gradients = Gradients::new(&params);
         let mut dx = vec![f64::NAN; x.len()];
-        linear.backward(Some(&gradients), &dy, &x, &mut dx, ROWS, false).unwrap();
+        linear.backward(Some(&gradients), &rows(&dy), &rows(&x), &mut dx, false).unwrap();
         check::gradient("dx", &x, &dx, |x| run(&linear, x));
         for name in NAMES {
             let found = gradients.tensor(params.position(name).unwrap()).unwrap().unwrap();

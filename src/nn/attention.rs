@@ -1,6 +1,7 @@
 //! Causal attention over packed sequences, grouped-query, with a prefix shared
 //! between sequences: the two responses of a pair both see the prompt, which is
-//! computed once, and neither sees the other.
+//! computed once, and neither sees the other. A sliding window may limit how far
+//! back a row sees.
 //!
 //! Scores are never stored: the backward pass computes them again from the saved
 //! log-sum-exp of every row (Dao et al. 2022, "FlashAttention", Algorithm 4, here
@@ -8,10 +9,11 @@
 
 use rayon::prelude::*;
 
-use super::real::{Real, Shared, View, gemm, sum_of, wide};
+use super::real::{Real, Shared, sum_of, wide};
+use super::rows::{Precision, Rows};
 
-/// Query rows that one block handles; bounds the scratch memory.
-const BLOCK: usize = 96;
+/// Query rows, counted over the heads that share keys, that one block handles; bounds the scratch memory.
+const BLOCK: usize = 192;
 
 /// A run of packed rows that attends to itself causally, and to a prefix fully.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,125 +50,187 @@ impl Heads {
         self.kv * self.size
     }
 
+    /// Query heads that share one key-value head.
+    fn share(self) -> usize {
+        self.query / self.kv
+    }
+
     fn scale<T: Real>(self) -> T {
         T::of((self.size as f64).sqrt().recip())
     }
 }
 
-/// One block of query rows of one head: which rows, and the keys it sees.
-#[derive(Clone, Copy)]
+/// What attention needs to know besides its inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Scheme<'a> {
+    /// Who attends to whom.
+    pub segments: &'a [Segment],
+    /// Heads of the model.
+    pub heads: Heads,
+    /// Positions that a row sees, its own among them, counted along its sequence (prefix, then segment); 0 = all.
+    pub window: usize,
+    /// Operands of the products.
+    pub precision: Precision,
+}
+
+/// One block of query rows: which rows, and the keys they see.
+#[derive(Debug, Clone, Copy)]
 struct Block {
     row: usize,
     rows: usize,
-    /// Key ranges (start, length): the prefix, and the segment up to the block's last row.
+    /// Key ranges (start, length): of the prefix, and of the segment up to the block's last row.
     keys: [(usize, usize); 2],
-    /// Keys of the second range that the block's first row sees.
-    first: usize,
+    /// Position of the first row in its sequence, and of the first key.
+    row_position: usize,
+    key_position: usize,
+    window: usize,
 }
 
 impl Block {
-    fn of(segment: &Segment) -> impl Iterator<Item = Block> + '_ {
-        (0..segment.len).step_by(BLOCK).map(move |at| {
-            let rows = BLOCK.min(segment.len - at);
+    fn of<'a>(scheme: &Scheme<'a>, segment: &'a Segment) -> impl Iterator<Item = Block> + use<'a> {
+        let step = (BLOCK / scheme.heads.share()).max(16);
+        let window = scheme.window;
+        (0..segment.len).step_by(step).map(move |at| {
+            let rows = step.min(segment.len - at);
+            let prefix = segment.prefix_len;
+            let row_position = prefix + at;
+            let key_position = if window == 0 { 0 } else { (row_position + 1).saturating_sub(window) };
+            let (skip, own) = (key_position.min(prefix), key_position.saturating_sub(prefix));
             Block {
                 row: segment.start + at,
                 rows,
-                keys: [(segment.prefix_start, segment.prefix_len), (segment.start, at + rows)],
-                first: at + 1,
+                keys: [(segment.prefix_start + skip, prefix - skip), (segment.start + own, at + rows - own)],
+                row_position,
+                key_position,
+                window,
             }
         })
     }
 
+    /// Keys of the block.
     fn width(&self) -> usize {
         self.keys[0].1 + self.keys[1].1
     }
 
-    /// Keys that row `i` of the block sees; they come first in its score row.
-    fn visible(&self, i: usize) -> usize {
-        self.keys[0].1 + self.first + i
+    /// Keys that row `i` of the block sees.
+    fn visible(&self, i: usize) -> std::ops::Range<usize> {
+        let end = self.row_position + i + 1;
+        let start = if self.window == 0 { 0 } else { end.saturating_sub(self.window) };
+        start.max(self.key_position) - self.key_position..end - self.key_position
     }
+}
+
+/// Copies one head's part of some rows, after what is there.
+fn take<T: Real>(out: &mut Vec<T>, from: &[T], (start, len): (usize, usize), width: usize, at: usize, size: usize) {
+    for row in start..start + len {
+        out.extend_from_slice(&from[row * width + at..][..size]);
+    }
+}
+
+/// Scratch of one task.
+struct Scratch<T> {
+    q: Vec<T>,
+    k: Vec<T>,
+    v: Vec<T>,
+    scores: Vec<T>,
+    out: Vec<T>,
+    dout: Vec<T>,
+    dscores: Vec<T>,
+    dkeys: Vec<T>,
+}
+
+impl<T: Real> Scratch<T> {
+    fn new() -> Scratch<T> {
+        let none = Vec::new;
+        Scratch {
+            q: none(),
+            k: none(),
+            v: none(),
+            scores: none(),
+            out: none(),
+            dout: none(),
+            dscores: none(),
+            dkeys: none(),
+        }
+    }
+
+    /// Copies a block's queries (head after head), keys and values.
+    fn load(&mut self, (q, k, v): (&[T], &[T], &[T]), block: &Block, kv_head: usize, heads: Heads) {
+        let size = heads.size;
+        for part in [&mut self.q, &mut self.k, &mut self.v] {
+            part.clear();
+        }
+        for head in kv_head * heads.share()..(kv_head + 1) * heads.share() {
+            take(&mut self.q, q, (block.row, block.rows), heads.q_width(), head * size, size);
+        }
+        for keys in block.keys {
+            take(&mut self.k, k, keys, heads.kv_width(), kv_head * size, size);
+            take(&mut self.v, v, keys, heads.kv_width(), kv_head * size, size);
+        }
+    }
+}
+
+/// `len` numbers that will be overwritten.
+fn sized<T: Real>(x: &mut Vec<T>, len: usize) -> &mut [T] {
+    x.resize(len, T::zero());
+    &mut x[..]
 }
 
 /// Attention output and the log-sum-exp of every row and head.
 ///
 /// # Shapes
 /// q (N, Hq*D) · k, v (N, Hkv*D) · out (N, Hq*D) · lse (N, Hq).
-pub fn forward<T: Real>(q: &[T], k: &[T], v: &[T], out: &mut [T], lse: &mut [T], segments: &[Segment], heads: Heads) {
+pub fn forward<T: Real>(q: &[T], k: &[T], v: &[T], out: &mut [T], lse: &mut [T], scheme: &Scheme<'_>) {
+    let heads = scheme.heads;
     let (out, lse) = (Shared::new(out), Shared::new(lse));
-    let tasks: Vec<(Block, usize)> =
-        segments.iter().flat_map(Block::of).flat_map(|b| (0..heads.query).map(move |h| (b, h))).collect();
-    tasks.par_iter().for_each_init(Vec::new, |scores: &mut Vec<T>, &(block, head)| {
-        scores.clear();
-        scores.resize(block.rows * block.width(), T::zero());
-        scores_of(q, k, scores, &block, head, heads);
-        for i in 0..block.rows {
-            let row = &mut scores[i * block.width()..(i + 1) * block.width()];
-            let sum = softmax_row(row, block.visible(i));
+    let blocks = scheme.segments.iter().flat_map(|s| Block::of(scheme, s));
+    let tasks: Vec<(Block, usize)> = blocks.flat_map(|b| (0..heads.kv).map(move |h| (b, h))).collect();
+    tasks.par_iter().for_each_init(Scratch::new, |scratch: &mut Scratch<T>, (block, kv_head)| {
+        scratch.load((q, k, v), block, *kv_head, heads);
+        let Scratch { q, k, v, scores, out: attended, .. } = scratch;
+        let (rows, width) = (block.rows * heads.share(), block.width());
+        let scores = sized(scores, rows * width);
+        let attended = sized(attended, rows * heads.size);
+        let queries = Rows::serial(q, rows, scheme.precision);
+        queries.times_transposed(&queries.like(k, width), scores, false);
+        let mut inverses = Vec::with_capacity(rows);
+        for (i, row) in scores.chunks_exact_mut(width).enumerate() {
+            let (i, head) = (i % block.rows, kv_head * heads.share() + i / block.rows);
+            let (largest, sum) = exponentials(row, block.visible(i), heads.scale());
+            inverses.push(sum.recip());
             // SAFETY: each (row, head) belongs to exactly one task.
-            unsafe { *lse.at((block.row + i) * heads.query + head) = sum };
+            unsafe { *lse.at((block.row + i) * heads.query + head) = largest + sum.ln() };
         }
-        let kv_head = head / (heads.query / heads.kv) * heads.size;
-        let mut column = 0;
-        for (range, (start, len)) in block.keys.into_iter().enumerate() {
-            // SAFETY: views lie within q, k, v and out; each task writes its own rows and head.
-            unsafe {
-                gemm(
-                    (block.rows, heads.size, len),
-                    out.at(block.row * heads.q_width() + head * heads.size),
-                    (heads.q_width(), 1),
-                    range == 1 && block.keys[0].1 > 0,
-                    View { data: scores.as_ptr().add(column), row: block.width(), column: 1 },
-                    View { data: v.as_ptr().add(start * heads.kv_width() + kv_head), row: heads.kv_width(), column: 1 },
-                    T::one(),
-                    false,
-                );
-            }
-            column += len;
+        queries.like(scores, rows).times(&queries.like(v, width), attended, false);
+        for (i, (row, &inverse)) in attended.chunks_exact(heads.size).zip(&inverses).enumerate() {
+            let (i, head) = (i % block.rows, kv_head * heads.share() + i / block.rows);
+            // SAFETY: as above.
+            let target = unsafe { part(out, (block.row + i) * heads.q_width() + head * heads.size, heads.size) };
+            target.iter_mut().zip(row).for_each(|(t, &x)| *t = x * inverse);
         }
     });
 }
 
-/// Scaled scores of a block: `scale * q k^T`, all key ranges side by side.
-fn scores_of<T: Real>(q: &[T], k: &[T], scores: &mut [T], block: &Block, head: usize, heads: Heads) {
-    let kv_head = head / (heads.query / heads.kv) * heads.size;
-    let mut column = 0;
-    for (start, len) in block.keys {
-        // SAFETY: views lie within q and k, and within `scores`, which is borrowed mutably.
-        unsafe {
-            gemm(
-                (block.rows, len, heads.size),
-                scores.as_mut_ptr().add(column),
-                (block.width(), 1),
-                false,
-                View {
-                    data: q.as_ptr().add(block.row * heads.q_width() + head * heads.size),
-                    row: heads.q_width(),
-                    column: 1,
-                },
-                View { data: k.as_ptr().add(start * heads.kv_width() + kv_head), row: 1, column: heads.kv_width() },
-                heads.scale(),
-                false,
-            );
-        }
-        column += len;
-    }
+/// `len` elements from `at` on.
+///
+/// # Safety
+/// They lie within the slice, and no other task touches them.
+unsafe fn part<'a, T>(x: Shared<T>, at: usize, len: usize) -> &'a mut [T] {
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut(x.at(at), len) }
 }
 
-/// Softmax over the first `visible` scores, zero for the rest; returns the log-sum-exp.
-fn softmax_row<T: Real>(row: &mut [T], visible: usize) -> T {
+/// `e^(scale s - largest)` of the visible scores, zero for the rest; returns the largest scaled score and the sum.
+fn exponentials<T: Real>(row: &mut [T], visible: std::ops::Range<usize>, scale: T) -> (T, T) {
     wide(|| {
-        let (seen, hidden) = row.split_at_mut(visible);
-        let largest = seen.iter().fold(T::neg_infinity(), |m, &s| if s > m { s } else { m });
+        row[..visible.start].fill(T::zero());
+        row[visible.end..].fill(T::zero());
+        let seen = &mut row[visible];
+        let largest = seen.iter().fold(T::neg_infinity(), |m, &s| if s > m { s } else { m }) * scale;
         for s in seen.iter_mut() {
-            *s = (*s - largest).exp_fast();
+            *s = (*s * scale - largest).exp_fast();
         }
-        let sum = sum_of(visible, |i| seen[i]);
-        let inverse = sum.recip();
-        for s in seen.iter_mut() {
-            *s *= inverse;
-        }
-        hidden.fill(T::zero());
-        largest + sum.ln()
+        (largest, sum_of(seen.len(), |i| seen[i]))
     })
 }
 
@@ -178,9 +242,9 @@ pub struct Saved<'a, T> {
     pub k: &'a [T],
     /// Values (N, Hkv*D).
     pub v: &'a [T],
-    /// Output (N, Hq*D).
+    /// Output of the forward pass (N, Hq*D).
     pub out: &'a [T],
-    /// Log-sum-exp (N, Hq).
+    /// Log-sum-exp of the forward pass (N, Hq).
     pub lse: &'a [T],
     /// Gradient of the output (N, Hq*D).
     pub dout: &'a [T],
@@ -189,110 +253,82 @@ pub struct Saved<'a, T> {
 /// Gradients of queries, keys and values.
 ///
 /// # Shapes
-/// dq (N, Hq*D) is overwritten · dk, dv (N, Hkv*D) are added to and must start at zero.
-pub fn backward<T: Real>(
-    saved: &Saved<'_, T>,
-    dq: &mut [T],
-    dk: &mut [T],
-    dv: &mut [T],
-    segments: &[Segment],
-    heads: Heads,
-) {
+/// dq (N, Hq*D) is overwritten; dk, dv (N, Hkv*D) are added to and must start at zero.
+pub fn backward<T: Real>(saved: &Saved<'_, T>, dq: &mut [T], dk: &mut [T], dv: &mut [T], scheme: &Scheme<'_>) {
+    let heads = scheme.heads;
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
     // One task owns a key-value head of a whole group, so that sums into shared prefixes never race.
-    let tasks: Vec<(&[Segment], usize)> =
-        segments.chunk_by(|a, b| a.group == b.group).flat_map(|group| (0..heads.kv).map(move |h| (group, h))).collect();
-    tasks.par_iter().for_each_init(
-        || (Vec::new(), Vec::new()),
-        |(p, dp), &(group, kv_head)| {
-            let share = heads.query / heads.kv;
-            for block in group.iter().flat_map(Block::of) {
-                for head in kv_head * share..(kv_head + 1) * share {
-                    p.clear();
-                    p.resize(block.rows * block.width(), T::zero());
-                    dp.clear();
-                    dp.resize(block.rows * block.width(), T::zero());
-                    block_backward(saved, (p, dp), &block, head, heads, (dq, dk, dv));
-                }
-            }
-        },
-    );
+    let groups = scheme.segments.chunk_by(|a, b| a.group == b.group);
+    let tasks: Vec<(&[Segment], usize)> = groups.flat_map(|g| (0..heads.kv).map(move |h| (g, h))).collect();
+    tasks.par_iter().for_each_init(Scratch::new, |scratch, &(group, kv_head)| {
+        for block in group.iter().flat_map(|s| Block::of(scheme, s)) {
+            block_backward(saved, scratch, &block, kv_head, scheme, (dq, dk, dv));
+        }
+    });
 }
 
-/// One block and head of the backward pass.
+/// One block and key-value head of the backward pass.
 fn block_backward<T: Real>(
     saved: &Saved<'_, T>,
-    (p, dp): (&mut [T], &mut [T]),
+    scratch: &mut Scratch<T>,
     block: &Block,
-    head: usize,
-    heads: Heads,
+    kv_head: usize,
+    scheme: &Scheme<'_>,
     (dq, dk, dv): (Shared<T>, Shared<T>, Shared<T>),
 ) {
-    let (qw, kvw, width) = (heads.q_width(), heads.kv_width(), block.width());
-    let kv_head = head / (heads.query / heads.kv) * heads.size;
-    let q_at = block.row * qw + head * heads.size;
-    let q_view = |data: &[T]| View { data: data[q_at..].as_ptr(), row: qw, column: 1 };
-    scores_of(saved.q, saved.k, p, block, head, heads);
-    let mut column = 0;
-    for (start, len) in block.keys {
-        // SAFETY: views lie within dout, v and dp.
-        unsafe {
-            gemm(
-                (block.rows, len, heads.size),
-                dp.as_mut_ptr().add(column),
-                (width, 1),
-                false,
-                q_view(saved.dout),
-                View { data: saved.v.as_ptr().add(start * kvw + kv_head), row: 1, column: kvw },
-                T::one(),
-                false,
-            );
-        }
-        column += len;
+    let heads = scheme.heads;
+    let (size, share) = (heads.size, heads.share());
+    scratch.load((saved.q, saved.k, saved.v), block, kv_head, heads);
+    scratch.dout.clear();
+    for head in kv_head * share..(kv_head + 1) * share {
+        take(&mut scratch.dout, saved.dout, (block.row, block.rows), heads.q_width(), head * size, size);
     }
-    for i in 0..block.rows {
+    let Scratch { q, k, v, scores, out: narrow, dout, dscores, dkeys } = scratch;
+    let (rows, width) = (block.rows * share, block.width());
+    let queries = Rows::serial(q, rows, scheme.precision);
+    let (keys, values, douts) = (queries.like(k, width), queries.like(v, width), queries.like(dout, rows));
+    let (scores, dscores) = (sized(scores, rows * width), sized(dscores, rows * width));
+    queries.times_transposed(&keys, scores, false);
+    douts.times_transposed(&values, dscores, false);
+    for (at, (p, dp)) in scores.chunks_exact_mut(width).zip(dscores.chunks_exact_mut(width)).enumerate() {
+        let (i, head) = (at % block.rows, kv_head * share + at / block.rows);
         let lse = saved.lse[(block.row + i) * heads.query + head];
-        let at = (block.row + i) * qw + head * heads.size;
-        let (out, dout) = (&saved.out[at..at + heads.size], &saved.dout[at..at + heads.size]);
-        let (p, dp) = (&mut p[i * width..(i + 1) * width], &mut dp[i * width..(i + 1) * width]);
-        scores_backward(p, dp, block.visible(i), lse, sum_of(heads.size, |j| out[j] * dout[j]), heads.scale());
+        let out = &saved.out[(block.row + i) * heads.q_width() + head * size..][..size];
+        let dout = &douts.values()[at * size..][..size];
+        let delta = sum_of(size, |j| out[j] * dout[j]);
+        scores_backward(p, dp, block.visible(i), lse, delta, heads.scale());
     }
-    let mut column = 0;
-    for (range, (start, len)) in block.keys.into_iter().enumerate() {
-        let key_at = start * kvw + kv_head;
-        let (p_t, dp_t) = (
-            View { data: p[column..].as_ptr(), row: 1, column: width },
-            View { data: dp[column..].as_ptr(), row: 1, column: width },
-        );
-        // SAFETY: this task alone writes this head's dq rows, and this group's dk and dv of its key-value head.
-        unsafe {
-            gemm(
-                (block.rows, heads.size, len),
-                dq.at(q_at),
-                (qw, 1),
-                range == 1 && block.keys[0].1 > 0,
-                View { data: dp.as_ptr().add(column), row: width, column: 1 },
-                View { data: saved.k.as_ptr().add(key_at), row: kvw, column: 1 },
-                T::one(),
-                false,
-            );
-            let into = (len, heads.size, block.rows);
-            gemm(into, dk.at(key_at), (kvw, 1), true, dp_t, q_view(saved.q), T::one(), false);
-            gemm(into, dv.at(key_at), (kvw, 1), true, p_t, q_view(saved.dout), T::one(), false);
+    let (p, dp) = (queries.like(scores, rows), queries.like(dscores, rows));
+    let dqueries = sized(narrow, rows * size);
+    dp.times(&keys, dqueries, false);
+    for (at, row) in dqueries.chunks_exact(size).enumerate() {
+        let (i, head) = (at % block.rows, kv_head * share + at / block.rows);
+        // SAFETY: this task alone writes these rows of these heads.
+        unsafe { part(dq, (block.row + i) * heads.q_width() + head * size, size) }.copy_from_slice(row);
+    }
+    let dkeys = sized(dkeys, width * size);
+    for (left, right, sum) in [(&dp, &queries, dk), (&p, &douts, dv)] {
+        left.transposed_times(right, dkeys, false);
+        let rows = block.keys.iter().flat_map(|&(start, len)| start..start + len);
+        for (row, add) in rows.zip(dkeys.chunks_exact(size)) {
+            // SAFETY: this task alone adds to this group's rows of this head.
+            let sum = unsafe { part(sum, row * heads.kv_width() + kv_head * size, size) };
+            sum.iter_mut().zip(add).for_each(|(s, &x)| *s += x);
         }
-        column += len;
     }
 }
 
 /// Scores -> probabilities in `p`; gradient of probabilities -> gradient of scores (times scale) in `dp`.
-fn scores_backward<T: Real>(p: &mut [T], dp: &mut [T], visible: usize, lse: T, delta: T, scale: T) {
+fn scores_backward<T: Real>(p: &mut [T], dp: &mut [T], visible: std::ops::Range<usize>, lse: T, delta: T, scale: T) {
     wide(|| {
-        for (p, dp) in p[..visible].iter_mut().zip(&mut dp[..visible]) {
-            *p = (*p - lse).exp_fast();
+        for x in [&mut *p, &mut *dp] {
+            x[..visible.start].fill(T::zero());
+            x[visible.end..].fill(T::zero());
+        }
+        for (p, dp) in p[visible.clone()].iter_mut().zip(&mut dp[visible]) {
+            *p = (*p * scale - lse).exp_fast();
             *dp = *p * (*dp - delta) * scale;
         }
-        p[visible..].fill(T::zero());
-        dp[visible..].fill(T::zero());
     });
 }
 
@@ -306,18 +342,21 @@ mod tests {
     /// Two groups: prompt, two responses that share it; and a lone sequence longer than a block.
     fn layout() -> (Vec<Segment>, usize) {
         let s = |start, len, prefix_start, prefix_len, group| Segment { start, len, prefix_start, prefix_len, group };
-        let long = BLOCK + 5;
+        let long = BLOCK / 2 + 5;
         (vec![s(0, 3, 0, 0, 0), s(3, 4, 0, 3, 0), s(7, 2, 0, 3, 0), s(9, long, 0, 0, 1)], 9 + long)
     }
 
     /// The definition, one row and head at a time.
-    fn plain(q: &[f64], k: &[f64], v: &[f64], segments: &[Segment]) -> Vec<f64> {
+    fn plain(q: &[f64], k: &[f64], v: &[f64], segments: &[Segment], window: usize) -> Vec<f64> {
         let (d, qw, kvw) = (HEADS.size, HEADS.q_width(), HEADS.kv_width());
         let mut out = vec![0.0; q.len()];
         for s in segments {
             for i in 0..s.len {
-                let keys: Vec<usize> =
+                let mut keys: Vec<usize> =
                     (s.prefix_start..s.prefix_start + s.prefix_len).chain(s.start..=s.start + i).collect();
+                if window > 0 {
+                    keys.drain(..keys.len().saturating_sub(window));
+                }
                 for h in 0..HEADS.query {
                     let g = h / (HEADS.query / HEADS.kv);
                     let query = &q[(s.start + i) * qw + h * d..][..d];
@@ -337,9 +376,16 @@ mod tests {
         out
     }
 
-    fn run(q: &[f64], k: &[f64], v: &[f64], segments: &[Segment], n: usize) -> (Vec<f64>, Vec<f64>) {
+    /// No window, one within the prompt, one across the border of prompt and response, one across blocks.
+    const WINDOWS: [usize; 4] = [0, 2, 5, BLOCK / 2 - 7];
+
+    fn scheme(segments: &[Segment], window: usize) -> Scheme<'_> {
+        Scheme { segments, heads: HEADS, window, precision: Precision::F32 }
+    }
+
+    fn run(q: &[f64], k: &[f64], v: &[f64], scheme: &Scheme<'_>, n: usize) -> (Vec<f64>, Vec<f64>) {
         let (mut out, mut lse) = (vec![f64::NAN; n * HEADS.q_width()], vec![0.0; n * HEADS.query]);
-        forward(q, k, v, &mut out, &mut lse, segments, HEADS);
+        forward(q, k, v, &mut out, &mut lse, scheme);
         (out, lse)
     }
 
@@ -351,25 +397,34 @@ mod tests {
             check::numbers("k", n * HEADS.kv_width()),
             check::numbers("v", n * HEADS.kv_width()),
         );
-        let (out, _) = run(&q, &k, &v, &segments, n);
-        for (a, b) in out.iter().zip(plain(&q, &k, &v, &segments)) {
-            assert!((a - b).abs() < 1e-12, "{a} {b}");
+        for window in WINDOWS {
+            let (out, _) = run(&q, &k, &v, &scheme(&segments, window), n);
+            for (a, b) in out.iter().zip(plain(&q, &k, &v, &segments, window)) {
+                assert!((a - b).abs() < 1e-12, "{window}: {a} {b}");
+            }
         }
     }
 
     #[test]
     fn gradients_match_finite_differences() {
+        for window in WINDOWS {
+            gradients_match(window);
+        }
+    }
+
+    fn gradients_match(window: usize) {
         let (segments, n) = layout();
+        let scheme = scheme(&segments, window);
         let (qn, kn) = (n * HEADS.q_width(), n * HEADS.kv_width());
         let (q, k, v, dout) =
             (check::numbers("q", qn), check::numbers("k", kn), check::numbers("v", kn), check::numbers("do", qn));
-        let (out, lse) = run(&q, &k, &v, &segments, n);
+        let (out, lse) = run(&q, &k, &v, &scheme, n);
         let (mut dq, mut dk, mut dv) = (vec![f64::NAN; qn], vec![0.0; kn], vec![0.0; kn]);
         let saved = Saved { q: &q, k: &k, v: &v, out: &out, lse: &lse, dout: &dout };
-        backward(&saved, &mut dq, &mut dk, &mut dv, &segments, HEADS);
+        backward(&saved, &mut dq, &mut dk, &mut dv, &scheme);
         // The head of each array covers the shared prompt and both responses.
         let part = 9 * HEADS.kv_width();
-        let f = |q: &[f64], k: &[f64], v: &[f64]| check::dot(&run(q, k, v, &segments, n).0, &dout);
+        let f = |q: &[f64], k: &[f64], v: &[f64]| check::dot(&run(q, k, v, &scheme, n).0, &dout);
         let with = |whole: &[f64], head: &[f64]| [head, &whole[part..]].concat();
         check::gradient("dq", &q[..part], &dq[..part], |x| f(&with(&q, x), &k, &v));
         check::gradient("dk", &k[..part], &dk[..part], |x| f(&q, &with(&k, x), &v));
@@ -378,5 +433,29 @@ mod tests {
         let tail = kn - 8;
         let with = |x: &[f64]| [&k[..tail], x].concat();
         check::gradient("dk tail", &k[tail..], &dk[tail..], |x| f(&q, &with(x), &v));
+    }
+
+    #[test]
+    fn bfloat16_stays_within_its_precision() {
+        let (segments, n) = layout();
+        let narrow = |key: &str, n: usize| -> Vec<f32> {
+            check::numbers(key, n).into_iter().map(|x| half::bf16::from_f64(x).to_f32()).collect()
+        };
+        let (qn, kn) = (n * HEADS.q_width(), n * HEADS.kv_width());
+        let (q, k, v, dout) = (narrow("q", qn), narrow("k", kn), narrow("v", kn), narrow("do", qn));
+        let run = |precision| {
+            let scheme = Scheme { precision, ..scheme(&segments, 5) };
+            let (mut out, mut lse) = (vec![0f32; qn], vec![0f32; n * HEADS.query]);
+            forward(&q, &k, &v, &mut out, &mut lse, &scheme);
+            let (mut dq, mut dk, mut dv) = (vec![0f32; qn], vec![0f32; kn], vec![0f32; kn]);
+            let saved = Saved { q: &q, k: &k, v: &v, out: &out, lse: &lse, dout: &dout };
+            backward(&saved, &mut dq, &mut dk, &mut dv, &scheme);
+            [out, dq, dk, dv]
+        };
+        for (exact, rounded) in run(Precision::F32).iter().zip(run(Precision::Bf16)) {
+            let size = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let worst = exact.iter().zip(&rounded).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(worst < size / 64.0, "{worst} of {size}");
+        }
     }
 }

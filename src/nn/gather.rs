@@ -7,10 +7,12 @@
 
 use rayon::prelude::*;
 
-use super::real::{Real, View, gemm, sum_of, wide};
+use super::linear;
+use super::real::{Real, sum_of, wide};
+use super::rows::{Precision, Rows};
 
-/// Vocabulary entries per chunk.
-const CHUNK: usize = 2048;
+/// Vocabulary entries per chunk: a multiple of the product kernel's tile.
+const CHUNK: usize = 3072;
 /// Rows per task of the elementwise passes.
 const ROWS: usize = 16;
 
@@ -26,16 +28,17 @@ pub struct Gathered<T> {
 ///
 /// # Shapes
 /// h (R,H) · w (V,H) · targets (R), each below V.
-pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize) -> Gathered<T> {
+pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precision: Precision) -> Gathered<T> {
     let rows = targets.len();
     let vocabulary = w.len() / hidden;
+    let h = Rows::new(h, rows, precision);
     let mut state = vec![(T::neg_infinity(), T::zero()); rows];
     let mut picked = vec![T::zero(); rows];
     let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
     for at in (0..vocabulary).step_by(CHUNK) {
         let width = CHUNK.min(vocabulary - at);
         let logits = &mut logits[..rows * width];
-        logits_of(h, &w[at * hidden..(at + width) * hidden], logits, (rows, width, hidden));
+        linear::forward(&h, &w[at * hidden..(at + width) * hidden], logits, false);
         state
             .par_chunks_mut(ROWS)
             .zip(picked.par_chunks_mut(ROWS))
@@ -63,24 +66,6 @@ pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize) -> Gat
     Gathered { logps, lse }
 }
 
-/// `logits = h w^T` for one chunk of the vocabulary.
-fn logits_of<T: Real>(h: &[T], w: &[T], logits: &mut [T], (rows, width, hidden): (usize, usize, usize)) {
-    assert!(h.len() == rows * hidden && w.len() == width * hidden && logits.len() == rows * width);
-    // SAFETY: the lengths were checked; `logits` is borrowed mutably.
-    unsafe {
-        gemm(
-            (rows, width, hidden),
-            logits.as_mut_ptr(),
-            (width, 1),
-            false,
-            View { data: h.as_ptr(), row: hidden, column: 1 },
-            View { data: w.as_ptr(), row: 1, column: hidden },
-            T::one(),
-            true,
-        );
-    }
-}
-
 /// Gradient of the hidden rows, and the head's added to `dw` where wanted.
 ///
 /// With p = softmax(W h) and upstream g: `dlogits = g (onehot(target) - p)`.
@@ -93,6 +78,7 @@ pub fn backward<T: Real>(
     targets: &[u32],
     lse: &[T],
     dlogps: &[T],
+    precision: Precision,
     mut dw: Option<&mut [T]>,
 ) -> Vec<T> {
     let rows = targets.len();
@@ -102,12 +88,13 @@ pub fn backward<T: Real>(
     }
     let hidden = h.len() / rows;
     let vocabulary = w.len() / hidden;
+    let h = Rows::new(h, rows, precision);
     let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
     for at in (0..vocabulary).step_by(CHUNK) {
         let width = CHUNK.min(vocabulary - at);
         let logits = &mut logits[..rows * width];
         let chunk = at * hidden..(at + width) * hidden;
-        logits_of(h, &w[chunk.clone()], logits, (rows, width, hidden));
+        linear::forward(&h, &w[chunk.clone()], logits, false);
         logits
             .par_chunks_mut(ROWS * width)
             .zip(targets.par_chunks(ROWS))
@@ -126,9 +113,10 @@ pub fn backward<T: Real>(
                     }
                 });
             });
-        super::linear::backward_input(logits, &w[chunk.clone()], &mut dh, rows, true);
+        let logits = h.like(logits, rows);
+        linear::backward_input(&logits, &w[chunk.clone()], &mut dh, true);
         if let Some(dw) = dw.as_deref_mut() {
-            super::linear::backward_weight(logits, h, &mut dw[chunk], rows);
+            linear::backward_weight(&logits, &h, &mut dw[chunk]);
         }
     }
     dh
@@ -143,7 +131,7 @@ mod tests {
     fn equal_logits_give_the_uniform_distribution() {
         // Zero weights: every token has probability 1/V.
         let v = CHUNK + 7;
-        let got = forward(&[1.0, 2.0], &vec![0.0; v * 2], &[v as u32 - 1], 2);
+        let got = forward(&[1.0, 2.0], &vec![0.0; v * 2], &[v as u32 - 1], 2, Precision::F32);
         assert!((got.logps[0] + (v as f64).ln()).abs() < 1e-12);
     }
 
@@ -152,10 +140,10 @@ mod tests {
         let (r, hidden, v) = (3, 4, CHUNK + 5);
         let (h, w, g) = (check::numbers("h", r * hidden), check::numbers("w", v * hidden), check::numbers("g", r));
         let targets = [0, 9, v as u32 - 1];
-        let f = |h: &[f64], w: &[f64]| check::dot(&forward(h, w, &targets, hidden).logps, &g);
-        let lse = forward(&h, &w, &targets, hidden).lse;
+        let f = |h: &[f64], w: &[f64]| check::dot(&forward(h, w, &targets, hidden, Precision::F32).logps, &g);
+        let lse = forward(&h, &w, &targets, hidden, Precision::F32).lse;
         let mut dw = vec![0.0; w.len()];
-        let dh = backward(&h, &w, &targets, &lse, &g, Some(&mut dw));
+        let dh = backward(&h, &w, &targets, &lse, &g, Precision::F32, Some(&mut dw));
         check::gradient("dh", &h, &dh, |h| f(h, &w));
         for at in [0, 36, (v - 1) * hidden] {
             check::gradient("dw", &w[at..at + hidden], &dw[at..at + hidden], |x| {

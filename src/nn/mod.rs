@@ -14,12 +14,15 @@ pub mod gather;
 pub mod linear;
 pub mod log_sigmoid;
 pub mod norm;
+pub mod product;
 pub mod real;
 pub mod rope;
+pub mod rows;
 pub mod segment;
 pub mod swiglu;
 
 pub use real::Real;
+pub use rows::{Precision, Rows};
 
 /// Rows that one task of a row-parallel kernel handles.
 pub(crate) const ROWS_PER_TASK: usize = 64;

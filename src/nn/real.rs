@@ -21,6 +21,12 @@ pub trait Real: WithDType + Float + std::iter::Sum + std::ops::AddAssign + std::
 
     /// From f64, rounding.
     fn of(x: f64) -> Self;
+
+    /// The same numbers where this type is f32.
+    fn floats(x: &[Self]) -> Option<&[f32]>;
+
+    /// The same numbers where this type is f32, for writing.
+    fn floats_mut(x: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 impl Real for f32 {
@@ -58,6 +64,14 @@ impl Real for f32 {
     fn of(x: f64) -> f32 {
         x as f32
     }
+
+    fn floats(x: &[f32]) -> Option<&[f32]> {
+        Some(x)
+    }
+
+    fn floats_mut(x: &mut [f32]) -> Option<&mut [f32]> {
+        Some(x)
+    }
 }
 
 impl Real for f64 {
@@ -78,6 +92,14 @@ impl Real for f64 {
     #[inline(always)]
     fn of(x: f64) -> f64 {
         x
+    }
+
+    fn floats(_: &[f64]) -> Option<&[f32]> {
+        None
+    }
+
+    fn floats_mut(_: &mut [f64]) -> Option<&mut [f32]> {
+        None
     }
 }
 
@@ -217,6 +239,11 @@ impl<T> Shared<T> {
     /// Shares the elements of a slice.
     pub fn new(slice: &mut [T]) -> Shared<T> {
         Shared(slice.as_mut_ptr())
+    }
+
+    /// Shares what a pointer points to, for reading.
+    pub fn of(data: *const T) -> Shared<T> {
+        Shared(data.cast_mut())
     }
 
     /// Pointer to element `i`.

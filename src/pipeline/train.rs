@@ -162,7 +162,8 @@ fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
     let source = ModelSource::resolve(&config.model)?;
     let loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
-    let policy = Policy::new(loaded, &config.lpc, seed, longest)?;
+    let mut policy = Policy::new(loaded, &config.lpc, seed, longest)?;
+    policy.decoder.precision = config.precision;
     Ok(Start { splits, tokenizer, policy, manifest })
 }
 

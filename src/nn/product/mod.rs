@@ -1,0 +1,277 @@
+//! Matrix products with bfloat16 operands and float32 sums, for processors that multiply bfloat16 pairs.
+//!
+//! Operands are float32 in memory; packing rounds them (to nearest even) and lays them out in
+//! panels, so that an operand that several products share is packed once. Sums are float32, in an
+//! order that depends on the shapes alone: results never depend on the number of threads.
+//!
+//! On x86-64 with AVX512-BF16 only; [`available`] says whether. Elsewhere callers keep to float32.
+//!
+//! # Source
+//! The panel layout and loop order follow Goto and van de Geijn 2008, "Anatomy of high-performance
+//! matrix multiplication".
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+
+use super::real::{Shared, View};
+
+/// Rows of a micro-tile.
+const MR: usize = 8;
+/// Columns of a micro-tile: three vectors of sixteen.
+const NR: usize = 48;
+/// Pairs of the inner dimension that one pass over the tiles takes.
+const KC: usize = 128;
+/// Most panels of rows that one task takes.
+const ROW_PANELS: usize = 24;
+/// Panels of columns that one task takes.
+const COLUMN_PANELS: usize = 16;
+
+/// Whether this processor has the instructions.
+pub fn available() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::sync::OnceLock;
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            std::is_x86_feature_detected!("avx512f")
+                && std::is_x86_feature_detected!("avx512bw")
+                && std::is_x86_feature_detected!("avx512vl")
+                && std::is_x86_feature_detected!("avx512bf16")
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// The side of a product that an operand is packed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Left: panels of [`MR`] rows.
+    Left,
+    /// Right: panels of [`NR`] columns.
+    Right,
+}
+
+impl Side {
+    /// Lines (rows of the left, columns of the right operand) of one panel.
+    fn width(self) -> usize {
+        match self {
+            Side::Left => MR,
+            Side::Right => NR,
+        }
+    }
+}
+
+/// An operand in panels of bfloat16 pairs along the inner dimension.
+#[derive(Debug)]
+pub struct Packed {
+    side: Side,
+    /// Rows of a left, columns of a right operand.
+    lines: usize,
+    /// Pairs of the inner dimension, the last one filled up with a zero.
+    pairs: usize,
+    /// Panels, then pairs, then lines within the panel.
+    data: Vec<u32>,
+}
+
+impl Packed {
+    /// Packs a matrix whose line `i` holds element `j` of the inner dimension at `i * line + j * inner`.
+    ///
+    /// # Shapes
+    /// lines x inner; for the left side lines are its rows, for the right side its columns.
+    ///
+    /// # Panics
+    /// Where neither distance is 1, the view reaches beyond `data`, or the processor lacks the instructions.
+    pub fn new(
+        side: Side,
+        data: &[f32],
+        (lines, inner): (usize, usize),
+        (line, step): (usize, usize),
+        parallel: bool,
+    ) -> Packed {
+        assert!(available(), "bfloat16 products need AVX512-BF16");
+        assert!(line == 1 || step == 1, "an operand's elements must lie together in one direction");
+        if lines > 0 && inner > 0 {
+            assert!((lines - 1) * line + (inner - 1) * step < data.len(), "an operand reaches beyond its data");
+        }
+        let pairs = inner.div_ceil(2);
+        let panel = side.width() * pairs;
+        let mut packed = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            packed.reserve_exact(lines.div_ceil(side.width()) * panel);
+            pack::pack(
+                side,
+                View { data: data.as_ptr(), row: line, column: step },
+                (lines, inner),
+                parallel,
+                &mut packed,
+            );
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (panel, View { data: data.as_ptr(), row: line, column: step });
+        Packed { side, lines, pairs, data: packed }
+    }
+
+    /// A left operand from row-major rows of `inner` numbers.
+    pub fn left(x: &[f32], rows: usize, inner: usize, parallel: bool) -> Packed {
+        Packed::new(Side::Left, x, (rows, inner), (inner, 1), parallel)
+    }
+
+    /// The transpose of a row-major matrix as left operand: `inner` rows of `rows` numbers.
+    pub fn left_transposed(x: &[f32], rows: usize, inner: usize, parallel: bool) -> Packed {
+        Packed::new(Side::Left, x, (rows, inner), (1, rows), parallel)
+    }
+
+    /// A right operand from row-major rows of `columns` numbers.
+    pub fn right(x: &[f32], columns: usize, inner: usize, parallel: bool) -> Packed {
+        Packed::new(Side::Right, x, (columns, inner), (1, columns), parallel)
+    }
+
+    /// The transpose of a row-major matrix as right operand: `columns` rows of `inner` numbers.
+    pub fn right_transposed(x: &[f32], columns: usize, inner: usize, parallel: bool) -> Packed {
+        Packed::new(Side::Right, x, (columns, inner), (inner, 1), parallel)
+    }
+}
+
+/// `dst = left * right`, or `dst += left * right` with `accumulate`; on this thread alone unless `parallel`.
+///
+/// # Shapes
+/// left (M,K) · right (K,N) · dst (M,N), row-major.
+///
+/// # Panics
+/// Where shapes do not fit each other.
+pub fn multiply(left: &Packed, right: &Packed, dst: &mut [f32], accumulate: bool, parallel: bool) {
+    assert!(left.side == Side::Left && right.side == Side::Right && left.pairs == right.pairs);
+    assert_eq!(dst.len(), left.lines * right.lines);
+    // SAFETY: `dst` is a row-major matrix of the product's shape, borrowed mutably.
+    unsafe { multiply_into(left, right, Shared::new(dst), right.lines, accumulate, parallel) }
+}
+
+/// As [`multiply`], into rows that are `stride` apart.
+///
+/// # Safety
+/// `dst` must reach over all rows, and nobody else may touch the product's elements meanwhile.
+unsafe fn multiply_into(
+    left: &Packed,
+    right: &Packed,
+    dst: Shared<f32>,
+    stride: usize,
+    accumulate: bool,
+    parallel: bool,
+) {
+    use rayon::prelude::*;
+    let (m, n) = (left.lines.div_ceil(MR), right.lines.div_ceil(NR));
+    if left.pairs == 0 {
+        assert!(accumulate, "a product over nothing");
+        return;
+    }
+    // How work is cut changes no bit: every tile is summed by one task. Four tasks a thread keep all threads busy.
+    let wanted = if parallel { 4 * rayon::current_num_threads() } else { 1 };
+    let step = (m * n.div_ceil(COLUMN_PANELS) / wanted).clamp(4, ROW_PANELS);
+    let tasks: Vec<(usize, usize)> =
+        (0..m).step_by(step).flat_map(|i| (0..n).step_by(COLUMN_PANELS).map(move |j| (i, j))).collect();
+    let run = |&(i, j): &(usize, usize)| {
+        let rows = i..m.min(i + step);
+        let columns = j..n.min(j + COLUMN_PANELS);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instructions are there, or nothing could have been packed; tasks are disjoint.
+        unsafe {
+            avx512::tiles(left, right, dst, stride, accumulate, rows, columns);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (rows, columns, dst, stride);
+    };
+    if parallel {
+        tasks.par_iter().for_each(run);
+    } else {
+        tasks.iter().for_each(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::check;
+
+    fn rounded(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&x| half::bf16::from_f32(x).to_f64()).collect()
+    }
+
+    fn numbers(key: &str, n: usize) -> Vec<f32> {
+        check::numbers(key, n).into_iter().map(|x| x as f32).collect()
+    }
+
+    /// (M,K) times (K,N) with operands rounded to bfloat16, in f64.
+    fn plain(a: &[f32], b: &[f32], (m, n, k): (usize, usize, usize)) -> Vec<f64> {
+        let (a, b) = (rounded(a), rounded(b));
+        let mut out = vec![0.0; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                out[i * n + j] = (0..k).map(|x| a[i * k + x] * b[x * n + j]).sum();
+            }
+        }
+        out
+    }
+
+    fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+        (0..columns).flat_map(|j| (0..rows).map(move |i| x[i * columns + j])).collect()
+    }
+
+    #[test]
+    fn all_shapes_and_layouts_agree_with_the_definition() {
+        if !available() {
+            eprintln!("skipped: this processor has no bfloat16 products");
+            return;
+        }
+        for shape in [(1, 1, 1), (8, 48, 2), (9, 49, 3), (17, 95, 31), (40, 100, 33), (5, 130, 300), (200, 800, 517)] {
+            let (m, n, k) = shape;
+            let (a, b) = (numbers("a", m * k), numbers("b", k * n));
+            let (at, bt) = (transposed(&a, m, k), transposed(&b, k, n));
+            let wanted = plain(&a, &b, shape);
+            let lefts = [Packed::left(&a, m, k, true), Packed::left_transposed(&at, m, k, true)];
+            let rights = [Packed::right(&b, n, k, true), Packed::right_transposed(&bt, n, k, true)];
+            let mut first: Option<Vec<f32>> = None;
+            for left in &lefts {
+                for right in &rights {
+                    let mut got = vec![f32::NAN; m * n];
+                    multiply(left, right, &mut got, false, true);
+                    for (g, w) in got.iter().zip(&wanted) {
+                        assert!((f64::from(*g) - w).abs() < 1e-5 * (k as f64).sqrt().max(1.0), "{shape:?} {g} {w}");
+                    }
+                    assert_eq!(*first.get_or_insert_with(|| got.clone()), got, "layouts differ at {shape:?}");
+                    let once = got.clone();
+                    multiply(left, right, &mut got, true, false);
+                    for (g, o) in got.iter().zip(&once) {
+                        assert!((g - 2.0 * o).abs() <= 1e-6 * (k as f32).sqrt(), "{shape:?} {g} {o}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_no_bit() {
+        if !available() {
+            eprintln!("skipped: this processor has no bfloat16 products");
+            return;
+        }
+        let (m, n, k) = (410, 900, 700);
+        let (a, b) = (numbers("a", m * k), numbers("b", k * n));
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut out = vec![0.0; m * n];
+                multiply(&Packed::left(&a, m, k, true), &Packed::right(&b, n, k, true), &mut out, false, true);
+                out
+            })
+        };
+        let one = run(1);
+        assert_eq!(one, run(2));
+        assert_eq!(one, run(5));
+    }
+}
