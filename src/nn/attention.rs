@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use super::real::{Real, Shared, sum_of, wide};
+use super::real::{Real, Shared, max_of, sum_of, wide};
 use super::rows::{Precision, Rows};
 
 /// Query rows, counted over the heads that share keys, that one block handles; bounds the scratch memory.
@@ -226,7 +226,7 @@ fn exponentials<T: Real>(row: &mut [T], visible: std::ops::Range<usize>, scale: 
         row[..visible.start].fill(T::zero());
         row[visible.end..].fill(T::zero());
         let seen = &mut row[visible];
-        let largest = seen.iter().fold(T::neg_infinity(), |m, &s| if s > m { s } else { m }) * scale;
+        let largest = max_of(T::neg_infinity(), seen) * scale;
         for s in seen.iter_mut() {
             *s = (*s * scale - largest).exp_fast();
         }

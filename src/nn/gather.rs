@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::linear;
-use super::real::{Real, sum_of, wide};
+use super::real::{Real, max_of, sum_of, wide};
 use super::rows::{Precision, Rows};
 
 /// Vocabulary entries per chunk: a multiple of the product kernel's tile.
@@ -51,7 +51,7 @@ pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precis
                         if let Some(&logit) = (target as usize).checked_sub(at).and_then(|i| row.get(i)) {
                             *picked = logit;
                         }
-                        let top = row.iter().fold(*largest, |m, &x| if x > m { x } else { m });
+                        let top = max_of(*largest, row);
                         for x in row.iter_mut() {
                             *x = (*x - top).exp_fast();
                         }

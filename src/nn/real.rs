@@ -172,6 +172,21 @@ pub fn sum_of<T: Real>(n: usize, term: impl Fn(usize) -> T) -> T {
     total
 }
 
+/// The largest of some numbers and `least`, in sixteen lanes: a plain fold keeps its order and never becomes vector code.
+#[inline(always)]
+pub fn max_of<T: Real>(least: T, x: &[T]) -> T {
+    let larger = |m: T, x: T| if x > m { x } else { m };
+    let mut lanes = [least; 16];
+    let mut blocks = x.chunks_exact(16);
+    for block in &mut blocks {
+        for (m, &x) in lanes.iter_mut().zip(block) {
+            *m = larger(*m, x);
+        }
+    }
+    let rest = blocks.remainder().iter().fold(least, |m, &x| larger(m, x));
+    lanes.into_iter().fold(rest, larger)
+}
+
 /// A matrix in memory: pointer to its first element, and the distance between rows and columns.
 #[derive(Clone, Copy)]
 pub struct View<T> {
@@ -272,6 +287,17 @@ mod tests {
         assert_eq!((-1000f32).exp_fast(), 0.0);
         assert_eq!(f32::NEG_INFINITY.exp_fast(), 0.0);
         assert_eq!(0f32.exp_fast(), 1.0);
+    }
+
+    #[test]
+    fn the_largest_is_found_wherever_it_stands() {
+        for n in [0, 1, 15, 16, 17, 100] {
+            for at in 0..n {
+                let x: Vec<f64> = (0..n).map(|i| if i == at { 2.0 } else { -(i as f64) }).collect();
+                assert_eq!(max_of(f64::NEG_INFINITY, &x), 2.0);
+            }
+            assert_eq!(max_of(3.0, &vec![2.0; n]), 3.0);
+        }
     }
 
     #[test]
