@@ -9,6 +9,7 @@
 //! - `architecture`: who may import whom; who may print; who may draw random numbers.
 //! - `policies`: small policies and random pairs, for the tests of numbers.
 //! - `parity`: numbers recorded from transformers, TRL and torch.
+//! - `models`: every family of models and every storage, against transformers and gguf.
 //! - `gradients`: every trainable parameter against finite differences.
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
@@ -26,6 +27,7 @@ mod gradients;
 mod hub;
 mod ingest;
 mod invariants;
+mod models;
 mod parity;
 mod policies;
 mod recipes;
