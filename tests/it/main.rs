@@ -15,6 +15,7 @@
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
 //! - `resume`: a stopped run ends with the same bits.
+//! - `trajectory`: fifty steps of training beside those of TRL.
 //! - `tokenize`: renderings and token ids recorded from transformers.
 
 mod architecture;
@@ -34,3 +35,4 @@ mod recipes;
 mod resume;
 mod support;
 mod tokenize;
+mod trajectory;

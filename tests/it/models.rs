@@ -395,3 +395,62 @@ fn damaged_gguf_files_are_refused() {
     let error = open(&write_gguf(&path, &metadata(&config), &tensors)).unwrap_err().to_string();
     assert!(error.contains("unexpected tensor blk.0.ffn_gate_exps.weight"), "{error}");
 }
+
+// True width.
+
+/// Largest difference of a row, relative to the row's largest number; and the row.
+fn apart(got: &[f64], wanted: &[f64], width: usize) -> f64 {
+    assert_eq!(got.len(), wanted.len());
+    got.chunks(width)
+        .zip(wanted.chunks(width))
+        .map(|(g, w)| {
+            let largest = w.iter().fold(0f64, |m, x| m.max(x.abs()));
+            g.iter().zip(w).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max) / largest
+        })
+        .fold(0.0, f64::max)
+}
+
+/// One folder of `true_width.py`; says the differences.
+fn true_width(folder: &Path) {
+    let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+    let reference = load::read_safetensors(&folder.join("reference.safetensors")).unwrap();
+    let loaded = open(&ModelSource::Folder(folder.to_path_buf())).unwrap();
+    let (width, window) = (loaded.config.vocab_size, loaded.config.sliding_window);
+    assert_eq!((loaded.config.hidden_size, loaded.config.num_hidden_layers), (4096, 2), "{name}");
+    let policy = Policy::<f32>::new(loaded, &plain(), Seed(0), 8192).unwrap();
+    for i in 0.. {
+        let Some(ids) = reference.get(&format!("ids.{i}")) else { break };
+        let ids: Vec<u32> = ids.to_vec1::<i64>().unwrap().into_iter().map(|id| id as u32).collect();
+        let of = |key: &str| &reference[&format!("{key}.{i}")];
+        let h = hidden(&policy, std::slice::from_ref(&ids)).remove(0);
+        let rows = of("logits").dim(0).unwrap();
+        let logits = numbers(&policy.decoder.logits(&h.narrow(0, ids.len() - rows, rows).unwrap()).unwrap());
+        let scored = of("logps").dim(0).unwrap();
+        let h = h.narrow(0, ids.len() - 1 - scored, scored).unwrap();
+        let logps = numbers(&policy.decoder.token_logps(&h, &ids[ids.len() - scored..], None).unwrap());
+        let exact = (apart(&logits, &numbers(of("logits")), width), apart(&logps, &numbers(of("logps")), scored));
+        let coarse = apart(&logits, &numbers(of("bf16.logits")), width);
+        eprintln!(
+            "{name}, window {window}, {} tokens: logits {:.1e}, log-probabilities {:.1e}; bf16 arithmetic {coarse:.1e}",
+            ids.len(),
+            exact.0,
+            exact.1
+        );
+        assert!(exact.0 < 1e-3 && exact.1 < 1e-3, "{name}: float32 differs");
+        // Eight bits of mantissa, through two layers.
+        assert!(coarse < 3e-2, "{name}: bfloat16 differs");
+    }
+}
+
+#[test]
+fn true_width_models_agree_with_transformers() {
+    let Some(root) = std::env::var_os("LPC_PIPE_TRUE_WIDTH").filter(|v| !v.is_empty()) else {
+        eprintln!("skipped: `just true-width` makes the models, and LPC_PIPE_TRUE_WIDTH names their folder");
+        return;
+    };
+    let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = folders.filter(|f| f.join("reference.safetensors").is_file()).collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "no model with a reference.safetensors");
+    folders.iter().for_each(|folder| true_width(folder));
+}
