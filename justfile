@@ -60,6 +60,11 @@ true-width DIR="target/true-width" *ARGS: _python
     target/fixtures/bin/python tests/fixtures/parity/true_width.py {{ DIR }} {{ ARGS }}
     LPC_PIPE_TRUE_WIDTH={{ absolute_path(DIR) }} cargo test --release --test it -- --nocapture true_width
 
+# Every family of models as it is saved, opened with transformers.
+readback-models: _python
+    LPC_PIPE_FAMILIES={{ absolute_path("target/families") }} cargo test --release --test it -- --ignored saved_families
+    target/fixtures/bin/python tests/fixtures/parity/families.py target/families
+
 # Record the fifty steps of TRL that training is compared with.
 trajectory: _python
     mkdir -p target/trajectory

@@ -113,6 +113,23 @@ fn every_family_agrees_with_transformers() {
     }
 }
 
+/// Writes every family as it is saved, for `families.py` to read back with transformers.
+#[test]
+#[ignore = "writes models into the folder that LPC_PIPE_FAMILIES names"]
+fn saved_families_for_transformers() {
+    let Some(out) = std::env::var_os("LPC_PIPE_FAMILIES").map(PathBuf::from) else {
+        eprintln!("skipped: LPC_PIPE_FAMILIES names no folder");
+        return;
+    };
+    for case in list(&json("families.json")["cases"]) {
+        let name = text(&case["name"]);
+        let config = LlamaConfig::from_json(case["config"].to_string().as_bytes(), name).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let loaded = open(&folder(dir.path(), &case["config"], &weights(&config), DType::F32)).unwrap();
+        load::save_folder(&out.join(name), &loaded.config, loaded.params.iter()).unwrap();
+    }
+}
+
 #[test]
 fn a_window_or_a_bias_that_is_forgotten_shows() {
     let recorded = json("families.json");

@@ -20,8 +20,9 @@ const LAYERS: usize = 4096;
 
 /// Keys that change what is computed, the values at which they do not, and what to do otherwise. A key that is
 /// null or false changes nothing in any of them.
-const REFUSED: [(&str, &[f64], &str); 37] = [
+const REFUSED: [(&str, &[f64], &str); 42] = [
     ("quantization_config", &[], "save the model in bf16 with transformers first, or use a .gguf file"),
+    ("compression_config", &[], "save the model in bf16 with transformers first, or use a .gguf file"),
     ("pretraining_tp", &[1.0], "set it to 1: the same model but for rounding"),
     ("partial_rotary_factor", &[1.0], ""),
     ("rope_pct", &[1.0], ""),
@@ -47,6 +48,10 @@ const REFUSED: [(&str, &[f64], &str); 37] = [
     ("qk_layernorm", &[], ""),
     ("no_rope_layers", &[], ""),
     ("attention_chunk_size", &[], ""),
+    ("dual_chunk_attention_config", &[], ""),
+    ("use_mrope", &[], ""),
+    ("use_logn_attn", &[], ""),
+    ("use_dynamic_ntk", &[], ""),
     ("num_local_experts", &[0.0, 1.0], EXPERTS),
     ("num_experts", &[0.0, 1.0], EXPERTS),
     ("n_routed_experts", &[0.0], EXPERTS),
