@@ -112,6 +112,9 @@ pub(super) struct Folder {
     tensors: BTreeMap<String, Place>,
 }
 
+/// Tensors and the files that an index says they are in.
+type Placed = Vec<(String, PathBuf)>;
+
 /// Where a tensor lies.
 struct Place {
     file: usize,
@@ -203,7 +206,7 @@ fn convert<T: Real, const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f6
 
 /// The weight files of a folder: one, or those that the index names (plain names inside the folder only), with the
 /// file of each tensor.
-fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Vec<(String, PathBuf)>)> {
+fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Placed)> {
     let single = folder.join("model.safetensors");
     if single.is_file() {
         return Ok((vec![single], Vec::new()));
