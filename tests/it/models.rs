@@ -11,6 +11,7 @@ use lpc_pipe::batch::TokenRow;
 use lpc_pipe::model::config::RopeScaling;
 use lpc_pipe::model::load::{self, Loaded};
 use lpc_pipe::model::{LlamaConfig, load::shapes};
+use lpc_pipe::nn::Precision;
 use lpc_pipe::policy::Policy;
 use lpc_pipe::policy::examine::plain_logps;
 use lpc_pipe::seed::Seed;
@@ -415,7 +416,7 @@ fn damaged_gguf_files_are_refused() {
 
 // True width.
 
-/// Largest difference of a row, relative to the row's largest number; and the row.
+/// Largest difference of a row relative to the row's largest number, over all rows.
 fn apart(got: &[f64], wanted: &[f64], width: usize) -> f64 {
     assert_eq!(got.len(), wanted.len());
     got.chunks(width)
@@ -434,28 +435,34 @@ fn true_width(folder: &Path) {
     let loaded = open(&ModelSource::Folder(folder.to_path_buf())).unwrap();
     let (width, window) = (loaded.config.vocab_size, loaded.config.sliding_window);
     assert_eq!((loaded.config.hidden_size, loaded.config.num_hidden_layers), (4096, 2), "{name}");
-    let policy = Policy::<f32>::new(loaded, &plain(), Seed(0), 8192).unwrap();
+    let mut policy = Policy::<f32>::new(loaded, &plain(), Seed(0), 8192).unwrap();
     for i in 0.. {
         let Some(ids) = reference.get(&format!("ids.{i}")) else { break };
         let ids: Vec<u32> = ids.to_vec1::<i64>().unwrap().into_iter().map(|id| id as u32).collect();
-        let of = |key: &str| &reference[&format!("{key}.{i}")];
-        let h = hidden(&policy, std::slice::from_ref(&ids)).remove(0);
-        let rows = of("logits").dim(0).unwrap();
-        let logits = numbers(&policy.decoder.logits(&h.narrow(0, ids.len() - rows, rows).unwrap()).unwrap());
-        let scored = of("logps").dim(0).unwrap();
-        let h = h.narrow(0, ids.len() - 1 - scored, scored).unwrap();
-        let logps = numbers(&policy.decoder.token_logps(&h, &ids[ids.len() - scored..], None).unwrap());
-        let exact = (apart(&logits, &numbers(of("logits")), width), apart(&logps, &numbers(of("logps")), scored));
-        let coarse = apart(&logits, &numbers(of("bf16.logits")), width);
+        let of = |key: &str| numbers(&reference[&format!("{key}.{i}")]);
+        let rows = of("logits").len() / width;
+        let scored = of("logps").len();
+        let mut compute = |precision| {
+            policy.decoder.precision = precision;
+            let h = hidden(&policy, std::slice::from_ref(&ids)).remove(0);
+            let logits = policy.decoder.logits(&h.narrow(0, ids.len() - rows, rows).unwrap()).unwrap();
+            let h = h.narrow(0, ids.len() - 1 - scored, scored).unwrap();
+            (numbers(&logits), numbers(&policy.decoder.token_logps(&h, &ids[ids.len() - scored..], None).unwrap()))
+        };
+        let (logits, logps) = compute(Precision::F32);
+        let exact = (apart(&logits, &of("logits"), width), apart(&logps, &of("logps"), scored));
+        let theirs = apart(&logits, &of("bf16.logits"), width);
+        let ours = apart(&compute(Precision::Bf16).0, &of("logits"), width);
         eprintln!(
-            "{name}, window {window}, {} tokens: logits {:.1e}, log-probabilities {:.1e}; bf16 arithmetic {coarse:.1e}",
+            "{name}, window {window}, {} tokens: float32 against float32: logits {:.1e}, log-probabilities {:.1e}; \
+             logits, float32 against their bfloat16: {theirs:.1e}, our bfloat16 against float32: {ours:.1e}",
             ids.len(),
             exact.0,
             exact.1
         );
         assert!(exact.0 < 1e-3 && exact.1 < 1e-3, "{name}: float32 differs");
         // Eight bits of mantissa, through two layers.
-        assert!(coarse < 3e-2, "{name}: bfloat16 differs");
+        assert!(theirs < 3e-2 && ours < 3e-2, "{name}: bfloat16 differs");
     }
 }
 

@@ -103,7 +103,7 @@ fn fifty_steps_follow_trl() {
         sandbox.ok(&format!(
             "train --data data --model {MODEL} --out {name} --objective {name} --latent none --seed {SEED} --batch \
              {BATCH} --epochs {EPOCHS} --lr {} --beta {} {smoothing} --set train.lr_schedule={} --set train.warmup=0 \
-             --set train.clip={} --set train.weight_decay=0 --quiet",
+             --set train.clip={} --set train.weight_decay=0 --precision f32 --quiet",
             number("lr"),
             number("beta"),
             text(&case["schedule"]),
