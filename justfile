@@ -55,6 +55,22 @@ fixtures:
     target/fixtures/bin/pip install --quiet -r tests/fixtures/tokenize/requirements.txt
     target/fixtures/bin/python tests/fixtures/tokenize/record.py
 
+# Two-layer models with the config.json values of Mistral-7B and Llama-3-8B against transformers; 9 GB of disk, 12 of memory.
+true-width DIR="target/true-width" *ARGS: _python
+    target/fixtures/bin/python tests/fixtures/parity/true_width.py {{ DIR }} {{ ARGS }}
+    LPC_PIPE_TRUE_WIDTH={{ absolute_path(DIR) }} cargo test --release --test it -- --nocapture true_width
+
+# Every family of models as it is saved, opened with transformers.
+readback-models: _python
+    LPC_PIPE_FAMILIES={{ absolute_path("target/families") }} cargo test --release --test it -- --ignored saved_families
+    target/fixtures/bin/python tests/fixtures/parity/families.py target/families
+
+# Record the fifty steps of TRL that training is compared with.
+trajectory: _python
+    mkdir -p target/trajectory
+    LPC_PIPE_TRAJECTORY={{ absolute_path("target/trajectory") }} cargo test --release --test it -- --ignored inputs_for_the_recorder
+    target/fixtures/bin/python tests/fixtures/trajectory/record.py target/trajectory
+
 # Every token id of real pairs with real tokenizers, against transformers; needs npm, and python3 with transformers and polars.
 compare-tokenizers +PAIRS:
     scripts/fetch_tokenizers.sh

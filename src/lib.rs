@@ -29,6 +29,7 @@
 // Foundation.
 pub mod artifact;
 pub mod error;
+pub mod gguf;
 pub mod hub;
 pub mod manifest;
 pub mod message;

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+mod read;
 
 /// A Llama-family decoder's shape.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
-    /// `llama` or `mistral`: the layout of the checkpoint.
+    /// `llama`, `mistral` or `qwen2`: the layout of the checkpoint.
     pub model_type: String,
     /// V.
     pub vocab_size: usize,
@@ -34,10 +34,22 @@ pub struct LlamaConfig {
     pub max_position_embeddings: usize,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+    /// Whether queries, keys and values have biases.
+    pub attention_bias: bool,
+    /// Whether attention's output projection has a bias.
+    pub output_bias: bool,
+    /// Whether the three maps of the feed-forward part have biases.
+    pub mlp_bias: bool,
+    /// How many positions a row of a windowed layer sees, itself included; 0 = all before it.
+    pub sliding_window: usize,
+    /// First layer that has the window; those below see everything.
+    pub first_windowed_layer: usize,
     /// Beginning-of-sequence token.
     pub bos_token_id: Option<u32>,
-    /// End-of-sequence token (the first, where a model lists several).
-    pub eos_token_id: Option<u32>,
+    /// End-of-sequence tokens.
+    pub eos_token_ids: Vec<u32>,
+    /// Padding token: nothing is padded here, but what is saved says it again.
+    pub pad_token_id: Option<u32>,
 }
 
 /// How rotary frequencies are stretched for longer contexts.
@@ -60,7 +72,7 @@ pub enum RopeScaling {
         /// Wavelengths below `original / high_freq_factor` are kept.
         high_freq_factor: f64,
         /// Context length before stretching.
-        original_max_position_embeddings: f64,
+        original_max_position_embeddings: usize,
     },
 }
 
@@ -82,91 +94,39 @@ impl LlamaConfig {
             rope_scaling: RopeScaling::Default,
             max_position_embeddings: 4096,
             tie_word_embeddings: true,
+            attention_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            sliding_window: 0,
+            first_windowed_layer: 0,
             bos_token_id: None,
-            eos_token_id: None,
+            eos_token_ids: Vec::new(),
+            pad_token_id: None,
         }
     }
 
-    /// Reads config.json's content. `origin` names the file in errors.
-    ///
-    /// # Errors
-    /// [`Error::Model`] where a field is missing or the architecture is not one that we compute exactly.
-    pub fn from_json(text: &[u8], origin: &str) -> Result<LlamaConfig> {
-        let json: Value =
-            serde_json::from_slice(text).map_err(|e| Error::model(origin, format!("not a JSON object: {e}")))?;
-        let refuse = |what: String| Error::model(origin, what);
-        let field = |key: &str| json.get(key).filter(|v| !v.is_null());
-        let number = |key: &str| -> Result<usize> {
-            field(key)
-                .and_then(Value::as_u64)
-                .map(|n| n as usize)
-                .ok_or_else(|| refuse(format!("`{key}`: expected a whole number, got {}", show(json.get(key)))))
-        };
-        let or = |key: &str, default: usize| if field(key).is_some() { number(key) } else { Ok(default) };
-        let model_type = field("model_type").and_then(Value::as_str).unwrap_or("").to_string();
-        if !["llama", "mistral"].contains(&model_type.as_str()) {
-            return Err(
-                refuse(format!("`model_type` {model_type:?} is not supported")).with_hint("supported: llama, mistral")
-            );
+    /// The window of a layer: how many positions a row sees, itself included; 0 = all before it.
+    pub fn window(&self, layer: usize) -> usize {
+        if layer >= self.first_windowed_layer { self.sliding_window } else { 0 }
+    }
+
+    /// Whether a linear map of a layer has a bias; `part` as in checkpoints, `self_attn.q_proj`.
+    pub fn biased(&self, part: &str) -> bool {
+        match part {
+            "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => self.attention_bias,
+            "self_attn.o_proj" => self.output_bias,
+            "mlp.gate_proj" | "mlp.up_proj" | "mlp.down_proj" => self.mlp_bias,
+            _ => false,
         }
-        for (key, wanted) in [("hidden_act", "silu")] {
-            if let Some(found) = field(key)
-                && found != wanted
-            {
-                return Err(refuse(format!("`{key}` {found} is not supported, only {wanted:?}")));
-            }
-        }
-        for key in ["attention_bias", "mlp_bias"] {
-            if field(key).and_then(Value::as_bool) == Some(true) {
-                return Err(refuse(format!("`{key}` is not supported")));
-            }
-        }
-        let max_position_embeddings = or("max_position_embeddings", 2048)?;
-        if let Some(window) = field("sliding_window").and_then(Value::as_u64)
-            && (window as usize) < max_position_embeddings
-        {
-            return Err(refuse(format!("`sliding_window` {window} is not supported"))
-                .with_hint("Mistral-7B v0.2 and later have none"));
-        }
-        let heads = number("num_attention_heads")?;
-        let hidden = number("hidden_size")?;
-        let kv = or("num_key_value_heads", heads)?;
-        if heads == 0 || kv == 0 || !heads.is_multiple_of(kv) {
-            return Err(refuse(format!("{heads} query heads cannot share {kv} key-value heads")));
-        }
-        // Newer files nest the rotary settings.
-        let rope = field("rope_parameters").or_else(|| field("rope_scaling"));
-        let theta = field("rope_theta")
-            .or_else(|| field("rope_parameters").and_then(|r| r.get("rope_theta")))
-            .and_then(Value::as_f64)
-            .unwrap_or(10_000.0);
-        let eos = field("eos_token_id").and_then(|v| v.as_u64().or_else(|| v.get(0).and_then(Value::as_u64)));
-        let head_dim = or("head_dim", hidden / heads)?;
-        if head_dim == 0 || head_dim % 2 != 0 {
-            return Err(refuse(format!("head size {head_dim} cannot be rotated")));
-        }
-        Ok(LlamaConfig {
-            model_type,
-            vocab_size: number("vocab_size")?,
-            hidden_size: hidden,
-            intermediate_size: number("intermediate_size")?,
-            num_hidden_layers: number("num_hidden_layers")?,
-            num_attention_heads: heads,
-            num_key_value_heads: kv,
-            head_dim,
-            rms_norm_eps: field("rms_norm_eps").and_then(Value::as_f64).unwrap_or(1e-6),
-            rope_theta: theta,
-            rope_scaling: rope_scaling(rope).map_err(refuse)?,
-            max_position_embeddings,
-            tie_word_embeddings: field("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
-            bos_token_id: field("bos_token_id").and_then(Value::as_u64).map(|v| v as u32),
-            eos_token_id: eos.map(|v| v as u32),
-        })
     }
 
     /// config.json as Hugging Face reads it.
     pub fn to_json(&self) -> Value {
-        let architecture = if self.model_type == "mistral" { "MistralForCausalLM" } else { "LlamaForCausalLM" };
+        let architecture = match self.model_type.as_str() {
+            "mistral" => "MistralForCausalLM",
+            "qwen2" => "Qwen2ForCausalLM",
+            _ => "LlamaForCausalLM",
+        };
         let scaling = match &self.rope_scaling {
             RopeScaling::Default => Value::Null,
             other => serde_json::to_value(other).unwrap_or(Value::Null),
@@ -188,14 +148,43 @@ impl LlamaConfig {
             "max_position_embeddings": self.max_position_embeddings,
             "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_id,
+            "eos_token_id": self.eos_json(),
+            "pad_token_id": self.pad_token_id,
+            "attention_dropout": 0.0,
             "torch_dtype": "float32",
         });
-        if self.model_type == "llama" {
-            json["attention_bias"] = false.into();
-            json["mlp_bias"] = false.into();
+        let window = if self.sliding_window > 0 { Value::from(self.sliding_window) } else { Value::Null };
+        match self.model_type.as_str() {
+            "mistral" => json["sliding_window"] = window,
+            "qwen2" => {
+                json["use_sliding_window"] = (self.sliding_window > 0).into();
+                json["sliding_window"] = window;
+                json["max_window_layers"] = self.first_windowed_layer.into();
+            }
+            _ => {
+                json["attention_bias"] = self.attention_bias.into();
+                json["mlp_bias"] = self.mlp_bias.into();
+            }
         }
         json
+    }
+
+    /// generation_config.json as Hugging Face reads it.
+    pub fn generation_json(&self) -> Value {
+        serde_json::json!({
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_json(),
+            "pad_token_id": self.pad_token_id,
+        })
+    }
+
+    /// One end token as a number, several as a list, as checkpoints have it.
+    fn eos_json(&self) -> Value {
+        match self.eos_token_ids.as_slice() {
+            [] => Value::Null,
+            [one] => (*one).into(),
+            several => several.into(),
+        }
     }
 
     /// Rotary frequencies in radians per position, one per plane: `theta^(-2i/D)`, stretched.
@@ -213,7 +202,7 @@ impl LlamaConfig {
                         high_freq_factor,
                         original_max_position_embeddings: original,
                     } => {
-                        let turns = original * plain / (2.0 * std::f64::consts::PI);
+                        let turns = original as f64 * plain / (2.0 * std::f64::consts::PI);
                         let keep = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
                         keep * plain + (1.0 - keep) * plain / factor
                     }
@@ -226,70 +215,18 @@ impl LlamaConfig {
     pub fn parameters(&self) -> usize {
         let (h, d) = (self.hidden_size, self.head_dim);
         let attention = 2 * h * d * (self.num_attention_heads + self.num_key_value_heads);
-        let layer = attention + 3 * h * self.intermediate_size + 2 * h;
+        let biases = usize::from(self.attention_bias) * d * (self.num_attention_heads + 2 * self.num_key_value_heads)
+            + usize::from(self.output_bias) * h
+            + usize::from(self.mlp_bias) * (2 * self.intermediate_size + h);
+        let layer = attention + 3 * h * self.intermediate_size + 2 * h + biases;
         let embeddings = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size * h;
         self.num_hidden_layers * layer + embeddings + h
-    }
-}
-
-fn show(value: Option<&Value>) -> String {
-    value.map_or_else(|| "nothing".into(), Value::to_string)
-}
-
-fn rope_scaling(value: Option<&Value>) -> std::result::Result<RopeScaling, String> {
-    let Some(value) = value else { return Ok(RopeScaling::Default) };
-    let kind = value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str).unwrap_or("default");
-    let number = |key: &str| {
-        value.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`rope_scaling.{key}`: expected a number"))
-    };
-    match kind {
-        "default" => Ok(RopeScaling::Default),
-        "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
-        "llama3" => Ok(RopeScaling::Llama3 {
-            factor: number("factor")?,
-            low_freq_factor: number("low_freq_factor")?,
-            high_freq_factor: number("high_freq_factor")?,
-            original_max_position_embeddings: number("original_max_position_embeddings")?,
-        }),
-        other => Err(format!("`rope_scaling` of type {other:?} is not supported")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_written_is_read() {
-        let mut config = LlamaConfig::tiny(64, 2, 300);
-        config.rope_scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 8192.0,
-        };
-        let text = serde_json::to_vec(&config.to_json()).unwrap();
-        assert_eq!(LlamaConfig::from_json(&text, "x").unwrap(), config);
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_by_name() {
-        let mut json = LlamaConfig::tiny(64, 2, 300).to_json();
-        for (key, value) in [
-            ("model_type", serde_json::json!("gpt2")),
-            ("hidden_act", serde_json::json!("gelu")),
-            ("attention_bias", serde_json::json!(true)),
-            ("rope_scaling", serde_json::json!({"rope_type": "yarn"})),
-            ("num_key_value_heads", serde_json::json!(3)),
-        ] {
-            let old = json[key].clone();
-            json[key] = value;
-            let error = LlamaConfig::from_json(&serde_json::to_vec(&json).unwrap(), "m").unwrap_err().to_string();
-            let named = if key == "num_key_value_heads" { "key-value heads" } else { key };
-            assert!(error.contains(named), "{error}");
-            json[key] = old;
-        }
-    }
 
     #[test]
     fn short_waves_are_kept_and_long_ones_stretched() {
@@ -301,7 +238,7 @@ mod tests {
             factor: 8.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
-            original_max_position_embeddings: 8192.0,
+            original_max_position_embeddings: 8192,
         };
         let stretched = config.rope_frequencies();
         assert_eq!(plain[0], stretched[0]);

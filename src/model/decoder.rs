@@ -26,6 +26,11 @@ pub mod names {
     pub fn layer(i: usize, part: &str) -> String {
         format!("model.layers.{i}.{part}.weight")
     }
+
+    /// A bias of layer `i`.
+    pub fn bias(i: usize, part: &str) -> String {
+        format!("model.layers.{i}.{part}.bias")
+    }
 }
 
 /// A Llama-family decoder over [`Params`].
@@ -67,7 +72,10 @@ impl<T: Real> Decoder<T> {
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
                 let part = |part: &str| weight(&names::layer(i, part));
-                let linear = |part: &str| weight(&names::layer(i, part)).map(Linear::plain);
+                let linear = |part: &str| -> Result<Linear> {
+                    let biased = config.biased(part).then(|| weight(&names::bias(i, part)));
+                    Ok(Linear { bias: biased.transpose()?, ..Linear::plain(weight(&names::layer(i, part))?) })
+                };
                 Ok(LayerWeights {
                     input_layernorm: part("input_layernorm")?,
                     q_proj: linear("self_attn.q_proj")?,
@@ -114,21 +122,25 @@ impl<T: Real> Decoder<T> {
         if let Some(p) = packed.positions.iter().find(|&&p| p as usize >= self.longest) {
             return Err(Error::run(format!("position {p} is beyond the longest sequence, {}", self.longest)));
         }
-        let pass = Arc::new(Pass {
-            heads: Heads {
-                query: self.config.num_attention_heads,
-                kv: self.config.num_key_value_heads,
-                size: self.config.head_dim,
-            },
-            intermediate: self.config.intermediate_size,
-            eps: self.config.rms_norm_eps,
-            precision: self.precision,
-            rope: self.rope.clone(),
-            positions: packed.positions.to_vec(),
-            segments: packed.segments.to_vec(),
-            window: 0,
-            gradients: gradients.cloned(),
-        });
+        let pass = |window: usize| {
+            Arc::new(Pass {
+                heads: Heads {
+                    query: self.config.num_attention_heads,
+                    kv: self.config.num_key_value_heads,
+                    size: self.config.head_dim,
+                },
+                intermediate: self.config.intermediate_size,
+                eps: self.config.rms_norm_eps,
+                precision: self.precision,
+                rope: self.rope.clone(),
+                positions: packed.positions.to_vec(),
+                segments: packed.segments.to_vec(),
+                window,
+                gradients: gradients.cloned(),
+            })
+        };
+        // Layers share what they are told; some models have windows in their upper layers only.
+        let (open, windowed) = (pass(0), pass(self.config.sliding_window));
         let embed = Embed::<T> {
             ids: packed.ids.to_vec(),
             position: self.embedding.position,
@@ -149,7 +161,8 @@ impl<T: Real> Decoder<T> {
             Some(_) => self.embedding.tensor.apply_op1(embed)?,
             None => self.embedding.tensor.apply_op1_no_bwd(&embed)?,
         };
-        for weights in &self.layers {
+        for (i, weights) in self.layers.iter().enumerate() {
+            let pass = if self.config.window(i) > 0 { &windowed } else { &open };
             x = apply(&x, Layer::new(weights.clone(), pass.clone()))?;
         }
         Ok(match gradients {

@@ -1,53 +1,154 @@
-//! GGUF files: quantized weights, dequantized on loading, under Hugging Face names.
+//! GGUF files as models: quantized weights, dequantized on loading, under Hugging Face names.
+//!
+//! # Source
+//! Keys and tensor names of the GGUF specification, and what llama.cpp's `convert_hf_to_gguf.py` makes of a
+//! checkpoint: rotary planes interleaved for `llama` and left alone for `qwen2`, Llama 3's stretching as a table.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, ggml_file};
+use rayon::prelude::*;
 
+use super::checkpoint::{Checkpoint, assemble};
 use super::config::{LlamaConfig, RopeScaling};
-use super::load::{Loaded, assemble};
+use super::load::Loaded;
 use crate::error::{Error, Result};
+use crate::gguf::{Gguf, TensorInfo, Value};
 use crate::nn::Real;
 
-/// Reads a `llama` GGUF file.
+/// The table of stretched rotary frequencies.
+const ROPE_TABLE: &str = "rope_freqs.weight";
+
+/// Numbers that one task dequantizes, about.
+const PER_TASK: usize = 1 << 18;
+
+/// Reads a `llama` or `qwen2` GGUF file.
 ///
 /// # Errors
 /// [`Error::Model`] where it is damaged, of another architecture, or incomplete.
 pub fn load<T: Real>(path: &Path) -> Result<Loaded> {
     let origin = path.display().to_string();
-    let file = File::open(path).map_err(Error::io(path))?;
-    let mut reader = BufReader::new(file);
-    let content =
-        Content::read(&mut reader).map_err(|e| Error::model(&origin, format!("not a sound GGUF file: {e}")))?;
-    let config = config(&content, &origin)?;
-    let mut tensors = HashMap::new();
-    for name in content.tensor_infos.keys() {
-        let Some(ours) = rename(name) else {
-            // Frequency tables are derived from the metadata.
-            if name == "rope_freqs.weight" {
-                continue;
-            }
-            return Err(Error::model(&origin, format!("unexpected tensor {name}")));
-        };
-        let tensor = content
-            .tensor(&mut reader, name, &Device::Cpu)
-            .and_then(|t| t.dequantize(&Device::Cpu))
-            .map_err(|e| Error::model(&origin, format!("tensor {name}: {e}")))?;
-        let tensor = if name.ends_with("attn_q.weight") {
-            unpermute(&tensor, config.num_attention_heads)?
-        } else if name.ends_with("attn_k.weight") {
-            unpermute(&tensor, config.num_key_value_heads)?
-        } else {
-            tensor
-        };
-        tensors.insert(ours, tensor);
-    }
-    let params = assemble::<T>(&config, tensors, &origin)?;
+    let gguf = Gguf::open(path)?;
+    let config = Metadata { gguf: &gguf, origin: &origin, prefix: architecture(&gguf, &origin)? }.config()?;
+    let tensors = Weights::new(&gguf, &config, &origin)?;
+    let params = assemble::<T>(&config, &tensors, &origin)?;
     Ok(Loaded { config, params })
+}
+
+fn architecture(gguf: &Gguf, origin: &str) -> Result<&'static str> {
+    let found = match gguf.metadata.get("general.architecture") {
+        Some(Value::String(name)) => name.as_str(),
+        _ => "",
+    };
+    match found {
+        "llama" => Ok("llama"),
+        "qwen2" => Ok("qwen2"),
+        other => Err(Error::model(origin, format!("GGUF architecture {other:?} is not supported"))
+            .with_hint("supported: llama (which includes Mistral), qwen2")),
+    }
+}
+
+/// The tensors of a file, by their Hugging Face names.
+struct Weights<'a> {
+    gguf: &'a Gguf,
+    origin: &'a str,
+    tensors: BTreeMap<String, &'a TensorInfo>,
+    /// Heads whose rotary planes are interleaved: of queries and keys. None for `qwen2`.
+    interleaved: Option<(usize, usize)>,
+}
+
+impl<'a> Weights<'a> {
+    fn new(gguf: &'a Gguf, config: &LlamaConfig, origin: &'a str) -> Result<Weights<'a>> {
+        let mut tensors = BTreeMap::new();
+        for tensor in gguf.tensors.iter().filter(|t| t.name != ROPE_TABLE) {
+            let name = rename(&tensor.name)
+                .ok_or_else(|| Error::model(origin, format!("unexpected tensor {}", tensor.name)))?;
+            tensors.insert(name, tensor);
+        }
+        let planes = (config.num_attention_heads, config.num_key_value_heads);
+        Ok(Weights { gguf, origin, tensors, interleaved: (config.model_type != "qwen2").then_some(planes) })
+    }
+}
+
+impl Checkpoint for Weights<'_> {
+    fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
+        self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect()
+    }
+
+    fn read<T: Real>(&self, name: &str) -> Result<Vec<T>> {
+        let tensor = self.tensors.get(name).ok_or_else(|| Error::run(format!("no tensor {name}")))?;
+        let values = dequantize::<T>(self.gguf, tensor).map_err(|e| Error::model(self.origin, e))?;
+        let width = tensor.shape.get(1).copied().unwrap_or(1);
+        Ok(match self.interleaved {
+            Some((heads, _)) if name.contains("self_attn.q_proj") => unpermute(&values, heads, width),
+            Some((_, heads)) if name.contains("self_attn.k_proj") => unpermute(&values, heads, width),
+            _ => values,
+        })
+    }
+}
+
+/// ggml's types that are read.
+fn dtype(kind: u32) -> Result<GgmlDType, String> {
+    Ok(match kind {
+        0 => GgmlDType::F32,
+        1 => GgmlDType::F16,
+        2 => GgmlDType::Q4_0,
+        3 => GgmlDType::Q4_1,
+        6 => GgmlDType::Q5_0,
+        7 => GgmlDType::Q5_1,
+        8 => GgmlDType::Q8_0,
+        10 => GgmlDType::Q2K,
+        11 => GgmlDType::Q3K,
+        12 => GgmlDType::Q4K,
+        13 => GgmlDType::Q5K,
+        14 => GgmlDType::Q6K,
+        30 => GgmlDType::BF16,
+        other => {
+            let name = match other {
+                9 => "Q8_1",
+                15 => "Q8_K",
+                16..=19 | 21..=22 | 29 => "an IQ type",
+                20 => "IQ4_NL",
+                23 => "IQ4_XS",
+                34 | 35 => "a ternary type",
+                39 => "MXFP4",
+                _ => "unknown",
+            };
+            return Err(format!(
+                "ggml type {other} ({name}) is not supported; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to \
+                 Q6_K are"
+            ));
+        }
+    })
+}
+
+/// A tensor's numbers; rows are whole numbers of blocks, so that tasks take some rows each.
+fn dequantize<T: Real>(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<T>, String> {
+    let bad = |what: String| format!("tensor {}: {what}", tensor.name);
+    let kind = dtype(tensor.kind).map_err(bad)?;
+    let bad = |what: String| format!("tensor {}: {what}", tensor.name);
+    let n = tensor.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+    let n = n.ok_or_else(|| bad("too large".into()))?;
+    let (block, size) = (kind.block_size(), kind.type_size());
+    if !tensor.shape.last().copied().unwrap_or(1).is_multiple_of(block) {
+        return Err(bad(format!("rows of {:?} numbers are no whole blocks of {block}", tensor.shape.last())));
+    }
+    let len = (n / block).checked_mul(size).ok_or_else(|| bad("too large".into()))?;
+    let bytes = gguf.bytes(tensor.start, len as u64).ok_or_else(|| bad("the file ends before its numbers".into()))?;
+    let mut out = vec![T::zero(); n];
+    let per_task = PER_TASK / block;
+    out.par_chunks_mut(per_task * block)
+        .zip(bytes.par_chunks(per_task * size))
+        .try_for_each(|(out, bytes)| {
+            let part = ggml_file::qtensor_from_ggml(kind, bytes, vec![out.len()], &Device::Cpu)?;
+            let part = part.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;
+            out.iter_mut().zip(part).for_each(|(x, y)| *x = T::of(f64::from(y)));
+            Ok(())
+        })
+        .map_err(|e: candle_core::Error| bad(e.to_string()))?;
+    Ok(out)
 }
 
 /// The Hugging Face name of a GGUF tensor.
@@ -58,83 +159,228 @@ fn rename(name: &str) -> Option<String> {
         "output.weight" => "lm_head.weight".into(),
         _ => {
             let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+            let (part, kind) = part.rsplit_once('.')?;
             let part = match part {
-                "attn_norm.weight" => "input_layernorm",
-                "attn_q.weight" => "self_attn.q_proj",
-                "attn_k.weight" => "self_attn.k_proj",
-                "attn_v.weight" => "self_attn.v_proj",
-                "attn_output.weight" => "self_attn.o_proj",
-                "ffn_norm.weight" => "post_attention_layernorm",
-                "ffn_gate.weight" => "mlp.gate_proj",
-                "ffn_up.weight" => "mlp.up_proj",
-                "ffn_down.weight" => "mlp.down_proj",
+                "attn_norm" => "input_layernorm",
+                "attn_q" => "self_attn.q_proj",
+                "attn_k" => "self_attn.k_proj",
+                "attn_v" => "self_attn.v_proj",
+                "attn_output" => "self_attn.o_proj",
+                "ffn_norm" => "post_attention_layernorm",
+                "ffn_gate" => "mlp.gate_proj",
+                "ffn_up" => "mlp.up_proj",
+                "ffn_down" => "mlp.down_proj",
                 _ => return None,
             };
-            super::decoder::names::layer(layer.parse().ok()?, part)
+            let layer = layer.parse().ok()?;
+            match kind {
+                "weight" => super::decoder::names::layer(layer, part),
+                "bias" => super::decoder::names::bias(layer, part),
+                _ => return None,
+            }
         }
     })
 }
 
-/// GGUF stores the rotary planes of a head interleaved (2i, 2i+1); checkpoints store them in halves.
-fn unpermute(w: &Tensor, heads: usize) -> Result<Tensor> {
-    let (out, input) = w.dims2()?;
-    let half = out / heads / 2;
-    Ok(w.reshape((heads, half, 2, input))?.transpose(1, 2)?.contiguous()?.reshape((out, input))?)
+/// GGUF stores the rotary planes of a head interleaved (2i, 2i+1); checkpoints store them in halves. Works on the
+/// rows of a weight, and with a width of 1 on a bias.
+fn unpermute<T: Copy>(values: &[T], heads: usize, width: usize) -> Vec<T> {
+    let size = values.len() / (heads * width).max(1);
+    let half = size / 2;
+    let mut out = Vec::with_capacity(values.len());
+    for head in 0..heads {
+        for i in 0..size {
+            let row = head * size + if i < half { 2 * i } else { 2 * (i - half) + 1 };
+            out.extend_from_slice(&values[row * width..(row + 1) * width]);
+        }
+    }
+    out
 }
 
-fn config(content: &Content, origin: &str) -> Result<LlamaConfig> {
-    let refuse = |what: String| Error::model(origin, what);
-    let get = |key: &str| content.metadata.get(key);
-    let architecture = get("general.architecture").and_then(|v| v.to_string().ok()).cloned().unwrap_or_default();
-    if architecture != "llama" {
-        return Err(refuse(format!("GGUF architecture {architecture:?} is not supported"))
-            .with_hint("supported: llama (which includes Mistral)"));
+/// The metadata of one architecture.
+struct Metadata<'a> {
+    gguf: &'a Gguf,
+    origin: &'a str,
+    prefix: &'static str,
+}
+
+impl Metadata<'_> {
+    fn refuse(&self, what: String) -> Error {
+        Error::model(self.origin, what)
     }
-    let number = |key: &str| -> Result<usize> {
-        get(key)
-            .and_then(whole)
-            .map(|n| n as usize)
-            .ok_or_else(|| refuse(format!("metadata `{key}` is missing or not a whole number")))
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.gguf.metadata.get(&format!("{}.{key}", self.prefix))
+    }
+
+    fn expected(&self, key: &str, what: &str) -> Error {
+        let found = match self.get(key) {
+            None => "nothing".to_string(),
+            Some(Value::Array(_)) => "a list".into(),
+            Some(other) => format!("{other:?}"),
+        };
+        self.refuse(format!("metadata `{}.{key}`: expected {what}, got {found}", self.prefix))
+    }
+
+    fn whole(&self, key: &str) -> Result<Option<usize>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match whole(value) {
+                Some(n) if n <= 1 << 24 => Ok(Some(n as usize)),
+                _ => Err(self.expected(key, "a whole number up to 2^24")),
+            },
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        self.whole(key)?.filter(|n| *n > 0).ok_or_else(|| self.expected(key, "a whole number from 1"))
+    }
+
+    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.get(key).is_some() { self.size(key) } else { Ok(default) }
+    }
+
+    fn real(&self, key: &str) -> Result<Option<f64>> {
+        match self.get(key) {
+            None => Ok(None),
+            // The shortest decimal of an f32 is what the configuration once said.
+            Some(Value::F32(x)) if *x > 0.0 && x.is_finite() => Ok(x.to_string().parse().ok()),
+            Some(Value::F64(x)) if *x > 0.0 && x.is_finite() => Ok(Some(*x)),
+            Some(_) => Err(self.expected(key, "a number above 0")),
+        }
+    }
+
+    /// Refuses what changes the mathematics and is not computed here.
+    fn refusals(&self, head_dim: usize) -> Result<()> {
+        for key in ["logit_scale", "embedding_scale", "residual_scale", "attention.scale", "rope.scaling.attn_factor"] {
+            if self.real(key)?.is_some_and(|x| x != 1.0) {
+                return Err(self.refuse(format!("metadata `{}.{key}` is not supported", self.prefix)));
+            }
+        }
+        if self.whole("expert_count")?.is_some_and(|n| n > 0) {
+            return Err(self.refuse("mixtures of experts (`expert_count`) are not supported".into()));
+        }
+        for (key, wanted) in [("rope.dimension_count", head_dim), ("attention.value_length", head_dim)] {
+            if self.whole(key)?.is_some_and(|n| n != wanted) {
+                let message = format!("metadata `{}.{key}`: only the head size, {wanted}, is supported", self.prefix);
+                return Err(self.refuse(message));
+            }
+        }
+        if self.gguf.metadata.get("split.count").and_then(whole).is_some_and(|n| n > 1) {
+            return Err(self
+                .refuse("one part of a model in several GGUF files".into())
+                .with_hint("join the parts with llama-gguf-split --merge"));
+        }
+        Ok(())
+    }
+
+    /// The stretching of the rotary frequencies, by metadata or by table.
+    fn rope_scaling(&self, plain: &LlamaConfig) -> Result<RopeScaling> {
+        let kind = match self.get("rope.scaling.type") {
+            None => None,
+            Some(Value::String(kind)) => Some(kind.as_str()),
+            Some(_) => return Err(self.expected("rope.scaling.type", "a name")),
+        };
+        let factor = match self.real("rope.scaling.factor")? {
+            None => self.real("rope.scale_linear")?,
+            factor => factor,
+        };
+        let scaling = match (kind, factor) {
+            (None | Some("none"), None) => RopeScaling::Default,
+            (None | Some("none" | "linear"), Some(1.0)) => RopeScaling::Default,
+            (None | Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
+            (kind, _) => {
+                let kind = kind.unwrap_or("none");
+                let message = format!("rope scaling {kind:?} in GGUF is not supported with factor {factor:?}");
+                return Err(self.refuse(message).with_hint("supported: none, linear, and Llama 3's table"));
+            }
+        };
+        let Some(table) = self.gguf.tensors.iter().find(|t| t.name == ROPE_TABLE) else { return Ok(scaling) };
+        let table: Vec<f64> = dequantize(self.gguf, table).map_err(|e| self.refuse(e))?;
+        let found = llama3_of(&table, plain).filter(|_| scaling == RopeScaling::Default);
+        found.ok_or_else(|| {
+            self.refuse(format!("the rotary table {ROPE_TABLE} is not one of Llama 3.1 or 3.2"))
+                .with_hint("use the model's safetensors folder")
+        })
+    }
+
+    fn config(&self) -> Result<LlamaConfig> {
+        let tensors = |name: &str| self.gguf.tensors.iter().find(|t| t.name == name);
+        let biased = |part: &str| tensors(&format!("blk.0.{part}.bias")).is_some();
+        let heads = self.size("attention.head_count")?;
+        let hidden = self.size("embedding_length")?;
+        let kv = self.size_or("attention.head_count_kv", heads)?;
+        if !heads.is_multiple_of(kv) {
+            return Err(self.refuse(format!("{heads} query heads cannot share {kv} key-value heads")));
+        }
+        let head_dim = match self.get("attention.key_length") {
+            Some(_) => self.size("attention.key_length")?,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
+            None => return Err(self.refuse(format!("{heads} heads do not divide {hidden}"))),
+        };
+        if !head_dim.is_multiple_of(2) {
+            return Err(self.refuse(format!("head size {head_dim} cannot be rotated")));
+        }
+        self.refusals(head_dim)?;
+        let vocab_size = tensors("token_embd.weight").and_then(|t| t.shape.first().copied());
+        let vocab_size = vocab_size.ok_or_else(|| self.refuse("missing tensor token_embd.weight".into()))?;
+        let window = self.whole("attention.sliding_window")?.unwrap_or(0);
+        let (attention_bias, output_bias) = (biased("attn_q"), biased("attn_output"));
+        if self.prefix == "llama" && attention_bias != output_bias {
+            return Err(self.refuse("biases on some of attention's maps only are not supported in a `llama`".into()));
+        }
+        if self.prefix == "qwen2" && (window > 0 || output_bias || !attention_bias) {
+            return Err(self.refuse("a `qwen2` has biases on queries, keys and values only, and no window here".into()));
+        }
+        let layers = self.size("block_count")?;
+        let token = |key: &str| self.gguf.metadata.get(key).and_then(whole).and_then(|n| u32::try_from(n).ok());
+        let mut config = LlamaConfig {
+            // Only a Mistral's configuration can say that there is a window.
+            model_type: if window > 0 { "mistral" } else { self.prefix }.into(),
+            vocab_size,
+            hidden_size: hidden,
+            intermediate_size: self.size("feed_forward_length")?,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            num_key_value_heads: kv,
+            head_dim,
+            rms_norm_eps: self.real("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+            rope_theta: self.real("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_scaling: RopeScaling::Default,
+            max_position_embeddings: self.size_or("context_length", 2048)?,
+            tie_word_embeddings: tensors("output.weight").is_none(),
+            attention_bias,
+            output_bias,
+            mlp_bias: biased("ffn_gate"),
+            sliding_window: window,
+            first_windowed_layer: 0,
+            bos_token_id: token("tokenizer.ggml.bos_token_id"),
+            eos_token_ids: token("tokenizer.ggml.eos_token_id").into_iter().collect(),
+            pad_token_id: token("tokenizer.ggml.padding_token_id"),
+        };
+        if layers > self.gguf.tensors.len() {
+            return Err(self.refuse(format!("{layers} layers, but only {} tensors", self.gguf.tensors.len())));
+        }
+        config.rope_scaling = self.rope_scaling(&config)?;
+        Ok(config)
+    }
+}
+
+/// The setting of Llama 3.1 or 3.2 whose divisors are this table, if one is: the files hold the divisors, not the
+/// setting, and what is saved must say the setting.
+fn llama3_of(table: &[f64], plain: &LlamaConfig) -> Option<RopeScaling> {
+    let factor = table.iter().copied().fold(1.0, f64::max);
+    let scaling = RopeScaling::Llama3 {
+        factor: (factor * 1e4).round() / 1e4,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
     };
-    let real = |key: &str, default: f64| {
-        get(key).and_then(|v| v.to_f32().ok()).map_or(default, |x| f64::from_str(&x.to_string()).unwrap_or(default))
-    };
-    use std::str::FromStr;
-    let heads = number("llama.attention.head_count")?;
-    let hidden = number("llama.embedding_length")?;
-    let embedding = content
-        .tensor_infos
-        .get("token_embd.weight")
-        .ok_or_else(|| refuse("missing tensor token_embd.weight".into()))?;
-    if heads == 0 || hidden % heads != 0 {
-        return Err(refuse(format!("{heads} heads do not divide {hidden}")));
-    }
-    if let Some(kind) = get("llama.rope.scaling.type").and_then(|v| v.to_string().ok())
-        && kind != "none"
-    {
-        return Err(refuse(format!("rope scaling {kind:?} in GGUF is not supported")));
-    }
-    if content.tensor_infos.contains_key("rope_freqs.weight") {
-        return Err(refuse("stretched rotary frequencies in GGUF are not supported".into())
-            .with_hint("use the model's safetensors folder"));
-    }
-    Ok(LlamaConfig {
-        model_type: "llama".into(),
-        vocab_size: embedding.shape.dims()[0],
-        hidden_size: hidden,
-        intermediate_size: number("llama.feed_forward_length")?,
-        num_hidden_layers: number("llama.block_count")?,
-        num_attention_heads: heads,
-        num_key_value_heads: number("llama.attention.head_count_kv").unwrap_or(heads),
-        head_dim: get("llama.attention.key_length").and_then(whole).map_or(hidden / heads, |n| n as usize),
-        rms_norm_eps: real("llama.attention.layer_norm_rms_epsilon", 1e-5),
-        rope_theta: real("llama.rope.freq_base", 10_000.0),
-        rope_scaling: RopeScaling::Default,
-        max_position_embeddings: number("llama.context_length").unwrap_or(2048),
-        tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
-        bos_token_id: get("tokenizer.ggml.bos_token_id").and_then(whole).map(|n| n as u32),
-        eos_token_id: get("tokenizer.ggml.eos_token_id").and_then(whole).map(|n| n as u32),
-    })
+    let before = plain.rope_frequencies();
+    let after = LlamaConfig { rope_scaling: scaling.clone(), ..plain.clone() }.rope_frequencies();
+    let fits = table.len() == before.len()
+        && table.iter().zip(before.iter().zip(&after)).all(|(t, (b, a))| (t * a / b - 1.0).abs() < 1e-4);
+    fits.then_some(scaling)
 }
 
 /// A whole number of any width.
@@ -159,8 +405,30 @@ mod tests {
     #[test]
     fn interleaved_planes_become_halves() {
         // One head of size 4: rows (a0 b0 a1 b1) become (a0 a1 b0 b1).
-        let w = Tensor::from_vec(vec![0f32, 10.0, 1.0, 11.0], (4, 1), &Device::Cpu).unwrap();
-        let got: Vec<f32> = unpermute(&w, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        assert_eq!(got, [0.0, 1.0, 10.0, 11.0]);
+        assert_eq!(unpermute(&[0, 10, 1, 11], 1, 1), [0, 1, 10, 11]);
+        // Two heads of size 2 stay, whatever the width.
+        assert_eq!(unpermute(&[0, 1, 2, 3, 4, 5, 6, 7], 2, 2), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(unpermute(&[0, 1, 2, 3, 4, 5, 6, 7], 1, 2), [0, 1, 4, 5, 2, 3, 6, 7]);
+    }
+
+    #[test]
+    fn the_tables_of_llama_3_1_and_3_2_are_known_again() {
+        let plain = LlamaConfig { head_dim: 64, rope_theta: 500_000.0, ..LlamaConfig::tiny(64, 1, 10) };
+        for factor in [8.0, 32.0] {
+            let scaling = RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position_embeddings: 8192,
+            };
+            let stretched = LlamaConfig { rope_scaling: scaling.clone(), ..plain.clone() }.rope_frequencies();
+            let mut table: Vec<f64> =
+                plain.rope_frequencies().iter().zip(stretched).map(|(b, a)| f64::from((b / a) as f32)).collect();
+            assert_eq!(llama3_of(&table, &plain), Some(scaling));
+            table[20] *= 1.01;
+            assert_eq!(llama3_of(&table, &plain), None);
+            assert_eq!(llama3_of(&table[1..], &plain), None);
+        }
+        assert_eq!(llama3_of(&[], &plain), None);
     }
 }

@@ -1,12 +1,13 @@
 //! Weights: made from the seed, read from safetensors or GGUF, written as a Hugging Face folder.
 
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use super::checkpoint::{self, Folder, param};
 use super::config::LlamaConfig;
 use super::decoder::names;
 use super::params::{Group, Param};
@@ -45,6 +46,9 @@ pub fn shapes(config: &LlamaConfig) -> Vec<(String, Vec<usize>)> {
             ("mlp.up_proj", vec![i, h]),
             ("mlp.down_proj", vec![h, i]),
         ] {
+            if config.biased(part) {
+                out.push((names::bias(layer, part), vec![shape[0]]));
+            }
             out.push((names::layer(layer, part), shape));
         }
     }
@@ -76,7 +80,7 @@ pub fn load<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed) -> Res
 }
 
 /// Random weights: normal with the given deviation (projections into the residual stream divided by
-/// sqrt(2 layers), as GPT-2), norms 1. Each tensor is a function of (seed, its name).
+/// sqrt(2 layers), as GPT-2), norms 1, biases 0. Each tensor is a function of (seed, its name).
 ///
 /// # Errors
 /// [`Error::Tensor`].
@@ -87,12 +91,14 @@ pub fn random<T: Real>(config: &LlamaConfig, deviation: f64, seed: Seed) -> Resu
             let n: usize = shape.iter().product();
             let residual = name.contains("o_proj") || name.contains("down_proj");
             let scale = if residual { deviation / (2.0 * config.num_hidden_layers as f64).sqrt() } else { deviation };
-            let values: Vec<T> = if shape.len() == 1 {
+            let values: Vec<T> = if name.ends_with(".bias") {
+                vec![T::zero(); n]
+            } else if shape.len() == 1 {
                 vec![T::one(); n]
             } else {
                 normal(seed, &name, n).map(|x| T::of(x * scale)).collect()
             };
-            param(name, Tensor::from_vec(values, shape, &Device::Cpu)?)
+            param(name, values, shape)
         })
         .collect()
 }
@@ -105,108 +111,11 @@ pub fn normal(seed: Seed, name: &str, n: usize) -> impl Iterator<Item = f64> {
     (0..n).map(move |_| StandardNormal.sample(&mut rng))
 }
 
-/// A trainable backbone parameter.
-pub(super) fn param(name: String, tensor: Tensor) -> Result<Param> {
-    let group = if tensor.rank() == 1 { Group::BackboneNorm } else { Group::Backbone };
-    Ok(Param { var: Var::from_tensor(&tensor)?, name, trainable: true, group })
-}
-
-/// Turns a checkpoint's tensors into parameters: every expected one, none left over.
-///
-/// # Errors
-/// [`Error::Model`] listing what is missing, unexpected, or of another shape.
-pub(super) fn assemble<T: Real>(
-    config: &LlamaConfig,
-    mut tensors: HashMap<String, Tensor>,
-    origin: &str,
-) -> Result<Vec<Param>> {
-    let mut params = Vec::new();
-    let mut faults = Vec::new();
-    for (name, shape) in shapes(config) {
-        match tensors.remove(&name) {
-            None => faults.push(format!("missing tensor {name}")),
-            Some(t) if t.dims() != shape => {
-                faults.push(format!("tensor {name}: expected shape {shape:?}, got {:?}", t.dims()));
-            }
-            Some(t) => params.push(param(name, t.to_dtype(T::KIND)?.contiguous()?)?),
-        }
-    }
-    // Harmless: a copy of the tied head, and rotary tables that old checkpoints carry.
-    tensors.retain(|name, _| {
-        !(name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == names::HEAD))
-    });
-    let mut unexpected: Vec<String> = tensors.into_keys().map(|name| format!("unexpected tensor {name}")).collect();
-    unexpected.sort();
-    faults.append(&mut unexpected);
-    if faults.is_empty() {
-        return Ok(params);
-    }
-    let more = faults.len().saturating_sub(8);
-    faults.truncate(8);
-    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
-    Err(Error::model(origin, faults.join("; ") + &tail))
-}
-
-/// The weight files of a folder: one, or those that the index names (plain names inside the folder only).
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join("model.safetensors.index.json");
-    let origin = folder.display().to_string();
-    if !index.is_file() {
-        return Err(Error::model(origin, "no model.safetensors and no model.safetensors.index.json")
-            .with_hint("only safetensors are read; convert .bin or .pt files first"));
-    }
-    let text = std::fs::read(&index).map_err(Error::io(&index))?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| Error::model(index.display().to_string(), e.to_string()))?;
-    let map = json.get("weight_map").and_then(|m| m.as_object());
-    let map = map.ok_or_else(|| Error::model(index.display().to_string(), "`weight_map`: expected an object"))?;
-    let mut files: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    files.sort_unstable();
-    files.dedup();
-    files
-        .into_iter()
-        .map(|name| {
-            let mut parts = Path::new(name).components();
-            match (parts.next(), parts.next()) {
-                (Some(Component::Normal(_)), None) => Ok(folder.join(name)),
-                _ => Err(Error::model(index.display().to_string(), format!("{name:?} is not a plain file name"))),
-            }
-        })
-        .collect()
-}
-
 fn from_folder<T: Real>(folder: &Path) -> Result<Loaded> {
-    let config_path = folder.join("config.json");
-    let text = std::fs::read(&config_path).map_err(Error::io(&config_path))?;
-    let config = LlamaConfig::from_json(&text, &config_path.display().to_string())?;
-    let mut tensors = HashMap::new();
-    for file in weight_files(folder)? {
-        let origin = file.display().to_string();
-        let opened = std::fs::File::open(&file).map_err(Error::io(&file))?;
-        // SAFETY: the file must not be changed while it is mapped, as for every memory-mapped reader;
-        // a change could show as wrong numbers, and safetensors checks all offsets against the length.
-        let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(Error::io(&file))?;
-        let parsed = safetensors::SafeTensors::deserialize(&map)
-            .map_err(|e| Error::model(&origin, format!("not a sound safetensors file: {e}")))?;
-        for (name, view) in parsed.iter() {
-            let kind = match view.dtype() {
-                safetensors::Dtype::F32 => DType::F32,
-                safetensors::Dtype::F64 => DType::F64,
-                safetensors::Dtype::F16 => DType::F16,
-                safetensors::Dtype::BF16 => DType::BF16,
-                other => return Err(Error::model(&origin, format!("tensor {name}: type {other:?} is not supported"))),
-            };
-            let tensor = Tensor::from_raw_buffer(view.data(), kind, view.shape(), &Device::Cpu)?.to_dtype(T::KIND)?;
-            if tensors.insert(name.to_string(), tensor).is_some() {
-                return Err(Error::model(&origin, format!("tensor {name} stands in two files")));
-            }
-        }
-    }
-    let params = assemble::<T>(&config, tensors, &folder.display().to_string())?;
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).map_err(Error::io(&path))?;
+    let config = LlamaConfig::from_json(&text, &path.display().to_string())?;
+    let params = checkpoint::assemble::<T>(&config, &Folder::open(folder)?, &folder.display().to_string())?;
     Ok(Loaded { config, params })
 }
 
@@ -240,8 +149,7 @@ pub fn save_folder<'a>(folder: &Path, config: &LlamaConfig, params: impl Iterato
     let tensors: Vec<(String, Tensor)> =
         params.filter(|p| p.group != Group::Latent).map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
     write_safetensors(&folder.join("model.safetensors"), &tensors)?;
-    let generation = serde_json::json!({"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id});
-    artifact::write_json(folder.join("generation_config.json"), &generation)?;
+    artifact::write_json(folder.join("generation_config.json"), &config.generation_json())?;
     artifact::write_json(folder.join("config.json"), &config.to_json())
 }
 
@@ -266,30 +174,5 @@ mod tests {
         assert_eq!(config.parameters(), params.iter().map(|p| p.var.elem_count()).sum::<usize>());
         // A tokenizer larger than the model is refused.
         assert!(load::<f32>(&ModelSource::Folder(dir.path().into()), 51, Seed(0)).is_err());
-    }
-
-    #[test]
-    fn missing_and_unexpected_tensors_are_named() {
-        let config = LlamaConfig::tiny(32, 1, 50);
-        let mut tensors: HashMap<String, Tensor> = random::<f32>(&config, 0.02, Seed(3))
-            .unwrap()
-            .into_iter()
-            .map(|p| (p.name.clone(), p.var.as_detached_tensor()))
-            .collect();
-        let norm = tensors.remove(names::NORM).unwrap();
-        tensors.insert("model.extra.weight".into(), norm);
-        let error = assemble::<f32>(&config, tensors, "m").unwrap_err().to_string();
-        assert!(error.contains("missing tensor model.norm.weight"), "{error}");
-        assert!(error.contains("unexpected tensor model.extra.weight"), "{error}");
-    }
-
-    #[test]
-    fn an_index_may_not_leave_its_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["../x.safetensors", "/etc/passwd", "a/b.safetensors"] {
-            let index = serde_json::json!({"weight_map": {"w": name}});
-            std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
-            assert!(weight_files(dir.path()).is_err(), "{name}");
-        }
     }
 }

@@ -7,6 +7,7 @@
 //! # Symbols
 //! N packed rows · H hidden size · I feed-forward size · Hq, Hkv heads · D head size · V vocabulary · R response rows.
 
+mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod gguf;

@@ -19,7 +19,7 @@ use crate::nn::Real;
 pub enum Group {
     /// Matrices of the backbone.
     Backbone,
-    /// Vectors of the backbone (norms): no weight decay.
+    /// Vectors of the backbone (norms, biases): no weight decay.
     BackboneNorm,
     /// Codebook, prior and posterior.
     Latent,

@@ -376,8 +376,9 @@ mod tests {
         out
     }
 
-    /// No window, one within the prompt, one across the border of prompt and response, one across blocks.
-    const WINDOWS: [usize; 4] = [0, 2, 5, BLOCK / 2 - 7];
+    /// No window, only oneself, one within the prompt, one across the border of prompt and response, one across
+    /// blocks, one that nothing leaves.
+    const WINDOWS: [usize; 6] = [0, 1, 2, 5, BLOCK / 2 - 7, 10_000];
 
     fn scheme(segments: &[Segment], window: usize) -> Scheme<'_> {
         Scheme { segments, heads: HEADS, window, precision: Precision::F32 }
@@ -433,6 +434,63 @@ mod tests {
         let tail = kn - 8;
         let with = |x: &[f64]| [&k[..tail], x].concat();
         check::gradient("dk tail", &k[tail..], &dk[tail..], |x| f(&q, &with(x), &v));
+    }
+
+    #[test]
+    fn gradients_of_shared_prompts_are_those_of_unshared_ones() {
+        // Prompt and responses longer than a block; then the prompt once more for each response, whose sums over
+        // the copies must agree.
+        let (p, c, r) = (BLOCK / 2 + 10, BLOCK / 2 + 20, BLOCK + 1);
+        let n = p + c + r;
+        let s = |start, len, prefix_len, group| Segment { start, len, prefix_start: 0, prefix_len, group };
+        let once = [s(0, p, 0, 0), s(p, c, p, 0), s(p + c, r, p, 0)];
+        let twice = [s(0, p + c, 0, 0), s(p + c, p + r, 0, 1)];
+        let rows: Vec<usize> = (0..p + c).chain(0..p).chain(p + c..n).collect();
+        let (qw, kvw) = (HEADS.q_width(), HEADS.kv_width());
+        let [q, mut dout] = ["q", "do"].map(|key| check::numbers(key, n * qw));
+        let [k, v] = ["k", "v"].map(|key| check::numbers(key, n * kvw));
+        // Rows of the prompt stand twice in the other layout: their own outputs must not count twice.
+        dout[..p * qw].fill(0.0);
+        let gradients = |q: &[f64], k: &[f64], v: &[f64], dout: &[f64], scheme: Scheme<'_>| {
+            let (out, lse) = run(q, k, v, &scheme, q.len() / qw);
+            let (mut dq, mut dk, mut dv) = (vec![f64::NAN; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+            let saved = Saved { q, k, v, out: &out, lse: &lse, dout };
+            backward(&saved, &mut dq, &mut dk, &mut dv, &scheme);
+            [dq, dk, dv]
+        };
+        let spread =
+            |x: &[f64], w: usize| -> Vec<f64> { rows.iter().flat_map(|&i| x[i * w..][..w].to_vec()).collect() };
+        let folded = |x: &[f64], w: usize| -> Vec<f64> {
+            let mut sum = vec![0.0; n * w];
+            for (from, &to) in rows.iter().enumerate() {
+                (0..w).for_each(|j| sum[to * w + j] += x[from * w + j]);
+            }
+            sum
+        };
+        for window in [0, 1, 2, 50, BLOCK / 2 + 3, BLOCK + 70, 10_000] {
+            let shared = gradients(&q, &k, &v, &dout, scheme(&once, window));
+            let [q, k, v, dout] = [spread(&q, qw), spread(&k, kvw), spread(&v, kvw), spread(&dout, qw)];
+            let apart = gradients(&q, &k, &v, &dout, scheme(&twice, window));
+            for ((a, b), w) in shared.iter().zip(&apart).zip([qw, kvw, kvw]) {
+                let worst = a.iter().zip(folded(b, w)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(worst < 1e-12, "window {window}: {worst}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_work_grows_with_the_window_and_not_with_the_length() {
+        let products = |len: usize, window: usize| -> usize {
+            let segment = Segment { start: 0, len, prefix_start: 0, prefix_len: 0, group: 0 };
+            Block::of(&scheme(&[], window), &segment).map(|b| b.rows * b.width()).sum()
+        };
+        let (short, long) = (products(10 * BLOCK, BLOCK), products(20 * BLOCK, BLOCK));
+        assert!(long < 2 * short + 2 * BLOCK * BLOCK, "{short} {long}");
+        assert!(products(20 * BLOCK, BLOCK) < products(20 * BLOCK, 0) / 4);
+        // A response far behind its prompt reads nothing of it.
+        let far = Segment { start: 500, len: 300, prefix_start: 0, prefix_len: 500, group: 0 };
+        let last = Block::of(&scheme(&[], 50), &far).last().unwrap();
+        assert!(last.keys[0].1 == 0 && last.keys[1].1 < 50 + BLOCK, "{last:?}");
     }
 
     #[test]

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{Content, Value as Entry};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::gguf::{Gguf, Value as Entry};
 
 use super::tokenizer::Parts;
 use super::words::{LLAMA3, QWEN2};
@@ -109,11 +109,7 @@ fn text(entry: &Entry) -> Option<String> {
 
 /// Reads a GGUF file's tokenizer.
 pub(super) fn parts(path: &Path) -> Result<Parts> {
-    let model = path.display().to_string();
-    let mut file = std::io::BufReader::new(std::fs::File::open(path).map_err(Error::io(path))?);
-    let content =
-        Content::read(&mut file).map_err(|e| Error::model(&model, format!("not a readable GGUF file: {e}")))?;
-    from_metadata(&content.metadata, &model)
+    from_metadata(&Gguf::open(path)?.metadata, &path.display().to_string())
 }
 
 /// The same from the metadata alone.

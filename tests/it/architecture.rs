@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::{files_below, repository};
 
 /// Rooms that everybody may use.
-const FOUNDATION: [&str; 11] =
-    ["artifact", "error", "hub", "manifest", "message", "nested", "progress", "rejects", "schema", "seed", "source"];
+const FOUNDATION: [&str; 12] = [
+    "artifact", "error", "gguf", "hub", "manifest", "message", "nested", "progress", "rejects", "schema", "seed",
+    "source",
+];
 
 /// What each room may use beyond the foundation; `a::b` opens one module of a room only.
 const ROOMS: [(&str, &[&str]); 19] = [

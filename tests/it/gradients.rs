@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Mixture, Pooling};
-use lpc_pipe::model::{Group, Params};
+use lpc_pipe::model::config::RopeScaling;
+use lpc_pipe::model::{Group, LlamaConfig, Params};
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, Reduction};
 use lpc_pipe::policy::Policy;
 use lpc_pipe::seed::Seed;
@@ -87,6 +88,20 @@ fn every_objective_without_a_latent() {
     }
     let sums = ObjectiveConfig { reduction: Reduction::Sum, ..objective(K::Ipo) };
     check("Ipo on sums", &policy(&llama(false), &plain()), &sums, everything);
+}
+
+#[test]
+fn biases_windows_and_stretched_frequencies() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    let biased = LlamaConfig { attention_bias: true, output_bias: true, mlp_bias: true, ..llama(false) };
+    check("biases", &policy(&biased, &plain()), &dpo, everything);
+    // Windows that begin in the prompt, in the upper layer alone and in both.
+    for first_windowed_layer in [0, 1] {
+        let windowed = LlamaConfig { sliding_window: 3, first_windowed_layer, ..llama(true) };
+        check("windows", &policy(&windowed, &plain()), &dpo, everything);
+    }
+    let rope_scaling = RopeScaling::Linear { factor: 4.0 };
+    check("frequencies", &policy(&LlamaConfig { rope_scaling, ..llama(true) }, &plain()), &dpo, everything);
 }
 
 #[test]

@@ -9,11 +9,13 @@
 //! - `architecture`: who may import whom; who may print; who may draw random numbers.
 //! - `policies`: small policies and random pairs, for the tests of numbers.
 //! - `parity`: numbers recorded from transformers, TRL and torch.
+//! - `models`: every family of models and every storage, against transformers and gguf.
 //! - `gradients`: every trainable parameter against finite differences.
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
 //! - `resume`: a stopped run ends with the same bits.
+//! - `trajectory`: fifty steps of training beside those of TRL.
 //! - `tokenize`: renderings and token ids recorded from transformers.
 
 mod architecture;
@@ -26,9 +28,11 @@ mod gradients;
 mod hub;
 mod ingest;
 mod invariants;
+mod models;
 mod parity;
 mod policies;
 mod recipes;
 mod resume;
 mod support;
 mod tokenize;
+mod trajectory;

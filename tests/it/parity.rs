@@ -26,12 +26,12 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity")
 }
 
-fn json(name: &str) -> Value {
+pub fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(fixtures().join(name)).unwrap()).unwrap()
 }
 
 /// All numbers of nested lists, in order.
-fn flat(value: &Value) -> Vec<f64> {
+pub fn flat(value: &Value) -> Vec<f64> {
     match value {
         Value::Array(items) => items.iter().flat_map(flat).collect(),
         other => vec![other.as_f64().unwrap_or_else(|| panic!("not a number: {other}"))],
@@ -43,15 +43,15 @@ fn flat32(value: &Value) -> Vec<f64> {
     flat(value).into_iter().map(|x| f64::from(x as f32)).collect()
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub fn ids(value: &Value) -> Vec<u32> {
     flat(value).into_iter().map(|x| x as u32).collect()
 }
 
-fn text(value: &Value) -> &str {
+pub fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-fn list(value: &Value) -> &Vec<Value> {
+pub fn list(value: &Value) -> &Vec<Value> {
     value.as_array().unwrap()
 }
 
@@ -60,7 +60,7 @@ fn open<T: Real>(source: &ModelSource, vocabulary: usize, longest: usize) -> Pol
 }
 
 /// Hidden states of sequences, packed end to end in one pass.
-fn hidden<T: Real>(policy: &Policy<T>, sequences: &[Vec<u32>]) -> Vec<Tensor> {
+pub fn hidden<T: Real>(policy: &Policy<T>, sequences: &[Vec<u32>]) -> Vec<Tensor> {
     let (mut all, mut positions, mut segments) = (Vec::new(), Vec::new(), Vec::new());
     for (group, ids) in sequences.iter().enumerate() {
         segments.push(Segment { start: all.len(), len: ids.len(), prefix_start: 0, prefix_len: 0, group });
