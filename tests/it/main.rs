@@ -10,6 +10,7 @@
 //! - `policies`: small policies and random pairs, for the tests of numbers.
 //! - `parity`: numbers recorded from transformers, TRL and torch.
 //! - `gradients`: every trainable parameter against finite differences.
+//! - `latents`: every latent and control: recorded numbers, what one is of another, folders.
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
@@ -26,6 +27,7 @@ mod gradients;
 mod hub;
 mod ingest;
 mod invariants;
+mod latents;
 mod parity;
 mod policies;
 mod recipes;
