@@ -206,7 +206,7 @@ fn settings_without_effect_are_faults() {
       train.lpc.codes: has no effect with latent "none"
     "#);
     for (settings, said) in [
-        ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn codes from"),
+        ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn a latent from"),
         ("--objective sft --beta 0.3", "train.objective.beta: has no effect with objective \"sft\""),
         ("--set train.objective.gamma_beta_ratio=1", "train.objective.gamma_beta_ratio: has no effect"),
         ("--objective dpo --set train.objective.reduction=sum", "train.objective.reduction: has no effect"),

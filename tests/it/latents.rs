@@ -162,7 +162,7 @@ fn samples_have_the_exact_mean() {
             let reference: Vec<(f64, f64)> = vec![reference[0]; SAMPLES];
             let mean =
                 value(&sampled, &many, &reference, &pass(&objective, moment, SAMPLES)).1.objective / SAMPLES as f64;
-            let sum = value(&exact, one, &reference, &pass(&objective, moment, 1)).1.objective;
+            let sum = value(&exact, one, &reference[..1], &pass(&objective, moment, 1)).1.objective;
             // Each code's loss, and with them the variance of a sample.
             let batch = PairBatch::pack(one, Sides::Both).unwrap();
             let h = exact.hidden(&batch, None).unwrap();
