@@ -122,8 +122,8 @@ pub struct LpcConfig {
     /// Whether the networks' inputs are divided by their root mean square: the difference of two pooled responses
     /// is small, and its size says nothing about which factor counted.
     pub normalise: bool,
-    /// Sums the loss over all codes by their probability instead of sampling: no noise, K passes through the head;
-    /// for few codes and small vocabularies. The temperature then has no effect.
+    /// Sums the loss over all codes by their probability instead of sampling: no noise, K softmaxes over the
+    /// vocabulary after one product with the head. The temperature then has no effect.
     pub exact: bool,
     /// Standard deviation of W e_k over the vocabulary at the start, in logits; that of W z for `gaussian`, and its
     /// size for `mlp`.

@@ -3,6 +3,7 @@
 //! One path computes log-probabilities for training, evaluation, the reference
 //! and `score`, so that they cannot disagree.
 
+mod each;
 pub mod examine;
 pub mod flips;
 pub mod folder;

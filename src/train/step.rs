@@ -109,8 +109,14 @@ pub fn forward<T: Real>(
     sums.tokens += batch.ids.len();
     let mut loss: Option<Tensor> = None;
     let mut margins = vec![0.0; rows.len()];
-    for draw in &draws {
-        let logps = policy.logps(&h, &batch, draw.z.as_ref(), Some(gradients))?;
+    // Exact sums take all codes at once where they can.
+    let exact = policy.lpc.as_ref().is_some_and(|lpc| lpc.config.exact);
+    let known = if exact { policy.logps_of_codes(&h, &batch, gradients)? } else { None };
+    for (i, draw) in draws.iter().enumerate() {
+        let logps = match known.as_ref().and_then(|known| known.get(i)) {
+            Some(logps) => logps.clone(),
+            None => policy.logps(&h, &batch, draw.z.as_ref(), Some(gradients))?,
+        };
         let preference = PreferenceLogps {
             // SFT sees one side only; the other stands at its reference and has no gradient.
             rejected_logps: logps.rejected.unwrap_or_else(|| reference_rejected.clone()),
