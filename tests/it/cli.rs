@@ -243,7 +243,11 @@ fn settings_without_effect_are_faults() {
         ("--set sweep.latent=[\"lpc-reliable\"]", "sweep.latent: `lpc-reliable` needs objective mix"),
         (
             "--set sweep.latent=[\"none\",\"mlp\"] --set train.lpc.balance=0",
-            "train.lpc.balance: has no effect: no latent of this sweep uses it",
+            "train.lpc.balance: has no effect: no cell of this sweep uses it",
+        ),
+        (
+            "--set train.objective.mix_flip=learned",
+            "train.objective.mix_flip: has no effect: no cell of this sweep uses it",
         ),
     ] {
         let output = sandbox.ends(2, &format!("{sweep} {settings}"));

@@ -8,7 +8,7 @@ use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
 use crate::error::{Error, Fault, Result};
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::noise::{FlipKind, NoiseConfig};
-use crate::objective::{MixFlip, ObjectiveKind};
+use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -69,14 +69,15 @@ fn cell_config(recipe: &Recipe, cell: &Cell) -> Result<TrainConfig> {
     Ok(config)
 }
 
-/// Settings of the latent part that no cell of the sweep uses.
-fn unused_latent_settings(recipe: &Recipe) -> Vec<Fault> {
+/// Settings of objective and latent that no cell of the sweep uses.
+fn unused_settings(recipe: &Recipe) -> Vec<Fault> {
     let mut unused: Option<Vec<Fault>> = None;
     for cell in super::grid(&recipe.sweep, recipe.train.lpc.codes) {
         let Ok(config) = cell_config(recipe, &cell) else { continue };
         let own = config.faults();
         let lpc = LpcConfig { latent: config.lpc.latent, ..recipe.train.lpc.clone() };
-        let mut found = TrainConfig { lpc, ..config }.faults();
+        let objective = ObjectiveConfig { name: config.objective.name, ..recipe.train.objective.clone() };
+        let mut found = TrainConfig { lpc, objective, ..config }.faults();
         found.retain(|f| !own.contains(f));
         unused = Some(match unused {
             None => found,
@@ -84,7 +85,7 @@ fn unused_latent_settings(recipe: &Recipe) -> Vec<Fault> {
         });
     }
     let mut unused = unused.unwrap_or_default();
-    unused.iter_mut().for_each(|f| f.message = "has no effect: no latent of this sweep uses it".into());
+    unused.iter_mut().for_each(|f| f.message = "has no effect: no cell of this sweep uses it".into());
     unused
 }
 
@@ -101,7 +102,7 @@ fn shared_faults(recipe: &Recipe) -> Vec<Fault> {
         });
     }
     let mut shared = shared.unwrap_or_default();
-    shared.extend(unused_latent_settings(recipe));
+    shared.extend(unused_settings(recipe));
     shared
 }
 
