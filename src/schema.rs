@@ -184,6 +184,7 @@ pub mod metric {
     pub const CODE_PERPLEXITY: &str = "lpc/code_perplexity";
     pub const PRIOR_ENTROPY: &str = "lpc/prior_entropy";
     pub const POSTERIOR_ENTROPY: &str = "lpc/posterior_entropy";
+    pub const FLIP_RATE: &str = "mix/flip_rate";
     pub const TOKENS_PER_S: &str = "perf/tokens_per_s";
     pub const PAIRS_PER_S: &str = "perf/pairs_per_s";
     pub const PEAK_RSS_MB: &str = "perf/peak_rss_mb";

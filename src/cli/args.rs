@@ -214,10 +214,10 @@ pub struct Train {
     /// Objective: dpo, cdpo, rdpo, mix, ipo, simpo, sft
     #[arg(long)]
     objective: Option<String>,
-    /// Latent: auto (lpc, for sft none), none, lpc, lpc-hard
+    /// Latent: auto (lpc, for sft none), none, lpc, lpc-hard, lpc-reliable, gaussian, mlp, bias
     #[arg(long)]
     latent: Option<String>,
-    /// Number of codes K
+    /// Number of codes K; gaussian and mlp are as large as lpc with K codes
     #[arg(long, value_name = "K")]
     codes: Option<usize>,
     /// What is trained: full

@@ -163,6 +163,9 @@ pub fn run(s: &RunSummary, out: &str) -> String {
             s.codes_used, s.codes, s.codes_used_posterior, s.code_perplexity, s.kl
         );
     }
+    if let Some(rate) = s.mix_flip_rate {
+        let _ = writeln!(text, "flip rate of objective mix: {rate:.3}");
+    }
     if let Some(auroc) = s.audit_auroc {
         let _ = writeln!(text, "flipped training labels found by the margin: AUROC {auroc:.3}");
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Moment;
+use super::{Moment, effects};
 use crate::error::Fault;
 
 /// Which latent variable, if any.
@@ -18,6 +18,31 @@ pub enum LatentKind {
     Lpc,
     /// One code at a time, straight-through.
     LpcHard,
+    /// Relaxed mixtures of codes, each with a flip rate of its own; for objective `mix`.
+    LpcReliable,
+    /// A variational autoencoder of the same size: normal prior and posterior over a few directions.
+    Gaussian,
+    /// Control: z = MLP(prompt), as many parameters; no codes, no posterior, no divergence.
+    Mlp,
+    /// Control: one learned z for all.
+    Bias,
+}
+
+impl LatentKind {
+    /// Its name in settings.
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
+    }
+
+    /// Whether there are codes. [`LatentKind::Auto`] counts as what it stands for over pairs.
+    pub fn coded(self) -> bool {
+        matches!(self, LatentKind::Auto | LatentKind::Lpc | LatentKind::LpcHard | LatentKind::LpcReliable)
+    }
+
+    /// Whether there is a posterior, which sees the observed order of the pair.
+    pub fn inferred(self) -> bool {
+        self.coded() || self == LatentKind::Gaussian
+    }
 }
 
 /// What represents a response to the posterior.
@@ -75,7 +100,8 @@ pub enum Schedule {
 pub struct LpcConfig {
     /// Which latent variable.
     pub latent: LatentKind,
-    /// K, at least 1; the paper finds 32 to 64 best at 8 billion parameters.
+    /// K, at least 1; the paper finds 32 to 64 best at 8 billion parameters. `gaussian` and `mlp` have no codes:
+    /// they get as many parameters as `lpc` with K codes and the same `features` would have.
     pub codes: usize,
     /// lambda: weight of KL(q || p); the paper searches 0.01, 0.05, 0.1 and takes 0.05.
     pub kl_weight: f64,
@@ -96,16 +122,17 @@ pub struct LpcConfig {
     /// Whether the networks' inputs are divided by their root mean square: the difference of two pooled responses
     /// is small, and its size says nothing about which factor counted.
     pub normalise: bool,
-    /// Sums the loss over all codes by their probability instead of sampling: no noise, K passes through the head;
-    /// for few codes and small vocabularies. The temperature then has no effect.
+    /// Sums the loss over all codes by their probability instead of sampling: no noise, K softmaxes over the
+    /// vocabulary after one product with the head. The temperature then has no effect.
     pub exact: bool,
-    /// Standard deviation of W e_k over the vocabulary at the start, in logits.
+    /// Standard deviation of W e_k over the vocabulary at the start, in logits; that of W z for `gaussian`, and its
+    /// size for `mlp`.
     pub code_init: f64,
-    /// Scale of the networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
+    /// Scale of the inference networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
     pub head_init: f64,
     /// Weight of the usage balance `sum_k qbar_k ln qbar_k`, qbar being the batch's mean posterior.
     pub balance: f64,
-    /// Learning rate of codebook and networks.
+    /// Learning rate of codebook and networks, and of learned flip rates.
     pub lr: f64,
     /// Whether the networks leave the backbone alone (their gradient stops at the hidden states).
     pub detach: bool,
@@ -136,57 +163,50 @@ impl Default for LpcConfig {
 }
 
 impl LpcConfig {
-    /// Whether there are codes.
+    /// Whether there is a latent part.
     pub fn active(&self) -> bool {
-        matches!(self.latent, LatentKind::Lpc | LatentKind::LpcHard)
+        !matches!(self.latent, LatentKind::Auto | LatentKind::None)
+    }
+
+    /// Whether there are codes.
+    pub fn coded(&self) -> bool {
+        self.active() && self.latent.coded()
+    }
+
+    /// The same without the settings that this latent ignores: for a sweep, whose settings are shared by latents
+    /// that each use some of them.
+    #[must_use]
+    pub fn applicable(&self) -> LpcConfig {
+        effects::applicable(self)
     }
 
     /// Settings out of range or without effect; keys are relative to `prefix`.
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let fault =
+            |key: &str, message: String| Fault { origin: String::new(), key: format!("{prefix}.{key}"), message };
+        let mut faults: Vec<Fault> = effects::idle(self).into_iter().map(|(key, why)| fault(key, why)).collect();
+        // What has no effect need not be in range.
+        let config = self.applicable();
         let mut check = |fine: bool, key: &str, message: String| {
             if !fine {
-                faults.push(Fault { origin: String::new(), key: format!("{prefix}.{key}"), message });
+                faults.push(fault(key, message));
             }
         };
-        let plain = LpcConfig { latent: self.latent, ..LpcConfig::default() };
-        if self.latent == LatentKind::None {
-            check(
-                *self == plain,
-                "latent",
-                "the other settings of this table have no effect with latent \"none\"".into(),
-            );
-            return faults;
-        }
-        check((1..=4096).contains(&self.codes), "codes", format!("expected 1 to 4096, got {}", self.codes));
+        check((1..=4096).contains(&config.codes), "codes", format!("expected 1 to 4096, got {}", config.codes));
         for (key, value) in [
-            ("kl_weight", self.kl_weight),
-            ("code_init", self.code_init),
-            ("head_init", self.head_init),
-            ("balance", self.balance),
-            ("lr", self.lr),
+            ("kl_weight", config.kl_weight),
+            ("code_init", config.code_init),
+            ("head_init", config.head_init),
+            ("balance", config.balance),
+            ("lr", config.lr),
         ] {
             check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
         }
-        check((0.0..=1.0).contains(&self.kl_warmup), "kl_warmup", format!("expected 0 to 1, got {}", self.kl_warmup));
-        for (key, value) in [("temperature", self.temperature), ("temperature_end", self.temperature_end)] {
+        let warmup = config.kl_warmup;
+        check((0.0..=1.0).contains(&warmup), "kl_warmup", format!("expected 0 to 1, got {warmup}"));
+        for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
             check(value > 0.0 && value.is_finite(), key, format!("expected a number above 0, got {value}"));
         }
-        check(
-            self.temperature_schedule != Schedule::Constant || self.temperature_end == plain.temperature_end,
-            "temperature_end",
-            "has no effect with temperature_schedule \"constant\"".into(),
-        );
-        check(
-            !self.exact || (self.temperature == plain.temperature && self.temperature_schedule == Schedule::Constant),
-            "temperature",
-            "has no effect with exact = true".into(),
-        );
-        check(
-            !(self.exact && self.latent == LatentKind::LpcHard),
-            "exact",
-            "sums over codes; use latent \"lpc\"".into(),
-        );
         faults
     }
 
@@ -228,13 +248,5 @@ mod tests {
         assert!((end.tau - 0.5).abs() < 1e-12 && end.g == 1.0);
         let half = c.moment(0.25);
         assert!((half.kl_weight - 0.025).abs() < 1e-12);
-    }
-
-    #[test]
-    fn settings_without_effect_are_faults() {
-        let c = LpcConfig { latent: LatentKind::None, codes: 16, ..LpcConfig::default() };
-        assert_eq!(c.faults("train.lpc").len(), 1);
-        let c = LpcConfig { temperature_end: 0.5, codes: 0, ..LpcConfig::default() };
-        assert_eq!(c.faults("t").len(), 2);
     }
 }

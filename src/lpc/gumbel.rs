@@ -32,7 +32,7 @@ pub fn gumbel_noise(seed: Seed, purpose: &str, key: &str, n: usize) -> Vec<f64> 
 /// # Errors
 /// [`crate::Error::Tensor`].
 pub fn gumbel_softmax(logits: &Tensor, noise: &Tensor, tau: f64, hard: bool) -> Result<Tensor> {
-    let relaxed = super::log_softmax(&((logits + noise)? / tau)?)?.exp()?;
+    let relaxed = super::network::log_softmax(&((logits + noise)? / tau)?)?.exp()?;
     if !hard {
         return Ok(relaxed);
     }

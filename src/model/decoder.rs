@@ -1,5 +1,7 @@
 //! The decoder: embedding, layers, final norm; and the head that scores given tokens.
 
+mod each;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};

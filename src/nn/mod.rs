@@ -11,6 +11,7 @@
 
 pub mod attention;
 pub mod gather;
+pub mod gather_each;
 pub mod linear;
 pub mod log_sigmoid;
 pub mod norm;

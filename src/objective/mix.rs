@@ -1,4 +1,4 @@
-//! The likelihood of a label that was flipped with a known probability.
+//! The likelihood of a label that may be flipped.
 
 use candle_core::Tensor;
 
@@ -6,24 +6,42 @@ use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses, log_ratios};
 use crate::error::Result;
 use crate::nn::log_sigmoid::log_sigmoid;
 
+/// Keeps the logarithm of a learned rate finite where the rate underflows.
+const LEAST_RATE: f64 = 1e-20;
+
 /// `-ln[(1-e) sigmoid(beta D) + e sigmoid(-beta D)]`, as a log-sum-exp of the two terms.
 ///
 /// Unlike cDPO it is bounded in D on both sides: a label that the policy firmly
-/// contradicts loses its pull.
-pub(super) fn mix(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+/// contradicts loses its pull. e is `flips` where given, one for each example,
+/// else the fixed `label_smoothing`.
+pub(super) fn mix(
+    config: &ObjectiveConfig,
+    logps: &PreferenceLogps,
+    flips: Option<&Tensor>,
+) -> Result<PreferenceLosses> {
     let (chosen, rejected) = log_ratios(logps)?;
     let chosen_rewards = (chosen * config.beta)?;
     let rejected_rewards = (rejected * config.beta)?;
     let scaled = (&chosen_rewards - &rejected_rewards)?;
-    let e = config.label_smoothing;
-    let right = (log_sigmoid(&scaled)? + (1.0 - e).ln())?;
-    let losses = if e == 0.0 {
-        right.neg()?
-    } else {
-        let wrong = (log_sigmoid(&scaled.neg()?)? + e.ln())?;
+    let (right, wrong) = match flips {
+        Some(e) => {
+            let right = (log_sigmoid(&scaled)? + (1.0 - e)?.log()?)?;
+            (right, Some((log_sigmoid(&scaled.neg()?)? + (e + LEAST_RATE)?.log()?)?))
+        }
+        None => {
+            let e = config.label_smoothing;
+            let right = (log_sigmoid(&scaled)? + (1.0 - e).ln())?;
+            let wrong = if e == 0.0 { None } else { Some((log_sigmoid(&scaled.neg()?)? + e.ln())?) };
+            (right, wrong)
+        }
+    };
+    let losses = match wrong {
+        None => right.neg()?,
         // ln(e^right + e^wrong) = right - ln sigmoid(right - wrong)
-        let excess: Tensor = (&right - wrong)?;
-        (log_sigmoid(&excess)? - right)?
+        Some(wrong) => {
+            let excess: Tensor = (&right - wrong)?;
+            (log_sigmoid(&excess)? - right)?
+        }
     };
     Ok(PreferenceLosses { losses, chosen_rewards, rejected_rewards })
 }

@@ -47,6 +47,17 @@ pub enum Reduction {
     Sum,
 }
 
+/// Where objective `mix` has its flip rate from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum MixFlip {
+    /// `label_smoothing`.
+    #[default]
+    Fixed,
+    /// Learned as one number, from `label_smoothing` on, with the latent part's learning rate.
+    Learned,
+}
+
 /// Value of a setting that stands for the objective's own default.
 pub const OWN_DEFAULT: f64 = -1.0;
 
@@ -58,8 +69,10 @@ pub struct ObjectiveConfig {
     pub name: ObjectiveKind,
     /// Strength of the reference (DPO's beta; IPO's tau); -1 = 0.1, for SimPO 2.0. Without effect for SFT.
     pub beta: f64,
-    /// Assumed flip probability of cDPO, rDPO and mix, 0 to below 0.5; -1 = 0.1 there.
+    /// Assumed flip probability of cDPO, rDPO and mix, 0 to below 0.5; -1 = 0.1 there. Where it is learned, its start.
     pub label_smoothing: f64,
+    /// Where mix has its flip probability from.
+    pub mix_flip: MixFlip,
     /// SimPO's target margin over beta; -1 = 0.5 there.
     pub gamma_beta_ratio: f64,
     /// IPO's reduction.
@@ -72,6 +85,7 @@ impl Default for ObjectiveConfig {
             name: ObjectiveKind::Dpo,
             beta: OWN_DEFAULT,
             label_smoothing: OWN_DEFAULT,
+            mix_flip: MixFlip::Fixed,
             gamma_beta_ratio: OWN_DEFAULT,
             reduction: Reduction::Mean,
         }
@@ -107,6 +121,9 @@ impl ObjectiveConfig {
         if !matches!(self.name, K::Cdpo | K::Rdpo | K::Mix) {
             config.label_smoothing = OWN_DEFAULT;
         }
+        if self.name != K::Mix {
+            config.mix_flip = MixFlip::Fixed;
+        }
         if self.name != K::Simpo {
             config.gamma_beta_ratio = OWN_DEFAULT;
         }
@@ -137,6 +154,13 @@ impl ObjectiveConfig {
                 fault("label_smoothing", format!("expected 0 to below 0.5, got {}", self.label_smoothing));
             }
         }
+        if self.mix_flip == MixFlip::Learned {
+            if self.name != K::Mix {
+                fault("mix_flip", format!("has no effect with objective {name}; use mix"));
+            } else if self.label_smoothing == 0.0 {
+                fault("label_smoothing", "a learned flip rate cannot start at 0: there it has no gradient".into());
+            }
+        }
         if self.gamma_beta_ratio != OWN_DEFAULT {
             if self.name != K::Simpo {
                 fault("gamma_beta_ratio", format!("has no effect with objective {name}; use simpo"));
@@ -163,6 +187,17 @@ impl ObjectiveConfig {
     /// # Errors
     /// [`Error::Tensor`]; [`Error::Run`] for an unresolved configuration.
     pub fn losses(&self, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+        self.losses_with(logps, None)
+    }
+
+    /// [`losses`](Self::losses) with a flip rate for each example, between 0 and one half, in place of mix's fixed one.
+    ///
+    /// # Shapes
+    /// flips (B).
+    ///
+    /// # Errors
+    /// As [`losses`](Self::losses).
+    pub fn losses_with(&self, logps: &PreferenceLogps, flips: Option<&Tensor>) -> Result<PreferenceLosses> {
         if self.beta == OWN_DEFAULT {
             return Err(Error::run("objective: the configuration was not resolved"));
         }
@@ -170,7 +205,7 @@ impl ObjectiveConfig {
             ObjectiveKind::Dpo => dpo::dpo(self, logps),
             ObjectiveKind::Cdpo => dpo::cdpo(self, logps),
             ObjectiveKind::Rdpo => dpo::rdpo(self, logps),
-            ObjectiveKind::Mix => mix::mix(self, logps),
+            ObjectiveKind::Mix => mix::mix(self, logps, flips),
             ObjectiveKind::Ipo => ipo::ipo(self, logps),
             ObjectiveKind::Simpo => simpo::simpo(self, logps),
             ObjectiveKind::Sft => sft::sft(self, logps),
@@ -294,6 +329,30 @@ mod tests {
     }
 
     #[test]
+    fn a_flip_rate_for_each_example() {
+        let (c, r) =
+            (Var::new(&[-10.0, -10.0], &Device::Cpu).unwrap(), Var::new(&[-30.0, -30.0], &Device::Cpu).unwrap());
+        let rates = Var::new(&[0.1, 0.3], &Device::Cpu).unwrap();
+        let of = |name, rates| {
+            let losses = config(name).losses_with(&logps(&c, &r), rates).unwrap().losses;
+            (losses.to_vec1::<f64>().unwrap(), losses.sum_all().unwrap().backward().unwrap())
+        };
+        let (losses, grads) = of(ObjectiveKind::Mix, Some(rates.as_tensor()));
+        // sigmoid(2) = 0.8807971. The fixed rate of 0.1 gives the first one.
+        let p = 0.880_797_077_977_882_3f64;
+        for (got, e) in losses.iter().zip([0.1, 0.3]) {
+            assert!((got + ((1.0 - e) * p + e * (1.0 - p)).ln()).abs() < 1e-12);
+        }
+        assert!((losses[0] - of(ObjectiveKind::Mix, None).0[0]).abs() < 1e-12);
+        // d loss / d e = (2p - 1) / ((1-e) p + e (1-p))
+        for (got, e) in grads.get(&rates).unwrap().to_vec1::<f64>().unwrap().iter().zip([0.1, 0.3]) {
+            assert!((got - (2.0 * p - 1.0) / ((1.0 - e) * p + e * (1.0 - p))).abs() < 1e-12);
+        }
+        // The others have no use for it.
+        assert_eq!(of(ObjectiveKind::Dpo, Some(rates.as_tensor())).0, of(ObjectiveKind::Dpo, None).0);
+    }
+
+    #[test]
     fn swapping_the_sides_negates_margins() {
         use ObjectiveKind as K;
         let (a, b) = (Var::new(&[-3.0f64], &Device::Cpu).unwrap(), Var::new(&[-8.0f64], &Device::Cpu).unwrap());
@@ -311,11 +370,18 @@ mod tests {
         c.gamma_beta_ratio = 0.3;
         c.reduction = Reduction::Sum;
         c.beta = 0.0;
+        c.mix_flip = MixFlip::Learned;
         let keys: Vec<String> = c.faults("train.objective").into_iter().map(|f| f.key).collect();
         assert_eq!(
             keys,
-            ["beta", "label_smoothing", "gamma_beta_ratio", "reduction"].map(|k| format!("train.objective.{k}"))
+            ["beta", "label_smoothing", "mix_flip", "gamma_beta_ratio", "reduction"]
+                .map(|k| format!("train.objective.{k}"))
         );
+        assert_eq!(c.applicable().mix_flip, MixFlip::Fixed);
+        let zero =
+            ObjectiveConfig { name: ObjectiveKind::Mix, mix_flip: MixFlip::Learned, ..config(ObjectiveKind::Dpo) };
+        assert!(zero.faults("x").is_empty());
+        assert_eq!(ObjectiveConfig { label_smoothing: 0.0, ..zero }.faults("x").len(), 1);
         assert!(ObjectiveConfig::default().faults("x").is_empty());
     }
 }

@@ -95,7 +95,7 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         counts(col::N_CHOSEN, |r| r.chosen_ids.len()),
         counts(col::N_REJECTED, |r| r.rejected_ids.len()),
     ];
-    if policy.lpc.is_some() {
+    if policy.lpc.as_ref().is_some_and(|l| l.config.coded()) {
         let code = |e: &crate::policy::Example| {
             let weights: Vec<f64> = e.prior.iter().map(|&w| f64::from(w)).collect();
             crate::lpc::usage::hard_code(&weights).unwrap_or(0) as u32

@@ -44,9 +44,11 @@ pub struct SweepConfig {
     pub marked: Vec<bool>,
     /// Objectives. Default `dpo`.
     pub objective: Vec<String>,
-    /// Latents; `none` is the baseline of the paired differences. Default `none`, `lpc`.
+    /// Latents; `none` is the baseline of the paired differences. `lpc-reliable` is run over the objective `mix` alone.
+    /// Default `none`, `lpc`.
     pub latent: Vec<String>,
-    /// Numbers of codes, for latents that have codes; empty (default) takes `train.lpc.codes`.
+    /// Numbers of codes, for latents that have codes or are compared with them at equal size (`gaussian`, `mlp`); empty
+    /// (default) takes `train.lpc.codes`.
     pub codes: Vec<usize>,
     /// Training seeds. Default 1, 2, 3.
     pub seeds: Vec<u64>,
@@ -100,8 +102,13 @@ impl SweepConfig {
             }
         }
         // A setting that changes nothing was meant to change something.
-        if !self.codes.is_empty() && !self.latent.iter().any(|l| grid::has_codes(l)) {
+        if !self.codes.is_empty() && !self.latent.iter().any(|l| grid::is_sized(l)) {
             fault("codes", "without effect: no latent of this sweep has codes".into());
+        }
+        let impossible = |l: &&String| !self.objective.iter().any(|o| grid::can_stand_over(l, o));
+        if let Some(latent) = self.latent.iter().find(impossible).filter(|_| !self.objective.is_empty()) {
+            let needed = if latent == "lpc-reliable" { "needs objective mix" } else { "needs an objective over pairs" };
+            fault("latent", format!("`{latent}` {needed}, which is not in sweep.objective"));
         }
         if self.noise_p.iter().all(|p| *p == 0.0) && (self.marked.contains(&true) || self.noise_kind.len() > 1) {
             let key = if self.marked.contains(&true) { "marked" } else { "noise_kind" };

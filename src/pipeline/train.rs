@@ -9,8 +9,8 @@ use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::model::load;
-use crate::objective::ObjectiveConfig;
-use crate::policy::{Example, Policy, examine};
+use crate::objective::{MixFlip, ObjectiveConfig};
+use crate::policy::{Example, Policy, examine, flips};
 use crate::posteriors::{self, Part};
 use crate::progress::Progress;
 use crate::schema::{self, metric, prepared};
@@ -20,6 +20,7 @@ use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
 use crate::train::{Fit, Metrics, Observer, TrainConfig, checkpoint, fit, reference};
 
+mod latent;
 mod outputs;
 
 use outputs::Trained;
@@ -53,7 +54,8 @@ pub struct RunSummary {
     pub eval_accuracy_high: f64,
     /// Test examples.
     pub n_eval: u64,
-    /// The same with the posterior's z, which has seen the observed label: never a headline.
+    /// The same with the posterior's z, which has seen the observed label: never a headline. The same number without a
+    /// posterior.
     #[serde(deserialize_with = "number")]
     pub eval_accuracy_posterior: f64,
     /// Mean implicit reward margin on the test split.
@@ -79,7 +81,7 @@ pub struct RunSummary {
     pub code_perplexity: f64,
     /// Codes that are the posterior's first choice for at least 1 % of the examples.
     pub codes_used_posterior: u64,
-    /// Mean KL(q || p), nats.
+    /// Mean KL(q || p), nats; 0 without a posterior.
     #[serde(deserialize_with = "number")]
     pub kl: f64,
     /// Area under the ROC curve of the margin as a detector of flipped labels on the training split; absent
@@ -89,8 +91,11 @@ pub struct RunSummary {
     pub objective: String,
     /// Latent.
     pub latent: String,
-    /// K; 1 without a latent.
+    /// K; 1 without codes.
     pub codes: u64,
+    /// Flip rate that objective mix ended with: the fixed or learned one, or for `lpc-reliable` the mean of the prior's
+    /// over all examples. Absent for other objectives.
+    pub mix_flip_rate: Option<f64>,
     /// Seed.
     pub seed: u64,
     /// Pairs trained on.
@@ -161,8 +166,12 @@ fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
     let manifest = Manifest::read(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
     let source = ModelSource::resolve(&config.model)?;
-    let loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
+    let mut loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
+    if config.objective.mix_flip == MixFlip::Learned {
+        loaded.params.push(flips::parameter::<f32>()?);
+    }
     let mut policy = Policy::new(loaded, &config.lpc, seed, longest)?;
+    policy.start_flips(config.objective.label_smoothing)?;
     policy.decoder.precision = config.precision;
     Ok(Start { splits, tokenizer, policy, manifest })
 }

@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use super::Policy;
 use crate::batch::{PairBatch, Sides, TokenRow};
 use crate::error::Result;
-use crate::lpc::entropy;
+use crate::lpc::{Codes, entropy};
 use crate::nn::Real;
 
 /// Packed rows that one evaluation pass may hold.
@@ -14,19 +14,20 @@ const ROWS_PER_PASS: usize = 4096;
 /// What evaluation finds of one example.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Example {
-    /// p(z|x); `[1]` without a latent.
+    /// p(z|x) over the codes; `[1]` without codes.
     pub prior: Vec<f32>,
-    /// q(z|x, chosen > rejected); `[1]` without a latent.
+    /// q(z|x, chosen > rejected) over the codes; `[1]` without codes.
     pub posterior: Vec<f32>,
-    /// KL(q || p), nats.
+    /// KL(q || p), nats; 0 without a posterior.
     pub kl: f64,
-    /// Entropy of the prior, nats.
+    /// Entropy of the prior over the codes, nats; 0 without codes.
     pub prior_entropy: f64,
-    /// Entropy of the posterior, nats.
+    /// Entropy of the posterior over the codes, nats; 0 without codes.
     pub posterior_entropy: f64,
     /// Summed log-probabilities with the prior's z: chosen, rejected.
     pub logps: (f64, f64),
-    /// Summed log-probabilities with the posterior's z: chosen, rejected. These have seen the label.
+    /// Summed log-probabilities with the posterior's z: chosen, rejected. These have seen the label. Without a
+    /// posterior the same as `logps`.
     pub logps_posterior: (f64, f64),
 }
 
@@ -92,40 +93,45 @@ fn numbers(t: &Tensor) -> Result<Vec<f64>> {
 
 fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch) -> Result<Vec<Example>> {
     let h = policy.hidden(batch, None)?;
-    let Some(lpc) = &policy.lpc else {
-        let logps = pairs(policy.logps(&h, batch, None, None)?)?;
-        return Ok(logps
-            .into_iter()
-            .map(|logps| Example {
-                prior: vec![1.0],
-                posterior: vec![1.0],
-                logps,
-                logps_posterior: logps,
-                ..Example::default()
-            })
-            .collect());
+    let with = |z: Option<&Tensor>| pairs(policy.logps(&h, batch, z.map(Tensor::detach).as_ref(), None)?);
+    let bare = |logps: (f64, f64), logps_posterior: (f64, f64)| Example {
+        prior: vec![1.0],
+        posterior: vec![1.0],
+        logps,
+        logps_posterior,
+        ..Example::default()
     };
-    let codes = lpc.infer(&policy.context(&h, batch, lpc.config.pooling)?)?;
-    let with = |log_weights: &Tensor| -> Result<Vec<(f64, f64)>> {
-        let z = lpc.expected(log_weights)?.detach();
-        pairs(policy.logps(&h, batch, Some(&z), None)?)
+    let (Some(lpc), Some(found)) = (&policy.lpc, policy.infer(&h, batch)?) else {
+        return Ok(with(None)?.into_iter().map(|logps| bare(logps, logps)).collect());
     };
-    let (logps, logps_posterior) = (with(&codes.log_prior)?, with(&codes.log_posterior)?);
+    let z = lpc.expected(&found)?;
+    let logps = with(Some(&z.prior))?;
+    let logps_posterior = match &z.posterior {
+        Some(z) => with(Some(z))?,
+        None => logps.clone(),
+    };
+    let mut examples: Vec<Example> = logps.into_iter().zip(logps_posterior).map(|(p, q)| bare(p, q)).collect();
+    if let Some(kl) = found.kl()? {
+        // In exact arithmetic it is never negative.
+        examples.iter_mut().zip(numbers(&kl)?).for_each(|(e, kl)| e.kl = kl.max(0.0));
+    }
+    if let Some(codes) = found.codes() {
+        weigh(&mut examples, codes)?;
+    }
+    Ok(examples)
+}
+
+/// Fills in the distributions over codes.
+fn weigh(examples: &mut [Example], codes: &Codes) -> Result<()> {
     let weights = |t: &Tensor| -> Result<Vec<Vec<f32>>> { Ok(t.exp()?.to_dtype(DType::F32)?.to_vec2::<f32>()?) };
     let (prior, posterior) = (weights(&codes.log_prior)?, weights(&codes.log_posterior)?);
-    let kl = numbers(&codes.kl()?)?;
     let (hp, hq) = (numbers(&entropy(&codes.log_prior)?)?, numbers(&entropy(&codes.log_posterior)?)?);
-    Ok((0..batch.len())
-        .map(|i| Example {
-            prior: prior[i].clone(),
-            posterior: posterior[i].clone(),
-            kl: kl[i].max(0.0),
-            prior_entropy: hp[i].max(0.0),
-            posterior_entropy: hq[i].max(0.0),
-            logps: logps[i],
-            logps_posterior: logps_posterior[i],
-        })
-        .collect())
+    let entropies = hp.into_iter().zip(hq);
+    for (((example, prior), posterior), (hp, hq)) in examples.iter_mut().zip(prior).zip(posterior).zip(entropies) {
+        (example.prior, example.posterior) = (prior, posterior);
+        (example.prior_entropy, example.posterior_entropy) = (hp.max(0.0), hq.max(0.0));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

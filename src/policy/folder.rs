@@ -26,7 +26,7 @@ pub fn save<T: Real>(policy: &Policy<T>, folder: &Path) -> Result<()> {
         let tensors: Vec<(String, Tensor)> = policy
             .params
             .iter()
-            .filter(|p| p.group == Group::Latent)
+            .filter(|p| p.group == Group::Latent && p.name.starts_with("lpc."))
             .map(|p| (p.name.clone(), p.var.as_detached_tensor()))
             .collect();
         load::write_safetensors(&folder.join(run::LPC_WEIGHTS), &tensors)?;

@@ -3,7 +3,9 @@
 //! One path computes log-probabilities for training, evaluation, the reference
 //! and `score`, so that they cannot disagree.
 
+mod each;
 pub mod examine;
+pub mod flips;
 pub mod folder;
 
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::batch::PairBatch;
 use crate::error::Result;
-use crate::lpc::{Context, Lpc, LpcConfig, Pooling};
+use crate::lpc::{Context, Inferred, Lpc, LpcConfig, Pooling};
 use crate::model::decoder::Packed;
 use crate::model::load::{Loaded, normal};
 use crate::model::{Decoder, Gradients, Group, Param, Params};
@@ -97,27 +99,42 @@ impl<T: Real> Policy<T> {
         self.decoder.hidden(packed, gradients)
     }
 
-    /// What the inference networks read.
+    /// What the latent part makes of a batch, where there is one.
     ///
     /// # Shapes
-    /// h (N,H) -> three (B,H).
+    /// h (N,H).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub fn context(&self, h: &Tensor, batch: &PairBatch, pooling: Pooling) -> Result<Context> {
+    pub fn infer(&self, h: &Tensor, batch: &PairBatch) -> Result<Option<Inferred>> {
+        let Some(lpc) = &self.lpc else { return Ok(None) };
+        lpc.infer(&self.context(h, batch, &lpc.config)?).map(Some)
+    }
+
+    /// What the latent part's networks read.
+    ///
+    /// # Shapes
+    /// h (N,H) -> up to three (B,H).
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn context(&self, h: &Tensor, batch: &PairBatch, config: &LpcConfig) -> Result<Context> {
         let rows = |get: fn(&crate::batch::PairRows) -> usize| -> Result<Tensor> {
             let rows: Vec<u32> = batch.pairs.iter().map(|p| get(p) as u32).collect();
             Ok(h.index_select(&Tensor::from_vec(rows, batch.len(), &Device::Cpu)?, 0)?)
         };
         let prompt = rows(|p| p.prompt.end - 1)?;
-        let (chosen, rejected) = match pooling {
+        if !config.latent.inferred() {
+            return Ok(Context { prompt, responses: None });
+        }
+        let responses = match config.pooling {
             Pooling::Last => (rows(|p| p.chosen.end - 1)?, rows(|p| p.rejected.end - 1)?),
             Pooling::Mean => (
                 segment::mean(h, batch.pairs.iter().map(|p| p.chosen.clone()).collect())?,
                 segment::mean(h, batch.pairs.iter().map(|p| p.rejected.clone()).collect())?,
             ),
         };
-        Ok(Context { prompt, chosen, rejected })
+        Ok(Context { prompt, responses: Some(responses) })
     }
 
     /// Log-probabilities of both responses, with z added at every response position.

@@ -81,6 +81,8 @@ pub(super) struct Code {
     pub usage_prior: f64,
     pub usage_posterior: f64,
     pub norm: f64,
+    /// Of `lpc-reliable` alone.
+    pub flip_rate: Option<f64>,
     pub top: Vec<String>,
     pub bottom: Vec<String>,
 }
@@ -137,12 +139,14 @@ pub(super) fn codes(folder: &Path) -> Result<Option<Codes>> {
     let number = |name: &str| numbers(&frame, name).into_iter().map(|v| v.unwrap_or(f64::NAN)).collect::<Vec<_>>();
     let (code, norm) = (number("code"), number("norm"));
     let (prior, posterior) = (number("usage_prior"), number("usage_posterior"));
+    let flip_rates = numbers(&frame, "flip_rate");
     let (top, bottom) = (tokens(&frame, "top_tokens"), tokens(&frame, "bottom_tokens"));
     let rows = top.into_iter().zip(bottom).enumerate().map(|(i, (top, bottom))| Code {
         code: code[i] as i64,
         usage_prior: prior[i],
         usage_posterior: posterior[i],
         norm: norm[i],
+        flip_rate: flip_rates[i],
         top,
         bottom,
     });

@@ -31,7 +31,8 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     }
     training(&metrics, &mut parts);
     latent(&metrics, &mut parts);
-    if let Some(codes) = &codes {
+    // A latent without codes has one row, and without vectors nothing to read in it.
+    if let Some(codes) = codes.as_ref().filter(|c| c.rows.len() > 1 || c.rows.iter().any(|r| !r.top.is_empty())) {
         code_parts(codes, &mut parts);
     }
     method(&mut parts);
@@ -67,12 +68,17 @@ fn headline(summary: &Map<String, Value>, parts: &mut Vec<Part>) {
             tile(label, count(n as u64), String::new());
         }
     }
-    if let Some(used) = value("codes_used") {
+    // One code is always used: that says nothing of a latent without codes.
+    let coded = value("codes").is_none_or(|n| n > 1.0);
+    if let Some(used) = value("codes_used").filter(|_| coded) {
         let of = value("codes").map(|n| format!("of {n}")).unwrap_or_default();
         tile("codes in use", format!("{used:.0}"), of);
     }
-    if let Some(perplexity) = value("code_perplexity") {
+    if let Some(perplexity) = value("code_perplexity").filter(|_| coded) {
         tile("code perplexity", number(Some(perplexity), 2), "1 is collapse".into());
+    }
+    if let Some(rate) = value("mix_flip_rate") {
+        tile("flip rate", percent(rate, 1), "of objective mix, at the end".into());
     }
     if let Some(speed) = value("pairs_per_s") {
         tile("speed", number(Some(speed), 1), "pairs a second".into());
@@ -173,6 +179,7 @@ fn latent(metrics: &Metrics, parts: &mut Vec<Part>) {
         curve(metrics, metric::CODES_USED, "Codes in use", Scale::Number, None),
         curves(metrics, &entropies, "Entropy of the code distributions (nats)", Scale::Number, Some(0.0)),
         curves(metrics, &weights, "Schedules", Scale::Number, None),
+        curve(metrics, metric::FLIP_RATE, "Learned flip rate of the labels", Scale::Percent, None),
     ]
     .into_iter()
     .flatten()
@@ -180,7 +187,11 @@ fn latent(metrics: &Metrics, parts: &mut Vec<Part>) {
     if figures.is_empty() {
         return;
     }
-    parts.push(Part::Heading("Latent codes in training".into()));
+    let coded = metrics.train.contains_key(metric::CODE_PERPLEXITY);
+    parts.push(Part::Heading(if coded { "Latent codes in training" } else { "The latent in training" }.into()));
+    if !coded {
+        return parts.push(Part::Figures(figures));
+    }
     parts.push(Part::Text(
         "The posterior sees which answer was preferred, the prior sees the prompt alone. A KL near zero together with \
          a perplexity near one means that the codes have collapsed; a large KL means that the posterior knows what \
@@ -217,18 +228,22 @@ fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
         shown.join("  ")
     };
     let rows = codes.rows.iter().map(|c| {
-        vec![
+        let mut row = vec![
             c.code.to_string(),
             join(&c.top),
             join(&c.bottom),
             percent(c.usage_prior, 1),
             percent(c.usage_posterior, 1),
             number(Some(c.norm), 3),
-        ]
+        ];
+        row.extend(c.flip_rate.map(|rate| percent(rate, 1)));
+        row
     });
+    let mut header = ["code", "raises", "lowers", "use, prior", "use, posterior", "norm"].map(String::from).to_vec();
+    header.extend(codes.rows.iter().any(|c| c.flip_rate.is_some()).then(|| "flip rate".to_string()));
     parts.push(Part::Table(Table {
         caption: "what each code does to the next-token logits: the tokens it raises and lowers most".into(),
-        header: ["code", "raises", "lowers", "use, prior", "use, posterior", "norm"].map(String::from).to_vec(),
+        header,
         rows: rows.collect(),
         text_columns: 3,
     }));

@@ -65,7 +65,11 @@ impl Cell {
 }
 
 pub(super) fn line_name((latent, codes): &(String, usize)) -> String {
-    if *codes > 0 { format!("{latent}, {codes} codes") } else { latent.clone() }
+    match latent.as_str() {
+        _ if *codes == 0 => latent.clone(),
+        "gaussian" | "mlp" => format!("{latent}, the size of {codes} codes"),
+        _ => format!("{latent}, {codes} codes"),
+    }
 }
 
 pub(super) fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {

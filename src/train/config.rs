@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Fault;
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::nn::Precision;
-use crate::objective::{ObjectiveConfig, ObjectiveKind};
+use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 
 /// Which parameters are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -132,7 +132,7 @@ impl TrainConfig {
     /// Settings that are missing, out of range or without effect.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = self.objective.faults("train.objective");
-        faults.extend(self.resolved().lpc.faults("train.lpc"));
+        faults.extend(self.latent_faults());
         let mut check = |fine: bool, key: &str, message: String| {
             if !fine {
                 faults.push(Fault { origin: String::new(), key: format!("train.{key}"), message });
@@ -163,8 +163,35 @@ impl TrainConfig {
             check((0.0..1.0).contains(&value), key, format!("expected 0 to below 1, got {value}"));
         }
         check((0.0..=1.0).contains(&self.warmup), "warmup", format!("expected 0 to 1, got {}", self.warmup));
-        let sft_latent = self.objective.name == ObjectiveKind::Sft && self.resolved().lpc.active();
-        check(!sft_latent, "lpc.latent", "objective \"sft\" has no pairs to learn codes from; use \"none\"".into());
+        faults
+    }
+    /// Faults of the latent part, and of latent and objective together.
+    fn latent_faults(&self) -> Vec<Fault> {
+        let resolved = self.resolved();
+        let (latent, objective) = (resolved.lpc.latent, &resolved.objective);
+        let mut faults = resolved.lpc.faults("train.lpc");
+        if objective.mix_flip == MixFlip::Learned {
+            // A learned flip rate uses it, whatever the latent.
+            faults.retain(|f| f.key != "train.lpc.lr");
+        }
+        let mut fault = |key: &str, message: &str| {
+            faults.push(Fault { origin: String::new(), key: format!("train.{key}"), message: message.into() });
+        };
+        if objective.name == ObjectiveKind::Sft && resolved.lpc.active() {
+            fault("lpc.latent", "objective \"sft\" has no pairs to learn a latent from; use \"none\"");
+        }
+        if latent == LatentKind::LpcReliable {
+            if objective.name != ObjectiveKind::Mix {
+                fault("lpc.latent", "\"lpc-reliable\" gives each code a flip rate: it needs objective \"mix\"");
+            } else if objective.label_smoothing == 0.0 {
+                let why = "learned flip rates cannot start at 0: there they have no gradient";
+                fault("objective.label_smoothing", why);
+            }
+            if objective.mix_flip == MixFlip::Learned {
+                let why = "has no effect with latent \"lpc-reliable\", which learns one for each code";
+                fault("objective.mix_flip", why);
+            }
+        }
         faults
     }
 }

@@ -129,7 +129,7 @@ pub fn fit<T: Real>(
         if picked.len() == plan.per_step || rates.is_empty() {
             rates.push(picked.len() as f64 / seconds);
         }
-        let mut metrics = metrics_of(&sums, moment, policy.lpc.is_some());
+        let mut metrics = metrics_of(&sums, moment, policy.lpc.as_ref());
         metrics.extend([
             (metric::LEARNING_RATE.to_string(), used.backbone),
             (metric::GRAD_NORM.to_string(), norm),
@@ -183,7 +183,7 @@ fn rate_share(config: &TrainConfig, plan: &Plan, step: usize) -> f64 {
     }
 }
 
-fn metrics_of(sums: &Sums, moment: crate::lpc::Moment, latent: bool) -> Metrics {
+fn metrics_of(sums: &Sums, moment: crate::lpc::Moment, lpc: Option<&crate::lpc::Lpc>) -> Metrics {
     let mean = |x: f64| x / sums.examples.max(1) as f64;
     let mut out: Vec<(&str, f64)> = vec![
         (metric::LOSS, mean(sums.objective)),
@@ -194,18 +194,7 @@ fn metrics_of(sums: &Sums, moment: crate::lpc::Moment, latent: bool) -> Metrics 
         (metric::LOGPS_CHOSEN, mean(sums.logps.0)),
         (metric::LOGPS_REJECTED, mean(sums.logps.1)),
     ];
-    if latent {
-        out.extend([
-            (metric::KL, mean(sums.kl)),
-            (metric::KL_WEIGHT, moment.kl_weight),
-            (metric::TAU, moment.tau),
-            (metric::G, moment.g),
-            (metric::CODES_USED, sums.usage.codes_used() as f64),
-            (metric::CODE_PERPLEXITY, sums.usage.perplexity()),
-            (metric::PRIOR_ENTROPY, mean(sums.entropy.0)),
-            (metric::POSTERIOR_ENTROPY, mean(sums.entropy.1)),
-        ]);
-    }
+    out.extend(super::latent::metrics(sums, moment, lpc));
     out.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
 }
 

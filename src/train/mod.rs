@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod events;
 pub mod fit;
+mod latent;
 pub mod optimizer;
 pub mod plan;
 pub mod reference;

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 
 use crate::batch::{PairBatch, Sides, TokenRow};
 use crate::error::{Error, Result};
-use crate::lpc::{Codes, Moment, Usage};
+use crate::lpc::{Codes, Draw, Inferred, Moment, Noise, Usage};
 use crate::model::Gradients;
 use crate::nn::Real;
 use crate::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
@@ -36,6 +36,8 @@ pub struct Sums {
     pub entropy: (f64, f64),
     /// Use of codes, by the posterior.
     pub usage: Usage,
+    /// Flip rates, where they are learned.
+    pub flips: Option<f64>,
 }
 
 /// What a pass needs besides the policy and the rows.
@@ -93,11 +95,8 @@ pub fn forward<T: Real>(
     let sides = if pass.objective.name == ObjectiveKind::Sft { Sides::Chosen } else { Sides::Both };
     let batch = PairBatch::pack(rows.iter().copied(), sides)?;
     let h = policy.hidden(&batch, Some(gradients))?;
-    let codes = match &policy.lpc {
-        None => None,
-        Some(lpc) => Some(lpc.infer(&policy.context(&h, &batch, lpc.config.pooling)?)?),
-    };
-    let branches = branches(policy, rows, codes.as_ref(), pass)?;
+    let found = policy.infer(&h, &batch)?;
+    let draws = draws(policy, rows, found.as_ref(), pass)?;
     let column = |values: Vec<f64>| -> Result<Tensor> {
         Ok(Tensor::from_vec(values, rows.len(), h.device())?.to_dtype(T::KIND)?)
     };
@@ -110,8 +109,14 @@ pub fn forward<T: Real>(
     sums.tokens += batch.ids.len();
     let mut loss: Option<Tensor> = None;
     let mut margins = vec![0.0; rows.len()];
-    for branch in &branches {
-        let logps = policy.logps(&h, &batch, branch.z.as_ref(), Some(gradients))?;
+    // Exact sums take all codes at once where they can.
+    let exact = policy.lpc.as_ref().is_some_and(|lpc| lpc.config.exact);
+    let known = if exact { policy.logps_of_codes(&h, &batch, gradients)? } else { None };
+    for (i, draw) in draws.iter().enumerate() {
+        let logps = match known.as_ref().and_then(|known| known.get(i)) {
+            Some(logps) => logps.clone(),
+            None => policy.logps(&h, &batch, draw.z.as_ref(), Some(gradients))?,
+        };
         let preference = PreferenceLogps {
             // SFT sees one side only; the other stands at its reference and has no gradient.
             rejected_logps: logps.rejected.unwrap_or_else(|| reference_rejected.clone()),
@@ -121,11 +126,14 @@ pub fn forward<T: Real>(
             n_chosen: n_chosen.clone(),
             n_rejected: n_rejected.clone(),
         };
-        let found = pass.objective.losses(&preference)?;
-        let weighted = |x: &Tensor| match &branch.weight {
+        let found = pass.objective.losses_with(&preference, draw.flips.as_ref())?;
+        let weighted = |x: &Tensor| match &draw.weight {
             None => Ok(x.clone()),
             Some(w) => x * w,
         };
+        if let Some(flips) = &draw.flips {
+            *sums.flips.get_or_insert(0.0) += total(&weighted(flips)?)?;
+        }
         let losses = weighted(&found.losses)?;
         sums.objective += total(&losses)?;
         sums.rewards.0 += total(&weighted(&found.chosen_rewards)?)?;
@@ -142,54 +150,45 @@ pub fn forward<T: Real>(
     }
     sums.right += margins.iter().filter(|m| **m > 0.0).count();
     let mut loss = loss.ok_or_else(|| Error::run("a step without a latent branch"))?;
-    if let (Some(codes), Some(lpc)) = (&codes, &policy.lpc) {
-        let kl = codes.kl()?;
+    if let Some(kl) = found.as_ref().map(Inferred::kl).transpose()?.flatten() {
         loss = (loss + (kl.sum_all()? * (share * pass.moment.kl_weight))?)?;
+        sums.kl += total(&kl)?;
+    }
+    if let (Some(codes), Some(lpc)) = (found.as_ref().and_then(Inferred::codes), &policy.lpc) {
         if lpc.config.balance > 0.0 {
             let weight = rows.len() as f64 * share;
             let balance = codes.balance()?;
             loss = (loss + (&balance * (weight * lpc.config.balance))?)?;
             sums.balance += balance.to_dtype(DType::F64)?.to_vec0::<f64>()? * rows.len() as f64;
         }
-        count_codes(codes, &kl, sums)?;
+        count_codes(codes, sums)?;
     }
     Ok(loss)
 }
 
-/// One z for every pair, and its weight in the loss (none: 1).
-struct Branch {
-    z: Option<Tensor>,
-    weight: Option<Tensor>,
-}
-
-/// The z's over which the loss is averaged: none without a latent, one relaxed sample, or every code by its probability.
-fn branches<T: Real>(
+/// The z's over which the loss is averaged, a single draw without one where there is no latent; with the flip rate of
+/// each label where one is learned.
+fn draws<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
-    codes: Option<&Codes>,
+    found: Option<&Inferred>,
     pass: &Pass<'_>,
-) -> Result<Vec<Branch>> {
-    let (Some(codes), Some(lpc)) = (codes, &policy.lpc) else {
-        return Ok(vec![Branch { z: None, weight: None }]);
+) -> Result<Vec<Draw>> {
+    let mut draws = match (&policy.lpc, found) {
+        (Some(lpc), Some(found)) => {
+            let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
+            lpc.draws(found, pass.moment, &Noise { seed: pass.seed, occasion: pass.occasion, ids: &ids })?
+        }
+        _ => vec![Draw::default()],
     };
-    if !lpc.config.exact {
-        let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
-        let noise = lpc.noise(pass.seed, pass.occasion, &ids, &codes.log_prior)?;
-        let z = lpc.sample(codes, pass.moment, (&noise.0, &noise.1))?;
-        return Ok(vec![Branch { z: Some(z), weight: None }]);
+    if let Some(rate) = policy.flip_rate()? {
+        let flips = rate.broadcast_as(rows.len())?.contiguous()?;
+        draws.iter_mut().for_each(|draw| draw.flips = Some(flips.clone()));
     }
-    let g = pass.moment.g;
-    let weights = ((codes.log_prior.exp()? * g)? + (codes.log_posterior.exp()? * (1.0 - g))?)?;
-    (0..lpc.config.codes)
-        .map(|k| {
-            let z = lpc.codebook().narrow(0, k, 1)?.broadcast_as((rows.len(), lpc.codebook().dim(1)?))?;
-            Ok(Branch { z: Some(z.contiguous()?), weight: Some(weights.narrow(1, k, 1)?.squeeze(1)?) })
-        })
-        .collect()
+    Ok(draws)
 }
 
-fn count_codes(codes: &Codes, kl: &Tensor, sums: &mut Sums) -> Result<()> {
-    sums.kl += total(kl)?;
+fn count_codes(codes: &Codes, sums: &mut Sums) -> Result<()> {
     sums.entropy.0 += total(&crate::lpc::entropy(&codes.log_prior)?)?;
     sums.entropy.1 += total(&crate::lpc::entropy(&codes.log_posterior)?)?;
     for weights in codes.log_posterior.detach().exp()?.to_dtype(DType::F64)?.to_vec2::<f64>()? {

@@ -203,14 +203,34 @@ fn settings_without_effect_are_faults() {
     insta::assert_snapshot!(sandbox.ends(2, line).stderr, @r#"
     error: 2 faults in the configuration
       train.objective.label_smoothing: has no effect with objective "dpo"; use cdpo, rdpo or mix
-      train.lpc.latent: the other settings of this table have no effect with latent "none"
+      train.lpc.codes: has no effect with latent "none"
     "#);
     for (settings, said) in [
-        ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn codes from"),
+        ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn a latent from"),
         ("--objective sft --beta 0.3", "train.objective.beta: has no effect with objective \"sft\""),
         ("--set train.objective.gamma_beta_ratio=1", "train.objective.gamma_beta_ratio: has no effect"),
         ("--objective dpo --set train.objective.reduction=sum", "train.objective.reduction: has no effect"),
         ("--set train.lpc.temperature_end=0.5", "train.lpc.temperature_end: has no effect"),
+        (
+            "--set train.objective.mix_flip=learned",
+            "train.objective.mix_flip: has no effect with objective \"dpo\"; use mix",
+        ),
+        (
+            "--latent lpc-reliable",
+            "train.lpc.latent: \"lpc-reliable\" gives each code a flip rate: it needs objective \"mix\"",
+        ),
+        (
+            "--latent lpc-reliable --objective mix --set train.objective.mix_flip=learned",
+            "train.objective.mix_flip: has no effect with latent \"lpc-reliable\"",
+        ),
+        (
+            "--latent gaussian --set train.lpc.temperature=0.5",
+            "train.lpc.temperature: has no effect with latent \"gaussian\"",
+        ),
+        ("--latent mlp --set train.lpc.pooling=last", "train.lpc.pooling: has no effect with latent \"mlp\""),
+        ("--latent mlp --set train.lpc.g=prior", "train.lpc.g: has no effect with latent \"mlp\""),
+        ("--latent bias --codes 4", "train.lpc.codes: has no effect with latent \"bias\""),
+        ("--latent bias --set train.lpc.balance=0", "train.lpc.balance: has no effect with latent \"bias\""),
     ] {
         let output = sandbox.ends(2, &format!("train --data d --out r {settings}"));
         assert!(output.stderr.contains(said), "{settings}: {}", output.stderr);
@@ -220,6 +240,15 @@ fn settings_without_effect_are_faults() {
         ("--set prepare.noise.flip_rate=0.3", "prepare.noise.flip_rate: has no effect in a sweep; use sweep.noise_p"),
         ("--set sweep.latent=[\"none\"] --set sweep.codes=[4]", "sweep.codes: without effect"),
         ("--set sweep.noise_p=[0.0] --set sweep.marked=[true]", "sweep.marked: without effect"),
+        ("--set sweep.latent=[\"lpc-reliable\"]", "sweep.latent: `lpc-reliable` needs objective mix"),
+        (
+            "--set sweep.latent=[\"none\",\"mlp\"] --set train.lpc.balance=0",
+            "train.lpc.balance: has no effect: no cell of this sweep uses it",
+        ),
+        (
+            "--set train.objective.mix_flip=learned",
+            "train.objective.mix_flip: has no effect: no cell of this sweep uses it",
+        ),
     ] {
         let output = sandbox.ends(2, &format!("{sweep} {settings}"));
         assert!(output.stderr.contains(said), "{settings}: {}", output.stderr);

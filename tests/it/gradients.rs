@@ -6,11 +6,14 @@ use candle_core::{Device, Tensor};
 use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Mixture, Pooling};
 use lpc_pipe::model::config::RopeScaling;
 use lpc_pipe::model::{Group, LlamaConfig, Params};
-use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, Reduction};
-use lpc_pipe::policy::Policy;
+use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind, Reduction};
+use lpc_pipe::policy::{Policy, flips};
 use lpc_pipe::seed::Seed;
 
-use crate::policies::{MIDDLE, codes, gradients, llama, objective, pairs, pass, plain, policy, some_reference, value};
+use crate::policies::{
+    LATENTS, MIDDLE, codes, gradients, latent, llama, objective, pairs, pass, plain, policy, policy_with,
+    some_reference, value,
+};
 
 /// Relative error that is allowed; numbers far below the largest of their tensor are compared with that.
 const TOLERANCE: f64 = 1e-4;
@@ -22,13 +25,13 @@ const SMALL: usize = 32;
 const SAMPLE: usize = 14;
 
 /// Elements of a gradient to probe.
-fn probes(name: &str, gradient: &[f64]) -> Vec<usize> {
-    if gradient.len() <= SMALL {
+fn probes(name: &str, gradient: &[f64], sample: usize) -> Vec<usize> {
+    if gradient.len() <= SMALL.min(2 * sample) {
         return (0..gradient.len()).collect();
     }
     let largest = (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
     let mut out: Vec<usize> =
-        (1..SAMPLE).map(|i| Seed(1).index("probe", &format!("{name}:{i}"), gradient.len())).collect();
+        (1..sample).map(|i| Seed(1).index("probe", &format!("{name}:{i}"), gradient.len())).collect();
     out.push(largest);
     out
 }
@@ -40,6 +43,17 @@ fn check(
     policy: &Policy<f64>,
     objective: &ObjectiveConfig,
     exact: impl Fn(&str) -> bool,
+) -> BTreeMap<String, Vec<f64>> {
+    check_sample(what, policy, objective, exact, SAMPLE)
+}
+
+/// [`check`] with so many elements of each larger tensor.
+fn check_sample(
+    what: &str,
+    policy: &Policy<f64>,
+    objective: &ObjectiveConfig,
+    exact: impl Fn(&str) -> bool,
+    sample: usize,
 ) -> BTreeMap<String, Vec<f64>> {
     let rows = pairs(3);
     let reference = some_reference(&rows);
@@ -65,7 +79,7 @@ fn check(
             param.var.set(&Tensor::from_vec(values, param.var.shape(), &Device::Cpu).unwrap()).unwrap();
             value(policy, &rows, &reference, &pass).0
         };
-        for i in probes(name, gradient) {
+        for i in probes(name, gradient, sample) {
             let numeric = (at(i, before[i] + STEP) - at(i, before[i] - STEP)) / (2.0 * STEP);
             let analytic = gradient[i];
             let error = (numeric - analytic).abs() / numeric.abs().max(analytic.abs()).max(1e-3 * largest);
@@ -136,6 +150,53 @@ fn the_exact_sum_over_codes_and_inputs_as_they_are() {
     }
     let raw = LpcConfig { normalise: false, ..sampled };
     check("inputs as they are", &policy(&llama(false), &raw), &dpo, everything);
+}
+
+/// Elements that are probed of a larger tensor where every latent meets every objective.
+const FEW: usize = 3;
+
+#[test]
+fn every_latent_over_every_objective() {
+    use ObjectiveKind as K;
+    for kind in LATENTS {
+        for (i, name) in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo].into_iter().enumerate() {
+            if kind == LatentKind::LpcReliable && name != K::Mix {
+                continue;
+            }
+            let policy = policy(&llama(i % 2 == 0), &latent(kind));
+            // The choice of a code jumps; only the codes' own values move the loss smoothly.
+            let smooth = |name: &str| kind != LatentKind::LpcHard || name == "lpc.codebook";
+            check_sample(&format!("{kind:?} {name:?}"), &policy, &objective(name), smooth, FEW);
+        }
+    }
+}
+
+#[test]
+fn flip_rates_that_are_learned() {
+    let mix = ObjectiveConfig { mix_flip: MixFlip::Learned, ..objective(ObjectiveKind::Mix) };
+    for kind in [LatentKind::None, LatentKind::Lpc, LatentKind::Gaussian, LatentKind::Mlp] {
+        let policy = policy_with(&llama(true), &latent(kind), vec![flips::parameter::<f64>().unwrap()]);
+        let found = check_sample(&format!("learned {kind:?}"), &policy, &mix, everything, FEW);
+        assert_eq!(found["objective.flip_logit"].len(), 1);
+    }
+    for exact in [false, true] {
+        let lpc = LpcConfig { exact, ..latent(LatentKind::LpcReliable) };
+        let found = check(&format!("reliable, exact {exact}"), &policy(&llama(false), &lpc), &mix, everything);
+        assert_eq!(found["lpc.flip_logits"].len(), 4);
+    }
+}
+
+#[test]
+fn gaussians_with_every_feature_and_pooling() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    for features in [Features::Concat, Features::Difference] {
+        for pooling in [Pooling::Last, Pooling::Mean] {
+            let lpc = LpcConfig { latent: LatentKind::Gaussian, codes: 6, ..codes(features, pooling) };
+            check(&format!("gaussian {features:?} {pooling:?}"), &policy(&llama(true), &lpc), &dpo, everything);
+        }
+    }
+    let lpc = LpcConfig { normalise: false, detach: true, ..latent(LatentKind::Mlp) };
+    check("mlp, inputs as they are", &policy(&llama(true), &lpc), &dpo, |name| name.starts_with("lpc."));
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn one_code_is_the_plain_objective_with_a_learned_bias() {
         // The bias over the vocabulary, W e_0, added to full logits by hand.
         let index = Tensor::new(batch.predicting.as_slice(), &Device::Cpu).unwrap();
         let logits = policy.decoder.logits(&h.index_select(&index, 0).unwrap()).unwrap().to_vec2::<f64>().unwrap();
-        let bias = numbers(&policy.decoder.logits(lpc.codebook()).unwrap());
+        let bias = numbers(&policy.decoder.logits(&lpc.vectors().unwrap().unwrap()).unwrap());
         let token = |i: usize| {
             let biased: Vec<f64> = logits[i].iter().zip(&bias).map(|(l, b)| l + b).collect();
             biased[batch.targets[i] as usize] - biased.iter().map(|x| x.exp()).sum::<f64>().ln()

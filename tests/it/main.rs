@@ -11,6 +11,7 @@
 //! - `parity`: numbers recorded from transformers, TRL and torch.
 //! - `models`: every family of models and every storage, against transformers and gguf.
 //! - `gradients`: every trainable parameter against finite differences.
+//! - `latents`: every latent and control: recorded numbers, what one is of another, folders.
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
@@ -28,6 +29,7 @@ mod gradients;
 mod hub;
 mod ingest;
 mod invariants;
+mod latents;
 mod models;
 mod parity;
 mod policies;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use lpc_pipe::batch::{PairBatch, PairRows, TokenRow};
-use lpc_pipe::lpc::{Context, Features, LatentKind, LpcConfig, Moment};
+use lpc_pipe::lpc::{Codebook, Codes, Context, Features, Inferred, LatentKind, Lpc, LpcConfig, Moment};
 use lpc_pipe::message::Message;
 use lpc_pipe::model::decoder::{Packed, names};
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params, load};
@@ -501,6 +501,13 @@ impl Latent {
     }
 }
 
+fn infer(lpc: &Lpc, prompt: Tensor, responses: (Tensor, Tensor)) -> Codes {
+    match lpc.infer(&Context { prompt, responses: Some(responses) }).unwrap() {
+        Inferred::Codes(codes) => codes,
+        other => panic!("no codes: {other:?}"),
+    }
+}
+
 #[test]
 fn latent_codes_agree_with_autograd() {
     let latent = Latent::open();
@@ -510,9 +517,8 @@ fn latent_codes_agree_with_autograd() {
     let check = |name: &str, got: &Tensor, wanted: &Value| close(name, &numbers(got), &flat(wanted), 1e-9);
 
     let [h_x, h_w, h_l] = ["h_x", "h_w", "h_l"].map(|name| latent.input(name, hidden));
-    let context =
-        Context { prompt: h_x.as_tensor().clone(), chosen: h_w.as_tensor().clone(), rejected: h_l.as_tensor().clone() };
-    let codes = lpc.infer(&context).unwrap();
+    let [prompt, chosen, rejected] = [&h_x, &h_w, &h_l].map(|h| h.as_tensor().clone());
+    let codes = infer(lpc, prompt, (chosen, rejected));
     check("prior", &codes.log_prior.exp().unwrap(), &outputs["prior_probs"]);
     check("posterior", &codes.log_posterior.exp().unwrap(), &outputs["posterior_probs"]);
     let noise = ["gumbel_prior", "gumbel_posterior"].map(|name| latent.input(name, lpc.config.codes));
@@ -523,7 +529,8 @@ fn latent_codes_agree_with_autograd() {
     check("posterior weights", &relaxed(&codes.log_posterior, &noise[1]), &outputs["weights_posterior"]);
     let sample = |g: f64| {
         let moment = Moment { g, ..latent.moment };
-        lpc.sample(&codes, moment, (noise[0].as_tensor(), noise[1].as_tensor())).unwrap()
+        let weights = Codebook::weights(&codes, moment, (noise[0].as_tensor(), noise[1].as_tensor()), false);
+        lpc.codes().unwrap().mixed(&weights.unwrap()).unwrap().0
     };
     check("z prior", &sample(1.0), &outputs["z_prior"]);
     check("z posterior", &sample(0.0), &outputs["z_posterior"]);
@@ -585,8 +592,8 @@ fn evaluation_takes_the_expected_z_of_the_prior() {
     let lpc = latent.policy.lpc.as_ref().unwrap();
     let hidden = latent.policy.decoder.config.hidden_size;
     let of = |name: &str| latent.input(name, hidden).as_tensor().clone();
-    let codes = lpc.infer(&Context { prompt: of("h_x"), chosen: of("h_w"), rejected: of("h_l") }).unwrap();
-    let z = lpc.expected(&codes.log_prior).unwrap();
+    let codes = infer(lpc, of("h_x"), (of("h_w"), of("h_l")));
+    let z = lpc.codes().unwrap().expected(&codes.log_prior).unwrap();
     let wanted = &latent.recorded["eval"];
     close("z", &numbers(&z), &flat(&wanted["z"]), 1e-9);
     let (h, batch) = latent.responses();

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::TokenRow;
 use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Moment, Pooling};
 use lpc_pipe::model::load::{self, Loaded, normal};
-use lpc_pipe::model::{Gradients, LlamaConfig};
+use lpc_pipe::model::{Gradients, LlamaConfig, Param};
 use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::policy::Policy;
@@ -41,10 +41,32 @@ pub fn codes(features: Features, pooling: Pooling) -> LpcConfig {
     LpcConfig { latent: LatentKind::Lpc, codes: 4, features, pooling, code_init: 0.5, ..LpcConfig::default() }
 }
 
+/// The same for any latent, with visible effects.
+pub fn latent(kind: LatentKind) -> LpcConfig {
+    LpcConfig { latent: kind, ..codes(Features::Concat, Pooling::Mean) }
+}
+
+/// Every latent that there is.
+pub const LATENTS: [LatentKind; 7] = [
+    LatentKind::None,
+    LatentKind::Lpc,
+    LatentKind::LpcHard,
+    LatentKind::LpcReliable,
+    LatentKind::Gaussian,
+    LatentKind::Mlp,
+    LatentKind::Bias,
+];
+
 /// A policy with random weights. Norm weights and biases are random too: at their usual start of 1 and 0
 /// many mistakes do not show.
 pub fn policy<T: Real>(config: &LlamaConfig, lpc: &LpcConfig) -> Policy<T> {
-    let params = load::random::<T>(config, 0.3, Seed(5)).unwrap();
+    policy_with(config, lpc, Vec::new())
+}
+
+/// The same with further parameters.
+pub fn policy_with<T: Real>(config: &LlamaConfig, lpc: &LpcConfig, further: Vec<Param>) -> Policy<T> {
+    let mut params = load::random::<T>(config, 0.3, Seed(5)).unwrap();
+    params.extend(further);
     let policy = Policy::<T>::new(Loaded { config: config.clone(), params }, lpc, Seed(6), LONGEST).unwrap();
     for param in policy.params.iter().filter(|p| p.var.rank() == 1) {
         let n = param.var.elem_count();

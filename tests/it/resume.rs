@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex};
 use lpc_pipe::batch::read_splits;
 use lpc_pipe::error::Error;
 use lpc_pipe::lpc::{LatentKind, LpcConfig};
-use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
+use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
 use lpc_pipe::pipeline::train::{self, Ended, RunSummary};
 use lpc_pipe::progress::{Progress, Silent};
@@ -237,6 +237,39 @@ fn stopped_by_a_limit_and_resumed() {
         assert!(listener.heard(&format!("resuming after step {limit}")));
         assert_eq!(listener.taken.load(Ordering::Relaxed), ground.steps - limit);
         ground.same(&out);
+    }
+}
+
+#[test]
+fn every_latent_resumes() {
+    let ground = &*GROUND;
+    let learned =
+        ObjectiveConfig { name: ObjectiveKind::Mix, mix_flip: MixFlip::Learned, ..ObjectiveConfig::default() };
+    let fixed = ObjectiveConfig { mix_flip: MixFlip::Fixed, ..learned.clone() };
+    let dpo = ObjectiveConfig::default();
+    use LatentKind as L;
+    for (latent, objective) in
+        [(L::None, learned), (L::LpcReliable, fixed), (L::Gaussian, dpo.clone()), (L::Mlp, dpo.clone()), (L::Bias, dpo)]
+    {
+        let lpc = LpcConfig { latent, ..LpcConfig::default() };
+        let config = |out: &str| TrainConfig {
+            out: ground.place(&format!("{out}-{}", latent.name())).display().to_string(),
+            epochs: 1.0,
+            objective: objective.clone(),
+            lpc: lpc.clone(),
+            ..ground.config("")
+        };
+        let (straight, stopped) = (config("whole"), config("stopped"));
+        let wanted = finished(run(&straight, &Silent));
+        assert_eq!(interrupted(run(&stopped, &StopAfter::new(2))), 2);
+        let got = finished(resume(&stopped, &Silent));
+        for file in ["model/model.safetensors", "model/lpc_model.safetensors", "posteriors.parquet", "codes.parquet"] {
+            let [a, b] = [&straight, &stopped].map(|c| std::fs::read(Path::new(&c.out).join(file)).ok());
+            assert!(a == b, "{latent:?}: {file} differs");
+            assert_eq!(a.is_none(), latent == L::None && file.contains("lpc_model"), "{latent:?}: {file}");
+        }
+        assert_eq!((wanted.eval_margin, wanted.mix_flip_rate), (got.eval_margin, got.mix_flip_rate), "{latent:?}");
+        assert!(wanted.mix_flip_rate.is_none_or(|e| (e - 0.1).abs() > 1e-6), "{latent:?}: nothing was learned");
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
 use crate::error::{Error, Fault, Result};
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::noise::{FlipKind, NoiseConfig};
-use crate::objective::ObjectiveKind;
+use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -53,13 +53,40 @@ fn cell_config(recipe: &Recipe, cell: &Cell) -> Result<TrainConfig> {
     config.objective.name = named("objective", &cell.objective)?;
     config.objective = config.objective.applicable();
     config.lpc.latent = named("latent", &cell.latent)?;
-    if config.lpc.latent == LatentKind::None {
-        // The shared settings of the latent part are for the cells that have one.
-        config.lpc = LpcConfig { latent: config.lpc.latent, ..Default::default() };
-    } else if cell.codes > 0 {
+    if config.lpc.latent == LatentKind::LpcReliable {
+        // It learns a flip rate for each code.
+        config.objective.mix_flip = MixFlip::Fixed;
+    }
+    // The shared settings of the latent part are for the cells that use them.
+    let lr = config.lpc.lr;
+    config.lpc = config.lpc.applicable();
+    if config.objective.mix_flip == MixFlip::Learned {
+        config.lpc.lr = lr;
+    }
+    if cell.codes > 0 {
         config.lpc.codes = cell.codes;
     }
     Ok(config)
+}
+
+/// Settings of objective and latent that no cell of the sweep uses.
+fn unused_settings(recipe: &Recipe) -> Vec<Fault> {
+    let mut unused: Option<Vec<Fault>> = None;
+    for cell in super::grid(&recipe.sweep, recipe.train.lpc.codes) {
+        let Ok(config) = cell_config(recipe, &cell) else { continue };
+        let own = config.faults();
+        let lpc = LpcConfig { latent: config.lpc.latent, ..recipe.train.lpc.clone() };
+        let objective = ObjectiveConfig { name: config.objective.name, ..recipe.train.objective.clone() };
+        let mut found = TrainConfig { lpc, objective, ..config }.faults();
+        found.retain(|f| !own.contains(f));
+        unused = Some(match unused {
+            None => found,
+            Some(before) => before.into_iter().filter(|f| found.iter().any(|g| g.key == f.key)).collect(),
+        });
+    }
+    let mut unused = unused.unwrap_or_default();
+    unused.iter_mut().for_each(|f| f.message = "has no effect: no cell of this sweep uses it".into());
+    unused
 }
 
 /// Faults of the training settings that every cell would have; those of some cells are left to them.
@@ -74,7 +101,9 @@ fn shared_faults(recipe: &Recipe) -> Vec<Fault> {
             Some(before) => before.into_iter().filter(|f| found.contains(f)).collect(),
         });
     }
-    shared.unwrap_or_default()
+    let mut shared = shared.unwrap_or_default();
+    shared.extend(unused_settings(recipe));
+    shared
 }
 
 /// Faults of the noise settings: those that a kind of this sweep has by itself, and settings that none of
@@ -147,7 +176,7 @@ impl SweepBackend for Pipelines<'_> {
             }
         };
         // Usage of a latent without codes would read as one code that is always used.
-        let coded = config.lpc.active();
+        let coded = config.lpc.coded();
         Ok(CellOutcome {
             eval_accuracy: summary.eval_accuracy,
             n_eval: summary.n_eval,

@@ -37,7 +37,7 @@ pub struct Cell {
     pub objective: String,
     /// Latent.
     pub latent: String,
-    /// Number of codes; 0 for a latent without codes.
+    /// K: the number of codes, or that of `lpc` of the same size; 0 for a latent of one size.
     pub codes: usize,
     /// Training seed.
     pub seed: u64,
@@ -56,12 +56,21 @@ impl Cell {
     }
 }
 
-/// Latents for which the number of codes means nothing.
-pub(super) fn has_codes(latent: &str) -> bool {
+/// Latents whose size K gives: those with codes, and `gaussian` and `mlp`, which are compared at equal size.
+pub(super) fn is_sized(latent: &str) -> bool {
     !matches!(latent, "none" | "bias")
 }
 
-/// Every cell with every seed, in a fixed order. Rows of clean settings that differ only in the
+/// Whether a latent can stand over an objective: flip rates of codes need mix, and SFT has no pairs.
+pub(super) fn can_stand_over(latent: &str, objective: &str) -> bool {
+    match latent {
+        "none" | "auto" => true,
+        "lpc-reliable" => objective == "mix",
+        _ => objective != "sft",
+    }
+}
+
+/// Every cell with every seed, in a fixed order; a latent is left out over the objectives that cannot have it. Rows of clean settings that differ only in the
 /// kind of noise or the marker carry the same [`Cell::name`]: they are one run.
 pub fn grid(config: &SweepConfig, base_codes: usize) -> Vec<Cell> {
     let base = [base_codes];
@@ -72,8 +81,8 @@ pub fn grid(config: &SweepConfig, base_codes: usize) -> Vec<Cell> {
             for &p in &config.noise_p {
                 let noise = NoiseCell { kind: kind.clone(), p: p.abs(), marked, seed: config.noise_seed };
                 for objective in &config.objective {
-                    for latent in &config.latent {
-                        for &codes in if has_codes(latent) { codes } else { &[0] } {
+                    for latent in config.latent.iter().filter(|l| can_stand_over(l, objective)) {
+                        for &codes in if is_sized(latent) { codes } else { &[0] } {
                             cells.extend(config.seeds.iter().map(|&seed| Cell {
                                 noise: noise.clone(),
                                 objective: objective.clone(),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use polars::prelude::*;
 
-use super::{RunSummary, SourceAccuracy};
+use super::{RunSummary, SourceAccuracy, latent};
 use crate::analysis::{self, tables};
 use crate::artifact;
 use crate::batch::Split;
@@ -18,9 +18,6 @@ use crate::schema::{self, col, metric, prepared};
 use crate::seed::Seed;
 use crate::tokenize::ModelTokenizer;
 use crate::train::{Observer, Outcome, TrainConfig, reference};
-
-/// Tokens listed for each code at either end.
-const TOKENS_PER_CODE: usize = 12;
 
 /// A trained policy on its way to disk.
 pub(super) struct Trained<'a> {
@@ -68,13 +65,13 @@ impl Trained<'_> {
         let path = out.join(schema::run::POSTERIORS);
         posteriors::write(&path, &parts, &ledger(Path::new(&self.config.data))?, &self.config.objective)?;
         let frame = artifact::read_parquet(&path)?;
-        artifact::write_parquet(out.join(schema::run::CODES), &mut codes(policy, tokenizer, &frame)?)?;
+        artifact::write_parquet(out.join(schema::run::CODES), &mut latent::codes(policy, tokenizer, &frame)?)?;
         if self.config.save_model {
             let model = out.join(schema::run::MODEL);
             folder::save(policy, &model)?;
             tokenizer.save(&model)?;
         }
-        let summary = self.summary(&frame, &examples)?;
+        let summary = self.summary(policy, &frame, &examples)?;
         artifact::write_json(out.join(schema::run::SUMMARY), &summary)?;
         let event = crate::train::TrainEvent::Evaluation {
             step: self.outcome.steps,
@@ -95,7 +92,7 @@ impl Trained<'_> {
         Ok(summary)
     }
 
-    fn summary(&self, frame: &DataFrame, examples: &[Vec<Example>]) -> Result<RunSummary> {
+    fn summary(&self, policy: &Policy<f32>, frame: &DataFrame, examples: &[Vec<Example>]) -> Result<RunSummary> {
         let test = frame.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit("test"))).collect()?;
         let train = frame.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit("train"))).collect()?;
         let correct = tables::clean_correct(&test)?;
@@ -107,7 +104,8 @@ impl Trained<'_> {
             Ok(margins.iter().zip(&flipped).map(|(m, f)| if *f { -m } else { *m }).collect())
         };
         let (margins, seen) = (clean("margin")?, clean("margin_posterior")?);
-        let n = margins.len().max(1) as f64;
+        // Without test pairs there is no mean: 0 / 0.
+        let n = margins.len() as f64;
         let usage = usage(examples);
         let all = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
         let auroc = analysis::mislabel_auroc(&train)?;
@@ -131,7 +129,8 @@ impl Trained<'_> {
             audit_auroc: auroc.is_finite().then_some(auroc),
             objective: name(serde_json::to_value(self.config.objective.name)?),
             latent: name(serde_json::to_value(self.config.lpc.latent)?),
-            codes: if self.config.lpc.active() { self.config.lpc.codes as u64 } else { 1 },
+            codes: if self.config.lpc.coded() { self.config.lpc.codes as u64 } else { 1 },
+            mix_flip_rate: latent::mix_flip_rate(policy, &self.config.objective, &usage[0])?,
             seed: self.seed.0,
             n_train: self.splits[0].rows.len() as u64,
         })
@@ -178,35 +177,4 @@ fn usage(examples: &[Vec<Example>]) -> [crate::lpc::Usage; 2] {
         usage[1].add(&wide(&example.posterior));
     }
     usage
-}
-
-/// codes.parquet: usage of each code, and the tokens that W e_k raises and lowers most.
-fn codes(policy: &Policy<f32>, tokenizer: &ModelTokenizer, posteriors: &DataFrame) -> Result<DataFrame> {
-    let usage = analysis::code_usage(posteriors)?;
-    let k = usage.height();
-    let (mut top, mut bottom, mut norms) = (vec![Vec::new(); k], vec![Vec::new(); k], vec![0f64; k]);
-    if let Some(lpc) = &policy.lpc {
-        let logits = policy.decoder.logits(lpc.codebook())?.to_vec2::<f32>()?;
-        let vectors = lpc.codebook().detach().to_vec2::<f32>()?;
-        for code in 0..k.min(logits.len()) {
-            let mut order: Vec<usize> = (0..logits[code].len().min(tokenizer.vocab_size())).collect();
-            order.sort_by(|&a, &b| logits[code][b].total_cmp(&logits[code][a]).then(a.cmp(&b)));
-            let text = |ids: &mut dyn Iterator<Item = &usize>| -> Vec<String> {
-                ids.take(TOKENS_PER_CODE).map(|&id| tokenizer.decode_token(id as u32)).collect()
-            };
-            top[code] = text(&mut order.iter());
-            bottom[code] = text(&mut order.iter().rev());
-            norms[code] = vectors[code].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        }
-    }
-    let lists = |name: &str, values: &[Vec<String>]| -> Column {
-        let series: Vec<Series> = values.iter().map(|v| Series::new("".into(), v.as_slice())).collect();
-        Column::new(name.into(), series)
-    };
-    let mut columns: Vec<Column> = usage.columns()[..3].to_vec();
-    columns.push(lists("top_tokens", &top));
-    columns.push(lists("bottom_tokens", &bottom));
-    columns.push(Column::new("norm".into(), norms));
-    columns.extend_from_slice(&usage.columns()[3..]);
-    Ok(DataFrame::new(k, columns)?)
 }

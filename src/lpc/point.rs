@@ -1,0 +1,46 @@
+//! Controls with a single z for each pair: `mlp` and `bias`.
+//!
+//! They tell what codes are worth beyond more parameters: `mlp` reads the prompt
+//! with as many of them as `lpc` has, `bias` is what `lpc` is with one code.
+
+use candle_core::Tensor;
+
+use super::network::{self, Mlp};
+use super::{Context, LatentKind, LpcConfig, names};
+use crate::error::Result;
+
+/// What gives z.
+#[derive(Debug, Clone)]
+pub enum Point {
+    /// z = MLP(h_x).
+    Mlp(Box<Control>),
+    /// One z (H) for all.
+    Bias(Tensor),
+}
+
+/// The network of `mlp`.
+#[derive(Debug, Clone)]
+pub struct Control(Mlp);
+
+impl Point {
+    pub(super) fn find(config: &LpcConfig, find: &dyn Fn(&str) -> Result<Tensor>) -> Result<Point> {
+        if config.latent == LatentKind::Bias {
+            return Ok(Point::Bias(find(names::BIAS)?));
+        }
+        Ok(Point::Mlp(Box::new(Control(Mlp::find(names::MLP, find)?))))
+    }
+
+    /// z of every pair, differentiable.
+    ///
+    /// # Shapes
+    /// (B,H).
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn z(&self, config: &LpcConfig, context: &Context) -> Result<Tensor> {
+        match self {
+            Point::Mlp(network) => network.0.forward(&network::seen(config, &context.prompt)?),
+            Point::Bias(z) => Ok(z.unsqueeze(0)?.broadcast_as(context.prompt.shape())?.contiguous()?),
+        }
+    }
+}
