@@ -223,10 +223,17 @@ impl Codes {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn balance(&self) -> Result<Tensor> {
-        let mean = self.log_posterior.exp()?.mean(0)?;
-        // A code that underflows to 0 contributes 0, not NaN.
-        Ok((&mean * (&mean + 1e-20)?.log()?)?.sum_all()?)
+        balance(&self.log_posterior.exp()?.mean(0)?)
     }
+}
+
+/// `sum_k m_k ln m_k` of a mean distribution: see [`Codes::balance`].
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+pub fn balance(mean: &Tensor) -> Result<Tensor> {
+    // A code that underflows to 0 contributes 0, not NaN.
+    Ok((mean * (mean + 1e-20)?.log()?)?.sum_all()?)
 }
 
 /// Rows divided by their root mean square.

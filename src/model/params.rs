@@ -139,6 +139,16 @@ impl Gradients {
         }
     }
 
+    /// Number of parameters.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Whether this parameter's gradient is wanted.
     pub fn wants(&self, position: usize) -> bool {
         self.shapes[position].1

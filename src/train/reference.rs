@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
+use super::peers::{ALONE, Peers};
+use super::shares::plain_logps;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::Result;
@@ -11,7 +13,6 @@ use crate::model::Params;
 use crate::nn::Real;
 use crate::nn::real::with_slice;
 use crate::policy::Policy;
-use crate::policy::examine::plain_logps;
 use crate::progress::Progress;
 use crate::schema::col;
 
@@ -36,8 +37,22 @@ pub fn reference<T: Real>(
     cache: &Path,
     progress: &dyn Progress,
 ) -> Result<Reference> {
+    among(policy, splits, cache, &ALONE, progress)
+}
+
+/// [`reference`] by several ranks: they compute it in shares, the first one reads and writes the cache.
+///
+/// # Errors
+/// As [`reference`].
+pub fn among<T: Real>(
+    policy: &Policy<T>,
+    splits: &[Split],
+    cache: &Path,
+    peers: &Peers,
+    progress: &dyn Progress,
+) -> Result<Reference> {
     let path = cache.join(format!("{}.parquet", key::<T>(&policy.params, splits)?));
-    if let Some(found) = read(&path, splits) {
+    if let Some(found) = peers.from_first(|| Ok(read(&path, splits)))? {
         progress.note("reference log-probabilities: taken from the cache");
         return Ok(found);
     }
@@ -45,10 +60,12 @@ pub fn reference<T: Real>(
     progress.begin("reference log-probabilities", Some(total as u64));
     let found = splits
         .iter()
-        .map(|split| plain_logps(policy, &split.rows, |n| progress.advance(n as u64)))
+        .map(|split| plain_logps(policy, &split.rows, peers, |n| progress.advance(n as u64)))
         .collect::<Result<Reference>>()?;
     progress.end();
-    if let Err(error) = write(&path, splits, &found) {
+    if peers.first()
+        && let Err(error) = write(&path, splits, &found)
+    {
         progress.warn(&format!("reference log-probabilities are not cached: {error}"));
     }
     Ok(found)
