@@ -19,7 +19,7 @@ use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
 pub use crate::train::peers;
-use crate::train::{Fit, Metrics, Observer, Peers, TrainConfig, checkpoint, fit, reference, shares};
+use crate::train::{Fit, Metrics, Observer, Peers, TrainConfig, checkpoint, fit, place, reference, shares};
 
 mod outputs;
 
@@ -164,6 +164,10 @@ fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
     let source = ModelSource::resolve(&config.model)?;
     let loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
     let mut policy = Policy::new(loaded, &config.lpc, seed, longest)?;
+    if let Some(place) = place::open(config, peers::local_rank())? {
+        policy = policy.placed(place)?;
+    }
+    policy.decoder.recompute = config.recompute;
     policy.decoder.precision = config.precision;
     Ok(Start { splits, tokenizer, policy, manifest })
 }
@@ -336,6 +340,7 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f
         keep_checkpoints: 0,
         eval_every: 0,
         save_model: true,
+        recompute: false,
         ..config.clone()
     };
     let tokens: Vec<&str> =

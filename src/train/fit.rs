@@ -82,6 +82,7 @@ pub fn fit<T: Real>(
     let (mut first, mut tokens) = (0, 0);
     if let Some((state, path)) = &fit.from {
         checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;
+        policy.decoder.refresh(&policy.params)?;
         (first, tokens) = (state.step, state.tokens);
     }
     let gradients = Arc::new(Gradients::new(&policy.params));
@@ -123,7 +124,7 @@ pub fn fit<T: Real>(
             step::pass(policy, &rows, &reference, &pass, &gradients, &mut sums)?;
         }
         sums.join(peers)?;
-        shares::sum_gradients::<T>(peers, &gradients)?;
+        shares::sum_gradients::<T>(peers, &policy.params, &gradients)?;
         let norm = global_norm::<T>(&gradients)?;
         if !norm.is_finite() {
             let ids: Vec<&str> = picked.iter().map(|&i| fit.rows[i].id.as_str()).collect();
@@ -133,6 +134,7 @@ pub fn fit<T: Real>(
         let warm = rate_share(config, &plan, step);
         let used = Rates { backbone: config.lr * warm, latent: config.lpc.lr * warm };
         optimizer.step(&policy.params, &gradients, used, clip)?;
+        policy.decoder.refresh(&policy.params)?;
         let seconds = clock.elapsed().as_secs_f64();
         tokens += sums.tokens as u64;
         outcome.seconds += seconds;

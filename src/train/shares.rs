@@ -1,11 +1,13 @@
 //! Work that ranks share: gradients and sums of a step, the reference, evaluation. Alone, one rank has it all.
 
+use candle_core::Tensor;
+
 use super::peers::{Peers, pack, unpack};
 use super::step::Sums;
 use crate::batch::TokenRow;
 use crate::error::{Error, Result};
 use crate::lpc::Usage;
-use crate::model::Gradients;
+use crate::model::{Gradients, Params};
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::policy::examine::{self, Example};
@@ -17,21 +19,26 @@ const PASSES_PER_MEETING: usize = 64;
 ///
 /// # Errors
 /// As [`Peers::meet`].
-pub fn sum_gradients<T: Real>(peers: &Peers, gradients: &Gradients) -> Result<()> {
+pub fn sum_gradients<T: Real>(peers: &Peers, params: &Params, gradients: &Gradients) -> Result<()> {
     if peers.size() == 1 {
         return Ok(());
     }
     // A rank without pairs in this step has no sums yet; where no rank has one, none is made.
-    let mut present = vec![0u8; gradients.len()];
-    gradients.each::<T>(|position, _| {
-        present[position] = 1;
-        Ok(())
-    })?;
+    let present: Vec<u8> = (0..gradients.len()).map(|position| u8::from(gradients.has(position))).collect();
     let all = peers.meet(Ok(present))?;
-    for position in (0..gradients.len()).filter(|&p| all.iter().any(|rank| rank.get(p) == Some(&1))) {
-        gradients.add::<T>(position, |_| {})?;
+    for (position, param) in params.iter().enumerate() {
+        if all.iter().any(|rank| rank.get(position) == Some(&1)) {
+            gradients.at_least_zero::<T>(position, param.var.device())?;
+        }
     }
-    gradients.each::<T>(|_, sum| peers.sum(sum))
+    gradients.each::<T>(|_, sum| peers.sum(sum))?;
+    // Tensors of other devices travel through memory.
+    gradients.each_tensor(|_, sum| {
+        let mut values = sum.flatten_all()?.to_dtype(T::KIND)?.to_vec1::<T>()?;
+        peers.sum(&mut values)?;
+        *sum = Tensor::from_vec(values, sum.shape(), sum.device())?;
+        Ok(())
+    })
 }
 
 impl Sums {

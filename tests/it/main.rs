@@ -13,6 +13,7 @@
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
+//! - `places`: composed operations, other types and recomputation against the fused kernels.
 //! - `ranks`: several ranks are one process with their batches together.
 //! - `resume`: a stopped run ends with the same bits.
 //! - `tokenize`: renderings and token ids recorded from transformers.
@@ -28,6 +29,7 @@ mod hub;
 mod ingest;
 mod invariants;
 mod parity;
+mod places;
 mod policies;
 mod ranks;
 mod recipes;
