@@ -283,7 +283,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         let summary = trained.write(&out, &policy, &tokenizer, &examples, &mut observers, progress)?;
         manifest.inputs.push(data_input(&config.data, &data)?);
         manifest.fact("identity", &identity)?;
-        manifest.fact("ranks", &peers.size())?;
+        manifest.fact("ranks", peers.size())?;
         for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
             manifest.output(&out, name, None)?;
         }
