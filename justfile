@@ -16,6 +16,11 @@ test *ARGS:
 test-slow:
     cargo test --release -- --ignored
 
+# Training over MPI against training in one process; needs Open MPI (openmpi-bin libopenmpi-dev libclang-dev).
+test-mpi *RANKS:
+    cargo build --release --features mpi --bin lpc-pipe
+    scripts/check_mpi.sh target/release/lpc-pipe {{ RANKS }}
+
 # Format, and show what clippy has to say.
 lint:
     cargo fmt

@@ -244,6 +244,9 @@ pub struct Train {
     /// Strength of the reference
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     beta: Option<f64>,
+    /// Where the model computes: auto, cpu, cuda, metal
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// Continues a stopped run from its newest sound checkpoint
     #[arg(long)]
     pub resume: bool,
@@ -269,6 +272,7 @@ impl Train {
         flags.put("train.epochs", "--epochs", self.epochs);
         flags.put("train.max_steps", "--max-steps", self.max_steps);
         flags.put("train.lr", "--lr", self.lr);
+        flags.put("train.device", "--device", self.device.clone());
     }
 }
 

@@ -67,7 +67,7 @@ enum Command {
     /// Per-example log-probabilities of any model on a prepared folder
     Score(args::Score),
     /// Trains a policy, evaluates it with the prior, writes the code posteriors
-    Train(args::Train),
+    Train(Box<args::Train>),
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
     NoiseSweep(args::NoiseSweep),
     /// Writes report.html and report.md for a run or sweep folder
@@ -79,7 +79,9 @@ enum Command {
 /// Runs the program; the exit code is 0 done, 1 failed, 2 usage or configuration, 3 input rejected.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let printer = Printer { json: cli.global.json };
+    let printer = Printer::new(cli.global.json);
+    // One of several processes speaks for all.
+    printer.mute(train::peers::launched_rank() > 0);
     match run(&cli, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -108,7 +110,14 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         // Fails only where a pool exists already, which is then used.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(recipe.threads).build_global();
     }
-    let terminal = Terminal::new(global.quiet);
+    let peers = match &cli.command {
+        Command::Train(_) => train::peers::join()?,
+        _ if train::peers::launched() > 1 => {
+            return Err(Error::config("", "of all commands only `train` works over several processes"));
+        }
+        _ => train::peers::Peers::alone(),
+    };
+    let terminal = Terminal::new(global.quiet || !peers.first());
     let seed = Seed(recipe.seed);
     match &cli.command {
         Command::Demo(_) => {
@@ -135,7 +144,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         }
         Command::Train(a) => {
             terminal.catch_interrupts();
-            trained(a, &recipe, &terminal, printer)
+            trained(a, &recipe, &peers, &terminal, printer)
         }
         Command::NoiseSweep(_) => {
             terminal.catch_interrupts();
@@ -155,13 +164,19 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
     }
 }
 
-fn trained(args: &args::Train, recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+fn trained(
+    args: &args::Train,
+    recipe: &Recipe,
+    peers: &train::peers::Peers,
+    terminal: &Terminal,
+    printer: &Printer,
+) -> Result<()> {
     let (config, seed) = (&recipe.train, Seed(recipe.seed));
     if args.dry_run {
         let plan = train::plan(config, seed)?;
         return printer.result(&plan, || tables::plan(&plan));
     }
-    match train::run(config, seed, args.resume, terminal)? {
+    match train::run_among(config, seed, args.resume, terminal, peers)? {
         train::Ended::Finished(summary) => printer.result(&summary, || tables::run(&summary, &config.out)),
         train::Ended::Already(summary) => {
             terminal.note("this run is finished already; nothing was done");

@@ -17,15 +17,30 @@ use crate::report::visible;
 #[derive(Debug)]
 pub struct Printer {
     /// One JSON object instead of a table.
-    pub json: bool,
+    json: bool,
+    /// Says nothing: another process speaks.
+    muted: AtomicBool,
 }
 
 impl Printer {
+    /// A printer of tables, or of one JSON object.
+    pub fn new(json: bool) -> Printer {
+        Printer { json, muted: AtomicBool::new(false) }
+    }
+
+    /// Whether it says nothing from now on.
+    pub fn mute(&self, muted: bool) {
+        self.muted.store(muted, Ordering::SeqCst);
+    }
+
     /// The command's result, on stdout.
     ///
     /// # Errors
     /// [`Error::Json`]. A reader that went away is none.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        if self.muted.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let text = if self.json { serde_json::to_string(value)? + "\n" } else { safe(&text()) };
         // `lpc-pipe inspect X | head` closes the pipe early; that is no failure.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -34,6 +49,9 @@ impl Printer {
 
     /// An error, on stderr: message, blank line, hint.
     pub fn error(&self, error: &Error) {
+        if self.muted.load(Ordering::SeqCst) {
+            return;
+        }
         eprintln!("error: {}", safe(&error.to_string()));
         if let Some(hint) = error.hint() {
             eprintln!("\nhint: {}", safe(hint));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
+use super::composed::{Copies, Parts, Place};
 use super::config::LlamaConfig;
 use super::layer::{Layer, LayerWeights, Pass};
 use super::linear::{Linear, Weight};
@@ -42,6 +43,10 @@ pub struct Decoder<T> {
     pub config: LlamaConfig,
     /// Operands of the matrix products; float32 until set.
     pub precision: Precision,
+    /// Whether backward passes compute each layer again from its input, instead of keeping what they need.
+    pub recompute: bool,
+    /// Where composed operations run, and what their products read; the fused kernels run where there is none.
+    composed: Option<(Place, Arc<Copies>)>,
     embedding: Weight,
     layers: Vec<LayerWeights>,
     norm: Weight,
@@ -93,6 +98,8 @@ impl<T: Real> Decoder<T> {
             .collect::<Result<Vec<_>>>()?;
         let head = if config.tie_word_embeddings { names::EMBEDDING } else { names::HEAD };
         Ok(Decoder {
+            recompute: false,
+            composed: None,
             embedding: weight(names::EMBEDDING)?,
             norm: weight(names::NORM)?,
             head: weight(head)?,
@@ -101,6 +108,63 @@ impl<T: Real> Decoder<T> {
             longest,
             config,
             precision: Precision::F32,
+        })
+    }
+
+    /// The same decoder from composed operations, which run anywhere; the parameters are there already.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn composed(mut self, place: Place, params: &Params) -> Result<Decoder<T>> {
+        let lookup = (self.head.position != self.embedding.position).then_some(self.embedding.position);
+        let copies = Copies::new(params, place.compute, lookup)?;
+        self.composed = Some((place, Arc::new(copies)));
+        Ok(self)
+    }
+
+    /// Lets what is derived from the parameters follow them: after every step, and whenever values were put there.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn refresh(&self, params: &Params) -> Result<()> {
+        match &self.composed {
+            Some((_, copies)) => Ok(copies.refresh(params)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Longest sequence.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// Where composed operations run; none for the fused kernels.
+    pub fn place(&self) -> Option<&Place> {
+        self.composed.as_ref().map(|(place, _)| place)
+    }
+
+    fn heads(&self) -> Heads {
+        Heads {
+            query: self.config.num_attention_heads,
+            kv: self.config.num_key_value_heads,
+            size: self.config.head_dim,
+        }
+    }
+
+    fn parts(&self) -> Option<Parts> {
+        let (place, copies) = self.composed.as_ref()?;
+        Some(Parts {
+            place: place.clone(),
+            copies: copies.clone(),
+            embedding: self.embedding.clone(),
+            layers: Arc::new(self.layers.clone()),
+            norm: self.norm.clone(),
+            head: self.head.clone(),
+            heads: self.heads(),
+            eps: self.config.rms_norm_eps,
+            frequencies: self.config.rope_frequencies(),
+            windows: (0..self.layers.len()).map(|i| self.config.window(i)).collect(),
+            recompute: self.recompute,
         })
     }
 
@@ -124,13 +188,12 @@ impl<T: Real> Decoder<T> {
         if let Some(p) = packed.positions.iter().find(|&&p| p as usize >= self.longest) {
             return Err(Error::run(format!("position {p} is beyond the longest sequence, {}", self.longest)));
         }
+        if let Some(parts) = self.parts() {
+            return Ok(parts.hidden::<T>(packed, gradients)?);
+        }
         let pass = |window: usize| {
             Arc::new(Pass {
-                heads: Heads {
-                    query: self.config.num_attention_heads,
-                    kv: self.config.num_key_value_heads,
-                    size: self.config.head_dim,
-                },
+                heads: self.heads(),
                 intermediate: self.config.intermediate_size,
                 eps: self.config.rms_norm_eps,
                 precision: self.precision,
@@ -139,6 +202,7 @@ impl<T: Real> Decoder<T> {
                 segments: packed.segments.to_vec(),
                 window,
                 gradients: gradients.cloned(),
+                recompute: self.recompute,
             })
         };
         // Layers share what they are told; some models have windows in their upper layers only.
@@ -190,6 +254,9 @@ impl<T: Real> Decoder<T> {
                 self.config.vocab_size
             )));
         }
+        if let Some(parts) = self.parts() {
+            return Ok(parts.token_logps::<T>(h, targets, gradients)?);
+        }
         let op = Head::<T> {
             weight: self.head.clone(),
             targets: targets.to_vec(),
@@ -209,6 +276,9 @@ impl<T: Real> Decoder<T> {
     /// # Errors
     /// [`Error::Tensor`].
     pub fn logits(&self, h: &Tensor) -> Result<Tensor> {
+        if let Some(parts) = self.parts() {
+            return Ok(parts.logits(h)?);
+        }
         Ok(h.contiguous()?.detach().matmul(&self.head.tensor.detach().t()?)?)
     }
 }

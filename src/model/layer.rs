@@ -50,6 +50,8 @@ pub struct Pass<T> {
     pub window: usize,
     /// Where gradients go; `None` in evaluation, which then keeps nothing.
     pub gradients: Option<Arc<Gradients>>,
+    /// Whether the backward pass computes everything again from each layer's input, so that nothing else is kept.
+    pub recompute: bool,
 }
 
 impl<T> Pass<T> {
@@ -71,6 +73,14 @@ struct Kept<T> {
     inverse2: Vec<T>,
     gate: Vec<T>,
     up: Vec<T>,
+}
+
+impl<T> Kept<T> {
+    /// Memory that is held until the backward pass.
+    fn bytes(&self) -> usize {
+        let Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up } = self;
+        [inverse1, q, k, v, attended, lse, middle, inverse2, gate, up].iter().map(|x| size_of_val(x.as_slice())).sum()
+    }
 }
 
 /// The operation; made anew for every pass.
@@ -98,6 +108,11 @@ impl<T: Real> Layer<T> {
     /// One operand of this pass' products.
     fn rows<'a>(&self, values: &'a [T]) -> Rows<'a, T> {
         Rows::new(values, self.pass.positions.len(), self.pass.precision)
+    }
+
+    /// Bytes kept for the backward pass, besides the layer's input.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Kept::bytes)
     }
 
     fn forward(&self, x: &[T]) -> candle_core::Result<(Vec<T>, Kept<T>)> {
@@ -200,7 +215,7 @@ impl<T: Real> CustomOp1 for Layer<T> {
             candle_core::bail!("decoder-layer needs a contiguous input")
         };
         let (out, kept) = self.forward(&T::cpu_storage_as_slice(storage)?[start..end])?;
-        if self.pass.gradients.is_some() {
+        if self.pass.gradients.is_some() && !self.pass.recompute {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }
         Ok((T::to_cpu_storage_owned(out), layout.shape().clone()))
@@ -208,11 +223,83 @@ impl<T: Real> CustomOp1 for Layer<T> {
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(kept) = kept else { candle_core::bail!("decoder-layer: nothing was kept for a backward pass") };
+        let kept = match kept {
+            Some(kept) => kept,
+            None if self.pass.recompute => with_slice::<T, _>(arg, |x| self.forward(x)).map_err(failed)??.1,
+            None => candle_core::bail!("decoder-layer: nothing was kept for a backward pass"),
+        };
         let grad = grad_res.contiguous()?;
         let dx = with_slice::<T, _>(arg, |x| with_slice::<T, _>(&grad, |dout| self.backward(x, dout, kept)))
             .and_then(|inner| inner)
             .map_err(failed)??;
         Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::model::{LlamaConfig, Param, Params, decoder::names, load};
+    use crate::seed::Seed;
+
+    #[test]
+    fn computing_again_keeps_nothing_and_gives_the_same_bits() {
+        let config = LlamaConfig::tiny(32, 1, 20);
+        let params = Params::new(load::random::<f32>(&config, 0.3, Seed(2)).unwrap()).unwrap();
+        let weight = |part: &str| {
+            let position = params.position(&names::layer(0, part)).unwrap();
+            Weight { tensor: params.get(position).var.as_tensor().clone(), position }
+        };
+        let linear = |part: &str| Linear::plain(weight(part));
+        let weights = LayerWeights {
+            input_layernorm: weight("input_layernorm"),
+            q_proj: linear("self_attn.q_proj"),
+            k_proj: linear("self_attn.k_proj"),
+            v_proj: linear("self_attn.v_proj"),
+            o_proj: linear("self_attn.o_proj"),
+            post_attention_layernorm: weight("post_attention_layernorm"),
+            gate_proj: linear("mlp.gate_proj"),
+            up_proj: linear("mlp.up_proj"),
+            down_proj: linear("mlp.down_proj"),
+        };
+        let rows = 6;
+        let x: Vec<f32> = load::normal(Seed(3), "x", rows * 32).map(|x| x as f32).collect();
+        let dy: Vec<f32> = load::normal(Seed(3), "dy", rows * 32).map(|x| x as f32).collect();
+        let [x, dy] = [x, dy].map(|v| Tensor::from_vec(v, (rows, 32), &Device::Cpu).unwrap());
+        let run = |recompute: bool| {
+            let gradients = Arc::new(Gradients::new(&params));
+            let pass = Pass {
+                heads: Heads { query: 2, kv: 1, size: 16 },
+                intermediate: config.intermediate_size,
+                eps: 1e-5,
+                precision: Precision::F32,
+                window: 0,
+                rope: Arc::new(rope::Table::new(&config.rope_frequencies(), rows)),
+                positions: (0..rows as u32).collect(),
+                segments: vec![Segment { start: 0, len: rows, prefix_start: 0, prefix_len: 0, group: 0 }],
+                gradients: Some(gradients.clone()),
+                recompute,
+            };
+            let layer = Layer::<f32>::new(weights.clone(), Arc::new(pass));
+            let y = x.apply_op1_no_bwd(&layer).unwrap();
+            let kept = layer.kept_bytes();
+            let dx = layer.bwd(&x, &y, &dy).unwrap().unwrap();
+            let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let all: Vec<Vec<f32>> = params
+                .iter()
+                .enumerate()
+                .filter(|(_, p): &(usize, &Param)| p.name.contains("layers"))
+                .map(|(i, _)| bits(&gradients.tensor(i).unwrap().unwrap()))
+                .collect();
+            (kept, bits(&y), bits(&dx), all)
+        };
+        let (kept, again) = (run(false), run(true));
+        assert_eq!((&kept.1, &kept.2, &kept.3), (&again.1, &again.2, &again.3));
+        assert_eq!(again.0, 0);
+        // Two queries' widths (q, attended), two half as wide (k, v), middle; gate and up; two inverses, two lse.
+        let wanted = rows * (2 * 32 + 2 * 16 + 32 + 2 * config.intermediate_size + 2 + 2) * 4;
+        assert_eq!(kept.0, wanted);
     }
 }

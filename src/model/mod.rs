@@ -8,6 +8,7 @@
 //! N packed rows · H hidden size · I feed-forward size · Hq, Hkv heads · D head size · V vocabulary · R response rows.
 
 mod checkpoint;
+pub mod composed;
 pub mod config;
 pub mod decoder;
 pub mod gguf;
@@ -16,6 +17,7 @@ pub mod linear;
 pub mod load;
 pub mod params;
 
+pub use composed::Place;
 pub use config::LlamaConfig;
 pub use decoder::Decoder;
 pub use params::{Gradients, Group, Param, Params};

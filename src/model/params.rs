@@ -117,17 +117,20 @@ impl Params {
                     found.shape()
                 )));
             }
-            param.var.set(&found.to_dtype(param.var.dtype())?)?;
+            param.var.set(&found.to_dtype(param.var.dtype())?.to_device(param.var.device())?)?;
         }
         Ok(())
     }
 }
 
-/// Sums of gradients, one slot for each parameter.
+/// Sums of gradients, one slot for each parameter: numbers in memory, or a tensor where the parameter is on another
+/// device.
 #[derive(Debug)]
 pub struct Gradients {
     slots: Vec<Mutex<Option<CpuStorage>>>,
+    tensors: Vec<Mutex<Option<Tensor>>>,
     shapes: Vec<(candle_core::Shape, bool)>,
+    on_device: Vec<bool>,
 }
 
 impl Gradients {
@@ -135,8 +138,78 @@ impl Gradients {
     pub fn new(params: &Params) -> Gradients {
         Gradients {
             slots: params.iter().map(|_| Mutex::new(None)).collect(),
+            tensors: params.iter().map(|_| Mutex::new(None)).collect(),
             shapes: params.iter().map(|p| (p.var.shape().clone(), p.trainable)).collect(),
+            on_device: params.iter().map(|p| !p.var.device().is_cpu()).collect(),
         }
+    }
+
+    /// Empty sums that are tensors for all of the backbone, wherever it is.
+    pub fn as_tensors(params: &Params) -> Gradients {
+        let on_device = params.iter().map(|p| p.group != Group::Latent).collect();
+        Gradients { on_device, ..Gradients::new(params) }
+    }
+
+    /// Whether there is a sum for this parameter.
+    pub fn has(&self, position: usize) -> bool {
+        let tensor = self.tensors[position].lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        tensor || self.slots[position].lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Adds a tensor to a parameter's sum; nothing happens where it is frozen.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn add_tensor<T: Real>(&self, position: usize, gradient: &Tensor) -> candle_core::Result<()> {
+        if !self.wants(position) {
+            return Ok(());
+        }
+        let gradient = gradient.detach().to_dtype(T::KIND)?;
+        if !self.on_device[position] {
+            let values = gradient.flatten_all()?.to_vec1::<T>()?;
+            return self.add::<T>(position, |sum| sum.iter_mut().zip(values).for_each(|(s, v)| *s += v));
+        }
+        let mut slot = self.tensors[position].lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(match slot.take() {
+            None => gradient,
+            Some(sum) => (sum + gradient)?,
+        });
+        Ok(())
+    }
+
+    /// Lets `f` read and replace every sum that is a tensor, in the parameters' order.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn each_tensor(&self, mut f: impl FnMut(usize, &mut Tensor) -> Result<()>) -> Result<()> {
+        for (position, slot) in self.tensors.iter().enumerate() {
+            if let Some(sum) = slot.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                f(position, sum)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A sum of zeros where a parameter on another device has none.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn at_least_zero<T: Real>(&self, position: usize, device: &Device) -> Result<()> {
+        if self.on_device[position] {
+            let zeros = Tensor::zeros(self.shapes[position].0.clone(), T::KIND, device)?;
+            return Ok(self.add_tensor::<T>(position, &zeros)?);
+        }
+        Ok(self.add::<T>(position, |_| {})?)
+    }
+
+    /// Number of parameters.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// Whether this parameter's gradient is wanted.
@@ -166,8 +239,7 @@ impl Gradients {
     pub fn absorb<T: Real>(&self, params: &Params, store: &mut GradStore) -> Result<()> {
         for (position, param) in params.iter().enumerate() {
             let Some(gradient) = store.remove(param.var.as_tensor()) else { continue };
-            let values = gradient.flatten_all()?.to_vec1::<T>()?;
-            self.add::<T>(position, |sum| sum.iter_mut().zip(values).for_each(|(s, v)| *s += v))?;
+            self.add_tensor::<T>(position, &gradient)?;
         }
         Ok(())
     }
@@ -192,6 +264,9 @@ impl Gradients {
     /// [`Error::Tensor`].
     pub fn clear<T: Real>(&self) -> Result<()> {
         use rayon::prelude::*;
+        for slot in &self.tensors {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         self.each::<T>(|_, sum| {
             sum.par_chunks_mut(1 << 18).for_each(|part| part.fill(T::zero()));
             Ok(())
@@ -203,6 +278,9 @@ impl Gradients {
     /// # Errors
     /// [`Error::Tensor`].
     pub fn tensor(&self, position: usize) -> Result<Option<Tensor>> {
+        if let Some(sum) = &*self.tensors[position].lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Some(sum.to_device(&Device::Cpu)?));
+        }
         let slot = self.slots[position].lock().unwrap_or_else(PoisonError::into_inner);
         let shape = self.shapes[position].0.clone();
         Ok(match &*slot {

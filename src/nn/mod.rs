@@ -10,6 +10,7 @@
 //! fixed size, and partial sums are added in a fixed order.
 
 pub mod attention;
+pub mod composed;
 pub mod gather;
 pub mod gather_each;
 pub mod linear;

@@ -27,6 +27,18 @@ pub trait Real: WithDType + Float + std::iter::Sum + std::ops::AddAssign + std::
 
     /// The same numbers where this type is f32, for writing.
     fn floats_mut(x: &mut [Self]) -> Option<&mut [f32]>;
+
+    /// The same numbers, by their type.
+    fn numbers(values: &mut [Self]) -> Numbers<'_>;
+}
+
+/// Numbers of a type that is known by now.
+#[derive(Debug)]
+pub enum Numbers<'a> {
+    /// f32.
+    F32(&'a mut [f32]),
+    /// f64.
+    F64(&'a mut [f64]),
 }
 
 impl Real for f32 {
@@ -72,6 +84,10 @@ impl Real for f32 {
     fn floats_mut(x: &mut [f32]) -> Option<&mut [f32]> {
         Some(x)
     }
+
+    fn numbers(values: &mut [f32]) -> Numbers<'_> {
+        Numbers::F32(values)
+    }
 }
 
 impl Real for f64 {
@@ -100,6 +116,10 @@ impl Real for f64 {
 
     fn floats_mut(_: &mut [f64]) -> Option<&mut [f32]> {
         None
+    }
+
+    fn numbers(values: &mut [f64]) -> Numbers<'_> {
+        Numbers::F64(values)
     }
 }
 

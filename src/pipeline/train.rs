@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::model::load;
 use crate::objective::{MixFlip, ObjectiveConfig};
-use crate::policy::{Example, Policy, examine, flips};
+use crate::policy::{Example, Policy, flips};
 use crate::posteriors::{self, Part};
 use crate::progress::Progress;
 use crate::schema::{self, metric, prepared};
@@ -18,7 +18,8 @@ use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
-use crate::train::{Fit, Metrics, Observer, TrainConfig, checkpoint, fit, reference};
+pub use crate::train::peers;
+use crate::train::{Fit, Metrics, Observer, Peers, TrainConfig, checkpoint, fit, place, reference, shares};
 
 mod latent;
 mod outputs;
@@ -172,6 +173,10 @@ fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
     }
     let mut policy = Policy::new(loaded, &config.lpc, seed, longest)?;
     policy.start_flips(config.objective.label_smoothing)?;
+    if let Some(place) = place::open(config, peers::local_rank())? {
+        policy = policy.placed(place)?;
+    }
+    policy.decoder.recompute = config.recompute;
     policy.decoder.precision = config.precision;
     Ok(Start { splits, tokenizer, policy, manifest })
 }
@@ -217,25 +222,40 @@ fn checked(config: &TrainConfig) -> Result<TrainConfig> {
 /// [`Error::Config`] for settings out of range; [`Error::Artifact`] for data that does not fit, or a run folder of
 /// another run; [`Error::Run`] where training fails.
 pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress) -> Result<Ended> {
+    run_among(config, seed, resume, progress, &peers::ALONE)
+}
+
+/// [`run`] by several ranks, each of which calls this: the run of one process with their batches together. All ranks
+/// end alike; the first one writes.
+///
+/// # Errors
+/// As [`run`], at every rank.
+pub fn run_among(
+    config: &TrainConfig,
+    seed: Seed,
+    resume: bool,
+    progress: &dyn Progress,
+    peers: &Peers,
+) -> Result<Ended> {
+    peers.close(work(config, seed, resume, progress, peers))
+}
+
+fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress, peers: &Peers) -> Result<Ended> {
     let config = checked(config)?;
     let out = PathBuf::from(&config.out);
     let mut manifest = Manifest::begin("train", &config)?;
     manifest.seeds.insert("run".into(), seed.0);
     // Data or a model that cannot be had leave no folder behind.
     let Start { splits, tokenizer, policy, manifest: data } = start(&config, seed)?;
-    let _lock = artifact::lock_folder(&out)?;
-    let identity = identity(&config, seed, &data, &policy)?;
-    if let Some(done) = standing(&out, &identity, config.max_steps, resume)? {
-        return Ok(Ended::Already(done));
-    }
-    artifact::write_bytes(out.join(schema::run::CONFIG), config_text(&config, seed)?.as_bytes())?;
-    let from = if resume { newest(&out, &identity, progress)? } else { None };
-    if !resume && out.join(schema::run::CHECKPOINTS).exists() {
-        let stale = out.join(schema::run::CHECKPOINTS);
-        std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
-    }
+    let identity = identity(&config, seed, &data, &policy, peers)?;
+    peers.same("configuration, data or model", &identity)?;
+    let _lock = if peers.first() { Some(artifact::lock_folder(&out)?) } else { None };
+    let from = match peers.from_first(|| opened(&config, seed, resume, &identity, progress))? {
+        Opened::Finished(done) => return Ok(Ended::Already(done)),
+        Opened::From(from) => from,
+    };
     let reference = if config.objective.needs_reference() {
-        reference::reference(&policy, &splits, &Path::new(&config.data).join("reference"), progress)?
+        reference::among(&policy, &splits, &Path::new(&config.data).join("reference"), peers, progress)?
     } else {
         reference::none(&splits)
     };
@@ -247,28 +267,64 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
         checkpoints: out.join(schema::run::CHECKPOINTS),
         identity: identity.clone(),
         from,
+        peers,
     };
     let first = work.from.as_ref().map_or(0, |(state, _)| state.step);
-    let mut log = JsonLines::open(&out.join(schema::run::METRICS), first)?;
-    let mut board = TensorBoard::open(&out.join(schema::run::TENSORBOARD))?;
+    let mut kept: Vec<Box<dyn Observer>> = Vec::new();
+    if peers.first() {
+        kept.push(Box::new(JsonLines::open(&out.join(schema::run::METRICS), first)?));
+        kept.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD))?));
+    }
     let mut line = Line(progress);
-    let mut evaluate = |policy: &Policy<f32>| evaluation(policy, &splits[1], &reference[1], &config.objective);
+    let mut evaluate = |policy: &Policy<f32>| evaluation(policy, &splits[1], &reference[1], &config.objective, peers);
     let outcome = {
-        let observers: &mut [&mut dyn Observer] = &mut [&mut log, &mut board, &mut line];
-        fit(&policy, &work, observers, progress, &mut evaluate)?
+        let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
+        observers.push(&mut line);
+        fit(&policy, &work, &mut observers, progress, &mut evaluate)?
     };
     if outcome.interrupted {
         return Ok(Ended::Interrupted { step: outcome.steps, steps: outcome.planned });
     }
     let trained = Trained { config: &config, seed, splits: &splits, reference: &reference, outcome };
-    let summary = trained.write(&out, &policy, &tokenizer, &mut [&mut log, &mut board], progress)?;
-    manifest.inputs.push(data_input(&config.data, &data)?);
-    manifest.fact("identity", &identity)?;
-    for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
-        manifest.output(&out, name, None)?;
-    }
-    manifest.finish(&out)?;
+    let examples = trained.examine(&policy, peers, progress)?;
+    let summary = peers.from_first(|| {
+        let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
+        let summary = trained.write(&out, &policy, &tokenizer, &examples, &mut observers, progress)?;
+        manifest.inputs.push(data_input(&config.data, &data)?);
+        manifest.fact("identity", &identity)?;
+        manifest.fact("ranks", peers.size())?;
+        for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
+            manifest.output(&out, name, None)?;
+        }
+        manifest.finish(&out)?;
+        Ok(summary)
+    })?;
     Ok(Ended::Finished(Box::new(summary)))
+}
+
+/// What was found in the run folder, which is ready now.
+#[derive(Serialize, Deserialize)]
+enum Opened {
+    /// A finished run, which is all that was asked for.
+    Finished(Box<RunSummary>),
+    /// The checkpoint to go on from, if any.
+    From(Option<(checkpoint::State, PathBuf)>),
+}
+
+fn opened(config: &TrainConfig, seed: Seed, resume: bool, identity: &str, progress: &dyn Progress) -> Result<Opened> {
+    let out = Path::new(&config.out);
+    if let Some(done) = standing(out, identity, config.max_steps, resume)? {
+        return Ok(Opened::Finished(done));
+    }
+    artifact::write_bytes(out.join(schema::run::CONFIG), config_text(config, seed)?.as_bytes())?;
+    if resume {
+        return Ok(Opened::From(newest(out, identity, progress)?));
+    }
+    let stale = out.join(schema::run::CHECKPOINTS);
+    if stale.exists() {
+        std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
+    }
+    Ok(Opened::From(None))
 }
 
 /// config.toml: what ran, in the form of a recipe.
@@ -281,9 +337,11 @@ fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
     crate::recipe::to_toml(&Written { seed: seed.0, train: config })
 }
 
-/// What makes a run this run: configuration without place and limit, seed, data and starting weights.
-fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f32>) -> Result<String> {
+/// What makes a run this run: configuration without place and limit, seed, data and starting weights. Two ranks with
+/// four pairs each make the same run as one with eight.
+fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f32>, peers: &Peers) -> Result<String> {
     let config = TrainConfig {
+        batch: config.batch * peers.size(),
         out: String::new(),
         data: String::new(),
         max_steps: 0,
@@ -291,6 +349,7 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f
         keep_checkpoints: 0,
         eval_every: 0,
         save_model: true,
+        recompute: false,
         ..config.clone()
     };
     let tokens: Vec<&str> =
@@ -362,8 +421,9 @@ fn evaluation(
     split: &Split,
     reference: &[(f64, f64)],
     objective: &ObjectiveConfig,
+    peers: &Peers,
 ) -> Result<Metrics> {
-    let examples = examine(policy, &split.rows, |_| {})?;
+    let examples = shares::examine(policy, &split.rows, peers, |_| {})?;
     let part = Part {
         split: &split.name,
         rows: &split.rows,

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::lpc::{Context, Inferred, Lpc, LpcConfig, Pooling};
 use crate::model::decoder::Packed;
 use crate::model::load::{Loaded, normal};
-use crate::model::{Decoder, Gradients, Group, Param, Params};
+use crate::model::{Decoder, Gradients, Group, Param, Params, Place};
 use crate::nn::{Real, segment};
 use crate::seed::Seed;
 
@@ -88,6 +88,27 @@ impl<T: Real> Policy<T> {
             None
         };
         Ok(Policy { params, decoder, lpc })
+    }
+
+    /// The same policy with its backbone elsewhere, from composed operations. What is trained keeps values of type `T`
+    /// there; what is frozen has the compute type alone. The latent part stays in memory.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn placed(self, place: Place) -> Result<Policy<T>> {
+        let longest = self.decoder.longest();
+        let moved = |param: &Param| -> Result<Param> {
+            let wide = param.trainable || param.var.rank() < 2;
+            if param.group == Group::Latent || (place.device.is_cpu() && (wide || place.compute == T::KIND)) {
+                return Ok(param.clone());
+            }
+            let tensor = param.var.as_detached_tensor().to_dtype(if wide { T::KIND } else { place.compute })?;
+            let tensor = tensor.to_device(&place.device)?;
+            Ok(Param { var: Var::from_tensor(&tensor)?, ..param.clone() })
+        };
+        let params = Params::new(self.params.iter().map(moved).collect::<Result<_>>()?)?;
+        let decoder = Decoder::new(self.decoder.config, &params, longest)?.composed(place, &params)?;
+        Ok(Policy { params, decoder, lpc: self.lpc })
     }
 
     /// Hidden states of a batch, without z.

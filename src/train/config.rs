@@ -29,6 +29,34 @@ pub enum LrSchedule {
     Cosine,
 }
 
+/// Where the backbone computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// An accelerator that this build knows and this machine has; otherwise the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU (feature `cuda`).
+    Cuda,
+    /// An Apple GPU (feature `metal`).
+    Metal,
+}
+
+/// What the backbone is computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernels {
+    /// Fused on the CPU, composed elsewhere.
+    #[default]
+    Auto,
+    /// This crate's own kernels; CPU only.
+    Fused,
+    /// The tensor library's operations: slower, larger, and everywhere.
+    Composed,
+}
+
 /// Options of `train`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -71,6 +99,13 @@ pub struct TrainConfig {
     pub clip: f64,
     /// Longest sequence (prompt and one response) that is trained on, in tokens; longer pairs are an error.
     pub max_length: usize,
+    /// Where the backbone computes; the latent part and the losses are always in memory.
+    pub device: DeviceKind,
+    /// What the backbone is computed with.
+    pub kernels: Kernels,
+    /// Whether backward passes compute each layer again from its input: less memory, about a third more time, the same
+    /// numbers.
+    pub recompute: bool,
     /// Steps between two evaluations on the test split; 0 = only at the end.
     pub eval_every: usize,
     /// Steps between two checkpoints; 0 = only when stopped.
@@ -106,6 +141,9 @@ impl Default for TrainConfig {
             adam_epsilon: 1e-8,
             clip: 1.0,
             max_length: 4096,
+            device: DeviceKind::Auto,
+            kernels: Kernels::Auto,
+            recompute: false,
             eval_every: 0,
             checkpoint_every: 200,
             keep_checkpoints: 1,
@@ -163,6 +201,7 @@ impl TrainConfig {
             check((0.0..1.0).contains(&value), key, format!("expected 0 to below 1, got {value}"));
         }
         check((0.0..=1.0).contains(&self.warmup), "warmup", format!("expected 0 to 1, got {}", self.warmup));
+        faults.extend(super::place::faults(self));
         faults
     }
     /// Faults of the latent part, and of latent and objective together.

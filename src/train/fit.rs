@@ -8,7 +8,9 @@ use super::checkpoint;
 use super::config::{LrSchedule, TrainConfig};
 use super::events::{Metrics, Observer, TrainEvent};
 use super::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
+use super::peers::Peers;
 use super::plan::{Feed, Plan};
+use super::shares;
 use super::step::{self, Pass, Sums};
 use crate::batch::TokenRow;
 use crate::error::{Error, Result};
@@ -35,6 +37,8 @@ pub struct Fit<'a> {
     pub identity: String,
     /// Steps that a checkpoint has already taken; its numbers are in policy and optimizer.
     pub from: Option<(checkpoint::State, PathBuf)>,
+    /// The ranks that train together; the first one writes checkpoints.
+    pub peers: &'a Peers,
 }
 
 /// How a fit ended.
@@ -65,8 +69,9 @@ pub fn fit<T: Real>(
     progress: &dyn Progress,
     evaluate: &mut dyn FnMut(&Policy<T>) -> Result<Metrics>,
 ) -> Result<Outcome> {
-    let config = fit.config;
-    let plan = Plan::new(fit.rows.len(), config.batch * config.accumulate, config.epochs, config.max_steps);
+    let (config, peers) = (fit.config, fit.peers);
+    let per_pass = config.batch * peers.size();
+    let plan = Plan::new(fit.rows.len(), per_pass * config.accumulate, config.epochs, config.max_steps);
     let constants = AdamWConfig {
         beta1: config.adam_beta1,
         beta2: config.adam_beta2,
@@ -77,6 +82,7 @@ pub fn fit<T: Real>(
     let (mut first, mut tokens) = (0, 0);
     if let Some((state, path)) = &fit.from {
         checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;
+        policy.decoder.refresh(&policy.params)?;
         (first, tokens) = (state.step, state.tokens);
     }
     let gradients = Arc::new(Gradients::new(&policy.params));
@@ -99,7 +105,12 @@ pub fn fit<T: Real>(
         let occasion = plan.place(step).0.to_string();
         let mut sums = Sums::default();
         gradients.clear::<T>()?;
-        for micro in picked.chunks(config.batch) {
+        for micro in picked.chunks(per_pass) {
+            let micro = &micro[peers.share(micro.len())];
+            if micro.is_empty() {
+                step::idle(policy, peers)?;
+                continue;
+            }
             let rows: Vec<&TokenRow> = micro.iter().map(|&i| &fit.rows[i]).collect();
             let reference: Vec<(f64, f64)> = micro.iter().map(|&i| fit.reference[i]).collect();
             let pass = Pass {
@@ -108,9 +119,12 @@ pub fn fit<T: Real>(
                 seed: fit.seed,
                 occasion: &occasion,
                 step_examples: picked.len(),
+                peers,
             };
             step::pass(policy, &rows, &reference, &pass, &gradients, &mut sums)?;
         }
+        sums.join(peers)?;
+        shares::sum_gradients::<T>(peers, &policy.params, &gradients)?;
         let norm = global_norm::<T>(&gradients)?;
         if !norm.is_finite() {
             let ids: Vec<&str> = picked.iter().map(|&i| fit.rows[i].id.as_str()).collect();
@@ -120,6 +134,7 @@ pub fn fit<T: Real>(
         let warm = rate_share(config, &plan, step);
         let used = Rates { backbone: config.lr * warm, latent: config.lpc.lr * warm };
         optimizer.step(&policy.params, &gradients, used, clip)?;
+        policy.decoder.refresh(&policy.params)?;
         let seconds = clock.elapsed().as_secs_f64();
         tokens += sums.tokens as u64;
         outcome.seconds += seconds;
@@ -146,11 +161,11 @@ pub fn fit<T: Real>(
             let event = TrainEvent::Evaluation { step: step + 1, metrics: evaluate(policy)? };
             observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         }
-        let stop = progress.interrupted();
+        let stop = peers.any(progress.interrupted())?;
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         // A run that a limit ends before its epochs do can go on later.
         let capped = last && plan.steps < plan.horizon;
-        if (due && !last) || capped || (stop && !last) {
+        if ((due && !last) || capped || (stop && !last)) && peers.first() {
             let about = (step + 1, tokens, fit.identity.as_str());
             checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, about, config.keep_checkpoints)?;
         }

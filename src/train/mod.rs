@@ -10,11 +10,15 @@ pub mod events;
 pub mod fit;
 mod latent;
 pub mod optimizer;
+pub mod peers;
+pub mod place;
 pub mod plan;
 pub mod reference;
+pub mod shares;
 pub mod step;
 pub mod tensorboard;
 
-pub use config::{LrSchedule, TrainConfig, Tune};
+pub use config::{DeviceKind, Kernels, LrSchedule, TrainConfig, Tune};
 pub use events::{Metrics, Observer, TrainEvent};
 pub use fit::{Fit, Outcome, fit};
+pub use peers::Peers;

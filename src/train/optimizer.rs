@@ -2,14 +2,14 @@
 //!
 //! candle's own AdamW keeps its moments to itself, so that no run could be resumed exactly.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::model::{Gradients, Group, Params};
+use crate::model::{Gradients, Group, Param, Params};
 use crate::nn::Real;
 use crate::nn::real::wide;
 
@@ -43,6 +43,8 @@ pub struct AdamW<T> {
     config: AdamWConfig,
     /// First and second moments by parameter; empty where frozen.
     moments: Vec<(Vec<T>, Vec<T>)>,
+    /// First and second moments of parameters whose gradients are tensors, where they have had one.
+    tensors: BTreeMap<usize, (Tensor, Tensor)>,
     /// Steps taken.
     pub steps: u64,
 }
@@ -106,17 +108,37 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The same step for tensors, on whatever device they are.
+    fn apply_tensors(
+        &self,
+        value: &Var,
+        (first, second): &(Tensor, Tensor),
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let c = &self.config;
+        let g = (gradient * self.scale)?;
+        let m = ((first * c.beta1)? + (&g * (1.0 - c.beta1))?)?;
+        let v = ((second * c.beta2)? + (g.sqr()? * (1.0 - c.beta2))?)?;
+        let root = ((v.sqrt()? / self.correction2.sqrt())? + c.epsilon)?;
+        let change = ((&m / root)? * (self.lr / self.correction1))?;
+        value.set(&((value.as_detached_tensor() * (1.0 - self.lr * self.decay))? - change)?)?;
+        Ok((m, v))
+    }
+}
+
 impl<T: Real> AdamW<T> {
     /// Zero moments for these parameters.
     pub fn new(config: AdamWConfig, params: &Params) -> AdamW<T> {
         let moments = params
             .iter()
             .map(|p| {
-                let n = if p.trainable { p.var.elem_count() } else { 0 };
+                let in_memory = p.trainable && p.var.device().is_cpu();
+                let n = if in_memory { p.var.elem_count() } else { 0 };
                 (vec![T::zero(); n], vec![T::zero(); n])
             })
             .collect();
-        AdamW { config, moments, steps: 0 }
+        AdamW { config, moments, tensors: BTreeMap::new(), steps: 0 }
     }
 
     /// One step: gradients are multiplied by `scale` (clipping) on the way.
@@ -126,17 +148,25 @@ impl<T: Real> AdamW<T> {
     pub fn step(&mut self, params: &Params, gradients: &Gradients, rates: Rates, scale: f64) -> Result<()> {
         self.steps += 1;
         let (config, steps) = (self.config, self.steps as f64);
-        let moments = &mut self.moments;
+        let (moments, tensors) = (&mut self.moments, &mut self.tensors);
+        let rule = |param: &Param| Rule {
+            config,
+            lr: if param.group == Group::Latent { rates.latent } else { rates.backbone },
+            decay: if param.group == Group::Backbone { config.weight_decay } else { 0.0 },
+            correction1: 1.0 - config.beta1.powf(steps),
+            correction2: 1.0 - config.beta2.powf(steps),
+            scale,
+        };
+        gradients.each_tensor(|position, gradient| {
+            let param = params.get(position);
+            let zeros = || -> Result<(Tensor, Tensor)> { Ok((gradient.zeros_like()?, gradient.zeros_like()?)) };
+            let before = tensors.remove(&position).map_or_else(zeros, Ok)?;
+            tensors.insert(position, rule(param).apply_tensors(&param.var, &before, gradient)?);
+            Ok(())
+        })?;
         gradients.each::<T>(|position, gradient| {
             let param = params.get(position);
-            let rule = Rule {
-                config,
-                lr: if param.group == Group::Latent { rates.latent } else { rates.backbone },
-                decay: if param.group == Group::Backbone { config.weight_decay } else { 0.0 },
-                correction1: 1.0 - config.beta1.powf(steps),
-                correction2: 1.0 - config.beta2.powf(steps),
-                scale,
-            };
+            let rule = rule(param);
             let update = Update { gradient, moments: Mutex::new(&mut moments[position]), rule };
             Ok(param.var.as_tensor().inplace_op1(&update)?)
         })
@@ -148,8 +178,16 @@ impl<T: Real> AdamW<T> {
     /// [`Error::Tensor`].
     pub fn tensors(&self, params: &Params) -> Result<Vec<(String, Tensor)>> {
         let mut out = Vec::new();
-        for (param, (first, second)) in params.iter().zip(&self.moments) {
-            if param.trainable {
+        for (position, (param, (first, second))) in params.iter().zip(&self.moments).enumerate() {
+            if let Some((first, second)) = self.tensors.get(&position) {
+                out.push((format!("first.{}", param.name), first.to_device(&Device::Cpu)?));
+                out.push((format!("second.{}", param.name), second.to_device(&Device::Cpu)?));
+            } else if param.trainable && !param.var.device().is_cpu() {
+                // No step yet.
+                let zeros = Tensor::zeros(param.var.shape(), T::KIND, &Device::Cpu)?;
+                out.push((format!("first.{}", param.name), zeros.clone()));
+                out.push((format!("second.{}", param.name), zeros));
+            } else if param.trainable {
                 let tensor = |v: &[T]| Tensor::from_slice(v, param.var.shape(), &Device::Cpu);
                 out.push((format!("first.{}", param.name), tensor(first)?));
                 out.push((format!("second.{}", param.name), tensor(second)?));
@@ -163,8 +201,18 @@ impl<T: Real> AdamW<T> {
     /// # Errors
     /// [`Error::Run`] naming what is missing or has another size.
     pub fn restore(&mut self, params: &Params, tensors: &HashMap<String, Tensor>, steps: u64) -> Result<()> {
-        for (param, (first, second)) in params.iter().zip(&mut self.moments) {
+        for (position, (param, (first, second))) in params.iter().zip(&mut self.moments).enumerate() {
             if !param.trainable {
+                continue;
+            }
+            if !param.var.device().is_cpu() {
+                let find = |kind: &str| -> Result<Tensor> {
+                    let name = format!("{kind}.{}", param.name);
+                    let found = tensors.get(&name).filter(|t| t.shape() == param.var.shape());
+                    let found = found.ok_or_else(|| Error::run(format!("no tensor {name} of the right shape")))?;
+                    Ok(found.to_dtype(T::KIND)?.to_device(param.var.device())?)
+                };
+                self.tensors.insert(position, (find("first")?, find("second")?));
                 continue;
             }
             for (kind, values) in [("first", first), ("second", second)] {
@@ -198,5 +246,15 @@ pub fn global_norm<T: Real>(gradients: &Gradients) -> Result<f64> {
         total += parts.into_iter().sum::<f64>();
         Ok(())
     })?;
+    // One number for each tensor of another device, brought here together.
+    let mut squares = Vec::new();
+    gradients.each_tensor(|_, gradient| {
+        squares.push(gradient.sqr()?.sum_all()?.to_dtype(T::KIND)?);
+        Ok(())
+    })?;
+    if !squares.is_empty() {
+        let squares = Tensor::stack(&squares, 0)?.to_vec1::<T>()?;
+        total += squares.into_iter().map(candle_core::WithDType::to_f64).sum::<f64>();
+    }
     Ok(total.sqrt())
 }

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
+use super::peers::{ALONE, Peers};
+use super::shares::plain_logps;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::Result;
 use crate::model::Params;
+use crate::model::composed::in_memory;
 use crate::nn::Real;
-use crate::nn::real::with_slice;
 use crate::policy::Policy;
-use crate::policy::examine::plain_logps;
 use crate::progress::Progress;
 use crate::schema::col;
 
@@ -36,8 +37,22 @@ pub fn reference<T: Real>(
     cache: &Path,
     progress: &dyn Progress,
 ) -> Result<Reference> {
-    let path = cache.join(format!("{}.parquet", key::<T>(&policy.params, splits)?));
-    if let Some(found) = read(&path, splits) {
+    among(policy, splits, cache, &ALONE, progress)
+}
+
+/// [`reference`] by several ranks: they compute it in shares, the first one reads and writes the cache.
+///
+/// # Errors
+/// As [`reference`].
+pub fn among<T: Real>(
+    policy: &Policy<T>,
+    splits: &[Split],
+    cache: &Path,
+    peers: &Peers,
+    progress: &dyn Progress,
+) -> Result<Reference> {
+    let path = cache.join(format!("{}.parquet", key(policy, splits)?));
+    if let Some(found) = peers.from_first(|| Ok(read(&path, splits)))? {
         progress.note("reference log-probabilities: taken from the cache");
         return Ok(found);
     }
@@ -45,10 +60,12 @@ pub fn reference<T: Real>(
     progress.begin("reference log-probabilities", Some(total as u64));
     let found = splits
         .iter()
-        .map(|split| plain_logps(policy, &split.rows, |n| progress.advance(n as u64)))
+        .map(|split| plain_logps(policy, &split.rows, peers, |n| progress.advance(n as u64)))
         .collect::<Result<Reference>>()?;
     progress.end();
-    if let Err(error) = write(&path, splits, &found) {
+    if peers.first()
+        && let Err(error) = write(&path, splits, &found)
+    {
         progress.warn(&format!("reference log-probabilities are not cached: {error}"));
     }
     Ok(found)
@@ -67,7 +84,7 @@ pub fn fingerprint<T: Real>(params: &Params) -> Result<String> {
 fn hash_weights<T: Real>(params: &Params, hasher: &mut blake3::Hasher) -> Result<()> {
     for param in params.iter().filter(|p| p.group != crate::model::Group::Latent) {
         hasher.update(param.name.as_bytes());
-        with_slice::<T, _>(param.var.as_tensor(), |values| {
+        in_memory::<T, _>(param.var.as_tensor(), |values| {
             // SAFETY: plain numbers without padding, read as bytes.
             let bytes =
                 unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values)) };
@@ -78,9 +95,13 @@ fn hash_weights<T: Real>(params: &Params, hasher: &mut blake3::Hasher) -> Result
 }
 
 /// BLAKE3 over the backbone's weights and all tokens.
-fn key<T: Real>(params: &Params, splits: &[Split]) -> Result<String> {
+fn key<T: Real>(policy: &Policy<T>, splits: &[Split]) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 reference cache");
-    hash_weights::<T>(params, &mut hasher)?;
+    hash_weights::<T>(&policy.params, &mut hasher)?;
+    // Other devices and types round otherwise.
+    if let Some(place) = policy.decoder.place() {
+        hasher.update(place.to_string().as_bytes());
+    }
     for row in splits.iter().flat_map(|s| &s.rows) {
         hasher.update(row.id.as_bytes());
         for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {

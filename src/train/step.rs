@@ -12,6 +12,7 @@ use crate::nn::Real;
 use crate::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
+use crate::train::peers::Peers;
 
 /// Sums over examples of a step, from which means are taken.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +54,8 @@ pub struct Pass<'a> {
     pub occasion: &'a str,
     /// Examples of the whole step: a pass contributes its share of the mean.
     pub step_examples: usize,
+    /// The ranks among which the pass is shared.
+    pub peers: &'a Peers,
 }
 
 /// Forward and backward; gradients of the step's mean loss are added to `gradients`.
@@ -156,9 +159,9 @@ pub fn forward<T: Real>(
     }
     if let (Some(codes), Some(lpc)) = (found.as_ref().and_then(Inferred::codes), &policy.lpc) {
         if lpc.config.balance > 0.0 {
-            let weight = rows.len() as f64 * share;
-            let balance = codes.balance()?;
-            loss = (loss + (&balance * (weight * lpc.config.balance))?)?;
+            let (mean, examples) = posterior_mean(codes, pass.peers)?;
+            let balance = crate::lpc::balance(&mean)?;
+            loss = (loss + (&balance * (examples * share * lpc.config.balance))?)?;
             sums.balance += balance.to_dtype(DType::F64)?.to_vec0::<f64>()? * rows.len() as f64;
         }
         count_codes(codes, sums)?;
@@ -186,6 +189,36 @@ fn draws<T: Real>(
         draws.iter_mut().for_each(|draw| draw.flips = Some(flips.clone()));
     }
     Ok(draws)
+}
+
+/// The posterior's mean over the pass of all ranks, and its number of examples. What other ranks bring is a constant
+/// here: each rank's gradient is that of its own examples, and their sum that of the whole.
+fn posterior_mean(codes: &Codes, peers: &Peers) -> Result<(Tensor, f64)> {
+    let own = codes.log_posterior.exp()?.sum(0)?;
+    let n = codes.log_posterior.dim(0)? as f64;
+    if peers.size() == 1 {
+        return Ok((codes.log_posterior.exp()?.mean(0)?, n));
+    }
+    let mut numbers = vec![n];
+    let own_numbers = own.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    numbers.extend(&own_numbers);
+    let all = peers.total(numbers)?;
+    let others: Vec<f64> = all[1..].iter().zip(&own_numbers).map(|(all, own)| all - own).collect();
+    let others = Tensor::from_vec(others, own.shape(), own.device())?.to_dtype(own.dtype())?;
+    Ok((((own + others)? / all[0])?, all[0]))
+}
+
+/// A rank's part in a pass of which it has no pairs.
+///
+/// # Errors
+/// As [`Peers::meet`].
+pub fn idle<T: Real>(policy: &Policy<T>, peers: &Peers) -> Result<()> {
+    match &policy.lpc {
+        Some(lpc) if lpc.config.coded() && lpc.config.balance > 0.0 => {
+            peers.total(vec![0.0; 1 + lpc.config.codes]).map(|_| ())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn count_codes(codes: &Codes, sums: &mut Sums) -> Result<()> {

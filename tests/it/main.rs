@@ -15,6 +15,8 @@
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
+//! - `places`: composed operations, other types and recomputation against the fused kernels.
+//! - `ranks`: several ranks are one process with their batches together.
 //! - `resume`: a stopped run ends with the same bits.
 //! - `trajectory`: fifty steps of training beside those of TRL.
 //! - `tokenize`: renderings and token ids recorded from transformers.
@@ -32,7 +34,9 @@ mod invariants;
 mod latents;
 mod models;
 mod parity;
+mod places;
 mod policies;
+mod ranks;
 mod recipes;
 mod resume;
 mod support;

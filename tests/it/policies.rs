@@ -12,6 +12,7 @@ use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::policy::Policy;
 use lpc_pipe::seed::Seed;
+use lpc_pipe::train::peers::ALONE;
 use lpc_pipe::train::step::{self, Pass, Sums};
 
 /// Vocabulary of [`llama`].
@@ -131,7 +132,7 @@ pub const MIDDLE: Moment = Moment { g: 0.3, tau: 0.7, kl_weight: 0.05 };
 
 /// What a pass over `rows` in one step is told.
 pub fn pass<'a>(objective: &'a ObjectiveConfig, moment: Moment, step_examples: usize) -> Pass<'a> {
-    Pass { objective, moment, seed: Seed(9), occasion: "0", step_examples }
+    Pass { objective, moment, seed: Seed(9), occasion: "0", step_examples, peers: &ALONE }
 }
 
 /// Value of the loss and the sums over examples.

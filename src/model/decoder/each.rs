@@ -31,7 +31,7 @@ impl<T: Real> Decoder<T> {
         gradients: &Arc<Gradients>,
     ) -> Result<Option<Tensor>> {
         let head = &self.head.tensor;
-        let fused = head.device().is_cpu() && h.device().is_cpu() && head.dtype() == T::KIND;
+        let fused = self.place().is_none() && h.device().is_cpu() && head.dtype() == T::KIND;
         if !fused || targets.iter().any(|&id| id as usize >= self.config.vocab_size) {
             return Ok(None);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use polars::prelude::*;
 
@@ -11,13 +11,13 @@ use crate::analysis::{self, tables};
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::Result;
-use crate::policy::{Example, Policy, examine, folder};
+use crate::policy::{Example, Policy, folder};
 use crate::posteriors::{self, Ledger, Part};
 use crate::progress::Progress;
 use crate::schema::{self, col, metric, prepared};
 use crate::seed::Seed;
 use crate::tokenize::ModelTokenizer;
-use crate::train::{Observer, Outcome, TrainConfig, reference};
+use crate::train::{Observer, Outcome, Peers, TrainConfig, reference, shares};
 
 /// A trained policy on its way to disk.
 pub(super) struct Trained<'a> {
@@ -29,7 +29,29 @@ pub(super) struct Trained<'a> {
 }
 
 impl Trained<'_> {
-    /// Evaluates every split and writes posteriors, codes, model and summary.
+    /// Evaluates every split.
+    ///
+    /// # Errors
+    /// As [`super::run`].
+    pub fn examine(
+        &self,
+        policy: &Policy<f32>,
+        peers: &Peers,
+        progress: &dyn Progress,
+    ) -> Result<(Vec<Vec<Example>>, Duration)> {
+        let clock = Instant::now();
+        let total: usize = self.splits.iter().map(|s| s.rows.len()).sum();
+        progress.begin("posteriors", Some(total as u64));
+        let examples: Result<Vec<_>> = self
+            .splits
+            .iter()
+            .map(|s| shares::examine(policy, &s.rows, peers, |n| progress.advance(n as u64)))
+            .collect();
+        progress.end();
+        Ok((examples?, clock.elapsed()))
+    }
+
+    /// Writes posteriors, codes, model and summary.
     ///
     /// # Errors
     /// As [`super::run`].
@@ -38,22 +60,14 @@ impl Trained<'_> {
         out: &Path,
         policy: &Policy<f32>,
         tokenizer: &ModelTokenizer,
+        (examples, time): &(Vec<Vec<Example>>, Duration),
         observers: &mut [&mut dyn Observer],
         progress: &dyn Progress,
     ) -> Result<RunSummary> {
-        let total: usize = self.splits.iter().map(|s| s.rows.len()).sum();
-        progress.begin("posteriors", Some(total as u64));
-        let clock = Instant::now();
-        let examples: Vec<Vec<Example>> = self
-            .splits
-            .iter()
-            .map(|s| examine(policy, &s.rows, |n| progress.advance(n as u64)))
-            .collect::<Result<_>>()?;
-        progress.end();
         let parts: Vec<Part<'_>> = self
             .splits
             .iter()
-            .zip(&examples)
+            .zip(examples)
             .zip(self.reference)
             .map(|((split, examples), reference)| Part {
                 split: &split.name,
@@ -71,7 +85,7 @@ impl Trained<'_> {
             folder::save(policy, &model)?;
             tokenizer.save(&model)?;
         }
-        let summary = self.summary(policy, &frame, &examples)?;
+        let summary = self.summary(policy, &frame, examples)?;
         artifact::write_json(out.join(schema::run::SUMMARY), &summary)?;
         let event = crate::train::TrainEvent::Evaluation {
             step: self.outcome.steps,
@@ -79,11 +93,11 @@ impl Trained<'_> {
                 (format!("eval_{}", metric::REWARDS_ACCURACIES), summary.eval_accuracy),
                 (format!("eval_{}", metric::REWARDS_MARGINS), summary.eval_margin),
                 (format!("eval_{}", metric::KL), summary.kl),
-                ("eval_runtime".into(), clock.elapsed().as_secs_f64()),
+                ("eval_runtime".into(), time.as_secs_f64()),
             ],
         };
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
-        let [prior, _] = usage(&examples);
+        let [prior, _] = usage(examples);
         let total = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
         let entropy = examples.iter().flatten().map(|e| e.posterior_entropy).sum::<f64>() / total;
         if let Some(why) = crate::lpc::usage::collapse(&prior, entropy) {

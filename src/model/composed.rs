@@ -1,0 +1,386 @@
+//! The decoder on any candle device, from composed operations.
+//!
+//! Tokens go to the device and hidden states come back; the latent part and the losses stay in memory, so that nothing
+//! outside this file knows of devices. The residual stream, norms, softmax and log-probabilities are of the parameters'
+//! wide type; products are of the compute type. A parameter that is trained keeps its wide values (the master), and
+//! products read a rounded copy of it, which follows the master after every step.
+//!
+//! candle builds gradients one layer at a time: what a layer needs is freed before the next one begins.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, Var};
+
+use super::decoder::Packed;
+use super::layer::LayerWeights;
+use super::linear::{Linear, Weight};
+use super::params::{Gradients, Params};
+use crate::nn::Real;
+use crate::nn::attention::Heads;
+use crate::nn::composed::{self, Angles, CHUNK, Gather, Group};
+use crate::nn::real::with_slice;
+
+/// Where the decoder computes, and in which type.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Device of the backbone's parameters.
+    pub device: Device,
+    /// Type of the values that products read.
+    pub compute: DType,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let device = match &self.device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        };
+        write!(f, "{device}, composed operations, {}", self.compute.as_str())
+    }
+}
+
+/// Copies of trained parameters in the compute type, by position.
+#[derive(Debug, Clone, Default)]
+pub struct Copies(HashMap<usize, Var>);
+
+impl Copies {
+    /// Copies of the matrices that are trained and of another type than `compute`, but for one that no product reads.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
+    pub fn new(params: &Params, compute: DType, lookup: Option<usize>) -> Result<Copies> {
+        let matrices = params.iter().enumerate().filter(|(i, p)| {
+            Some(*i) != lookup
+                && p.group != super::Group::Latent
+                && p.trainable
+                && p.var.dtype() != compute
+                && p.var.rank() == 2
+        });
+        let copies = matrices.map(|(i, p)| Ok((i, Var::from_tensor(&p.var.as_detached_tensor().to_dtype(compute)?)?)));
+        Ok(Copies(copies.collect::<Result<_>>()?))
+    }
+
+    /// Follows the masters.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
+    pub fn refresh(&self, params: &Params) -> Result<()> {
+        self.0
+            .iter()
+            .try_for_each(|(&i, copy)| copy.set(&params.get(i).var.as_detached_tensor().to_dtype(copy.dtype())?))
+    }
+
+    /// What products read of a parameter.
+    fn read<'a>(&'a self, weight: &'a Weight) -> &'a Tensor {
+        self.0.get(&weight.position).map_or(&weight.tensor, |v| v.as_tensor())
+    }
+}
+
+/// One decoder's parts, as the operations below need them.
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
+    pub place: Place,
+    pub copies: Arc<Copies>,
+    pub embedding: Weight,
+    pub layers: Arc<Vec<LayerWeights>>,
+    pub norm: Weight,
+    pub head: Weight,
+    pub heads: Heads,
+    pub eps: f64,
+    pub frequencies: Vec<f64>,
+    /// How many positions a row of each layer sees, itself included; 0 for all before it.
+    pub windows: Vec<usize>,
+    pub recompute: bool,
+}
+
+/// What a pass' layers share.
+struct Shared {
+    angles: Angles,
+    /// Who sees whom, for each window in use.
+    groups: BTreeMap<usize, Vec<Group>>,
+}
+
+/// One stretch of the way from tokens to hidden states: its input as a leaf, and its output where that is kept.
+struct Stretch {
+    input: Var,
+    output: Option<Tensor>,
+}
+
+/// The pass that a backward pass reads.
+struct Tape {
+    ids: Tensor,
+    shared: Shared,
+    layers: Vec<Stretch>,
+    last: Stretch,
+}
+
+impl Parts {
+    /// `x W^T + b + s (x A^T) B^T`, in the type of the weight's readable values; back in the type of `x`.
+    fn map(&self, x: &Tensor, linear: &Linear, gradients: Option<&Gradients>) -> Result<Tensor> {
+        let product = |x: &Tensor, weight: &Weight| -> Result<Tensor> {
+            let w = self.copies.read(weight);
+            let x = x.to_dtype(w.dtype())?;
+            match gradients {
+                None => composed::linear(&x, &w.detach()),
+                Some(g) if g.wants(weight.position) => composed::linear(&x, w),
+                Some(_) => composed::linear_frozen(&x, w),
+            }
+        };
+        let wide = x.dtype();
+        let mut y = product(x, &linear.weight)?.to_dtype(wide)?;
+        if let Some(bias) = &linear.bias {
+            y = y.broadcast_add(&self.vector(bias, gradients, wide)?)?;
+        }
+        if let Some(adapter) = &linear.adapter {
+            let u = (product(x, &adapter.a)? * adapter.scale)?;
+            y = (y + product(&u, &adapter.b)?.to_dtype(wide)?)?;
+        }
+        Ok(y)
+    }
+
+    /// A norm's weight or a bias, a leaf where it is trained.
+    fn vector(&self, weight: &Weight, gradients: Option<&Gradients>, wide: DType) -> Result<Tensor> {
+        let leaf = gradients.is_some_and(|g| g.wants(weight.position));
+        let values = if leaf { weight.tensor.clone() } else { weight.tensor.detach() };
+        values.to_dtype(wide)
+    }
+
+    fn layer(&self, i: usize, x: &Tensor, shared: &Shared, gradients: Option<&Gradients>) -> Result<Tensor> {
+        let (w, groups) = (&self.layers[i], shared.groups.get(&self.windows[i]).map_or(&[][..], Vec::as_slice));
+        let wide = x.dtype();
+        let norm = |x: &Tensor, weight: &Weight| composed::norm(x, &self.vector(weight, gradients, wide)?, self.eps);
+        let normed = norm(x, &w.input_layernorm)?;
+        let q = shared.angles.turn(&self.map(&normed, &w.q_proj, gradients)?)?.to_dtype(self.place.compute)?;
+        let k = shared.angles.turn(&self.map(&normed, &w.k_proj, gradients)?)?.to_dtype(self.place.compute)?;
+        let v = self.map(&normed, &w.v_proj, gradients)?.to_dtype(self.place.compute)?;
+        let attended = composed::attention(&q, &k, &v, groups, self.heads)?.to_dtype(wide)?;
+        let middle = (x + self.map(&attended, &w.o_proj, gradients)?)?;
+        let normed = norm(&middle, &w.post_attention_layernorm)?;
+        let (gate, up) = (self.map(&normed, &w.gate_proj, gradients)?, self.map(&normed, &w.up_proj, gradients)?);
+        middle + self.map(&composed::swiglu(&gate, &up)?, &w.down_proj, gradients)?
+    }
+
+    fn last(&self, x: &Tensor, gradients: Option<&Gradients>) -> Result<Tensor> {
+        composed::norm(x, &self.vector(&self.norm, gradients, x.dtype())?, self.eps)
+    }
+
+    fn begin<T: Real>(&self, packed: Packed<'_>) -> Result<(Tensor, Tensor, Shared)> {
+        let device = &self.place.device;
+        let ids = Tensor::from_slice(packed.ids, packed.ids.len(), device)?;
+        let x = self.embedding.tensor.detach().index_select(&ids, 0)?.to_dtype(T::KIND)?;
+        let angles = Angles::new(&self.frequencies, packed.positions, T::KIND, device)?;
+        let groups = BTreeSet::from_iter(&self.windows)
+            .into_iter()
+            .map(|&w| Ok((w, composed::groups(packed.segments, w, T::KIND, device)?)))
+            .collect::<Result<_>>()?;
+        Ok((ids, x, Shared { angles, groups }))
+    }
+
+    /// Last hidden states, in memory; with `gradients`, part of candle's graph.
+    pub fn hidden<T: Real>(&self, packed: Packed<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
+        let (ids, mut x, shared) = self.begin::<T>(packed)?;
+        let Some(gradients) = gradients else {
+            for i in 0..self.layers.len() {
+                x = self.layer(i, &x, &shared, None)?;
+            }
+            return self.last(&x, None)?.to_device(&Device::Cpu);
+        };
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for i in 0..self.layers.len() {
+            let stretch = self.stretch(&x, |x| self.layer(i, x, &shared, Some(gradients)))?;
+            x = stretch.1;
+            layers.push(stretch.0);
+        }
+        let (last, h) = self.stretch(&x, |x| self.last(x, Some(gradients)))?;
+        let tape = Tape { ids, shared, layers, last };
+        let values = h.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<T>()?;
+        let op = Backbone::<T> {
+            parts: self.clone(),
+            gradients: gradients.clone(),
+            shape: h.shape().clone(),
+            values: Mutex::new(values),
+            tape: Mutex::new(Some(tape)),
+        };
+        // candle enters the backward pass through a leaf in memory; it has no gradient of its own.
+        Var::zeros(1, T::KIND, &Device::Cpu)?.as_tensor().apply_op1(op)
+    }
+
+    /// Runs a stretch; its graph is kept, or only its input.
+    fn stretch(&self, x: &Tensor, run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<(Stretch, Tensor)> {
+        let input = Var::from_tensor(&x.detach())?;
+        let output = run(input.as_tensor())?;
+        let value = output.detach();
+        Ok((Stretch { input, output: (!self.recompute).then_some(output) }, value))
+    }
+
+    /// Backward through one stretch: parameters' gradients go to the sums, the input's is returned.
+    fn back<T: Real>(
+        &self,
+        stretch: Stretch,
+        dy: &Tensor,
+        weights: &[&Weight],
+        gradients: &Gradients,
+        run: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let output = match stretch.output {
+            Some(output) => output,
+            None => run(stretch.input.as_tensor())?,
+        };
+        let mut store = (output * dy)?.sum_all()?.backward()?;
+        for weight in weights {
+            for leaf in [&weight.tensor, self.copies.read(weight)] {
+                if let Some(gradient) = store.remove(leaf) {
+                    gradients.add_tensor::<T>(weight.position, &gradient)?;
+                }
+            }
+        }
+        match store.remove(stretch.input.as_tensor()) {
+            Some(dx) => Ok(dx),
+            None => candle_core::bail!("a stretch of the decoder has no gradient"),
+        }
+    }
+
+    fn backward<T: Real>(&self, tape: Tape, dh: &Tensor, gradients: &Gradients) -> Result<()> {
+        let Tape { ids, shared, layers, last } = tape;
+        let mut dx = dh.to_device(&self.place.device)?;
+        dx = self.back::<T>(last, &dx, &[&self.norm], gradients, |x| self.last(x, Some(gradients)))?;
+        for (i, stretch) in layers.into_iter().enumerate().rev() {
+            let run = |x: &Tensor| self.layer(i, x, &shared, Some(gradients));
+            dx = self.back::<T>(stretch, &dx, &all(&self.layers[i]), gradients, run)?;
+        }
+        if gradients.wants(self.embedding.position) {
+            let table = Tensor::zeros(self.embedding.tensor.shape(), dx.dtype(), dx.device())?;
+            gradients.add_tensor::<T>(self.embedding.position, &table.index_add(&ids, &dx.contiguous()?, 0)?)?;
+        }
+        Ok(())
+    }
+
+    /// Log-probability of each row's target.
+    pub fn token_logps<T: Real>(
+        &self,
+        h: &Tensor,
+        targets: &[u32],
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<Tensor> {
+        let targets = Tensor::from_slice(targets, targets.len(), &self.place.device)?;
+        let op =
+            Head::<T> { parts: self.clone(), targets, gradients: gradients.cloned(), kind: std::marker::PhantomData };
+        // The second argument is a leaf, so that the backward pass comes here even where the rows are constants.
+        let leaf = Var::zeros(1, T::KIND, &Device::Cpu)?;
+        match gradients {
+            Some(_) => h.contiguous()?.apply_op2(leaf.as_tensor(), op),
+            None => h.contiguous()?.apply_op2_no_bwd(leaf.as_tensor(), &op),
+        }
+    }
+
+    /// Logits, in memory.
+    pub fn logits(&self, h: &Tensor) -> Result<Tensor> {
+        let w = self.copies.read(&self.head).detach();
+        let logits = composed::linear(&h.detach().to_device(&self.place.device)?.to_dtype(w.dtype())?, &w)?;
+        logits.to_dtype(h.dtype())?.to_device(&Device::Cpu)
+    }
+}
+
+/// Every parameter of a layer.
+fn all(w: &LayerWeights) -> Vec<&Weight> {
+    let mut out = vec![&w.input_layernorm, &w.post_attention_layernorm];
+    for linear in [&w.q_proj, &w.k_proj, &w.v_proj, &w.o_proj, &w.gate_proj, &w.up_proj, &w.down_proj] {
+        out.push(&linear.weight);
+        out.extend(&linear.bias);
+        out.extend(linear.adapter.iter().flat_map(|a| [&a.a, &a.b]));
+    }
+    out
+}
+
+/// From tokens to hidden states, as candle's graph sees it.
+struct Backbone<T> {
+    parts: Parts,
+    gradients: Arc<Gradients>,
+    shape: Shape,
+    values: Mutex<Vec<T>>,
+    tape: Mutex<Option<Tape>>,
+}
+
+impl<T: Real> CustomOp1 for Backbone<T> {
+    fn name(&self) -> &'static str {
+        "composed-backbone"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let values = std::mem::take(&mut *self.values.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((T::to_cpu_storage_owned(values), self.shape.clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad_res: &Tensor) -> Result<Option<Tensor>> {
+        let Some(tape) = self.tape.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            candle_core::bail!("composed-backbone: a second backward pass")
+        };
+        self.parts.backward::<T>(tape, grad_res, &self.gradients)?;
+        Ok(None)
+    }
+}
+
+/// From hidden rows to log-probabilities.
+struct Head<T> {
+    parts: Parts,
+    targets: Tensor,
+    gradients: Option<Arc<Gradients>>,
+    kind: std::marker::PhantomData<T>,
+}
+
+impl<T: Real> Head<T> {
+    fn gather(&self) -> Gather {
+        let w = self.parts.copies.read(&self.parts.head).detach();
+        Gather { w, targets: self.targets.clone(), wide: T::KIND, chunk: CHUNK }
+    }
+}
+
+impl<T: Real> CustomOp2 for Head<T> {
+    fn name(&self) -> &'static str {
+        "composed-token-logps"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("composed-token-logps needs a contiguous input")
+        };
+        let h = &T::cpu_storage_as_slice(storage)?[start..end];
+        let h = Tensor::from_slice(h, layout.shape(), &self.parts.place.device)?;
+        let logps = self.gather().forward(&h)?.to_device(&Device::Cpu)?.to_vec1::<T>()?;
+        let rows = logps.len();
+        Ok((T::to_cpu_storage_owned(logps), rows.into()))
+    }
+
+    fn bwd(&self, arg: &Tensor, _: &Tensor, _: &Tensor, grad_res: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(gradients) = &self.gradients else {
+            candle_core::bail!("composed-token-logps: a backward pass in evaluation")
+        };
+        let device = &self.parts.place.device;
+        let (h, g) = (arg.detach().to_device(device)?, grad_res.contiguous()?.to_device(device)?);
+        let position = self.parts.head.position;
+        let (dh, dw) = self.gather().backward(&h, &g, gradients.wants(position))?;
+        if let Some(dw) = dw {
+            gradients.add_tensor::<T>(position, &dw)?;
+        }
+        Ok((Some(dh.to_device(&Device::Cpu)?), None))
+    }
+}
+
+/// A parameter's values in memory, as numbers of this type, wherever they are.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+pub fn in_memory<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> crate::Result<R> {
+    if tensor.device().is_cpu() && tensor.dtype() == T::KIND {
+        return with_slice::<T, R>(tensor, f);
+    }
+    with_slice::<T, R>(&tensor.detach().to_device(&Device::Cpu)?.to_dtype(T::KIND)?.contiguous()?, f)
+}

@@ -1,0 +1,462 @@
+//! The decoder's operations once more, composed of candle's differentiable ones: for devices without kernels of ours.
+//!
+//! They run wherever candle does, in the type of what they are given, and keep to operations that have a backward pass:
+//! candle's own fused normalisation, softmax and rotary embedding have none. Each agrees with its kernel, values and
+//! gradients, to rounding.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, D, Device, Layout, MetalStorage, Result, Shape, Storage, Tensor,
+};
+
+use super::attention::{Heads, Segment};
+
+/// `w * x / sqrt(mean(x^2) + eps)` over the last dimension.
+///
+/// # Shapes
+/// x (N,H) · w (H) -> (N,H).
+///
+/// # Errors
+/// [`candle_core::Error`].
+pub fn norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+    x.broadcast_mul(&inverse)?.broadcast_mul(w)
+}
+
+/// `silu(gate) * up`.
+///
+/// # Errors
+/// [`candle_core::Error`].
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+/// Cosines and sines of a pass' rows.
+#[derive(Debug, Clone)]
+pub struct Angles {
+    /// (N,1,D/2)
+    cos: Tensor,
+    /// (N,1,D/2)
+    sin: Tensor,
+}
+
+impl Angles {
+    /// For rows at these positions, with frequencies in radians per position; rounded from f64 to the type.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
+    pub fn new(frequencies: &[f64], positions: &[u32], dtype: candle_core::DType, device: &Device) -> Result<Angles> {
+        let angles = || positions.iter().flat_map(|&p| frequencies.iter().map(move |f| f64::from(p) * f));
+        let table = |of: fn(f64) -> f64| -> Result<Tensor> {
+            let values: Vec<f64> = angles().map(of).collect();
+            // Rounded here: not every device has f64.
+            Tensor::from_vec(values, (positions.len(), 1, frequencies.len()), &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)
+        };
+        Ok(Angles { cos: table(f64::cos)?, sin: table(f64::sin)? })
+    }
+
+    /// Turns every head of every row.
+    ///
+    /// # Shapes
+    /// x (N, heads * D) -> the same.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
+    pub fn turn(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        let half = self.cos.dim(2)?;
+        let heads = x.reshape((rows, width / (2 * half), 2 * half))?;
+        let (low, high) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
+        let turned_low = (low.broadcast_mul(&self.cos)? - high.broadcast_mul(&self.sin)?)?;
+        let turned_high = (high.broadcast_mul(&self.cos)? + low.broadcast_mul(&self.sin)?)?;
+        Tensor::cat(&[turned_low, turned_high], 2)?.reshape((rows, width))
+    }
+}
+
+/// Rows that attend to each other, and who sees whom among them.
+#[derive(Debug, Clone)]
+pub struct Group {
+    start: usize,
+    len: usize,
+    /// 0 where row i sees row j, minus infinity elsewhere (len,len).
+    mask: Tensor,
+}
+
+/// The groups of a packed batch. A row sees `window` positions, its own among them, counted along its sequence (prefix,
+/// then segment); 0 for all.
+///
+/// # Errors
+/// [`candle_core::Error`] where the rows of a group do not lie together.
+pub fn groups(segments: &[Segment], window: usize, dtype: candle_core::DType, device: &Device) -> Result<Vec<Group>> {
+    segments
+        .chunk_by(|a, b| a.group == b.group)
+        .map(|group| {
+            let start = group.first().map_or(0, |s| s.start);
+            let len: usize = group.iter().map(|s| s.len).sum();
+            let mut mask = vec![f32::NEG_INFINITY; len * len];
+            for segment in group {
+                for row in segment.start..segment.start + segment.len {
+                    let prefix = segment.prefix_start..segment.prefix_start + segment.prefix_len;
+                    let place = segment.prefix_len + row - segment.start;
+                    for (at, key) in prefix.chain(segment.start..=row).enumerate() {
+                        let near = window == 0 || place - at < window;
+                        let (Some(i), Some(j)) = (row.checked_sub(start), key.checked_sub(start)) else {
+                            candle_core::bail!("a group's rows do not lie together")
+                        };
+                        if i >= len || j >= len {
+                            candle_core::bail!("a group's rows do not lie together");
+                        }
+                        if near {
+                            mask[i * len + j] = 0.0;
+                        }
+                    }
+                }
+            }
+            let mask = Tensor::from_vec(mask, (len, len), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
+            Ok(Group { start, len, mask })
+        })
+        .collect()
+}
+
+/// Causal attention within each group. Scores and probabilities are of the masks' type, whatever q, k and v are.
+///
+/// # Shapes
+/// q (N, Hq*D) · k, v (N, Hkv*D) -> (N, Hq*D).
+///
+/// # Errors
+/// [`candle_core::Error`].
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, groups: &[Group], heads: Heads) -> Result<Tensor> {
+    let share = heads.query / heads.kv;
+    let scale = (heads.size as f64).sqrt().recip();
+    let parts = groups
+        .iter()
+        .map(|group| {
+            let n = group.len;
+            // (n, Hkv*share*D) -> (Hkv, share*n, D): the queries of one key-value head are rows of one product.
+            let q = q.narrow(0, group.start, n)?.reshape((n, heads.kv, share, heads.size))?;
+            let q = q.permute((1, 2, 0, 3))?.contiguous()?.reshape((heads.kv, share * n, heads.size))?;
+            let side = |x: &Tensor| -> Result<Tensor> {
+                x.narrow(0, group.start, n)?.reshape((n, heads.kv, heads.size))?.transpose(0, 1)?.contiguous()
+            };
+            let (k, v) = (side(k)?, side(v)?);
+            let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)?.to_dtype(group.mask.dtype())? * scale)?;
+            let scores = scores.reshape((heads.kv, share, n, n))?.broadcast_add(&group.mask)?;
+            let p = softmax(&scores)?.reshape((heads.kv, share * n, n))?.to_dtype(v.dtype())?;
+            let out = p.matmul(&v)?.reshape((heads.kv, share, n, heads.size))?;
+            out.permute((2, 0, 1, 3))?.contiguous()?.reshape((n, heads.query * heads.size))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    match parts.len() {
+        1 => Ok(parts[0].clone()),
+        _ => Tensor::cat(&parts, 0),
+    }
+}
+
+/// `e^x / sum e^x` over the last dimension.
+fn softmax(x: &Tensor) -> Result<Tensor> {
+    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}
+
+/// `x W^T`; the weight's gradient is candle's to find.
+///
+/// # Shapes
+/// x (N,I) · w (O,I) -> (N,O).
+///
+/// # Errors
+/// [`candle_core::Error`].
+pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    x.matmul(&w.t()?)
+}
+
+/// `x W^T` for a frozen weight: candle's own product builds the gradient of both sides, this one that of `x` alone.
+///
+/// # Shapes
+/// As [`linear`].
+///
+/// # Errors
+/// [`candle_core::Error`].
+pub fn linear_frozen(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Frozen { w: w.detach(), turned: w.detach().t()? })
+}
+
+struct Frozen {
+    /// (O,I)
+    w: Tensor,
+    /// (I,O), the same storage.
+    turned: Tensor,
+}
+
+impl Frozen {
+    fn shape(&self, x: &Layout) -> Result<(usize, usize, usize)> {
+        let ((m, k), (inner, n)) = (x.shape().dims2()?, self.turned.dims2()?);
+        if k != inner {
+            candle_core::bail!("frozen-linear: {k} columns meet a weight of {inner}");
+        }
+        Ok((m, n, k))
+    }
+
+    /// The product, by the backend's own routine.
+    fn product<S: BackendStorage>(&self, x: &S, layout: &Layout, w: &S) -> Result<(S, Shape)> {
+        let (m, n, k) = self.shape(layout)?;
+        Ok((x.matmul(w, (1, m, n, k), layout, self.turned.layout())?, (m, n).into()))
+    }
+}
+
+impl CustomOp1 for Frozen {
+    fn name(&self) -> &'static str {
+        "frozen-linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        match &*self.turned.storage_and_layout().0 {
+            Storage::Cpu(w) => self.product(storage, layout, w),
+            _ => candle_core::bail!("frozen-linear: the weight is on another device"),
+        }
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        match &*self.turned.storage_and_layout().0 {
+            Storage::Cuda(w) => self.product(storage, layout, w),
+            _ => candle_core::bail!("frozen-linear: the weight is on another device"),
+        }
+    }
+
+    fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        match &*self.turned.storage_and_layout().0 {
+            Storage::Metal(w) => self.product(storage, layout, w),
+            _ => candle_core::bail!("frozen-linear: the weight is on another device"),
+        }
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad_res: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad_res.contiguous()?.matmul(&self.w)?))
+    }
+}
+
+/// Numbers that one chunk of logits may hold: the whole (rows, vocabulary) is never there.
+pub const CHUNK: usize = 1 << 26;
+
+/// Log-probabilities of given tokens under `log_softmax(W h)`, computed in chunks of rows; and their backward pass,
+/// which computes each chunk's logits again.
+#[derive(Debug)]
+pub struct Gather {
+    /// (V,H), of the type of the products; no part of a graph, or every chunk would be kept for it.
+    pub w: Tensor,
+    /// (R), on the device.
+    pub targets: Tensor,
+    /// Type of log-probabilities and of everything but products.
+    pub wide: candle_core::DType,
+    /// Numbers that one chunk of logits may hold: [`CHUNK`].
+    pub chunk: usize,
+}
+
+impl Gather {
+    fn chunks(&self, rows: usize) -> Result<impl Iterator<Item = (usize, usize)>> {
+        let step = (self.chunk / self.w.dim(0)?.max(1)).max(1);
+        Ok((0..rows).step_by(step).map(move |at| (at, step.min(rows - at))))
+    }
+
+    /// A chunk's rows in the products' type, their targets (r,1), their logits without the largest (r,V), and the
+    /// logarithm of those logits' exponentials' sum (r,1).
+    fn chunk(&self, h: &Tensor, at: usize, n: usize) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
+        let h = h.narrow(0, at, n)?.to_dtype(self.w.dtype())?;
+        let targets = self.targets.narrow(0, at, n)?.unsqueeze(1)?;
+        let logits = h.matmul(&self.w.t()?)?.to_dtype(self.wide)?;
+        let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
+        let sum = logits.exp()?.sum_keepdim(1)?.log()?;
+        Ok((h, targets, logits, sum))
+    }
+
+    /// # Shapes
+    /// h (R,H) -> (R).
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
+    pub fn forward(&self, h: &Tensor) -> Result<Tensor> {
+        let parts = self
+            .chunks(h.dim(0)?)?
+            .map(|(at, n)| {
+                let (_, targets, logits, sum) = self.chunk(h, at, n)?;
+                (logits.gather(&targets, 1)? - sum)?.squeeze(1)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Tensor::cat(&parts, 0)
+    }
+
+    /// Gradients of the rows and, where wanted, of the weight: `dlogits = g (onehot(target) - softmax)`.
+    ///
+    /// # Shapes
+    /// h (R,H) · g (R) -> (R,H), (V,H).
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
+    pub fn backward(&self, h: &Tensor, g: &Tensor, weight: bool) -> Result<(Tensor, Option<Tensor>)> {
+        let mut dw: Option<Tensor> = None;
+        let mut parts = Vec::new();
+        for (at, n) in self.chunks(h.dim(0)?)? {
+            let (h, targets, logits, sum) = self.chunk(h, at, n)?;
+            let g = g.narrow(0, at, n)?.unsqueeze(1)?;
+            let p = logits.broadcast_sub(&sum)?.exp()?;
+            let dlogits = p.broadcast_mul(&g.neg()?)?.scatter_add(&targets, &g, 1)?.to_dtype(self.w.dtype())?;
+            parts.push(dlogits.matmul(&self.w)?.to_dtype(self.wide)?);
+            if weight {
+                let part = dlogits.t()?.matmul(&h)?.to_dtype(self.wide)?;
+                dw = Some(match dw {
+                    None => part,
+                    Some(sum) => (sum + part)?,
+                });
+            }
+        }
+        Ok((Tensor::cat(&parts, 0)?, dw))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Var};
+
+    use super::*;
+    use crate::nn::{Precision, attention as fused, check, gather, norm as fused_norm, rope, swiglu as fused_swiglu};
+
+    const HEADS: Heads = Heads { query: 4, kv: 2, size: 4 };
+
+    fn var(key: &str, shape: impl Into<Shape>) -> (Var, Vec<f64>) {
+        let shape = shape.into();
+        let values = check::numbers(key, shape.elem_count());
+        (Var::from_tensor(&Tensor::from_vec(values.clone(), shape, &Device::Cpu).unwrap()).unwrap(), values)
+    }
+
+    fn numbers(t: &Tensor) -> Vec<f64> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Gradients of `sum(y * dy)` for these variables.
+    fn gradients(y: &Tensor, dy: &[f64], of: &[&Var]) -> Vec<Vec<f64>> {
+        let dy = Tensor::from_vec(dy.to_vec(), y.shape(), &Device::Cpu).unwrap();
+        let store = (y * dy).unwrap().sum_all().unwrap().backward().unwrap();
+        of.iter().map(|v| store.get(v.as_tensor()).map(numbers).unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn close(what: &str, a: &[f64], b: &[f64]) {
+        assert_eq!(a.len(), b.len(), "{what}");
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            assert!((a - b).abs() < 1e-10, "{what}[{i}]: composed {a}, kernel {b}");
+        }
+    }
+
+    #[test]
+    fn norm_is_the_kernel_s() {
+        let (n, h) = (5, 18);
+        let ((x, xs), (w, ws), dy) = (var("x", (n, h)), var("w", h), check::numbers("dy", n * h));
+        let y = norm(&x, &w, 1e-5).unwrap();
+        let (mut wanted, mut inverse) = (vec![0.0; n * h], vec![0.0; n]);
+        fused_norm::forward(&xs, &ws, 1e-5, &mut wanted, &mut inverse);
+        close("y", &numbers(&y), &wanted);
+        let (mut dx, mut dw) = (vec![0.0; n * h], vec![0.0; h]);
+        fused_norm::backward(&xs, &ws, &inverse, &dy, &mut dx, Some(&mut dw));
+        let found = gradients(&y, &dy, &[&x, &w]);
+        close("dx", &found[0], &dx);
+        close("dw", &found[1], &dw);
+    }
+
+    #[test]
+    fn rotary_embedding_is_the_kernel_s() {
+        let (positions, frequencies) = ([5, 0, 7, 2], [1.0, 0.1]);
+        let n = positions.len();
+        let ((x, mut wanted), mut dy) = (var("x", (n, 8)), check::numbers("dy", n * 8));
+        let y = Angles::new(&frequencies, &positions, DType::F64, &Device::Cpu).unwrap().turn(&x).unwrap();
+        let found = gradients(&y, &dy, &[&x]);
+        let table = rope::Table::<f64>::new(&frequencies, 8);
+        table.turn(&mut wanted, &positions, false);
+        close("y", &numbers(&y), &wanted);
+        table.turn(&mut dy, &positions, true);
+        close("dx", &found[0], &dy);
+    }
+
+    #[test]
+    fn the_gated_unit_is_the_kernel_s() {
+        let ((gate, mut gates), (up, mut ups), dy) = (var("g", 40), var("u", 40), check::numbers("dy", 40));
+        let y = swiglu(&gate, &up).unwrap();
+        let mut wanted = vec![0.0; 40];
+        fused_swiglu::forward(&gates, &ups, &mut wanted);
+        close("y", &numbers(&y), &wanted);
+        fused_swiglu::backward(&mut gates, &mut ups, &dy);
+        let found = gradients(&y, &dy, &[&gate, &up]);
+        close("dgate", &found[0], &gates);
+        close("dup", &found[1], &ups);
+    }
+
+    #[test]
+    fn attention_is_the_kernel_s() {
+        let s = |start, len, prefix_start, prefix_len, group| Segment { start, len, prefix_start, prefix_len, group };
+        let segments = [s(0, 3, 0, 0, 0), s(3, 4, 0, 3, 0), s(7, 2, 0, 3, 0), s(9, 11, 0, 0, 1)];
+        let n = 20;
+        let (qw, kvw) = (HEADS.query * HEADS.size, HEADS.kv * HEADS.size);
+        let ((q, qs), (k, ks), (v, vs)) = (var("q", (n, qw)), var("k", (n, kvw)), var("v", (n, kvw)));
+        let dy = check::numbers("dy", n * qw);
+        for window in [0, 1, 2, 5] {
+            let layout = groups(&segments, window, DType::F64, &Device::Cpu).unwrap();
+            let y = attention(&q, &k, &v, &layout, HEADS).unwrap();
+            let scheme = fused::Scheme { segments: &segments, heads: HEADS, window, precision: Precision::F32 };
+            let (mut out, mut lse) = (vec![0.0; n * qw], vec![0.0; n * HEADS.query]);
+            fused::forward(&qs, &ks, &vs, &mut out, &mut lse, &scheme);
+            close("out", &numbers(&y), &out);
+            let (mut dq, mut dk, mut dv) = (vec![0.0; n * qw], vec![0.0; n * kvw], vec![0.0; n * kvw]);
+            let saved = fused::Saved { q: &qs, k: &ks, v: &vs, out: &out, lse: &lse, dout: &dy };
+            fused::backward(&saved, &mut dq, &mut dk, &mut dv, &scheme);
+            let found = gradients(&y, &dy, &[&q, &k, &v]);
+            close("dq", &found[0], &dq);
+            close("dk", &found[1], &dk);
+            close("dv", &found[2], &dv);
+        }
+    }
+
+    #[test]
+    fn a_group_lies_in_one_piece() {
+        let s = |start, len, prefix_len| Segment { start, len, prefix_start: 0, prefix_len, group: 0 };
+        assert!(groups(&[s(0, 3, 0), s(3, 2, 3)], 0, DType::F32, &Device::Cpu).is_ok());
+        assert!(groups(&[s(0, 3, 0), s(5, 2, 3)], 0, DType::F32, &Device::Cpu).is_err());
+    }
+
+    #[test]
+    fn a_frozen_weight_has_no_gradient_and_the_input_the_same() {
+        let ((x, _), (w, _)) = (var("x", (5, 3)), var("w", (4, 3)));
+        let dy = check::numbers("dy", 20);
+        let (free, frozen) = (linear(&x, &w).unwrap(), linear_frozen(&x, &w).unwrap());
+        close("y", &numbers(&frozen), &numbers(&free));
+        close("dx", &gradients(&frozen, &dy, &[&x])[0], &gradients(&free, &dy, &[&x])[0]);
+        assert!(frozen.sum_all().unwrap().backward().unwrap().get(w.as_tensor()).is_none());
+        // A view is multiplied as what it shows.
+        let (wide, _) = var("wide", (4, 8));
+        let part = wide.as_tensor().narrow(1, 2, 3).unwrap();
+        close(
+            "view",
+            &numbers(&linear_frozen(&x, &part).unwrap()),
+            &numbers(&linear(&x, &part.contiguous().unwrap()).unwrap()),
+        );
+        assert!(linear_frozen(&x, &wide).is_err());
+    }
+
+    #[test]
+    fn token_log_probabilities_are_the_kernel_s() {
+        let (r, hidden, v) = (3, 4, 50);
+        let ((h, hs), (w, ws), g) = (var("h", (r, hidden)), var("w", (v, hidden)), check::numbers("g", r));
+        let targets = [0u32, 9, 49];
+        let on_device = Tensor::new(&targets, &Device::Cpu).unwrap();
+        // Chunks of two rows.
+        let composed = Gather { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, chunk: 2 * v };
+        assert_eq!(composed.chunks(r).unwrap().collect::<Vec<_>>(), [(0, 2), (2, 1)]);
+        let wanted = gather::forward(&hs, &ws, &targets, hidden, Precision::F32);
+        close("logps", &numbers(&composed.forward(&h).unwrap()), &wanted.logps);
+        let mut dw = vec![0.0; v * hidden];
+        let dh = gather::backward(&hs, &ws, &targets, &wanted.lse, &g, Precision::F32, Some(&mut dw));
+        let g = Tensor::from_vec(g, r, &Device::Cpu).unwrap();
+        let (found, found_w) = composed.backward(&h, &g, true).unwrap();
+        close("dh", &numbers(&found), &dh);
+        close("dw", &numbers(&found_w.unwrap()), &dw);
+    }
+}

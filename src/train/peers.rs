@@ -1,0 +1,358 @@
+//! Processes that train one model together: each takes its share of every step's pairs, gradients are added up, and
+//! the first one writes.
+//!
+//! Ranks speak in two ways. A *meeting* carries a few bytes of every rank to every rank, and with them word of who
+//! failed: whatever goes wrong at one rank ends all of them at their next meeting, with that rank's message. A *sum*
+//! carries gradients and follows a meeting at once, so that nobody waits for a rank that has gone.
+//!
+//! Sums run in the order of the ranks, wherever they are taken, so that every rank holds the same bits, and a run
+//! with the same number of ranks gives the same bits again.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Fault, Result};
+use crate::nn::Real;
+use crate::nn::real::Numbers;
+
+#[cfg(feature = "mpi")]
+mod mpi;
+pub mod threads;
+
+/// What carries numbers between ranks. Every rank calls the same methods in the same order.
+pub trait Wire: Send + Sync {
+    /// This rank, from 0.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks.
+    fn size(&self) -> usize;
+
+    /// Every rank's bytes, in the order of the ranks, at every rank.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where a rank does not answer.
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Replaces the numbers by their sum over ranks, added in the order of the ranks.
+    ///
+    /// # Errors
+    /// As [`Wire::gather`].
+    fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
+
+    /// As [`Wire::sum_f32`].
+    ///
+    /// # Errors
+    /// As [`Wire::gather`].
+    fn sum_f64(&self, values: &mut [f64]) -> Result<()>;
+}
+
+/// This rank's view of all of them.
+pub struct Peers {
+    wire: Option<Box<dyn Wire>>,
+    /// Whether a meeting has told that some rank failed.
+    stopped: AtomicBool,
+}
+
+/// One process that trains by itself.
+pub static ALONE: Peers = Peers::alone();
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rank {} of {}", self.rank(), self.size())
+    }
+}
+
+/// A failure on its way to the other ranks.
+#[derive(Debug, Serialize, Deserialize)]
+struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn of(error: &Error) -> Failure {
+        Failure { code: error.exit_code(), message: error.to_string(), hint: error.hint().map(str::to_string) }
+    }
+
+    /// The error as another rank reports it: same exit code, same words.
+    fn arrived(self, rank: usize) -> Error {
+        let from = format!("rank {rank}");
+        match self.code {
+            2 => Error::Config(vec![Fault { origin: from, key: String::new(), message: self.message }]),
+            3 => Error::Model { model: from, message: self.message, hint: self.hint },
+            _ => Error::Run { message: format!("{from}: {}", self.message), hint: self.hint },
+        }
+    }
+}
+
+impl Peers {
+    /// One process that trains by itself.
+    pub const fn alone() -> Peers {
+        Peers { wire: None, stopped: AtomicBool::new(false) }
+    }
+
+    /// Ranks over this wire.
+    pub fn over(wire: impl Wire + 'static) -> Peers {
+        Peers { wire: Some(Box::new(wire)), stopped: AtomicBool::new(false) }
+    }
+
+    /// This rank, from 0.
+    pub fn rank(&self) -> usize {
+        self.wire.as_ref().map_or(0, |w| w.rank())
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> usize {
+        self.wire.as_ref().map_or(1, |w| w.size())
+    }
+
+    /// Whether this rank writes files and speaks to the user.
+    pub fn first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// This rank's part of `n` things: contiguous, in the order of the ranks, sizes differing by one at most.
+    pub fn share(&self, n: usize) -> Range<usize> {
+        let (rank, size) = (self.rank(), self.size());
+        let begin = |r: usize| r * (n / size) + r.min(n % size);
+        begin(rank)..begin(rank + 1)
+    }
+
+    /// A meeting: every rank's bytes, in the order of the ranks.
+    ///
+    /// # Errors
+    /// What this rank brings; otherwise the failure of the lowest rank that brings one.
+    pub fn meet(&self, own: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        let Some(wire) = &self.wire else { return Ok(vec![own?]) };
+        let sent = match &own {
+            Ok(bytes) => [&[0u8], bytes.as_slice()].concat(),
+            Err(error) => [&[1u8], serde_json::to_vec(&Failure::of(error))?.as_slice()].concat(),
+        };
+        let mut all = wire.gather(&sent)?;
+        let failed = all.iter().position(|bytes| bytes.first() != Some(&0));
+        let Some(rank) = failed else {
+            for bytes in &mut all {
+                bytes.remove(0);
+            }
+            return Ok(all);
+        };
+        self.stopped.store(true, Ordering::SeqCst);
+        own?;
+        let failure = serde_json::from_slice::<Failure>(all[rank].get(1..).unwrap_or_default());
+        Err(failure.map_or_else(|e| Error::run(format!("rank {rank} failed: {e}")), |f| f.arrived(rank)))
+    }
+
+    /// A meeting that adds up a few numbers, in the order of the ranks.
+    ///
+    /// # Errors
+    /// As [`Peers::meet`]; [`Error::Run`] where ranks bring different numbers of numbers.
+    pub fn total(&self, own: Vec<f64>) -> Result<Vec<f64>> {
+        if self.size() == 1 {
+            return Ok(own);
+        }
+        let n = own.len();
+        let mut sum = vec![0.0; n];
+        for bytes in self.meet(Ok(pack(&own)))? {
+            let values = unpack(&bytes);
+            if values.len() != n {
+                return Err(Error::run("ranks disagree about what is summed; are all the same program?"));
+            }
+            sum.iter_mut().zip(values).for_each(|(s, v)| *s += v);
+        }
+        Ok(sum)
+    }
+
+    /// Whether any rank says yes.
+    ///
+    /// # Errors
+    /// As [`Peers::meet`].
+    pub fn any(&self, own: bool) -> Result<bool> {
+        Ok(self.meet(Ok(vec![u8::from(own)]))?.iter().any(|bytes| bytes == &[1]))
+    }
+
+    /// Refuses to go on where ranks hold different values, for example because their data differ.
+    ///
+    /// # Errors
+    /// As [`Peers::meet`]; [`Error::Run`] naming the rank that differs from the first.
+    pub fn same(&self, what: &str, own: &str) -> Result<()> {
+        let all = self.meet(Ok(own.as_bytes().to_vec()))?;
+        match all.iter().position(|bytes| bytes != &all[0]) {
+            None => Ok(()),
+            Some(rank) => Err(Error::run(format!("rank {rank} has another {what} than rank 0"))),
+        }
+    }
+
+    /// What the first rank finds, at every rank; the others do not look.
+    ///
+    /// # Errors
+    /// As [`Peers::meet`].
+    pub fn from_first<R: Serialize + DeserializeOwned>(&self, find: impl FnOnce() -> Result<R>) -> Result<R> {
+        if self.size() == 1 {
+            return find();
+        }
+        if self.first() {
+            let found = find();
+            let sent = found.as_ref().map_err(|_| ()).ok().map(serde_json::to_vec).transpose()?;
+            // Once the first rank's own value is known to be sound, it is kept as it is.
+            return match found {
+                Ok(found) => self.meet(Ok(sent.unwrap_or_default())).map(|_| found),
+                Err(error) => Err(self.meet(Err(error)).err().unwrap_or_else(|| Error::run("a failure was lost"))),
+            };
+        }
+        let all = self.meet(Ok(Vec::new()))?;
+        Ok(serde_json::from_slice(all.first().map_or(&[][..], Vec::as_slice))?)
+    }
+
+    /// Replaces numbers by their sum over ranks. Follows a meeting, and every rank calls it.
+    ///
+    /// # Errors
+    /// As [`Wire::gather`].
+    pub fn sum<T: Real>(&self, values: &mut [T]) -> Result<()> {
+        let Some(wire) = &self.wire else { return Ok(()) };
+        match T::numbers(values) {
+            Numbers::F32(values) => wire.sum_f32(values),
+            Numbers::F64(values) => wire.sum_f64(values),
+        }
+    }
+
+    /// The last meeting: a result stands where all ranks have one.
+    ///
+    /// # Errors
+    /// As [`Peers::meet`].
+    pub fn close<R>(&self, own: Result<R>) -> Result<R> {
+        if self.size() == 1 || self.stopped.load(Ordering::SeqCst) {
+            return own;
+        }
+        match own {
+            Ok(found) => self.meet(Ok(Vec::new())).map(|_| found),
+            Err(error) => Err(self.meet(Err(error)).err().unwrap_or_else(|| Error::run("a failure was lost"))),
+        }
+    }
+}
+
+/// Numbers as bytes.
+pub(crate) fn pack(values: &[f64]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// The reverse of [`pack`].
+pub(crate) fn unpack(bytes: &[u8]) -> Vec<f64> {
+    bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap_or_default())).collect()
+}
+
+/// Number of processes that a launcher (mpirun, srun) started together; 1 without one.
+pub fn launched() -> usize {
+    told(&["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]).unwrap_or(1)
+}
+
+/// Rank of this process among them, before any of them has spoken: who is to print.
+pub fn launched_rank() -> usize {
+    told(&["OMPI_COMM_WORLD_RANK", "PMI_RANK"]).unwrap_or(0)
+}
+
+/// Place of this process among those on its machine, from 0: which accelerator it takes.
+pub fn local_rank() -> usize {
+    told(&["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"]).unwrap_or(0)
+}
+
+/// What launchers tell in the environment: the first of these that is a number.
+fn told(names: &[&str]) -> Option<usize> {
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
+/// Joins the other processes of this launch, if there are any.
+///
+/// # Errors
+/// [`Error::Config`] where there are, and this build or the system has no MPI.
+pub fn join() -> Result<Peers> {
+    match launched() {
+        0 | 1 => Ok(Peers::alone()),
+        n => joined(n),
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn joined(n: usize) -> Result<Peers> {
+    mpi::World::open(n).map(Peers::over)
+}
+
+#[cfg(not(feature = "mpi"))]
+fn joined(n: usize) -> Result<Peers> {
+    Err(Error::config(
+        "",
+        format!("{n} processes were started together, but this build has no MPI: rebuild with --features mpi"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::threads::together;
+    use super::*;
+
+    #[test]
+    fn shares_are_whole_and_even() {
+        for n in 0..12 {
+            let shares = together(5, |peers| peers.share(n));
+            assert_eq!(shares.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..n).collect::<Vec<_>>());
+            let sizes: Vec<usize> = shares.iter().map(ExactSizeIterator::len).collect();
+            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+        }
+        assert_eq!(ALONE.share(7), 0..7);
+    }
+
+    #[test]
+    fn sums_run_in_the_order_of_ranks() {
+        // 1e8 + 1 - 1e8 in f32 is 0 in this order and 1 in the other: order shows.
+        let values = [1e8f32, 1.0, -1e8];
+        let found = together(3, |peers| {
+            let mut sum = [values[peers.rank()], peers.rank() as f32];
+            peers.sum(&mut sum).unwrap();
+            let total = peers.total(vec![0.5, peers.rank() as f64]).unwrap();
+            (sum, total)
+        });
+        for (sum, total) in found {
+            assert_eq!(sum, [0.0, 3.0]);
+            assert_eq!(total, [1.5, 3.0]);
+        }
+    }
+
+    #[test]
+    fn a_failure_anywhere_ends_all_with_its_message_and_code() {
+        for failing in 0..3 {
+            let found = together(3, |peers| {
+                let work = || -> Result<()> {
+                    if peers.rank() == failing {
+                        return Err(Error::artifact("x", "is gone").with_hint("look again"));
+                    }
+                    // The others are at different meetings of theirs, and end all the same.
+                    peers.any(false)?;
+                    peers.total(vec![1.0])?;
+                    Ok(())
+                };
+                peers.close(work())
+            });
+            for (rank, result) in found.into_iter().enumerate() {
+                let error = result.unwrap_err();
+                assert_eq!((error.exit_code(), error.hint()), (3, Some("look again")));
+                let wanted = if rank == failing { "x: is gone".into() } else { format!("rank {failing}: x: is gone") };
+                assert_eq!(error.to_string(), wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_rank_decides_and_differences_are_named() {
+        let found = together(3, |peers| peers.from_first(|| Ok(format!("by {}", peers.rank()))).unwrap());
+        assert_eq!(found, ["by 0"; 3]);
+        let found = together(2, |peers| peers.from_first(|| -> Result<u8> { Err(Error::run("no")) }));
+        let said: Vec<String> = found.into_iter().map(|r| r.unwrap_err().to_string()).collect();
+        assert_eq!(said, ["no", "rank 0: no"]);
+        let found = together(3, |peers| peers.same("data set", if peers.rank() == 2 { "b" } else { "a" }));
+        assert!(found.into_iter().all(|r| r.unwrap_err().to_string() == "rank 2 has another data set than rank 0"));
+        assert_eq!(together(3, |peers| peers.any(peers.rank() == 1).unwrap()), [true; 3]);
+    }
+}

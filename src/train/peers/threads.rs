@@ -1,0 +1,107 @@
+//! Ranks that are threads of one process: proves without any launcher that many ranks compute what one does.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Peers, Wire, pack, unpack};
+use crate::error::{Error, Result};
+
+/// How long a rank waits for the others before it gives up.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where the ranks meet.
+#[derive(Debug)]
+struct Table {
+    state: Mutex<State>,
+    complete: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    round: u64,
+    present: usize,
+    brought: Vec<Vec<u8>>,
+    last: Arc<Vec<Vec<u8>>>,
+}
+
+/// One thread's place at the table.
+#[derive(Debug)]
+struct Seat {
+    rank: usize,
+    size: usize,
+    table: Arc<Table>,
+}
+
+/// Runs `work` once for each of `ranks` threads, and gives the results in the order of the ranks.
+pub fn together<R: Send>(ranks: usize, work: impl Fn(&Peers) -> R + Sync) -> Vec<R> {
+    let table = Arc::new(Table {
+        state: Mutex::new(State { round: 0, present: 0, brought: vec![Vec::new(); ranks], last: Arc::default() }),
+        complete: Condvar::new(),
+    });
+    let seat = |rank| Peers::over(Seat { rank, size: ranks, table: table.clone() });
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..ranks)
+            .map(|rank| {
+                let peers = seat(rank);
+                scope.spawn(move || work(&peers))
+            })
+            .collect();
+        threads.into_iter().filter_map(|t| t.join().ok()).collect()
+    })
+}
+
+impl Wire for Seat {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let table = &*self.table;
+        let mut state = table.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let round = state.round;
+        state.brought[self.rank] = own.to_vec();
+        state.present += 1;
+        if state.present == self.size {
+            let empty = vec![Vec::new(); self.size];
+            state.last = Arc::new(std::mem::replace(&mut state.brought, empty));
+            state.present = 0;
+            state.round += 1;
+            table.complete.notify_all();
+        } else {
+            let waited = table.complete.wait_timeout_while(state, PATIENCE, |s| s.round == round);
+            let (after, time) = waited.unwrap_or_else(PoisonError::into_inner);
+            if time.timed_out() {
+                return Err(Error::run("a rank did not come to a meeting"));
+            }
+            state = after;
+        }
+        // The next round is complete only when this rank has come to it, so that `last` is still this one's.
+        let last = state.last.clone();
+        drop(state);
+        Ok((*last).clone())
+    }
+
+    fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
+        let wide: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
+        let all = self.gather(&pack(&wide))?;
+        values.fill(0.0);
+        for bytes in all {
+            values.iter_mut().zip(unpack(&bytes)).for_each(|(sum, v)| *sum += v as f32);
+        }
+        Ok(())
+    }
+
+    fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
+        let all = self.gather(&pack(values))?;
+        values.fill(0.0);
+        for bytes in all {
+            values.iter_mut().zip(unpack(&bytes)).for_each(|(sum, v)| *sum += v);
+        }
+        Ok(())
+    }
+}

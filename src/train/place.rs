@@ -1,0 +1,83 @@
+//! Where a run computes: device, operations and precision, from what was asked and what is there.
+
+use candle_core::{DType, Device};
+
+use super::config::{DeviceKind, Kernels, TrainConfig};
+use crate::error::{Error, Fault, Result};
+use crate::model::Place;
+use crate::nn::Precision;
+
+/// What this build or these settings rule out, whatever the machine.
+pub(super) fn faults(config: &TrainConfig) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |key: &str, message: &str| {
+        faults.push(Fault { origin: String::new(), key: format!("train.{key}"), message: message.into() });
+    };
+    match config.device {
+        DeviceKind::Cuda if !cfg!(feature = "cuda") => {
+            fault("device", "this build has no CUDA: rebuild with --features cuda (needs the CUDA toolkit)");
+        }
+        DeviceKind::Metal if !cfg!(feature = "metal") => {
+            fault("device", "this build has no Metal: rebuild with --features metal (on macOS)");
+        }
+        DeviceKind::Cuda | DeviceKind::Metal if config.kernels == Kernels::Fused => {
+            fault("kernels", "\"fused\" runs on the CPU only; leave it \"auto\", or take device \"cpu\"");
+        }
+        _ => {}
+    }
+    faults
+}
+
+/// Where to compute; none for the fused kernels on the CPU. `local_rank` picks among a machine's accelerators.
+///
+/// # Errors
+/// [`Error::Config`] where the device that was asked for is not there.
+pub fn open(config: &TrainConfig, local_rank: usize) -> Result<Option<Place>> {
+    let missing = |kind: &str, e: candle_core::Error| Error::config("train.device", format!("no {kind} device: {e}"));
+    let found = match config.device {
+        DeviceKind::Cpu => None,
+        DeviceKind::Cuda => Some(Device::new_cuda(local_rank).map_err(|e| missing("CUDA", e))?),
+        DeviceKind::Metal => Some(Device::new_metal(local_rank).map_err(|e| missing("Metal", e))?),
+        // The fused kernels were asked for, and run on the CPU.
+        DeviceKind::Auto if config.kernels == Kernels::Fused => None,
+        DeviceKind::Auto if cfg!(feature = "cuda") => Device::new_cuda(local_rank).ok(),
+        DeviceKind::Auto if cfg!(feature = "metal") => Device::new_metal(local_rank).ok(),
+        DeviceKind::Auto => None,
+    };
+    let compute = match config.precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    };
+    Ok(match found {
+        None if config.kernels != Kernels::Composed => None,
+        found => Some(Place { device: found.unwrap_or(Device::Cpu), compute }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_build_lacks_is_said_with_the_remedy() {
+        for (device, feature, there) in [
+            (DeviceKind::Cuda, "--features cuda", cfg!(feature = "cuda")),
+            (DeviceKind::Metal, "--features metal", cfg!(feature = "metal")),
+        ] {
+            let found = faults(&TrainConfig { device, ..TrainConfig::default() });
+            assert_eq!(found.is_empty(), there);
+            assert!(found.iter().all(|f| f.key == "train.device" && f.message.contains(feature)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_cpu_has_fused_kernels_unless_others_are_asked_for() {
+        let cpu = TrainConfig { device: DeviceKind::Cpu, precision: Precision::Bf16, ..TrainConfig::default() };
+        assert!(faults(&cpu).is_empty());
+        assert!(open(&cpu, 0).unwrap().is_none());
+        let composed = TrainConfig { kernels: Kernels::Composed, ..cpu };
+        assert_eq!(open(&composed, 0).unwrap().map(|p| p.compute), Some(DType::BF16));
+        let wide = TrainConfig { precision: Precision::F32, ..composed };
+        assert_eq!(open(&wide, 0).unwrap().map(|p| p.compute), Some(DType::F32));
+    }
+}

@@ -1,0 +1,252 @@
+//! Work that ranks share: gradients and sums of a step, the reference, evaluation. Alone, one rank has it all.
+
+use candle_core::Tensor;
+
+use super::peers::{Peers, pack, unpack};
+use super::step::Sums;
+use crate::batch::TokenRow;
+use crate::error::{Error, Result};
+use crate::lpc::Usage;
+use crate::model::{Gradients, Params};
+use crate::nn::Real;
+use crate::policy::Policy;
+use crate::policy::examine::{self, Example};
+
+/// Passes whose results are exchanged at once: bounds what one meeting carries.
+const PASSES_PER_MEETING: usize = 64;
+
+/// Adds up every parameter's gradient over ranks.
+///
+/// # Errors
+/// As [`Peers::meet`].
+pub fn sum_gradients<T: Real>(peers: &Peers, params: &Params, gradients: &Gradients) -> Result<()> {
+    if peers.size() == 1 {
+        return Ok(());
+    }
+    // A rank without pairs in this step has no sums yet; where no rank has one, none is made.
+    let present: Vec<u8> = (0..gradients.len()).map(|position| u8::from(gradients.has(position))).collect();
+    let all = peers.meet(Ok(present))?;
+    for (position, param) in params.iter().enumerate() {
+        if all.iter().any(|rank| rank.get(position) == Some(&1)) {
+            gradients.at_least_zero::<T>(position, param.var.device())?;
+        }
+    }
+    gradients.each::<T>(|_, sum| peers.sum(sum))?;
+    // Tensors of other devices travel through memory.
+    gradients.each_tensor(|_, sum| {
+        let mut values = sum.flatten_all()?.to_dtype(T::KIND)?.to_vec1::<T>()?;
+        peers.sum(&mut values)?;
+        *sum = Tensor::from_vec(values, sum.shape(), sum.device())?;
+        Ok(())
+    })
+}
+
+impl Sums {
+    /// Adds up what the ranks counted in a step.
+    ///
+    /// # Errors
+    /// As [`Peers::meet`].
+    pub fn join(&mut self, peers: &Peers) -> Result<()> {
+        if peers.size() == 1 {
+            return Ok(());
+        }
+        let all = peers.meet(Ok(pack(&self.numbers())))?;
+        *self = Sums::default();
+        all.iter().try_for_each(|bytes| self.add(&unpack(bytes)))
+    }
+
+    /// Everything, in the order in which [`Sums::add`] reads it.
+    fn numbers(&self) -> Vec<f64> {
+        // Named one by one, so that a new field cannot be forgotten here.
+        let Sums { examples, tokens, objective, kl, balance, rewards, right, logps, entropy, usage, flips } = self;
+        let Usage { mass, counts, examples: used } = usage;
+        let mut out = vec![*examples as f64, *tokens as f64, *objective, *kl, *balance, rewards.0, rewards.1];
+        out.extend([*right as f64, logps.0, logps.1, entropy.0, entropy.1, *used as f64]);
+        out.extend([f64::from(u8::from(flips.is_some())), flips.unwrap_or(0.0)]);
+        out.extend(mass);
+        out.extend(counts.iter().map(|&c| c as f64));
+        out
+    }
+
+    fn add(&mut self, numbers: &[f64]) -> Result<()> {
+        let [examples, tokens, objective, kl, balance, r0, r1, right, l0, l1, e0, e1, used, flipping, flips, rest @ ..] =
+            numbers
+        else {
+            return Err(Error::run("ranks disagree about what a step counts; are all the same program?"));
+        };
+        self.examples += *examples as usize;
+        self.tokens += *tokens as usize;
+        self.objective += objective;
+        self.kl += kl;
+        self.balance += balance;
+        self.rewards.0 += r0;
+        self.rewards.1 += r1;
+        self.right += *right as usize;
+        self.logps.0 += l0;
+        self.logps.1 += l1;
+        self.entropy.0 += e0;
+        self.entropy.1 += e1;
+        if *flipping > 0.0 {
+            *self.flips.get_or_insert(0.0) += flips;
+        }
+        self.usage.examples += *used as u64;
+        let (mass, counts) = rest.split_at(rest.len() / 2);
+        if self.usage.mass.len() < mass.len() {
+            self.usage.mass.resize(mass.len(), 0.0);
+            self.usage.counts.resize(mass.len(), 0);
+        }
+        self.usage.mass.iter_mut().zip(mass).for_each(|(sum, m)| *sum += m);
+        self.usage.counts.iter_mut().zip(counts).for_each(|(sum, &c)| *sum += c as u64);
+        Ok(())
+    }
+}
+
+/// [`examine::examine`] in shares; every rank gets all examples. Passes hold the same rows for any number of ranks, so
+/// that no number depends on it.
+///
+/// # Errors
+/// As [`examine::examine`] and [`Peers::meet`].
+pub fn examine<T: Real>(
+    policy: &Policy<T>,
+    rows: &[TokenRow],
+    peers: &Peers,
+    mut done: impl FnMut(usize),
+) -> Result<Vec<Example>> {
+    if peers.size() == 1 {
+        return examine::examine(policy, rows, done);
+    }
+    in_shares(
+        rows,
+        peers,
+        &mut done,
+        |pass| {
+            let mut numbers = Vec::new();
+            for example in examine::examine(policy, pass, |_| {})? {
+                write_example(&example, &mut numbers);
+            }
+            Ok(numbers)
+        },
+        read_example,
+    )
+}
+
+/// [`examine::plain_logps`] in shares, as [`examine`].
+///
+/// # Errors
+/// As [`examine`].
+pub fn plain_logps<T: Real>(
+    policy: &Policy<T>,
+    rows: &[TokenRow],
+    peers: &Peers,
+    mut done: impl FnMut(usize),
+) -> Result<Vec<(f64, f64)>> {
+    if peers.size() == 1 {
+        return examine::plain_logps(policy, rows, done);
+    }
+    let of = |pass: &[TokenRow]| -> Result<Vec<f64>> {
+        Ok(examine::plain_logps(policy, pass, |_| {})?.into_iter().flat_map(|(c, r)| [c, r]).collect())
+    };
+    in_shares(rows, peers, &mut done, of, |numbers| Some((numbers.next()?, numbers.next()?)))
+}
+
+/// Every rank computes its passes as numbers; all ranks read all of them, in the order of the rows.
+fn in_shares<R>(
+    rows: &[TokenRow],
+    peers: &Peers,
+    done: &mut dyn FnMut(usize),
+    compute: impl Fn(&[TokenRow]) -> Result<Vec<f64>>,
+    read: impl Fn(&mut dyn Iterator<Item = f64>) -> Option<R>,
+) -> Result<Vec<R>> {
+    let mut out = Vec::with_capacity(rows.len());
+    for passes in examine::passes(rows).chunks(PASSES_PER_MEETING * peers.size()) {
+        let mut own = Vec::new();
+        for pass in &passes[peers.share(passes.len())] {
+            own.extend(compute(pass)?);
+        }
+        for bytes in peers.meet(Ok(pack(&own)))? {
+            let mut numbers = unpack(&bytes).into_iter();
+            while let Some(found) = read(&mut numbers) {
+                out.push(found);
+            }
+        }
+        done(passes.iter().map(|pass| pass.len()).sum());
+    }
+    if out.len() != rows.len() {
+        return Err(Error::run(format!("ranks examined {} of {} rows", out.len(), rows.len())));
+    }
+    Ok(out)
+}
+
+fn write_example(example: &Example, out: &mut Vec<f64>) {
+    // Named one by one, so that a new field cannot be forgotten here.
+    let Example { prior, posterior, kl, prior_entropy, posterior_entropy, logps, logps_posterior } = example;
+    for list in [prior, posterior] {
+        out.push(list.len() as f64);
+        out.extend(list.iter().map(|&w| f64::from(w)));
+    }
+    out.extend([*kl, *prior_entropy, *posterior_entropy, logps.0, logps.1, logps_posterior.0, logps_posterior.1]);
+}
+
+fn read_example(numbers: &mut dyn Iterator<Item = f64>) -> Option<Example> {
+    let list = |numbers: &mut dyn Iterator<Item = f64>| -> Option<Vec<f32>> {
+        let n = numbers.next()? as usize;
+        Some(numbers.take(n).map(|w| w as f32).collect())
+    };
+    let (prior, posterior) = (list(numbers)?, list(numbers)?);
+    let mut next = || numbers.next();
+    Some(Example {
+        prior,
+        posterior,
+        kl: next()?,
+        prior_entropy: next()?,
+        posterior_entropy: next()?,
+        logps: (next()?, next()?),
+        logps_posterior: (next()?, next()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::peers::threads::together;
+    use super::*;
+
+    #[test]
+    fn sums_of_ranks_are_the_sums_of_all() {
+        let of = |i: usize| {
+            let mut sums = Sums { examples: i, tokens: 10 * i, objective: 0.5 * i as f64, right: i, ..Sums::default() };
+            sums.rewards = (i as f64, -(i as f64));
+            if i > 0 {
+                sums.usage.add(&[0.25, 0.75]);
+            }
+            sums
+        };
+        for sums in together(3, |peers| {
+            let mut sums = of(peers.rank());
+            sums.join(peers).unwrap();
+            sums
+        }) {
+            assert_eq!((sums.examples, sums.tokens, sums.objective, sums.right), (3, 30, 1.5, 3));
+            assert_eq!(sums.rewards, (3.0, -3.0));
+            assert_eq!((sums.usage.mass, sums.usage.counts, sums.usage.examples), (vec![0.5, 1.5], vec![0, 2], 2));
+        }
+    }
+
+    #[test]
+    fn an_example_is_read_as_it_was_written() {
+        let examples: Vec<Example> = (0..3u8)
+            .map(|i| Example {
+                prior: vec![0.1; i as usize + 1],
+                posterior: vec![1.0 / 3.0; 2],
+                kl: f64::from(i) / 7.0,
+                logps: (f64::from(i) - 0.1, f64::NEG_INFINITY),
+                logps_posterior: (1e-300, 3.0),
+                ..Example::default()
+            })
+            .collect();
+        let mut numbers = Vec::new();
+        examples.iter().for_each(|e| write_example(e, &mut numbers));
+        let mut numbers = unpack(&pack(&numbers)).into_iter();
+        let again: Vec<Example> = std::iter::from_fn(|| read_example(&mut numbers)).collect();
+        assert_eq!(again, examples);
+    }
+}

@@ -1,0 +1,248 @@
+//! Several ranks are one process with their batches together. Here ranks are threads; `scripts/check_mpi.sh` does the
+//! same over MPI.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use lpc_pipe::lpc::{Features, LpcConfig, Pooling};
+use lpc_pipe::model::Gradients;
+use lpc_pipe::objective::ObjectiveKind;
+use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
+use lpc_pipe::pipeline::train::{self, Ended};
+use lpc_pipe::progress::{Progress, Silent};
+use lpc_pipe::seed::Seed;
+use lpc_pipe::synth::{self, SynthConfig};
+use lpc_pipe::train::peers::threads::together;
+use lpc_pipe::train::step::{self, Pass, Sums};
+use lpc_pipe::train::{Peers, TrainConfig, shares};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::policies::{MIDDLE, close, codes, llama, numbers, objective, pairs, plain, policy, some_reference};
+
+const SEED: Seed = Seed(7);
+
+/// Gradients and counts of one step over five pairs in passes of three, in shares.
+fn one_step(lpc: &LpcConfig, peers: &Peers) -> (BTreeMap<String, Vec<f64>>, Sums) {
+    let policy = policy::<f64>(&llama(true), lpc);
+    let (rows, dpo) = (pairs(5), objective(ObjectiveKind::Dpo));
+    let reference = some_reference(&rows);
+    let gradients = Arc::new(Gradients::new(&policy.params));
+    let mut sums = Sums::default();
+    let pass = Pass { objective: &dpo, moment: MIDDLE, seed: Seed(9), occasion: "0", step_examples: rows.len(), peers };
+    for micro in [0..3, 3..5] {
+        let share = peers.share(micro.len());
+        let own = micro.start + share.start..micro.start + share.end;
+        if own.is_empty() {
+            step::idle(&policy, peers).unwrap();
+            continue;
+        }
+        let own_rows: Vec<_> = rows[own.clone()].iter().collect();
+        step::pass(&policy, &own_rows, &reference[own], &pass, &gradients, &mut sums).unwrap();
+    }
+    sums.join(peers).unwrap();
+    shares::sum_gradients::<f64>(peers, &policy.params, &gradients).unwrap();
+    let found = policy
+        .params
+        .iter()
+        .enumerate()
+        .filter_map(|(position, param)| Some((param.name.clone(), numbers(&gradients.tensor(position).unwrap()?))));
+    (found.collect(), sums)
+}
+
+#[test]
+fn gradients_of_ranks_add_up_to_those_of_one() {
+    let coded = codes(Features::Concat, Pooling::Mean);
+    for (what, lpc) in [
+        ("plain", plain()),
+        ("codes", LpcConfig { balance: 0.0, ..coded.clone() }),
+        ("codes and their balance", LpcConfig { balance: 0.7, ..coded }),
+    ] {
+        let (wanted, counted) = one_step(&lpc, &Peers::alone());
+        assert!(wanted.len() > 10);
+        // With four and five ranks some have no pairs.
+        for ranks in 1..=5 {
+            for (rank, (found, sums)) in together(ranks, |peers| one_step(&lpc, peers)).into_iter().enumerate() {
+                let what = format!("{what}, rank {rank} of {ranks}");
+                assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "{what}");
+                for (name, gradient) in &found {
+                    close(&format!("{what}: {name}"), gradient, &wanted[name], 1e-12);
+                }
+                assert_eq!((sums.examples, sums.tokens, sums.right), (counted.examples, counted.tokens, counted.right));
+                close(
+                    &what,
+                    &[sums.objective, sums.kl, sums.balance],
+                    &[counted.objective, counted.kl, counted.balance],
+                    1e-12,
+                );
+                close(&what, &sums.usage.mass, &counted.usage.mass, 1e-12);
+            }
+        }
+    }
+}
+
+/// A prepared folder, made once.
+static GROUND: LazyLock<TempDir> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let corpus = SynthConfig { rows: 60, out: place("corpus"), ..SynthConfig::default() };
+    synth::write(&corpus, Seed(1), &Silent).unwrap();
+    let input = vec![dir.path().join("corpus").join(synth::CORPUS).display().to_string()];
+    let config = PrepareConfig { input, out: place("prepared"), ..PrepareConfig::default() };
+    prepare::run(&config, Seed(1), &Silent).unwrap();
+    dir
+});
+
+fn place(name: &str) -> PathBuf {
+    GROUND.path().join(name)
+}
+
+/// Twelve pairs a step, whatever the number of ranks.
+fn config(out: &str, ranks: usize) -> TrainConfig {
+    TrainConfig {
+        data: place("prepared").display().to_string(),
+        model: "tiny:32x1".into(),
+        out: place(out).display().to_string(),
+        batch: 6 / ranks,
+        accumulate: 2,
+        epochs: 2.0,
+        lr: 1e-3,
+        eval_every: 3,
+        checkpoint_every: 2,
+        lpc: LpcConfig { codes: 4, balance: 0.1, ..LpcConfig::default() },
+        ..TrainConfig::default()
+    }
+}
+
+fn lines(out: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(place(out).join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Largest difference between the losses of two runs, and between all their metrics; relative for numbers above 1.
+fn difference(a: &str, b: &str) -> (f64, f64) {
+    let (a, b) = (lines(a), lines(b));
+    assert_eq!(a.len(), b.len());
+    let (mut losses, mut worst) = (0f64, 0f64);
+    for (a, b) in a.iter().zip(&b) {
+        let (a, b) = (a.as_object().unwrap(), b.as_object().unwrap());
+        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+        for (key, value) in a.iter().filter(|(key, _)| !key.starts_with("perf/") && *key != "eval_runtime") {
+            let (x, y) = (value.as_f64().unwrap(), b[key].as_f64().unwrap());
+            let error = (x - y).abs() / x.abs().max(1.0);
+            worst = worst.max(error);
+            if key == "loss" {
+                losses = losses.max(error);
+            }
+        }
+    }
+    (losses, worst)
+}
+
+fn finished(ended: lpc_pipe::Result<Ended>) {
+    assert!(matches!(ended, Ok(Ended::Finished(_))), "{ended:?}");
+}
+
+#[test]
+fn a_run_of_ranks_is_that_of_one_with_their_batches_together() {
+    finished(train::run(&config("one", 1), SEED, false, &Silent));
+    for ranks in [1, 2, 3] {
+        let out = format!("ranks-{ranks}");
+        // A reference of its own is computed in shares.
+        let _ = std::fs::remove_dir_all(place("prepared").join("reference"));
+        for ended in together(ranks, |peers| train::run_among(&config(&out, ranks), SEED, false, &Silent, peers)) {
+            finished(ended);
+        }
+        let (losses, worst) = difference("one", &out);
+        assert!(losses < 1e-6 && worst < 1e-5, "{ranks} ranks: losses {losses:e}, metrics {worst:e}");
+        assert!(ranks > 1 || worst == 0.0);
+        // And again, bit for bit.
+        let again = format!("again-{ranks}");
+        for ended in together(ranks, |peers| train::run_among(&config(&again, ranks), SEED, false, &Silent, peers)) {
+            finished(ended);
+        }
+        for file in ["model/model.safetensors", "model/lpc_model.safetensors", "posteriors.parquet"] {
+            let [a, b] = [&out, &again].map(|run| std::fs::read(place(run).join(file)).unwrap());
+            assert!(a == b, "{ranks} ranks: {file} differs between two runs");
+        }
+    }
+}
+
+/// Asks for a stop at the end of some step.
+struct StopAfter(AtomicUsize);
+
+impl Progress for StopAfter {
+    fn begin(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn status(&self, _: &str) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn interrupted(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+}
+
+#[test]
+fn one_interrupted_rank_stops_all_and_all_go_on() {
+    let run = |resume: bool, progress: &(dyn Fn(usize) -> Box<dyn Progress> + Sync)| {
+        together(2, |peers| train::run_among(&config("stopped", 2), SEED, resume, &*progress(peers.rank()), peers))
+    };
+    // Only the second rank is interrupted, after its third step.
+    let ended = run(false, &|rank| if rank == 1 { Box::new(StopAfter(AtomicUsize::new(3))) } else { Box::new(Silent) });
+    for ended in ended {
+        assert!(matches!(ended, Ok(Ended::Interrupted { step: 3, .. })), "{ended:?}");
+    }
+    for ended in run(true, &|_| Box::new(Silent)) {
+        finished(ended);
+    }
+    for ended in together(2, |peers| train::run_among(&config("straight", 2), SEED, false, &Silent, peers)) {
+        finished(ended);
+    }
+    let files = ["model/model.safetensors", "model/lpc_model.safetensors", "posteriors.parquet"];
+    for file in files {
+        let [a, b] = ["stopped", "straight"].map(|run| std::fs::read(place(run).join(file)).unwrap());
+        assert!(a == b, "{file} differs");
+    }
+    // One process with their batches together is the same run, and finds it finished.
+    let alone = TrainConfig { out: place("stopped").display().to_string(), ..config("stopped", 1) };
+    assert!(matches!(train::run(&alone, SEED, true, &Silent), Ok(Ended::Already(_))));
+}
+
+#[test]
+fn a_fault_at_one_rank_is_everybody_s() {
+    let said = |ended: Vec<lpc_pipe::Result<Ended>>| -> Vec<(u8, String)> {
+        ended.into_iter().map(|e| e.map(|_| ()).unwrap_err()).map(|e| (e.exit_code(), e.to_string())).collect()
+    };
+    // The third rank has no data: exit code 3 for all.
+    let ended = together(3, |peers| {
+        let mut config = config("faulty", 3);
+        if peers.rank() == 2 {
+            config.data = place("nowhere").display().to_string();
+        }
+        train::run_among(&config, SEED, false, &Silent, peers)
+    });
+    for (rank, (code, text)) in said(ended).into_iter().enumerate() {
+        assert_eq!(code, 3, "{text}");
+        assert!(text.contains("nowhere") && (rank == 2 || text.starts_with("rank 2: ")), "{text}");
+    }
+    assert!(!Path::new(&config("faulty", 3).out).exists());
+    // Other settings at one rank are named.
+    let ended = together(2, |peers| {
+        let lr = if peers.rank() == 1 { 2e-3 } else { 1e-3 };
+        train::run_among(&TrainConfig { lr, ..config("faulty", 2) }, SEED, false, &Silent, peers)
+    });
+    for (code, text) in said(ended) {
+        assert_eq!((code, text.as_str()), (1, "rank 1 has another configuration, data or model than rank 0"));
+    }
+    // A loss that explodes at any rank stops all, with the ids of the batch.
+    let ended = together(2, |peers| {
+        let config = TrainConfig { lr: 1e30, clip: 0.0, warmup: 0.0, ..config("exploded", 2) };
+        train::run_among(&config, SEED, false, &Silent, peers)
+    });
+    for (code, text) in said(ended) {
+        assert!(code == 1 && text.contains("with ids"), "{code} {text}");
+    }
+}
