@@ -224,6 +224,7 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
         let stale = out.join(schema::run::CHECKPOINTS);
         std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
     }
+    checkpoint::prepare(&out.join(schema::run::CHECKPOINTS))?;
     let reference = if config.objective.needs_reference() {
         reference::reference(&policy, &splits, &Path::new(&config.data).join("reference"), progress)?
     } else {
@@ -240,7 +241,7 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     };
     let first = work.from.as_ref().map_or(0, |(state, _)| state.step);
     let mut log = JsonLines::open(&out.join(schema::run::METRICS), first)?;
-    let mut board = TensorBoard::open(&out.join(schema::run::TENSORBOARD))?;
+    let mut board = TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?;
     let mut line = Line(progress);
     let mut evaluate = |policy: &Policy<f32>| evaluation(policy, &splits[1], &reference[1], &config.objective);
     let outcome = {

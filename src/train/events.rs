@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::tensorboard::EventFile;
+use super::tensorboard::{self, EventFile};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -96,11 +96,13 @@ impl Observer for JsonLines {
 pub struct TensorBoard(EventFile);
 
 impl TensorBoard {
-    /// Starts an event file in the folder; TensorBoard joins those of a resumed run by step.
+    /// Starts an event file in the folder, for a run that goes on after `step`: what earlier files tell of later
+    /// steps is taken out of them.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn open(folder: &Path) -> Result<TensorBoard> {
+    pub fn open(folder: &Path, step: usize) -> Result<TensorBoard> {
+        tensorboard::rewind(folder, step)?;
         Ok(TensorBoard(EventFile::create(folder)?))
     }
 }

@@ -7,9 +7,11 @@
 pub mod checkpoint;
 pub mod config;
 pub mod events;
+pub mod finite;
 pub mod fit;
 pub mod optimizer;
 pub mod plan;
+pub mod raw;
 pub mod reference;
 pub mod step;
 pub mod tensorboard;
