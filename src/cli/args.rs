@@ -211,6 +211,9 @@ pub struct Train {
     /// Run folder to write
     #[arg(long, value_name = "DIR")]
     out: Option<String>,
+    /// Reference log-probabilities that `score` wrote [default: a cache in the prepared folder]
+    #[arg(long, value_name = "FILE.parquet")]
+    reference: Option<String>,
     /// Objective: dpo, cdpo, rdpo, mix, ipo, simpo, sft
     #[arg(long)]
     objective: Option<String>,
@@ -255,6 +258,7 @@ impl Train {
         flags.put("train.data", "--data", self.data.clone());
         flags.put("train.model", "--model", self.model.clone());
         flags.put("train.out", "--out", self.out.clone());
+        flags.put("train.reference", "--reference", self.reference.clone());
         flags.put("train.objective.name", "--objective", self.objective.clone());
         flags.put("train.objective.beta", "--beta", self.beta);
         flags.put("train.lpc.latent", "--latent", self.latent.clone());

@@ -9,17 +9,16 @@ use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::model::load;
-use crate::objective::ObjectiveConfig;
-use crate::policy::{Example, Policy, examine};
-use crate::posteriors::{self, Part};
+use crate::policy::Policy;
 use crate::progress::Progress;
-use crate::schema::{self, metric, prepared};
+use crate::schema::{self, prepared};
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
-use crate::train::{Fit, Metrics, Observer, TrainConfig, checkpoint, fit, reference};
+use crate::train::{self, Fit, Observer, TrainConfig, checkpoint, fit, reference};
 
+mod evaluate;
 mod outputs;
 
 use outputs::Trained;
@@ -214,7 +213,8 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     // Data or a model that cannot be had leave no folder behind.
     let Start { splits, tokenizer, policy, manifest: data } = start(&config, seed)?;
     let _lock = artifact::lock_folder(&out)?;
-    let identity = identity(&config, seed, &data, &policy)?;
+    let weights = reference::fingerprint(&policy)?;
+    let identity = identity(&config, seed, &data, &weights)?;
     if let Some(done) = standing(&out, &identity, config.max_steps, resume)? {
         return Ok(Ended::Already(done));
     }
@@ -225,10 +225,11 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
         std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
     }
     checkpoint::prepare(&out.join(schema::run::CHECKPOINTS))?;
-    let reference = if config.objective.needs_reference() {
-        reference::reference(&policy, &splits, &Path::new(&config.data).join("reference"), progress)?
-    } else {
-        reference::none(&splits)
+    let Some(reference) = references(&config, &policy, &splits, weights, progress)? else {
+        let step = from.map_or(0, |(state, _)| state.step);
+        let per_step = config.batch * config.accumulate;
+        let steps = train::plan::Plan::new(splits[0].rows.len(), per_step, config.epochs, config.max_steps).steps;
+        return Ok(Ended::Interrupted { step, steps });
     };
     let work = Fit {
         config: &config,
@@ -243,7 +244,8 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     let mut log = JsonLines::open(&out.join(schema::run::METRICS), first)?;
     let mut board = TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?;
     let mut line = Line(progress);
-    let mut evaluate = |policy: &Policy<f32>| evaluation(policy, &splits[1], &reference[1], &config.objective);
+    let mut evaluate =
+        |policy: &Policy<f32>| evaluate::evaluation(policy, &splits[1], &reference[1], &config.objective);
     let outcome = {
         let observers: &mut [&mut dyn Observer] = &mut [&mut log, &mut board, &mut line];
         fit(&policy, &work, observers, progress, &mut evaluate)?
@@ -262,6 +264,27 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     Ok(Ended::Finished(Box::new(summary)))
 }
 
+/// The reference log-probabilities of all splits: given, from the cache, or computed; `None` where the user stops it.
+fn references(
+    config: &TrainConfig,
+    policy: &Policy<f32>,
+    splits: &[Split],
+    model: String,
+    progress: &dyn Progress,
+) -> Result<Option<reference::Reference>> {
+    if !config.objective.needs_reference() {
+        return Ok(Some(reference::none(splits)));
+    }
+    let origin = reference::Origin::new::<f32>(model, splits);
+    if config.reference.is_empty() {
+        let cache = Path::new(&config.data).join(prepared::REFERENCE);
+        return reference::reference(policy, splits, &origin, &cache, progress);
+    }
+    reference::read(Path::new(&config.reference), splits, &origin)
+        .map(Some)
+        .map_err(|e| e.with_hint("--reference wants what lpc-pipe score wrote with this --model and --data"))
+}
+
 /// config.toml: what ran, in the form of a recipe.
 fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
     #[derive(Serialize)]
@@ -273,9 +296,10 @@ fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
 }
 
 /// What makes a run this run: configuration without place and limit, seed, data and starting weights.
-fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f32>) -> Result<String> {
+fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, weights: &str) -> Result<String> {
     let config = TrainConfig {
         out: String::new(),
+        reference: String::new(),
         data: String::new(),
         max_steps: 0,
         checkpoint_every: 0,
@@ -286,8 +310,7 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f
     };
     let tokens: Vec<&str> =
         data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
-    // By content: the starting model is the reference too, and a folder can be filled anew under its old name.
-    let weights = reference::fingerprint::<f32>(&policy.params)?;
+    // Weights by content: the starting model is the reference too, and a folder can be filled anew under its old name.
     crate::manifest::hash_json(&serde_json::json!({
         "config": config, "seed": seed.0, "tokens": tokens, "weights": weights,
     }))
@@ -345,35 +368,4 @@ fn data_input(path: &str, data: &Manifest) -> Result<InputFile> {
     let rows: u64 = data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).filter_map(|o| o.rows).sum();
     let (bytes, blake3) = artifact::hash_file(Path::new(path).join(prepared::MANIFEST))?;
     Ok(InputFile { path: path.to_string(), bytes, blake3, rows_read: rows, rows_kept: rows, ..InputFile::default() })
-}
-
-/// Means over the test split, against the clean labels.
-fn evaluation(
-    policy: &Policy<f32>,
-    split: &Split,
-    reference: &[(f64, f64)],
-    objective: &ObjectiveConfig,
-) -> Result<Metrics> {
-    let examples = examine(policy, &split.rows, |_| {})?;
-    let part = Part {
-        split: &split.name,
-        rows: &split.rows,
-        examples: &examples,
-        reference: objective.needs_reference().then_some(reference),
-    };
-    let margins: Vec<f64> = posteriors::margins(&part, objective)?
-        .into_iter()
-        .zip(&split.rows)
-        .map(|(m, row)| if row.flipped { -m.0 } else { m.0 })
-        .collect();
-    let n = margins.len().max(1) as f64;
-    let right = margins.iter().filter(|m| **m > 0.0).count() as f64;
-    let mean = |get: fn(&Example) -> f64| examples.iter().map(get).sum::<f64>() / n;
-    Ok(vec![
-        (format!("eval_{}", metric::REWARDS_ACCURACIES), right / n),
-        (format!("eval_{}", metric::REWARDS_MARGINS), margins.iter().sum::<f64>() / n),
-        (format!("eval_{}", metric::LOGPS_CHOSEN), mean(|e| e.logps.0)),
-        (format!("eval_{}", metric::LOGPS_REJECTED), mean(|e| e.logps.1)),
-        (format!("eval_{}", metric::KL), mean(|e| e.kl)),
-    ])
 }

@@ -31,7 +31,7 @@ pub struct Example {
 }
 
 /// Cuts rows into runs of at most [`ROWS_PER_PASS`] packed rows (always at least one example).
-fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
+pub fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
     let mut out = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (i, row) in rows.iter().enumerate() {

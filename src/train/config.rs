@@ -38,6 +38,9 @@ pub struct TrainConfig {
     pub model: String,
     /// Run folder.
     pub out: String,
+    /// Reference log-probabilities: a file that `score` wrote with this model on this data; "" = taken from the
+    /// prepared folder's cache, and computed where they are not there.
+    pub reference: String,
     /// Which parameters are trained.
     pub tune: Tune,
     /// Pairs in one pass.
@@ -87,6 +90,7 @@ impl Default for TrainConfig {
             data: String::new(),
             model: "tiny".into(),
             out: String::new(),
+            reference: String::new(),
             tune: Tune::Full,
             batch: 4,
             accumulate: 1,
@@ -158,6 +162,11 @@ impl TrainConfig {
             check((0.0..1.0).contains(&value), key, format!("expected 0 to below 1, got {value}"));
         }
         check((0.0..=1.0).contains(&self.warmup), "warmup", format!("expected 0 to 1, got {}", self.warmup));
+        check(
+            self.reference.is_empty() || self.objective.needs_reference(),
+            "reference",
+            "has no effect: this objective has no reference".into(),
+        );
         let sft_latent = self.objective.name == ObjectiveKind::Sft && self.resolved().lpc.active();
         check(!sft_latent, "lpc.latent", "objective \"sft\" has no pairs to learn codes from; use \"none\"".into());
         faults

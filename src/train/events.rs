@@ -139,7 +139,9 @@ impl Observer for Line<'_> {
                 self.0.advance(1);
             }
             TrainEvent::Evaluation { step, metrics } => {
-                let parts: Vec<String> = metrics.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
+                // Sources have lines of their own in the files; here they would bury the whole.
+                let whole = metrics.iter().filter(|(k, _)| k.matches('/').count() < 2);
+                let parts: Vec<String> = whole.map(|(k, v)| format!("{k} {v:.4}")).collect();
                 self.0.note(&format!("step {step}: {}", parts.join(" · ")));
             }
         }

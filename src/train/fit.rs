@@ -141,8 +141,11 @@ pub fn fit<T: Real>(
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         let last = step + 1 == plan.steps;
         if config.eval_every > 0 && (step + 1) % config.eval_every == 0 && !last {
-            let event = TrainEvent::Evaluation { step: step + 1, metrics: evaluate(policy)? };
-            observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+            let metrics = evaluate(policy)?;
+            if !metrics.is_empty() {
+                let event = TrainEvent::Evaluation { step: step + 1, metrics };
+                observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+            }
         }
         let stop = progress.interrupted();
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
