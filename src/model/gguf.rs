@@ -13,6 +13,18 @@ use super::load::{Loaded, assemble};
 use crate::error::{Error, Result};
 use crate::nn::Real;
 
+/// The shape that a `llama` GGUF file's header tells of.
+///
+/// # Errors
+/// As [`load`].
+pub fn shape(path: &Path) -> Result<LlamaConfig> {
+    let origin = path.display().to_string();
+    let file = File::open(path).map_err(Error::io(path))?;
+    let content = Content::read(&mut BufReader::new(file))
+        .map_err(|e| Error::model(&origin, format!("not a sound GGUF file: {e}")))?;
+    config(&content, &origin)
+}
+
 /// Reads a `llama` GGUF file.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use crate::artifact;
 use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
-use crate::model::load;
+use crate::model::{LlamaConfig, load};
 use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::{self, prepared};
@@ -16,12 +16,14 @@ use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
-use crate::train::{self, Fit, Observer, TrainConfig, checkpoint, fit, reference};
+use crate::train::{self, Fit, Observer, TrainConfig, checkpoint, fit, machine, reference};
 
 mod evaluate;
 mod outputs;
+mod plan;
 
 use outputs::Trained;
+pub use plan::{Plan, plan};
 
 /// Accuracy on one source of the test split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,36 +119,16 @@ pub enum Ended {
     Already(Box<RunSummary>),
 }
 
-/// What `train --dry-run` says.
-#[derive(Debug, Serialize)]
-pub struct Plan {
-    /// Parameters of the model, without the latent part.
-    pub parameters: usize,
-    /// Numbers that training changes.
-    pub trainable: usize,
-    /// Pairs to train on.
-    pub pairs: usize,
-    /// Steps to take.
-    pub steps: usize,
-    /// Tokens through the backbone in one epoch, shared prompts counted once.
-    pub tokens_per_epoch: usize,
-    /// Longest prompt and response, tokens.
-    pub longest: usize,
-    /// Weights, gradients and moments, MiB.
-    pub state_mb: f64,
-    /// Activations of the largest pass, MiB, roughly.
-    pub activations_mb: f64,
-}
-
-/// What a run starts from.
-struct Start {
+/// The data of a run.
+struct Data {
     splits: Vec<Split>,
     tokenizer: ModelTokenizer,
-    policy: Policy<f32>,
     manifest: Manifest,
+    /// Longest prompt and response, tokens.
+    longest: usize,
 }
 
-fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
+fn open_data(config: &TrainConfig) -> Result<Data> {
     let data = Path::new(&config.data);
     let splits = batch::read_splits(data)?;
     if splits.first().is_none_or(|s| s.rows.is_empty()) {
@@ -159,40 +141,7 @@ fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
     }
     let manifest = Manifest::read(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
-    let source = ModelSource::resolve(&config.model)?;
-    let loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
-    let policy = Policy::new(loaded, &config.lpc, seed, longest)?;
-    Ok(Start { splits, tokenizer, policy, manifest })
-}
-
-/// Says what a run would do, without doing it.
-///
-/// # Errors
-/// As [`run`].
-pub fn plan(config: &TrainConfig, seed: Seed) -> Result<Plan> {
-    let config = checked(config)?;
-    let Start { splits, policy, .. } = start(&config, seed)?;
-    let rows = &splits[0].rows;
-    let steps =
-        crate::train::plan::Plan::new(rows.len(), config.batch * config.accumulate, config.epochs, config.max_steps);
-    let tokens = |r: &batch::TokenRow| r.prompt_ids.len() + r.chosen_ids.len() + r.rejected_ids.len();
-    let mut sizes: Vec<usize> = rows.iter().map(tokens).collect();
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let c = &policy.decoder.config;
-    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-    // What a layer keeps of a row: see `model::layer`.
-    let kept = 2 * q + 2 * kv + 2 * c.hidden_size + 2 * c.intermediate_size + c.num_attention_heads + 2;
-    let largest: usize = sizes.iter().take(config.batch).sum();
-    Ok(Plan {
-        parameters: c.parameters(),
-        trainable: policy.params.trainable_elements(),
-        pairs: rows.len(),
-        steps: steps.steps,
-        tokens_per_epoch: sizes.iter().sum(),
-        longest: batch::longest(rows),
-        state_mb: policy.params.trainable_elements() as f64 * 16.0 / f64::from(1 << 20),
-        activations_mb: (largest * kept * c.num_hidden_layers * 4) as f64 / f64::from(1 << 20),
-    })
+    Ok(Data { splits, tokenizer, manifest, longest })
 }
 
 fn checked(config: &TrainConfig) -> Result<TrainConfig> {
@@ -211,7 +160,11 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     let mut manifest = Manifest::begin("train", &config)?;
     manifest.seeds.insert("run".into(), seed.0);
     // Data or a model that cannot be had leave no folder behind.
-    let Start { splits, tokenizer, policy, manifest: data } = start(&config, seed)?;
+    let Data { splits, tokenizer, manifest: data, longest } = open_data(&config)?;
+    let source = ModelSource::resolve(&config.model)?;
+    warn_of_memory(&config, seed, &load::shape(&source, tokenizer.vocab_size())?, &splits, progress);
+    let loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
+    let policy = Policy::new(loaded, &config.lpc, seed, longest)?;
     let _lock = artifact::lock_folder(&out)?;
     let weights = reference::fingerprint(&policy)?;
     let identity = identity(&config, seed, &data, &weights)?;
@@ -262,6 +215,17 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     }
     manifest.finish(&out)?;
     Ok(Ended::Finished(Box::new(summary)))
+}
+
+/// Says so where a run will not fit into this machine's memory: it may still, on swap, or fail in hours.
+fn warn_of_memory(config: &TrainConfig, seed: Seed, shape: &LlamaConfig, splits: &[Split], progress: &dyn Progress) {
+    let memory = plan::Cost::of(config, seed, shape, splits).memory;
+    let Some(limit) = machine::memory_mb().filter(|limit| memory.total > *limit) else { return };
+    progress.warn(&format!(
+        "this run needs about {:.0} MiB and the machine has {limit:.0}: {}",
+        memory.total,
+        memory.advice(limit, config.batch, config.accumulate).join("; ")
+    ));
 }
 
 /// The reference log-probabilities of all splits: given, from the cache, or computed; `None` where the user stops it.

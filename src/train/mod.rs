@@ -6,9 +6,11 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod estimate;
 pub mod events;
 pub mod finite;
 pub mod fit;
+pub mod machine;
 pub mod optimizer;
 pub mod plan;
 pub mod raw;
