@@ -173,9 +173,8 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     }
     artifact::write_bytes(out.join(schema::run::CONFIG), config_text(&config, seed)?.as_bytes())?;
     let from = if resume { newest(&out, &identity, progress)? } else { None };
-    if !resume && out.join(schema::run::CHECKPOINTS).exists() {
-        let stale = out.join(schema::run::CHECKPOINTS);
-        std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
+    if !resume {
+        artifact::remove(&out.join(schema::run::CHECKPOINTS))?;
     }
     checkpoint::prepare(&out.join(schema::run::CHECKPOINTS))?;
     let Some(reference) = references(&config, &policy, &splits, weights, progress)? else {

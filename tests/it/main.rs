@@ -13,7 +13,10 @@
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
+//! - `reference`: the cache of reference log-probabilities, and what `score` gives to it.
 //! - `resume`: a stopped run ends with the same bits.
+//! - `running`: what a training run says, and where it gives up.
+//! - `signals`: the real program, interrupted and killed.
 //! - `tokenize`: renderings and token ids recorded from transformers.
 
 mod architecture;
@@ -29,6 +32,9 @@ mod invariants;
 mod parity;
 mod policies;
 mod recipes;
+mod reference;
 mod resume;
+mod running;
+mod signals;
 mod support;
 mod tokenize;
