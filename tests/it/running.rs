@@ -29,13 +29,14 @@ fn a_dry_run_needs_no_weights() {
     sandbox.write("big/config.json", config.to_string());
     let told = sandbox.ok("train --data data --model big --latent none --out run --epochs 2 --dry-run --json").json();
     assert_eq!(told["parameters"], 8_030_261_248u64);
-    let [train, test] = ["train", "test"].map(|split| sandbox.arrow(&format!("data/tokens/{split}.arrow")).height());
+    let [trained_on, tested_on] =
+        ["train", "test"].map(|split| sandbox.arrow(&format!("data/tokens/{split}.arrow")).height());
     assert_eq!(
         (&told["trainable"], &told["pairs"], &told["pairs_test"]),
-        (&told["parameters"], &json!(train), &json!(test))
+        (&told["parameters"], &json!(trained_on), &json!(tested_on))
     );
     let number = |path: &str| told.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {told}"));
-    assert_eq!(number("/steps") as usize, 2 * train.div_ceil(4));
+    assert_eq!(number("/steps") as usize, 2 * trained_on.div_ceil(4));
     assert_eq!(number("/tokens"), 2.0 * number("/tokens_per_epoch"));
     let gib = 8_030_261_248.0 * 4.0 / f64::from(1 << 20);
     assert_eq!(number("/memory_mb/weights"), gib);
