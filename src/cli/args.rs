@@ -247,7 +247,7 @@ pub struct Train {
     /// Continues a stopped run from its newest sound checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Says what would be done, and with how much memory; trains nothing
+    /// Says what would be done, with how much memory and in which time; trains nothing
     #[arg(long)]
     pub dry_run: bool,
 }

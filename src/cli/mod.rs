@@ -68,7 +68,7 @@ enum Command {
     /// Per-example log-probabilities of any model on a prepared folder
     Score(args::Score),
     /// Trains a policy, evaluates it with the prior, writes the code posteriors
-    Train(args::Train),
+    Train(Box<args::Train>),
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
     NoiseSweep(args::NoiseSweep),
     /// Writes report.html and report.md for a run or sweep folder

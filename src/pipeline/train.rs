@@ -238,7 +238,7 @@ fn references(
     if !config.objective.needs_reference() {
         return Ok(Some(reference::none(splits)));
     }
-    let origin = reference::Origin::new::<f32>(model, splits);
+    let origin = reference::Origin::known(policy, model, splits);
     if config.reference.is_empty() {
         let cache = Path::new(&config.data).join(prepared::REFERENCE);
         return reference::reference(policy, splits, &origin, &cache, progress);

@@ -49,12 +49,12 @@ impl Origin {
     /// # Errors
     /// [`Error::Tensor`].
     pub fn of<T: Real>(policy: &Policy<T>, splits: &[Split]) -> Result<Origin> {
-        Ok(Origin::new::<T>(fingerprint(policy)?, splits))
+        Ok(Origin::known(policy, fingerprint(policy)?, splits))
     }
 
     /// The same where the model's [`fingerprint`] is known.
-    pub fn new<T: Real>(model: String, splits: &[Split]) -> Origin {
-        Origin { model, tokens: fingerprint_of_tokens(splits), options: format!("{:?}", T::KIND) }
+    pub fn known<T: Real>(policy: &Policy<T>, model: String, splits: &[Split]) -> Origin {
+        Origin { model, tokens: fingerprint_of_tokens(splits), options: options(policy) }
     }
 
     /// Name of the file: 32 hex digits.
@@ -66,6 +66,11 @@ impl Origin {
         }
         hasher.finalize().to_hex()[..32].to_string()
     }
+}
+
+/// How a policy computes, as far as its values depend on it: the one place to name it.
+fn options<T: Real>(_: &Policy<T>) -> String {
+    format!("{:?}", T::KIND)
 }
 
 /// What a file says of itself.
