@@ -87,6 +87,11 @@ compare-tokenizers +PAIRS:
 readback FOLDER *ARGS: _python
     target/fixtures/bin/python scripts/readback.py {{ FOLDER }} {{ ARGS }}
 
+# Read a run folder's TensorBoard events with TensorBoard; needs python3.
+readback-tensorboard RUN: _python
+    target/fixtures/bin/pip install --quiet tensorboard
+    target/fixtures/bin/python scripts/readback_tensorboard.py {{ RUN }}
+
 # prepare against datasets + transformers on rows of realistic length; TOKENIZER is a Hugging Face folder.
 bench-prepare TOKENIZER ROWS="64000" *ARGS: _python
     cargo build --release

@@ -153,8 +153,34 @@ const ROW_GROUP: usize = 8192;
 /// # Errors
 /// As [`write_verified`], and [`Error::Frame`].
 pub fn write_parquet(path: impl AsRef<Path>, frame: &mut polars::prelude::DataFrame) -> Result<()> {
+    write_parquet_marked(path, frame, &[])
+}
+
+/// [`write_parquet`] with words of our own in the file's metadata, which [`read_mark`] reads.
+///
+/// # Errors
+/// As [`write_parquet`].
+pub fn write_parquet_marked(
+    path: impl AsRef<Path>,
+    frame: &mut polars::prelude::DataFrame,
+    marks: &[(String, String)],
+) -> Result<()> {
     let none = frame.clear();
-    write_parquet_pieces(path, &none, std::iter::once(Ok(frame.clone()))).map(|_| ())
+    write_pieces(path.as_ref(), &none, std::iter::once(Ok(frame.clone())), marks).map(|_| ())
+}
+
+/// What a Parquet file's metadata holds under a key; nothing where the key is not there.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be opened, [`Error::Artifact`] where it is damaged.
+pub fn read_mark(path: impl AsRef<Path>, key: &str) -> Result<Option<String>> {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let path = path.as_ref();
+    let file = File::open(path).map_err(Error::io(path))?;
+    let reader = SerializedFileReader::new(file)
+        .map_err(|e| Error::artifact(path, format!("not a readable Parquet file: {e}")))?;
+    let pairs = reader.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+    Ok(pairs.filter(|pair| pair.key == key).find_map(|pair| pair.value.clone()))
 }
 
 /// Writes the frames one behind the other as one Parquet file, with no more than some row groups in
@@ -168,15 +194,23 @@ pub fn write_parquet_pieces(
     none: &polars::prelude::DataFrame,
     frames: impl IntoIterator<Item = Result<polars::prelude::DataFrame>>,
 ) -> Result<u64> {
+    write_pieces(path.as_ref(), none, frames, &[])
+}
+
+fn write_pieces(
+    path: &Path,
+    none: &polars::prelude::DataFrame,
+    frames: impl IntoIterator<Item = Result<polars::prelude::DataFrame>>,
+    marks: &[(String, String)],
+) -> Result<u64> {
     use polars::prelude::*;
-    let path = path.as_ref();
     let mut rows = 0;
     let written = std::cell::Cell::new(0);
     write_verified(
         path,
         |w| {
             let writer = ParquetWriter::new(w).with_compression(ParquetCompression::Zstd(None)).set_parallel(true);
-            let writer = writer.with_key_value_metadata(portable::schema(none.schema()));
+            let writer = writer.with_key_value_metadata(portable::metadata(none.schema(), marks));
             let mut writer = writer.batched(none.schema())?;
             let mut waiting = none.clone();
             let mut put = |frame: DataFrame| -> Result<()> {
@@ -332,6 +366,11 @@ mod tests {
         let whole = write("a", &[0, n]);
         assert!(whole == write("b", &[0, 1, 1, 5000, ROW_GROUP, ROW_GROUP + 8100, n]));
         assert_eq!(read_parquet(dir.path().join("b")).unwrap(), frame(0..n));
+        let marks = [("mine".to_string(), "a mark".to_string())];
+        write_parquet_marked(dir.path().join("m"), &mut frame(0..3), &marks).unwrap();
+        assert_eq!(read_parquet(dir.path().join("m")).unwrap(), frame(0..3));
+        assert_eq!(read_mark(dir.path().join("m"), "mine").unwrap().as_deref(), Some("a mark"));
+        assert_eq!(read_mark(dir.path().join("a"), "mine").unwrap(), None);
         write_parquet_pieces(dir.path().join("c"), &frame(0..0), []).unwrap();
         assert_eq!(read_parquet(dir.path().join("c")).unwrap(), frame(0..0));
     }

@@ -116,6 +116,8 @@ pub mod prepared {
     pub const REJECTS: &str = "rejects.parquet";
     /// Tokenizer files used, so that training and decoding need nothing else.
     pub const TOKENIZER: &str = "tokenizer";
+    /// Cache of reference log-probabilities, one file for each model and state of the data.
+    pub const REFERENCE: &str = "reference";
     /// `pairs/{split}.parquet`
     pub fn pairs(split: &str) -> String {
         format!("pairs/{split}.parquet")

@@ -10,12 +10,14 @@ use arrow::datatypes::{DataType as Arrow, Field, Fields, Schema};
 use polars::io::parquet::write::KeyValueMetadata;
 use polars::prelude::DataType;
 
-/// Metadata that makes readers take texts as `string` and lists as `list`; none where a column has a
-/// type that is not ours, so that polars says what it is.
-pub fn schema(frame: &polars::prelude::Schema) -> Option<KeyValueMetadata> {
+/// Metadata that makes readers take texts as `string` and lists as `list`, with `marks` beside it; without
+/// the former where a column has a type that is not ours, so that polars says what it is.
+pub fn metadata(frame: &polars::prelude::Schema, marks: &[(String, String)]) -> Option<KeyValueMetadata> {
     let fields: Option<Vec<Field>> = frame.iter().map(|(name, dtype)| field(name, dtype)).collect();
-    let encoded = parquet::arrow::encode_arrow_schema(&Schema::new(fields?));
-    Some(KeyValueMetadata::from_static(vec![(parquet::arrow::ARROW_SCHEMA_META_KEY.to_string(), encoded)]))
+    let encoded = fields.map(|fields| parquet::arrow::encode_arrow_schema(&Schema::new(fields)));
+    let schema = encoded.map(|encoded| (parquet::arrow::ARROW_SCHEMA_META_KEY.to_string(), encoded));
+    let all: Vec<(String, String)> = schema.into_iter().chain(marks.iter().cloned()).collect();
+    (!all.is_empty()).then(|| KeyValueMetadata::from_static(all))
 }
 
 fn field(name: &str, dtype: &DataType) -> Option<Field> {

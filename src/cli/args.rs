@@ -211,6 +211,9 @@ pub struct Train {
     /// Run folder to write
     #[arg(long, value_name = "DIR")]
     out: Option<String>,
+    /// Reference log-probabilities that `score` wrote [default: a cache in the prepared folder]
+    #[arg(long, value_name = "FILE.parquet")]
+    reference: Option<String>,
     /// Objective: dpo, cdpo, rdpo, mix, ipo, simpo, sft
     #[arg(long)]
     objective: Option<String>,
@@ -250,7 +253,7 @@ pub struct Train {
     /// Continues a stopped run from its newest sound checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Says what would be done, and with how much memory; trains nothing
+    /// Says what would be done, with how much memory and in which time; trains nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -261,6 +264,7 @@ impl Train {
         flags.put("train.data", "--data", self.data.clone());
         flags.put("train.model", "--model", self.model.clone());
         flags.put("train.out", "--out", self.out.clone());
+        flags.put("train.reference", "--reference", self.reference.clone());
         flags.put("train.objective.name", "--objective", self.objective.clone());
         flags.put("train.objective.beta", "--beta", self.beta);
         flags.put("train.lpc.latent", "--latent", self.latent.clone());

@@ -2,6 +2,7 @@
 
 mod args;
 mod flags;
+mod lines;
 mod output;
 mod tables;
 
@@ -182,7 +183,13 @@ fn trained(
             terminal.note("this run is finished already; nothing was done");
             printer.result(&summary, || tables::run(&summary, &config.out))
         }
-        train::Ended::Interrupted { step, steps } => Err(interrupted(&format!("after step {step} of {steps}"))),
+        train::Ended::Interrupted { step: 0, .. } => {
+            Err(interrupted("interrupted before the first step".into(), &again(&[])))
+        }
+        train::Ended::Interrupted { step, steps } => {
+            let message = format!("interrupted after step {step} of {steps}; a checkpoint was written");
+            Err(interrupted(message, &again(&["--resume"])))
+        }
     }
 }
 
@@ -190,14 +197,31 @@ fn swept(recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> 
     let outcome = sweep::run(recipe, terminal)?;
     printer.result(&outcome, || tables::sweep(&outcome))?;
     if terminal.interrupted() {
-        return Err(interrupted("between cells"));
+        let message = "interrupted; finished cells are kept, and stopped ones have a checkpoint".into();
+        return Err(interrupted(message, &again(&[])));
     }
     outcome.check()
 }
 
-fn interrupted(place: &str) -> Error {
-    Error::Run {
-        message: format!("interrupted {place}; a checkpoint was written"),
-        hint: Some("the same command with --resume goes on from there (noise-sweep and demo need no flag)".into()),
+fn interrupted(message: String, command: &str) -> Error {
+    Error::Run { message, hint: Some(format!("go on with\n  {command}")) }
+}
+
+/// This command again, as a shell reads it, with these flags where it does not have them yet.
+fn again(flags: &[&str]) -> String {
+    let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    for flag in flags {
+        if !words.iter().any(|word| word == flag) {
+            words.push((*flag).to_string());
+        }
     }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
+    let quoted = words.iter().map(|word| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }

@@ -4,11 +4,12 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::lines::Lines;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::report::visible;
@@ -67,17 +68,24 @@ fn safe(text: &str) -> String {
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Progress on stderr: bars on a terminal, lines elsewhere.
+/// Progress on stderr: bars on a terminal, sparse lines elsewhere.
 pub struct Terminal {
     quiet: bool,
     bars: bool,
-    bar: Mutex<Option<ProgressBar>>,
+    shown: Mutex<Shown>,
+}
+
+/// What is shown of the current step.
+#[derive(Default)]
+struct Shown {
+    bar: Option<ProgressBar>,
+    lines: Option<Lines>,
 }
 
 impl Terminal {
     /// A listener; `quiet` leaves only warnings' count to the result.
     pub fn new(quiet: bool) -> Terminal {
-        Terminal { quiet, bars: std::io::stderr().is_terminal(), bar: Mutex::new(None) }
+        Terminal { quiet, bars: std::io::stderr().is_terminal(), shown: Mutex::default() }
     }
 
     /// From now on the first Ctrl-C or SIGTERM asks for a stop at the next good place, the second ends the process.
@@ -91,26 +99,27 @@ impl Terminal {
         });
     }
 
-    fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
+    fn with(&self, f: impl FnOnce(&mut Shown)) {
         if !self.quiet {
-            f(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            f(&mut self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         }
     }
 
     fn line(&self, text: &str) {
         let text = safe(text);
-        self.with(|bar| match bar {
-            Some(bar) if self.bars => bar.println(&text),
-            _ => eprintln!("{text}"),
+        self.with(|shown| match &shown.bar {
+            Some(bar) => bar.println(&text),
+            None => eprintln!("{text}"),
         });
     }
 }
 
 impl Progress for Terminal {
     fn begin(&self, step: &str, total: Option<u64>) {
-        self.with(|bar| {
+        self.with(|shown| {
             if !self.bars {
                 eprintln!("{step} ...");
+                shown.lines = Some(Lines::new(step, total));
                 return;
             }
             let style = match total {
@@ -124,30 +133,39 @@ impl Progress for Terminal {
             new.set_style(style);
             new.set_prefix(step.to_string());
             new.enable_steady_tick(Duration::from_millis(500));
-            *bar = Some(new);
+            shown.bar = Some(new);
         });
     }
 
     fn advance(&self, n: u64) {
-        self.with(|bar| {
-            if let Some(bar) = bar {
+        self.with(|shown| {
+            if let Some(bar) = &shown.bar {
                 bar.inc(n);
+            }
+            if let Some(line) = shown.lines.as_mut().and_then(|lines| lines.advance(n, Instant::now())) {
+                eprintln!("{}", safe(&line));
             }
         });
     }
 
     fn status(&self, line: &str) {
-        self.with(|bar| {
-            if let Some(bar) = bar {
-                bar.set_message(line.to_string());
+        self.with(|shown| {
+            if let Some(bar) = &shown.bar {
+                bar.set_message(safe(line));
+            }
+            if let Some(lines) = &mut shown.lines {
+                lines.status = line.to_string();
             }
         });
     }
 
     fn end(&self) {
-        self.with(|bar| {
-            if let Some(bar) = bar.take() {
+        self.with(|shown| {
+            if let Some(bar) = shown.bar.take() {
                 bar.finish();
+            }
+            if let Some(line) = shown.lines.take().and_then(|lines| lines.last(Instant::now())) {
+                eprintln!("{}", safe(&line));
             }
         });
     }

@@ -1,7 +1,9 @@
 //! Results as text for people.
 
 use std::fmt::Write;
+use std::time::Duration;
 
+use super::lines::clock;
 use crate::pipeline::demo::DemoSummary;
 use crate::pipeline::planted::PlantedScores;
 use crate::pipeline::prepare::PrepareSummary;
@@ -121,17 +123,52 @@ pub fn score(s: &ScoreSummary) -> String {
 
 /// `train --dry-run`.
 pub fn plan(p: &Plan) -> String {
+    let (m, f, t) = (&p.memory_mb, &p.flops, &p.seconds);
+    let row = |name: &str, value: String| vec![name.to_string(), value];
+    let mib = |name: &str, value: f64| row(name, format!("{value:.0} MiB"));
+    let flop = |name: &str, value: f64| row(name, format!("{value:.2e}"));
+    let time = |name: &str, value: f64| row(name, clock(Duration::from_secs_f64(value.clamp(0.0, 1e9))));
     let rows = vec![
-        vec!["parameters".into(), p.parameters.to_string()],
-        vec!["trainable".into(), p.trainable.to_string()],
-        vec!["pairs".into(), p.pairs.to_string()],
-        vec!["steps".into(), p.steps.to_string()],
-        vec!["tokens in an epoch".into(), p.tokens_per_epoch.to_string()],
-        vec!["longest pair, tokens".into(), p.longest.to_string()],
-        vec!["weights, gradients, moments".into(), format!("{:.0} MiB", p.state_mb)],
-        vec!["activations, about".into(), format!("{:.0} MiB", p.activations_mb)],
+        row("parameters", p.parameters.to_string()),
+        row("trainable", p.trainable.to_string()),
+        row("pairs to train on", p.pairs.to_string()),
+        row("pairs to evaluate on", p.pairs_test.to_string()),
+        row("steps", p.steps.to_string()),
+        row("tokens", p.tokens.to_string()),
+        row("tokens in an epoch", p.tokens_per_epoch.to_string()),
+        row("of these in responses", p.response_tokens_per_epoch.to_string()),
+        row("tokens in the largest pass", p.largest_pass.to_string()),
+        row("longest pair, tokens", p.longest.to_string()),
+        mib("memory: weights", m.weights),
+        mib("memory: gradients", m.gradients),
+        mib("memory: moments", m.moments),
+        mib("memory: activations", m.activations),
+        mib("memory: evaluation (afterwards)", m.evaluation),
+        mib("memory: tokens, reference", m.data),
+        mib("memory: program", m.program),
+        mib("memory: together", m.total),
+        row("memory: this machine", p.machine_mb.map_or_else(|| "-".into(), |mb| format!("{mb:.0} MiB"))),
+        flop("FLOPs: training", f.training),
+        flop("FLOPs: reference", f.reference),
+        flop("FLOPs: evaluation", f.evaluation),
+        time("time: training", t.training),
+        time("time: reference", t.reference),
+        time("time: evaluation", t.evaluation),
+        time("time: together", t.total),
     ];
-    columns(&["what a run would take", ""], &rows)
+    let mut out = columns(&["what a run would take", ""], &rows);
+    let _ = writeln!(
+        out,
+        "\ntimes by {}: {:.0} GFLOP/s training, {:.0} forward",
+        p.speed.how, p.speed.training_gflops, p.speed.forward_gflops
+    );
+    if !p.fits {
+        let _ = writeln!(out, "it does not fit into this machine's memory; what would help:");
+        p.hints.iter().for_each(|hint| {
+            let _ = writeln!(out, "  {hint}");
+        });
+    }
+    out
 }
 
 /// `train`.

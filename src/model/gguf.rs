@@ -24,6 +24,18 @@ const ROPE_TABLE: &str = "rope_freqs.weight";
 /// Numbers that one task dequantizes, about.
 const PER_TASK: usize = 1 << 18;
 
+/// The shape that a GGUF file's header tells of; no tensor is read.
+///
+/// # Errors
+/// As [`load`].
+pub fn shape(path: &Path) -> Result<LlamaConfig> {
+    shape_of(&Gguf::open(path)?, &path.display().to_string())
+}
+
+fn shape_of(gguf: &Gguf, origin: &str) -> Result<LlamaConfig> {
+    Metadata { gguf, origin, prefix: architecture(gguf, origin)? }.config()
+}
+
 /// Reads a `llama` or `qwen2` GGUF file.
 ///
 /// # Errors
@@ -31,7 +43,7 @@ const PER_TASK: usize = 1 << 18;
 pub fn load<T: Real>(path: &Path) -> Result<Loaded> {
     let origin = path.display().to_string();
     let gguf = Gguf::open(path)?;
-    let config = Metadata { gguf: &gguf, origin: &origin, prefix: architecture(&gguf, &origin)? }.config()?;
+    let config = shape_of(&gguf, &origin)?;
     let tensors = Weights::new(&gguf, &config, &origin)?;
     let params = assemble::<T>(&config, &tensors, &origin)?;
     Ok(Loaded { config, params })

@@ -69,14 +69,37 @@ pub fn load<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed) -> Res
         ModelSource::Folder(folder) => from_folder::<T>(folder)?,
         ModelSource::Gguf(path) => super::gguf::load::<T>(path)?,
     };
-    if loaded.config.vocab_size < vocab_size {
-        return Err(Error::model(
-            format!("{source:?}"),
-            format!("the model knows {} tokens, the prepared data's tokenizer {vocab_size}", loaded.config.vocab_size),
-        )
-        .with_hint("prepare the data with this model's own tokenizer: prepare --tokenizer MODEL"));
-    }
+    covers(&loaded.config, vocab_size, source)?;
     Ok(loaded)
+}
+
+/// A model's shape, without reading its weights: from config.json or the GGUF header.
+///
+/// # Errors
+/// As [`load`], as far as no weight is needed to tell.
+pub fn shape(source: &ModelSource, vocab_size: usize) -> Result<LlamaConfig> {
+    let config = match source {
+        ModelSource::Tiny { width, layers } => LlamaConfig::tiny(*width, *layers, vocab_size),
+        ModelSource::Folder(folder) => folder_shape(folder)?,
+        ModelSource::Gguf(path) => super::gguf::shape(path)?,
+    };
+    covers(&config, vocab_size, source)?;
+    Ok(config)
+}
+
+fn covers(config: &LlamaConfig, vocab_size: usize, source: &ModelSource) -> Result<()> {
+    if config.vocab_size >= vocab_size {
+        return Ok(());
+    }
+    let message = format!("the model knows {} tokens, the prepared data's tokenizer {vocab_size}", config.vocab_size);
+    Err(Error::model(format!("{source:?}"), message)
+        .with_hint("prepare the data with this model's own tokenizer: prepare --tokenizer MODEL"))
+}
+
+fn folder_shape(folder: &Path) -> Result<LlamaConfig> {
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).map_err(Error::io(&path))?;
+    LlamaConfig::from_json(&text, &path.display().to_string())
 }
 
 /// Random weights: normal with the given deviation (projections into the residual stream divided by
@@ -112,9 +135,7 @@ pub fn normal(seed: Seed, name: &str, n: usize) -> impl Iterator<Item = f64> {
 }
 
 fn from_folder<T: Real>(folder: &Path) -> Result<Loaded> {
-    let path = folder.join("config.json");
-    let text = std::fs::read(&path).map_err(Error::io(&path))?;
-    let config = LlamaConfig::from_json(&text, &path.display().to_string())?;
+    let config = folder_shape(folder)?;
     let params = checkpoint::assemble::<T>(&config, &Folder::open(folder)?, &folder.display().to_string())?;
     Ok(Loaded { config, params })
 }
@@ -165,6 +186,7 @@ mod tests {
         save_folder(dir.path(), &config, params.iter()).unwrap();
         let again = load::<f32>(&ModelSource::Folder(dir.path().into()), 50, Seed(0)).unwrap();
         assert_eq!(again.config, config);
+        assert_eq!(shape(&ModelSource::Folder(dir.path().into()), 50).unwrap(), config);
         let find = |list: &[Param], name: &str| -> Vec<f32> {
             list.iter().find(|p| p.name == name).unwrap().var.flatten_all().unwrap().to_vec1().unwrap()
         };

@@ -14,7 +14,7 @@ use crate::schema::{col, prepared};
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
-use crate::train::reference::{REF_CHOSEN, REF_REJECTED};
+use crate::train::reference::{self, Origin, REF_CHOSEN, REF_REJECTED};
 
 /// Options of `score`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -42,8 +42,10 @@ pub struct ScoreSummary {
 }
 
 /// Scores every pair of every split, and writes `id`, `split`, `source`, `flipped`, `logps_chosen`, `logps_rejected`,
-/// `ref_chosen_logps`, `ref_rejected_logps` (the same as TRL names a precomputed reference), `n_chosen`, `n_rejected`,
-/// and `prior_code` where the model has codes. Log-probabilities are summed, in nats.
+/// `ref_chosen_logps`, `ref_rejected_logps` (named as TRL names a precomputed reference; the same values, but for a
+/// model with codes, whose reference has none), `n_chosen`, `n_rejected`, and `prior_code` where the model has codes.
+/// Log-probabilities are summed, in nats. The file says of which model and data it is, so that
+/// `train --reference FILE` takes its values where both are the same.
 ///
 /// # Errors
 /// [`Error::Config`] for missing settings; [`Error::Artifact`], [`Error::Model`] for data or model.
@@ -73,6 +75,14 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         examples.extend(examine(&policy, &split.rows, |n| progress.advance(n as u64))?);
     }
     progress.end();
+    let reference: reference::Reference = if policy.lpc.is_some() {
+        reference::compute(&policy, &splits, &crate::train::peers::ALONE, progress)?
+            .ok_or_else(|| Error::run("interrupted"))?
+    } else {
+        let mut values = examples.iter().map(|e| e.logps);
+        splits.iter().map(|s| values.by_ref().take(s.rows.len()).collect()).collect()
+    };
+    let origin = Origin::of(&policy, &splits)?;
     let rows: Vec<(&str, &batch::TokenRow)> =
         splits.iter().flat_map(|s| s.rows.iter().map(|r| (s.name.as_str(), r))).collect();
     let texts = |name: &str, get: &dyn Fn(&(&str, &batch::TokenRow)) -> String| {
@@ -90,8 +100,8 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         Column::new(col::FLIPPED.into(), rows.iter().map(|(_, r)| r.flipped).collect::<Vec<bool>>()),
         Column::new("logps_chosen".into(), chosen.as_slice()),
         Column::new("logps_rejected".into(), rejected.as_slice()),
-        Column::new(REF_CHOSEN.into(), chosen.as_slice()),
-        Column::new(REF_REJECTED.into(), rejected.as_slice()),
+        Column::new(REF_CHOSEN.into(), reference.iter().flatten().map(|r| r.0).collect::<Vec<f64>>()),
+        Column::new(REF_REJECTED.into(), reference.iter().flatten().map(|r| r.1).collect::<Vec<f64>>()),
         counts(col::N_CHOSEN, |r| r.chosen_ids.len()),
         counts(col::N_REJECTED, |r| r.rejected_ids.len()),
     ];
@@ -102,7 +112,8 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         };
         columns.push(Column::new("prior_code".into(), examples.iter().map(code).collect::<Vec<u32>>()));
     }
-    artifact::write_parquet(&config.out, &mut DataFrame::new(rows.len(), columns)?)?;
+    let marks = [reference::mark(&origin, &splits, &reference)?];
+    artifact::write_parquet_marked(&config.out, &mut DataFrame::new(rows.len(), columns)?, &marks)?;
     let n = rows.len().max(1) as f64;
     let per_token = |logps: &[f64], get: fn(&batch::TokenRow) -> usize| {
         logps.iter().sum::<f64>() / rows.iter().map(|(_, r)| get(r)).sum::<usize>().max(1) as f64

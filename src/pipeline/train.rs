@@ -8,23 +8,25 @@ use crate::artifact;
 use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
-use crate::model::load;
-use crate::objective::{MixFlip, ObjectiveConfig};
-use crate::policy::{Example, Policy, flips};
-use crate::posteriors::{self, Part};
+use crate::model::{LlamaConfig, load};
+use crate::objective::MixFlip;
+use crate::policy::{Policy, flips};
 use crate::progress::Progress;
-use crate::schema::{self, metric, prepared};
+use crate::schema::{self, prepared};
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
 pub use crate::train::peers;
-use crate::train::{Fit, Metrics, Observer, Peers, TrainConfig, checkpoint, fit, place, reference, shares};
+use crate::train::{self, Fit, Observer, Peers, TrainConfig, checkpoint, fit, machine, place, reference};
 
+mod evaluate;
 mod latent;
 mod outputs;
+mod plan;
 
 use outputs::Trained;
+pub use plan::{Plan, plan};
 
 /// Accuracy on one source of the test split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,36 +126,16 @@ pub enum Ended {
     Already(Box<RunSummary>),
 }
 
-/// What `train --dry-run` says.
-#[derive(Debug, Serialize)]
-pub struct Plan {
-    /// Parameters of the model, without the latent part.
-    pub parameters: usize,
-    /// Numbers that training changes.
-    pub trainable: usize,
-    /// Pairs to train on.
-    pub pairs: usize,
-    /// Steps to take.
-    pub steps: usize,
-    /// Tokens through the backbone in one epoch, shared prompts counted once.
-    pub tokens_per_epoch: usize,
-    /// Longest prompt and response, tokens.
-    pub longest: usize,
-    /// Weights, gradients and moments, MiB.
-    pub state_mb: f64,
-    /// Activations of the largest pass, MiB, roughly.
-    pub activations_mb: f64,
-}
-
-/// What a run starts from.
-struct Start {
+/// The data of a run.
+struct Data {
     splits: Vec<Split>,
     tokenizer: ModelTokenizer,
-    policy: Policy<f32>,
     manifest: Manifest,
+    /// Longest prompt and response, tokens.
+    longest: usize,
 }
 
-fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
+fn open_data(config: &TrainConfig) -> Result<Data> {
     let data = Path::new(&config.data);
     let splits = batch::read_splits(data)?;
     if splits.first().is_none_or(|s| s.rows.is_empty()) {
@@ -166,49 +148,7 @@ fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
     }
     let manifest = Manifest::read(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
-    let source = ModelSource::resolve(&config.model)?;
-    let mut loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
-    if config.objective.mix_flip == MixFlip::Learned {
-        loaded.params.push(flips::parameter::<f32>()?);
-    }
-    let mut policy = Policy::new(loaded, &config.lpc, seed, longest)?;
-    policy.start_flips(config.objective.label_smoothing)?;
-    if let Some(place) = place::open(config, peers::local_rank())? {
-        policy = policy.placed(place)?;
-    }
-    policy.decoder.recompute = config.recompute;
-    policy.decoder.precision = config.precision;
-    Ok(Start { splits, tokenizer, policy, manifest })
-}
-
-/// Says what a run would do, without doing it.
-///
-/// # Errors
-/// As [`run`].
-pub fn plan(config: &TrainConfig, seed: Seed) -> Result<Plan> {
-    let config = checked(config)?;
-    let Start { splits, policy, .. } = start(&config, seed)?;
-    let rows = &splits[0].rows;
-    let steps =
-        crate::train::plan::Plan::new(rows.len(), config.batch * config.accumulate, config.epochs, config.max_steps);
-    let tokens = |r: &batch::TokenRow| r.prompt_ids.len() + r.chosen_ids.len() + r.rejected_ids.len();
-    let mut sizes: Vec<usize> = rows.iter().map(tokens).collect();
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let c = &policy.decoder.config;
-    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-    // What a layer keeps of a row: see `model::layer`.
-    let kept = 2 * q + 2 * kv + 2 * c.hidden_size + 2 * c.intermediate_size + c.num_attention_heads + 2;
-    let largest: usize = sizes.iter().take(config.batch).sum();
-    Ok(Plan {
-        parameters: c.parameters(),
-        trainable: policy.params.trainable_elements(),
-        pairs: rows.len(),
-        steps: steps.steps,
-        tokens_per_epoch: sizes.iter().sum(),
-        longest: batch::longest(rows),
-        state_mb: policy.params.trainable_elements() as f64 * 16.0 / f64::from(1 << 20),
-        activations_mb: (largest * kept * c.num_hidden_layers * 4) as f64 / f64::from(1 << 20),
-    })
+    Ok(Data { splits, tokenizer, manifest, longest })
 }
 
 fn checked(config: &TrainConfig) -> Result<TrainConfig> {
@@ -246,18 +186,22 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let mut manifest = Manifest::begin("train", &config)?;
     manifest.seeds.insert("run".into(), seed.0);
     // Data or a model that cannot be had leave no folder behind.
-    let Start { splits, tokenizer, policy, manifest: data } = start(&config, seed)?;
-    let identity = identity(&config, seed, &data, &policy, peers)?;
+    let data = open_data(&config)?;
+    let policy = starting(&config, seed, &data, progress)?;
+    let Data { splits, tokenizer, manifest: data, .. } = data;
+    let weights = reference::fingerprint(&policy)?;
+    let identity = identity(&config, seed, &data, &weights, peers)?;
     peers.same("configuration, data or model", &identity)?;
     let _lock = if peers.first() { Some(artifact::lock_folder(&out)?) } else { None };
     let from = match peers.from_first(|| opened(&config, seed, resume, &identity, progress))? {
         Opened::Finished(done) => return Ok(Ended::Already(done)),
         Opened::From(from) => from,
     };
-    let reference = if config.objective.needs_reference() {
-        reference::among(&policy, &splits, &Path::new(&config.data).join("reference"), peers, progress)?
-    } else {
-        reference::none(&splits)
+    let Some(reference) = references(&config, &policy, &splits, weights, peers, progress)? else {
+        let step = from.map_or(0, |(state, _)| state.step);
+        let per_step = config.batch * config.accumulate * peers.size();
+        let steps = train::plan::Plan::new(splits[0].rows.len(), per_step, config.epochs, config.max_steps).steps;
+        return Ok(Ended::Interrupted { step, steps });
     };
     let work = Fit {
         config: &config,
@@ -273,10 +217,11 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let mut kept: Vec<Box<dyn Observer>> = Vec::new();
     if peers.first() {
         kept.push(Box::new(JsonLines::open(&out.join(schema::run::METRICS), first)?));
-        kept.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD))?));
+        kept.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?));
     }
     let mut line = Line(progress);
-    let mut evaluate = |policy: &Policy<f32>| evaluation(policy, &splits[1], &reference[1], &config.objective, peers);
+    let mut evaluate =
+        |policy: &Policy<f32>| evaluate::evaluation(policy, &splits[1], &reference[1], &config.objective, peers);
     let outcome = {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
         observers.push(&mut line);
@@ -302,6 +247,25 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     Ok(Ended::Finished(Box::new(summary)))
 }
 
+/// The policy as it starts, where it will compute.
+fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progress) -> Result<Policy<f32>> {
+    let source = ModelSource::resolve(&config.model)?;
+    let vocabulary = data.tokenizer.vocab_size();
+    warn_of_memory(config, seed, &load::shape(&source, vocabulary)?, &data.splits, progress);
+    let mut loaded = load::load::<f32>(&source, vocabulary, seed)?;
+    if config.objective.mix_flip == MixFlip::Learned {
+        loaded.params.push(flips::parameter::<f32>()?);
+    }
+    let mut policy = Policy::new(loaded, &config.lpc, seed, data.longest)?;
+    policy.start_flips(config.objective.label_smoothing)?;
+    if let Some(place) = place::open(config, peers::local_rank())? {
+        policy = policy.placed(place)?;
+    }
+    policy.decoder.recompute = config.recompute;
+    policy.decoder.precision = config.precision;
+    Ok(policy)
+}
+
 /// What was found in the run folder, which is ready now.
 #[derive(Serialize, Deserialize)]
 enum Opened {
@@ -317,14 +281,46 @@ fn opened(config: &TrainConfig, seed: Seed, resume: bool, identity: &str, progre
         return Ok(Opened::Finished(done));
     }
     artifact::write_bytes(out.join(schema::run::CONFIG), config_text(config, seed)?.as_bytes())?;
-    if resume {
-        return Ok(Opened::From(newest(out, identity, progress)?));
+    let from = if resume { newest(out, identity, progress)? } else { None };
+    let checkpoints = out.join(schema::run::CHECKPOINTS);
+    if !resume {
+        artifact::remove(&checkpoints)?;
     }
-    let stale = out.join(schema::run::CHECKPOINTS);
-    if stale.exists() {
-        std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
+    checkpoint::prepare(&checkpoints)?;
+    Ok(Opened::From(from))
+}
+
+/// Says so where a run will not fit into this machine's memory: it may still, on swap, or fail in hours.
+fn warn_of_memory(config: &TrainConfig, seed: Seed, shape: &LlamaConfig, splits: &[Split], progress: &dyn Progress) {
+    let memory = plan::Cost::of(config, seed, shape, splits).memory;
+    let Some(limit) = machine::memory_mb().filter(|limit| memory.total > *limit) else { return };
+    progress.warn(&format!(
+        "this run needs about {:.0} MiB and the machine has {limit:.0}: {}",
+        memory.total,
+        memory.advice(limit, config.batch, config.accumulate).join("; ")
+    ));
+}
+
+/// The reference log-probabilities of all splits: given, from the cache, or computed; `None` where the user stops it.
+fn references(
+    config: &TrainConfig,
+    policy: &Policy<f32>,
+    splits: &[Split],
+    model: String,
+    peers: &Peers,
+    progress: &dyn Progress,
+) -> Result<Option<reference::Reference>> {
+    if !config.objective.needs_reference() {
+        return Ok(Some(reference::none(splits)));
     }
-    Ok(Opened::From(None))
+    let origin = reference::Origin::known(policy, model, splits);
+    if config.reference.is_empty() {
+        let cache = Path::new(&config.data).join(prepared::REFERENCE);
+        return reference::reference(policy, splits, &origin, &cache, peers, progress);
+    }
+    reference::read(Path::new(&config.reference), splits, &origin)
+        .map(Some)
+        .map_err(|e| e.with_hint("--reference wants what lpc-pipe score wrote with this --model and --data"))
 }
 
 /// config.toml: what ran, in the form of a recipe.
@@ -339,10 +335,11 @@ fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
 
 /// What makes a run this run: configuration without place and limit, seed, data and starting weights. Two ranks with
 /// four pairs each make the same run as one with eight.
-fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f32>, peers: &Peers) -> Result<String> {
+fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, weights: &str, peers: &Peers) -> Result<String> {
     let config = TrainConfig {
         batch: config.batch * peers.size(),
         out: String::new(),
+        reference: String::new(),
         data: String::new(),
         max_steps: 0,
         checkpoint_every: 0,
@@ -354,8 +351,7 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f
     };
     let tokens: Vec<&str> =
         data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
-    // By content: the starting model is the reference too, and a folder can be filled anew under its old name.
-    let weights = reference::fingerprint::<f32>(&policy.params)?;
+    // Weights by content: the starting model is the reference too, and a folder can be filled anew under its old name.
     crate::manifest::hash_json(&serde_json::json!({
         "config": config, "seed": seed.0, "tokens": tokens, "weights": weights,
     }))
@@ -413,36 +409,4 @@ fn data_input(path: &str, data: &Manifest) -> Result<InputFile> {
     let rows: u64 = data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).filter_map(|o| o.rows).sum();
     let (bytes, blake3) = artifact::hash_file(Path::new(path).join(prepared::MANIFEST))?;
     Ok(InputFile { path: path.to_string(), bytes, blake3, rows_read: rows, rows_kept: rows, ..InputFile::default() })
-}
-
-/// Means over the test split, against the clean labels.
-fn evaluation(
-    policy: &Policy<f32>,
-    split: &Split,
-    reference: &[(f64, f64)],
-    objective: &ObjectiveConfig,
-    peers: &Peers,
-) -> Result<Metrics> {
-    let examples = shares::examine(policy, &split.rows, peers, |_| {})?;
-    let part = Part {
-        split: &split.name,
-        rows: &split.rows,
-        examples: &examples,
-        reference: objective.needs_reference().then_some(reference),
-    };
-    let margins: Vec<f64> = posteriors::margins(&part, objective)?
-        .into_iter()
-        .zip(&split.rows)
-        .map(|(m, row)| if row.flipped { -m.0 } else { m.0 })
-        .collect();
-    let n = margins.len().max(1) as f64;
-    let right = margins.iter().filter(|m| **m > 0.0).count() as f64;
-    let mean = |get: fn(&Example) -> f64| examples.iter().map(get).sum::<f64>() / n;
-    Ok(vec![
-        (format!("eval_{}", metric::REWARDS_ACCURACIES), right / n),
-        (format!("eval_{}", metric::REWARDS_MARGINS), margins.iter().sum::<f64>() / n),
-        (format!("eval_{}", metric::LOGPS_CHOSEN), mean(|e| e.logps.0)),
-        (format!("eval_{}", metric::LOGPS_REJECTED), mean(|e| e.logps.1)),
-        (format!("eval_{}", metric::KL), mean(|e| e.kl)),
-    ])
 }

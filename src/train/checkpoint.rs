@@ -1,10 +1,14 @@
 //! Checkpoints: everything that the rest of a run depends on, in a folder that appears whole or not at all.
+//!
+//! The two tensor files are written aside, hashed while they are written, and only then the folder gets its
+//! name. `state.json` holds their hashes and its own, so that no changed byte is taken for a checkpoint.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamW;
+use super::raw::{self, Entry};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::model::{Params, load};
@@ -13,63 +17,124 @@ use crate::nn::Real;
 const PARAMS: &str = "params.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
+const STAGED: &str = ".staged-";
 
 /// Where a run stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Steps taken.
     pub step: usize,
     /// Tokens seen.
     pub tokens: u64,
+    /// Seconds in steps so far.
+    pub seconds: f64,
     /// What the run is: configuration (without `max_steps`), data and model; a checkpoint of another run is refused.
     pub identity: String,
-    /// BLAKE3 of the two tensor files.
+    /// BLAKE3 of the two tensor files; filled in by [`write()`].
+    #[serde(default)]
     pub hashes: [String; 2],
+    /// BLAKE3 of everything above; filled in by [`write()`].
+    #[serde(default)]
+    pub seal: String,
+}
+
+impl State {
+    /// The hash of all but the seal itself.
+    fn sealed(&self) -> Result<String> {
+        let bare = State { seal: String::new(), ..self.clone() };
+        crate::manifest::hash_json(&serde_json::to_value(&bare)?)
+    }
 }
 
 fn name(step: usize) -> String {
     format!("step-{step:06}")
 }
 
-/// Writes a checkpoint, then removes all but the newest `keep`.
+/// Sees that checkpoints can be written into the folder, before hours of work depend on it, and removes what a
+/// killed process left there unfinished.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Run`] saying what the system refused.
+pub fn prepare(folder: &Path) -> Result<()> {
+    let probe = || -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+            let path = entry.map_err(Error::io(folder))?.path();
+            if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(STAGED)) {
+                artifact::remove(&path)?;
+            }
+        }
+        tempfile::Builder::new().prefix(STAGED).tempdir_in(folder).map_err(Error::io(folder))?;
+        Ok(())
+    };
+    probe().map_err(|e| Error::Run {
+        message: format!("no checkpoint could be written: {e}"),
+        hint: Some("choose another --out, or make this folder writable".into()),
+    })
+}
+
+/// Writes a checkpoint, then removes all but the newest `keep` and any later one: a run that was resumed from an
+/// earlier checkpoint than the last takes those steps again.
+///
+/// # Errors
+/// [`Error::Run`] saying at which step, and what the system refused; nothing is left of the unfinished checkpoint.
 pub fn write<T: Real>(
     folder: &Path,
     params: &Params,
     optimizer: &AdamW<T>,
-    (step, tokens, identity): (usize, u64, &str),
+    state: State,
     keep: usize,
-) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let staged = tempfile::Builder::new().prefix(".staged-").tempdir_in(folder).map_err(Error::io(folder))?;
-    load::write_safetensors(&staged.path().join(PARAMS), &params.tensors())?;
-    load::write_safetensors(&staged.path().join(OPTIMIZER), &optimizer.tensors(params)?)?;
-    let hash = |file: &str| artifact::hash_file(staged.path().join(file)).map(|(_, hash)| hash);
-    let hashes = [hash(PARAMS)?, hash(OPTIMIZER)?];
-    artifact::write_json(staged.path().join(STATE), &State { step, tokens, identity: identity.to_string(), hashes })?;
-    let place = folder.join(name(step));
-    if place.exists() {
-        std::fs::remove_dir_all(&place).map_err(Error::io(&place))?;
-    }
-    std::fs::rename(staged.keep(), &place).map_err(Error::io(&place))?;
-    for old in list(folder)?.into_iter().rev().skip(keep.max(1)) {
-        std::fs::remove_dir_all(&old).map_err(Error::io(&old))?;
-    }
-    Ok(())
+) -> Result<PathBuf> {
+    let step = state.step;
+    write_whole(folder, params, optimizer, state, keep).map_err(|e| Error::Run {
+        message: format!("the checkpoint of step {step} cannot be written: {e}"),
+        hint: Some("make room, or let others write there; --resume then goes on from the newest checkpoint".into()),
+    })
 }
 
-/// Checkpoint folders, oldest first.
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+fn write_whole<T: Real>(
+    folder: &Path,
+    params: &Params,
+    optimizer: &AdamW<T>,
+    mut state: State,
+    keep: usize,
+) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let staged = tempfile::Builder::new().prefix(STAGED).tempdir_in(folder).map_err(Error::io(folder))?;
+    // Frozen ones are those of the starting model, which the run's identity names.
+    let tensors: Vec<(&str, candle_core::Tensor)> =
+        params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), p.var.as_detached_tensor())).collect();
+    let entries = tensors.iter().map(|(name, tensor)| Entry::tensor(*name, tensor)).collect::<Result<Vec<_>>>()?;
+    state.hashes = [
+        raw::write_safetensors(&staged.path().join(PARAMS), &entries)?,
+        raw::write_safetensors(&staged.path().join(OPTIMIZER), &optimizer.entries(params)?)?,
+    ];
+    state.seal = state.sealed()?;
+    artifact::write_json(staged.path().join(STATE), &state)?;
+    let place = folder.join(name(state.step));
+    // One of the same step, which was passed over: it goes before the new one comes, and nothing sound with it.
+    artifact::remove(&place)?;
+    artifact::place(staged.path(), &place)?;
+    // The folder lives under its new name now; there is nothing left to remove under the old one.
+    let _ = staged.keep();
+    let all = list(folder)?;
+    let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(|(step, _)| *step > state.step);
+    let old = earlier.into_iter().rev().skip(keep.max(1));
+    later.into_iter().chain(old).try_for_each(|(_, path)| artifact::remove(&path))?;
+    Ok(place)
+}
+
+/// Checkpoint folders with their steps, oldest first.
+fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
-        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("step-")) {
-            found.push(path);
+        let step = path.file_name().and_then(|n| n.to_str()?.strip_prefix("step-")?.parse().ok());
+        if let Some(step) = step {
+            found.push((step, path));
         }
     }
     found.sort();
@@ -81,8 +146,8 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// [`Error::Io`].
 pub fn newest(folder: &Path, mut skipped: impl FnMut(&Path, &Error)) -> Result<Option<(State, PathBuf)>> {
-    for path in list(folder)?.into_iter().rev() {
-        match sound(&path) {
+    for (step, path) in list(folder)?.into_iter().rev() {
+        match sound(step, &path) {
             Ok(state) => return Ok(Some((state, path))),
             Err(error) => skipped(&path, &error),
         }
@@ -90,10 +155,13 @@ pub fn newest(folder: &Path, mut skipped: impl FnMut(&Path, &Error)) -> Result<O
     Ok(None)
 }
 
-fn sound(path: &Path) -> Result<State> {
+fn sound(step: usize, path: &Path) -> Result<State> {
     let file = path.join(STATE);
     let text = std::fs::read(&file).map_err(Error::io(&file))?;
     let state: State = serde_json::from_slice(&text).map_err(|e| Error::artifact(&file, e.to_string()))?;
+    if state.seal != state.sealed()? || state.step != step {
+        return Err(Error::artifact(&file, "content changed since it was written"));
+    }
     for (name, wanted) in [PARAMS, OPTIMIZER].iter().zip(&state.hashes) {
         if &artifact::hash_file(path.join(name))?.1 != wanted {
             return Err(Error::artifact(path.join(name), "content changed since it was written"));
@@ -108,6 +176,98 @@ fn sound(path: &Path) -> Result<State> {
 /// [`Error::Artifact`] where it is damaged or of another model.
 pub fn restore<T: Real>(path: &Path, params: &Params, optimizer: &mut AdamW<T>, steps: u64) -> Result<()> {
     let fits = |e: Error| Error::artifact(path, e.to_string());
-    params.restore(&load::read_safetensors(&path.join(PARAMS))?).map_err(fits)?;
+    let found = load::read_safetensors(&path.join(PARAMS))?;
+    for param in params.iter().filter(|p| p.trainable) {
+        let tensor = found.get(&param.name).filter(|t| t.dims() == param.var.dims());
+        let tensor = tensor.ok_or_else(|| {
+            Error::artifact(path, format!("tensor {} of shape {:?} is missing", param.name, param.var.dims()))
+        })?;
+        param.var.set(&tensor.to_dtype(param.var.dtype())?.to_device(param.var.device())?)?;
+    }
+    drop(found);
     optimizer.restore(params, &load::read_safetensors(&path.join(OPTIMIZER))?, steps).map_err(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LlamaConfig;
+    use crate::seed::Seed;
+    use crate::train::optimizer::AdamWConfig;
+
+    fn parts() -> (Params, AdamW<f32>) {
+        let params = Params::new(load::random::<f32>(&LlamaConfig::tiny(32, 1, 20), 0.02, Seed(3)).unwrap()).unwrap();
+        let constants = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
+        let optimizer = AdamW::new(constants, &params);
+        (params, optimizer)
+    }
+
+    fn state(step: usize) -> State {
+        State { step, tokens: 7, seconds: 0.5, identity: "x".into(), ..State::default() }
+    }
+
+    fn steps(folder: &Path) -> Vec<usize> {
+        list(folder).unwrap().into_iter().map(|(step, _)| step).collect()
+    }
+
+    #[test]
+    fn older_ones_go_and_the_newest_by_number_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (params, optimizer) = parts();
+        let put = |step, keep| write(dir.path(), &params, &optimizer, state(step), keep).unwrap();
+        put(5, 2);
+        put(999_999, 2);
+        assert_eq!(steps(dir.path()), [5, 999_999]);
+        // A million sorts behind 999,999 although its name does not.
+        put(1_000_000, 2);
+        assert_eq!(steps(dir.path()), [999_999, 1_000_000]);
+        let found = newest(dir.path(), |_, _| panic!("all are sound")).unwrap().unwrap();
+        assert_eq!((found.0.step, found.0.tokens), (1_000_000, 7));
+        // Resumed from before: what was written later belongs to steps that are taken again.
+        put(8, 1);
+        assert_eq!(steps(dir.path()), [8]);
+        put(8, 1);
+        assert_eq!(steps(dir.path()), [8]);
+        assert!(std::fs::read_dir(dir.path()).unwrap().count() == 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn every_changed_byte_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (params, optimizer) = parts();
+        let place = write(dir.path(), &params, &optimizer, state(3), 1).unwrap();
+        let sound = || newest(dir.path(), |_, _| {}).unwrap().is_some();
+        assert!(sound());
+        let file = place.join(STATE);
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (from, to) in [("\"step\": 3", "\"step\": 4"), ("\"tokens\": 7", "\"tokens\": 8"), ("\"x\"", "\"y\"")] {
+            assert!(text.contains(from), "{text}");
+            std::fs::write(&file, text.replace(from, to)).unwrap();
+            assert!(!sound(), "{from}");
+        }
+        std::fs::write(&file, &text).unwrap();
+        assert!(sound());
+        // Under the name of another step.
+        std::fs::rename(&place, dir.path().join(name(4))).unwrap();
+        assert!(!sound());
+        // Things that are no checkpoints are nobody's business.
+        std::fs::write(dir.path().join("step-notes"), b"x").unwrap();
+        assert!(!sound());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (params, optimizer) = parts();
+        let left = dir.path().join("checkpoints/.staged-left");
+        std::fs::create_dir_all(&left).unwrap();
+        prepare(&dir.path().join("checkpoints")).unwrap();
+        assert!(!left.exists(), "a killed process' unfinished checkpoint is removed");
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"x").unwrap();
+        let refused = prepare(&file).unwrap_err();
+        assert!(refused.to_string().contains("no checkpoint could be written") && refused.hint().is_some());
+        let refused = write(&file, &params, &optimizer, state(12), 1).unwrap_err();
+        assert!(refused.to_string().starts_with("the checkpoint of step 12 cannot be written: "), "{refused}");
+    }
 }

@@ -67,6 +67,9 @@ pub struct TrainConfig {
     pub model: String,
     /// Run folder.
     pub out: String,
+    /// Reference log-probabilities: a file that `score` wrote with this model on this data; "" = taken from the
+    /// prepared folder's cache, and computed where they are not there.
+    pub reference: String,
     /// Which parameters are trained.
     pub tune: Tune,
     /// Operands of the matrix products: `f32`, or `bf16` with float32 weights and sums (about twice as fast where
@@ -126,6 +129,7 @@ impl Default for TrainConfig {
             data: String::new(),
             model: "tiny".into(),
             out: String::new(),
+            reference: String::new(),
             tune: Tune::Full,
             precision: Precision::F32,
             batch: 4,
@@ -201,6 +205,11 @@ impl TrainConfig {
             check((0.0..1.0).contains(&value), key, format!("expected 0 to below 1, got {value}"));
         }
         check((0.0..=1.0).contains(&self.warmup), "warmup", format!("expected 0 to 1, got {}", self.warmup));
+        check(
+            self.reference.is_empty() || self.objective.needs_reference(),
+            "reference",
+            "has no effect: this objective has no reference".into(),
+        );
         faults.extend(super::place::faults(self));
         faults
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::tensorboard::EventFile;
+use super::tensorboard::{self, EventFile};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -96,11 +96,13 @@ impl Observer for JsonLines {
 pub struct TensorBoard(EventFile);
 
 impl TensorBoard {
-    /// Starts an event file in the folder; TensorBoard joins those of a resumed run by step.
+    /// Starts an event file in the folder, for a run that goes on after `step`: what earlier files tell of later
+    /// steps is taken out of them.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn open(folder: &Path) -> Result<TensorBoard> {
+    pub fn open(folder: &Path, step: usize) -> Result<TensorBoard> {
+        tensorboard::rewind(folder, step)?;
         Ok(TensorBoard(EventFile::create(folder)?))
     }
 }
@@ -137,7 +139,9 @@ impl Observer for Line<'_> {
                 self.0.advance(1);
             }
             TrainEvent::Evaluation { step, metrics } => {
-                let parts: Vec<String> = metrics.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
+                // Sources have lines of their own in the files; here they would bury the whole.
+                let whole = metrics.iter().filter(|(k, _)| k.matches('/').count() < 2);
+                let parts: Vec<String> = whole.map(|(k, v)| format!("{k} {v:.4}")).collect();
                 self.0.note(&format!("step {step}: {}", parts.join(" · ")));
             }
         }

@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::checkpoint;
+use super::checkpoint::{self, State};
 use super::config::{LrSchedule, TrainConfig};
 use super::events::{Metrics, Observer, TrainEvent};
-use super::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
+use super::finite::finite_norm;
+use super::optimizer::{AdamW, AdamWConfig, Rates};
 use super::peers::Peers;
 use super::plan::{Feed, Plan};
 use super::shares;
 use super::step::{self, Pass, Sums};
 use crate::batch::TokenRow;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Gradients;
 use crate::nn::Real;
 use crate::policy::Policy;
@@ -50,7 +51,7 @@ pub struct Outcome {
     pub planned: usize,
     /// Whether the user interrupted it: a checkpoint was written and nothing else is to be done.
     pub interrupted: bool,
-    /// Seconds spent in steps, this time.
+    /// Seconds spent in steps, those before a resume included.
     pub seconds: f64,
     /// Pairs trained on, this time.
     pub pairs: usize,
@@ -79,11 +80,11 @@ pub fn fit<T: Real>(
         weight_decay: config.weight_decay,
     };
     let mut optimizer = AdamW::<T>::new(constants, &policy.params);
-    let (mut first, mut tokens) = (0, 0);
+    let (mut first, mut tokens, mut before) = (0, 0, 0.0);
     if let Some((state, path)) = &fit.from {
         checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;
         policy.decoder.refresh(&policy.params)?;
-        (first, tokens) = (state.step, state.tokens);
+        (first, tokens, before) = (state.step, state.tokens, state.seconds);
     }
     let gradients = Arc::new(Gradients::new(&policy.params));
     let mut feed = Feed::new(fit.rows, plan, fit.seed);
@@ -92,7 +93,7 @@ pub fn fit<T: Real>(
         steps: first,
         planned: plan.steps,
         interrupted: false,
-        seconds: 0.0,
+        seconds: before,
         pairs: 0,
         pairs_per_s: f64::NAN,
     };
@@ -125,11 +126,8 @@ pub fn fit<T: Real>(
         }
         sums.join(peers)?;
         shares::sum_gradients::<T>(peers, &policy.params, &gradients)?;
-        let norm = global_norm::<T>(&gradients)?;
-        if !norm.is_finite() {
-            let ids: Vec<&str> = picked.iter().map(|&i| fit.rows[i].id.as_str()).collect();
-            return Err(Error::run(format!("the gradient's norm is {norm} in the step with ids {}", ids.join(" "))));
-        }
+        let ids = || picked.iter().map(|&i| fit.rows[i].id.clone()).collect();
+        let norm = finite_norm::<T>(&policy.params, &gradients, step + 1, &ids)?;
         let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
         let warm = rate_share(config, &plan, step);
         let used = Rates { backbone: config.lr * warm, latent: config.lpc.lr * warm };
@@ -158,16 +156,22 @@ pub fn fit<T: Real>(
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         let last = step + 1 == plan.steps;
         if config.eval_every > 0 && (step + 1) % config.eval_every == 0 && !last {
-            let event = TrainEvent::Evaluation { step: step + 1, metrics: evaluate(policy)? };
-            observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+            let metrics = evaluate(policy)?;
+            if !metrics.is_empty() {
+                let event = TrainEvent::Evaluation { step: step + 1, metrics };
+                observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+            }
         }
         let stop = peers.any(progress.interrupted())?;
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         // A run that a limit ends before its epochs do can go on later.
         let capped = last && plan.steps < plan.horizon;
-        if ((due && !last) || capped || (stop && !last)) && peers.first() {
-            let about = (step + 1, tokens, fit.identity.as_str());
-            checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, about, config.keep_checkpoints)?;
+        // Evaluating a long run takes its time too, and should not cost the training when it is cut short.
+        let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
+        if ((due && !last) || capped || long || (stop && !last)) && peers.first() {
+            let identity = fit.identity.clone();
+            let state = State { step: step + 1, tokens, seconds: outcome.seconds, identity, ..State::default() };
+            checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, state, config.keep_checkpoints)?;
         }
         if stop && !last {
             outcome.interrupted = true;

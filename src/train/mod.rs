@@ -6,13 +6,17 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod estimate;
 pub mod events;
+pub mod finite;
 pub mod fit;
 mod latent;
+pub mod machine;
 pub mod optimizer;
 pub mod peers;
 pub mod place;
 pub mod plan;
+pub mod raw;
 pub mod reference;
 pub mod shares;
 pub mod step;

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
+use super::raw::Entry;
 use crate::error::{Error, Result};
 use crate::model::{Gradients, Group, Param, Params};
 use crate::nn::Real;
@@ -172,7 +173,7 @@ impl<T: Real> AdamW<T> {
         })
     }
 
-    /// Moments by name, for a checkpoint: `first.NAME` and `second.NAME`.
+    /// A copy of the moments by name, as [`AdamW::entries`] names them.
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -191,6 +192,22 @@ impl<T: Real> AdamW<T> {
                 let tensor = |v: &[T]| Tensor::from_slice(v, param.var.shape(), &Device::Cpu);
                 out.push((format!("first.{}", param.name), tensor(first)?));
                 out.push((format!("second.{}", param.name), tensor(second)?));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Moments by name, for a checkpoint: `first.NAME` and `second.NAME`. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a number type that is not written.
+    pub fn entries<'a>(&'a self, params: &'a Params) -> Result<Vec<Entry<'a>>> {
+        let mut out = Vec::new();
+        for (param, (first, second)) in params.iter().zip(&self.moments) {
+            if param.trainable {
+                let shape = param.var.dims();
+                out.push(Entry::slice(format!("first.{}", param.name), shape, first)?);
+                out.push(Entry::slice(format!("second.{}", param.name), shape, second)?);
             }
         }
         Ok(out)

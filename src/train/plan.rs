@@ -14,6 +14,10 @@ pub struct Plan {
     pub horizon: usize,
     /// Steps that will run.
     pub steps: usize,
+    /// Whole epochs.
+    whole: usize,
+    /// Examples of the epoch behind the whole ones, where their number is a fraction.
+    rest: usize,
 }
 
 impl Plan {
@@ -21,9 +25,10 @@ impl Plan {
     pub fn new(examples: usize, per_step: usize, epochs: f64, max_steps: usize) -> Plan {
         let whole = epochs.floor();
         let rest = ((epochs - whole) * examples as f64).round() as usize;
-        let horizon = whole as usize * examples.div_ceil(per_step) + rest.div_ceil(per_step);
+        let whole = whole as usize;
+        let horizon = whole * examples.div_ceil(per_step) + rest.div_ceil(per_step);
         let steps = if max_steps == 0 { horizon } else { horizon.min(max_steps) };
-        Plan { examples, per_step, horizon, steps }
+        Plan { examples, per_step, horizon, steps, whole, rest }
     }
 
     /// Epoch of a step, and the step's place within it.
@@ -32,10 +37,15 @@ impl Plan {
         (step / per_epoch, step % per_epoch)
     }
 
+    /// Examples of an epoch: all, but for the last one of a fraction.
+    fn of_epoch(&self, epoch: usize) -> usize {
+        if epoch == self.whole && self.rest > 0 { self.rest } else { self.examples }
+    }
+
     /// Epochs done after `step` steps.
     pub fn epochs_done(&self, step: usize) -> f64 {
         let (epoch, within) = self.place(step);
-        epoch as f64 + (within * self.per_step) as f64 / self.examples.max(1) as f64
+        epoch as f64 + (within * self.per_step).min(self.of_epoch(epoch)) as f64 / self.examples.max(1) as f64
     }
 
     /// Share of the schedules at a step, 0 at the first and 1 at the last.
@@ -65,7 +75,8 @@ impl<'a> Feed<'a> {
         if self.order.0 != epoch {
             self.order = (epoch, epoch_order(self.rows, self.seed, epoch));
         }
-        self.order.1.iter().copied().skip(within * self.plan.per_step).take(self.plan.per_step).collect()
+        let order = &self.order.1[..self.plan.of_epoch(epoch).min(self.order.1.len())];
+        order.iter().copied().skip(within * self.plan.per_step).take(self.plan.per_step).collect()
     }
 }
 
@@ -94,6 +105,15 @@ mod tests {
     #[test]
     fn limits_and_fractions() {
         assert_eq!(Plan::new(10, 4, 0.5, 0).horizon, 2);
+        // Half of ten examples is five: a step of four and a step of one.
+        let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
+        let half = Plan::new(10, 4, 1.5, 0);
+        assert_eq!(half.horizon, 5);
+        let mut feed = Feed::new(&rows, half, Seed(1));
+        let sizes: Vec<usize> = (0..5).map(|step| feed.step(step).len()).collect();
+        assert_eq!(sizes, [4, 4, 2, 4, 1]);
+        let done: Vec<f64> = (1..=5).map(|step| half.epochs_done(step)).collect();
+        assert_eq!(done, [0.4, 0.8, 1.0, 1.4, 1.5]);
         let capped = Plan::new(10, 4, 3.0, 5);
         assert_eq!((capped.horizon, capped.steps), (9, 5));
         assert_eq!(capped.share(8), 1.0);

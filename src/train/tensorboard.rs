@@ -8,7 +8,84 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::artifact;
 use crate::error::{Error, Result};
+
+/// How event files begin; readers look for `tfevents`.
+const PREFIX: &str = "events.out.tfevents.";
+
+/// Readies a folder of event files for a run that goes on after `step`: what was written of later steps, and a
+/// record that was cut off, are taken out, so that no step is there twice or missing for any reader. 0 clears it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn rewind(folder: &Path, step: usize) -> Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        if !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(PREFIX)) {
+            continue;
+        }
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let mut kept = Vec::new();
+        let mut scalars = 0;
+        for (record, message) in records(&bytes) {
+            match step_of(message) {
+                // The first record of a file says its version and has no step.
+                None => kept.extend_from_slice(record),
+                Some(at) if at <= step as u64 => {
+                    scalars += 1;
+                    kept.extend_from_slice(record);
+                }
+                Some(_) => {}
+            }
+        }
+        if scalars == 0 || step == 0 {
+            artifact::remove(&path)?;
+        } else if kept.len() < bytes.len() {
+            artifact::write_bytes(&path, &kept)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whole and undamaged records from the beginning of a file on, each with its message.
+fn records(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let word = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
+        let head = rest.get(..8)?;
+        if word(8)? != masked(head) {
+            return None;
+        }
+        let length = usize::try_from(u64::from_le_bytes(head.try_into().ok()?)).ok()?;
+        let end = length.checked_add(16)?;
+        let message = rest.get(12..end - 4)?;
+        if word(end - 4)? != masked(message) {
+            return None;
+        }
+        let record = &rest[..end];
+        rest = &rest[end..];
+        Some((record, message))
+    })
+}
+
+/// The step of one of our messages: `wall_time` first, then the step as a varint, where there is one.
+fn step_of(message: &[u8]) -> Option<u64> {
+    if *message.get(9)? != 2 << 3 {
+        return None;
+    }
+    let mut step = 0;
+    for (i, byte) in message[10..].iter().take(10).enumerate() {
+        step |= u64::from(byte & 0x7f).checked_shl(7 * i as u32)?;
+        if byte & 0x80 == 0 {
+            return Some(step);
+        }
+    }
+    None
+}
 
 /// An event file that scalars are appended to.
 #[derive(Debug)]
@@ -18,16 +95,16 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Creates `events.out.tfevents.TIME.HOST.PID.0` in the folder.
+    /// Creates `events.out.tfevents.SECONDS.NANOSECONDS.lpc-pipe` in the folder.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn create(folder: &Path) -> Result<EventFile> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let pid = std::process::id();
-        // Nanoseconds keep two runs within a second apart.
+        // Readers take the files of a folder in the order of their names: nanoseconds first, so that those of a
+        // run that was stopped and resumed within a second stand in the order in which they were written.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("events.out.tfevents.{:010}.lpc-pipe.{pid}.{}", now.as_secs(), now.subsec_nanos());
+        let name = format!("{PREFIX}{:010}.{:09}.lpc-pipe", now.as_secs(), now.subsec_nanos());
         let path = folder.join(name);
         let file = File::create(&path).map_err(Error::io(&path))?;
         let mut events = EventFile { path, file };
@@ -121,6 +198,7 @@ mod tests {
         let mut events = EventFile::create(dir.path()).unwrap();
         events.scalars(300, [("loss", 0.25)].into_iter()).unwrap();
         let bytes = std::fs::read(&events.path).unwrap();
+        assert_eq!(records(&bytes).count(), 2);
         let mut at = 0;
         let mut messages = Vec::new();
         while at < bytes.len() {
@@ -135,5 +213,45 @@ mod tests {
         // step = 300 as a varint (0xAC 0x02) after tag 0x10, and the float 0.25 at the end.
         assert!(messages[1].windows(3).any(|w| w == [0x10, 0xAC, 0x02]));
         assert!(messages[1].ends_with(&0.25f32.to_le_bytes()));
+    }
+
+    #[test]
+    fn a_resumed_run_has_every_step_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let steps = || -> Vec<u64> {
+            let mut files: Vec<PathBuf> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+            files.sort();
+            let all = files.iter().map(|f| std::fs::read(f).unwrap()).collect::<Vec<_>>();
+            all.iter().flat_map(|bytes| records(bytes)).filter_map(|(_, message)| step_of(message)).collect()
+        };
+        let write = |range: std::ops::RangeInclusive<i64>| {
+            let mut events = EventFile::create(dir.path()).unwrap();
+            range.for_each(|step| events.scalars(step, [("loss", 0.5)].into_iter()).unwrap());
+            events.path
+        };
+        let first = write(1..=300);
+        // Killed within a record.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&first)
+            .unwrap()
+            .write_all(&[40, 0, 0, 0, 0, 0, 0, 0, 1])
+            .unwrap();
+        rewind(dir.path(), 290).unwrap();
+        write(291..=295);
+        // Again, from before the first stop, in two files.
+        rewind(dir.path(), 280).unwrap();
+        write(281..=300);
+        assert_eq!(steps(), (1..=300).collect::<Vec<_>>());
+        // A damaged record ends its file.
+        let bytes = std::fs::read(&first).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[bytes.len() / 2] ^= 1;
+        std::fs::write(&first, damaged).unwrap();
+        rewind(dir.path(), 300).unwrap();
+        assert!(steps().len() < 300 && steps().ends_with(&[299, 300]));
+        rewind(dir.path(), 0).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        rewind(&dir.path().join("nowhere"), 5).unwrap();
     }
 }

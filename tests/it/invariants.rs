@@ -1,6 +1,7 @@
 //! What must not change a result, and what a result must be whatever the weights.
 
 use std::f64::consts::LN_2;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
@@ -16,7 +17,7 @@ use lpc_pipe::policy::{Example, Policy, examine};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::train::plan::{Feed, Plan};
-use lpc_pipe::train::reference::reference;
+use lpc_pipe::train::reference::{Origin, Reference, reference};
 
 use crate::policies::{
     LONGEST, MIDDLE, close, codes, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference,
@@ -422,6 +423,11 @@ impl Progress for Listener {
     }
 }
 
+fn referenced(policy: &Policy<f32>, splits: &[Split], cache: &Path, progress: &dyn Progress) -> Reference {
+    let origin = Origin::of(policy, splits).unwrap();
+    reference(policy, splits, &origin, cache, &lpc_pipe::train::peers::ALONE, progress).unwrap().unwrap()
+}
+
 #[test]
 fn a_cached_reference_is_the_live_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -433,11 +439,11 @@ fn a_cached_reference_is_the_live_one() {
     let first = splits(pairs(8));
     let policy = policy::<f32>(&llama(true), &usual());
     let live: Vec<Vec<(f64, f64)>> = first.iter().map(|s| plain_logps(&policy, &s.rows, |_| ()).unwrap()).collect();
-    let stored = reference(&policy, &first, &cache, &Silent).unwrap();
+    let stored = referenced(&policy, &first, &cache, &Silent);
     assert_eq!(stored, live);
     let ask = |policy: &Policy<f32>, splits: &[Split]| {
         let listener = Listener::default();
-        let found = reference(policy, splits, &cache, &listener).unwrap();
+        let found = referenced(policy, splits, &cache, &listener);
         (found, listener.heard("taken from the cache"))
     };
     assert_eq!(ask(&policy, &first), (live.clone(), true));
@@ -456,7 +462,7 @@ fn a_cached_reference_is_the_live_one() {
     let file = dir.path().join("file");
     std::fs::write(&file, b"x").unwrap();
     let listener = Listener::default();
-    let found = reference(&policy, &first, &file, &listener).unwrap();
+    let found = referenced(&policy, &first, &file, &listener);
     assert_eq!(found, ask(&policy, &first).0);
     assert!(listener.heard("warning") && listener.heard("not cached"));
 }

@@ -17,7 +17,10 @@
 //! - `hub`: data from a hub, as the program is asked for it.
 //! - `places`: composed operations, other types and recomputation against the fused kernels.
 //! - `ranks`: several ranks are one process with their batches together.
+//! - `reference`: the cache of reference log-probabilities, and what `score` gives to it.
 //! - `resume`: a stopped run ends with the same bits.
+//! - `running`: what a training run says, and where it gives up.
+//! - `signals`: the real program, interrupted and killed.
 //! - `trajectory`: fifty steps of training beside those of TRL.
 //! - `tokenize`: renderings and token ids recorded from transformers.
 
@@ -38,7 +41,10 @@ mod places;
 mod policies;
 mod ranks;
 mod recipes;
+mod reference;
 mod resume;
+mod running;
+mod signals;
 mod support;
 mod tokenize;
 mod trajectory;

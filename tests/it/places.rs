@@ -214,7 +214,7 @@ fn products_read_bf16_and_masters_stay_whole() {
         let wide = param.trainable || param.var.rank() == 1;
         assert_eq!(param.var.dtype(), if wide { DType::F32 } else { DType::BF16 }, "{}", param.name);
     }
-    assert!(lpc_pipe::train::reference::fingerprint::<f32>(&held.params).is_ok());
+    assert!(lpc_pipe::train::reference::fingerprint::<f32>(&held).is_ok());
 }
 
 /// A prepared folder, made once.

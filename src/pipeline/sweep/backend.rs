@@ -27,7 +27,11 @@ pub struct Pipelines<'a> {
 }
 
 /// Silent, but it can be interrupted: cells run side by side, and their lines would mix.
-struct Quiet<'a>(&'a dyn Progress);
+/// Warnings say whose they are.
+struct Quiet<'a> {
+    progress: &'a dyn Progress,
+    name: String,
+}
 
 impl Progress for Quiet<'_> {
     fn begin(&self, _: &str, _: Option<u64>) {}
@@ -36,10 +40,10 @@ impl Progress for Quiet<'_> {
     fn end(&self) {}
     fn note(&self, _: &str) {}
     fn warn(&self, line: &str) {
-        self.0.warn(line);
+        self.progress.warn(&format!("{}: {line}", self.name));
     }
     fn interrupted(&self) -> bool {
-        self.0.interrupted()
+        self.progress.interrupted()
     }
 }
 
@@ -157,7 +161,8 @@ impl SweepBackend for Pipelines<'_> {
         }
         // The shared settings of the other kinds are for their own cells.
         config.noise = config.noise.applicable();
-        prepare::run(&config, Seed(self.recipe.seed), &Quiet(self.progress))?;
+        let quiet = Quiet { progress: self.progress, name: format!("data {}", noise.name()) };
+        prepare::run(&config, Seed(self.recipe.seed), &quiet)?;
         Ok(())
     }
 
@@ -167,7 +172,7 @@ impl SweepBackend for Pipelines<'_> {
             out: out.display().to_string(),
             ..cell_config(self.recipe, cell)?
         };
-        let quiet = Quiet(self.progress);
+        let quiet = Quiet { progress: self.progress, name: format!("cell {}", cell.name()) };
         let ended = train::run(&config, Seed(cell.seed), true, &quiet)?;
         let summary = match ended {
             train::Ended::Finished(summary) | train::Ended::Already(summary) => summary,
@@ -216,6 +221,9 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     }
     faults.extend(noise_faults(recipe));
     faults.extend(shared_faults(recipe));
+    if !recipe.train.reference.is_empty() {
+        faults.push(fault("train.reference", "has no effect in a sweep, whose cells differ in their data".into()));
+    }
     if !faults.is_empty() {
         return Err(Error::Config(faults));
     }
@@ -243,4 +251,29 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
         out: Path::new(&recipe.sweep.out),
     };
     sweep.run(&Pipelines { recipe, progress }, progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_name_the_cell() {
+        struct Heard(std::sync::Mutex<Vec<String>>);
+        impl Progress for Heard {
+            fn begin(&self, _: &str, _: Option<u64>) {}
+            fn advance(&self, _: u64) {}
+            fn status(&self, _: &str) {}
+            fn end(&self) {}
+            fn note(&self, _: &str) {}
+            fn warn(&self, line: &str) {
+                self.0.lock().unwrap().push(line.into());
+            }
+        }
+        let heard = Heard(std::sync::Mutex::default());
+        let quiet = Quiet { progress: &heard, name: "cell uniform-0.2".into() };
+        quiet.note("nothing");
+        quiet.warn("the codes have collapsed");
+        assert_eq!(*heard.0.lock().unwrap(), ["cell uniform-0.2: the codes have collapsed"]);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use polars::prelude::*;
 
-use super::{RunSummary, SourceAccuracy, latent};
+use super::{RunSummary, SourceAccuracy, evaluate, latent};
 use crate::analysis::{self, tables};
 use crate::artifact;
 use crate::batch::Split;
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::policy::{Example, Policy, folder};
 use crate::posteriors::{self, Ledger, Part};
 use crate::progress::Progress;
-use crate::schema::{self, col, metric, prepared};
+use crate::schema::{self, col, prepared};
 use crate::seed::Seed;
 use crate::tokenize::ModelTokenizer;
 use crate::train::{Observer, Outcome, Peers, TrainConfig, reference, shares};
@@ -87,15 +87,10 @@ impl Trained<'_> {
         }
         let summary = self.summary(policy, &frame, examples)?;
         artifact::write_json(out.join(schema::run::SUMMARY), &summary)?;
-        let event = crate::train::TrainEvent::Evaluation {
-            step: self.outcome.steps,
-            metrics: vec![
-                (format!("eval_{}", metric::REWARDS_ACCURACIES), summary.eval_accuracy),
-                (format!("eval_{}", metric::REWARDS_MARGINS), summary.eval_margin),
-                (format!("eval_{}", metric::KL), summary.kl),
-                ("eval_runtime".into(), time.as_secs_f64()),
-            ],
-        };
+        let (test, reference) = (&self.splits[1], &self.reference[1]);
+        let mut metrics = evaluate::metrics(test, &examples[1], reference, &self.config.objective)?;
+        metrics.push(("eval_runtime".into(), time.as_secs_f64()));
+        let event = crate::train::TrainEvent::Evaluation { step: self.outcome.steps, metrics };
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         let [prior, _] = usage(examples);
         let total = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;

@@ -1,0 +1,262 @@
+//! What this machine has and how fast it is: measured when asked, never assumed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::config::TrainConfig;
+use super::estimate::{self, Flops, Load, MIB, Regime};
+use super::finite::finite_norm;
+use super::optimizer::{AdamW, AdamWConfig, Rates};
+use super::peers::ALONE;
+use super::step::{self, Pass, Sums};
+use crate::batch::TokenRow;
+use crate::error::Result;
+use crate::lpc::{LatentKind, LpcConfig};
+use crate::model::load::{self, Loaded};
+use crate::model::{Gradients, LlamaConfig};
+use crate::policy::Policy;
+use crate::policy::examine::plain_logps;
+use crate::seed::Seed;
+
+/// Elements of the layer that is timed, at most: enough to leave every cache, made in a moment.
+const ELEMENTS: usize = 16 << 20;
+/// Vocabulary of the timed model, at most.
+const VOCABULARY: usize = 4096;
+/// Packed rows of the timed pass.
+const ROWS: usize = 1024;
+/// Seconds that each of the two timings may take, and how often it is repeated at most.
+const SECONDS: f64 = 0.7;
+const REPEATS: usize = 9;
+
+/// Memory that this process may use, MiB: the machine's, or its control group's where that has less; none where the
+/// system does not tell.
+pub fn memory_mb() -> Option<f64> {
+    let text = |path: &str| std::fs::read_to_string(path).ok();
+    let total = text("/proc/meminfo").and_then(|all| {
+        let line = all.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().to_string();
+        Some(line.strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+    });
+    // Of this process' own group where its path can be read, of the root's otherwise (as in a container).
+    let group = text("/proc/self/cgroup")
+        .and_then(|all| Some(all.lines().find_map(|l| l.strip_prefix("0::"))?.trim_matches('/').to_string()))
+        .unwrap_or_default();
+    let limits = [
+        format!("/sys/fs/cgroup/{group}/memory.max"),
+        "/sys/fs/cgroup/memory.max".to_string(),
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes".to_string(),
+    ];
+    let limits = limits.iter().filter_map(|path| Some(text(path)?.trim().parse::<f64>().ok()? / MIB));
+    limits.chain(total).reduce(f64::min)
+}
+
+/// How fast this machine trains and evaluates, by a timed pass.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Speed {
+    /// What was timed, in words.
+    pub how: String,
+    /// Useful operations a second of forward and backward passes, 10^9.
+    pub training_gflops: f64,
+    /// Useful operations a second of forward passes, 10^9.
+    pub forward_gflops: f64,
+    /// Seconds that the optimizer takes for 10^9 trained numbers.
+    pub optimizer_seconds: f64,
+}
+
+/// Expected seconds of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Seconds {
+    /// Training steps.
+    pub training: f64,
+    /// The reference's log-probabilities, where no cache is there.
+    pub reference: f64,
+    /// Evaluations.
+    pub evaluation: f64,
+    /// Their sum.
+    pub total: f64,
+}
+
+impl Speed {
+    /// Times a model of one layer, as wide as `shape` or as wide as is made in a moment, on the first of `rows`:
+    /// forward, forward and backward, optimizer. Takes about two seconds.
+    ///
+    /// # Errors
+    /// Those of a pass.
+    pub fn measure(config: &TrainConfig, shape: &LlamaConfig, rows: &[TokenRow]) -> Result<Speed> {
+        let small = narrowed(shape);
+        let rows = sample(rows, small.vocab_size as u32);
+        let config = TrainConfig {
+            tune: Default::default(),
+            lpc: LpcConfig { latent: LatentKind::None, ..LpcConfig::default() },
+            ..config.clone()
+        };
+        let regime = Regime::of(&config, &small);
+        let params = load::random::<f32>(&small, 0.02, Seed(0))?;
+        let longest = crate::batch::longest(&rows);
+        let mut policy = Policy::<f32>::new(Loaded { config: small.clone(), params }, &config.lpc, Seed(0), longest)?;
+        policy.decoder.precision = config.precision;
+        policy.decoder.recompute = config.recompute;
+        let mut reference = Vec::new();
+        let forward = median(|| {
+            reference = plain_logps(&policy, &rows, |_| {})?;
+            Ok(())
+        })?;
+        let gradients = Arc::new(Gradients::new(&policy.params));
+        let picked: Vec<&TokenRow> = rows.iter().collect();
+        let pass = Pass {
+            objective: &config.objective,
+            moment: config.lpc.moment(0.0),
+            seed: Seed(0),
+            occasion: "timing",
+            step_examples: rows.len(),
+            peers: &ALONE,
+        };
+        let training = median(|| step::pass(&policy, &picked, &reference, &pass, &gradients, &mut Sums::default()))?;
+        let constants = AdamWConfig {
+            beta1: config.adam_beta1,
+            beta2: config.adam_beta2,
+            epsilon: config.adam_epsilon,
+            weight_decay: config.weight_decay,
+        };
+        let mut optimizer = AdamW::<f32>::new(constants, &policy.params);
+        let rates = Rates { backbone: 0.0, latent: 0.0 };
+        let stepping = median(|| {
+            finite_norm::<f32>(&policy.params, &gradients, 0, &Vec::new)?;
+            optimizer.step(&policy.params, &gradients, rates, 1.0)?;
+            gradients.clear::<f32>()
+        })?;
+        let both = config.objective.name != crate::objective::ObjectiveKind::Sft;
+        let load = |both| rows.iter().map(|row| Load::of(row, both, regime.window)).sum::<Load>();
+        let how = format!(
+            "one timed pass of one layer, hidden size {}, over {} tokens, {} threads",
+            small.hidden_size,
+            load(both).tokens,
+            rayon::current_num_threads(),
+        );
+        Ok(Speed {
+            how,
+            training_gflops: estimate::training(&small, &regime, load(both)) / training / 1e9,
+            forward_gflops: estimate::forward(&small, &regime, load(true), 1) / forward / 1e9,
+            optimizer_seconds: stepping / policy.params.trainable_elements().max(1) as f64 * 1e9,
+        })
+    }
+
+    /// Time for these operations, and for so many steps of an optimizer over so many numbers.
+    pub fn seconds(&self, flops: &Flops, steps: usize, trainable: usize) -> Seconds {
+        let optimizer = self.optimizer_seconds * trainable as f64 / 1e9 * steps as f64;
+        let training = flops.training / (self.training_gflops * 1e9) + optimizer;
+        let forward = |flops: f64| flops / (self.forward_gflops * 1e9);
+        let (reference, evaluation) = (forward(flops.reference), forward(flops.evaluation));
+        Seconds { training, reference, evaluation, total: training + reference + evaluation }
+    }
+}
+
+/// One layer of a model, halved in every direction until it is small enough.
+fn narrowed(shape: &LlamaConfig) -> LlamaConfig {
+    let mut small = LlamaConfig {
+        num_hidden_layers: 1,
+        vocab_size: shape.vocab_size.min(VOCABULARY),
+        tie_word_embeddings: true,
+        ..shape.clone()
+    };
+    loop {
+        let c = &small;
+        let even = [c.hidden_size, c.intermediate_size, c.num_attention_heads].iter().all(|n| n.is_multiple_of(2));
+        let even = even && (c.num_key_value_heads == 1 || c.num_key_value_heads.is_multiple_of(2));
+        if !even || c.parameters() - c.vocab_size * c.hidden_size <= ELEMENTS {
+            return small;
+        }
+        small.hidden_size /= 2;
+        small.intermediate_size /= 2;
+        small.num_attention_heads /= 2;
+        small.num_key_value_heads = small.num_key_value_heads.div_ceil(2);
+    }
+}
+
+/// The first rows, about [`ROWS`] tokens of them, with tokens that the small vocabulary has.
+fn sample(rows: &[TokenRow], vocabulary: u32) -> Vec<TokenRow> {
+    let mut out: Vec<TokenRow> = Vec::new();
+    let mut tokens = 0;
+    for row in rows {
+        if tokens >= ROWS {
+            break;
+        }
+        let ids = |ids: &[u32]| ids.iter().take(ROWS).map(|id| id % vocabulary.max(1)).collect::<Vec<_>>();
+        let row = TokenRow {
+            prompt_ids: ids(&row.prompt_ids),
+            chosen_ids: ids(&row.chosen_ids),
+            rejected_ids: ids(&row.rejected_ids),
+            ..row.clone()
+        };
+        tokens += Load::of(&row, true, usize::MAX).tokens as usize;
+        out.push(row);
+    }
+    out
+}
+
+/// Median seconds of some runs, after one that is not counted.
+fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    work()?;
+    let begun = Instant::now();
+    let mut times = Vec::new();
+    while times.is_empty() || (times.len() < REPEATS && begun.elapsed().as_secs_f64() < SECONDS) {
+        let clock = Instant::now();
+        work()?;
+        times.push(clock.elapsed().as_secs_f64().max(1e-9));
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_on_linux() {
+        if std::path::Path::new("/proc/meminfo").exists() {
+            assert!(memory_mb().is_some_and(|mb| mb > 100.0 && mb < 1e8));
+        }
+    }
+
+    #[test]
+    fn a_large_model_is_timed_as_a_small_one() {
+        let large = LlamaConfig {
+            hidden_size: 4096,
+            intermediate_size: 14_336,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            ..LlamaConfig::tiny(64, 1, 128_256)
+        };
+        let small = narrowed(&large);
+        assert_eq!((small.hidden_size, small.num_attention_heads, small.num_key_value_heads), (1024, 8, 2));
+        assert_eq!((small.num_hidden_layers, small.vocab_size, small.head_dim), (1, VOCABULARY, 128));
+        let tiny = LlamaConfig::tiny(64, 2, 300);
+        assert_eq!(narrowed(&tiny), LlamaConfig { num_hidden_layers: 1, ..tiny });
+    }
+
+    #[test]
+    fn a_timed_pass_gives_rates() {
+        let rows: Vec<TokenRow> = (0..40)
+            .map(|i| TokenRow {
+                id: i.to_string(),
+                prompt_ids: vec![700; 20],
+                chosen_ids: vec![5; 15],
+                rejected_ids: vec![6; 10],
+                ..TokenRow::default()
+            })
+            .collect();
+        let config = TrainConfig::default().resolved();
+        let speed = Speed::measure(&config, &LlamaConfig::tiny(64, 2, 300), &rows).unwrap();
+        assert!(speed.how.contains("hidden size 64, over 1035 tokens"), "{}", speed.how);
+        assert!(speed.training_gflops > 0.0 && speed.forward_gflops > 0.0 && speed.optimizer_seconds > 0.0);
+        let flops = Flops { training: 3e9, reference: 1e9, evaluation: 2e9, total: 6e9, per_step: 1e9 };
+        let half = Speed { training_gflops: 0.5, forward_gflops: 2.0, optimizer_seconds: 4.0, ..speed };
+        let seconds = half.seconds(&flops, 3, 500_000_000);
+        assert_eq!((seconds.training, seconds.reference, seconds.evaluation), (12.0, 0.5, 1.0));
+        assert_eq!(seconds.total, 13.5);
+    }
+}

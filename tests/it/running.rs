@@ -1,0 +1,162 @@
+//! What a training run says, before and while it runs, and where it gives up.
+#![cfg(unix)]
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{PROGRAM, Sandbox};
+
+fn train(out: &str) -> String {
+    format!("train --data data --model tiny:32x1 --codes 3 --out {out} --seed 4")
+}
+
+fn metrics(sandbox: &Sandbox, out: &str) -> Vec<Value> {
+    let text = sandbox.text(&format!("{out}/metrics.jsonl"));
+    text.lines().map(|l| serde_json::from_str(l).expect("a line of JSON")).collect()
+}
+
+#[test]
+fn a_dry_run_needs_no_weights() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    // Llama 3 8B's own shape, and nothing else of it.
+    let config = json!({
+        "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+        "rope_theta": 500_000.0, "max_position_embeddings": 8192, "tie_word_embeddings": false, "hidden_act": "silu",
+    });
+    sandbox.write("big/config.json", config.to_string());
+    let told = sandbox.ok("train --data data --model big --latent none --out run --epochs 2 --dry-run --json").json();
+    assert_eq!(told["parameters"], 8_030_261_248u64);
+    let [trained_on, tested_on] =
+        ["train", "test"].map(|split| sandbox.arrow(&format!("data/tokens/{split}.arrow")).height());
+    assert_eq!(
+        (&told["trainable"], &told["pairs"], &told["pairs_test"]),
+        (&told["parameters"], &json!(trained_on), &json!(tested_on))
+    );
+    let number = |path: &str| told.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {told}"));
+    assert_eq!(number("/steps") as usize, 2 * trained_on.div_ceil(4));
+    assert_eq!(number("/tokens"), 2.0 * number("/tokens_per_epoch"));
+    let gib = 8_030_261_248.0 * 4.0 / f64::from(1 << 20);
+    assert_eq!(number("/memory_mb/weights"), gib);
+    assert_eq!((number("/memory_mb/gradients"), number("/memory_mb/moments")), (gib, 2.0 * gib));
+    assert!(number("/memory_mb/activations") > 100.0 && number("/memory_mb/total") > 4.0 * gib);
+    // Between all parameters at the response's tokens only and at every token, and attention on top.
+    let dense = 6.0 * 8.03e9 * number("/tokens");
+    assert!((0.5 * dense..1.1 * dense).contains(&number("/flops/training")), "{told}");
+    assert!(number("/flops/reference") > 0.0 && number("/flops/evaluation") > 0.0);
+    assert!(number("/seconds/total") > number("/seconds/training") && number("/seconds/training") > 0.0);
+    assert!(told["speed"]["how"].as_str().is_some_and(|how| how.contains("timed pass")));
+    if let Some(machine) = told["machine_mb"].as_f64().filter(|mb| *mb < 4.0 * gib) {
+        assert_eq!(told["fits"], false, "{machine}");
+        assert!(told["hints"].as_array().is_some_and(|h| !h.is_empty()), "{told}");
+        let table = sandbox.ok("train --data data --model big --latent none --out run --dry-run").stdout;
+        assert!(table.contains("it does not fit into this machine's memory"), "{table}");
+    }
+    let small = sandbox.ok(&(train("run") + " --dry-run --json")).json();
+    assert_eq!((&small["fits"], &small["hints"]), (&json!(true), &json!([])));
+    assert!(!sandbox.exists("run"), "a dry run writes nothing");
+    // A model that cannot be had or does not suit the data is refused as in earnest.
+    sandbox.ends(3, "train --data data --model nowhere --out run --dry-run");
+    sandbox.write("big/config.json", config.to_string().replace("128256", "10"));
+    let refused = sandbox.ends(3, "train --data data --model big --latent none --out run --dry-run").stderr;
+    assert!(refused.contains("the model knows 10 tokens"), "{refused}");
+}
+
+#[test]
+fn every_source_has_its_own_figures() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(120);
+    sandbox.ok(&(train("run") + " --max-steps 5 --set train.eval_every=2 --quiet"));
+    let summary = sandbox.json("run/summary.json");
+    let sources: BTreeSet<&str> = summary["by_source"]
+        .as_array()
+        .expect("sources")
+        .iter()
+        .map(|s| s["source"].as_str().expect("a name"))
+        .collect();
+    assert!(sources.len() >= 4, "{sources:?}");
+    let all = metrics(&sandbox, "run");
+    let evaluations: Vec<&Value> = all.iter().filter(|l| l.get("loss").is_none()).collect();
+    assert_eq!(evaluations.iter().map(|l| l["step"].as_u64()).collect::<Vec<_>>(), [Some(2), Some(4), Some(5)]);
+    for line in &evaluations {
+        let told: BTreeSet<&str> = line
+            .as_object()
+            .expect("an object")
+            .keys()
+            .filter_map(|k| k.strip_prefix("eval_rewards/accuracies/"))
+            .collect();
+        assert_eq!(told, sources);
+        assert!(sources.iter().all(|s| line[format!("eval_rewards/margins/{s}")].is_f64()));
+    }
+    // The last ones are the summary's, and their mean is the whole.
+    let last = evaluations[2];
+    assert_eq!(last["eval_rewards/accuracies"], summary["eval_accuracy"]);
+    for source in summary["by_source"].as_array().expect("sources") {
+        let name = source["source"].as_str().expect("a name");
+        assert_eq!(last[format!("eval_rewards/accuracies/{name}")], source["accuracy"], "{name}");
+    }
+}
+
+#[test]
+fn lines_where_there_is_no_terminal() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    let told = sandbox.ok(&(train("a") + " --max-steps 4")).stderr;
+    let last = told.lines().find(|l| l.starts_with("training 4/4 · ")).unwrap_or_else(|| panic!("{told}"));
+    for part in ["loss 0.", "margin ", "accuracy ", "codes ", "tokens/s"] {
+        assert!(last.contains(part), "no {part} in {last}");
+    }
+    let plain = "train --data data --model tiny:32x1 --latent none --max-steps 2 --seed 4";
+    let told = sandbox.ok(&format!("{plain} --out b")).stderr;
+    assert!(told.contains("training 2/2") && !told.contains("codes"), "{told}");
+    assert_eq!(sandbox.ok(&format!("{plain} --out c --quiet")).stderr, "");
+}
+
+#[test]
+fn checkpoints_that_cannot_be_written() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    // Not a folder: refused before any work.
+    sandbox.write("blocked/checkpoints", "in the way");
+    let line = "train --data data --model tiny:64x2 --latent none --seed 4 --max-steps 4 --resume --out";
+    let refused = sandbox.ends(1, &format!("{line} blocked")).stderr;
+    assert!(refused.contains("error: no checkpoint could be written: "), "{refused}");
+    assert!(refused.contains("\nhint: ") && !refused.contains("training ..."), "{refused}");
+    // No room: a limit on the size of a file stands for a full disk.
+    let script = "trap '' XFSZ; ulimit -f 600 || exit 99; exec \"$0\" \"$@\"";
+    let args = format!("{line} full --set train.checkpoint_every=2");
+    let words: Vec<&str> = ["-c", script, PROGRAM].into_iter().chain(args.split_whitespace()).collect();
+    let refused = sandbox.finish(sandbox.command("sh", &words));
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("error: the checkpoint of step 2 cannot be written: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("File too large"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: make room"), "{}", refused.stderr);
+    assert_eq!(sandbox.files("full/checkpoints"), Vec::<String>::new());
+    assert_eq!(metrics(&sandbox, "full").len(), 2);
+    // With room the same command goes on.
+    sandbox.ok(&args);
+}
+
+#[test]
+fn numbers_that_are_none_stop_it_with_the_ids() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok(&(train("run") + " --max-steps 1 --quiet"));
+    let ids: BTreeSet<String> =
+        crate::support::texts(&sandbox.parquet("data/pairs/train.parquet"), "id").into_iter().collect();
+    // The last weight of the file becomes none.
+    let mut bytes = sandbox.bytes("run/model/model.safetensors");
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(sandbox.path("run/model/model.safetensors"), bytes).expect("written");
+    let line = "train --data data --model run/model --latent none --max-steps 2 --batch 3 --quiet";
+    let referenced = sandbox.ends(1, &format!("{line} --out a")).stderr;
+    assert!(referenced.contains("the starting model's log-probability is not finite for 60 pairs: "), "{referenced}");
+    let plain = sandbox.ends(1, &format!("{line} --objective simpo --out b")).stderr;
+    assert!(plain.contains("is NaN on the batch with ids "), "{plain}");
+    let named: Vec<&str> = plain.lines().next().unwrap_or("").split(' ').filter(|w| ids.contains(*w)).collect();
+    assert_eq!(named.len(), 3, "{plain}");
+    assert!(!sandbox.exists("b/manifest.json") && sandbox.files("b/checkpoints").is_empty());
+}

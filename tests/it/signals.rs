@@ -1,0 +1,160 @@
+//! A training run that is told to stop, or is killed, by the system: the real program, with real signals.
+#![cfg(unix)]
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Output, PROGRAM, Sandbox};
+
+/// What a run ends with, whatever happened on the way.
+const FILES: [&str; 4] =
+    ["model/model.safetensors", "model/lpc_model.safetensors", "posteriors.parquet", "codes.parquet"];
+
+/// Many short steps.
+fn line(out: &str) -> String {
+    format!(
+        "train --data data --model tiny:32x1 --codes 3 --out {out} --batch 3 --accumulate 2 --epochs 30 --seed 4 --quiet"
+    )
+}
+
+fn start(sandbox: &Sandbox, line: &str) -> Child {
+    let args: Vec<&str> = line.split_whitespace().collect();
+    let log = std::fs::File::create(sandbox.path("stderr")).expect("a log");
+    sandbox.command(PROGRAM, &args).stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts")
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.expect("kill").success());
+}
+
+fn lines(sandbox: &Sandbox, out: &str) -> usize {
+    let text = std::fs::read_to_string(sandbox.path(&format!("{out}/metrics.jsonl"))).unwrap_or_default();
+    text.lines().count()
+}
+
+/// Waits for something to happen; false where the program ended before it did.
+fn until(child: &mut Child, what: &str, happened: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !happened() {
+        if child.try_wait().expect("a child").is_some() {
+            return false;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+fn end(sandbox: &Sandbox, child: Child) -> Output {
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = sandbox.text("stderr");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    Output { code: output.status.code().unwrap_or(-1), stdout, stderr }
+}
+
+#[track_caller]
+fn same(sandbox: &Sandbox, out: &str) {
+    for file in FILES {
+        let [wanted, got] = ["straight", out].map(|run| sandbox.bytes(&format!("{run}/{file}")));
+        assert!(wanted == got, "{out}: {file} differs");
+    }
+    let steps = |out: &str| -> Vec<(u64, String)> {
+        let text = sandbox.text(&format!("{out}/metrics.jsonl"));
+        let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).expect("a line of JSON"));
+        lines
+            .filter(|l| l.get("loss").is_some())
+            .map(|l| (l["step"].as_u64().expect("a step"), l["loss"].to_string()))
+            .collect()
+    };
+    let found = steps(out);
+    assert!(found.iter().map(|s| s.0).eq(1..=found.len() as u64), "{out}: every step once");
+    assert_eq!(found, steps("straight"), "{out}: losses differ");
+}
+
+#[test]
+fn stopped_by_a_signal_and_told_how_to_go_on() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok(&line("straight"));
+    for (name, after) in [("INT", 1), ("INT", 25), ("TERM", 12)] {
+        let out = format!("{name}'s {after}");
+        let plain = line("OUT");
+        let args: Vec<&str> = plain.split_whitespace().map(|w| if w == "OUT" { out.as_str() } else { w }).collect();
+        let log = std::fs::File::create(sandbox.path("stderr")).expect("a log");
+        let mut child = sandbox.command(PROGRAM, &args).stdout(Stdio::piped()).stderr(log).spawn().expect("a child");
+        assert!(until(&mut child, "steps", || lines(&sandbox, &out) >= after), "it ended before the signal");
+        signal(&child, name);
+        let stopped = end(&sandbox, child);
+        assert_eq!((stopped.code, stopped.stdout.as_str()), (1, ""), "{}", stopped.stderr);
+        let told = "a checkpoint was written\n\nhint: go on with\n  ";
+        let (before, command) = stopped.stderr.split_once(told).unwrap_or_else(|| panic!("{}", stopped.stderr));
+        let step: usize =
+            before.rsplit("after step ").next().and_then(|s| s.split(' ').next()?.parse().ok()).expect("a step");
+        assert!(step >= after && lines(&sandbox, &out) == step, "{before}");
+        assert!(sandbox.exists(&format!("{out}/checkpoints/step-{step:06}/state.json")));
+        assert!(!sandbox.exists(&format!("{out}/manifest.json")));
+        // The command as it was told, by a shell: the folder's name has a blank and a quote.
+        assert!(command.contains("--quiet --resume"), "{command}");
+        let finished = sandbox.finish(sandbox.command("sh", &["-c", command.trim()]));
+        assert_eq!(finished.code, 0, "{command}\n{}", finished.stderr);
+        same(&sandbox, &out);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(120);
+    // Steps of about a second.
+    let slow = "train --data data --model tiny:256x4 --latent none --batch 90 --epochs 50 --out run --quiet";
+    for attempt in 0..4 {
+        let _ = std::fs::remove_dir_all(sandbox.path("run"));
+        let mut child = start(&sandbox, slow);
+        assert!(until(&mut child, "a step", || lines(&sandbox, "run") >= 1));
+        signal(&child, "INT");
+        let asked = until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once"));
+        if asked {
+            signal(&child, "INT");
+        }
+        let stopped = end(&sandbox, child);
+        // A step may have ended between the two.
+        if stopped.code == 130 {
+            assert!(!sandbox.exists("run/manifest.json"));
+            return;
+        }
+        assert_eq!(stopped.code, 1, "attempt {attempt}: {}", stopped.stderr);
+    }
+    panic!("every step ended within milliseconds");
+}
+
+#[test]
+fn killed_again_and_again() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok(&line("straight"));
+    let again = line("run") + " --set train.checkpoint_every=7 --resume";
+    let (mut killed, mut step) = (0, 0);
+    for moment in 0..12 {
+        let mut child = start(&sandbox, &again);
+        // Within steps, checkpoints and evaluations alike.
+        let target = step + 9 + moment;
+        let alive = until(&mut child, "steps", || lines(&sandbox, "run") >= target);
+        std::thread::sleep(Duration::from_millis(3 * moment as u64));
+        child.kill().expect("it can be killed");
+        let ended = end(&sandbox, child);
+        if !alive || ended.code == 0 {
+            break;
+        }
+        killed += 1;
+        step = lines(&sandbox, "run").saturating_sub(7);
+    }
+    assert!(killed >= 5, "only {killed} were killed in training");
+    sandbox.ok(&again);
+    same(&sandbox, "run");
+    let left: Vec<String> = sandbox.files("run").into_iter().filter(|f| f.contains(".staged-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
