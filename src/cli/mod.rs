@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{demo, inspect, merge, planted, prepare, score, sweep, train};
+use crate::pipeline::{demo, export, inspect, merge, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::recipe::{self, Recipe};
 use crate::report;
@@ -68,6 +68,8 @@ enum Command {
     Score(args::Score),
     /// Trains a policy, evaluates it with the prior, writes the code posteriors
     Train(args::Train),
+    /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
+    Export(args::Export),
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
     NoiseSweep(args::NoiseSweep),
     /// Writes report.html and report.md for a run or sweep folder
@@ -100,6 +102,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         Command::Prepare(a) => a.fill(&mut flags),
         Command::Score(a) => a.fill(&mut flags),
         Command::Train(a) => a.fill(&mut flags),
+        Command::Export(a) => a.fill(&mut flags),
         Command::NoiseSweep(a) => a.fill(&mut flags),
         Command::Merge(_) | Command::Report(_) | Command::Inspect(_) => {}
     }
@@ -136,6 +139,10 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         Command::Train(a) => {
             terminal.catch_interrupts();
             trained(a, &recipe, &terminal, printer)
+        }
+        Command::Export(_) => {
+            let summary = export::run(&recipe.export, &terminal)?;
+            printer.result(&summary, || tables::export(&summary))
         }
         Command::NoiseSweep(_) => {
             terminal.catch_interrupts();

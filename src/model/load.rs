@@ -62,6 +62,9 @@ pub fn load<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed) -> Res
             let params = random::<T>(&config, 0.02, seed)?;
             Loaded { config, params }
         }
+        ModelSource::Folder(folder) if super::peft::is_adapter(folder) => {
+            super::peft::merged::<T>(folder, vocab_size, seed)?
+        }
         ModelSource::Folder(folder) => from_folder::<T>(folder)?,
         ModelSource::Gguf(path) => super::gguf::load::<T>(path)?,
     };
@@ -210,6 +213,49 @@ fn from_folder<T: Real>(folder: &Path) -> Result<Loaded> {
     Ok(Loaded { config, params })
 }
 
+/// A model of which the head alone is trained; one whose head is its embedding gets a copy of that as its own.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn own_head(mut loaded: Loaded) -> Result<Loaded> {
+    if loaded.config.tie_word_embeddings {
+        let tied = loaded.params.iter().find(|p| p.name == names::EMBEDDING);
+        let copy = tied.map(|p| p.var.as_detached_tensor().copy()).transpose()?;
+        let copy = copy.ok_or_else(|| Error::run("a model without an embedding"))?;
+        loaded.params.push(param(names::HEAD.into(), copy)?);
+        loaded.config.tie_word_embeddings = false;
+    }
+    loaded.params.iter_mut().for_each(|p| p.trainable = p.name == names::HEAD);
+    Ok(loaded)
+}
+
+/// The type in which most numbers of a model folder are stored.
+///
+/// # Errors
+/// [`Error::Model`] where it has no sound weights.
+pub fn stored_kind(folder: &Path) -> Result<DType> {
+    let mut largest = (0, DType::F32);
+    for file in weight_files(folder)? {
+        let opened = std::fs::File::open(&file).map_err(Error::io(&file))?;
+        // SAFETY: as in `from_folder`; only the header is read.
+        let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(Error::io(&file))?;
+        let (_, about) = safetensors::SafeTensors::read_metadata(&map)
+            .map_err(|e| Error::model(file.display().to_string(), format!("not a sound safetensors file: {e}")))?;
+        for info in about.tensors().values() {
+            let kind = match info.dtype {
+                safetensors::Dtype::BF16 => DType::BF16,
+                safetensors::Dtype::F16 => DType::F16,
+                _ => DType::F32,
+            };
+            let size = info.data_offsets.1 - info.data_offsets.0;
+            if size > largest.0 {
+                largest = (size, kind);
+            }
+        }
+    }
+    Ok(largest.1)
+}
+
 /// Writes tensors as one safetensors file, atomically, sorted by name.
 ///
 /// # Errors
@@ -232,17 +278,14 @@ pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
         .map_err(|e| Error::artifact(path, format!("not a readable safetensors file: {e}")))
 }
 
-/// Writes config.json and model.safetensors as Hugging Face reads them.
+/// Writes a model folder as Hugging Face reads it; see [`super::save::model`].
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn save_folder<'a>(folder: &Path, config: &LlamaConfig, params: impl Iterator<Item = &'a Param>) -> Result<()> {
-    let tensors: Vec<(String, Tensor)> =
-        params.filter(|p| p.group != Group::Latent).map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
-    write_safetensors(&folder.join("model.safetensors"), &tensors)?;
-    let generation = serde_json::json!({"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id});
-    artifact::write_json(folder.join("generation_config.json"), &generation)?;
-    artifact::write_json(folder.join("config.json"), &config.to_json())
+    let backbone = params.filter(|p| matches!(p.group, Group::Backbone | Group::BackboneNorm));
+    let weights: Vec<(String, Tensor)> = backbone.map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
+    super::save::model(folder, config, &weights, None, super::save::SHARD)
 }
 
 #[cfg(test)]

@@ -8,21 +8,21 @@ use crate::artifact;
 use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
-use crate::model::load;
 use crate::objective::ObjectiveConfig;
 use crate::policy::{Example, Policy, examine};
 use crate::posteriors::{self, Part};
 use crate::progress::Progress;
 use crate::schema::{self, metric, prepared};
 use crate::seed::Seed;
-use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
 use crate::train::{Fit, Metrics, Observer, TrainConfig, checkpoint, fit, reference};
 
 mod outputs;
+mod tuning;
 
 use outputs::Trained;
+pub use tuning::trainable_elements;
 
 /// Accuracy on one source of the test split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,9 +160,7 @@ fn start(config: &TrainConfig, seed: Seed) -> Result<Start> {
     }
     let manifest = Manifest::read(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
-    let source = ModelSource::resolve(&config.model)?;
-    let loaded = load::load::<f32>(&source, tokenizer.vocab_size(), seed)?;
-    let policy = Policy::new(loaded, &config.lpc, seed, longest)?;
+    let policy = tuning::start(config, tokenizer.vocab_size(), seed, longest)?;
     Ok(Start { splits, tokenizer, policy, manifest })
 }
 
@@ -209,10 +207,11 @@ fn checked(config: &TrainConfig) -> Result<TrainConfig> {
 pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress) -> Result<Ended> {
     let config = checked(config)?;
     let out = PathBuf::from(&config.out);
+    // Data or a model that cannot be had leave no folder behind.
+    let Start { splits, tokenizer, mut policy, manifest: data } = start(&config, seed)?;
+    let config = tuning::settled(config, &policy);
     let mut manifest = Manifest::begin("train", &config)?;
     manifest.seeds.insert("run".into(), seed.0);
-    // Data or a model that cannot be had leave no folder behind.
-    let Start { splits, tokenizer, policy, manifest: data } = start(&config, seed)?;
     let _lock = artifact::lock_folder(&out)?;
     let identity = identity(&config, seed, &data, &policy)?;
     if let Some(done) = standing(&out, &identity, config.max_steps, resume)? {
@@ -224,6 +223,7 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
         let stale = out.join(schema::run::CHECKPOINTS);
         std::fs::remove_dir_all(&stale).map_err(Error::io(&stale))?;
     }
+    tuning::remember(&mut policy, &config, &splits, progress)?;
     let reference = if config.objective.needs_reference() {
         reference::reference(&policy, &splits, &Path::new(&config.data).join("reference"), progress)?
     } else {
@@ -281,6 +281,7 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, policy: &Policy<f
         keep_checkpoints: 0,
         eval_every: 0,
         save_model: true,
+        head: crate::train::HeadConfig::default(),
         ..config.clone()
     };
     let tokens: Vec<&str> =

@@ -31,7 +31,7 @@ pub struct Example {
 }
 
 /// Cuts rows into runs of at most [`ROWS_PER_PASS`] packed rows (always at least one example).
-fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
+pub(super) fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
     let mut out = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (i, row) in rows.iter().enumerate() {
@@ -55,7 +55,8 @@ fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
 pub fn examine<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl FnMut(usize)) -> Result<Vec<Example>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        out.extend(examine_batch(policy, &PairBatch::pack(pass, Sides::Both)?)?);
+        let (batch, h) = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
+        out.extend(examine_batch(policy, &batch, h)?);
         done(pass.len());
     }
     Ok(out)
@@ -72,8 +73,7 @@ pub fn plain_logps<T: Real>(
 ) -> Result<Vec<(f64, f64)>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        let batch = PairBatch::pack(pass, Sides::Both)?;
-        let h = policy.hidden(&batch, None)?;
+        let (batch, h) = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
         out.extend(pairs(policy.logps(&h, &batch, None, None)?)?);
         done(pass.len());
     }
@@ -90,8 +90,7 @@ fn numbers(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.to_dtype(DType::F64)?.to_vec1::<f64>()?)
 }
 
-fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch) -> Result<Vec<Example>> {
-    let h = policy.hidden(batch, None)?;
+fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch, h: Tensor) -> Result<Vec<Example>> {
     let Some(lpc) = &policy.lpc else {
         let logps = pairs(policy.logps(&h, batch, None, None)?)?;
         return Ok(logps

@@ -14,6 +14,6 @@ pub mod reference;
 pub mod step;
 pub mod tensorboard;
 
-pub use config::{LrSchedule, TrainConfig, Tune};
+pub use config::{HeadConfig, LrSchedule, TrainConfig, Tune};
 pub use events::{Metrics, Observer, TrainEvent};
 pub use fit::{Fit, Outcome, fit};

@@ -9,7 +9,6 @@ use crate::batch::Split;
 use crate::error::Result;
 use crate::model::Params;
 use crate::nn::Real;
-use crate::nn::real::with_slice;
 use crate::policy::Policy;
 use crate::policy::examine::plain_logps;
 use crate::progress::Progress;
@@ -54,33 +53,18 @@ pub fn reference<T: Real>(
     Ok(found)
 }
 
-/// BLAKE3 over the backbone's weights, lower-case hex: the content of a model, whatever its place is called.
+/// Fingerprint of what a run starts from; see [`crate::model::fingerprint`].
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
 pub fn fingerprint<T: Real>(params: &Params) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 weights");
-    hash_weights::<T>(params, &mut hasher)?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn hash_weights<T: Real>(params: &Params, hasher: &mut blake3::Hasher) -> Result<()> {
-    for param in params.iter().filter(|p| p.group != crate::model::Group::Latent) {
-        hasher.update(param.name.as_bytes());
-        with_slice::<T, _>(param.var.as_tensor(), |values| {
-            // SAFETY: plain numbers without padding, read as bytes.
-            let bytes =
-                unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values)) };
-            hasher.update(bytes);
-        })?;
-    }
-    Ok(())
+    crate::model::fingerprint::<T>(params.starting())
 }
 
 /// BLAKE3 over the backbone's weights and all tokens.
 fn key<T: Real>(params: &Params, splits: &[Split]) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 reference cache");
-    hash_weights::<T>(params, &mut hasher)?;
+    crate::model::hash_weights::<T>(params.starting(), &mut hasher)?;
     for row in splits.iter().flat_map(|s| &s.rows) {
         hasher.update(row.id.as_bytes());
         for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {
