@@ -52,6 +52,7 @@ fixtures:
     python3 -m venv target/fixtures
     target/fixtures/bin/pip install --quiet -r tests/fixtures/parity/requirements.txt
     target/fixtures/bin/python tests/fixtures/parity/record.py --model-dir models
+    target/fixtures/bin/python tests/fixtures/parity/record_peft.py
     target/fixtures/bin/pip install --quiet -r tests/fixtures/tokenize/requirements.txt
     target/fixtures/bin/python tests/fixtures/tokenize/record.py
 
@@ -65,6 +66,11 @@ compare-tokenizers +PAIRS:
 # Read a prepared folder with pyarrow, datasets, polars and pandas, and train on it with TRL; needs python3.
 readback FOLDER *ARGS: _python
     target/fixtures/bin/python scripts/readback.py {{ FOLDER }} {{ ARGS }}
+
+# Exchange adapters and models with PEFT and transformers, and compare log-probabilities; needs python3.
+peft-readback *ARGS: _python
+    cargo build --release
+    target/fixtures/bin/python scripts/peft_readback.py --program target/release/lpc-pipe {{ ARGS }}
 
 # prepare against datasets + transformers on rows of realistic length; TOKENIZER is a Hugging Face folder.
 bench-prepare TOKENIZER ROWS="64000" *ARGS: _python

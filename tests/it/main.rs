@@ -15,6 +15,7 @@
 //! - `hub`: data from a hub, as the program is asked for it.
 //! - `resume`: a stopped run ends with the same bits.
 //! - `tokenize`: renderings and token ids recorded from transformers.
+//! - `tuning`: adapters and head-only tuning, as functions and as files.
 
 mod architecture;
 mod bad_input;
@@ -32,3 +33,4 @@ mod recipes;
 mod resume;
 mod support;
 mod tokenize;
+mod tuning;
