@@ -28,6 +28,9 @@ pub const BASE: &str = "base";
 /// Key under which the weights' file keeps the fingerprint of the base that was trained over.
 const BASE_FINGERPRINT: &str = "lpc_pipe_base";
 
+/// What PEFT calls the head below its addition.
+const HEAD_BELOW: &str = "lm_head.base_layer.weight";
+
 /// Settings that do not change what a finished adapter of linear layers computes.
 const HARMLESS: [&str; 22] = [
     "auto_mapping",
@@ -65,6 +68,8 @@ struct Stored {
     lora: Lora,
     /// Weight in checkpoint names -> A and B.
     sides: BTreeMap<String, (Tensor, Tensor)>,
+    /// The head below its addition, which PEFT writes too, and puts back.
+    head: Option<Tensor>,
     /// Fingerprint of the base, where we wrote it.
     base: Option<String>,
 }
@@ -172,7 +177,7 @@ fn read(folder: &Path) -> Result<Stored> {
     let (_, about) = safetensors::SafeTensors::read_metadata(&map)
         .map_err(|e| Error::model(&origin, format!("not a sound safetensors file: {e}")))?;
     let base = about.metadata().as_ref().and_then(|m| m.get(BASE_FINGERPRINT)).cloned();
-    let (mut sides, mut unknown) = (BTreeMap::new(), Vec::new());
+    let (mut sides, mut unknown, mut head) = (BTreeMap::new(), Vec::new(), None);
     let mut halves: HashMap<String, [Option<Tensor>; 2]> = HashMap::new();
     for (name, tensor) in load::read_safetensors(&path).map_err(|e| Error::model(&origin, e.to_string()))? {
         let module = name.strip_prefix(PREFIX).and_then(|rest| {
@@ -181,6 +186,7 @@ fn read(folder: &Path) -> Result<Stored> {
         });
         match module.filter(|_| tensor.rank() == 2) {
             Some((module, i)) => halves.entry(format!("{module}.weight")).or_default()[i] = Some(tensor),
+            None if name.strip_prefix(PREFIX) == Some(HEAD_BELOW) => head = Some(tensor),
             None => unknown.push(name),
         }
     }
@@ -206,7 +212,7 @@ fn read(folder: &Path) -> Result<Stored> {
     if sides.is_empty() {
         return Err(Error::model(&origin, "holds no tensors"));
     }
-    Ok(Stored { lora, sides, base })
+    Ok(Stored { lora, sides, head, base })
 }
 
 /// The base of an adapter, checked against the one that it was trained over.
@@ -235,6 +241,13 @@ pub fn merged<T: Real>(folder: &Path, vocab_size: usize, seed: Seed) -> Result<L
     let loaded = base::<T>(folder, &stored, vocab_size, seed)?;
     let origin = folder.join(WEIGHTS).display().to_string();
     let places: HashMap<&str, &Param> = loaded.params.iter().map(|p| (p.name.as_str(), p)).collect();
+    if let (Some(head), Some(own)) = (&stored.head, places.get(names::HEAD)) {
+        if head.shape() != own.var.shape() {
+            let shapes = format!("{:?}, not {:?}", head.dims(), own.var.dims());
+            return Err(Error::model(&origin, format!("the head below the adapter is of shape {shapes}")));
+        }
+        own.var.set(&head.to_dtype(T::KIND)?)?;
+    }
     for (weight, (a, b)) in &stored.sides {
         if weight == names::HEAD && loaded.config.tie_word_embeddings {
             return Err(Error::model(&origin, "adapts lm_head, but the base model's head is its embedding")
@@ -266,7 +279,10 @@ pub fn open<T: Real>(folder: &Path, vocab_size: usize, seed: Seed) -> Result<(Lo
         ..stored.lora.clone()
     };
     let weights = lora.weights(&loaded.config);
-    if weights.len() != stored.sides.len() || !weights.iter().all(|(name, ..)| stored.sides.contains_key(name)) {
+    if stored.head.is_some()
+        || weights.len() != stored.sides.len()
+        || !weights.iter().all(|(name, ..)| stored.sides.contains_key(name))
+    {
         return Err(refuse("cannot be trained on: it adapts lm_head, or not the same maps in each layer".into())
             .with_hint("with --tune full or head it is merged into its base and serves as the model to start from"));
     }

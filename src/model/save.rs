@@ -115,7 +115,7 @@ fn shards(entries: &[Entry], limit: u64) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Writes a model folder as Hugging Face reads it: weights in one file, or above `limit` bytes in several with an
-/// index, then generation_config.json and config.json. Weights of an earlier model there are removed.
+/// index, sorted by name; then generation_config.json and config.json. Weights of an earlier model there are removed.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -126,6 +126,8 @@ pub fn model(
     kind: Option<DType>,
     limit: u64,
 ) -> Result<()> {
+    let mut weights = weights.to_vec();
+    weights.sort_by(|a, b| a.0.cmp(&b.0));
     let entries: Vec<Entry> = weights.iter().map(|(name, t)| entry(name, t, kind)).collect();
     let cuts = shards(&entries, limit);
     let file = |i: usize| match cuts.len() {

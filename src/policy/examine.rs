@@ -1,5 +1,7 @@
 //! Evaluation: every example's codes and log-probabilities, with the prior's expected z, nothing sampled.
 
+use std::borrow::Borrow;
+
 use candle_core::{DType, Tensor};
 
 use super::Policy;
@@ -31,10 +33,11 @@ pub struct Example {
 }
 
 /// Cuts rows into runs of at most [`ROWS_PER_PASS`] packed rows (always at least one example).
-pub(super) fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
+pub(super) fn passes<R: Borrow<TokenRow>>(rows: &[R]) -> Vec<&[R]> {
     let mut out = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (i, row) in rows.iter().enumerate() {
+        let row: &TokenRow = row.borrow();
         let n = row.prompt_ids.len() + row.chosen_ids.len() + row.rejected_ids.len();
         if i > start && size + n > ROWS_PER_PASS {
             out.push(&rows[start..i]);
@@ -144,6 +147,6 @@ mod tests {
             .collect();
         let sizes: Vec<usize> = passes(&rows).iter().map(|p| p.len()).collect();
         assert_eq!(sizes, [2, 2, 1, 2, 2]);
-        assert!(passes(&[]).is_empty());
+        assert!(passes::<TokenRow>(&[]).is_empty());
     }
 }

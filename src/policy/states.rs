@@ -80,7 +80,7 @@ impl HiddenStates {
     /// [`Error::Io`] where they are more than the budget and cannot be written; those of the backbone.
     pub fn open<T: Real>(
         policy: &Policy<T>,
-        rows: &[TokenRow],
+        rows: &[&TokenRow],
         keeping: Keeping<'_>,
         progress: &dyn Progress,
     ) -> Result<HiddenStates> {
@@ -187,13 +187,16 @@ impl<T: Real> Policy<T> {
 /// Computes the rows that are kept, in the order of the pairs.
 fn compute<T: Real>(
     policy: &Policy<T>,
-    rows: &[TokenRow],
+    rows: &[&TokenRow],
     progress: &dyn Progress,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let hidden = policy.decoder.config.hidden_size;
     for pass in passes(rows) {
-        let batch = PairBatch::pack(pass, Sides::Both)?;
+        if progress.interrupted() {
+            return Err(Error::run("interrupted; the hidden states that were computed are not kept"));
+        }
+        let batch = PairBatch::pack(pass.iter().copied(), Sides::Both)?;
         let h = policy.hidden(&batch, None)?;
         with_slice::<T, _>(&h, |h| -> Result<()> {
             // SAFETY: plain numbers without padding, read as bytes.
@@ -212,7 +215,7 @@ fn compute<T: Real>(
 }
 
 /// BLAKE3 over all that hidden states depend on.
-fn key<T: Real>(policy: &Policy<T>, rows: &[TokenRow], about: &str) -> Result<String> {
+fn key<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], about: &str) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 hidden states");
     // Whether the head is the embedding makes no difference below it.
     let config = crate::model::LlamaConfig { tie_word_embeddings: false, ..policy.decoder.config.clone() };

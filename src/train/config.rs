@@ -72,7 +72,7 @@ pub struct TrainConfig {
     /// Stop after this many steps if the epochs make more; 0 = no limit. Schedules do not change, so that a
     /// run that was stopped here can be resumed with a higher limit.
     pub max_steps: usize,
-    /// Peak learning rate of the backbone.
+    /// Peak learning rate of the backbone. Adapters and heads of their own usually want more: 1e-5 to 2e-4.
     pub lr: f64,
     /// How it moves.
     pub lr_schedule: LrSchedule,

@@ -44,6 +44,10 @@ fn headed<T: Real>(config: &LlamaConfig, lpc: &LpcConfig) -> Policy<T> {
     Policy::new(load::own_head(loaded::<T>(config)).unwrap(), lpc, Seed(6), LONGEST).unwrap()
 }
 
+fn all_of(rows: &[TokenRow]) -> Vec<&TokenRow> {
+    rows.iter().collect()
+}
+
 fn flat(pairs: Vec<(f64, f64)>) -> Vec<f64> {
     pairs.into_iter().flat_map(|(a, b)| [a, b]).collect()
 }
@@ -292,7 +296,7 @@ fn head_against_full<T: Real>(tied: bool, lpc: &LpcConfig, kind: ObjectiveKind, 
             let keeping =
                 Keeping { folder: dir.path(), budget: if round == "mapped" { 0 } else { 1 << 20 }, about: "" };
             head.states = None;
-            head.states = Some(HiddenStates::open(&head, &rows, keeping, &Silent).unwrap());
+            head.states = Some(HiddenStates::open(&head, &all_of(&rows), keeping, &Silent).unwrap());
             assert_eq!(head.states.as_ref().unwrap().memory() == 0, round == "mapped");
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{round}: one file, found again");
         }
@@ -343,7 +347,7 @@ fn kept_states_are_those_of_the_same_content_only() {
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
     let mut policy = headed::<f32>(&llama(true), &plain());
     let fresh = logps(&policy, &rows);
-    policy.states = Some(HiddenStates::open(&policy, &rows, keeping, &Silent).unwrap());
+    policy.states = Some(HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap());
     assert_eq!(files(), 1);
     near(&logps(&policy, &rows), &fresh, 1e-6);
     // Pairs that are not kept go through the backbone; so do other lengths under a known id.
@@ -351,19 +355,19 @@ fn kept_states_are_those_of_the_same_content_only() {
     assert_eq!(logps(&policy, &others).len(), 12);
     let mut longer = rows.clone();
     longer[0].chosen_ids.push(1);
-    let (batch, _) = policy.states(&longer.iter().collect::<Vec<_>>(), Sides::Both, None).unwrap();
+    let (batch, _) = policy.states(&all_of(&longer), Sides::Both, None).unwrap();
     assert_eq!(batch.pairs[0].prompt.len(), longer[0].prompt_ids.len());
     // The head may change, what is below it may not; nor may the tokens.
     let head = policy.params.get(policy.params.position(names::HEAD).unwrap());
     head.var.set(&head.var.zeros_like().unwrap()).unwrap();
-    HiddenStates::open(&policy, &rows, keeping, &Silent).unwrap();
+    HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 1);
-    HiddenStates::open(&policy, &rows[..3], keeping, &Silent).unwrap();
+    HiddenStates::open(&policy, &all_of(&rows[..3]), keeping, &Silent).unwrap();
     assert_eq!(files(), 2);
-    HiddenStates::open(&policy, &rows, Keeping { about: "bf16", ..keeping }, &Silent).unwrap();
+    HiddenStates::open(&policy, &all_of(&rows), Keeping { about: "bf16", ..keeping }, &Silent).unwrap();
     assert_eq!(files(), 3);
     crate::policies::zero(&policy, "model.layers.0.mlp.up_proj.weight");
-    HiddenStates::open(&policy, &rows, keeping, &Silent).unwrap();
+    HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 4);
     // A damaged file is made anew.
     for file in std::fs::read_dir(dir.path()).unwrap() {
@@ -371,15 +375,15 @@ fn kept_states_are_those_of_the_same_content_only() {
     }
     policy.states = None;
     let wanted = logps(&policy, &rows);
-    policy.states = Some(HiddenStates::open(&policy, &rows, keeping, &Silent).unwrap());
+    policy.states = Some(HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap());
     near(&logps(&policy, &rows), &wanted, 1e-6);
     // No place to write: what is small stays in memory, what is not is an error.
     let nowhere = dir.path().join(std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().file_name());
     let nowhere = nowhere.join("below-a-file");
     let lost = Keeping { folder: &nowhere, ..keeping };
-    policy.states = Some(HiddenStates::open(&policy, &rows, lost, &Silent).unwrap());
+    policy.states = Some(HiddenStates::open(&policy, &all_of(&rows), lost, &Silent).unwrap());
     near(&logps(&policy, &rows), &wanted, 1e-6);
-    assert!(HiddenStates::open(&policy, &rows, Keeping { budget: 0, ..lost }, &Silent).is_err());
+    assert!(HiddenStates::open(&policy, &all_of(&rows), Keeping { budget: 0, ..lost }, &Silent).is_err());
 }
 
 #[test]
@@ -387,7 +391,7 @@ fn a_frozen_policy_keeps_no_graph() {
     let rows = pairs(2);
     let policy = headed::<f32>(&llama(true), &plain());
     let sums = Arc::new(Gradients::new(&policy.params));
-    let (_, h) = policy.states(&rows.iter().collect::<Vec<_>>(), Sides::Both, Some(&sums)).unwrap();
+    let (_, h) = policy.states(&all_of(&rows), Sides::Both, Some(&sums)).unwrap();
     assert!(!h.track_op());
     let adapters = Params::new(
         adapted::<f32>(&llama(true), &settings(&["q_proj"]), &plain(), false).params.iter().cloned().collect(),

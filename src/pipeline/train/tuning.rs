@@ -98,7 +98,7 @@ pub(super) fn remember(
         "" => Path::new(&config.data).join("hidden"),
         folder => PathBuf::from(folder),
     };
-    let rows: Vec<_> = splits.iter().flat_map(|s| &s.rows).cloned().collect();
+    let rows: Vec<_> = splits.iter().flat_map(|s| &s.rows).collect();
     let keeping = Keeping { folder: &own, budget: (config.head.memory_mb as u64) << 20, about: "" };
     policy.states = Some(HiddenStates::open(policy, &rows, keeping, progress)?);
     Ok(())
