@@ -57,6 +57,7 @@ fixtures:
     python3 -m venv target/fixtures
     target/fixtures/bin/pip install --quiet -r tests/fixtures/parity/requirements.txt
     target/fixtures/bin/python tests/fixtures/parity/record.py --model-dir models
+    target/fixtures/bin/python tests/fixtures/parity/record_peft.py
     target/fixtures/bin/pip install --quiet -r tests/fixtures/tokenize/requirements.txt
     target/fixtures/bin/python tests/fixtures/tokenize/record.py
 
@@ -91,6 +92,11 @@ readback FOLDER *ARGS: _python
 readback-tensorboard RUN: _python
     target/fixtures/bin/pip install --quiet tensorboard
     target/fixtures/bin/python scripts/readback_tensorboard.py {{ RUN }}
+
+# Exchange adapters and models with PEFT and transformers, and compare log-probabilities; needs python3.
+peft-readback *ARGS: _python
+    cargo build --release
+    target/fixtures/bin/python scripts/peft_readback.py --program target/release/lpc-pipe {{ ARGS }}
 
 # prepare against datasets + transformers on rows of realistic length; TOKENIZER is a Hugging Face folder.
 bench-prepare TOKENIZER ROWS="64000" *ARGS: _python

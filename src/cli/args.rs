@@ -182,7 +182,7 @@ pub struct Score {
     /// Prepared folder
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// Folder, .gguf, hub id, or tiny[:WxL]
+    /// Folder (of a PEFT adapter too), .gguf, hub id, or tiny[:WxL]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Parquet file to write
@@ -205,7 +205,7 @@ pub struct Train {
     /// Prepared folder
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// Model to start from: folder, .gguf, hub id, or tiny[:WxL]
+    /// Model to start from: folder (of a PEFT adapter too), .gguf, hub id, or tiny[:WxL]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Run folder to write
@@ -223,9 +223,18 @@ pub struct Train {
     /// Number of codes K; gaussian and mlp are as large as lpc with K codes
     #[arg(long, value_name = "K")]
     codes: Option<usize>,
-    /// What is trained: full
+    /// What is trained: full, lora (an adapter), head (the output layer, over hidden states computed once)
     #[arg(long)]
     tune: Option<String>,
+    /// Rank of the adapter [default: 16]
+    #[arg(long, value_name = "R")]
+    lora_rank: Option<usize>,
+    /// Scale of the adapter, over its rank [default: twice the rank]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    lora_alpha: Option<f64>,
+    /// Layers to adapt: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, all-linear [default: all-linear]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    lora_targets: Vec<String>,
     /// Operands of the matrix products: f32, bf16
     #[arg(long)]
     precision: Option<String>,
@@ -270,6 +279,10 @@ impl Train {
         flags.put("train.lpc.latent", "--latent", self.latent.clone());
         flags.put("train.lpc.codes", "--codes", self.codes);
         flags.put("train.tune", "--tune", self.tune.clone());
+        flags.put("train.lora.rank", "--lora-rank", self.lora_rank);
+        flags.put("train.lora.alpha", "--lora-alpha", self.lora_alpha);
+        let targets = (!self.lora_targets.is_empty()).then(|| self.lora_targets.clone());
+        flags.put("train.lora.targets", "--lora-targets", targets);
         flags.put("train.precision", "--precision", self.precision.clone());
         flags.put("train.batch", "--batch", self.batch);
         flags.put("train.accumulate", "--accumulate", self.accumulate);
@@ -277,6 +290,33 @@ impl Train {
         flags.put("train.max_steps", "--max-steps", self.max_steps);
         flags.put("train.lr", "--lr", self.lr);
         flags.put("train.device", "--device", self.device.clone());
+    }
+}
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Run folder
+    #[arg(long, value_name = "DIR")]
+    run: Option<String>,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    out: Option<String>,
+    /// Form: hf (a Hugging Face folder, an adapter merged into its base) or peft (the adapter)
+    #[arg(long = "as", value_name = "hf|peft")]
+    form: Option<String>,
+    /// Type of the weights: f32, bf16, f16, base (that of the model that training started from)
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<String>,
+}
+
+impl Export {
+    /// Sets the keys of the given flags.
+    pub fn fill(&self, flags: &mut Flags) {
+        flags.put("export.run", "--run", self.run.clone());
+        flags.put("export.out", "--out", self.out.clone());
+        flags.put("export.as", "--as", self.form.clone());
+        flags.put("export.dtype", "--dtype", self.dtype.clone());
     }
 }
 

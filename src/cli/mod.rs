@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{demo, inspect, merge, planted, prepare, score, sweep, train};
+use crate::pipeline::{demo, export, inspect, merge, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::recipe::{self, Recipe};
 use crate::report;
@@ -69,6 +69,8 @@ enum Command {
     Score(args::Score),
     /// Trains a policy, evaluates it with the prior, writes the code posteriors
     Train(Box<args::Train>),
+    /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
+    Export(args::Export),
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
     NoiseSweep(args::NoiseSweep),
     /// Writes report.html and report.md for a run or sweep folder
@@ -103,6 +105,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         Command::Prepare(a) => a.fill(&mut flags),
         Command::Score(a) => a.fill(&mut flags),
         Command::Train(a) => a.fill(&mut flags),
+        Command::Export(a) => a.fill(&mut flags),
         Command::NoiseSweep(a) => a.fill(&mut flags),
         Command::Merge(_) | Command::Report(_) | Command::Inspect(_) => {}
     }
@@ -146,6 +149,10 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         Command::Train(a) => {
             terminal.catch_interrupts();
             trained(a, &recipe, &peers, &terminal, printer)
+        }
+        Command::Export(_) => {
+            let summary = export::run(&recipe.export, &terminal)?;
+            printer.result(&summary, || tables::export(&summary))
         }
         Command::NoiseSweep(_) => {
             terminal.catch_interrupts();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lines::clock;
 use crate::pipeline::demo::DemoSummary;
+use crate::pipeline::export::ExportSummary;
 use crate::pipeline::planted::PlantedScores;
 use crate::pipeline::prepare::PrepareSummary;
 use crate::pipeline::score::ScoreSummary;
@@ -119,6 +120,12 @@ pub fn score(s: &ScoreSummary) -> String {
         s.per_token.0,
         s.per_token.1,
     )
+}
+
+/// `export`.
+pub fn export(s: &ExportSummary) -> String {
+    let latent = if s.latent { "; the latent part beside it is read by lpc-pipe alone" } else { "" };
+    format!("{}: {} files, {:.1} MB{latent}\n", s.out, s.files.len(), s.bytes as f64 / 1e6)
 }
 
 /// `train --dry-run`.

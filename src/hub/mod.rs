@@ -34,6 +34,11 @@ use shelf::Shelf;
 use trouble::Trouble;
 use wire::{Listing, is_outage};
 
+/// What a PEFT adapter is; a repository that holds it is an adapter, whatever else it holds.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// An adapter's numbers.
+const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+
 /// Files of a model that are fetched where the repository has them.
 const MODEL_FILES: [&str; 10] = [
     "config.json",
@@ -198,7 +203,8 @@ impl Hub {
         };
         let commit = &listing.commit;
         let listed = |file: &str| listing.files.iter().any(|f| f == file);
-        if !listed("config.json") {
+        let adapter = listed(ADAPTER_CONFIG);
+        if !listed("config.json") && !adapter {
             return Err(Trouble::Other(
                 "holds no config.json".into(),
                 "is it a transformers model? A .gguf file must be downloaded and named as a file".into(),
@@ -210,9 +216,12 @@ impl Hub {
         for file in MODEL_FILES.iter().filter(|file| listed(file)) {
             get(file)?;
         }
-        if listed(WEIGHTS) {
+        if adapter && listed(ADAPTER_WEIGHTS) {
+            get(ADAPTER_CONFIG)?;
+            get(ADAPTER_WEIGHTS)?;
+        } else if listed(WEIGHTS) && !adapter {
             get(WEIGHTS)?;
-        } else if listed(INDEX) {
+        } else if listed(INDEX) && !adapter {
             let index = get(INDEX)?;
             for shard in shards(&index).map_err(|e| Trouble::Other(e, String::new()))? {
                 get(&shard)?;
@@ -406,11 +415,15 @@ fn cached_files(shelf: &Shelf, revision: &str, pattern: &str, progress: &dyn Pro
 fn cached_model(shelf: &Shelf, commit: &str) -> Result<Option<PathBuf>, Trouble> {
     let has = |name: &str| shelf.file(commit, name).map(|f| f.is_some());
     let listing = shelf.listing(commit).unwrap_or_default();
+    let adapter = has(ADAPTER_CONFIG)?;
     for name in MODEL_FILES {
         // `has` comes first: it refuses a link that leads out, listed or not.
-        if !has(name)? && (name == "config.json" || listing.iter().any(|f| f == name)) {
+        if !has(name)? && ((name == "config.json" && !adapter) || listing.iter().any(|f| f == name)) {
             return Ok(None);
         }
+    }
+    if adapter || listing.iter().any(|f| f == ADAPTER_CONFIG) {
+        return Ok((adapter && has(ADAPTER_WEIGHTS)?).then(|| shelf.snapshot(commit)));
     }
     if has(WEIGHTS)? {
         return Ok(Some(shelf.snapshot(commit)));

@@ -123,6 +123,31 @@ fn a_sharded_model_is_fetched_once_and_used_offline() {
 }
 
 #[test]
+fn adapters_are_models_too() {
+    let files: [(&str, &[u8]); 4] = [
+        (ADAPTER_CONFIG, b"{}"),
+        (ADAPTER_WEIGHTS, b"a"),
+        ("tokenizer.json", b"{}"),
+        // A whole model beside an adapter is left where it is: the adapter names its base itself.
+        (WEIGHTS, b"whole"),
+    ];
+    let cache = tempfile::tempdir().unwrap();
+    let server = models(&files, &names(&files));
+    let at = hub(&server, cache.path());
+    let folder = model(&at).unwrap();
+    let found = |name: &str| folder.join(name).exists();
+    assert!(found(ADAPTER_CONFIG) && found(ADAPTER_WEIGHTS) && found("tokenizer.json") && !found(WEIGHTS));
+    let offline = Hub { offline: true, ..at };
+    assert_eq!(model(&offline).unwrap(), folder);
+    std::fs::remove_file(folder.join(ADAPTER_WEIGHTS)).unwrap();
+    assert!(model(&offline).is_err());
+    // Only safetensors are read.
+    let server = models(&files[..1], &[ADAPTER_CONFIG, "adapter_model.bin"]);
+    let other = tempfile::tempdir().unwrap();
+    assert!(says(model(&hub(&server, other.path()))).contains("no safetensors weights"));
+}
+
+#[test]
 fn refusals_are_plain() {
     let cache = tempfile::tempdir().unwrap();
     let server = models(&[("config.json", b"{}")], &["config.json"]);

@@ -206,7 +206,7 @@ fn convert<T: Real, const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f6
 
 /// The weight files of a folder: one, or those that the index names (plain names inside the folder only), with the
 /// file of each tensor.
-fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Placed)> {
+pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Placed)> {
     let single = folder.join("model.safetensors");
     if single.is_file() {
         return Ok((vec![single], Vec::new()));

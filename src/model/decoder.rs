@@ -4,13 +4,15 @@ mod each;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 
 use super::composed::{Copies, Parts, Place};
 use super::config::LlamaConfig;
+use super::constant::ConstantRows;
 use super::layer::{Layer, LayerWeights, Pass};
-use super::linear::{Linear, Weight};
-use super::params::{Gradients, Params};
+use super::linear::{Adapter, Linear, Weight};
+use super::lora::{self, Lora};
+use super::params::{Gradients, Group, Param, Params};
 use crate::error::{Error, Result};
 use crate::nn::attention::{Heads, Segment};
 use crate::nn::real::with_slice;
@@ -53,6 +55,8 @@ pub struct Decoder<T> {
     head: Weight,
     rope: Arc<rope::Table<T>>,
     longest: usize,
+    /// Whether training leaves everything below the head as it is.
+    frozen: bool,
 }
 
 /// Packed input of one pass.
@@ -72,6 +76,17 @@ impl<T: Real> Decoder<T> {
     /// # Errors
     /// [`Error::Run`] naming a parameter that is missing.
     pub fn new(config: LlamaConfig, params: &Params, longest: usize) -> Result<Decoder<T>> {
+        Decoder::adapted(config, params, None, longest)
+    }
+
+    /// [`Decoder::new`] with the adapter that is among the parameters.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`]; also where there are adapters among the parameters and `lora` is none.
+    pub fn adapted(config: LlamaConfig, params: &Params, lora: Option<&Lora>, longest: usize) -> Result<Decoder<T>> {
+        if lora.is_none() && params.iter().any(|p| p.group == Group::Adapter) {
+            return Err(Error::run("adapters without their settings"));
+        }
         let weight = |name: &str| -> Result<Weight> {
             let position = params.position(name)?;
             Ok(Weight { tensor: params.get(position).var.as_tensor().clone(), position })
@@ -80,8 +95,14 @@ impl<T: Real> Decoder<T> {
             .map(|i| {
                 let part = |part: &str| weight(&names::layer(i, part));
                 let linear = |part: &str| -> Result<Linear> {
-                    let biased = config.biased(part).then(|| weight(&names::bias(i, part)));
-                    Ok(Linear { bias: biased.transpose()?, ..Linear::plain(weight(&names::layer(i, part))?) })
+                    let name = names::layer(i, part);
+                    let bias = config.biased(part).then(|| weight(&names::bias(i, part))).transpose()?;
+                    let mut linear = Linear { bias, ..Linear::plain(weight(&name)?) };
+                    if let Some(lora) = lora.filter(|lora| lora.covers(i, part)) {
+                        let (a, b) = (weight(&lora::side(&name, 'A'))?, weight(&lora::side(&name, 'B'))?);
+                        linear.adapter = Some(Adapter { a, b, scale: lora.scale() });
+                    }
+                    Ok(linear)
                 };
                 Ok(LayerWeights {
                     input_layernorm: part("input_layernorm")?,
@@ -97,9 +118,12 @@ impl<T: Real> Decoder<T> {
             })
             .collect::<Result<Vec<_>>>()?;
         let head = if config.tie_word_embeddings { names::EMBEDDING } else { names::HEAD };
+        let below = |p: &&Param| p.group != Group::Latent && (p.name != head || config.tie_word_embeddings);
+        let frozen = params.iter().filter(below).all(|p| !p.trainable);
         Ok(Decoder {
             recompute: false,
             composed: None,
+            frozen,
             embedding: weight(names::EMBEDDING)?,
             norm: weight(names::NORM)?,
             head: weight(head)?,
@@ -171,7 +195,7 @@ impl<T: Real> Decoder<T> {
     /// Last hidden states, after the final norm.
     ///
     /// With `gradients`, the result is part of candle's graph and weight gradients go there in
-    /// `backward()`; without, nothing is kept.
+    /// `backward()`; without, or where nothing below the head is trained, nothing is kept.
     ///
     /// # Shapes
     /// N packed rows -> (N, H).
@@ -179,15 +203,11 @@ impl<T: Real> Decoder<T> {
     /// # Errors
     /// [`Error::Run`] for a token outside the vocabulary or a position beyond the longest sequence.
     pub fn hidden(&self, packed: Packed<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
-        if let Some(id) = packed.ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            return Err(Error::run(format!(
-                "token {id} is outside the model's vocabulary of {}",
-                self.config.vocab_size
-            )));
-        }
+        self.in_vocabulary(packed.ids)?;
         if let Some(p) = packed.positions.iter().find(|&&p| p as usize >= self.longest) {
             return Err(Error::run(format!("position {p} is beyond the longest sequence, {}", self.longest)));
         }
+        let gradients = gradients.filter(|_| !self.frozen);
         if let Some(parts) = self.parts() {
             return Ok(parts.hidden::<T>(packed, gradients)?);
         }
@@ -248,12 +268,7 @@ impl<T: Real> Decoder<T> {
     /// # Errors
     /// [`Error::Run`] for a target outside the vocabulary.
     pub fn token_logps(&self, h: &Tensor, targets: &[u32], gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
-        if let Some(id) = targets.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            return Err(Error::run(format!(
-                "token {id} is outside the model's vocabulary of {}",
-                self.config.vocab_size
-            )));
-        }
+        self.in_vocabulary(targets)?;
         if let Some(parts) = self.parts() {
             return Ok(parts.token_logps::<T>(h, targets, gradients)?);
         }
@@ -271,6 +286,45 @@ impl<T: Real> Decoder<T> {
         })
     }
 
+    /// [`Decoder::token_logps`] of rows that are constants, each with the shift of its pair added: `log_softmax(W (h + z))`.
+    ///
+    /// # Shapes
+    /// rows (R, H) · shifts: z (B, H) and the pair of every row · targets (R) -> (R).
+    ///
+    /// # Errors
+    /// As [`Decoder::token_logps`].
+    pub fn token_logps_of_constants(
+        &self,
+        rows: &Tensor,
+        shifts: Option<(&Tensor, &[u32])>,
+        targets: &[u32],
+        gradients: &Arc<Gradients>,
+    ) -> Result<Tensor> {
+        self.in_vocabulary(targets)?;
+        let op = ConstantRows::<T> {
+            rows: rows.detach().contiguous()?,
+            pair_of: shifts.map(|(_, of)| of.to_vec()),
+            targets: targets.to_vec(),
+            head: self.head.clone(),
+            precision: self.precision,
+            gradients: gradients.clone(),
+            kept: Mutex::default(),
+        };
+        let z = match shifts {
+            Some((z, _)) => z.contiguous()?,
+            None => Tensor::zeros((0, self.config.hidden_size), T::KIND, &Device::Cpu)?,
+        };
+        Ok(self.head.tensor.apply_op2(&z, op)?)
+    }
+
+    fn in_vocabulary(&self, ids: &[u32]) -> Result<()> {
+        let size = self.config.vocab_size;
+        match ids.iter().find(|&&id| id as usize >= size) {
+            Some(id) => Err(Error::run(format!("token {id} is outside the model's vocabulary of {size}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Logits `W h`, for tests, generation and reading codes: of size (R, V), so for few rows.
     ///
     /// # Errors
@@ -283,11 +337,11 @@ impl<T: Real> Decoder<T> {
     }
 }
 
-fn failed(error: Error) -> candle_core::Error {
+pub(super) fn failed(error: Error) -> candle_core::Error {
     candle_core::Error::Msg(error.to_string())
 }
 
-fn input<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> candle_core::Result<&'a [T]> {
+pub(super) fn input<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> candle_core::Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
         None => candle_core::bail!("{name} needs a contiguous input"),

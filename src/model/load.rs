@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
@@ -66,6 +66,9 @@ pub fn load<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed) -> Res
             let params = random::<T>(&config, 0.02, seed)?;
             Loaded { config, params }
         }
+        ModelSource::Folder(folder) if super::peft::is_adapter(folder) => {
+            super::peft::merged::<T>(folder, vocab_size, seed)?
+        }
         ModelSource::Folder(folder) => from_folder::<T>(folder)?,
         ModelSource::Gguf(path) => super::gguf::load::<T>(path)?,
     };
@@ -80,6 +83,9 @@ pub fn load<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed) -> Res
 pub fn shape(source: &ModelSource, vocab_size: usize) -> Result<LlamaConfig> {
     let config = match source {
         ModelSource::Tiny { width, layers } => LlamaConfig::tiny(*width, *layers, vocab_size),
+        ModelSource::Folder(folder) if super::peft::is_adapter(folder) => {
+            return shape(&super::peft::base_source(folder)?, vocab_size);
+        }
         ModelSource::Folder(folder) => folder_shape(folder)?,
         ModelSource::Gguf(path) => super::gguf::shape(path)?,
     };
@@ -140,6 +146,50 @@ fn from_folder<T: Real>(folder: &Path) -> Result<Loaded> {
     Ok(Loaded { config, params })
 }
 
+/// A model of which the head alone is trained; one whose head is its embedding gets a copy of that as its own.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn own_head(mut loaded: Loaded) -> Result<Loaded> {
+    if loaded.config.tie_word_embeddings {
+        let tied = loaded.params.iter().find(|p| p.name == names::EMBEDDING);
+        let copy = tied.map(|p| p.var.as_detached_tensor().copy()).transpose()?;
+        let copy = copy.ok_or_else(|| Error::run("a model without an embedding"))?;
+        let var = Var::from_tensor(&copy)?;
+        loaded.params.push(Param { name: names::HEAD.into(), var, trainable: true, group: Group::Backbone });
+        loaded.config.tie_word_embeddings = false;
+    }
+    loaded.params.iter_mut().for_each(|p| p.trainable = p.name == names::HEAD);
+    Ok(loaded)
+}
+
+/// The type in which most numbers of a model folder are stored.
+///
+/// # Errors
+/// [`Error::Model`] where it has no sound weights.
+pub fn stored_kind(folder: &Path) -> Result<DType> {
+    let mut largest = (0, DType::F32);
+    for file in super::checkpoint::weight_files(folder)?.0 {
+        let opened = std::fs::File::open(&file).map_err(Error::io(&file))?;
+        // SAFETY: as in `from_folder`; only the header is read.
+        let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(Error::io(&file))?;
+        let (_, about) = safetensors::SafeTensors::read_metadata(&map)
+            .map_err(|e| Error::model(file.display().to_string(), format!("not a sound safetensors file: {e}")))?;
+        for info in about.tensors().values() {
+            let kind = match info.dtype {
+                safetensors::Dtype::BF16 => DType::BF16,
+                safetensors::Dtype::F16 => DType::F16,
+                _ => DType::F32,
+            };
+            let size = info.data_offsets.1 - info.data_offsets.0;
+            if size > largest.0 {
+                largest = (size, kind);
+            }
+        }
+    }
+    Ok(largest.1)
+}
+
 /// Writes tensors as one safetensors file, atomically, sorted by name.
 ///
 /// # Errors
@@ -162,16 +212,14 @@ pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
         .map_err(|e| Error::artifact(path, format!("not a readable safetensors file: {e}")))
 }
 
-/// Writes config.json and model.safetensors as Hugging Face reads them.
+/// Writes a model folder as Hugging Face reads it; see [`super::save::model`].
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn save_folder<'a>(folder: &Path, config: &LlamaConfig, params: impl Iterator<Item = &'a Param>) -> Result<()> {
-    let tensors: Vec<(String, Tensor)> =
-        params.filter(|p| p.group != Group::Latent).map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
-    write_safetensors(&folder.join("model.safetensors"), &tensors)?;
-    artifact::write_json(folder.join("generation_config.json"), &config.generation_json())?;
-    artifact::write_json(folder.join("config.json"), &config.to_json())
+    let backbone = params.filter(|p| matches!(p.group, Group::Backbone | Group::BackboneNorm));
+    let weights: Vec<(String, Tensor)> = backbone.map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
+    super::save::model(folder, config, &weights, None, super::save::SHARD)
 }
 
 #[cfg(test)]

@@ -10,14 +10,19 @@
 mod checkpoint;
 pub mod composed;
 pub mod config;
+mod constant;
 pub mod decoder;
 pub mod gguf;
 pub mod layer;
 pub mod linear;
 pub mod load;
+pub mod lora;
 pub mod params;
+pub mod peft;
+pub mod save;
 
 pub use composed::Place;
 pub use config::LlamaConfig;
 pub use decoder::Decoder;
-pub use params::{Gradients, Group, Param, Params};
+pub use lora::{Lora, LoraConfig};
+pub use params::{Gradients, Group, Param, Params, fingerprint, hash_weights};

@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, Device, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, Tensor, Var};
 
+use super::composed::in_memory;
 use crate::error::{Error, Result};
 use crate::nn::Real;
 
@@ -23,6 +24,8 @@ pub enum Group {
     BackboneNorm,
     /// Codebook, prior and posterior.
     Latent,
+    /// Low-rank additions to the backbone's matrices, trained as these are.
+    Adapter,
 }
 
 /// One parameter.
@@ -97,17 +100,28 @@ impl Params {
         self.iter().map(|p| p.var.elem_count()).sum()
     }
 
-    /// Name -> tensor, for writing.
-    pub fn tensors(&self) -> Vec<(String, Tensor)> {
-        self.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
+    /// What the function computes before any training, for the reference: all but the latent part, and but adapters
+    /// that add nothing yet.
+    pub fn starting(&self) -> impl Iterator<Item = &Param> {
+        let zero = |p: &Param| {
+            let sum = p.var.abs().and_then(|a| a.sum_all()).and_then(|s| s.to_dtype(DType::F64)?.to_vec0::<f64>());
+            sum.is_ok_and(|s| s == 0.0)
+        };
+        let idle = self.iter().filter(|p| p.group == Group::Adapter && p.name.contains(".lora_B.")).all(zero);
+        self.iter().filter(move |p| p.group != Group::Latent && !(idle && p.group == Group::Adapter))
     }
 
-    /// Overwrites every parameter from tensors of the same names and shapes.
+    /// What training changes, name -> tensor, for writing.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        self.iter().filter(|p| p.trainable).map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
+    }
+
+    /// Overwrites what training changes from tensors of the same names and shapes.
     ///
     /// # Errors
     /// [`Error::Run`] naming what is missing or has another shape.
     pub fn restore(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        for param in self.iter() {
+        for param in self.iter().filter(|p| p.trainable) {
             let found = tensors.get(&param.name).ok_or_else(|| Error::run(format!("no tensor {}", param.name)))?;
             if found.shape() != param.var.shape() {
                 return Err(Error::run(format!(
@@ -121,6 +135,36 @@ impl Params {
         }
         Ok(())
     }
+}
+
+/// BLAKE3 over the backbone's weights, sorted by name, lower-case hex: the content of a model, whatever its place is
+/// called.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn fingerprint<'a, T: Real>(params: impl Iterator<Item = &'a Param>) -> Result<String> {
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 weights");
+    hash_weights::<T>(params, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Adds names and numbers of all parameters but the latent part's, sorted by name.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn hash_weights<'a, T: Real>(params: impl Iterator<Item = &'a Param>, hasher: &mut blake3::Hasher) -> Result<()> {
+    let mut sorted: Vec<&Param> = params.filter(|p| p.group != Group::Latent).collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    for param in sorted {
+        hasher.update(param.name.as_bytes());
+        in_memory::<T, _>(param.var.as_tensor(), |values| {
+            // SAFETY: plain numbers without padding, read as bytes.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values)) };
+            hasher.update(bytes);
+        })?;
+    }
+    Ok(())
 }
 
 /// Sums of gradients, one slot for each parameter: numbers in memory, or a tensor where the parameter is on another

@@ -66,6 +66,22 @@ pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precis
     Gathered { logps, lse }
 }
 
+/// Which gradient of the hidden rows is wanted.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// That of every row.
+    Rows,
+    /// Its sum over the rows of each group, for a vector that was added to all of them: a fraction of the work.
+    Sums {
+        /// Group of every row.
+        of: &'a [u32],
+        /// Groups.
+        groups: usize,
+    },
+    /// None: the rows are constants.
+    Nothing,
+}
+
 /// Gradient of the hidden rows, and the head's added to `dw` where wanted.
 ///
 /// With p = softmax(W h) and upstream g: `dlogits = g (onehot(target) - p)`.
@@ -79,14 +95,42 @@ pub fn backward<T: Real>(
     lse: &[T],
     dlogps: &[T],
     precision: Precision,
+    dw: Option<&mut [T]>,
+) -> Vec<T> {
+    backward_for(h, w, targets, lse, dlogps, precision, Wanted::Rows, dw)
+}
+
+/// [`backward`] with the gradient that is wanted: (R,H), (groups,H), or nothing.
+///
+/// # Shapes
+/// As [`backward`].
+#[allow(clippy::too_many_arguments, reason = "what the forward pass took, and what is wanted")]
+pub fn backward_for<T: Real>(
+    h: &[T],
+    w: &[T],
+    targets: &[u32],
+    lse: &[T],
+    dlogps: &[T],
+    precision: Precision,
+    wanted: Wanted<'_>,
     mut dw: Option<&mut [T]>,
 ) -> Vec<T> {
     let rows = targets.len();
-    let mut dh = vec![T::zero(); h.len()];
     if rows == 0 {
-        return dh;
+        return Vec::new();
     }
     let hidden = h.len() / rows;
+    let mut dh = match wanted {
+        Wanted::Rows => vec![T::zero(); h.len()],
+        Wanted::Sums { groups, .. } => vec![T::zero(); groups * hidden],
+        Wanted::Nothing => Vec::new(),
+    };
+    // Sums over groups as a product with this matrix of zeros and ones (R, groups).
+    let mut member = Vec::new();
+    if let Wanted::Sums { of, groups } = wanted {
+        member = vec![T::zero(); rows * groups];
+        of.iter().enumerate().for_each(|(row, &group)| member[row * groups + group as usize] = T::one());
+    }
     let vocabulary = w.len() / hidden;
     let h = Rows::new(h, rows, precision);
     let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
@@ -114,7 +158,15 @@ pub fn backward<T: Real>(
                 });
             });
         let logits = h.like(logits, rows);
-        linear::backward_input(&logits, &w[chunk.clone()], &mut dh, true);
+        match wanted {
+            Wanted::Rows => linear::backward_input(&logits, &w[chunk.clone()], &mut dh, true),
+            Wanted::Sums { groups, .. } => {
+                let mut sums = vec![T::zero(); groups * width];
+                linear::backward_weight(&h.like(&member, rows), &logits, &mut sums);
+                linear::backward_input(&h.like(&sums, groups), &w[chunk.clone()], &mut dh, true);
+            }
+            Wanted::Nothing => {}
+        }
         if let Some(dw) = dw.as_deref_mut() {
             linear::backward_weight(&logits, &h, &mut dw[chunk]);
         }
@@ -133,6 +185,28 @@ mod tests {
         let v = CHUNK + 7;
         let got = forward(&[1.0, 2.0], &vec![0.0; v * 2], &[v as u32 - 1], 2, Precision::F32);
         assert!((got.logps[0] + (v as f64).ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn sums_over_groups_are_sums_of_rows() {
+        let (r, hidden, v) = (5, 3, CHUNK + 2);
+        let (h, w, g) = (check::numbers("h", r * hidden), check::numbers("w", v * hidden), check::numbers("g", r));
+        let targets = [0, 9, 1, 7, v as u32 - 1];
+        let lse = forward(&h, &w, &targets, hidden, Precision::F32).lse;
+        let of = [1, 0, 1, 2, 0];
+        let run = |wanted| {
+            let mut dw = vec![0.0; w.len()];
+            (backward_for(&h, &w, &targets, &lse, &g, Precision::F32, wanted, Some(&mut dw)), dw)
+        };
+        let (rows, dw) = run(Wanted::Rows);
+        let (sums, same) = run(Wanted::Sums { of: &of, groups: 4 });
+        let mut by_hand = vec![0.0; 4 * hidden];
+        for (row, group) in rows.chunks(hidden).zip(of) {
+            row.iter().enumerate().for_each(|(i, x)| by_hand[group as usize * hidden + i] += x);
+        }
+        assert!(sums.iter().zip(&by_hand).all(|(a, b)| (a - b).abs() < 1e-12) && sums.len() == by_hand.len());
+        let (nothing, again) = run(Wanted::Nothing);
+        assert!(nothing.is_empty() && dw == same && dw == again);
     }
 
     #[test]

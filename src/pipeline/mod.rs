@@ -1,6 +1,7 @@
 //! The wiring: each command as one readable file that calls the stages in order.
 
 pub mod demo;
+pub mod export;
 pub mod inspect;
 pub mod merge;
 pub mod planted;

@@ -9,8 +9,7 @@ use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::model::{LlamaConfig, load};
-use crate::objective::MixFlip;
-use crate::policy::{Policy, flips};
+use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::{self, prepared};
 use crate::seed::Seed;
@@ -24,6 +23,7 @@ mod evaluate;
 mod latent;
 mod outputs;
 mod plan;
+mod tuning;
 
 use outputs::Trained;
 pub use plan::{Plan, plan};
@@ -183,11 +183,12 @@ pub fn run_among(
 fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress, peers: &Peers) -> Result<Ended> {
     let config = checked(config)?;
     let out = PathBuf::from(&config.out);
-    let mut manifest = Manifest::begin("train", &config)?;
-    manifest.seeds.insert("run".into(), seed.0);
     // Data or a model that cannot be had leave no folder behind.
     let data = open_data(&config)?;
-    let policy = starting(&config, seed, &data, progress)?;
+    let mut policy = starting(&config, seed, &data, progress)?;
+    let config = tuning::settled(config, &policy);
+    let mut manifest = Manifest::begin("train", &config)?;
+    manifest.seeds.insert("run".into(), seed.0);
     let Data { splits, tokenizer, manifest: data, .. } = data;
     let weights = reference::fingerprint(&policy)?;
     let identity = identity(&config, seed, &data, &weights, peers)?;
@@ -197,6 +198,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         Opened::Finished(done) => return Ok(Ended::Already(done)),
         Opened::From(from) => from,
     };
+    tuning::remember(&mut policy, &config, &splits, peers, progress)?;
     let Some(reference) = references(&config, &policy, &splits, weights, peers, progress)? else {
         let step = from.map_or(0, |(state, _)| state.step);
         let per_step = config.batch * config.accumulate * peers.size();
@@ -252,12 +254,7 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     let source = ModelSource::resolve(&config.model)?;
     let vocabulary = data.tokenizer.vocab_size();
     warn_of_memory(config, seed, &load::shape(&source, vocabulary)?, &data.splits, progress);
-    let mut loaded = load::load::<f32>(&source, vocabulary, seed)?;
-    if config.objective.mix_flip == MixFlip::Learned {
-        loaded.params.push(flips::parameter::<f32>()?);
-    }
-    let mut policy = Policy::new(loaded, &config.lpc, seed, data.longest)?;
-    policy.start_flips(config.objective.label_smoothing)?;
+    let mut policy = tuning::start(config, &source, vocabulary, seed, data.longest)?;
     if let Some(place) = place::open(config, peers::local_rank())? {
         policy = policy.placed(place)?;
     }
@@ -347,6 +344,7 @@ fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, weights: &str, pe
         eval_every: 0,
         save_model: true,
         recompute: false,
+        head: crate::train::HeadConfig::default(),
         ..config.clone()
     };
     let tokens: Vec<&str> =

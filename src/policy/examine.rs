@@ -1,5 +1,7 @@
 //! Evaluation: every example's codes and log-probabilities, with the prior's expected z, nothing sampled.
 
+use std::borrow::Borrow;
+
 use candle_core::{DType, Tensor};
 
 use super::Policy;
@@ -32,10 +34,11 @@ pub struct Example {
 }
 
 /// Cuts rows into runs of at most [`ROWS_PER_PASS`] packed rows (always at least one example).
-pub fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
+pub fn passes<R: Borrow<TokenRow>>(rows: &[R]) -> Vec<&[R]> {
     let mut out = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (i, row) in rows.iter().enumerate() {
+        let row: &TokenRow = row.borrow();
         let n = row.prompt_ids.len() + row.chosen_ids.len() + row.rejected_ids.len();
         if i > start && size + n > ROWS_PER_PASS {
             out.push(&rows[start..i]);
@@ -56,7 +59,8 @@ pub fn passes(rows: &[TokenRow]) -> Vec<&[TokenRow]> {
 pub fn examine<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl FnMut(usize)) -> Result<Vec<Example>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        out.extend(examine_batch(policy, &PairBatch::pack(pass, Sides::Both)?)?);
+        let (batch, h) = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
+        out.extend(examine_batch(policy, &batch, h)?);
         done(pass.len());
     }
     Ok(out)
@@ -73,8 +77,7 @@ pub fn plain_logps<T: Real>(
 ) -> Result<Vec<(f64, f64)>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        let batch = PairBatch::pack(pass, Sides::Both)?;
-        let h = policy.hidden(&batch, None)?;
+        let (batch, h) = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
         out.extend(pairs(policy.logps(&h, &batch, None, None)?)?);
         done(pass.len());
     }
@@ -91,8 +94,7 @@ fn numbers(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.to_dtype(DType::F64)?.to_vec1::<f64>()?)
 }
 
-fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch) -> Result<Vec<Example>> {
-    let h = policy.hidden(batch, None)?;
+fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch, h: Tensor) -> Result<Vec<Example>> {
     let with = |z: Option<&Tensor>| pairs(policy.logps(&h, batch, z.map(Tensor::detach).as_ref(), None)?);
     let bare = |logps: (f64, f64), logps_posterior: (f64, f64)| Example {
         prior: vec![1.0],
@@ -151,6 +153,6 @@ mod tests {
             .collect();
         let sizes: Vec<usize> = passes(&rows).iter().map(|p| p.len()).collect();
         assert_eq!(sizes, [2, 2, 1, 2, 2]);
-        assert!(passes(&[]).is_empty());
+        assert!(passes::<TokenRow>(&[]).is_empty());
     }
 }

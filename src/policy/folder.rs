@@ -9,19 +9,22 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::model::load::{self, Loaded};
-use crate::model::{Group, Param, Params};
+use crate::model::{Group, Param, Params, peft};
 use crate::nn::Real;
 use crate::schema::run;
 use crate::seed::Seed;
 use crate::source::ModelSource;
 
-/// Writes a policy: config.json and model.safetensors as Hugging Face reads them, `lpc_config.json` and
-/// `lpc_model.safetensors` where there is a latent.
+/// Writes a policy: config.json and model.safetensors as Hugging Face reads them, or where it has an adapter that as
+/// PEFT reads it; `lpc_config.json` and `lpc_model.safetensors` where there is a latent.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn save<T: Real>(policy: &Policy<T>, folder: &Path) -> Result<()> {
-    load::save_folder(folder, &policy.decoder.config, policy.params.iter())?;
+    match &policy.adapter {
+        Some(lora) => peft::save::<T>(folder, &policy.decoder.config, lora, &policy.params)?,
+        None => load::save_folder(folder, &policy.decoder.config, policy.params.iter())?,
+    }
     if let Some(lpc) = &policy.lpc {
         let tensors: Vec<(String, Tensor)> = policy
             .params

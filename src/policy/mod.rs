@@ -7,6 +7,7 @@ mod each;
 pub mod examine;
 pub mod flips;
 pub mod folder;
+pub mod states;
 
 use std::sync::Arc;
 
@@ -17,11 +18,12 @@ use crate::error::Result;
 use crate::lpc::{Context, Inferred, Lpc, LpcConfig, Pooling};
 use crate::model::decoder::Packed;
 use crate::model::load::{Loaded, normal};
-use crate::model::{Decoder, Gradients, Group, Param, Params, Place};
+use crate::model::{Decoder, Gradients, Group, Lora, Param, Params, Place};
 use crate::nn::{Real, segment};
 use crate::seed::Seed;
 
 pub use examine::{Example, examine};
+pub use states::{HiddenStates, Keeping};
 
 /// Decoder, latent part, and the parameters of both.
 #[derive(Debug)]
@@ -32,6 +34,10 @@ pub struct Policy<T> {
     pub decoder: Decoder<T>,
     /// The latent part, where there is one.
     pub lpc: Option<Lpc>,
+    /// The adapter among the parameters, where there is one.
+    pub adapter: Option<Lora>,
+    /// Hidden states that are known, where the backbone is frozen.
+    pub states: Option<HiddenStates>,
 }
 
 /// Sequence log-probabilities of a batch.
@@ -52,6 +58,20 @@ impl<T: Real> Policy<T> {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn new(loaded: Loaded, lpc: &LpcConfig, seed: Seed, longest: usize) -> Result<Policy<T>> {
+        Policy::adapted(loaded, None, lpc, seed, longest)
+    }
+
+    /// [`Policy::new`] with the adapter that is among the loaded parameters.
+    ///
+    /// # Errors
+    /// As [`Policy::new`].
+    pub fn adapted(
+        loaded: Loaded,
+        adapter: Option<Lora>,
+        lpc: &LpcConfig,
+        seed: Seed,
+        longest: usize,
+    ) -> Result<Policy<T>> {
         let Loaded { config, mut params } = loaded;
         if lpc.active() {
             let head = if config.tie_word_embeddings {
@@ -68,7 +88,7 @@ impl<T: Real> Policy<T> {
                 params.push(Param { name, var: Var::from_tensor(&tensor)?, trainable: true, group: Group::Latent });
             }
         }
-        Policy::over(config, Params::new(params)?, lpc, longest)
+        Policy::joined(config, Params::new(params)?, adapter, lpc, longest)
     }
 
     /// A policy over parameters that are already there.
@@ -81,13 +101,23 @@ impl<T: Real> Policy<T> {
         lpc: &LpcConfig,
         longest: usize,
     ) -> Result<Policy<T>> {
-        let decoder = Decoder::new(config, &params, longest)?;
+        Policy::joined(config, params, None, lpc, longest)
+    }
+
+    fn joined(
+        config: crate::model::LlamaConfig,
+        params: Params,
+        adapter: Option<Lora>,
+        lpc: &LpcConfig,
+        longest: usize,
+    ) -> Result<Policy<T>> {
+        let decoder = Decoder::adapted(config, &params, adapter.as_ref(), longest)?;
         let lpc = if lpc.active() {
             Some(Lpc::new(lpc.clone(), |name| Ok(params.get(params.position(name)?).var.clone()))?)
         } else {
             None
         };
-        Ok(Policy { params, decoder, lpc })
+        Ok(Policy { params, decoder, lpc, adapter, states: None })
     }
 
     /// The same policy with its backbone elsewhere, from composed operations. What is trained keeps values of type `T`
@@ -107,8 +137,9 @@ impl<T: Real> Policy<T> {
             Ok(Param { var: Var::from_tensor(&tensor)?, ..param.clone() })
         };
         let params = Params::new(self.params.iter().map(moved).collect::<Result<_>>()?)?;
-        let decoder = Decoder::new(self.decoder.config, &params, longest)?.composed(place, &params)?;
-        Ok(Policy { params, decoder, lpc: self.lpc })
+        let decoder = Decoder::adapted(self.decoder.config, &params, self.adapter.as_ref(), longest)?;
+        let decoder = decoder.composed(place, &params)?;
+        Ok(Policy { params, decoder, ..self })
     }
 
     /// Hidden states of a batch, without z.
@@ -174,10 +205,18 @@ impl<T: Real> Policy<T> {
     ) -> Result<SequenceLogps> {
         let index = |rows: &[u32]| Tensor::from_slice(rows, rows.len(), &Device::Cpu);
         let mut rows = h.index_select(&index(&batch.predicting)?, 0)?;
-        if let Some(z) = z {
-            rows = (rows + z.index_select(&index(&batch.pair_of)?, 0)?)?;
-        }
-        let tokens = self.decoder.token_logps(&rows, &batch.targets, gradients)?;
+        let tokens = match gradients {
+            Some(gradients) if !h.track_op() && self.decoder.place().is_none() => {
+                let shifts = z.map(|z| (z, batch.pair_of.as_slice()));
+                self.decoder.token_logps_of_constants(&rows, shifts, &batch.targets, gradients)?
+            }
+            _ => {
+                if let Some(z) = z {
+                    rows = (rows + z.index_select(&index(&batch.pair_of)?, 0)?)?;
+                }
+                self.decoder.token_logps(&rows, &batch.targets, gradients)?
+            }
+        };
         let sums = segment::sum(&tokens, batch.responses.clone())?;
         let pairs = batch.len();
         Ok(SequenceLogps {

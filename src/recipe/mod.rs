@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
 use crate::pipeline::demo::DemoConfig;
+use crate::pipeline::export::ExportConfig;
 use crate::pipeline::prepare::PrepareConfig;
 use crate::pipeline::score::ScoreConfig;
 use crate::pipeline::sweep::SweepConfig;
@@ -40,6 +41,8 @@ pub struct Recipe {
     pub sweep: SweepConfig,
     /// Log-probabilities of a model.
     pub score: ScoreConfig,
+    /// A run's model in another form.
+    pub export: ExportConfig,
     /// The whole job on built-in data.
     pub demo: DemoConfig,
 }

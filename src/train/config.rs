@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
 use crate::lpc::{LatentKind, LpcConfig};
+use crate::model::LoraConfig;
 use crate::nn::Precision;
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 
@@ -14,6 +15,27 @@ pub enum Tune {
     /// All of them.
     #[default]
     Full,
+    /// Low-rank additions to linear layers; the model's own weights are frozen.
+    Lora,
+    /// The output layer alone, over hidden states that are computed once. A model whose head is its embedding gets a
+    /// head of its own.
+    Head,
+}
+
+/// Options of `--tune head`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadConfig {
+    /// Most MiB of hidden states to hold in memory; more is read from their file as it is needed.
+    pub memory_mb: usize,
+    /// Folder of the files of hidden states; "" = `hidden` in the prepared folder.
+    pub cache: String,
+}
+
+impl Default for HeadConfig {
+    fn default() -> HeadConfig {
+        HeadConfig { memory_mb: 2048, cache: String::new() }
+    }
 }
 
 /// How the learning rate moves after its warm-up.
@@ -63,7 +85,8 @@ pub enum Kernels {
 pub struct TrainConfig {
     /// Prepared folder.
     pub data: String,
-    /// Model to start from, which is also the reference: folder, .gguf, hub id, `tiny[:WxL]`.
+    /// Model to start from, which is also the reference: folder, .gguf, hub id, `tiny[:WxL]`. A PEFT adapter folder
+    /// is trained on as an adapter with `tune = "lora"`, and merged into its base otherwise.
     pub model: String,
     /// Run folder.
     pub out: String,
@@ -84,7 +107,7 @@ pub struct TrainConfig {
     /// Stop after this many steps if the epochs make more; 0 = no limit. Schedules do not change, so that a
     /// run that was stopped here can be resumed with a higher limit.
     pub max_steps: usize,
-    /// Peak learning rate of the backbone.
+    /// Peak learning rate of the backbone. Adapters and heads of their own usually want more: 1e-5 to 2e-4.
     pub lr: f64,
     /// How it moves.
     pub lr_schedule: LrSchedule,
@@ -117,6 +140,10 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// Whether the trained model is written to the run folder.
     pub save_model: bool,
+    /// The adapter of `tune = "lora"`.
+    pub lora: LoraConfig,
+    /// Hidden states of `tune = "head"`.
+    pub head: HeadConfig,
     /// The objective.
     pub objective: ObjectiveConfig,
     /// The latent part.
@@ -152,6 +179,8 @@ impl Default for TrainConfig {
             checkpoint_every: 200,
             keep_checkpoints: 1,
             save_model: true,
+            lora: LoraConfig::default(),
+            head: HeadConfig::default(),
             objective: ObjectiveConfig::default(),
             lpc: LpcConfig::default(),
         }
@@ -175,6 +204,9 @@ impl TrainConfig {
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = self.objective.faults("train.objective");
         faults.extend(self.latent_faults());
+        if self.tune == Tune::Lora {
+            faults.extend(self.lora.faults("train.lora"));
+        }
         let mut check = |fine: bool, key: &str, message: String| {
             if !fine {
                 faults.push(Fault { origin: String::new(), key: format!("train.{key}"), message });
@@ -187,6 +219,16 @@ impl TrainConfig {
         check(positive(self.batch), "batch", "expected at least 1".into());
         check(positive(self.accumulate), "accumulate", "expected at least 1".into());
         check(positive(self.keep_checkpoints), "keep_checkpoints", "expected at least 1".into());
+        let only = |tune: &str| format!("has no effect without tune = {tune:?}");
+        for key in self.lora.given() {
+            check(self.tune == Tune::Lora, &format!("lora.{key}"), only("lora"));
+        }
+        let head = HeadConfig::default();
+        for (key, given) in
+            [("memory_mb", self.head.memory_mb != head.memory_mb), ("cache", self.head.cache != head.cache)]
+        {
+            check(self.tune == Tune::Head || !given, &format!("head.{key}"), only("head"));
+        }
         check(positive(self.max_length), "max_length", "expected at least 1".into());
         check(
             self.epochs > 0.0 && self.epochs.is_finite(),

@@ -68,33 +68,42 @@ impl Regime {
             true => crate::lpc::shapes(&config.lpc, shape.hidden_size, 1.0),
             false => Vec::new(),
         };
-        let added = latent.iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
+        let latent: usize = latent.iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
         let backbone = shape.parameters();
         let (q, kv) = (shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim);
         // What `model::layer` keeps: queries, keys, values, attention's output, the residual stream before and
         // after it, gate and up, and a number for each head and norm.
         let kept = 2 * q + 2 * kv + 2 * shape.hidden_size + 2 * shape.intermediate_size;
         let kept = kept + shape.num_attention_heads + 2;
+        let adapter = if config.tune == Tune::Lora { crate::model::Lora::new(&config.lora).elements(shape) } else { 0 };
+        // A tied head is copied, so that it can change alone.
+        let head = shape.vocab_size * shape.hidden_size;
+        let copied = if config.tune == Tune::Head && shape.tie_word_embeddings { head } else { 0 };
         let trainable = match config.tune {
-            Tune::Full => backbone + added,
+            Tune::Full => backbone + latent,
+            Tune::Lora => adapter + latent,
+            Tune::Head => head + latent,
         };
+        let window =
+            if shape.sliding_window > 0 && shape.first_windowed_layer == 0 { shape.sliding_window } else { usize::MAX };
         Regime {
             backbone,
-            added,
+            added: latent + adapter + copied,
             trainable,
             weight_bytes: 4.0,
             master_bytes: 0.0,
             gradient_bytes: 4.0,
             moment_bytes: 8.0,
             kept_bytes: 4.0 * kept as f64,
-            recompute: false,
-            backbone_gradient: 1.0,
-            head_gradient: true,
-            adapters: 0,
-            cached: false,
-            head_passes: if config.lpc.active() && config.lpc.exact { config.lpc.codes } else { 1 },
-            evaluation_passes: if config.lpc.active() { 2 } else { 1 },
-            window: usize::MAX,
+            recompute: config.recompute,
+            backbone_gradient: if config.tune == Tune::Full { 1.0 } else { 0.0 },
+            head_gradient: config.tune != Tune::Lora,
+            adapters: adapter,
+            cached: config.tune == Tune::Head,
+            // Exact sums take all codes through one product.
+            head_passes: 1,
+            evaluation_passes: if config.lpc.active() && config.lpc.latent.inferred() { 2 } else { 1 },
+            window,
         }
     }
 }

@@ -153,7 +153,7 @@ impl<T: Real> AdamW<T> {
         let rule = |param: &Param| Rule {
             config,
             lr: if param.group == Group::Latent { rates.latent } else { rates.backbone },
-            decay: if param.group == Group::Backbone { config.weight_decay } else { 0.0 },
+            decay: if matches!(param.group, Group::Backbone | Group::Adapter) { config.weight_decay } else { 0.0 },
             correction1: 1.0 - config.beta1.powf(steps),
             correction2: 1.0 - config.beta2.powf(steps),
             scale,

@@ -16,7 +16,6 @@ use super::shares;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
-use crate::model::Group;
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::policy::examine::passes;
@@ -234,7 +233,7 @@ fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
 pub fn fingerprint<T: Real>(policy: &Policy<T>) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 2 model");
     hasher.update(crate::manifest::hash_json(&serde_json::to_value(&policy.decoder.config)?)?.as_bytes());
-    for param in policy.params.iter().filter(|p| matches!(p.group, Group::Backbone | Group::BackboneNorm)) {
+    for param in policy.params.starting() {
         super::raw::hash_tensor(&mut hasher, &param.name, param.var.as_tensor())?;
     }
     Ok(hasher.finalize().to_hex().to_string())

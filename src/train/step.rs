@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::batch::{PairBatch, Sides, TokenRow};
+use crate::batch::{Sides, TokenRow};
 use crate::error::{Error, Result};
 use crate::lpc::{Codes, Draw, Inferred, Moment, Noise, Usage};
 use crate::model::Gradients;
@@ -96,8 +96,7 @@ pub fn forward<T: Real>(
     sums: &mut Sums,
 ) -> Result<Tensor> {
     let sides = if pass.objective.name == ObjectiveKind::Sft { Sides::Chosen } else { Sides::Both };
-    let batch = PairBatch::pack(rows.iter().copied(), sides)?;
-    let h = policy.hidden(&batch, Some(gradients))?;
+    let (batch, h) = policy.states(rows, sides, Some(gradients))?;
     let found = policy.infer(&h, &batch)?;
     let draws = draws(policy, rows, found.as_ref(), pass)?;
     let column = |values: Vec<f64>| -> Result<Tensor> {
@@ -109,7 +108,9 @@ pub fn forward<T: Real>(
     let (n_chosen, n_rejected) = (lengths(|r| r.chosen_ids.len())?, lengths(|r| r.rejected_ids.len())?);
     let share = 1.0 / pass.step_examples as f64;
     sums.examples += rows.len();
-    sums.tokens += batch.ids.len();
+    // Of the rows, not of the batch: the backbone may have been spared them.
+    let rejected = |r: &TokenRow| if sides == Sides::Both { r.rejected_ids.len() } else { 0 };
+    sums.tokens += rows.iter().map(|r| r.prompt_ids.len() + r.chosen_ids.len() + rejected(r)).sum::<usize>();
     let mut loss: Option<Tensor> = None;
     let mut margins = vec![0.0; rows.len()];
     // Exact sums take all codes at once where they can.

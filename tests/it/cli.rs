@@ -2,7 +2,8 @@
 
 use crate::support::{Sandbox, filtered};
 
-const COMMANDS: [&str; 8] = ["demo", "synth", "prepare", "score", "train", "noise-sweep", "report", "inspect"];
+const COMMANDS: [&str; 9] =
+    ["demo", "synth", "prepare", "score", "train", "export", "noise-sweep", "report", "inspect"];
 
 #[test]
 fn help_at_the_top() {
@@ -20,6 +21,7 @@ fn help_at_the_top() {
       merge        Joins the shards of one preparation to the folder that an unsharded run would have written
       score        Per-example log-probabilities of any model on a prepared folder
       train        Trains a policy, evaluates it with the prior, writes the code posteriors
+      export       Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
       noise-sweep  A grid of noise, objective, latent and seeds; continues where it was stopped
       report       Writes report.html and report.md for a run or sweep folder
       inspect      Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
@@ -40,7 +42,7 @@ fn help_at_the_top() {
 #[test]
 fn help_of_every_command_has_its_flags() {
     let sandbox = Sandbox::new();
-    let flags: [(&str, &[&str]); 8] = [
+    let flags: [(&str, &[&str]); 9] = [
         ("demo", &["--out"]),
         ("synth", &["--out", "--rows", "--factors"]),
         (
@@ -81,6 +83,9 @@ fn help_of_every_command_has_its_flags() {
                 "--latent",
                 "--codes",
                 "--tune",
+                "--lora-rank",
+                "--lora-alpha",
+                "--lora-targets",
                 "--batch",
                 "--accumulate",
                 "--epochs",
@@ -92,6 +97,7 @@ fn help_of_every_command_has_its_flags() {
                 "--dry-run",
             ],
         ),
+        ("export", &["--run", "--out", "--as", "--dtype"]),
         ("noise-sweep", &["--config", "--out", "--jobs"]),
         ("report", &["<DIR>"]),
         ("inspect", &["<PATH>"]),

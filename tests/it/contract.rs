@@ -11,6 +11,7 @@ use crate::support::{Sandbox, contents, flags, lists, numbers, sample, schema, t
 mod noise;
 mod run;
 mod sweep;
+mod tuning;
 
 const SPLITS: [&str; 2] = ["train", "test"];
 

@@ -38,7 +38,7 @@ fn probes(name: &str, gradient: &[f64], sample: usize) -> Vec<usize> {
 
 /// Compares all gradients of a pass over three pairs with finite differences of its value, and sees that each trainable
 /// parameter has one that is finite and not zero. `exact` says of which parameters the value is differentiable.
-fn check(
+pub fn check(
     what: &str,
     policy: &Policy<f64>,
     objective: &ObjectiveConfig,

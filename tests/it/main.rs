@@ -23,6 +23,7 @@
 //! - `signals`: the real program, interrupted and killed.
 //! - `trajectory`: fifty steps of training beside those of TRL.
 //! - `tokenize`: renderings and token ids recorded from transformers.
+//! - `tuning`: adapters and head-only tuning, as functions and as files.
 
 mod architecture;
 mod bad_input;
@@ -48,3 +49,4 @@ mod signals;
 mod support;
 mod tokenize;
 mod trajectory;
+mod tuning;

@@ -232,6 +232,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
         "sweep",
         "demo",
         "score",
+        "export",
         "synth",
         "prepare.out",
         "prepare.dry_run",

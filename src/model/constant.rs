@@ -1,0 +1,104 @@
+//! Token log-probabilities of rows that training does not change: only the head, and one shift for each pair, do.
+//!
+//! The rows' own gradient is a third of the head's work in training. Here it is left out, and the shifts' one is
+//! summed over each pair's rows before it goes through the head.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
+
+use super::decoder::{failed, input};
+use super::linear::Weight;
+use super::params::Gradients;
+use crate::error::Result;
+use crate::nn::real::with_slice;
+use crate::nn::{Precision, Real, gather};
+
+/// `log_softmax(W (h + z))[target]` over (W, z); h is a constant.
+pub(super) struct ConstantRows<T> {
+    /// h (R,H).
+    pub rows: Tensor,
+    /// Pair of every row, where there are shifts.
+    pub pair_of: Option<Vec<u32>>,
+    /// Token of every row.
+    pub targets: Vec<u32>,
+    /// The head's place among the gradients.
+    pub head: Weight,
+    /// Operands of the products.
+    pub precision: Precision,
+    /// Where its gradient goes.
+    pub gradients: Arc<Gradients>,
+    /// What the backward pass needs: the shifted rows and their log-sum-exp.
+    pub kept: Mutex<(Vec<T>, Vec<T>)>,
+}
+
+impl<T: Real> ConstantRows<T> {
+    /// `h + z`.
+    fn shifted(&self, z: &[T]) -> Result<Vec<T>> {
+        let hidden = self.rows.dim(1)?;
+        let mut rows = with_slice::<T, _>(&self.rows, <[T]>::to_vec)?;
+        if let Some(pair_of) = &self.pair_of {
+            for (row, &pair) in rows.chunks_exact_mut(hidden).zip(pair_of) {
+                let z = &z[pair as usize * hidden..][..hidden];
+                row.iter_mut().zip(z).for_each(|(h, &z)| *h += z);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl<T: Real> CustomOp2 for ConstantRows<T> {
+    fn name(&self) -> &'static str {
+        "token-logps-of-constants"
+    }
+
+    fn cpu_fwd(
+        &self,
+        head: &CpuStorage,
+        head_layout: &Layout,
+        z: &CpuStorage,
+        z_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let w = input::<T>(head, head_layout, self.name())?;
+        let rows = self.shifted(input::<T>(z, z_layout, self.name())?).map_err(failed)?;
+        let got = gather::forward(&rows, w, &self.targets, head_layout.shape().dims2()?.1, self.precision);
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = (rows, got.lse);
+        Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
+    }
+
+    fn bwd(
+        &self,
+        head: &Tensor,
+        z: &Tensor,
+        _: &Tensor,
+        grad_res: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dlogps = grad_res.to_vec1::<T>()?;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rows, lse) = (&kept.0, &kept.1);
+        let wanted = match &self.pair_of {
+            Some(pair_of) => gather::Wanted::Sums { of: pair_of, groups: z.dim(0)? },
+            None => gather::Wanted::Nothing,
+        };
+        let mut dz = Vec::new();
+        let mut all = |dw: Option<&mut [T]>| -> Result<()> {
+            dz = with_slice::<T, _>(head, |w| {
+                gather::backward_for(rows, w, &self.targets, lse, &dlogps, self.precision, wanted, dw)
+            })?;
+            Ok(())
+        };
+        if self.gradients.wants(self.head.position) {
+            let mut outcome = Ok(());
+            self.gradients.add::<T>(self.head.position, |dw| outcome = all(Some(dw)))?;
+            outcome.map_err(failed)?;
+        } else {
+            all(None).map_err(failed)?;
+        }
+        // candle skips variables in its backward pass: the head's gradient is in the sums already.
+        let dz = match self.pair_of {
+            Some(_) => Some(Tensor::from_vec(dz, z.shape(), &Device::Cpu)?),
+            None => None,
+        };
+        Ok((None, dz))
+    }
+}

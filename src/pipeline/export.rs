@@ -1,0 +1,245 @@
+//! `export`: a run's model as a Hugging Face folder, adapters merged, or as a PEFT adapter.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::artifact;
+use crate::error::{Error, Fault, Result};
+use crate::manifest::Manifest;
+use crate::model::{load, peft, save};
+use crate::progress::Progress;
+use crate::schema::{prepared, run};
+use crate::seed::Seed;
+use crate::source::ModelSource;
+
+/// Form of an exported model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportAs {
+    /// A Hugging Face folder; an adapter is merged into the weights of its base.
+    #[default]
+    Hf,
+    /// A PEFT adapter.
+    Peft,
+}
+
+/// Type of the exported weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportType {
+    /// 32 bits, as they were trained.
+    #[default]
+    F32,
+    /// 16 bits with the range of 32.
+    Bf16,
+    /// 16 bits.
+    F16,
+    /// That of the model that training started from.
+    Base,
+}
+
+/// Options of `export`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExportConfig {
+    /// Run folder.
+    pub run: String,
+    /// Folder to write.
+    pub out: String,
+    /// Form.
+    #[serde(rename = "as")]
+    pub form: ExportAs,
+    /// Type of the weights of a Hugging Face folder; merging is done in 32 bits.
+    pub dtype: ExportType,
+    /// Largest weight file in MB (10^6 bytes); a larger model is written in several with an index.
+    pub shard_mb: usize,
+}
+
+impl Default for ExportConfig {
+    fn default() -> ExportConfig {
+        ExportConfig {
+            run: String::new(),
+            out: String::new(),
+            form: ExportAs::Hf,
+            dtype: ExportType::F32,
+            shard_mb: (save::SHARD / 1_000_000) as usize,
+        }
+    }
+}
+
+impl ExportConfig {
+    /// Settings that are missing, out of range or without effect.
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut check = |fine: bool, key: &str, message: &str| {
+            if !fine {
+                faults.push(Fault { origin: String::new(), key: format!("export.{key}"), message: message.into() });
+            }
+        };
+        check(!self.run.is_empty(), "run", "missing: give --run DIR, the output of lpc-pipe train");
+        check(!self.out.is_empty(), "out", "missing: give --out DIR");
+        check(self.shard_mb > 0, "shard_mb", "expected at least 1");
+        let own = ExportConfig::default();
+        let adapter = self.form == ExportAs::Peft;
+        check(!adapter || self.dtype == own.dtype, "dtype", "has no effect with as = \"peft\"");
+        check(!adapter || self.shard_mb == own.shard_mb, "shard_mb", "has no effect with as = \"peft\"");
+        faults
+    }
+}
+
+/// What `export` wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportSummary {
+    /// The folder.
+    pub out: String,
+    /// Its form.
+    #[serde(rename = "as")]
+    pub form: ExportAs,
+    /// Files written.
+    pub files: Vec<String>,
+    /// Their size together.
+    pub bytes: u64,
+    /// Whether a latent part stands beside the model, which other programs leave out.
+    pub latent: bool,
+}
+
+/// Files of a model folder that go along as they are.
+const BESIDE: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    run::LPC_CONFIG,
+    run::LPC_WEIGHTS,
+    "README.md",
+];
+
+/// Writes a run's model in another form.
+///
+/// # Errors
+/// [`Error::Config`] for settings that are missing, or an adapter of a run that has none; [`Error::Artifact`] where
+/// the folder is not that of a finished run with its model; [`Error::Model`] where an adapter's base cannot be had.
+pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSummary> {
+    let faults = config.faults();
+    if !faults.is_empty() {
+        return Err(Error::Config(faults));
+    }
+    let (from, out) = (PathBuf::from(&config.run), PathBuf::from(&config.out));
+    let run_manifest = Manifest::read(&from)?;
+    if run_manifest.stage != "train" {
+        return Err(Error::artifact(&from, format!("written by `{}`, not by `train`", run_manifest.stage))
+            .with_hint("--run wants the output folder of lpc-pipe train"));
+    }
+    let model = from.join(run::MODEL);
+    let adapter = peft::is_adapter(&model);
+    if !adapter && !model.join("config.json").is_file() {
+        return Err(Error::artifact(&model, "no model").with_hint("train with train.save_model = true keeps it"));
+    }
+    if config.form == ExportAs::Peft && !adapter {
+        let tune = run_manifest.config["tune"].as_str().unwrap_or("full").to_string();
+        let message = format!("a run with tune = {tune:?} leaves no adapter; only --tune lora does: use --as hf");
+        return Err(Error::config("export.as", message));
+    }
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if same(&out, &model) || same(&out, &from) {
+        return Err(Error::config("export.out", "the run's own folder; choose another"));
+    }
+    let mut manifest = Manifest::begin("export", config)?;
+    let _lock = artifact::lock_folder(&out)?;
+    progress.note(&format!("exporting {}", model.display()));
+    match config.form {
+        ExportAs::Hf => merged(config, &model, &run_manifest, &out)?,
+        ExportAs::Peft => copied(&model, &out)?,
+    }
+    for name in BESIDE {
+        copy(&model.join(name), &out.join(name))?;
+    }
+    let files = written(&out)?;
+    for name in &files {
+        manifest.output(&out, name, None)?;
+    }
+    manifest.fact("run", run_manifest.facts.get("identity"))?;
+    let manifest = manifest.finish(&out)?;
+    Ok(ExportSummary {
+        out: config.out.clone(),
+        form: config.form,
+        files,
+        bytes: manifest.outputs.iter().map(|o| o.bytes).sum(),
+        latent: out.join(run::LPC_CONFIG).is_file(),
+    })
+}
+
+/// The model with its adapter merged, as a Hugging Face folder.
+fn merged(config: &ExportConfig, model: &Path, manifest: &Manifest, out: &Path) -> Result<()> {
+    let kind = match config.dtype {
+        ExportType::F32 => DType::F32,
+        ExportType::Bf16 => DType::BF16,
+        ExportType::F16 => DType::F16,
+        ExportType::Base => base_kind(model, manifest)?,
+    };
+    // No tokenizer has a say here, and nothing is drawn from the seed.
+    let loaded = load::load::<f32>(&ModelSource::Folder(model.to_path_buf()), 0, Seed(0))?;
+    let weights: Vec<(String, Tensor)> =
+        loaded.params.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
+    save::model(out, &loaded.config, &weights, Some(kind), config.shard_mb as u64 * 1_000_000)
+}
+
+/// The type of the weights that training started from.
+fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
+    let source = if peft::is_adapter(model) {
+        peft::base_source(model)?
+    } else {
+        ModelSource::resolve(manifest.config["model"].as_str().unwrap_or_default())?
+    };
+    match source {
+        ModelSource::Folder(folder) if peft::is_adapter(&folder) => match peft::base_source(&folder)? {
+            ModelSource::Folder(base) => load::stored_kind(&base),
+            _ => Ok(DType::F32),
+        },
+        ModelSource::Folder(folder) => load::stored_kind(&folder),
+        // Made in, or dequantized to, 32 bits.
+        ModelSource::Tiny { .. } | ModelSource::Gguf(_) => Ok(DType::F32),
+    }
+}
+
+/// The adapter as it is, with its base where that stands beside it.
+fn copied(model: &Path, out: &Path) -> Result<()> {
+    copy(&model.join(peft::WEIGHTS), &out.join(peft::WEIGHTS))?;
+    let base = model.join(peft::BASE);
+    if !base.is_dir() {
+        return copy(&model.join(peft::CONFIG), &out.join(peft::CONFIG));
+    }
+    for entry in std::fs::read_dir(&base).map_err(Error::io(&base))? {
+        let name = entry.map_err(Error::io(&base))?.file_name();
+        copy(&base.join(&name), &out.join(peft::BASE).join(&name))?;
+    }
+    peft::rebase(model, out)
+}
+
+/// Copies a file where there is one; where there is none, one from an earlier export goes.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_file() {
+        return artifact::remove(to);
+    }
+    let mut file = std::fs::File::open(from).map_err(Error::io(from))?;
+    artifact::write(to, |w| std::io::copy(&mut file, w).map(|_| ()).map_err(Error::io(to)))
+}
+
+/// Files of the folder that are the export's.
+fn written(out: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (below, prefix) in [(out.to_path_buf(), String::new()), (out.join(peft::BASE), format!("{}/", peft::BASE))] {
+        let Ok(entries) = std::fs::read_dir(&below) else { continue };
+        for entry in entries {
+            let entry = entry.map_err(Error::io(&below))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_file() && !name.starts_with('.') && name != prepared::MANIFEST {
+                names.push(format!("{prefix}{name}"));
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}

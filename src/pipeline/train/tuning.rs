@@ -1,0 +1,117 @@
+//! What each way of tuning makes of the starting model: everything trainable, an adapter, or a head of its own.
+
+use std::path::{Path, PathBuf};
+
+use crate::batch::Split;
+use crate::error::{Error, Result};
+use crate::model::{Lora, load, lora, peft};
+use crate::objective::MixFlip;
+use crate::policy::{HiddenStates, Keeping, Policy, flips};
+use crate::progress::Progress;
+use crate::seed::Seed;
+use crate::source::ModelSource;
+use crate::train::{Peers, TrainConfig, Tune};
+
+/// The policy that a run starts from.
+///
+/// # Errors
+/// [`Error::Model`] where the model cannot be had; [`Error::Config`] where the settings are not those of the adapter
+/// that it is.
+pub(super) fn start(
+    config: &TrainConfig,
+    source: &ModelSource,
+    vocab_size: usize,
+    seed: Seed,
+    longest: usize,
+) -> Result<Policy<f32>> {
+    let (mut loaded, adapter) = match config.tune {
+        Tune::Full => (load::load::<f32>(source, vocab_size, seed)?, None),
+        Tune::Head => (load::own_head(load::load::<f32>(source, vocab_size, seed)?)?, None),
+        Tune::Lora => match source {
+            ModelSource::Folder(folder) if peft::is_adapter(folder) => {
+                let (loaded, mut found) = peft::open::<f32>(folder, vocab_size, seed)?;
+                let conflicts = config.lora.conflicts(&found, "train.lora");
+                if !conflicts.is_empty() {
+                    return Err(Error::Config(conflicts));
+                }
+                (found.base, found.revision) = base_of(&peft::base_source(folder)?, &found);
+                (loaded, Some(found))
+            }
+            _ => {
+                let mut loaded = load::load::<f32>(source, vocab_size, seed)?;
+                let mut new = Lora::new(&config.lora);
+                lora::attach::<f32>(&mut loaded, &new, seed)?;
+                (new.base, new.revision) = named(&config.model, source);
+                (loaded, Some(new))
+            }
+        },
+    };
+    if config.objective.mix_flip == MixFlip::Learned {
+        loaded.params.push(flips::parameter::<f32>()?);
+    }
+    let policy = Policy::adapted(loaded, adapter, &config.lpc, seed, longest)?;
+    policy.start_flips(config.objective.label_smoothing)?;
+    Ok(policy)
+}
+
+/// The base of an adapter that is trained on: a place that is found from anywhere, or the hub id as it was.
+fn base_of(source: &ModelSource, found: &Lora) -> (String, String) {
+    let local = Path::new(&found.base).exists() || !crate::hub::looks_like_id(&found.base);
+    if local { named("", source) } else { (found.base.clone(), found.revision.clone()) }
+}
+
+/// How PEFT finds a model again, and its revision: the hub id as it was given, or the absolute path; nothing for one
+/// made from the seed, which is written beside the adapter.
+fn named(name: &str, source: &ModelSource) -> (String, String) {
+    let absolute = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()).display().to_string();
+    match source {
+        ModelSource::Tiny { .. } => (String::new(), String::new()),
+        ModelSource::Folder(_) if !name.is_empty() && !Path::new(name).exists() => {
+            let (id, revision) = name.split_once('@').unwrap_or((name, ""));
+            (id.to_string(), revision.to_string())
+        }
+        ModelSource::Folder(path) | ModelSource::Gguf(path) => (absolute(path), String::new()),
+    }
+}
+
+/// The configuration with the adapter's settings written out.
+pub(super) fn settled(config: TrainConfig, policy: &Policy<f32>) -> TrainConfig {
+    match &policy.adapter {
+        Some(adapter) => TrainConfig { lora: adapter.config(), ..config },
+        None => config,
+    }
+}
+
+/// Gives the policy the hidden states of all rows where only its head is trained.
+///
+/// # Errors
+/// As [`HiddenStates::open`].
+pub(super) fn remember(
+    policy: &mut Policy<f32>,
+    config: &TrainConfig,
+    splits: &[Split],
+    peers: &Peers,
+    progress: &dyn Progress,
+) -> Result<()> {
+    if config.tune != Tune::Head {
+        return Ok(());
+    }
+    let own = match config.head.cache.as_str() {
+        "" => Path::new(&config.data).join("hidden"),
+        folder => PathBuf::from(folder),
+    };
+    let rows: Vec<_> = splits.iter().flat_map(|s| &s.rows).collect();
+    let about = format!("{:?}", policy.decoder.precision.effective());
+    let keeping = Keeping { folder: &own, budget: (config.head.memory_mb as u64) << 20, about: &about };
+    // One rank computes and writes them, the others read.
+    let mut states = None;
+    peers.from_first(|| {
+        states = Some(HiddenStates::open(policy, &rows, keeping, progress)?);
+        Ok(())
+    })?;
+    policy.states = match states {
+        Some(states) => Some(states),
+        None => Some(HiddenStates::open(policy, &rows, keeping, progress)?),
+    };
+    Ok(())
+}

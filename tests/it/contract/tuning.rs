@@ -1,0 +1,231 @@
+//! What each way of tuning leaves in a run folder, and what `export` makes of it.
+
+use serde_json::Value;
+
+use super::manifest_holds;
+use crate::support::{Sandbox, numbers};
+
+const TRAIN: &str = "train --data data --model tiny:16x1 --batch 8 --lr 1e-2 --codes 3 --quiet";
+
+/// Trains into `out`, twice as long as a limit, straight and stopped; both must end with the same files.
+#[track_caller]
+fn the_same_when_resumed(sandbox: &Sandbox, flags: &str, out: &str, files: &[&str]) {
+    sandbox.ok(&format!("{TRAIN} {flags} --out {out} --max-steps 6"));
+    sandbox.ok(&format!("{TRAIN} {flags} --out {out}-again --max-steps 3"));
+    sandbox.ok(&format!("{TRAIN} {flags} --out {out}-again --max-steps 6 --resume"));
+    for file in files.iter().chain(&["model/lpc_model.safetensors", "posteriors.parquet"]) {
+        let [a, b] = [out, &format!("{out}-again")].map(|run| sandbox.bytes(&format!("{run}/{file}")));
+        assert!(a == b && !a.is_empty(), "{out}: {file} differs");
+    }
+    let start = |run: &str| sandbox.text(&format!("{run}/metrics.jsonl")).lines().next().map(str::to_string);
+    assert!(start(out).is_some());
+}
+
+/// Sizes of tensors by name, from a safetensors file's header.
+fn tensors(sandbox: &Sandbox, file: &str) -> Vec<String> {
+    let bytes = sandbox.bytes(file);
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("a length")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+    header.as_object().expect("tensors").keys().filter(|k| *k != "__metadata__").cloned().collect()
+}
+
+#[track_caller]
+fn close(sandbox: &Sandbox, scores: &str, run: &str, tolerance: f64) {
+    let (scores, run) = (sandbox.parquet(scores), sandbox.parquet(&format!("{run}/posteriors.parquet")));
+    for column in ["logps_chosen", "logps_rejected"] {
+        for (a, b) in numbers(&scores, column).iter().zip(numbers(&run, column)) {
+            assert!((a - b).abs() < tolerance, "{column}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_run_leaves_a_peft_adapter() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    let flags = "--tune lora --lora-rank 2 --lora-targets q_proj,down_proj";
+    the_same_when_resumed(&sandbox, flags, "run", &["model/adapter_model.safetensors"]);
+    let config = sandbox.json("run/model/adapter_config.json");
+    for (key, value) in [
+        ("peft_type", serde_json::json!("LORA")),
+        ("r", serde_json::json!(2)),
+        ("lora_alpha", serde_json::json!(4)),
+        ("target_modules", serde_json::json!(["q_proj", "down_proj"])),
+        ("task_type", serde_json::json!("CAUSAL_LM")),
+        ("bias", serde_json::json!("none")),
+    ] {
+        assert_eq!(config[key], value, "{key}");
+    }
+    // A base made from the seed has no name: it stands beside the adapter.
+    assert!(config["base_model_name_or_path"].as_str().expect("a base").ends_with("run/model/base"));
+    let names = tensors(&sandbox, "run/model/adapter_model.safetensors");
+    let of = |part: &str, side: char| format!("base_model.model.model.layers.0.{part}.lora_{side}.weight");
+    let mut wanted: Vec<String> =
+        ["mlp.down_proj", "self_attn.q_proj"].iter().flat_map(|part| [of(part, 'A'), of(part, 'B')]).collect();
+    wanted.sort();
+    assert_eq!(names, wanted);
+    for file in ["tokenizer.json", "lpc_config.json", "lpc_model.safetensors", "base/model.safetensors"] {
+        assert!(sandbox.exists(&format!("run/model/{file}")), "{file}");
+    }
+    assert!(!sandbox.exists("run/model/model.safetensors") && !sandbox.exists("run/model/config.json"));
+    assert!(sandbox.text("run/config.toml").contains("rank = 2"));
+    // A checkpoint holds what is trained alone.
+    let kept = tensors(&sandbox, "run-again/checkpoints/step-000003/params.safetensors");
+    assert!(kept.iter().all(|n| n.contains(".lora_") || n.starts_with("lpc.")), "{kept:?}");
+    // The base is untouched, and the reference is the base.
+    sandbox.ok("score --data data --model tiny:16x1 --out base.parquet --quiet");
+    let (base, run) = (sandbox.parquet("base.parquet"), sandbox.parquet("run/posteriors.parquet"));
+    for (a, b) in numbers(&base, "logps_chosen").iter().zip(numbers(&run, "ref_chosen_logps")) {
+        assert!((a - b).abs() < 1e-3, "{a} {b}");
+    }
+    sandbox.ok("score --data data --model run/model --out trained.parquet --quiet");
+    close(&sandbox, "trained.parquet", "run", 1e-3);
+    assert!(numbers(&base, "logps_chosen") != numbers(&sandbox.parquet("trained.parquet"), "logps_chosen"));
+    assert!(sandbox.ok("inspect run/model").stdout.starts_with("run/model: PEFT adapter"));
+}
+
+#[test]
+fn adapters_are_trained_on_or_merged() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    let line = format!("{TRAIN} --tune lora --lora-rank 2 --lora-targets q_proj --latent none --max-steps 3");
+    let line = line.replace("--codes 3", "");
+    sandbox.ok(&format!("{line} --out first"));
+    let next = line.replace("tiny:16x1", "first/model");
+    // Trained on: nothing is said again, the settings are the adapter's; what is said otherwise is refused.
+    let plain = next.replace("--lora-rank 2 --lora-targets q_proj", "");
+    let still = plain.replace("--lr 1e-2", "--lr 0");
+    sandbox.ok(&format!("{still} --out second"));
+    let [a, b] = ["first", "second"].map(|run| sandbox.bytes(&format!("{run}/model/adapter_model.safetensors")));
+    assert!(a == b, "without a learning rate the adapter stays as it is");
+    let (first, second) =
+        (sandbox.json("first/model/adapter_config.json"), sandbox.json("second/model/adapter_config.json"));
+    assert_eq!(first, second);
+    assert!(sandbox.text("second/config.toml").contains("rank = 2"));
+    let refused = sandbox.ends(2, &format!("{plain} --lora-rank 4 --out third"));
+    assert!(refused.stderr.contains("train.lora.rank: 4, but the adapter to train on has 2"), "{}", refused.stderr);
+    assert!(!sandbox.exists("third"));
+    // The reference is what the run starts from: the first run's model.
+    let (ended, began) = (sandbox.parquet("first/posteriors.parquet"), sandbox.parquet("second/posteriors.parquet"));
+    for (a, b) in numbers(&ended, "logps_chosen").iter().zip(numbers(&began, "ref_chosen_logps")) {
+        assert!((a - b).abs() < 1e-3, "{a} {b}");
+    }
+    // Merged: a full run from there leaves a whole model.
+    let full = still.replace("--tune lora", "--tune full");
+    sandbox.ok(&format!("{full} --out whole"));
+    sandbox.ok("score --data data --model whole/model --out whole.parquet --quiet");
+    close(&sandbox, "whole.parquet", "first", 1e-3);
+}
+
+#[test]
+fn a_head_run_leaves_a_model_with_a_head_of_its_own() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    the_same_when_resumed(&sandbox, "--tune head", "run", &["model/model.safetensors"]);
+    assert_eq!(sandbox.json("run/model/config.json")["tie_word_embeddings"], false);
+    assert!(tensors(&sandbox, "run/model/model.safetensors").contains(&"lm_head.weight".to_string()));
+    assert_eq!(sandbox.files("data/hidden").len(), 1, "one file for both runs");
+    let kept = tensors(&sandbox, "run-again/checkpoints/step-000003/params.safetensors");
+    assert!(kept.iter().all(|n| n == "lm_head.weight" || n.starts_with("lpc.")), "{kept:?}");
+    // From memory or from the file: the same bits.
+    sandbox.ok(&format!("{TRAIN} --tune head --out mapped --max-steps 6 --set train.head.memory_mb=0"));
+    for file in ["model/model.safetensors", "posteriors.parquet"] {
+        let [a, b] = ["run", "mapped"].map(|run| sandbox.bytes(&format!("{run}/{file}")));
+        assert!(a == b, "{file}");
+    }
+    sandbox.ok("score --data data --model run/model --out trained.parquet --quiet");
+    close(&sandbox, "trained.parquet", "run", 1e-3);
+    // The first step's loss is that of a full run.
+    sandbox.ok(&format!("{TRAIN} --out full --max-steps 1"));
+    let loss = |run: &str| -> f64 {
+        let text = sandbox.text(&format!("{run}/metrics.jsonl"));
+        let line: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+        line["loss"].as_f64().expect("a loss")
+    };
+    assert!((loss("run") - loss("full")).abs() < 1e-5, "{} {}", loss("run"), loss("full"));
+}
+
+#[test]
+fn settings_of_another_tuning_are_faults() {
+    let sandbox = Sandbox::new();
+    for (flags, said) in [
+        ("--lora-rank 4", "train.lora.rank: has no effect without tune = \"lora\""),
+        ("--tune head --lora-targets q_proj", "train.lora.targets: has no effect"),
+        ("--tune lora --set train.head.memory_mb=1", "train.head.memory_mb: has no effect without tune = \"head\""),
+        ("--tune lora --lora-targets q_pro", "unknown layer \"q_pro\"; did you mean `q_proj`?"),
+        ("--tune lora --lora-targets all-linear --lora-targets v_proj", "no effect"),
+        ("--tune lora --lora-alpha -1", "train.lora.alpha"),
+        ("--tune half", "train.tune"),
+    ] {
+        let output = sandbox.ends(2, &format!("train --data data --out run {flags}"));
+        assert!(output.stderr.contains(said), "{flags}: {}", output.stderr);
+    }
+}
+
+#[test]
+fn exports_are_whole_models_or_adapters() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok(&format!("{TRAIN} --tune lora --lora-rank 2 --out run --max-steps 3"));
+    let told = sandbox.ok("export --run run --out hf --as hf --json").json();
+    assert_eq!((&told["as"], &told["latent"]), (&"hf".into(), &true.into()));
+    manifest_holds(&sandbox, "hf", &["config.json", "model.safetensors", "tokenizer.json", "lpc_model.safetensors"]);
+    sandbox.ok("score --data data --model hf --out hf.parquet --quiet");
+    close(&sandbox, "hf.parquet", "run", 1e-3);
+    // The adapter elsewhere, with its base.
+    sandbox.ok("export --run run --out peft --as peft");
+    manifest_holds(&sandbox, "peft", &["adapter_config.json", "adapter_model.safetensors", "base/config.json"]);
+    assert!(sandbox.bytes("peft/adapter_model.safetensors") == sandbox.bytes("run/model/adapter_model.safetensors"));
+    std::fs::rename(sandbox.path("run/model/base"), sandbox.path("gone")).expect("moved");
+    sandbox.ok("score --data data --model peft --out peft.parquet --quiet");
+    assert_eq!(sandbox.bytes("peft.parquet"), sandbox.bytes("hf.parquet").clone(), "merged here or there");
+    std::fs::rename(sandbox.path("gone"), sandbox.path("run/model/base")).expect("moved back");
+    // Smaller numbers, smaller files, an index.
+    sandbox.ok("export --run run --out small --dtype bf16");
+    assert_eq!(sandbox.json("small/config.json")["torch_dtype"], "bfloat16");
+    sandbox.ok("score --data data --model small --out small.parquet --quiet");
+    close(&sandbox, "small.parquet", "run", 2.0);
+    sandbox.ok("export --run run --out same --dtype base");
+    assert!(sandbox.bytes("same/model.safetensors") == sandbox.bytes("hf/model.safetensors"));
+    // Written again over an earlier one.
+    sandbox.ok("export --run run --out hf --as hf --quiet");
+    // What cannot be is said so.
+    sandbox.ok(&format!("{TRAIN} --out full --max-steps 1"));
+    let refused = sandbox.ends(2, "export --run full --out x --as peft");
+    assert!(refused.stderr.contains("tune = \"full\" leaves no adapter"), "{}", refused.stderr);
+    sandbox.ok("export --run full --out whole");
+    assert!(sandbox.bytes("whole/model.safetensors") == sandbox.bytes("full/model/model.safetensors"));
+    sandbox.ok(&format!("{TRAIN} --out bare --max-steps 1 --set train.save_model=false"));
+    for (code, line, said) in [
+        (2, "export", "export.run: missing"),
+        (2, "export --run run --out run", "the run's own folder"),
+        (2, "export --run run --out x --as peft --dtype bf16", "no effect"),
+        (2, "export --run run --out x --as gguf", "export.as"),
+        (3, "export --run data --out x", "not by `train`"),
+        (3, "export --run nowhere --out x", "no manifest"),
+        (3, "export --run bare --out x", "no model"),
+    ] {
+        let output = sandbox.ends(code, line);
+        assert!(output.stderr.contains(said), "{line}: {}", output.stderr);
+    }
+    assert!(!sandbox.exists("x"));
+}
+
+#[test]
+fn sweeps_may_tune_adapters_and_heads() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(60);
+    for tune in ["lora", "head"] {
+        let recipe = format!(
+            "[prepare]\ninput = [\"raw\"]\n[prepare.pairs]\ntest_fraction = 0.25\n[train]\nmodel = \"tiny:16x1\"\n\
+             batch = 16\nmax_steps = 2\ntune = \"{tune}\"\n[sweep]\nnoise_p = [0.0]\nlatent = [\"none\", \"lpc\"]\n\
+             seeds = [1]\n"
+        );
+        sandbox.write("sweep.toml", recipe);
+        let told = sandbox.ok(&format!("noise-sweep --config sweep.toml --out {tune} --json")).json();
+        assert_eq!(told["cells_run"], 2);
+        let model = format!("{tune}/cells/dpo-none-clean-s1/model");
+        assert_eq!(sandbox.exists(&format!("{model}/adapter_config.json")), tune == "lora");
+    }
+    assert_eq!(sandbox.files("head/prepared/clean/hidden").len(), 1, "cells of one model share the hidden states");
+}
