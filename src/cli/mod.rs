@@ -3,6 +3,7 @@
 mod args;
 mod flags;
 mod lines;
+mod memory;
 mod output;
 mod tables;
 
@@ -81,6 +82,7 @@ enum Command {
 
 /// Runs the program; the exit code is 0 done, 1 failed, 2 usage or configuration, 3 input rejected.
 pub fn main() -> ExitCode {
+    memory::keep_freed_blocks();
     let cli = Cli::parse();
     let printer = Printer::new(cli.global.json);
     // One of several processes speaks for all.

@@ -91,7 +91,7 @@ pub fn tensors(path: &Path, tensors: &[(String, Tensor)], kind: Option<DType>, a
     let entries: Vec<Entry> = tensors.iter().map(|(name, t)| entry(name, t, kind)).collect();
     stream(path, &about, &entries, |i, w| {
         let tensor = tensors[i].1.to_dtype(entries[i].kind)?.contiguous()?;
-        w.write_all(&(&tensor).data()).map_err(Error::io(path))
+        w.write_all(&tensor.data()).map_err(Error::io(path))
     })
 }
 

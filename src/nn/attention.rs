@@ -9,8 +9,9 @@
 
 use rayon::prelude::*;
 
-use super::real::{Real, Shared, max_of, sum_of, wide};
+use super::real::{Real, Shared, sum_of};
 use super::rows::{Precision, Rows};
+use super::vector;
 
 /// Query rows, counted over the heads that share keys, that one block handles; bounds the scratch memory.
 const BLOCK: usize = 192;
@@ -222,16 +223,11 @@ unsafe fn part<'a, T>(x: Shared<T>, at: usize, len: usize) -> &'a mut [T] {
 
 /// `e^(scale s - largest)` of the visible scores, zero for the rest; returns the largest scaled score and the sum.
 fn exponentials<T: Real>(row: &mut [T], visible: std::ops::Range<usize>, scale: T) -> (T, T) {
-    wide(|| {
-        row[..visible.start].fill(T::zero());
-        row[visible.end..].fill(T::zero());
-        let seen = &mut row[visible];
-        let largest = max_of(T::neg_infinity(), seen) * scale;
-        for s in seen.iter_mut() {
-            *s = (*s * scale - largest).exp_fast();
-        }
-        (largest, sum_of(seen.len(), |i| seen[i]))
-    })
+    row[..visible.start].fill(T::zero());
+    row[visible.end..].fill(T::zero());
+    let seen = &mut row[visible];
+    let largest = vector::max(T::neg_infinity(), seen) * scale;
+    (largest, vector::exponentials(seen, scale, largest))
 }
 
 /// What the backward pass reads: inputs, outputs and the output's gradient.
@@ -320,16 +316,11 @@ fn block_backward<T: Real>(
 
 /// Scores -> probabilities in `p`; gradient of probabilities -> gradient of scores (times scale) in `dp`.
 fn scores_backward<T: Real>(p: &mut [T], dp: &mut [T], visible: std::ops::Range<usize>, lse: T, delta: T, scale: T) {
-    wide(|| {
-        for x in [&mut *p, &mut *dp] {
-            x[..visible.start].fill(T::zero());
-            x[visible.end..].fill(T::zero());
-        }
-        for (p, dp) in p[visible.clone()].iter_mut().zip(&mut dp[visible]) {
-            *p = (*p * scale - lse).exp_fast();
-            *dp = *p * (*dp - delta) * scale;
-        }
-    });
+    for x in [&mut *p, &mut *dp] {
+        x[..visible.start].fill(T::zero());
+        x[visible.end..].fill(T::zero());
+    }
+    vector::softmax_backward(&mut p[visible.clone()], &mut dp[visible], lse, delta, scale);
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@
 use rayon::prelude::*;
 
 use super::linear;
-use super::real::{Real, max_of, sum_of, wide};
+use super::real::Real;
 use super::rows::{Precision, Rows};
+use super::vector;
 
 /// Vocabulary entries per chunk: a multiple of the product kernel's tile.
 const CHUNK: usize = 3072;
@@ -43,22 +44,17 @@ pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precis
             .par_chunks_mut(ROWS)
             .zip(picked.par_chunks_mut(ROWS))
             .zip(targets.par_chunks(ROWS))
-            .zip(logits.par_chunks_mut(ROWS * width))
+            .zip(logits.par_chunks(ROWS * width))
             .for_each(|(((state, picked), targets), logits)| {
-                wide(|| {
-                    let rows = state.iter_mut().zip(picked).zip(targets).zip(logits.chunks_exact_mut(width));
-                    for ((((largest, sum), picked), &target), row) in rows {
-                        if let Some(&logit) = (target as usize).checked_sub(at).and_then(|i| row.get(i)) {
-                            *picked = logit;
-                        }
-                        let top = max_of(*largest, row);
-                        for x in row.iter_mut() {
-                            *x = (*x - top).exp_fast();
-                        }
-                        *sum = *sum * (*largest - top).exp_fast() + sum_of(width, |i| row[i]);
-                        *largest = top;
+                let rows = state.iter_mut().zip(picked).zip(targets).zip(logits.chunks_exact(width));
+                for ((((largest, sum), picked), &target), row) in rows {
+                    if let Some(&logit) = (target as usize).checked_sub(at).and_then(|i| row.get(i)) {
+                        *picked = logit;
                     }
-                });
+                    let top = vector::max(*largest, row);
+                    *sum = *sum * (*largest - top).exp_fast() + vector::exp_sum(row, top);
+                    *largest = top;
+                }
             });
     }
     let lse: Vec<T> = state.iter().map(|(largest, sum)| *largest + sum.ln()).collect();
@@ -145,17 +141,13 @@ pub fn backward_for<T: Real>(
             .zip(lse.par_chunks(ROWS))
             .zip(dlogps.par_chunks(ROWS))
             .for_each(|(((logits, targets), lse), dlogps)| {
-                wide(|| {
-                    let rows = logits.chunks_exact_mut(width).zip(targets).zip(lse).zip(dlogps);
-                    for (((row, &target), &lse), &g) in rows {
-                        for x in row.iter_mut() {
-                            *x = -g * (*x - lse).exp_fast();
-                        }
-                        if let Some(x) = (target as usize).checked_sub(at).and_then(|i| row.get_mut(i)) {
-                            *x += g;
-                        }
+                let rows = logits.chunks_exact_mut(width).zip(targets).zip(lse).zip(dlogps);
+                for (((row, &target), &lse), &g) in rows {
+                    vector::minus_softmax(row, lse, g);
+                    if let Some(x) = (target as usize).checked_sub(at).and_then(|i| row.get_mut(i)) {
+                        *x += g;
                     }
-                });
+                }
             });
         let logits = h.like(logits, rows);
         match wanted {

@@ -7,8 +7,9 @@
 use rayon::prelude::*;
 
 use super::linear;
-use super::real::{Real, sum_of, wide};
+use super::real::Real;
 use super::rows::{Precision, Rows};
+use super::vector;
 
 /// Vocabulary entries per chunk: a multiple of the product kernel's tile.
 const CHUNK: usize = 3072;
@@ -47,27 +48,20 @@ pub fn forward<T: Real>(x: &[T], w: &[T], targets: &[u32], hidden: usize, precis
             .zip(of_rows.par_chunks(ROWS * width))
             .for_each(|(((state, picked), targets), logits)| {
                 let mut both = vec![T::zero(); width];
-                wide(|| {
-                    let rows = state.chunks_exact_mut(shifts).zip(picked.chunks_exact_mut(shifts)).zip(targets);
-                    for (((state, picked), &target), row) in rows.zip(logits.chunks_exact(width)) {
-                        let target = (target as usize).checked_sub(at).filter(|&i| i < width);
-                        let each = state.iter_mut().zip(picked).zip(of_shifts.chunks_exact(width));
-                        for (((largest, sum), picked), shift) in each {
-                            for ((b, &r), &s) in both.iter_mut().zip(row).zip(shift) {
-                                *b = r + s;
-                            }
-                            if let Some(i) = target {
-                                *picked = both[i];
-                            }
-                            let top = both.iter().fold(*largest, |m, &x| if x > m { x } else { m });
-                            for b in both.iter_mut() {
-                                *b = (*b - top).exp_fast();
-                            }
-                            *sum = *sum * (*largest - top).exp_fast() + sum_of(width, |i| both[i]);
-                            *largest = top;
+                let rows = state.chunks_exact_mut(shifts).zip(picked.chunks_exact_mut(shifts)).zip(targets);
+                for (((state, picked), &target), row) in rows.zip(logits.chunks_exact(width)) {
+                    let target = (target as usize).checked_sub(at).filter(|&i| i < width);
+                    let each = state.iter_mut().zip(picked).zip(of_shifts.chunks_exact(width));
+                    for (((largest, sum), picked), shift) in each {
+                        vector::sums(&mut both, row, shift);
+                        if let Some(i) = target {
+                            *picked = both[i];
                         }
+                        let top = vector::max(*largest, &both);
+                        *sum = *sum * (*largest - top).exp_fast() + vector::exp_sum(&both, top);
+                        *largest = top;
                     }
-                });
+                }
             });
     }
     let lse: Vec<T> = state.iter().map(|(largest, sum)| *largest + sum.ln()).collect();
@@ -116,28 +110,24 @@ pub fn backward<T: Real>(
             .zip(dlogps.par_chunks(ROWS * shifts))
             .map(|(((logits, targets), lse), dlogps)| {
                 let mut part = vec![T::zero(); shifts * width];
-                let mut total = vec![T::zero(); width];
-                wide(|| {
-                    let rows = logits.chunks_exact_mut(width).zip(targets);
-                    let rows = rows.zip(lse.chunks_exact(shifts)).zip(dlogps.chunks_exact(shifts));
-                    for (((row, &target), lse), dlogps) in rows {
-                        let target = (target as usize).checked_sub(at).filter(|&i| i < width);
-                        total.fill(T::zero());
-                        let each = part.chunks_exact_mut(width).zip(shifted.chunks_exact(width)).zip(lse).zip(dlogps);
-                        for (((part, shift), &lse), &g) in each {
-                            for (((t, p), &r), &s) in total.iter_mut().zip(part.iter_mut()).zip(&*row).zip(shift) {
-                                let d = -g * (r + s - lse).exp_fast();
-                                *t += d;
-                                *p += d;
-                            }
-                            if let Some(i) = target {
-                                total[i] += g;
-                                part[i] += g;
-                            }
+                let (mut total, mut both) = (vec![T::zero(); width], vec![T::zero(); width]);
+                let rows = logits.chunks_exact_mut(width).zip(targets);
+                let rows = rows.zip(lse.chunks_exact(shifts)).zip(dlogps.chunks_exact(shifts));
+                for (((row, &target), lse), dlogps) in rows {
+                    let target = (target as usize).checked_sub(at).filter(|&i| i < width);
+                    total.fill(T::zero());
+                    let each = part.chunks_exact_mut(width).zip(shifted.chunks_exact(width)).zip(lse).zip(dlogps);
+                    for (((part, shift), &lse), &g) in each {
+                        vector::sums(&mut both, row, shift);
+                        vector::minus_softmax(&mut both, lse, g);
+                        if let Some(i) = target {
+                            both[i] += g;
                         }
-                        row.copy_from_slice(&total);
+                        vector::add(&mut total, &both);
+                        vector::add(part, &both);
                     }
-                });
+                    row.copy_from_slice(&total);
+                }
                 part
             })
             .collect();

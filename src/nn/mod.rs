@@ -22,6 +22,7 @@ pub mod rope;
 pub mod rows;
 pub mod segment;
 pub mod swiglu;
+pub mod vector;
 
 pub use real::Real;
 pub use rows::{Precision, Rows};

@@ -52,7 +52,9 @@ impl Real for f32 {
         const LN2_HI: f32 = 0.693_359_4;
         const LN2_LO: f32 = -2.121_944_4e-4;
         let x = self.clamp(-88.0, 88.0);
-        let n = (x * LOG2E + 12_582_912.0) - 12_582_912.0;
+        // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+        let shifted = x * LOG2E + 12_582_912.0;
+        let n = shifted - 12_582_912.0;
         let r = x - n * LN2_HI - n * LN2_LO;
         let p = 1.987_569_1e-4;
         let p = p * r + 1.398_199_9e-3;
@@ -61,7 +63,7 @@ impl Real for f32 {
         let p = p * r + 1.666_666_5e-1;
         let p = p * r + 0.5;
         let p = p * r * r + r + 1.0;
-        let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+        let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
         if self < -87.3 { 0.0 } else { p * scale }
     }
 
@@ -138,6 +140,38 @@ pub fn with_slice<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Res
     Ok(f(&T::cpu_storage_as_slice(storage)?[start..end]))
 }
 
+/// Vectors of a processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vectors {
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// Whatever the target has.
+    Any,
+}
+
+/// The widest vectors that this machine has.
+#[inline]
+pub fn vectors() -> Vectors {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let fma = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+        if fma
+            && std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512dq")
+            && std::is_x86_feature_detected!("avx512vl")
+        {
+            return Vectors::Avx512;
+        }
+        if fma {
+            return Vectors::Avx2;
+        }
+    }
+    Vectors::Any
+}
+
 /// Runs `f` compiled for the widest vectors that this machine has.
 ///
 /// `f` is inlined into a copy of this function for AVX-512 or AVX2; elsewhere it just runs.
@@ -153,18 +187,12 @@ pub fn wide<R>(f: impl FnOnce() -> R) -> R {
         fn avx2<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
-        if std::is_x86_feature_detected!("avx512f")
-            && std::is_x86_feature_detected!("avx512bw")
-            && std::is_x86_feature_detected!("avx512dq")
-            && std::is_x86_feature_detected!("avx512vl")
-            && std::is_x86_feature_detected!("fma")
-        {
-            // SAFETY: the features were detected on this machine just now.
-            return unsafe { avx512(f) };
-        }
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            // SAFETY: the features were detected on this machine just now.
-            return unsafe { avx2(f) };
+        match vectors() {
+            // SAFETY: the features were detected on this machine.
+            Vectors::Avx512 => return unsafe { avx512(f) },
+            // SAFETY: as above.
+            Vectors::Avx2 => return unsafe { avx2(f) },
+            Vectors::Any => {}
         }
     }
     f()
@@ -190,21 +218,6 @@ pub fn sum_of<T: Real>(n: usize, term: impl Fn(usize) -> T) -> T {
         total += lane;
     }
     total
-}
-
-/// The largest of some numbers and `least`, in sixteen lanes: a plain fold keeps its order and never becomes vector code.
-#[inline(always)]
-pub fn max_of<T: Real>(least: T, x: &[T]) -> T {
-    let larger = |m: T, x: T| if x > m { x } else { m };
-    let mut lanes = [least; 16];
-    let mut blocks = x.chunks_exact(16);
-    for block in &mut blocks {
-        for (m, &x) in lanes.iter_mut().zip(block) {
-            *m = larger(*m, x);
-        }
-    }
-    let rest = blocks.remainder().iter().fold(least, |m, &x| larger(m, x));
-    lanes.into_iter().fold(rest, larger)
 }
 
 /// A matrix in memory: pointer to its first element, and the distance between rows and columns.
@@ -307,17 +320,6 @@ mod tests {
         assert_eq!((-1000f32).exp_fast(), 0.0);
         assert_eq!(f32::NEG_INFINITY.exp_fast(), 0.0);
         assert_eq!(0f32.exp_fast(), 1.0);
-    }
-
-    #[test]
-    fn the_largest_is_found_wherever_it_stands() {
-        for n in [0, 1, 15, 16, 17, 100] {
-            for at in 0..n {
-                let x: Vec<f64> = (0..n).map(|i| if i == at { 2.0 } else { -(i as f64) }).collect();
-                assert_eq!(max_of(f64::NEG_INFINITY, &x), 2.0);
-            }
-            assert_eq!(max_of(3.0, &vec![2.0; n]), 3.0);
-        }
     }
 
     #[test]
