@@ -461,8 +461,8 @@ fn true_width(folder: &Path) {
             exact.1
         );
         assert!(exact.0 < 1e-3 && exact.1 < 1e-3, "{name}: float32 differs");
-        // Eight bits of mantissa, through two layers.
-        assert!(theirs < 3e-2 && ours < 3e-2, "{name}: bfloat16 differs");
+        // Eight bits of mantissa, through two layers; ours sums in float32 and keeps all else in it.
+        assert!(theirs < 5e-2 && ours < theirs.max(1e-2), "{name}: bfloat16 differs");
     }
 }
 
