@@ -39,16 +39,16 @@ same() {
     done
 }
 
-"$program" synth --out raw --rows 150 --factors 3 --quiet
-"$program" prepare --input raw --out data --test-fraction 0.2 --flip-rate 0.2 --quiet
-train=(train --data data --model tiny:64x2 --codes 4 --epochs 2 --lr 1e-3 --threads 1 --quiet --json
+"$program" synth --out raw --rows 150 --factors 3 --quiet > synth.txt
+"$program" prepare --input raw --out data --test-fraction 0.2 --flip-rate 0.2 --quiet > prepared.txt
+train=(train --model tiny:64x2 --codes 4 --epochs 2 --lr 1e-3 --threads 1 --quiet --json
     --set train.lpc.balance=0.1 --set train.checkpoint_every=5)
 
 for ranks in "$@"; do
     # Twelve pairs a step; the last step of an epoch has fewer.
-    "$program" "${train[@]}" --out "one-$ranks" --batch $((4 * ranks)) > one.json
+    "$program" "${train[@]}" --data data --out "one-$ranks" --batch $((4 * ranks)) > one.json
     rm -rf data/reference
-    "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --out "many-$ranks" --batch 4 > many.json
+    "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --data data --out "many-$ranks" --batch 4 > many.json
     [[ $(wc -l < many.json) -eq 1 ]] || fail "$ranks ranks printed $(wc -l < many.json) results"
     difference=$(paste <(losses "one-$ranks") <(losses "many-$ranks") | awk '
         NF != 2 { print "unequal"; exit }
@@ -56,11 +56,11 @@ for ranks in "$@"; do
         END { if (n) printf "%.3g %d", worst, n }')
     read -r worst steps <<< "$difference"
     awk -v d="$worst" 'BEGIN { exit !(d + 0 < 1e-6 && d != "unequal") }' || fail "$ranks ranks: losses differ by $worst"
-    "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --out "again-$ranks" --batch 4 > /dev/null
+    "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --data data --out "again-$ranks" --batch 4 > /dev/null
     same "many-$ranks" "again-$ranks"
 
     # Interrupt the last rank once some steps are done.
-    "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --out "stopped-$ranks" --batch 4 > /dev/null 2> stopped.txt &
+    "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --data data --out "stopped-$ranks" --batch 4 > /dev/null 2> stopped.txt &
     launcher=$!
     while kill -0 "$launcher" 2> /dev/null; do
         if [[ -s stopped-$ranks/metrics.jsonl ]]; then
@@ -77,7 +77,7 @@ for ranks in "$@"; do
         [[ $code -eq 1 ]] || fail "$ranks ranks: an interrupted run ended with $code: $(cat stopped.txt)"
         [[ $(grep -c '^error: interrupted after step' stopped.txt) -eq 1 ]] || fail "$(cat stopped.txt)"
         how=$(grep '^error: ' stopped.txt)
-        "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --out "stopped-$ranks" --batch 4 --resume > /dev/null
+        "${launch[@]}" -n "$ranks" "$program" "${train[@]}" --data data --out "stopped-$ranks" --batch 4 --resume > /dev/null
     fi
     same "many-$ranks" "stopped-$ranks"
 

@@ -384,3 +384,81 @@ pub fn in_memory<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> crat
     }
     with_slice::<T, R>(&tensor.detach().to_device(&Device::Cpu)?.to_dtype(T::KIND)?.contiguous()?, f)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::linear::Adapter;
+    use crate::model::{Group, Param};
+    use crate::nn::{Precision, Rows, check};
+
+    #[test]
+    fn a_linear_map_with_bias_and_adapter_is_the_kernel_s() {
+        let (rows, inputs, outputs, rank) = (5, 3, 4, 2);
+        let shapes = [
+            ("w", vec![outputs, inputs]),
+            ("b", vec![outputs]),
+            ("lora_a", vec![rank, inputs]),
+            ("lora_b", vec![outputs, rank]),
+        ];
+        let tensor = |name: &str, shape: &[usize]| {
+            Tensor::from_vec(check::numbers(name, shape.iter().product()), shape, &Device::Cpu).unwrap()
+        };
+        for frozen in [true, false] {
+            let params = shapes.iter().map(|(name, shape)| Param {
+                name: (*name).into(),
+                var: Var::from_tensor(&tensor(name, shape)).unwrap(),
+                trainable: *name != "w" || !frozen,
+                group: Group::Backbone,
+            });
+            let params = Params::new(params.collect()).unwrap();
+            let weight = |name: &str| {
+                let position = params.position(name).unwrap();
+                Weight { tensor: params.get(position).var.as_tensor().clone(), position }
+            };
+            let adapter = Adapter { a: weight("lora_a"), b: weight("lora_b"), scale: 0.7 };
+            let linear = Linear { weight: weight("w"), bias: Some(weight("b")), adapter: Some(adapter) };
+            let parts = Parts {
+                place: Place { device: Device::Cpu, compute: DType::F64 },
+                copies: Arc::default(),
+                embedding: weight("w"),
+                layers: Arc::default(),
+                norm: weight("b"),
+                head: weight("w"),
+                heads: Heads { query: 1, kv: 1, size: 2 },
+                eps: 1e-5,
+                frequencies: Vec::new(),
+                windows: Vec::new(),
+                recompute: false,
+            };
+            let (x, dy) = (check::numbers("x", rows * inputs), check::numbers("dy", rows * outputs));
+            let (wanted, found) = (Gradients::new(&params), Gradients::new(&params));
+            let operand = |values| Rows::new(values, rows, Precision::F32);
+            let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
+            linear.forward(&operand(&x), &mut y, false).unwrap();
+            linear.backward(Some(&wanted), &operand(&dy), &operand(&x), &mut dx, false).unwrap();
+            let x = Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap();
+            let dy = Tensor::from_vec(dy, (rows, outputs), &Device::Cpu).unwrap();
+            let run = |x: &Tensor| parts.map(x, &linear, Some(&found));
+            let (stretch, value) = parts.stretch(&x, run).unwrap();
+            let weights = ["w", "b", "lora_a", "lora_b"].map(weight);
+            let got = parts.back::<f64>(stretch, &dy, &weights.each_ref(), &found, run).unwrap();
+            let close = |what: &str, a: &Tensor, b: &[f64]| {
+                let a = a.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                assert!(
+                    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12),
+                    "{what}: {a:?} {b:?}"
+                );
+            };
+            close("y", &value, &y);
+            close("dx", &got, &dx);
+            for (position, param) in params.iter().enumerate() {
+                match (found.tensor(position).unwrap(), wanted.tensor(position).unwrap()) {
+                    (None, None) => assert!(frozen && param.name == "w"),
+                    (Some(a), Some(b)) => close(&param.name, &a, &b.flatten_all().unwrap().to_vec1::<f64>().unwrap()),
+                    _ => panic!("{}: a gradient on one side only", param.name),
+                }
+            }
+        }
+    }
+}

@@ -46,6 +46,13 @@ fn culprits<T: Real>(params: &Params, gradients: &Gradients) -> Result<Vec<Strin
         }
         Ok(())
     })?;
+    gradients.each_tensor(|position, sum| {
+        let squares = sum.sqr()?.sum_all()?.to_dtype(T::KIND)?.to_vec0::<T>()?;
+        if !squares.is_finite() {
+            found.push(params.get(position).name.clone());
+        }
+        Ok(())
+    })?;
     Ok(found)
 }
 

@@ -199,12 +199,15 @@ pub fn compute<T: Real>(
     let mut out = Reference::new();
     for split in splits {
         let mut values = Vec::with_capacity(split.rows.len());
-        for pass in passes(&split.rows) {
+        // A pass for every rank, then a look at the user.
+        for passes in passes(&split.rows).chunks(peers.size()) {
             if peers.any(progress.interrupted())? {
                 progress.end();
                 return Ok(None);
             }
-            values.extend(shares::plain_logps(policy, pass, peers, |n| progress.advance(n as u64))?);
+            let next = values.len() + passes.iter().map(|pass| pass.len()).sum::<usize>();
+            let rows = &split.rows[values.len()..next];
+            values.extend(shares::plain_logps(policy, rows, peers, |n| progress.advance(n as u64))?);
         }
         out.push(values);
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 use lpc_pipe::batch::{PairBatch, Sides, TokenRow};
-use lpc_pipe::lpc::{Features, LpcConfig, Pooling};
-use lpc_pipe::model::{Gradients, Params, Place};
+use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Pooling};
+use lpc_pipe::model::{Gradients, LlamaConfig, Params, Place};
 use lpc_pipe::nn::{Precision, Real};
 use lpc_pipe::objective::ObjectiveKind;
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
@@ -19,7 +19,7 @@ use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
 use lpc_pipe::train::step::{self, Sums};
-use lpc_pipe::train::{Kernels, TrainConfig};
+use lpc_pipe::train::{Kernels, TrainConfig, Tune};
 use tempfile::TempDir;
 
 use crate::policies::{
@@ -39,15 +39,15 @@ fn values<T: Real>(policy: &Policy<T>, rows: &[TokenRow]) -> (Vec<f64>, Vec<f64>
     (numbers(&h), [numbers(&logps.chosen), numbers(&logps.rejected.unwrap())].concat())
 }
 
-fn agree<T: Real>(what: &str, lpc: &LpcConfig, tied: bool, tolerance: f64) {
+fn agree<T: Real>(what: &str, lpc: &LpcConfig, shape: &LlamaConfig, tolerance: f64) {
     let (rows, dpo) = (pairs(3), objective(ObjectiveKind::Dpo));
     let reference = some_reference(&rows);
-    let fused = policy::<T>(&llama(tied), lpc);
+    let fused = policy::<T>(shape, lpc);
     let wanted = values(&fused, &rows);
     let all = gradients(&fused, &rows, &reference, &pass(&dpo, MIDDLE, 3), 3);
     for recompute in [false, true] {
-        let what = format!("{what}, tied {tied}, recompute {recompute}");
-        let mut other = policy::<T>(&llama(tied), lpc).placed(composed(T::KIND)).unwrap();
+        let what = format!("{what}, tied {}, recompute {recompute}", shape.tie_word_embeddings);
+        let mut other = policy::<T>(shape, lpc).placed(composed(T::KIND)).unwrap();
         other.decoder.recompute = recompute;
         let found = values(&other, &rows);
         close(&format!("{what}: hidden"), &found.0, &wanted.0, tolerance);
@@ -72,9 +72,21 @@ fn values_of<T: Real>(policy: &Policy<T>, rows: &[TokenRow]) -> candle_core::Ten
 fn composed_operations_are_the_kernels_in_values_and_all_gradients() {
     let lpc = codes(Features::Difference, Pooling::Mean);
     for tied in [true, false] {
-        agree::<f64>("f64, plain", &plain(), tied, 1e-10);
-        agree::<f64>("f64, codes", &lpc, tied, 1e-10);
-        agree::<f32>("f32, codes", &lpc, tied, 1e-5);
+        agree::<f64>("f64, plain", &plain(), &llama(tied), 1e-10);
+        agree::<f64>("f64, codes", &lpc, &llama(tied), 1e-10);
+        agree::<f32>("f32, codes", &lpc, &llama(tied), 1e-5);
+    }
+}
+
+#[test]
+fn composed_operations_see_windows_and_every_latent() {
+    // Rows see three positions in the second layer alone.
+    let windowed = LlamaConfig { sliding_window: 3, first_windowed_layer: 1, ..llama(true) };
+    agree::<f64>("windows", &plain(), &windowed, 1e-10);
+    let lpc = codes(Features::Concat, Pooling::Mean);
+    agree::<f64>("exact", &LpcConfig { exact: true, ..lpc.clone() }, &llama(true), 1e-10);
+    for latent in [LatentKind::Gaussian, LatentKind::Mlp, LatentKind::Bias] {
+        agree::<f64>(&latent.name(), &LpcConfig { latent, balance: 0.0, ..lpc.clone() }, &llama(false), 1e-10);
     }
 }
 
@@ -269,4 +281,19 @@ fn whole_runs_on_composed_operations() {
     assert_eq!(run(&TrainConfig { max_steps: 0, ..stopped }, true), losses);
     let weights = |run: &str| std::fs::read(place(run).join("model/model.safetensors")).unwrap();
     assert!(weights("stopped") == weights("half"));
+}
+
+#[test]
+fn adapters_and_heads_on_composed_operations() {
+    for tune in [Tune::Lora, Tune::Head] {
+        let name = |kind: &str| format!("{kind}-{tune:?}");
+        let of = |kind: &str| TrainConfig { tune, ..config(&name(kind)) };
+        let fused = run(&of("fused"), false);
+        let composed = TrainConfig { kernels: Kernels::Composed, ..of("composed") };
+        close(&name("composed"), &run(&composed, false), &fused, 1e-4);
+        let half = TrainConfig { precision: Precision::Bf16, kernels: Kernels::Composed, ..of("half") };
+        let losses = run(&half, false);
+        close(&name("bf16"), &losses, &fused, 0.05);
+        assert!(losses[losses.len() - 1] < losses[0], "{tune:?}: {losses:?}");
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use lpc_pipe::lpc::{Features, LpcConfig, Pooling};
+use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Pooling};
 use lpc_pipe::model::Gradients;
 use lpc_pipe::objective::ObjectiveKind;
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
@@ -16,7 +16,7 @@ use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
 use lpc_pipe::train::peers::threads::together;
 use lpc_pipe::train::step::{self, Pass, Sums};
-use lpc_pipe::train::{Peers, TrainConfig, shares};
+use lpc_pipe::train::{Kernels, Peers, TrainConfig, Tune, shares};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -167,6 +167,34 @@ fn a_run_of_ranks_is_that_of_one_with_their_batches_together() {
             let [a, b] = [&out, &again].map(|run| std::fs::read(place(run).join(file)).unwrap());
             assert!(a == b, "{ranks} ranks: {file} differs between two runs");
         }
+    }
+}
+
+#[test]
+fn other_ways_of_tuning_and_other_latents_are_shared_too() {
+    let lpc = config("", 1).lpc;
+    let cases = [
+        ("lora", TrainConfig { tune: Tune::Lora, ..config("", 1) }),
+        ("head", TrainConfig { tune: Tune::Head, ..config("", 1) }),
+        ("exact", TrainConfig { lpc: LpcConfig { exact: true, ..lpc.clone() }, ..config("", 1) }),
+        (
+            "gaussian",
+            TrainConfig { lpc: LpcConfig { latent: LatentKind::Gaussian, ..LpcConfig::default() }, ..config("", 1) },
+        ),
+        ("composed", TrainConfig { kernels: Kernels::Composed, ..config("", 1) }),
+        ("recompute", TrainConfig { recompute: true, ..config("", 1) }),
+    ];
+    for (name, case) in cases {
+        let of = |out: &str, ranks: usize| {
+            let TrainConfig { out, batch, .. } = config(&format!("{out}-{name}"), ranks);
+            TrainConfig { out, batch, max_steps: 5, ..case.clone() }
+        };
+        finished(train::run(&of("alone", 1), SEED, false, &Silent));
+        for ended in together(2, |peers| train::run_among(&of("both", 2), SEED, false, &Silent, peers)) {
+            finished(ended);
+        }
+        let (losses, worst) = difference(&format!("alone-{name}"), &format!("both-{name}"));
+        assert!(losses < 1e-6 && worst < 1e-5, "{name}: losses {losses:e}, metrics {worst:e}");
     }
 }
 

@@ -101,7 +101,10 @@ pub(super) fn remember(
         folder => PathBuf::from(folder),
     };
     let rows: Vec<_> = splits.iter().flat_map(|s| &s.rows).collect();
-    let about = format!("{:?}", policy.decoder.precision.effective());
+    let about = match policy.decoder.place() {
+        Some(place) => place.to_string(),
+        None => format!("{:?}", policy.decoder.precision.effective()),
+    };
     let keeping = Keeping { folder: &own, budget: (config.head.memory_mb as u64) << 20, about: &about };
     // One rank computes and writes them, the others read.
     let mut states = None;
