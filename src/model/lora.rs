@@ -146,6 +146,8 @@ pub struct Lora {
     pub base: String,
     /// Revision of a hub id; "" = none.
     pub revision: String,
+    /// [`super::fingerprint`] of the base as it was loaded, before any device rounds it; "" = not known.
+    pub fingerprint: String,
 }
 
 impl Lora {
@@ -161,6 +163,7 @@ impl Lora {
             layers: Vec::new(),
             base: String::new(),
             revision: String::new(),
+            fingerprint: String::new(),
         }
     }
 

@@ -160,7 +160,16 @@ fn read_lora(folder: &Path) -> Result<Lora> {
         alpha.ok_or_else(|| refuse(format!("`lora_alpha`: expected a number, got {}", config["lora_alpha"])))?;
     let (base, revision) = base_name(folder)?;
     let rslora = config["use_rslora"].as_bool().unwrap_or(false);
-    Ok(Lora { rank: rank as usize, alpha, rslora, targets: vec![], layers: vec![], base, revision })
+    Ok(Lora {
+        rank: rank as usize,
+        alpha,
+        rslora,
+        targets: vec![],
+        layers: vec![],
+        base,
+        revision,
+        fingerprint: String::new(),
+    })
 }
 
 fn read(folder: &Path) -> Result<Stored> {
@@ -215,7 +224,7 @@ fn read(folder: &Path) -> Result<Stored> {
     Ok(Stored { lora, sides, head, base })
 }
 
-/// The base of an adapter, checked against the one that it was trained over.
+/// The base of an adapter, checked against the one that it was trained over where that is known.
 fn base<T: Real>(folder: &Path, stored: &Stored, vocab_size: usize, seed: Seed) -> Result<Loaded> {
     let source = base_source(folder)?;
     let loaded = load::load::<T>(&source, vocab_size, seed)?;
@@ -286,6 +295,7 @@ pub fn open<T: Real>(folder: &Path, vocab_size: usize, seed: Seed) -> Result<(Lo
         return Err(refuse("cannot be trained on: it adapts lm_head, or not the same maps in each layer".into())
             .with_hint("with --tune full or head it is merged into its base and serves as the model to start from"));
     }
+    let lora = Lora { fingerprint: fingerprint::<T>(loaded.params.iter())?, ..lora };
     lora::freeze(&mut loaded);
     for (name, outputs, inputs) in weights {
         let (a, b) = &stored.sides[&name];
@@ -353,15 +363,18 @@ pub fn save<T: Real>(folder: &Path, config: &super::LlamaConfig, lora: &Lora, pa
         let wanted = params.iter().filter(|p| group(p.group));
         wanted.map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
     };
-    let mut name = lora.base.clone();
-    if name.is_empty() {
-        let base = folder.join(BASE);
-        std::fs::create_dir_all(&base).map_err(Error::io(&base))?;
-        let backbone = of(|g| matches!(g, Group::Backbone | Group::BackboneNorm));
-        save::model(&base, config, &backbone, None, save::SHARD)?;
-        name = absolute(&base);
+    let (mut name, mut base) = (lora.base.clone(), lora.fingerprint.clone());
+    if name.is_empty() || base.is_empty() {
+        // Of what is written, or of what there is: a device may have rounded it.
+        base = fingerprint::<T>(params.iter().filter(|p| p.group != Group::Adapter))?;
     }
-    let base = fingerprint::<T>(params.iter().filter(|p| p.group != Group::Adapter))?;
+    if name.is_empty() {
+        let place = folder.join(BASE);
+        std::fs::create_dir_all(&place).map_err(Error::io(&place))?;
+        let backbone = of(|g| matches!(g, Group::Backbone | Group::BackboneNorm));
+        save::model(&place, config, &backbone, None, save::SHARD)?;
+        name = absolute(&place);
+    }
     save::tensors(&folder.join(WEIGHTS), &of(|g| g == Group::Adapter), None, &[(BASE_FINGERPRINT, &base)])?;
     artifact::write_json(folder.join(CONFIG), &config_json(lora, &name))
 }

@@ -70,7 +70,7 @@ impl Origin {
 }
 
 /// How a policy computes, as far as its values depend on it: the one place to name it.
-fn options<T: Real>(policy: &Policy<T>) -> String {
+pub fn options<T: Real>(policy: &Policy<T>) -> String {
     match policy.decoder.place() {
         Some(place) => place.to_string(),
         None => format!("{:?} {:?}", T::KIND, policy.decoder.precision.effective()),

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::{Sides, TokenRow};
 use lpc_pipe::lpc::{Features, LpcConfig, Pooling};
+use lpc_pipe::model::decoder::names;
 use lpc_pipe::model::load::{self, Loaded, normal};
-use lpc_pipe::model::{Gradients, Group, LlamaConfig, Lora, LoraConfig, Params, decoder::names, lora, peft};
+use lpc_pipe::model::{Gradients, Group, LlamaConfig, Lora, LoraConfig, Params, Place, fingerprint, lora, peft};
 use lpc_pipe::nn::Real;
 use lpc_pipe::objective::ObjectiveKind;
 use lpc_pipe::policy::examine::plain_logps;
@@ -146,6 +147,26 @@ fn saved_loaded_and_merged_are_one_function() {
         // The adapter counts: without it the numbers are others.
         let base = Policy::<f32>::new(loaded::<f32>(&llama(tied)), &plain(), Seed(6), LONGEST).unwrap();
         assert!(logps(&base, &rows).iter().zip(&wanted).any(|(a, b)| (a - b).abs() > 1e-2));
+    }
+}
+
+/// What a device rounds is not what the adapter's base is known by.
+#[test]
+fn an_adapter_from_a_place_of_less_precision_finds_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base-model");
+    load::save_folder(&base, &llama(true), loaded::<f32>(&llama(true)).params.iter()).unwrap();
+    let fingerprint = fingerprint::<f32>(loaded::<f32>(&llama(true)).params.iter()).unwrap();
+    let place = || Place { device: Device::Cpu, compute: DType::BF16 };
+    for named in [true, false] {
+        let mut lora = Lora { fingerprint: fingerprint.clone(), ..settings(&["q_proj"]) };
+        if named {
+            lora.base = base.display().to_string();
+        }
+        let policy = adapted::<f32>(&llama(true), &lora, &plain(), true).placed(place()).unwrap();
+        let folder = dir.path().join(format!("adapter-{named}"));
+        folder::save(&policy, &folder).unwrap();
+        load::load::<f32>(&ModelSource::Folder(folder), 30, Seed(0)).unwrap();
     }
 }
 

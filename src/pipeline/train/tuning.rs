@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::batch::Split;
 use crate::error::{Error, Result};
-use crate::model::{Lora, load, lora, peft};
+use crate::model::{Lora, fingerprint, load, lora, peft};
 use crate::objective::MixFlip;
 use crate::policy::{HiddenStates, Keeping, Policy, flips};
 use crate::progress::Progress;
 use crate::seed::Seed;
 use crate::source::ModelSource;
-use crate::train::{Peers, TrainConfig, Tune};
+use crate::train::{Peers, TrainConfig, Tune, reference};
 
 /// The policy that a run starts from.
 ///
@@ -39,7 +39,8 @@ pub(super) fn start(
             }
             _ => {
                 let mut loaded = load::load::<f32>(source, vocab_size, seed)?;
-                let mut new = Lora::new(&config.lora);
+                let fingerprint = fingerprint::<f32>(loaded.params.iter())?;
+                let mut new = Lora { fingerprint, ..Lora::new(&config.lora) };
                 lora::attach::<f32>(&mut loaded, &new, seed)?;
                 (new.base, new.revision) = named(&config.model, source);
                 (loaded, Some(new))
@@ -101,10 +102,7 @@ pub(super) fn remember(
         folder => PathBuf::from(folder),
     };
     let rows: Vec<_> = splits.iter().flat_map(|s| &s.rows).collect();
-    let about = match policy.decoder.place() {
-        Some(place) => place.to_string(),
-        None => format!("{:?}", policy.decoder.precision.effective()),
-    };
+    let about = reference::options(policy);
     let keeping = Keeping { folder: &own, budget: (config.head.memory_mb as u64) << 20, about: &about };
     // One rank computes and writes them, the others read.
     let mut states = None;
