@@ -98,6 +98,12 @@ peft-readback *ARGS: _python
     cargo build --release
     target/fixtures/bin/python scripts/peft_readback.py --program target/release/lpc-pipe {{ ARGS }}
 
+# Training against TRL on real pairs, and against length and batch; MODEL is a Hugging Face folder, TRL a script that times it.
+bench-train MODEL PAIRS TRL *ARGS: _python
+    cargo build --release
+    target/fixtures/bin/pip install --quiet torch transformers trl accelerate datasets pyarrow
+    target/fixtures/bin/python benches/train_vs_trl.py --model {{ MODEL }} --pairs {{ PAIRS }} --trl-script {{ TRL }} {{ ARGS }}
+
 # prepare against datasets + transformers on rows of realistic length; TOKENIZER is a Hugging Face folder.
 bench-prepare TOKENIZER ROWS="64000" *ARGS: _python
     cargo build --release

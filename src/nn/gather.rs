@@ -13,7 +13,7 @@ use super::rows::{Precision, Rows};
 use super::vector;
 
 /// Vocabulary entries per chunk: a multiple of the product kernel's tile.
-const CHUNK: usize = 3072;
+pub const CHUNK: usize = 3072;
 /// Rows per task of the elementwise passes.
 const ROWS: usize = 16;
 

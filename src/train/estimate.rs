@@ -17,8 +17,6 @@ use crate::seed::Seed;
 
 /// Bytes in a MiB.
 pub const MIB: f64 = (1 << 20) as f64;
-/// Vocabulary entries that the head works on at once.
-const HEAD_CHUNK: usize = 2048;
 /// Packed rows of an evaluation's pass.
 const EVALUATION_ROWS: usize = 4096;
 /// The program itself, its tokenizer, what the allocator holds back.
@@ -231,7 +229,7 @@ impl Memory {
         let (q, kv) =
             ((shape.num_attention_heads * shape.head_dim) as f64, (shape.num_key_value_heads * shape.head_dim) as f64);
         let (layers, tokens) = (shape.num_hidden_layers as f64, largest.tokens as f64);
-        let chunk = HEAD_CHUNK.min(shape.vocab_size) as f64;
+        let chunk = crate::nn::gather::CHUNK.min(shape.vocab_size) as f64;
         let head = |responses: f64| 4.0 * responses * (2.0 * chunk + 4.0 * h);
         let kept = match (regime.cached, regime.recompute) {
             (true, _) => 0.0,
@@ -332,7 +330,9 @@ pub fn forward(shape: &LlamaConfig, regime: &Regime, load: Load, head_passes: us
 pub fn training(shape: &LlamaConfig, regime: &Regime, load: Load) -> f64 {
     let (layers, attention) = parts(shape, load);
     let head = regime.head_passes as f64 * head(shape, load) * if regime.head_gradient { 3.0 } else { 2.0 };
-    let latent = 6.0 * regime.added.saturating_sub(regime.adapters) as f64 * load.pairs as f64;
+    // A head of its own is not part of the latent: it is counted with the head.
+    let copied = if regime.cached && shape.tie_word_embeddings { shape.vocab_size * shape.hidden_size } else { 0 };
+    let latent = 6.0 * regime.added.saturating_sub(regime.adapters + copied) as f64 * load.pairs as f64;
     if regime.cached {
         return head + latent;
     }
