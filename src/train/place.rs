@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use super::config::{DeviceKind, Kernels, TrainConfig, Tune};
+use super::config::{DeviceKind, Kernels, TrainConfig};
 use crate::error::{Error, Fault, Result};
 use crate::model::Place;
 use crate::nn::Precision;
@@ -24,11 +24,6 @@ pub(super) fn faults(config: &TrainConfig) -> Vec<Fault> {
             fault("kernels", "\"fused\" runs on the CPU only; leave it \"auto\", or take device \"cpu\"");
         }
         _ => {}
-    }
-    let elsewhere =
-        matches!(config.device, DeviceKind::Cuda | DeviceKind::Metal) || config.kernels == Kernels::Composed;
-    if config.tune == Tune::Head && elsewhere {
-        fault("tune", "\"head\" works over hidden states in memory, with the fused kernels on the CPU only");
     }
     faults
 }
