@@ -151,6 +151,11 @@ impl Progress for Terminal {
     fn status(&self, line: &str) {
         self.with(|shown| {
             if let Some(bar) = &shown.bar {
+                if bar.message().is_empty() && bar.length().is_some() {
+                    // A status has a line of its own: beside the bar it would be cut off on a narrow terminal.
+                    let wide = "{prefix} [{bar:30}] {human_pos}/{human_len} · {elapsed} · {eta} left\n{wide_msg}";
+                    bar.set_style(ProgressStyle::with_template(wide).unwrap_or_else(|_| ProgressStyle::default_bar()));
+                }
                 bar.set_message(safe(line));
             }
             if let Some(lines) = &mut shown.lines {
