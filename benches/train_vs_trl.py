@@ -118,11 +118,10 @@ def scaling(args, folder, results):
         return [{"prompt": take(3 * i, third), "chosen": take(3 * i + 1, 3 * third), "rejected": take(3 * i + 2, 3 * third)}
                 for i in range(n)]
 
-    cases = [(length, 1) for length in (128, 256, 512, 1024, 2048)] + [(256, batch) for batch in (2, 4, 8, 16)]
-    for length, batch in cases:
+    for length, batch in args.cases:
         name = f"length {length}, batch {batch}"
-        data = prepare(args.program, args.model, pairs(3 * batch, length), folder / f"d{length}-{batch}", length)
-        found = ours(args.program, args.model, data, folder / f"r{length}-{batch}", batch, 3,
+        data = prepare(args.program, args.model, pairs(args.scaling_steps * batch, length), folder / f"d{length}-{batch}", length)
+        found = ours(args.program, args.model, data, folder / f"r{length}-{batch}", batch, args.scaling_steps,
                      ["--precision", "bf16", "--latent", "lpc"])
         results[name] = found
         show(name, found)
@@ -145,6 +144,9 @@ def main():
     parser.add_argument("--trl-count", type=int, default=16)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--scaling-steps", type=int, default=3)
+    parser.add_argument("--cases", type=lambda s: [tuple(map(int, case.split("x"))) for case in s.split(",")],
+                        default="128x1,256x1,512x1,1024x1,2048x1,256x2,256x4,256x8,256x16", help="LENGTHxBATCH,...")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--only", type=lambda s: s.split(","), default=["ours", "trl", "scaling"])
     parser.add_argument("--out", type=Path)
