@@ -54,6 +54,8 @@ pub mod col {
     pub const REJECTED_MODEL: &str = "rejected_model";
     /// How the pair was chosen.
     pub const PAIR_RULE: &str = "pair_rule";
+    /// Reward margin of the pair with each code alone.
+    pub const CODE_MARGINS: &str = "code_margins";
     /// Whether the observed label is the opposite of the clean one.
     pub const FLIPPED: &str = "flipped";
     /// Noise model.
@@ -150,6 +152,8 @@ pub mod run {
     pub const LPC_CONFIG: &str = "lpc_config.json";
     /// Latent part of a model folder: weights.
     pub const LPC_WEIGHTS: &str = "lpc_model.safetensors";
+    /// The model that a latent part was trained over, where it is not written with it.
+    pub const LPC_BASE: &str = "lpc_base.json";
 }
 
 /// Files of a sweep folder.
@@ -186,6 +190,8 @@ pub mod metric {
     pub const CODE_PERPLEXITY: &str = "lpc/code_perplexity";
     pub const PRIOR_ENTROPY: &str = "lpc/prior_entropy";
     pub const POSTERIOR_ENTROPY: &str = "lpc/posterior_entropy";
+    pub const SWAP_OVERLAP: &str = "lpc/swap_overlap";
+    pub const EFFECTIVE_CODES: &str = "lpc/effective_codes";
     pub const FLIP_RATE: &str = "mix/flip_rate";
     pub const TOKENS_PER_S: &str = "perf/tokens_per_s";
     pub const PAIRS_PER_S: &str = "perf/pairs_per_s";

@@ -49,6 +49,33 @@ pub fn epoch_order(rows: &[TokenRow], seed: Seed, epoch: usize) -> Vec<usize> {
     keyed.into_iter().map(|(_, i)| i).collect()
 }
 
+/// [`epoch_order`] in which rows of one key follow one another.
+pub fn group_order(rows: &[TokenRow], keys: &[u64], seed: Seed, epoch: usize) -> Vec<usize> {
+    let mut keyed: Vec<(u64, u64, u64, usize)> = rows
+        .iter()
+        .zip(keys)
+        .enumerate()
+        .map(|(i, (row, &key))| {
+            let group = seed.word("order of groups", &format!("{epoch}:{key}"));
+            (group, key, seed.word("order", &format!("{epoch}:{}", row.id)), i)
+        })
+        .collect();
+    keyed.sort_unstable();
+    keyed.into_iter().map(|(.., i)| i).collect()
+}
+
+/// Runs of equal keys.
+pub fn runs(keys: &[u64]) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for (i, key) in keys.iter().enumerate() {
+        match out.last_mut() {
+            Some(run) if keys[run.start] == *key => run.end = i + 1,
+            _ => out.push(i..i + 1),
+        }
+    }
+    out
+}
+
 /// Where one pair's rows lie in a packed batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairRows {

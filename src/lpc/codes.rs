@@ -6,7 +6,7 @@
 
 use candle_core::{D, Tensor};
 
-use super::network::{self, Mlp, blend, log_softmax};
+use super::network::{self, Mlp, PromptNet, blend, log_softmax};
 use super::{Context, Draw, LatentKind, LpcConfig, Moment, Noise, flips, gumbel, names};
 use crate::error::Result;
 
@@ -14,8 +14,9 @@ use crate::error::Result;
 #[derive(Debug, Clone)]
 pub struct Codebook {
     vectors: Tensor,
-    prior: Mlp,
-    posterior: Mlp,
+    prior: PromptNet,
+    /// Where the posterior is amortised.
+    posterior: Option<Mlp>,
     flip_logits: Option<Tensor>,
 }
 
@@ -33,13 +34,13 @@ impl Codebook {
         let reliable = config.latent == LatentKind::LpcReliable;
         Ok(Codebook {
             vectors: find(names::CODEBOOK)?,
-            prior: Mlp::find(names::PRIOR, find)?,
-            posterior: Mlp::find(names::POSTERIOR, find)?,
+            prior: PromptNet::find(config, names::PRIOR, find)?,
+            posterior: if config.amortised() { Some(Mlp::find(names::POSTERIOR, find)?) } else { None },
             flip_logits: if reliable { Some(find(names::FLIP_LOGITS)?) } else { None },
         })
     }
 
-    /// The codes' vectors (K,H).
+    /// The codes: vectors (K,H), or biases of C tokens (K,C).
     pub fn vectors(&self) -> &Tensor {
         &self.vectors
     }
@@ -52,15 +53,36 @@ impl Codebook {
         self.flip_logits.as_ref().map(flips::rate).transpose()
     }
 
-    /// Prior and posterior of a batch, differentiable.
+    /// ln p(z|x) of a batch (B,K), differentiable.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub fn infer(&self, config: &LpcConfig, context: &Context) -> Result<Codes> {
-        Ok(Codes {
-            log_prior: log_softmax(&self.prior.forward(&network::seen(config, &context.prompt)?)?)?,
-            log_posterior: log_softmax(&self.posterior.forward(&network::features(config, context)?)?)?,
-        })
+    pub fn log_prior(&self, config: &LpcConfig, context: &Context) -> Result<Tensor> {
+        log_softmax(&self.prior.forward(config, context)?)
+    }
+
+    /// Prior and amortised posterior of a batch, differentiable; none where the posterior is Bayes' own.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn infer(&self, config: &LpcConfig, context: &Context) -> Result<Option<Codes>> {
+        let Some(posterior) = &self.posterior else { return Ok(None) };
+        Ok(Some(Codes {
+            log_prior: self.log_prior(config, context)?,
+            log_posterior: log_softmax(&posterior.forward(&network::features(config, context)?)?)?,
+        }))
+    }
+
+    /// ln q of the pairs with their sides swapped (B,K); none where the posterior is Bayes' own.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn swapped(&self, config: &LpcConfig, context: &Context) -> Result<Option<Tensor>> {
+        let (Some(posterior), Some((chosen, rejected))) = (&self.posterior, &context.responses) else {
+            return Ok(None);
+        };
+        let swapped = Context { responses: Some((rejected.clone(), chosen.clone())), ..context.clone() };
+        log_softmax(&posterior.forward(&network::features(config, &swapped)?)?).map(Some)
     }
 
     /// Code weights of a training step: `g w_prior + (1-g) w_posterior`, each relaxed samples.
@@ -78,7 +100,7 @@ impl Codebook {
     /// `sum_k w_k e_k`, and for `lpc-reliable` the flip rates averaged by the same weights.
     ///
     /// # Shapes
-    /// (B,K) -> (B,H), (B).
+    /// (B,K) -> (B,H) or (B,C), (B).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -129,7 +151,7 @@ impl Codebook {
     /// Expected z under a categorical given as log-probabilities: `sum_k p_k e_k`, no sampling.
     ///
     /// # Shapes
-    /// (B,K) -> (B,H).
+    /// (B,K) -> (B,H) or (B,C).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -152,17 +174,9 @@ impl Codes {
     pub fn kl(&self) -> Result<Tensor> {
         Ok((self.log_posterior.exp()? * (&self.log_posterior - &self.log_prior)?)?.sum(D::Minus1)?)
     }
-
-    /// `sum_k qbar_k ln qbar_k`, qbar being the posterior's mean over the batch: lowest when all codes are in use.
-    ///
-    /// # Errors
-    /// [`crate::Error::Tensor`].
-    pub fn balance(&self) -> Result<Tensor> {
-        balance(&self.log_posterior.exp()?.mean(0)?)
-    }
 }
 
-/// `sum_k m_k ln m_k` of a mean distribution: see [`Codes::balance`].
+/// `sum_k m_k ln m_k` of a mean distribution, lowest when all codes are in use.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -201,6 +215,6 @@ mod tests {
         let uniform = codes(&[0.0; 4], &[0.0; 4]);
         let h = entropy(&uniform.log_prior).unwrap().to_vec1::<f64>().unwrap()[0];
         assert!((h - 4f64.ln()).abs() < 1e-12);
-        assert!((uniform.balance().unwrap().to_vec0::<f64>().unwrap() + 4f64.ln()).abs() < 1e-12);
+        assert!((balance(&uniform.log_prior.exp().unwrap().squeeze(0).unwrap()).unwrap().to_vec0::<f64>().unwrap() + 4f64.ln()).abs() < 1e-12);
     }
 }

@@ -26,6 +26,8 @@ pub enum LatentKind {
     Mlp,
     /// Control: one learned z for all.
     Bias,
+    /// Control: random z in training, of the size of a fresh code, and none in evaluation; nothing is learned.
+    Noise,
 }
 
 impl LatentKind {
@@ -67,6 +69,92 @@ pub enum Features {
     Difference,
 }
 
+/// A named set of defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// What the study on planted data found best.
+    #[default]
+    Default,
+    /// The paper's own setting, as far as it states one: amortised inference with lambda 0.05, g from 0 to 1, relaxed
+    /// samples, last tokens, vectors in hidden space, everything trained from the first step.
+    Paper,
+}
+
+/// How the posterior over codes is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inference {
+    /// By Bayes' rule from the objective under every code; the loss is the exact marginal over codes.
+    #[default]
+    Bayes,
+    /// By a network that reads both responses; the loss is the paper's bound.
+    Amortised,
+}
+
+/// Which pairs share a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grouping {
+    /// None: every pair has a code of its own.
+    #[default]
+    Pair,
+    /// All pairs of one prompt.
+    Prompt,
+}
+
+/// Where codes act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum CodeSpace {
+    /// Vectors that are added to the hidden states before the output layer, as in the paper.
+    Hidden,
+    /// Biases on the logits of the most frequent tokens of the training responses.
+    #[default]
+    Vocabulary,
+}
+
+/// What the prior reads of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PriorInput {
+    /// Nothing: the same weights for every prompt, a static mixture.
+    None,
+    /// Hidden states of the backbone.
+    States,
+    /// Which tokens occur in it, by a table of the prior's own.
+    #[default]
+    Tokens,
+    /// Both.
+    Both,
+}
+
+impl PriorInput {
+    /// Whether hidden states are read.
+    pub fn states(self) -> bool {
+        matches!(self, PriorInput::States | PriorInput::Both)
+    }
+
+    /// Whether tokens are read.
+    pub fn tokens(self) -> bool {
+        matches!(self, PriorInput::Tokens | PriorInput::Both)
+    }
+}
+
+/// How hidden states are scaled before a network reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalise {
+    /// They are not.
+    None,
+    /// Divided by their root mean square.
+    Rms,
+    /// Minus the mean, over the deviation, of each dimension over the training prompts. Hidden states share a large
+    /// common direction, along which one code would take every prompt. For the posterior's input, as `rms`.
+    #[default]
+    Standardise,
+}
+
 /// How g moves training from the posterior's z to the prior's (paper Eq. 11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -93,17 +181,27 @@ pub enum Schedule {
     Exponential,
 }
 
-/// Options of the latent part. Defaults other than the paper's come from the study on planted
-/// data that the README describes.
+/// Value of [`LpcConfig::prompt_layer`] that stands for the last hidden states, after the final norm.
+pub const LAST_LAYER: i64 = -1;
+
+/// Options of the latent part. Defaults come from the study on planted data in `docs/results.md`; the paper's own
+/// setting is the recipe `pipelines/paper.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LpcConfig {
     /// Which latent variable.
     pub latent: LatentKind,
+    /// Where defaults come from; every other setting goes over it.
+    pub preset: Preset,
     /// K, at least 1; the paper finds 32 to 64 best at 8 billion parameters. `gaussian` and `mlp` have no codes:
-    /// they get as many parameters as `lpc` with K codes and the same `features` would have.
+    /// they get as many parameters as `lpc` with K codes and the same inputs would have.
     pub codes: usize,
-    /// lambda: weight of KL(q || p); the paper searches 0.01, 0.05, 0.1 and takes 0.05.
+    /// How the posterior is found.
+    pub inference: Inference,
+    /// Which pairs share a code; with `prompt`, a prompt's pairs stay in one batch.
+    pub group: Grouping,
+    /// lambda: weight of KL(q || p). 1 makes the loss a likelihood (with `bayes`, the exact one); the paper takes 0.05.
+    /// With `bayes` it is in units of the objective: that of IPO is (1 / 2 beta)^2, that of the others 1.
     pub kl_weight: f64,
     /// Share of the run over which lambda rises from 0 to its value, 0 to 1.
     pub kl_warmup: f64,
@@ -115,26 +213,51 @@ pub struct LpcConfig {
     pub temperature_schedule: Schedule,
     /// How g moves.
     pub g: Mixture,
-    /// What represents a response to the posterior.
+    /// What represents a response to the posterior's network.
     pub pooling: Pooling,
     /// How the two responses are joined.
     pub features: Features,
-    /// Whether the networks' inputs are divided by their root mean square: the difference of two pooled responses
-    /// is small, and its size says nothing about which factor counted.
-    pub normalise: bool,
-    /// Sums the loss over all codes by their probability instead of sampling: no noise, K softmaxes over the
-    /// vocabulary after one product with the head. The temperature then has no effect.
+    /// Sums the loss over all codes by their probability instead of sampling: no noise. The temperature then has no
+    /// effect.
     pub exact: bool,
-    /// Standard deviation of W e_k over the vocabulary at the start, in logits; that of W z for `gaussian`, and its
-    /// size for `mlp`.
+    /// What the prior reads of a prompt.
+    pub prior_input: PriorInput,
+    /// Tokens that the prior can tell apart, the most frequent of the training prompts first.
+    pub prior_tokens: usize,
+    /// Share of a prompt's known tokens that the prior does not see in a training step: what it learns then holds for
+    /// other prompts too.
+    pub prior_dropout: f64,
+    /// Width of the prior's hidden layer.
+    pub prior_width: usize,
+    /// What represents a prompt's hidden states.
+    pub prompt_pooling: Pooling,
+    /// Layer whose hidden states represent a prompt: 0 = embeddings, n = behind layer n, -1 = the last, after the final
+    /// norm.
+    pub prompt_layer: i64,
+    /// How hidden states are scaled before a network reads them.
+    pub normalise: Normalise,
+    /// Where codes act.
+    pub code_space: CodeSpace,
+    /// Tokens on which codes act, the most frequent of the training responses first.
+    pub code_tokens: usize,
+    /// Size of the codes at the start: the standard deviation of the reward margin (beta times the difference of
+    /// log-ratios, as the objective takes it) that a fresh code gives a training pair. Also the size of `noise`.
     pub code_init: f64,
-    /// Scale of the inference networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
+    /// Learning rate of the codes, in the same unit.
+    pub code_lr: f64,
+    /// Scale of the networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
     pub head_init: f64,
-    /// Weight of the usage balance `sum_k qbar_k ln qbar_k`, qbar being the batch's mean posterior.
+    /// Weight of the usage balance `sum_k m_k ln m_k`, m being the batch's mean prior (`bayes`) or posterior. It falls
+    /// to 0 over the first half of the latent part's warm-up (without one, of the run), so that codes may go unused in
+    /// the end.
     pub balance: f64,
-    /// Learning rate of codebook and networks, and of learned flip rates.
+    /// Learning rate of the networks, and of learned flip rates.
     pub lr: f64,
-    /// Whether the networks leave the backbone alone (their gradient stops at the hidden states).
+    /// Passes over the training pairs, before all others, in which the latent part is trained alone and the backbone
+    /// stays as it is; may be a fraction.
+    pub warmup: f64,
+    /// Whether the networks leave the backbone alone (their gradient stops at the hidden states). It always stops below
+    /// the last layer.
     pub detach: bool,
 }
 
@@ -142,8 +265,11 @@ impl Default for LpcConfig {
     fn default() -> LpcConfig {
         LpcConfig {
             latent: LatentKind::Auto,
-            codes: 8,
-            kl_weight: 0.05,
+            preset: Preset::Default,
+            codes: 16,
+            inference: Inference::Bayes,
+            group: Grouping::Pair,
+            kl_weight: 1.0,
             kl_warmup: 0.0,
             temperature: 1.0,
             temperature_end: 1.0,
@@ -151,18 +277,52 @@ impl Default for LpcConfig {
             g: Mixture::Linear,
             pooling: Pooling::Mean,
             features: Features::Concat,
-            normalise: true,
             exact: false,
-            code_init: 0.3,
+            prior_input: PriorInput::Tokens,
+            prior_tokens: 4096,
+            prior_dropout: 0.2,
+            prior_width: 64,
+            prompt_pooling: Pooling::Mean,
+            prompt_layer: LAST_LAYER,
+            normalise: Normalise::Standardise,
+            code_space: CodeSpace::Vocabulary,
+            code_tokens: 4096,
+            code_init: 0.5,
+            code_lr: 0.2,
             head_init: 1.0,
-            balance: 0.5,
-            lr: 1e-3,
-            detach: false,
+            balance: 0.3,
+            lr: 1e-2,
+            warmup: 4.0,
+            detach: true,
         }
     }
 }
 
 impl LpcConfig {
+    /// The defaults of a preset.
+    pub fn of(preset: Preset) -> LpcConfig {
+        match preset {
+            Preset::Default => LpcConfig::default(),
+            Preset::Paper => LpcConfig {
+                preset,
+                inference: Inference::Amortised,
+                kl_weight: 0.05,
+                pooling: Pooling::Last,
+                prior_input: PriorInput::States,
+                prompt_pooling: Pooling::Last,
+                normalise: Normalise::Rms,
+                code_space: CodeSpace::Hidden,
+                code_init: 0.2,
+                code_lr: 0.01,
+                balance: 0.0,
+                lr: 1e-3,
+                warmup: 0.0,
+                detach: false,
+                ..LpcConfig::default()
+            },
+        }
+    }
+
     /// Whether there is a latent part.
     pub fn active(&self) -> bool {
         !matches!(self.latent, LatentKind::Auto | LatentKind::None)
@@ -171,6 +331,21 @@ impl LpcConfig {
     /// Whether there are codes.
     pub fn coded(&self) -> bool {
         self.active() && self.latent.coded()
+    }
+
+    /// Whether the posterior is Bayes' own: exact sums over codes, no network and no samples.
+    pub fn bayesian(&self) -> bool {
+        self.inference == Inference::Bayes && matches!(self.latent, LatentKind::Lpc | LatentKind::LpcReliable)
+    }
+
+    /// Whether a network gives the posterior.
+    pub fn amortised(&self) -> bool {
+        self.active() && self.latent.inferred() && !self.bayesian()
+    }
+
+    /// Whether hidden states of the prompts are read.
+    pub fn reads_states(&self) -> bool {
+        self.active() && (self.latent.inferred() || self.latent == LatentKind::Mlp) && self.prior_input.states()
     }
 
     /// The same without the settings that this latent ignores: for a sweep, whose settings are shared by latents
@@ -196,12 +371,28 @@ impl LpcConfig {
         for (key, value) in [
             ("kl_weight", config.kl_weight),
             ("code_init", config.code_init),
+            ("code_lr", config.code_lr),
             ("head_init", config.head_init),
             ("balance", config.balance),
             ("lr", config.lr),
+            ("warmup", config.warmup),
         ] {
             check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
         }
+        for (key, n) in [
+            ("prior_tokens", config.prior_tokens),
+            ("prior_width", config.prior_width),
+            ("code_tokens", config.code_tokens),
+        ] {
+            check(n > 0, key, "expected at least 1".into());
+        }
+        let layer = config.prompt_layer;
+        check(layer >= LAST_LAYER, "prompt_layer", format!("expected -1 (the last) or a layer from 0, got {layer}"));
+        if self.bayesian() {
+            check(config.kl_weight > 0.0, "kl_weight", "the marginal over codes needs a weight above 0".into());
+        }
+        let dropout = config.prior_dropout;
+        check((0.0..1.0).contains(&dropout), "prior_dropout", format!("expected 0 to below 1, got {dropout}"));
         let warmup = config.kl_warmup;
         check((0.0..=1.0).contains(&warmup), "kl_warmup", format!("expected 0 to 1, got {warmup}"));
         for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
@@ -210,11 +401,14 @@ impl LpcConfig {
         faults
     }
 
-    /// The schedules after a share `t` (0 to 1) of the run.
-    pub fn moment(&self, t: f64) -> Moment {
+    /// The schedules after a share `t` (0 to 1) of the run, and a share `latent` of what the latent part learns most in:
+    /// its warm-up where there is one, else the run.
+    pub fn moment(&self, t: f64, latent: f64) -> Moment {
         let (a, b) = (self.temperature, self.temperature_end);
         Moment {
             g: match self.g {
+                // Nothing moves where the posterior is Bayes' own.
+                _ if self.bayesian() => 0.0,
                 Mixture::Linear => t,
                 Mixture::Posterior => 0.0,
                 Mixture::Prior => 1.0,
@@ -225,6 +419,7 @@ impl LpcConfig {
                 Schedule::Exponential => a * (b / a).powf(t),
             },
             kl_weight: if t < self.kl_warmup { self.kl_weight * t / self.kl_warmup } else { self.kl_weight },
+            balance: self.balance * (1.0 - 2.0 * latent).max(0.0),
         }
     }
 }
@@ -240,13 +435,14 @@ mod tests {
             temperature_end: 0.5,
             temperature_schedule: Schedule::Exponential,
             kl_warmup: 0.5,
+            balance: 0.2,
             ..LpcConfig::default()
         };
-        assert_eq!(c.moment(0.0), Moment { g: 0.0, tau: 2.0, kl_weight: 0.0 });
-        assert_eq!(c.moment(0.5), Moment { g: 0.5, tau: 1.0, kl_weight: 0.05 });
-        let end = c.moment(1.0);
+        assert_eq!(c.moment(0.0, 0.0), Moment { g: 0.0, tau: 2.0, kl_weight: 0.0, balance: 0.2 });
+        assert_eq!(c.moment(0.5, 0.5), Moment { g: 0.5, tau: 1.0, kl_weight: 1.0, balance: 0.0 });
+        let end = c.moment(1.0, 1.0);
         assert!((end.tau - 0.5).abs() < 1e-12 && end.g == 1.0);
-        let half = c.moment(0.25);
-        assert!((half.kl_weight - 0.025).abs() < 1e-12);
+        let half = c.moment(0.25, 0.25);
+        assert!((half.kl_weight - 0.5).abs() < 1e-12 && (half.balance - 0.1).abs() < 1e-12);
     }
 }

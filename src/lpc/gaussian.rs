@@ -12,7 +12,7 @@ use candle_core::{D, Tensor};
 use rand::Rng;
 use rand_distr::StandardNormal;
 
-use super::network::{self, Mlp, blend};
+use super::network::{self, Mlp, PromptNet, blend};
 use super::{Context, Draw, LpcConfig, Moment, Noise, names};
 use crate::error::Result;
 use crate::seed::Seed;
@@ -24,7 +24,7 @@ const LOG_VARIANCE_BOUND: f64 = 6.0;
 #[derive(Debug, Clone)]
 pub struct Gaussian {
     directions: Tensor,
-    prior: Mlp,
+    prior: PromptNet,
     posterior: Mlp,
 }
 
@@ -89,10 +89,10 @@ pub fn normal_noise(seed: Seed, purpose: &str, key: &str, n: usize) -> Vec<f64> 
 }
 
 impl Gaussian {
-    pub(super) fn find(find: &dyn Fn(&str) -> Result<Tensor>) -> Result<Gaussian> {
+    pub(super) fn find(config: &LpcConfig, find: &dyn Fn(&str) -> Result<Tensor>) -> Result<Gaussian> {
         Ok(Gaussian {
             directions: find(names::DIRECTIONS)?,
-            prior: Mlp::find(names::PRIOR, find)?,
+            prior: PromptNet::find(config, names::PRIOR, find)?,
             posterior: Mlp::find(names::POSTERIOR, find)?,
         })
     }
@@ -103,7 +103,7 @@ impl Gaussian {
     /// [`crate::Error::Tensor`].
     pub fn infer(&self, config: &LpcConfig, context: &Context) -> Result<Normals> {
         Ok(Normals {
-            prior: Normal::of(&self.prior.forward(&network::seen(config, &context.prompt)?)?)?,
+            prior: Normal::of(&self.prior.forward(config, context)?)?,
             posterior: Normal::of(&self.posterior.forward(&network::features(config, context)?)?)?,
         })
     }

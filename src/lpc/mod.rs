@@ -1,22 +1,27 @@
 //! Latent variables over an objective: codes, their variants, and controls without codes.
 //!
-//! Reads hidden states (after the final norm, taken without z) and writes one
-//! vector z for each pair, which is added to every response position's hidden
-//! state before the head. Because the head is linear, z is a vocabulary-sized
-//! bias W z, the same at every position of both responses.
+//! Reads a prompt (its tokens, or hidden states taken without z) and writes one
+//! z for each pair: a vector that is added to every response position's hidden
+//! state before the head, or a bias on the logits of some tokens. Because the
+//! head is linear, the first is a bias W z on the vocabulary, the same at every
+//! position of both responses.
 //!
 //! | latent | z in training | z in evaluation |
 //! |---|---|---|
-//! | `lpc`, `lpc-reliable` | relaxed mixture of codes | `sum_k p_k e_k` of the prior |
+//! | `lpc`, `lpc-reliable` | every code, weighted by Bayes' posterior | `sum_k p_k e_k` of the prior |
+//! | the same, `inference = "amortised"` | relaxed mixture of codes | the same |
 //! | `lpc-hard` | one code, straight-through | the same |
 //! | `gaussian` | reparameterised sample | the prior's mean |
 //! | `mlp` | MLP of the prompt | the same |
-//! | `bias` | one learned vector | the same |
+//! | `bias` | one learned z | the same |
+//! | `noise` | random | 0 |
 //!
 //! # Source
 //! Gong, Guan, Wu, Zhang, Zhao 2025, "Latent Preference Coding" (ICML), Eq. 7 to 13;
 //! choices that the paper leaves open are named options.
 
+pub mod basis;
+pub mod bayes;
 pub mod codes;
 pub mod config;
 mod effects;
@@ -28,12 +33,19 @@ pub mod point;
 pub mod size;
 pub mod usage;
 
+use std::ops::Range;
+
 use candle_core::{Tensor, Var};
+use rand::Rng;
 
 use crate::error::Result;
 use crate::seed::Seed;
+pub use basis::Basis;
 pub use codes::{Codebook, Codes, balance, entropy};
-pub use config::{Features, LatentKind, LpcConfig, Mixture, Pooling, Schedule};
+pub use config::{
+    CodeSpace, Features, Grouping, Inference, LAST_LAYER, LatentKind, LpcConfig, Mixture, Normalise, Pooling,
+    Preset, PriorInput, Schedule,
+};
 pub use gaussian::{Gaussian, Normals};
 pub use gumbel::gumbel_noise;
 pub use point::Point;
@@ -50,6 +62,15 @@ pub mod names {
     pub const DIRECTIONS: &str = "lpc.directions";
     pub const MLP: &str = "lpc.mlp";
     pub const BIAS: &str = "lpc.bias";
+    pub const PROMPT_MEAN: &str = "lpc.prompt_mean";
+    pub const PROMPT_DEVIATION: &str = "lpc.prompt_deviation";
+    pub const CODE_TOKENS: &str = "lpc.code_tokens";
+    pub const PRIOR_TOKENS: &str = "lpc.prior_tokens";
+
+    /// Whether a parameter is in the unit of codes, and not of networks: codes, and what stands in their place.
+    pub fn is_code(name: &str) -> bool {
+        [CODEBOOK, DIRECTIONS, BIAS].contains(&name) || name.strip_prefix(MLP).is_some_and(|part| part.starts_with(".2."))
+    }
 }
 
 /// The latent part of a policy.
@@ -57,9 +78,16 @@ pub mod names {
 pub struct Lpc {
     /// Resolved options.
     pub config: LpcConfig,
+    /// What it has from the training data.
+    pub basis: Basis,
     /// Its parameters.
     pub part: Part,
+    /// Row of the prior's table by token; [`UNKNOWN`] for tokens that it cannot tell apart.
+    places: Vec<u32>,
 }
+
+/// Place of a token that the prior cannot tell apart.
+const UNKNOWN: u32 = u32::MAX;
 
 /// Parameters of a latent part, by its kind.
 #[derive(Debug, Clone)]
@@ -70,26 +98,36 @@ pub enum Part {
     Gaussian(Gaussian),
     /// `mlp`, `bias`.
     Point(Point),
+    /// `noise`: nothing is learned.
+    Noise,
 }
 
-/// What the networks read of the backbone, one row for each pair.
-#[derive(Debug, Clone)]
+/// What the networks read of a batch, one row for each pair.
+#[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// Last prompt token (B,H).
-    pub prompt: Tensor,
-    /// Pooled responses, observed chosen and rejected, (B,H) each; left out for latents without a posterior.
+    /// B.
+    pub pairs: usize,
+    /// Hidden states that represent the prompt (B,H), where they are read.
+    pub prompt: Option<Tensor>,
+    /// Known tokens of the prompts by their row of the prior's table, and each pair's among them, where they are read.
+    pub tokens: Option<(Vec<u32>, Vec<Range<usize>>)>,
+    /// Pooled responses, observed chosen and rejected, (B,H) each, where the posterior is amortised.
     pub responses: Option<(Tensor, Tensor)>,
 }
 
 /// What a latent part makes of a batch.
 #[derive(Debug, Clone)]
 pub enum Inferred {
-    /// Prior and posterior over codes.
+    /// ln p over codes (B,K); the posterior is Bayes' own, and comes from the losses.
+    Prior(Tensor),
+    /// Prior and amortised posterior over codes.
     Codes(Codes),
     /// Normal prior and posterior.
     Normals(Normals),
-    /// z itself (B,H): there is nothing to infer.
+    /// z itself (B,H) or (B,C): there is nothing to infer.
     Point(Tensor),
+    /// z is random in training.
+    Noise(usize),
 }
 
 /// State of the schedules at one step.
@@ -101,6 +139,8 @@ pub struct Moment {
     pub tau: f64,
     /// Weight of the divergence.
     pub kl_weight: f64,
+    /// Weight of the usage balance.
+    pub balance: f64,
 }
 
 /// Where the noise of a batch comes from: a function of (seed, occasion, id), never of position.
@@ -117,7 +157,7 @@ pub struct Noise<'a> {
 /// One z for every pair in a training step.
 #[derive(Debug, Clone, Default)]
 pub struct Draw {
-    /// z (B,H); none without a latent.
+    /// z (B,H), or (B,C) for biases of C tokens; none without a latent.
     pub z: Option<Tensor>,
     /// Weight of each pair's loss (B); none: 1.
     pub weight: Option<Tensor>,
@@ -125,12 +165,12 @@ pub struct Draw {
     pub flips: Option<Tensor>,
 }
 
-/// z of evaluation, without sampling (B,H).
+/// z of evaluation, without sampling: (B,H), or (B,C) for biases of C tokens.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// Under the prior.
-    pub prior: Tensor,
-    /// Under the posterior, which has seen the label; none where there is no posterior.
+    /// Under the prior; none where there is no z in evaluation.
+    pub prior: Option<Tensor>,
+    /// Under an amortised posterior, which has seen the label; none where there is no such posterior.
     pub posterior: Option<Tensor>,
 }
 
@@ -151,14 +191,52 @@ impl Lpc {
     ///
     /// # Errors
     /// [`crate::Error::Run`] naming a parameter that `find` does not know.
-    pub fn new(config: LpcConfig, find: impl Fn(&str) -> Result<Var>) -> Result<Lpc> {
+    pub fn new(config: LpcConfig, basis: Basis, find: impl Fn(&str) -> Result<Var>) -> Result<Lpc> {
         let tensor = |name: &str| -> Result<Tensor> { Ok(find(name)?.as_tensor().clone()) };
         let part = match config.latent {
-            LatentKind::Gaussian => Part::Gaussian(Gaussian::find(&tensor)?),
+            LatentKind::Gaussian => Part::Gaussian(Gaussian::find(&config, &tensor)?),
+            LatentKind::Noise => Part::Noise,
             LatentKind::Mlp | LatentKind::Bias => Part::Point(Point::find(&config, &tensor)?),
             _ => Part::Codes(Codebook::find(&config, &tensor)?),
         };
-        Ok(Lpc { config, part })
+        let mut places = Vec::new();
+        for (row, &token) in basis.prior_tokens.iter().enumerate() {
+            if token as usize >= places.len() {
+                places.resize(token as usize + 1, UNKNOWN);
+            }
+            places[token as usize] = row as u32;
+        }
+        Ok(Lpc { config, basis, part, places })
+    }
+
+    /// The known tokens of prompts, for [`Context::tokens`]; none where the prior reads no tokens.
+    pub fn tokens<'a>(&self, prompts: impl Iterator<Item = &'a [u32]>) -> Option<(Vec<u32>, Vec<Range<usize>>)> {
+        if !self.config.prior_input.tokens() || matches!(self.part, Part::Noise | Part::Point(Point::Bias(_))) {
+            return None;
+        }
+        let (mut rows, mut ranges) = (Vec::new(), Vec::new());
+        for prompt in prompts {
+            let start = rows.len();
+            let known = basis::distinct(prompt).into_iter().filter_map(|token| self.places.get(token as usize).copied());
+            rows.extend(known.filter(|&row| row != UNKNOWN));
+            ranges.push(start..rows.len());
+        }
+        Some((rows, ranges))
+    }
+
+    /// Leaves out known tokens of prompts for one training step, each with the probability `prior_dropout`: a function of
+    /// seed, occasion, id and token.
+    pub fn drop_tokens(&self, tokens: &mut Option<(Vec<u32>, Vec<Range<usize>>)>, noise: &Noise<'_>) {
+        let share = self.config.prior_dropout;
+        let Some((rows, ranges)) = tokens.as_mut().filter(|_| share > 0.0) else { return };
+        let mut kept = Vec::with_capacity(rows.len());
+        for (range, id) in ranges.iter_mut().zip(noise.ids) {
+            let mut rng = noise.seed.rng("prior-dropout", &format!("{}:{id}", noise.occasion));
+            let start = kept.len();
+            kept.extend(rows[range.clone()].iter().filter(|_| rng.random::<f64>() >= share));
+            *range = start..kept.len();
+        }
+        *rows = kept;
     }
 
     /// Codebook and networks, where there are codes.
@@ -169,7 +247,7 @@ impl Lpc {
         }
     }
 
-    /// The vectors that z is a mixture of, and that can be read as tokens: the codes (K,H), or the one z of `bias`.
+    /// What z is a mixture of, and can be read as tokens: the codes (K,H) or (K,C), or the one z of `bias`.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -187,22 +265,38 @@ impl Lpc {
     /// [`crate::Error::Tensor`].
     pub fn infer(&self, context: &Context) -> Result<Inferred> {
         Ok(match &self.part {
-            Part::Codes(codes) => Inferred::Codes(codes.infer(&self.config, context)?),
+            Part::Codes(codes) => match codes.infer(&self.config, context)? {
+                Some(found) => Inferred::Codes(found),
+                None => Inferred::Prior(codes.log_prior(&self.config, context)?),
+            },
             Part::Gaussian(gaussian) => Inferred::Normals(gaussian.infer(&self.config, context)?),
             Part::Point(point) => Inferred::Point(point.z(&self.config, context)?),
+            Part::Noise => Inferred::Noise(context.pairs),
         })
     }
 
-    /// The z's over which a training step's loss is averaged: `g z_prior + (1-g) z_posterior`, one sample of each
+    /// The z's, of type `kind`, over which a training step's loss is averaged: `g z_prior + (1-g) z_posterior`, one sample of each
     /// pair, or with exact sums one draw for every code.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub fn draws(&self, found: &Inferred, moment: Moment, noise: &Noise<'_>) -> Result<Vec<Draw>> {
+    pub fn draws(
+        &self,
+        found: &Inferred,
+        moment: Moment,
+        noise: &Noise<'_>,
+        kind: candle_core::DType,
+    ) -> Result<Vec<Draw>> {
         match (&self.part, found) {
             (Part::Codes(codes), Inferred::Codes(found)) => codes.draws(&self.config, found, moment, noise),
             (Part::Gaussian(gaussian), Inferred::Normals(found)) => gaussian.draws(found, moment, noise),
             (_, Inferred::Point(z)) => Ok(vec![Draw { z: Some(z.clone()), ..Draw::default() }]),
+            (_, Inferred::Noise(pairs)) => {
+                let size = self.config.code_init * self.basis.unit;
+                let like = Tensor::zeros((*pairs, self.basis.code_width()), kind, &candle_core::Device::Cpu)?;
+                let z = (noise.tensor("noise", &like, gaussian::normal_noise)? * size)?;
+                Ok(vec![Draw { z: Some(z), ..Draw::default() }])
+            }
             _ => Err(mismatch()),
         }
     }
@@ -214,12 +308,14 @@ impl Lpc {
     pub fn expected(&self, found: &Inferred) -> Result<Expected> {
         let (prior, posterior) = match (&self.part, found) {
             (Part::Codes(codes), Inferred::Codes(found)) => {
-                (codes.expected(&found.log_prior)?, Some(codes.expected(&found.log_posterior)?))
+                (Some(codes.expected(&found.log_prior)?), Some(codes.expected(&found.log_posterior)?))
             }
+            (Part::Codes(codes), Inferred::Prior(log_prior)) => (Some(codes.expected(log_prior)?), None),
             (Part::Gaussian(gaussian), Inferred::Normals(found)) => {
-                (gaussian.mixed(&found.prior.mean)?, Some(gaussian.mixed(&found.posterior.mean)?))
+                (Some(gaussian.mixed(&found.prior.mean)?), Some(gaussian.mixed(&found.posterior.mean)?))
             }
-            (_, Inferred::Point(z)) => (z.clone(), None),
+            (_, Inferred::Point(z)) => (Some(z.clone()), None),
+            (_, Inferred::Noise(_)) => (None, None),
             _ => return Err(mismatch()),
         };
         Ok(Expected { prior, posterior })
@@ -227,7 +323,7 @@ impl Lpc {
 }
 
 impl Inferred {
-    /// Distributions over codes, where there are codes.
+    /// Distributions over codes, where they are amortised.
     pub fn codes(&self) -> Option<&Codes> {
         match self {
             Inferred::Codes(codes) => Some(codes),
@@ -235,7 +331,8 @@ impl Inferred {
         }
     }
 
-    /// KL(q || p) of each pair (B) in closed form, nats; none without a posterior.
+    /// KL(q || p) of each pair (B) in closed form, nats; none without a
+    /// posterior of a network.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -243,7 +340,7 @@ impl Inferred {
         match self {
             Inferred::Codes(codes) => codes.kl().map(Some),
             Inferred::Normals(normals) => normals.kl().map(Some),
-            Inferred::Point(_) => Ok(None),
+            Inferred::Point(_) | Inferred::Prior(_) | Inferred::Noise(_) => Ok(None),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Small networks on hidden states.
+//! Small networks on hidden states and on the tokens of a prompt.
+
+use std::ops::Range;
 
 use candle_core::{D, Tensor};
 
-use super::{Context, Features, LpcConfig};
+use super::{Context, Features, LpcConfig, Normalise, names};
 use crate::error::Result;
 
 /// Linear - SiLU - Linear.
@@ -30,10 +32,98 @@ impl Mlp {
     }
 }
 
+/// Linear - SiLU - Linear over what the prior reads of a prompt: hidden states, which tokens occur, both, or nothing;
+/// with nothing the output is the same for all.
+#[derive(Debug, Clone)]
+pub(super) struct PromptNet {
+    states: Option<States>,
+    /// (P,m): a vector for every token that it can tell apart.
+    table: Option<Tensor>,
+    b0: Option<Tensor>,
+    w2: Option<Tensor>,
+    b2: Tensor,
+}
+
+/// The part that reads hidden states.
+#[derive(Debug, Clone)]
+struct States {
+    w0: Tensor,
+    /// Mean and deviation of each dimension over the training prompts, where the input is standardised.
+    statistics: Option<(Tensor, Tensor)>,
+}
+
+impl PromptNet {
+    pub fn find(config: &LpcConfig, name: &str, find: &dyn Fn(&str) -> Result<Tensor>) -> Result<PromptNet> {
+        let part = |part: &str| find(&format!("{name}.{part}"));
+        let states = if config.prior_input.states() {
+            let statistics = match config.normalise {
+                Normalise::Standardise => Some((find(names::PROMPT_MEAN)?, find(names::PROMPT_DEVIATION)?)),
+                _ => None,
+            };
+            Some(States { w0: part("0.weight")?, statistics })
+        } else {
+            None
+        };
+        let table = if config.prior_input.tokens() { Some(part("table")?) } else { None };
+        let reads = states.is_some() || table.is_some();
+        let when = |name: &str| if reads { part(name).map(Some) } else { Ok(None) };
+        Ok(PromptNet { states, table, b0: when("0.bias")?, w2: when("2.weight")?, b2: part("2.bias")? })
+    }
+
+    /// (B,outputs).
+    ///
+    /// # Errors
+    /// [`crate::Error::Run`] where the context lacks what is read.
+    pub fn forward(&self, config: &LpcConfig, context: &Context) -> Result<Tensor> {
+        let outputs = self.b2.elem_count();
+        let (Some(b0), Some(w2)) = (&self.b0, &self.w2) else {
+            return Ok(self.b2.unsqueeze(0)?.broadcast_as((context.pairs, outputs))?.contiguous()?);
+        };
+        let mut sum: Option<Tensor> = None;
+        if let Some(states) = &self.states {
+            let Some(prompt) = &context.prompt else {
+                return Err(crate::Error::run("a prior without the hidden states of the prompts"));
+            };
+            let x = match &states.statistics {
+                Some((mean, deviation)) => {
+                    let x = if config.detach { prompt.detach() } else { prompt.clone() };
+                    x.broadcast_sub(mean)?.broadcast_div(deviation)?
+                }
+                None => seen(config, prompt)?,
+            };
+            sum = Some(x.matmul(&states.w0.t()?)?);
+        }
+        if let Some(table) = &self.table {
+            let Some((tokens, ranges)) = &context.tokens else {
+                return Err(crate::Error::run("a prior without the tokens of the prompts"));
+            };
+            let x = sums_of(table, tokens, ranges)?;
+            sum = Some(match sum {
+                None => x,
+                Some(before) => (before + x)?,
+            });
+        }
+        let sum = sum.ok_or_else(|| crate::Error::run("a prior that reads nothing has no layers"))?;
+        let hidden = candle_nn::ops::silu(&sum.broadcast_add(b0)?)?;
+        Ok(hidden.matmul(&w2.t()?)?.broadcast_add(&self.b2)?)
+    }
+}
+
+/// Sums of the rows `tokens[range]` of a table, a range for each pair; a pair without any gets zeros.
+fn sums_of(table: &Tensor, tokens: &[u32], ranges: &[Range<usize>]) -> Result<Tensor> {
+    if tokens.is_empty() {
+        // Keeps the table in the graph, with a gradient of zeros.
+        let nothing = (table.narrow(0, 0, 1)? * 0.0)?;
+        return Ok(nothing.broadcast_as((ranges.len(), table.dim(1)?))?.contiguous()?);
+    }
+    let index = Tensor::from_slice(tokens, tokens.len(), table.device())?;
+    crate::nn::segment::sum(&table.index_select(&index, 0)?, ranges.to_vec()).map_err(Into::into)
+}
+
 /// What a network sees of hidden states: cut off from the backbone and scaled, as the options say.
 pub(super) fn seen(config: &LpcConfig, x: &Tensor) -> Result<Tensor> {
     let x = if config.detach { x.detach() } else { x.clone() };
-    if config.normalise { unit_scale(&x) } else { Ok(x) }
+    if config.normalise == Normalise::None { Ok(x) } else { unit_scale(&x) }
 }
 
 /// Both responses as one input.

@@ -5,42 +5,44 @@
 
 use candle_core::Tensor;
 
-use super::network::{self, Mlp};
+use super::network::PromptNet;
 use super::{Context, LatentKind, LpcConfig, names};
 use crate::error::Result;
 
 /// What gives z.
 #[derive(Debug, Clone)]
 pub enum Point {
-    /// z = MLP(h_x).
+    /// z = MLP(what the prior reads of the prompt).
     Mlp(Box<Control>),
-    /// One z (H) for all.
+    /// One z for all: (H), or a bias of each token.
     Bias(Tensor),
 }
 
 /// The network of `mlp`.
 #[derive(Debug, Clone)]
-pub struct Control(Mlp);
+pub struct Control(PromptNet);
 
 impl Point {
     pub(super) fn find(config: &LpcConfig, find: &dyn Fn(&str) -> Result<Tensor>) -> Result<Point> {
         if config.latent == LatentKind::Bias {
             return Ok(Point::Bias(find(names::BIAS)?));
         }
-        Ok(Point::Mlp(Box::new(Control(Mlp::find(names::MLP, find)?))))
+        Ok(Point::Mlp(Box::new(Control(PromptNet::find(config, names::MLP, find)?))))
     }
 
     /// z of every pair, differentiable.
     ///
     /// # Shapes
-    /// (B,H).
+    /// (B,H), or (B,C) for biases of C tokens.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn z(&self, config: &LpcConfig, context: &Context) -> Result<Tensor> {
         match self {
-            Point::Mlp(network) => network.0.forward(&network::seen(config, &context.prompt)?),
-            Point::Bias(z) => Ok(z.unsqueeze(0)?.broadcast_as(context.prompt.shape())?.contiguous()?),
+            Point::Mlp(network) => network.0.forward(config, context),
+            Point::Bias(z) => {
+                Ok(z.unsqueeze(0)?.broadcast_as((context.pairs, z.elem_count()))?.contiguous()?)
+            }
         }
     }
 }

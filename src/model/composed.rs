@@ -265,13 +265,40 @@ impl Parts {
         gradients: Option<&Arc<Gradients>>,
     ) -> Result<Tensor> {
         let targets = Tensor::from_slice(targets, targets.len(), &self.place.device)?;
-        let op =
-            Head::<T> { parts: self.clone(), targets, gradients: gradients.cloned(), kind: std::marker::PhantomData };
+        let op = Head::<T> {
+            parts: self.clone(),
+            targets,
+            pair_of: None,
+            gradients: gradients.cloned(),
+            kind: std::marker::PhantomData,
+        };
         // The second argument is a leaf, so that the backward pass comes here even where the rows are constants.
         let leaf = Var::zeros(1, T::KIND, &Device::Cpu)?;
         match gradients {
             Some(_) => h.contiguous()?.apply_op2(leaf.as_tensor(), op),
             None => h.contiguous()?.apply_op2_no_bwd(leaf.as_tensor(), &op),
+        }
+    }
+
+    /// Log-probability of each row's target with the biases of its pair: (B,V), and each row's pair (R).
+    pub fn token_logps_biased<T: Real>(
+        &self,
+        h: &Tensor,
+        (biases, pair_of): &(Tensor, Vec<u32>),
+        targets: &[u32],
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<Tensor> {
+        let device = &self.place.device;
+        let op = Head::<T> {
+            parts: self.clone(),
+            targets: Tensor::from_slice(targets, targets.len(), device)?,
+            pair_of: Some(Tensor::from_slice(pair_of, pair_of.len(), device)?),
+            gradients: gradients.cloned(),
+            kind: std::marker::PhantomData,
+        };
+        match gradients {
+            Some(_) => h.contiguous()?.apply_op2(&biases.contiguous()?, op),
+            None => h.contiguous()?.apply_op2_no_bwd(&biases.contiguous()?, &op),
         }
     }
 
@@ -326,14 +353,20 @@ impl<T: Real> CustomOp1 for Backbone<T> {
 struct Head<T> {
     parts: Parts,
     targets: Tensor,
+    /// Pair of every row, where the second argument holds biases (B,V) and is no mere leaf.
+    pair_of: Option<Tensor>,
     gradients: Option<Arc<Gradients>>,
     kind: std::marker::PhantomData<T>,
 }
 
 impl<T: Real> Head<T> {
-    fn gather(&self) -> Gather {
+    fn gather(&self, second: &Tensor) -> Result<Gather> {
         let w = self.parts.copies.read(&self.parts.head).detach();
-        Gather { w, targets: self.targets.clone(), wide: T::KIND, chunk: CHUNK }
+        let biases = match &self.pair_of {
+            Some(of) => Some((second.detach().to_device(&self.parts.place.device)?, of.clone())),
+            None => None,
+        };
+        Ok(Gather { w, targets: self.targets.clone(), wide: T::KIND, biases, chunk: CHUNK })
     }
 }
 
@@ -346,31 +379,41 @@ impl<T: Real> CustomOp2 for Head<T> {
         &self,
         storage: &CpuStorage,
         layout: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
+        second: &CpuStorage,
+        second_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("composed-token-logps needs a contiguous input")
+        let tensor = |storage: &CpuStorage, layout: &Layout, device: &Device| {
+            let Some((start, end)) = layout.contiguous_offsets() else {
+                candle_core::bail!("composed-token-logps needs contiguous inputs")
+            };
+            Tensor::from_slice(&T::cpu_storage_as_slice(storage)?[start..end], layout.shape(), device)
         };
-        let h = &T::cpu_storage_as_slice(storage)?[start..end];
-        let h = Tensor::from_slice(h, layout.shape(), &self.parts.place.device)?;
-        let logps = self.gather().forward(&h)?.to_device(&Device::Cpu)?.to_vec1::<T>()?;
+        let h = tensor(storage, layout, &self.parts.place.device)?;
+        let gather = self.gather(&tensor(second, second_layout, &Device::Cpu)?)?;
+        let logps = gather.forward(&h)?.to_device(&Device::Cpu)?.to_vec1::<T>()?;
         let rows = logps.len();
         Ok((T::to_cpu_storage_owned(logps), rows.into()))
     }
 
-    fn bwd(&self, arg: &Tensor, _: &Tensor, _: &Tensor, grad_res: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        arg: &Tensor,
+        second: &Tensor,
+        _: &Tensor,
+        grad_res: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(gradients) = &self.gradients else {
             candle_core::bail!("composed-token-logps: a backward pass in evaluation")
         };
         let device = &self.parts.place.device;
         let (h, g) = (arg.detach().to_device(device)?, grad_res.contiguous()?.to_device(device)?);
         let position = self.parts.head.position;
-        let (dh, dw) = self.gather().backward(&h, &g, gradients.wants(position))?;
+        let (dh, dw, dbiases) = self.gather(second)?.backward(&h, &g, gradients.wants(position))?;
         if let Some(dw) = dw {
             gradients.add_tensor::<T>(position, &dw)?;
         }
-        Ok((Some(dh.to_device(&Device::Cpu)?), None))
+        let dbiases = dbiases.map(|d| d.to_device(&Device::Cpu)).transpose()?;
+        Ok((Some(dh.to_device(&Device::Cpu)?), dbiases))
     }
 }
 

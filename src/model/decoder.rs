@@ -1,6 +1,6 @@
 //! The decoder: embedding, layers, final norm; and the head that scores given tokens.
 
-mod each;
+pub mod shifted;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -203,13 +203,34 @@ impl<T: Real> Decoder<T> {
     /// # Errors
     /// [`Error::Run`] for a token outside the vocabulary or a position beyond the longest sequence.
     pub fn hidden(&self, packed: Packed<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
+        Ok(self.hidden_at(packed, None, gradients)?.0)
+    }
+
+    /// [`Decoder::hidden`], and beside it the hidden states of one layer (0: the embeddings, n: behind layer n), which
+    /// are constants.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`]; [`Error::Run`] for a layer that is not there, and with composed operations for any.
+    pub fn hidden_at(
+        &self,
+        packed: Packed<'_>,
+        layer: Option<usize>,
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        if let Some(layer) = layer.filter(|&layer| layer > self.layers.len()) {
+            return Err(Error::run(format!("layer {layer}: the model has {}", self.layers.len())));
+        }
         self.in_vocabulary(packed.ids)?;
         if let Some(p) = packed.positions.iter().find(|&&p| p as usize >= self.longest) {
             return Err(Error::run(format!("position {p} is beyond the longest sequence, {}", self.longest)));
         }
         let gradients = gradients.filter(|_| !self.frozen);
         if let Some(parts) = self.parts() {
-            return Ok(parts.hidden::<T>(packed, gradients)?);
+            if layer.is_some() {
+                return Err(Error::run("hidden states of a layer below the last need the fused kernels")
+                    .with_hint("--set train.kernels=fused, or train.lpc.prompt_layer=-1"));
+            }
+            return Ok((parts.hidden::<T>(packed, gradients)?, None));
         }
         let pass = |window: usize| {
             Arc::new(Pass {
@@ -247,14 +268,18 @@ impl<T: Real> Decoder<T> {
             Some(_) => self.embedding.tensor.apply_op1(embed)?,
             None => self.embedding.tensor.apply_op1_no_bwd(&embed)?,
         };
+        let at = |n: usize, x: &Tensor| (layer == Some(n)).then(|| x.detach());
+        let mut beside = at(0, &x);
         for (i, weights) in self.layers.iter().enumerate() {
             let pass = if self.config.window(i) > 0 { &windowed } else { &open };
             x = apply(&x, Layer::new(weights.clone(), pass.clone()))?;
+            beside = beside.or_else(|| at(i + 1, &x));
         }
-        Ok(match gradients {
+        let h = match gradients {
             Some(_) => x.apply_op1(last)?,
             None => x.apply_op1_no_bwd(&last)?,
-        })
+        };
+        Ok((h, beside))
     }
 
     /// Log-probability of each row's target under `log_softmax(W h)`.

@@ -69,6 +69,11 @@ pub fn load<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed) -> Res
         ModelSource::Folder(folder) if super::peft::is_adapter(folder) => {
             super::peft::merged::<T>(folder, vocab_size, seed)?
         }
+        ModelSource::Folder(folder) if super::base::is_latent_alone(folder) => {
+            let loaded = load::<T>(&super::base::source(folder)?, vocab_size, seed)?;
+            super::base::verify::<T>(folder, &loaded)?;
+            loaded
+        }
         ModelSource::Folder(folder) => from_folder::<T>(folder)?,
         ModelSource::Gguf(path) => super::gguf::load::<T>(path)?,
     };
@@ -85,6 +90,9 @@ pub fn shape(source: &ModelSource, vocab_size: usize) -> Result<LlamaConfig> {
         ModelSource::Tiny { width, layers } => LlamaConfig::tiny(*width, *layers, vocab_size),
         ModelSource::Folder(folder) if super::peft::is_adapter(folder) => {
             return shape(&super::peft::base_source(folder)?, vocab_size);
+        }
+        ModelSource::Folder(folder) if super::base::is_latent_alone(folder) => {
+            return shape(&super::base::source(folder)?, vocab_size);
         }
         ModelSource::Folder(folder) => folder_shape(folder)?,
         ModelSource::Gguf(path) => super::gguf::shape(path)?,

@@ -7,6 +7,7 @@
 //! # Symbols
 //! N packed rows · H hidden size · I feed-forward size · Hq, Hkv heads · D head size · V vocabulary · R response rows.
 
+pub mod base;
 mod checkpoint;
 pub mod composed;
 pub mod config;

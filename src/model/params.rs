@@ -188,6 +188,12 @@ impl Gradients {
         }
     }
 
+    /// Empty sums for the latent part alone: the backbone counts as frozen.
+    pub fn of_latent(params: &Params) -> Gradients {
+        let shapes = params.iter().map(|p| (p.var.shape().clone(), p.trainable && p.group == Group::Latent)).collect();
+        Gradients { shapes, ..Gradients::new(params) }
+    }
+
     /// Empty sums that are tensors for all of the backbone, wherever it is.
     pub fn as_tensors(params: &Params) -> Gradients {
         let on_device = params.iter().map(|p| p.group != Group::Latent).collect();

@@ -249,6 +249,8 @@ pub struct Gather {
     pub targets: Tensor,
     /// Type of log-probabilities and of everything but products.
     pub wide: candle_core::DType,
+    /// Biases of the logits (B,V) and each row's (R), where there are any.
+    pub biases: Option<(Tensor, Tensor)>,
     /// Numbers that one chunk of logits may hold: [`CHUNK`].
     pub chunk: usize,
 }
@@ -264,7 +266,10 @@ impl Gather {
     fn chunk(&self, h: &Tensor, at: usize, n: usize) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
         let h = h.narrow(0, at, n)?.to_dtype(self.w.dtype())?;
         let targets = self.targets.narrow(0, at, n)?.unsqueeze(1)?;
-        let logits = h.matmul(&self.w.t()?)?.to_dtype(self.wide)?;
+        let mut logits = h.matmul(&self.w.t()?)?.to_dtype(self.wide)?;
+        if let Some((biases, of)) = &self.biases {
+            logits = (logits + biases.index_select(&of.narrow(0, at, n)?, 0)?)?;
+        }
         let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
         let sum = logits.exp()?.sum_keepdim(1)?.log()?;
         Ok((h, targets, logits, sum))
@@ -286,21 +291,27 @@ impl Gather {
         Tensor::cat(&parts, 0)
     }
 
-    /// Gradients of the rows and, where wanted, of the weight: `dlogits = g (onehot(target) - softmax)`.
+    /// Gradients of the rows, of the weight where wanted, and of the biases where there are any:
+    /// `dlogits = g (onehot(target) - softmax)`.
     ///
     /// # Shapes
-    /// h (R,H) · g (R) -> (R,H), (V,H).
+    /// h (R,H) · g (R) -> (R,H), (V,H), (B,V).
     ///
     /// # Errors
     /// [`candle_core::Error`].
-    pub fn backward(&self, h: &Tensor, g: &Tensor, weight: bool) -> Result<(Tensor, Option<Tensor>)> {
+    pub fn backward(&self, h: &Tensor, g: &Tensor, weight: bool) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
         let mut dw: Option<Tensor> = None;
+        let mut dbiases = self.biases.as_ref().map(|(biases, _)| biases.zeros_like()).transpose()?;
         let mut parts = Vec::new();
         for (at, n) in self.chunks(h.dim(0)?)? {
             let (h, targets, logits, sum) = self.chunk(h, at, n)?;
             let g = g.narrow(0, at, n)?.unsqueeze(1)?;
             let p = logits.broadcast_sub(&sum)?.exp()?;
-            let dlogits = p.broadcast_mul(&g.neg()?)?.scatter_add(&targets, &g, 1)?.to_dtype(self.w.dtype())?;
+            let dlogits = p.broadcast_mul(&g.neg()?)?.scatter_add(&targets, &g, 1)?;
+            if let (Some(sum), Some((_, of))) = (&mut dbiases, &self.biases) {
+                *sum = sum.index_add(&of.narrow(0, at, n)?.contiguous()?, &dlogits, 0)?;
+            }
+            let dlogits = dlogits.to_dtype(self.w.dtype())?;
             parts.push(dlogits.matmul(&self.w)?.to_dtype(self.wide)?);
             if weight {
                 let part = dlogits.t()?.matmul(&h)?.to_dtype(self.wide)?;
@@ -310,7 +321,7 @@ impl Gather {
                 });
             }
         }
-        Ok((Tensor::cat(&parts, 0)?, dw))
+        Ok((Tensor::cat(&parts, 0)?, dw, dbiases))
     }
 }
 
@@ -448,14 +459,14 @@ mod tests {
         let targets = [0u32, 9, 49];
         let on_device = Tensor::new(&targets, &Device::Cpu).unwrap();
         // Chunks of two rows.
-        let composed = Gather { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, chunk: 2 * v };
+        let composed = Gather { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, biases: None, chunk: 2 * v };
         assert_eq!(composed.chunks(r).unwrap().collect::<Vec<_>>(), [(0, 2), (2, 1)]);
         let wanted = gather::forward(&hs, &ws, &targets, hidden, Precision::F32);
         close("logps", &numbers(&composed.forward(&h).unwrap()), &wanted.logps);
         let mut dw = vec![0.0; v * hidden];
         let dh = gather::backward(&hs, &ws, &targets, &wanted.lse, &g, Precision::F32, Some(&mut dw));
         let g = Tensor::from_vec(g, r, &Device::Cpu).unwrap();
-        let (found, found_w) = composed.backward(&h, &g, true).unwrap();
+        let (found, found_w, _) = composed.backward(&h, &g, true).unwrap();
         close("dh", &numbers(&found), &dh);
         close("dw", &numbers(&found_w.unwrap()), &dw);
     }

@@ -10,9 +10,11 @@
 //! fixed size, and partial sums are added in a fixed order.
 
 pub mod attention;
+pub mod columns;
 pub mod composed;
 pub mod gather;
-pub mod gather_each;
+pub mod gather_biased;
+pub mod gather_codes;
 pub mod linear;
 pub mod log_sigmoid;
 pub mod norm;

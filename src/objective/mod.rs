@@ -179,6 +179,22 @@ impl ObjectiveConfig {
         !matches!(self.name, ObjectiveKind::Simpo | ObjectiveKind::Sft)
     }
 
+    /// What the loss is measured in where it is weighed against a divergence: 1 for negative log-likelihoods, and for
+    /// IPO's square its value where nothing is preferred, `(1 / 2 beta)^2`. The configuration must be
+    /// [`resolved`](Self::resolved).
+    pub fn loss_unit(&self) -> f64 {
+        if self.name == ObjectiveKind::Ipo { (0.5 / self.beta).powi(2) } else { 1.0 }
+    }
+
+    /// How far the reward margin moves with the summed log-probabilities of chosen and rejected, of so many tokens. The
+    /// configuration must be [`resolved`](Self::resolved).
+    pub fn margin_scales(&self, n_chosen: usize, n_rejected: usize) -> (f64, f64) {
+        let mean = self.name == ObjectiveKind::Simpo
+            || (self.name == ObjectiveKind::Ipo && self.reduction == Reduction::Mean);
+        let scale = |n: usize| if mean { self.beta / n.max(1) as f64 } else { self.beta };
+        (scale(n_chosen), scale(n_rejected))
+    }
+
     /// Per-example losses and implicit rewards. The configuration must be [`resolved`](Self::resolved).
     ///
     /// # Shapes
@@ -234,6 +250,22 @@ pub struct PreferenceLogps {
     pub n_chosen: Tensor,
     /// Tokens of the rejected response.
     pub n_rejected: Tensor,
+}
+
+impl PreferenceLogps {
+    /// The same pairs with their sides swapped.
+    #[must_use]
+    pub fn swapped(&self) -> PreferenceLogps {
+        let p = self.clone();
+        PreferenceLogps {
+            chosen_logps: p.rejected_logps,
+            rejected_logps: p.chosen_logps,
+            reference_chosen_logps: p.reference_rejected_logps,
+            reference_rejected_logps: p.reference_chosen_logps,
+            n_chosen: p.n_rejected,
+            n_rejected: p.n_chosen,
+        }
+    }
 }
 
 /// Per-example results.
@@ -362,6 +394,22 @@ mod tests {
             assert_eq!(forth, -back);
             assert!((forth - 0.5).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn units_are_those_of_the_losses() {
+        use ObjectiveKind as K;
+        assert_eq!((config(K::Dpo).loss_unit(), config(K::Ipo).loss_unit()), (1.0, 25.0));
+        let (c, r) = (Var::new(&[-10.0f64], &Device::Cpu).unwrap(), Var::new(&[-30.0f64], &Device::Cpu).unwrap());
+        // A chosen response one nat more probable moves the margin by its scale.
+        for kind in [K::Dpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo] {
+            let margin = |c: &Var| {
+                config(kind).losses(&logps(c, &r)).unwrap().margins().unwrap().to_vec1::<f64>().unwrap()[0]
+            };
+            let moved = margin(&Var::new(&[-9.0f64], &Device::Cpu).unwrap()) - margin(&c);
+            assert!((moved - config(kind).margin_scales(2, 4).0).abs() < 1e-12, "{kind:?}");
+        }
+        assert_eq!(config(K::Simpo).margin_scales(2, 4), (1.0, 0.5));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::model::{LlamaConfig, load};
-use crate::policy::Policy;
+use crate::policy::{Policy, basis};
 use crate::progress::Progress;
 use crate::schema::{self, prepared};
 use crate::seed::Seed;
@@ -17,9 +17,10 @@ use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
 pub use crate::train::peers;
-use crate::train::{self, Fit, Observer, Peers, TrainConfig, checkpoint, fit, machine, place, reference};
+use crate::train::{Fit, Observer, Peers, TrainConfig, checkpoint, fit, machine, place, reference};
 
 mod evaluate;
+mod grouping;
 mod latent;
 mod outputs;
 mod plan;
@@ -198,17 +199,20 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         Opened::Finished(done) => return Ok(Ended::Already(done)),
         Opened::From(from) => from,
     };
+    let ledger = outputs::ledger(Path::new(&config.data))?;
+    let keys = grouping::keys(&config, &splits, &ledger, peers)?;
     tuning::remember(&mut policy, &config, &splits, peers, progress)?;
     let Some(reference) = references(&config, &policy, &splits, weights, peers, progress)? else {
         let step = from.map_or(0, |(state, _)| state.step);
-        let per_step = config.batch * config.accumulate * peers.size();
-        let steps = train::plan::Plan::new(splits[0].rows.len(), per_step, config.epochs, config.max_steps).steps;
+        let steps = config.plan(splits[0].rows.len(), peers.size()).steps;
         return Ok(Ended::Interrupted { step, steps });
     };
     let work = Fit {
         config: &config,
         seed,
         rows: &splits[0].rows,
+        keys: keys[0].as_deref(),
+        unit: policy.lpc.as_ref().map_or(1.0, |lpc| lpc.basis.unit),
         reference: &reference[0],
         checkpoints: out.join(schema::run::CHECKPOINTS),
         identity: identity.clone(),
@@ -223,16 +227,16 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     }
     let mut line = Line(progress);
     let mut evaluate =
-        |policy: &Policy<f32>| evaluate::evaluation(policy, &splits[1], &reference[1], &config.objective, peers);
+        |policy: &Policy<f32>| evaluate::evaluation(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, peers);
     let outcome = {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
         observers.push(&mut line);
-        fit(&policy, &work, &mut observers, progress, &mut evaluate)?
+        fit(&mut policy, &work, &mut observers, progress, &mut evaluate)?
     };
     if outcome.interrupted {
         return Ok(Ended::Interrupted { step: outcome.steps, steps: outcome.planned });
     }
-    let trained = Trained { config: &config, seed, splits: &splits, reference: &reference, outcome };
+    let trained = Trained { config: &config, seed, splits: &splits, reference: &reference, keys: &keys, ledger: &ledger, outcome };
     let examples = trained.examine(&policy, peers, progress)?;
     let summary = peers.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
@@ -254,12 +258,13 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     let source = ModelSource::resolve(&config.model)?;
     let vocabulary = data.tokenizer.vocab_size();
     warn_of_memory(config, seed, &load::shape(&source, vocabulary)?, &data.splits, progress);
-    let mut policy = tuning::start(config, &source, vocabulary, seed, data.longest)?;
+    let mut policy = tuning::start(config, &source, vocabulary, seed, (&data.splits[0].rows, data.longest))?;
     if let Some(place) = place::open(config, peers::local_rank())? {
         policy = policy.placed(place)?;
     }
     policy.decoder.recompute = config.recompute;
     policy.decoder.precision = config.precision;
+    basis::standardise(&policy, &data.splits[0].rows)?;
     Ok(policy)
 }
 

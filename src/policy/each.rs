@@ -4,42 +4,45 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::{Policy, SequenceLogps};
-use crate::batch::PairBatch;
-use crate::error::Result;
+use super::{Policy, States};
+use crate::error::{Error, Result};
 use crate::model::Gradients;
 use crate::nn::{Real, segment};
 
+/// Summed log-probabilities of a batch under every code.
+///
+/// # Shapes
+/// Each (B,K).
+///
+/// # Units
+/// Nats.
+#[derive(Debug, Clone)]
+pub struct CodeLogps {
+    /// Chosen.
+    pub chosen: Tensor,
+    /// Rejected; absent in a batch for SFT.
+    pub rejected: Option<Tensor>,
+}
+
 impl<T: Real> Policy<T> {
-    /// Log-probabilities of the responses with each code's vector as z, code by code. The hidden states go through the
-    /// head once for all codes; none without codes, or where that cannot be done: then [`Policy::logps`] for each.
-    ///
-    /// # Shapes
-    /// h (N,H) -> K times up to two (B).
+    /// Log-probabilities of the responses with each code alone. The hidden states go through the head once for all
+    /// codes.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`].
-    pub fn logps_of_codes(
-        &self,
-        h: &Tensor,
-        batch: &PairBatch,
-        gradients: &Arc<Gradients>,
-    ) -> Result<Option<Vec<SequenceLogps>>> {
-        let Some(codes) = self.lpc.as_ref().and_then(|lpc| lpc.codes()) else { return Ok(None) };
+    /// [`Error::Run`] where there are no codes; [`Error::Tensor`].
+    pub fn logps_of_codes(&self, states: &States, gradients: Option<&Arc<Gradients>>) -> Result<CodeLogps> {
+        let codes = self.lpc.as_ref().and_then(|lpc| lpc.codes());
+        let codes = codes.ok_or_else(|| Error::run("log-probabilities of codes without codes"))?;
+        let batch = &states.batch;
         let index = Tensor::from_slice(&batch.predicting, batch.predicting.len(), &Device::Cpu)?;
-        let rows = h.index_select(&index.to_device(h.device())?, 0)?;
-        let found = self.decoder.token_logps_each(&rows, codes.vectors(), &batch.targets, gradients)?;
-        let Some(tokens) = found else { return Ok(None) };
+        let rows = states.h.index_select(&index.to_device(states.h.device())?, 0)?;
+        let shifts = self.shifts(codes.vectors())?;
+        let reach = states.reach.as_ref();
+        let tokens = self.decoder.token_logps_of_codes(&rows, shifts, &batch.targets, reach, gradients)?;
         let sums = segment::sum(&tokens, batch.responses.clone())?;
-        let (sides, k) = sums.dims2()?;
         let pairs = batch.len();
-        let side = |start: usize, code: usize| -> Result<Tensor> {
-            Ok(sums.narrow(0, start, pairs)?.narrow(1, code, 1)?.squeeze(1)?.contiguous()?)
-        };
-        let of = |code: usize| -> Result<SequenceLogps> {
-            let rejected = if sides > pairs { Some(side(pairs, code)?) } else { None };
-            Ok(SequenceLogps { chosen: side(0, code)?, rejected })
-        };
-        (0..k).map(of).collect::<Result<_>>().map(Some)
+        let side = |start: usize| -> Result<Tensor> { Ok(sums.narrow(0, start, pairs)?.contiguous()?) };
+        let rejected = if batch.responses.len() > pairs { Some(side(pairs)?) } else { None };
+        Ok(CodeLogps { chosen: side(0)?, rejected })
     }
 }

@@ -4,10 +4,10 @@ use std::borrow::Borrow;
 
 use candle_core::{DType, Tensor};
 
-use super::Policy;
-use crate::batch::{PairBatch, Sides, TokenRow};
+use super::{Policy, States};
+use crate::batch::{Sides, TokenRow};
 use crate::error::Result;
-use crate::lpc::{Codes, entropy};
+use crate::lpc::{Codes, Inferred, entropy};
 use crate::nn::Real;
 
 /// Packed rows that one evaluation pass may hold.
@@ -18,8 +18,12 @@ const ROWS_PER_PASS: usize = 4096;
 pub struct Example {
     /// p(z|x) over the codes; `[1]` without codes.
     pub prior: Vec<f32>,
-    /// q(z|x, chosen > rejected) over the codes; `[1]` without codes.
+    /// q(z|x, chosen > rejected) over the codes; `[1]` without codes. Where it is Bayes' own it comes from the losses,
+    /// and is empty until then.
     pub posterior: Vec<f32>,
+    /// Summed log-probabilities with each code alone: chosen of all codes, then rejected of all codes; empty without
+    /// codes.
+    pub code_logps: Vec<f32>,
     /// KL(q || p), nats; 0 without a posterior.
     pub kl: f64,
     /// Entropy of the prior over the codes, nats; 0 without codes.
@@ -59,8 +63,7 @@ pub fn passes<R: Borrow<TokenRow>>(rows: &[R]) -> Vec<&[R]> {
 pub fn examine<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl FnMut(usize)) -> Result<Vec<Example>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        let (batch, h) = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
-        out.extend(examine_batch(policy, &batch, h)?);
+        out.extend(examine_batch(policy, &policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?)?);
         done(pass.len());
     }
     Ok(out)
@@ -77,8 +80,8 @@ pub fn plain_logps<T: Real>(
 ) -> Result<Vec<(f64, f64)>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        let (batch, h) = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
-        out.extend(pairs(policy.logps(&h, &batch, None, None)?)?);
+        let states = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
+        out.extend(pairs(policy.logps(&states, None, None)?)?);
         done(pass.len());
     }
     Ok(out)
@@ -94,8 +97,8 @@ fn numbers(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.to_dtype(DType::F64)?.to_vec1::<f64>()?)
 }
 
-fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch, h: Tensor) -> Result<Vec<Example>> {
-    let with = |z: Option<&Tensor>| pairs(policy.logps(&h, batch, z.map(Tensor::detach).as_ref(), None)?);
+fn examine_batch<T: Real>(policy: &Policy<T>, states: &States) -> Result<Vec<Example>> {
+    let with = |z: Option<&Tensor>| pairs(policy.logps(states, z.map(Tensor::detach).as_ref(), None)?);
     let bare = |logps: (f64, f64), logps_posterior: (f64, f64)| Example {
         prior: vec![1.0],
         posterior: vec![1.0],
@@ -103,11 +106,11 @@ fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch, h: Tensor) -> R
         logps_posterior,
         ..Example::default()
     };
-    let (Some(lpc), Some(found)) = (&policy.lpc, policy.infer(&h, batch)?) else {
+    let (Some(lpc), Some(found)) = (&policy.lpc, policy.infer(states)?) else {
         return Ok(with(None)?.into_iter().map(|logps| bare(logps, logps)).collect());
     };
     let z = lpc.expected(&found)?;
-    let logps = with(Some(&z.prior))?;
+    let logps = with(z.prior.as_ref())?;
     let logps_posterior = match &z.posterior {
         Some(z) => with(Some(z))?,
         None => logps.clone(),
@@ -117,8 +120,23 @@ fn examine_batch<T: Real>(policy: &Policy<T>, batch: &PairBatch, h: Tensor) -> R
         // In exact arithmetic it is never negative.
         examples.iter_mut().zip(numbers(&kl)?).for_each(|(e, kl)| e.kl = kl.max(0.0));
     }
-    if let Some(codes) = found.codes() {
-        weigh(&mut examples, codes)?;
+    if lpc.codes().is_some() {
+        let found = policy.logps_of_codes(states, None)?;
+        let rows = |t: &Tensor| -> Result<Vec<Vec<f32>>> { Ok(t.to_dtype(DType::F32)?.to_vec2::<f32>()?) };
+        let rejected = found.rejected.as_ref().map(rows).transpose()?.unwrap_or_default();
+        for ((example, chosen), rejected) in examples.iter_mut().zip(rows(&found.chosen)?).zip(rejected) {
+            example.code_logps = [chosen, rejected].concat();
+        }
+    }
+    match &found {
+        Inferred::Codes(codes) => weigh(&mut examples, codes)?,
+        Inferred::Prior(log_prior) => {
+            let weights = log_prior.exp()?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            for ((example, prior), h) in examples.iter_mut().zip(weights).zip(numbers(&entropy(log_prior)?)?) {
+                (example.prior, example.posterior, example.prior_entropy) = (prior, Vec::new(), h.max(0.0));
+            }
+        }
+        _ => {}
     }
     Ok(examples)
 }

@@ -1,37 +1,45 @@
 //! A trained policy on disk: a Hugging Face folder, and the latent part beside it.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use super::Policy;
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::lpc::{LatentKind, LpcConfig};
+use crate::lpc::{Basis, CodeSpace, LatentKind, LpcConfig, names};
 use crate::model::load::{self, Loaded};
-use crate::model::{Group, Param, Params, peft};
+use crate::model::{Group, Param, Params, base, peft};
 use crate::nn::Real;
 use crate::schema::run;
 use crate::seed::Seed;
 use crate::source::ModelSource;
 
 /// Writes a policy: config.json and model.safetensors as Hugging Face reads them, or where it has an adapter that as
-/// PEFT reads it; `lpc_config.json` and `lpc_model.safetensors` where there is a latent.
+/// PEFT reads it, or where it never moved the name of its base alone; `lpc_config.json` and `lpc_model.safetensors` where there is a latent.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn save<T: Real>(policy: &Policy<T>, folder: &Path) -> Result<()> {
-    match &policy.adapter {
-        Some(lora) => peft::save::<T>(folder, &policy.decoder.config, lora, &policy.params)?,
-        None => load::save_folder(folder, &policy.decoder.config, policy.params.iter())?,
+    match (&policy.adapter, &policy.base) {
+        (Some(lora), _) => peft::save::<T>(folder, &policy.decoder.config, lora, &policy.params)?,
+        (None, Some(named)) => base::save::<T>(folder, &policy.decoder.config, named, &policy.params)?,
+        (None, None) => load::save_folder(folder, &policy.decoder.config, policy.params.iter())?,
     }
     if let Some(lpc) = &policy.lpc {
-        let tensors: Vec<(String, Tensor)> = policy
+        let mut tensors: Vec<(String, Tensor)> = policy
             .params
             .iter()
             .filter(|p| p.group == Group::Latent && p.name.starts_with("lpc."))
             .map(|p| (p.name.clone(), p.var.as_detached_tensor()))
             .collect();
+        let lists = [(names::CODE_TOKENS, lpc.basis.code_tokens.as_deref()), (names::PRIOR_TOKENS, Some(&lpc.basis.prior_tokens))];
+        for (name, tokens) in lists.into_iter().filter_map(|(name, tokens)| Some((name, tokens?))) {
+            // Other programs' safetensors have no unsigned 32-bit numbers.
+            let wide: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+            tensors.push((name.to_string(), Tensor::from_vec(wide, tokens.len(), &Device::Cpu)?));
+        }
         load::write_safetensors(&folder.join(run::LPC_WEIGHTS), &tensors)?;
         artifact::write_json(folder.join(run::LPC_CONFIG), &lpc.config)?;
     }
@@ -45,6 +53,7 @@ pub fn save<T: Real>(policy: &Policy<T>, folder: &Path) -> Result<()> {
 pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longest: usize) -> Result<Policy<T>> {
     let Loaded { config, mut params } = load::load::<T>(source, vocab_size, seed)?;
     let mut lpc = LpcConfig { latent: LatentKind::None, ..LpcConfig::default() };
+    let mut basis = Basis { hidden: config.hidden_size, code_tokens: None, prior_tokens: Vec::new(), unit: 1.0 };
     if let ModelSource::Folder(folder) = source
         && folder.join(run::LPC_CONFIG).is_file()
     {
@@ -53,7 +62,19 @@ pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longes
         lpc = serde_json::from_slice(&text).map_err(|e| Error::artifact(&path, e.to_string()))?;
         let weights = folder.join(run::LPC_WEIGHTS);
         let mut tensors = load::read_safetensors(&weights)?;
-        for (name, shape, _) in crate::lpc::shapes(&lpc, config.hidden_size, 1.0) {
+        let mut tokens = |name: &str| -> Result<Vec<u32>> {
+            let bad = |what: &str| Error::artifact(&weights, format!("tensor {name}: {what}"));
+            let found = tensors.remove(name).ok_or_else(|| bad("is missing"))?.to_vec1::<i64>();
+            let found = found.map_err(|_| bad("expected whole numbers"))?;
+            let known = |token: i64| u32::try_from(token).ok().filter(|&t| (t as usize) < config.vocab_size);
+            found.into_iter().map(|t| known(t).ok_or_else(|| bad("a token outside the vocabulary"))).collect()
+        };
+        if lpc.code_space == CodeSpace::Vocabulary {
+            basis.code_tokens = Some(Arc::new(tokens(names::CODE_TOKENS)?));
+        }
+        basis.prior_tokens = tokens(names::PRIOR_TOKENS)?;
+        let learned = crate::lpc::shapes(&lpc, &basis).into_iter().map(|(name, shape, _)| (name, shape));
+        for (name, shape) in learned.chain(crate::lpc::size::constants(&lpc, &basis)) {
             let tensor = tensors
                 .remove(&name)
                 .filter(|t| t.dims() == shape)
@@ -62,5 +83,5 @@ pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longes
             params.push(Param { name, var, trainable: true, group: Group::Latent });
         }
     }
-    Policy::over(config, Params::new(params)?, &lpc, longest)
+    Policy::over(config, Params::new(params)?, &lpc, basis, longest)
 }

@@ -3,6 +3,7 @@
 //! One path computes log-probabilities for training, evaluation, the reference
 //! and `score`, so that they cannot disagree.
 
+pub mod basis;
 mod each;
 pub mod examine;
 pub mod flips;
@@ -11,17 +12,20 @@ pub mod states;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use crate::batch::PairBatch;
 use crate::error::Result;
-use crate::lpc::{Context, Inferred, Lpc, LpcConfig, Pooling};
+use crate::lpc::{Basis, Context, Inferred, LAST_LAYER, Lpc, LpcConfig, Pooling};
 use crate::model::decoder::Packed;
+use crate::model::decoder::shifted::{Reach, Shifts};
 use crate::model::load::{Loaded, normal};
+use crate::model::base::Base;
 use crate::model::{Decoder, Gradients, Group, Lora, Param, Params, Place};
 use crate::nn::{Real, segment};
 use crate::seed::Seed;
 
+pub use each::CodeLogps;
 pub use examine::{Example, examine};
 pub use states::{HiddenStates, Keeping};
 
@@ -36,8 +40,25 @@ pub struct Policy<T> {
     pub lpc: Option<Lpc>,
     /// The adapter among the parameters, where there is one.
     pub adapter: Option<Lora>,
+    /// The model that it is trained over, where it never moves and is not written again.
+    pub base: Option<Base>,
     /// Hidden states that are known, where the backbone is frozen.
     pub states: Option<HiddenStates>,
+}
+
+/// A batch and what the backbone makes of it, without z.
+#[derive(Debug)]
+pub struct States {
+    /// The packed pairs.
+    pub batch: PairBatch,
+    /// Hidden states (N,H), after the final norm.
+    pub h: Tensor,
+    /// Hidden states that represent the prompts (B,H), where the latent part reads them.
+    pub prompt: Option<Tensor>,
+    /// Known tokens of the prompts, where it reads these: see [`Context::tokens`].
+    pub tokens: Option<(Vec<u32>, Vec<std::ops::Range<usize>>)>,
+    /// The head as far as codes reach, where the rest of it is known.
+    pub reach: Option<Reach>,
 }
 
 /// Sequence log-probabilities of a batch.
@@ -53,12 +74,13 @@ pub struct SequenceLogps {
 }
 
 impl<T: Real> Policy<T> {
-    /// A policy on a loaded model, its latent part new from the seed.
+    /// A policy on a loaded model, its latent part new from the seed, of the size that the vocabulary allows.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn new(loaded: Loaded, lpc: &LpcConfig, seed: Seed, longest: usize) -> Result<Policy<T>> {
-        Policy::adapted(loaded, None, lpc, seed, longest)
+        let basis = Basis::sized(lpc, loaded.config.hidden_size, loaded.config.vocab_size);
+        Policy::adapted(loaded, None, lpc, basis, seed, longest)
     }
 
     /// [`Policy::new`] with the adapter that is among the loaded parameters.
@@ -69,26 +91,28 @@ impl<T: Real> Policy<T> {
         loaded: Loaded,
         adapter: Option<Lora>,
         lpc: &LpcConfig,
+        basis: Basis,
         seed: Seed,
         longest: usize,
     ) -> Result<Policy<T>> {
         let Loaded { config, mut params } = loaded;
         if lpc.active() {
-            let head = if config.tie_word_embeddings {
-                crate::model::decoder::names::EMBEDDING
-            } else {
-                crate::model::decoder::names::HEAD
+            let mut push = |name: String, values: Vec<T>, shape: Vec<usize>, trainable: bool| -> Result<()> {
+                let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+                params.push(Param { name, var, trainable, group: Group::Latent });
+                Ok(())
             };
-            let head = params.iter().find(|p| p.name == head);
-            let norm = head.map_or(Ok(1.0), |p| row_norm(p.var.as_tensor()))?;
-            for (name, shape, deviation) in crate::lpc::shapes(lpc, config.hidden_size, norm) {
+            for (name, shape, deviation) in crate::lpc::shapes(lpc, &basis) {
                 let n: usize = shape.iter().product();
                 let values: Vec<T> = normal(seed, &name, n).map(|x| T::of(x * deviation)).collect();
-                let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-                params.push(Param { name, var: Var::from_tensor(&tensor)?, trainable: true, group: Group::Latent });
+                push(name, values, shape, true)?;
+            }
+            for (name, shape) in crate::lpc::size::constants(lpc, &basis) {
+                let start = if name == crate::lpc::names::PROMPT_DEVIATION { T::one() } else { T::zero() };
+                push(name, vec![start; shape.iter().product()], shape, false)?;
             }
         }
-        Policy::joined(config, Params::new(params)?, adapter, lpc, longest)
+        Policy::joined(config, Params::new(params)?, adapter, lpc, basis, longest)
     }
 
     /// A policy over parameters that are already there.
@@ -99,9 +123,10 @@ impl<T: Real> Policy<T> {
         config: crate::model::LlamaConfig,
         params: Params,
         lpc: &LpcConfig,
+        basis: Basis,
         longest: usize,
     ) -> Result<Policy<T>> {
-        Policy::joined(config, params, None, lpc, longest)
+        Policy::joined(config, params, None, lpc, basis, longest)
     }
 
     fn joined(
@@ -109,15 +134,20 @@ impl<T: Real> Policy<T> {
         params: Params,
         adapter: Option<Lora>,
         lpc: &LpcConfig,
+        basis: Basis,
         longest: usize,
     ) -> Result<Policy<T>> {
+        if lpc.reads_states() && lpc.prompt_layer > config.num_hidden_layers as i64 {
+            let message = format!("layer {}: the model has {}", lpc.prompt_layer, config.num_hidden_layers);
+            return Err(crate::Error::config("train.lpc.prompt_layer", message));
+        }
         let decoder = Decoder::adapted(config, &params, adapter.as_ref(), longest)?;
         let lpc = if lpc.active() {
-            Some(Lpc::new(lpc.clone(), |name| Ok(params.get(params.position(name)?).var.clone()))?)
+            Some(Lpc::new(lpc.clone(), basis, |name| Ok(params.get(params.position(name)?).var.clone()))?)
         } else {
             None
         };
-        Ok(Policy { params, decoder, lpc, adapter, states: None })
+        Ok(Policy { params, decoder, lpc, adapter, base: None, states: None })
     }
 
     /// The same policy with its backbone elsewhere, from composed operations. What is trained keeps values of type `T`
@@ -153,69 +183,92 @@ impl<T: Real> Policy<T> {
 
     /// What the latent part makes of a batch, where there is one.
     ///
-    /// # Shapes
-    /// h (N,H).
-    ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub fn infer(&self, h: &Tensor, batch: &PairBatch) -> Result<Option<Inferred>> {
+    pub fn infer(&self, states: &States) -> Result<Option<Inferred>> {
         let Some(lpc) = &self.lpc else { return Ok(None) };
-        lpc.infer(&self.context(h, batch, &lpc.config)?).map(Some)
+        lpc.infer(&self.context(states, &lpc.config)?).map(Some)
     }
 
     /// What the latent part's networks read.
     ///
-    /// # Shapes
-    /// h (N,H) -> up to three (B,H).
-    ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub fn context(&self, h: &Tensor, batch: &PairBatch, config: &LpcConfig) -> Result<Context> {
-        let rows = |get: fn(&crate::batch::PairRows) -> usize| -> Result<Tensor> {
-            let rows: Vec<u32> = batch.pairs.iter().map(|p| get(p) as u32).collect();
-            Ok(h.index_select(&Tensor::from_vec(rows, batch.len(), &Device::Cpu)?, 0)?)
-        };
-        let prompt = rows(|p| p.prompt.end - 1)?;
-        if !config.latent.inferred() {
-            return Ok(Context { prompt, responses: None });
-        }
-        let responses = match config.pooling {
-            Pooling::Last => (rows(|p| p.chosen.end - 1)?, rows(|p| p.rejected.end - 1)?),
-            Pooling::Mean => (
+    pub fn context(&self, states: &States, config: &LpcConfig) -> Result<Context> {
+        let (batch, h) = (&states.batch, &states.h);
+        let responses = match (config.amortised(), config.pooling) {
+            (false, _) => None,
+            (true, Pooling::Last) => {
+                Some((rows_at(h, batch, |p| p.chosen.end - 1)?, rows_at(h, batch, |p| p.rejected.end - 1)?))
+            }
+            (true, Pooling::Mean) => Some((
                 segment::mean(h, batch.pairs.iter().map(|p| p.chosen.clone()).collect())?,
                 segment::mean(h, batch.pairs.iter().map(|p| p.rejected.clone()).collect())?,
-            ),
+            )),
         };
-        Ok(Context { prompt, responses: Some(responses) })
+        Ok(Context { pairs: batch.len(), prompt: states.prompt.clone(), tokens: states.tokens.clone(), responses })
     }
 
-    /// Log-probabilities of both responses, with z added at every response position.
+    /// The layer whose hidden states represent the prompts beside the last; none where the last does, or none is read.
+    fn layer_beside(&self) -> Option<usize> {
+        let config = self.lpc.as_ref().map(|lpc| &lpc.config).filter(|config| config.reads_states())?;
+        (config.prompt_layer != LAST_LAYER).then_some(config.prompt_layer as usize)
+    }
+
+    /// Hidden states that represent the prompts of a batch, where the latent part reads them.
+    fn pooled_prompts(&self, h: &Tensor, beside: Option<&Tensor>, batch: &PairBatch) -> Result<Option<Tensor>> {
+        let Some(config) = self.lpc.as_ref().map(|lpc| &lpc.config).filter(|config| config.reads_states()) else {
+            return Ok(None);
+        };
+        let h = beside.unwrap_or(h);
+        Ok(Some(match config.prompt_pooling {
+            Pooling::Last => rows_at(h, batch, |p| p.prompt.end - 1)?,
+            Pooling::Mean => segment::mean(h, batch.pairs.iter().map(|p| p.prompt.clone()).collect())?,
+        }))
+    }
+
+    /// Shifts of the logits as the decoder takes them, from z in the space of the codes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Run`] without a latent part.
+    pub fn shifts<'a>(&'a self, z: &'a Tensor) -> Result<Shifts<'a>> {
+        let lpc = self.lpc.as_ref().ok_or_else(|| crate::Error::run("z without a latent part"))?;
+        Ok(match &lpc.basis.code_tokens {
+            Some(tokens) => Shifts::Biases(z, tokens),
+            None => Shifts::Hidden(z),
+        })
+    }
+
+    /// Log-probabilities of both responses, with z at every response position.
     ///
     /// # Shapes
-    /// h (N,H) · z (B,H) -> two (B).
+    /// z (B,H), or (B,C) for biases of C tokens -> two (B).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn logps(
         &self,
-        h: &Tensor,
-        batch: &PairBatch,
+        states: &States,
         z: Option<&Tensor>,
         gradients: Option<&Arc<Gradients>>,
     ) -> Result<SequenceLogps> {
+        let (batch, h) = (&states.batch, &states.h);
         let index = |rows: &[u32]| Tensor::from_slice(rows, rows.len(), &Device::Cpu);
-        let mut rows = h.index_select(&index(&batch.predicting)?, 0)?;
-        let tokens = match gradients {
-            Some(gradients) if !h.track_op() && self.decoder.place().is_none() => {
+        let rows = h.index_select(&index(&batch.predicting)?, 0)?;
+        let shifts = z.map(|z| self.shifts(z)).transpose()?;
+        let tokens = match (shifts, gradients) {
+            (Some(shifts @ Shifts::Biases(..)), _) => {
+                let reach = states.reach.as_ref();
+                self.decoder.token_logps_shifted(&rows, shifts, &batch.pair_of, &batch.targets, reach, gradients)?
+            }
+            (_, Some(gradients)) if !h.track_op() && self.decoder.place().is_none() => {
                 let shifts = z.map(|z| (z, batch.pair_of.as_slice()));
                 self.decoder.token_logps_of_constants(&rows, shifts, &batch.targets, gradients)?
             }
-            _ => {
-                if let Some(z) = z {
-                    rows = (rows + z.index_select(&index(&batch.pair_of)?, 0)?)?;
-                }
-                self.decoder.token_logps(&rows, &batch.targets, gradients)?
+            (Some(shifts), _) => {
+                self.decoder.token_logps_shifted(&rows, shifts, &batch.pair_of, &batch.targets, None, gradients)?
             }
+            (None, _) => self.decoder.token_logps(&rows, &batch.targets, gradients)?,
         };
         let sums = segment::sum(&tokens, batch.responses.clone())?;
         let pairs = batch.len();
@@ -226,8 +279,8 @@ impl<T: Real> Policy<T> {
     }
 }
 
-/// Root mean square norm of a matrix' rows.
-fn row_norm(w: &Tensor) -> Result<f64> {
-    let mean = w.detach().sqr()?.sum(1)?.mean(0)?.to_dtype(DType::F64)?.to_vec0::<f64>()?;
-    Ok(mean.sqrt())
+/// One packed row of each pair.
+fn rows_at(h: &Tensor, batch: &PairBatch, get: fn(&crate::batch::PairRows) -> usize) -> Result<Tensor> {
+    let rows: Vec<u32> = batch.pairs.iter().map(|p| get(p) as u32).collect();
+    Ok(h.index_select(&Tensor::from_vec(rows, batch.len(), &Device::Cpu)?, 0)?)
 }

@@ -1,20 +1,26 @@
 //! Hidden states of a frozen backbone: computed once, kept by content, read again for every step.
 //!
 //! Of a pair only the prompt's last row and the responses' rows are kept: what predicts response tokens, and what the
-//! inference networks read. A batch of them is packed as one whose prompts have a single token.
+//! inference networks read. A batch of them is packed as one whose prompts have a single token. Where the latent part
+//! reads hidden states of the prompts, what represents them stands in front. Where the head is frozen too and codes are
+//! biases of some tokens, every response token has with it the log-sum-exp of the logits of all other tokens, and its
+//! own logit: scoring a row then takes the columns of those tokens alone, and not the whole vocabulary.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
-use super::Policy;
 use super::examine::passes;
+use super::{Policy, States};
 use crate::batch::{PairBatch, Sides, TokenRow};
 use crate::error::{Error, Result};
+use crate::model::decoder::Packed;
+use crate::model::decoder::shifted::Reach;
 use crate::model::save::{self, Entry};
 use crate::model::{Group, hash_weights};
 use crate::nn::Real;
+use crate::nn::columns::ELSEWHERE;
 use crate::nn::real::with_slice;
 use crate::progress::Progress;
 
@@ -30,6 +36,8 @@ pub struct Keeping<'a> {
     pub budget: u64,
     /// What else the numbers depend on, for the key (a precision of the products, say).
     pub about: &'a str,
+    /// Whether training leaves the head as it is.
+    pub head_frozen: bool,
 }
 
 /// Hidden states by pair.
@@ -41,7 +49,22 @@ pub struct HiddenStates {
     /// First row and token counts of a pair, by id.
     places: HashMap<String, Place>,
     hidden: usize,
+    /// Whether a row for the prompt stands before the others of a pair.
+    prompts: bool,
+    reach: Option<Tokens>,
 }
+
+/// Tokens that take biases, where the rest of the head is known.
+#[derive(Debug)]
+struct Tokens {
+    /// Their weights in the head (C,H).
+    weights: Tensor,
+    /// Place of each token of the vocabulary among them.
+    places: Vec<u32>,
+}
+
+/// Numbers behind the hidden state in a row where the rest of the head is known.
+const KNOWN: usize = 2;
 
 #[derive(Debug)]
 enum Bytes {
@@ -84,25 +107,20 @@ impl HiddenStates {
         keeping: Keeping<'_>,
         progress: &dyn Progress,
     ) -> Result<HiddenStates> {
-        let hidden = policy.decoder.config.hidden_size;
-        let (mut places, mut total) = (HashMap::new(), 0);
-        for row in rows {
-            let place = Place { first: total, chosen: row.chosen_ids.len(), rejected: row.rejected_ids.len() };
-            places.insert(row.id.clone(), place);
-            total += kept(row);
-        }
-        let entry = Entry { name: NAME.into(), kind: T::KIND, shape: vec![total, hidden] };
-        let path = keeping.folder.join(format!("{}.safetensors", key(policy, rows, keeping.about)?));
+        let mut known = HiddenStates::plan(policy, keeping.head_frozen)?;
+        let total = known.arrange(rows);
+        let entry = Entry { name: NAME.into(), kind: T::KIND, shape: vec![total, known.width()] };
+        let path = keeping.folder.join(format!("{}.safetensors", known.key(policy, rows, keeping.about)?));
         if let Some((bytes, start)) = read(&path, &entry, keeping.budget)? {
             progress.note(&format!("hidden states: taken from {}", path.display()));
-            return Ok(HiddenStates { bytes, start, places, hidden });
+            return Ok(HiddenStates { bytes, start, ..known });
         }
         progress.note(&format!("hidden states: {} MiB to {}", entry.bytes() >> 20, path.display()));
         progress.begin("hidden states", Some(rows.len() as u64));
         let mut memory = Vec::new();
         let small = entry.bytes() <= keeping.budget;
         let written = save::stream(&path, &[], std::slice::from_ref(&entry), |_, w| {
-            compute(policy, rows, progress, &mut |part| {
+            known.compute(policy, rows, progress, &mut |part| {
                 if small {
                     memory.extend_from_slice(part);
                 }
@@ -117,7 +135,7 @@ impl HiddenStates {
             Err(error @ Error::Io { .. }) if small => {
                 progress.warn(&format!("hidden states are kept in memory alone: {error}"));
                 memory.clear();
-                compute(policy, rows, &crate::progress::Silent, &mut |part| {
+                known.compute(policy, rows, &crate::progress::Silent, &mut |part| {
                     memory.extend_from_slice(part);
                     Ok(())
                 })?;
@@ -127,29 +145,194 @@ impl HiddenStates {
         };
         progress.end();
         let (bytes, start) = bytes?;
-        Ok(HiddenStates { bytes, start, places, hidden })
+        Ok(HiddenStates { bytes, start, ..known })
     }
 
-    /// Hidden states of a batch, packed as [`compact`] pairs; `None` where a pair is not among those kept.
-    fn rows<T: Real>(&self, rows: &[&TokenRow], sides: Sides) -> Result<Option<Tensor>> {
+    /// Bytes that the hidden states of these rows take.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn size<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], head_frozen: bool) -> Result<u64> {
+        let mut known = HiddenStates::plan(policy, head_frozen)?;
+        Ok((known.arrange(rows) * known.width() * T::KIND.size_in_bytes()) as u64)
+    }
+
+    /// What is kept for this policy, no rows yet.
+    fn plan<T: Real>(policy: &Policy<T>, head_frozen: bool) -> Result<HiddenStates> {
+        let lpc = policy.lpc.as_ref();
+        // Composed operations score the whole vocabulary.
+        let tokens = lpc.and_then(|lpc| lpc.basis.code_tokens.as_ref());
+        let tokens = tokens.filter(|_| head_frozen && policy.decoder.place().is_none());
+        let reach = match tokens {
+            None => None,
+            Some(tokens) => {
+                let mut places = vec![ELSEWHERE; policy.decoder.config.vocab_size];
+                tokens.iter().enumerate().for_each(|(place, &token)| places[token as usize] = place as u32);
+                Some(Tokens { weights: policy.decoder.head_rows(tokens)?, places })
+            }
+        };
+        Ok(HiddenStates {
+            bytes: Bytes::Memory(Vec::new()),
+            start: 0,
+            places: HashMap::new(),
+            hidden: policy.decoder.config.hidden_size,
+            prompts: lpc.is_some_and(|lpc| lpc.config.reads_states()),
+            reach,
+        })
+    }
+
+    /// Gives every pair its place; rows in all.
+    fn arrange(&mut self, rows: &[&TokenRow]) -> usize {
+        let mut total = 0;
+        for row in rows {
+            let place = Place { first: total, chosen: row.chosen_ids.len(), rejected: row.rejected_ids.len() };
+            self.places.insert(row.id.clone(), place);
+            total += kept(row) + usize::from(self.prompts);
+        }
+        total
+    }
+
+    /// Numbers in a row.
+    fn width(&self) -> usize {
+        self.hidden + if self.reach.is_some() { KNOWN } else { 0 }
+    }
+
+    /// A batch of pairs as it is packed when its hidden states are known; `None` where a pair is not among those kept.
+    fn of<T: Real>(&self, rows: &[&TokenRow], sides: Sides) -> Result<Option<States>> {
         let all = match &self.bytes {
             Bytes::Memory(bytes) => bytes.as_slice(),
             Bytes::Mapped(map) => map,
         };
-        let width = self.hidden * T::KIND.size_in_bytes();
-        let (mut bytes, mut total) = (Vec::new(), 0);
+        let (width, size) = (self.width(), T::KIND.size_in_bytes());
+        let (mut h, mut prompts, mut total) = (Vec::new(), Vec::new(), 0);
+        // Of chosen and rejected tokens: log-sum-exp of the others, logit of the target.
+        let mut known = [Vec::new(), Vec::new()];
         for row in rows {
             let Some(place) = self.places.get(&row.id) else { return Ok(None) };
             if (place.chosen, place.rejected) != (row.chosen_ids.len(), row.rejected_ids.len()) {
                 return Ok(None);
             }
-            let n = 1 + place.chosen + if sides == Sides::Both { place.rejected } else { 0 };
-            let at = self.start + place.first * width;
-            let part = all.get(at..at + n * width);
-            bytes.extend_from_slice(part.ok_or_else(|| Error::run("the file of hidden states is too short"))?);
-            total += n;
+            let rejected = if sides == Sides::Both { place.rejected } else { 0 };
+            let n = usize::from(self.prompts) + 1 + place.chosen + rejected;
+            let at = self.start + place.first * width * size;
+            let part = all.get(at..at + n * width * size);
+            let part = part.ok_or_else(|| Error::run("the file of hidden states is too short"))?;
+            let mut lines = part.chunks_exact(width * size);
+            if self.prompts {
+                prompts.extend_from_slice(&lines.next().unwrap_or_default()[..self.hidden * size]);
+            }
+            for (i, line) in lines.enumerate() {
+                let (state, rest) = line.split_at(self.hidden * size);
+                h.extend_from_slice(state);
+                if i > 0 && self.reach.is_some() {
+                    known[usize::from(i > place.chosen)].extend_from_slice(rest);
+                }
+            }
+            total += n - usize::from(self.prompts);
         }
-        Ok(Some(Tensor::from_raw_buffer(&bytes, T::KIND, &[total, self.hidden], &Device::Cpu)?))
+        let tensor = |bytes: &[u8], rows: usize, width: usize| {
+            Tensor::from_raw_buffer(bytes, T::KIND, &[rows, width], &Device::Cpu)
+        };
+        let compact: Vec<TokenRow> = rows.iter().map(|row| compact(row)).collect();
+        let batch = PairBatch::pack(&compact, sides)?;
+        let reach = match &self.reach {
+            None => None,
+            Some(tokens) => {
+                let known = tensor(&known.concat(), batch.targets.len(), KNOWN)?;
+                let column = |i: usize| known.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+                Some(Reach {
+                    weights: tokens.weights.clone(),
+                    others: column(0)?,
+                    known: column(1)?,
+                    places: batch.targets.iter().map(|&token| tokens.places[token as usize]).collect(),
+                })
+            }
+        };
+        let prompt = if self.prompts { Some(tensor(&prompts, rows.len(), self.hidden)?) } else { None };
+        Ok(Some(States { batch, h: tensor(&h, total, self.hidden)?, prompt, tokens: None, reach }))
+    }
+
+    /// Computes the rows that are kept, in the order of the pairs.
+    fn compute<T: Real>(
+        &self,
+        policy: &Policy<T>,
+        rows: &[&TokenRow],
+        progress: &dyn Progress,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        for pass in passes(rows) {
+            if progress.interrupted() {
+                return Err(Error::run("interrupted; the hidden states that were computed are not kept"));
+            }
+            let states = policy.computed(pass, Sides::Both, None)?;
+            let batch = &states.batch;
+            let known = match &self.reach {
+                None => None,
+                Some(tokens) => {
+                    let index = Tensor::from_slice(&batch.predicting, batch.predicting.len(), &Device::Cpu)?;
+                    let h = states.h.index_select(&index, 0)?;
+                    Some(policy.decoder.others(&h, &batch.targets, &tokens.places)?)
+                }
+            };
+            let prompts = states.prompt.as_ref().map(|p| with_slice::<T, _>(&p.contiguous()?, <[T]>::to_vec)).transpose()?;
+            let h = with_slice::<T, _>(&states.h.contiguous()?, <[T]>::to_vec)?;
+            let mut out: Vec<T> = Vec::new();
+            for (i, pair) in batch.pairs.iter().enumerate() {
+                let mut line = |state: &[T], rest: Option<usize>| {
+                    out.extend_from_slice(state);
+                    if let Some((lse, logit)) = &known {
+                        out.extend(rest.map_or([T::zero(); KNOWN], |at| [lse[at], logit[at]]));
+                    }
+                };
+                if let Some(prompts) = prompts.as_ref().filter(|_| self.prompts) {
+                    line(&prompts[i * self.hidden..][..self.hidden], None);
+                }
+                let state = |row: usize| &h[row * self.hidden..][..self.hidden];
+                line(state(pair.prompt.end - 1), None);
+                for (side, rows) in [(i, pair.chosen.clone()), (batch.len() + i, pair.rejected.clone())] {
+                    let first = batch.responses[side].start;
+                    rows.enumerate().for_each(|(j, row)| line(state(row), Some(first + j)));
+                }
+            }
+            // SAFETY: plain numbers without padding, read as bytes.
+            sink(unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<u8>(), std::mem::size_of_val(&out[..])) })?;
+            progress.advance(pass.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// BLAKE3 over all that hidden states depend on.
+    fn key<T: Real>(&self, policy: &Policy<T>, rows: &[&TokenRow], about: &str) -> Result<String> {
+        let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 2 hidden states");
+        // Whether the head is the embedding makes no difference below it.
+        let config = crate::model::LlamaConfig { tie_word_embeddings: false, ..policy.decoder.config.clone() };
+        let prompts = policy.lpc.as_ref().filter(|_| self.prompts);
+        let prompts = prompts.map(|lpc| (lpc.config.prompt_layer, lpc.config.prompt_pooling));
+        for text in [about, &config.to_json().to_string(), &format!("{:?} {prompts:?}", T::KIND)] {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        let head = |p: &&crate::model::Param| p.name != crate::model::decoder::names::HEAD;
+        match &self.reach {
+            None => hash_weights::<T>(policy.params.iter().filter(head).filter(|p| p.group != Group::Latent), &mut hasher)?,
+            // What is known of the head depends on its weights and on the tokens that are left out.
+            Some(tokens) => {
+                hash_weights::<T>(policy.params.iter().filter(|p| p.group != Group::Latent), &mut hasher)?;
+                tokens.places.iter().for_each(|place| {
+                    hasher.update(&place.to_le_bytes());
+                });
+            }
+        }
+        for row in rows {
+            hasher.update(row.id.as_bytes());
+            for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {
+                hasher.update(&(ids.len() as u64).to_le_bytes());
+                ids.iter().for_each(|id| {
+                    hasher.update(&id.to_le_bytes());
+                });
+            }
+        }
+        Ok(hasher.finalize().to_hex()[..32].to_string())
     }
 
     /// Bytes in memory.
@@ -171,70 +354,29 @@ impl<T: Real> Policy<T> {
         rows: &[&TokenRow],
         sides: Sides,
         gradients: Option<&std::sync::Arc<crate::model::Gradients>>,
-    ) -> Result<(PairBatch, Tensor)> {
+    ) -> Result<States> {
+        let tokens = self.lpc.as_ref().and_then(|lpc| lpc.tokens(rows.iter().map(|row| row.prompt_ids.as_slice())));
         if let Some(states) = &self.states
-            && let Some(h) = states.rows::<T>(rows, sides)?
+            && let Some(kept) = states.of::<T>(rows, sides)?
         {
-            let compact: Vec<TokenRow> = rows.iter().map(|row| compact(row)).collect();
-            return Ok((PairBatch::pack(&compact, sides)?, h));
+            return Ok(States { tokens, ..kept });
         }
+        Ok(States { tokens, ..self.computed(rows, sides, gradients)? })
+    }
+
+    /// A batch and its hidden states from the backbone.
+    fn computed(
+        &self,
+        rows: &[&TokenRow],
+        sides: Sides,
+        gradients: Option<&std::sync::Arc<crate::model::Gradients>>,
+    ) -> Result<States> {
         let batch = PairBatch::pack(rows.iter().copied(), sides)?;
-        let h = self.hidden(&batch, gradients)?;
-        Ok((batch, h))
+        let packed = Packed { ids: &batch.ids, positions: &batch.positions, segments: &batch.segments };
+        let (h, beside) = self.decoder.hidden_at(packed, self.layer_beside(), gradients)?;
+        let prompt = self.pooled_prompts(&h, beside.as_ref(), &batch)?;
+        Ok(States { batch, h, prompt, tokens: None, reach: None })
     }
-}
-
-/// Computes the rows that are kept, in the order of the pairs.
-fn compute<T: Real>(
-    policy: &Policy<T>,
-    rows: &[&TokenRow],
-    progress: &dyn Progress,
-    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let hidden = policy.decoder.config.hidden_size;
-    for pass in passes(rows) {
-        if progress.interrupted() {
-            return Err(Error::run("interrupted; the hidden states that were computed are not kept"));
-        }
-        let batch = PairBatch::pack(pass.iter().copied(), Sides::Both)?;
-        let h = policy.hidden(&batch, None)?;
-        with_slice::<T, _>(&h, |h| -> Result<()> {
-            // SAFETY: plain numbers without padding, read as bytes.
-            let bytes = unsafe { std::slice::from_raw_parts(h.as_ptr().cast::<u8>(), std::mem::size_of_val(h)) };
-            let width = hidden * size_of::<T>();
-            for pair in &batch.pairs {
-                for range in [pair.prompt.end - 1..pair.prompt.end, pair.chosen.clone(), pair.rejected.clone()] {
-                    sink(&bytes[range.start * width..range.end * width])?;
-                }
-            }
-            Ok(())
-        })??;
-        progress.advance(pass.len() as u64);
-    }
-    Ok(())
-}
-
-/// BLAKE3 over all that hidden states depend on.
-fn key<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], about: &str) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 hidden states");
-    // Whether the head is the embedding makes no difference below it.
-    let config = crate::model::LlamaConfig { tie_word_embeddings: false, ..policy.decoder.config.clone() };
-    for text in [about, &config.to_json().to_string(), &format!("{:?}", T::KIND)] {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    }
-    let below = policy.params.iter().filter(|p| p.name != crate::model::decoder::names::HEAD);
-    hash_weights::<T>(below.filter(|p| p.group != Group::Latent), &mut hasher)?;
-    for row in rows {
-        hasher.update(row.id.as_bytes());
-        for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {
-            hasher.update(&(ids.len() as u64).to_le_bytes());
-            ids.iter().for_each(|id| {
-                hasher.update(&id.to_le_bytes());
-            });
-        }
-    }
-    Ok(hasher.finalize().to_hex()[..32].to_string())
 }
 
 /// A file of hidden states and where its numbers begin; `None` where there is none, or not of this shape.

@@ -4,6 +4,8 @@
 //! token files. Margins in the headline column use the prior's z; the posterior
 //! has seen the label.
 
+pub mod bayes;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::batch::TokenRow;
 use crate::error::{Error, Result};
 use crate::lpc::usage::hard_code;
 use crate::objective::{ObjectiveConfig, PreferenceLogps};
+pub use bayes::{Settings, settle};
 use crate::policy::Example;
 use crate::schema::col;
 
@@ -61,23 +64,27 @@ pub fn margins(part: &Part<'_>, objective: &ObjectiveConfig) -> Result<Vec<(f64,
     if part.rows.is_empty() {
         return Ok(Vec::new());
     }
+    let of = |logps: fn(&Example) -> (f64, f64)| -> Result<Vec<f64>> {
+        Ok(objective.losses(&preference(part, logps)?)?.margins()?.to_vec1::<f64>()?)
+    };
+    Ok(of(|e| e.logps)?.into_iter().zip(of(|e| e.logps_posterior)?).collect())
+}
+
+/// Log-probabilities of a part in the form of the objectives.
+fn preference(part: &Part<'_>, logps: fn(&Example) -> (f64, f64)) -> Result<PreferenceLogps> {
     let n = part.rows.len();
     let column = |values: Vec<f64>| Tensor::from_vec(values, n, &Device::Cpu);
     let reference = |side: fn(&(f64, f64)) -> f64| -> Vec<f64> {
         part.reference.map_or_else(|| vec![0.0; n], |r| r.iter().map(side).collect())
     };
-    let of = |logps: fn(&Example) -> (f64, f64)| -> Result<Vec<f64>> {
-        let preference = PreferenceLogps {
-            chosen_logps: column(part.examples.iter().map(|e| logps(e).0).collect())?,
-            rejected_logps: column(part.examples.iter().map(|e| logps(e).1).collect())?,
-            reference_chosen_logps: column(reference(|r| r.0))?,
-            reference_rejected_logps: column(reference(|r| r.1))?,
-            n_chosen: column(part.rows.iter().map(|r| r.chosen_ids.len() as f64).collect())?,
-            n_rejected: column(part.rows.iter().map(|r| r.rejected_ids.len() as f64).collect())?,
-        };
-        Ok(objective.losses(&preference)?.margins()?.to_vec1::<f64>()?)
-    };
-    Ok(of(|e| e.logps)?.into_iter().zip(of(|e| e.logps_posterior)?).collect())
+    Ok(PreferenceLogps {
+        chosen_logps: column(part.examples.iter().map(|e| logps(e).0).collect())?,
+        rejected_logps: column(part.examples.iter().map(|e| logps(e).1).collect())?,
+        reference_chosen_logps: column(reference(|r| r.0))?,
+        reference_rejected_logps: column(reference(|r| r.1))?,
+        n_chosen: column(part.rows.iter().map(|r| r.chosen_ids.len() as f64).collect())?,
+        n_rejected: column(part.rows.iter().map(|r| r.rejected_ids.len() as f64).collect())?,
+    })
 }
 
 fn schema() -> Schema {
@@ -109,7 +116,28 @@ fn schema() -> Schema {
         number("margin_posterior"),
         whole(col::N_CHOSEN),
         whole(col::N_REJECTED),
+        weights(col::CODE_MARGINS),
     ])
+}
+
+/// Numbers of a part's rows.
+struct Margins {
+    /// With the prior's z, and with the posterior.
+    of_pairs: Vec<(f64, f64)>,
+    /// With each code alone.
+    of_codes: Vec<Vec<f32>>,
+}
+
+/// The margins of a part. Under Bayes' posterior that with the posterior is its mean over the codes.
+fn all_margins(part: &Part<'_>, settings: Settings<'_>) -> Result<Margins> {
+    let of_codes = bayes::code_margins(part, settings)?;
+    let mut of_pairs = margins(part, settings.objective)?;
+    if settings.lpc.bayesian() {
+        for ((pair, example), codes) in of_pairs.iter_mut().zip(part.examples).zip(&of_codes) {
+            pair.1 = example.posterior.iter().zip(codes).map(|(&q, &m)| f64::from(q) * f64::from(m)).sum();
+        }
+    }
+    Ok(Margins { of_pairs, of_codes })
 }
 
 /// Writes the posteriors of all parts, atomically; the rows are counted before the rename.
@@ -120,7 +148,7 @@ pub fn write(
     path: &Path,
     parts: &[Part<'_>],
     ledger: &HashMap<String, Ledger>,
-    objective: &ObjectiveConfig,
+    settings: Settings<'_>,
 ) -> Result<()> {
     let schema = Arc::new(schema());
     let total: usize = parts.iter().map(|p| p.rows.len()).sum();
@@ -133,7 +161,7 @@ pub fn write(
         |w| {
             let mut writer = ArrowWriter::try_new(w, schema.clone(), Some(properties))?;
             for part in parts {
-                let margins = margins(part, objective)?;
+                let margins = all_margins(part, settings)?;
                 for start in (0..part.rows.len()).step_by(ROWS_PER_GROUP) {
                     let end = part.rows.len().min(start + ROWS_PER_GROUP);
                     let chunk = Part {
@@ -142,7 +170,8 @@ pub fn write(
                         examples: &part.examples[start..end],
                         reference: part.reference.map(|r| &r[start..end]),
                     };
-                    writer.write(&to_batch(&schema, &chunk, &margins[start..end], ledger)?)?;
+                    let of_pairs = &margins.of_pairs[start..end];
+                    writer.write(&to_batch(&schema, &chunk, of_pairs, &margins.of_codes[start..end], ledger)?)?;
                 }
             }
             writer.close()?;
@@ -163,6 +192,7 @@ fn to_batch(
     schema: &Arc<Schema>,
     part: &Part<'_>,
     margins: &[(f64, f64)],
+    code_margins: &[Vec<f32>],
     ledger: &HashMap<String, Ledger>,
 ) -> Result<RecordBatch> {
     let known: Vec<&Ledger> = part
@@ -177,11 +207,11 @@ fn to_batch(
     let whole = |get: &dyn Fn(usize) -> usize| -> ArrayRef {
         Arc::new(UInt32Array::from((0..part.rows.len()).map(|i| get(i) as u32).collect::<Vec<u32>>()))
     };
-    let weights = |get: fn(&Example) -> &Vec<f32>| -> ArrayRef {
+    let lists = |lists: &mut dyn Iterator<Item = &Vec<f32>>| -> ArrayRef {
         let item = Field::new("item", DataType::Float32, false);
         let mut builder = ListBuilder::new(Float32Builder::new()).with_field(item);
-        for example in part.examples {
-            builder.values().append_slice(get(example));
+        for list in lists {
+            builder.values().append_slice(list);
             builder.append(true);
         }
         Arc::new(builder.finish())
@@ -205,8 +235,8 @@ fn to_batch(
             Arc::new(BooleanArray::from(rows.iter().map(|r| r.flipped).collect::<Vec<bool>>())),
             text(known.iter().map(|l| l.noise_kind.as_str()).collect()),
             number(&|i| known[i].noise_p),
-            weights(|e| &e.prior),
-            weights(|e| &e.posterior),
+            lists(&mut examples.iter().map(|e| &e.prior)),
+            lists(&mut examples.iter().map(|e| &e.posterior)),
             whole(&|i| code(&examples[i].prior)),
             whole(&|i| code(&examples[i].posterior)),
             number(&|i| examples[i].kl),
@@ -220,6 +250,7 @@ fn to_batch(
             number(&|i| margins[i].1),
             whole(&|i| rows[i].chosen_ids.len()),
             whole(&|i| rows[i].rejected_ids.len()),
+            lists(&mut code_margins.iter()),
         ],
     )?)
 }
@@ -256,13 +287,15 @@ mod tests {
         // beta 2: (-3/2 - -4/1) * 2 = 5.
         assert!((margins(&part, &simpo).unwrap()[0].0 - 5.0).abs() < 1e-12);
         let ledger = HashMap::from([("a".to_string(), Ledger { prompt_id: "p".into(), ..Ledger::default() })]);
-        write(&path, &[part], &ledger, &dpo).unwrap();
+        let lpc = crate::lpc::LpcConfig::default();
+        let settings = |objective| Settings { objective, lpc: &lpc, flips: None };
+        write(&path, &[part], &ledger, settings(&dpo)).unwrap();
         let frame = artifact::read_parquet(&path).unwrap();
         assert_eq!(frame.height(), 1);
         let code = frame.column("prior_code").unwrap().u32().unwrap().get(0);
         let tie = frame.column("posterior_code").unwrap().u32().unwrap().get(0);
         assert_eq!((code, tie), (Some(1), Some(0)));
         let unknown = Part { split: "test", rows: &rows, examples: &examples, reference: None };
-        assert!(write(&path, &[unknown], &HashMap::new(), &dpo).is_err());
+        assert!(write(&path, &[unknown], &HashMap::new(), settings(&dpo)).is_err());
     }
 }

@@ -41,6 +41,14 @@ pub(super) struct Layer {
 }
 
 impl Layer {
+    /// What was written last for a key, alone or within a group.
+    pub fn value(&self, key: [&str; 3]) -> Option<Value> {
+        self.written.iter().rev().find_map(|written| {
+            let below = key.strip_prefix(written.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice())?;
+            below.iter().try_fold(&written.value, |value, part| value.get(part)).cloned()
+        })
+    }
+
     fn fault(origin: impl Into<String>, key: impl Into<String>, message: impl Into<String>) -> Layer {
         let fault = Fault { origin: origin.into(), key: key.into(), message: message.into() };
         Layer { faults: vec![fault], ..Layer::default() }

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
+use crate::lpc::{LpcConfig, Preset};
 use crate::pipeline::demo::DemoConfig;
 use crate::pipeline::export::ExportConfig;
 use crate::pipeline::prepare::PrepareConfig;
@@ -77,7 +78,11 @@ pub fn resolve_named<T: Default + Serialize + DeserializeOwned>(
         .map_err(|e| Error::run(format!("the default configuration cannot be written as TOML: {e}")))?;
     let known = check::Known::new(resolved.clone());
     let mut faults: Vec<Fault> = Vec::new();
-    for layer in [layers::from_file(file), layers::from_sets(sets, &known), layers::from_flags(flags, names)] {
+    let layers = [layers::from_file(file), layers::from_sets(sets, &known), layers::from_flags(flags, names)];
+    if let Some(preset) = layers.iter().rev().find_map(|layer| layer.value(PRESET)) {
+        presets(&mut resolved, &preset)?;
+    }
+    for layer in layers {
         faults.extend(layer.faults);
         for written in layer.written {
             match known.accept::<T>(&written) {
@@ -91,6 +96,21 @@ pub fn resolve_named<T: Default + Serialize + DeserializeOwned>(
     }
     // Every value was tried alone; this can only fail where values exclude each other.
     resolved.try_into().map_err(|e: toml::de::Error| Error::config("", e.message()))
+}
+
+/// The key of the setting that chooses the defaults of the latent part.
+const PRESET: [&str; 3] = ["train", "lpc", "preset"];
+
+/// Puts the defaults of a preset in the place of the usual ones; a name that is none is left to be told of with the
+/// other settings.
+fn presets(resolved: &mut toml::Table, preset: &toml::Value) -> Result<()> {
+    let Ok(preset) = preset.clone().try_into::<Preset>() else { return Ok(()) };
+    let [train, lpc, _] = PRESET;
+    if let Some(place) = resolved.get_mut(train).and_then(|t| t.as_table_mut()).and_then(|t| t.get_mut(lpc)) {
+        let lpc = toml::Value::try_from(LpcConfig::of(preset));
+        *place = lpc.map_err(|e| Error::run(format!("the preset cannot be written as TOML: {e}")))?;
+    }
+    Ok(())
 }
 
 /// A resolved configuration as the text of `config.toml`, keys in the order of the structs.

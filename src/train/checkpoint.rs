@@ -197,7 +197,7 @@ mod tests {
 
     fn parts() -> (Params, AdamW<f32>) {
         let params = Params::new(load::random::<f32>(&LlamaConfig::tiny(32, 1, 20), 0.02, Seed(3)).unwrap()).unwrap();
-        let constants = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
+        let constants = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
         let optimizer = AdamW::new(constants, &params);
         (params, optimizer)
     }

@@ -7,6 +7,7 @@ use crate::lpc::{LatentKind, LpcConfig};
 use crate::model::LoraConfig;
 use crate::nn::Precision;
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
+use crate::train::plan::Plan;
 
 /// Which parameters are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -20,9 +21,19 @@ pub enum Tune {
     /// The output layer alone, over hidden states that are computed once. A model whose head is its embedding gets a
     /// head of its own.
     Head,
+    /// The latent part alone, over hidden states that are computed once: the backbone never moves, and the run's model
+    /// is the latent part with its base by name and hash.
+    Latent,
 }
 
-/// Options of `--tune head`.
+impl Tune {
+    /// Whether hidden states are computed once for the whole run.
+    pub fn keeps_states(self) -> bool {
+        matches!(self, Tune::Head | Tune::Latent)
+    }
+}
+
+/// Options of `--tune head`, `--tune latent` and of the latent part's warm-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeadConfig {
@@ -142,7 +153,7 @@ pub struct TrainConfig {
     pub save_model: bool,
     /// The adapter of `tune = "lora"`.
     pub lora: LoraConfig,
-    /// Hidden states of `tune = "head"`.
+    /// Hidden states of `tune = "head"` and `"latent"`, and of the latent part's warm-up.
     pub head: HeadConfig,
     /// The objective.
     pub objective: ObjectiveConfig,
@@ -200,6 +211,18 @@ impl TrainConfig {
         config
     }
 
+    /// Passes in which the latent part is trained alone before all else: none where it is always alone, or where there is
+    /// nothing to train in it.
+    pub fn latent_warmup(&self) -> f64 {
+        let trained = self.lpc.active() && self.lpc.latent != LatentKind::Noise;
+        if trained && self.tune != Tune::Latent { self.lpc.warmup } else { 0.0 }
+    }
+
+    /// The steps of a run over so many examples by so many ranks. The configuration must be [`resolved`](Self::resolved).
+    pub fn plan(&self, examples: usize, ranks: usize) -> Plan {
+        Plan::warmed(examples, self.batch * self.accumulate * ranks, self.latent_warmup(), self.epochs, self.max_steps)
+    }
+
     /// Settings that are missing, out of range or without effect.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = self.objective.faults("train.objective");
@@ -227,7 +250,9 @@ impl TrainConfig {
         for (key, given) in
             [("memory_mb", self.head.memory_mb != head.memory_mb), ("cache", self.head.cache != head.cache)]
         {
-            check(self.tune == Tune::Head || !given, &format!("head.{key}"), only("head"));
+            let warms = self.resolved().latent_warmup() > 0.0;
+            let why = "has no effect without tune \"head\" or \"latent\", or train.lpc.warmup".to_string();
+            check(self.tune.keeps_states() || warms || !given, &format!("head.{key}"), why);
         }
         check(positive(self.max_length), "max_length", "expected at least 1".into());
         check(
@@ -269,6 +294,14 @@ impl TrainConfig {
         };
         if objective.name == ObjectiveKind::Sft && resolved.lpc.active() {
             fault("lpc.latent", "objective \"sft\" has no pairs to learn a latent from; use \"none\"");
+        }
+        if self.tune == Tune::Latent {
+            if !resolved.lpc.active() || latent == LatentKind::Noise {
+                fault("tune", "\"latent\" needs a latent that is trained: --latent lpc");
+            }
+            if self.lpc.warmup != LpcConfig::of(self.lpc.preset).warmup {
+                fault("lpc.warmup", "has no effect with tune \"latent\": the latent part is always alone");
+            }
         }
         if latent == LatentKind::LpcReliable {
             if objective.name != ObjectiveKind::Mix {

@@ -63,7 +63,10 @@ impl Regime {
     /// What a configuration asks for.
     pub fn of(config: &TrainConfig, shape: &LlamaConfig) -> Regime {
         let latent = match config.lpc.active() {
-            true => crate::lpc::shapes(&config.lpc, shape.hidden_size, 1.0),
+            true => {
+                let basis = crate::lpc::Basis::sized(&config.lpc, shape.hidden_size, shape.vocab_size);
+                crate::lpc::shapes(&config.lpc, &basis)
+            }
             false => Vec::new(),
         };
         let latent: usize = latent.iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
@@ -81,6 +84,7 @@ impl Regime {
             Tune::Full => backbone + latent,
             Tune::Lora => adapter + latent,
             Tune::Head => head + latent,
+            Tune::Latent => latent,
         };
         let window =
             if shape.sliding_window > 0 && shape.first_windowed_layer == 0 { shape.sliding_window } else { usize::MAX };
@@ -95,9 +99,9 @@ impl Regime {
             kept_bytes: 4.0 * kept as f64,
             recompute: config.recompute,
             backbone_gradient: if config.tune == Tune::Full { 1.0 } else { 0.0 },
-            head_gradient: config.tune != Tune::Lora,
+            head_gradient: matches!(config.tune, Tune::Full | Tune::Head),
             adapters: adapter,
-            cached: config.tune == Tune::Head,
+            cached: config.tune.keeps_states(),
             // Exact sums take all codes through one product.
             head_passes: 1,
             evaluation_passes: if config.lpc.active() && config.lpc.latent.inferred() { 2 } else { 1 },
@@ -173,8 +177,10 @@ impl Load {
 /// What the steps of a run have to compute, exactly: the order of the examples is known beforehand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Loads {
-    /// All steps.
+    /// All steps that train more than the latent part.
     pub all: Load,
+    /// The steps of the latent part's warm-up.
+    pub warm: Load,
     /// The pass with the most tokens.
     pub largest: Load,
     /// All pairs once.
@@ -187,10 +193,14 @@ impl Loads {
         let both = config.objective.name != ObjectiveKind::Sft;
         let each: Vec<Load> = rows.iter().map(|row| Load::of(row, both, window)).collect();
         let mut loads = Loads { epoch: each.iter().copied().sum(), ..Loads::default() };
-        let mut feed = Feed::new(rows, plan, seed);
+        let mut feed = Feed::new(rows, None, plan, seed);
         for step in 0..plan.steps {
             for pass in feed.step(step).chunks(config.batch) {
                 let load: Load = pass.iter().map(|&i| each[i]).sum();
+                if plan.warms(step) {
+                    loads.warm += load;
+                    continue;
+                }
                 loads.all += load;
                 if load.tokens > loads.largest.tokens {
                     loads.largest = load;
@@ -247,7 +257,7 @@ impl Memory {
             gradients: regime.trainable as f64 * regime.gradient_bytes,
             moments: regime.trainable as f64 * regime.moment_bytes,
             activations: kept + layer.max(head(largest.responses as f64)),
-            evaluation: rows * (size_of::<Example>() + 8 * codes) as f64
+            evaluation: rows * (size_of::<Example>() + 16 * codes) as f64
                 + 4.0 * evaluated * (3.0 * i + 2.0 * q + 2.0 * kv + 4.0 * h)
                 + head(evaluated),
             // A row's three lists, texts and lengths; two reference values; cached hidden states.
@@ -308,7 +318,7 @@ impl Memory {
 /// Floating-point operations, useful ones: what recomputing adds is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Flops {
-    /// All training steps, forward and backward.
+    /// All training steps, forward and backward; forward alone for the backbone in the latent part's warm-up.
     pub training: f64,
     /// The reference's log-probabilities, where the objective has one and no cache is there.
     pub reference: f64,
@@ -372,7 +382,7 @@ impl Flops {
         // The pass that fills the cache of hidden states is the reference's too.
         let first = config.objective.needs_reference() || regime.cached;
         let mut flops = Flops {
-            training: training(shape, regime, loads.all),
+            training: training(shape, regime, loads.all) + forward(shape, regime, loads.warm, 1),
             reference: if first { forward(shape, regime, all, 1) } else { 0.0 },
             evaluation: examined(all) + evaluations as f64 * examined(test),
             total: 0.0,

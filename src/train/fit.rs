@@ -10,7 +10,7 @@ use super::events::{Metrics, Observer, TrainEvent};
 use super::finite::finite_norm;
 use super::optimizer::{AdamW, AdamWConfig, Rates};
 use super::peers::Peers;
-use super::plan::{Feed, Plan};
+use super::plan::{Feed, Plan, boundary};
 use super::shares;
 use super::step::{self, Pass, Sums};
 use crate::batch::TokenRow;
@@ -30,6 +30,10 @@ pub struct Fit<'a> {
     pub seed: Seed,
     /// Training rows, labels as observed.
     pub rows: &'a [TokenRow],
+    /// Key of every row, where rows of one key share a code.
+    pub keys: Option<&'a [u64]>,
+    /// Deviation of a code's entries that is one unit of its learning rate.
+    pub unit: f64,
     /// Reference log-probabilities of the rows.
     pub reference: &'a [(f64, f64)],
     /// Folder of checkpoints.
@@ -64,7 +68,7 @@ pub struct Outcome {
 /// # Errors
 /// [`Error::Run`] where loss or gradient are not finite; those of checkpoints and observers.
 pub fn fit<T: Real>(
-    policy: &Policy<T>,
+    policy: &mut Policy<T>,
     fit: &Fit<'_>,
     observers: &mut [&mut dyn Observer],
     progress: &dyn Progress,
@@ -72,12 +76,13 @@ pub fn fit<T: Real>(
 ) -> Result<Outcome> {
     let (config, peers) = (fit.config, fit.peers);
     let per_pass = config.batch * peers.size();
-    let plan = Plan::new(fit.rows.len(), per_pass * config.accumulate, config.epochs, config.max_steps);
+    let plan = config.plan(fit.rows.len(), peers.size());
     let constants = AdamWConfig {
         beta1: config.adam_beta1,
         beta2: config.adam_beta2,
         epsilon: config.adam_epsilon,
         weight_decay: config.weight_decay,
+        latent_steps: plan.warm as u64,
     };
     let mut optimizer = AdamW::<T>::new(constants, &policy.params);
     let (mut first, mut tokens, mut before) = (0, 0, 0.0);
@@ -86,9 +91,10 @@ pub fn fit<T: Real>(
         policy.decoder.refresh(&policy.params)?;
         (first, tokens, before) = (state.step, state.tokens, state.seconds);
     }
-    let gradients = Arc::new(Gradients::new(&policy.params));
-    let mut feed = Feed::new(fit.rows, plan, fit.seed);
-    let mut rates = Vec::new();
+    let (whole, latent) = (Arc::new(Gradients::new(&policy.params)), Arc::new(Gradients::of_latent(&policy.params)));
+    let mut feed = Feed::new(fit.rows, fit.keys, plan, fit.seed);
+    // Pairs a second of steps that train the latent part alone, and of all others.
+    let mut rates = [Vec::new(), Vec::new()];
     let mut outcome = Outcome {
         steps: first,
         planned: plan.steps,
@@ -102,14 +108,28 @@ pub fn fit<T: Real>(
         let clock = Instant::now();
         let picked = feed.step(step);
         let share = plan.share(step);
-        let moment = config.lpc.moment(share);
+        let moment = config.lpc.moment(share, plan.latent_share(step));
         let occasion = plan.place(step).0.to_string();
         let mut sums = Sums::default();
+        let warms = plan.warms(step);
+        if !warms && !config.tune.keeps_states() {
+            // What was known of a backbone that stood still.
+            policy.states = None;
+        }
+        let gradients = if warms { &latent } else { &whole };
         gradients.clear::<T>()?;
-        for micro in picked.chunks(per_pass) {
-            let micro = &micro[peers.share(micro.len())];
+        let keys: Option<Vec<u64>> = fit.keys.map(|keys| picked.iter().map(|&i| keys[i]).collect());
+        let cut = |at: usize| boundary(keys.as_deref(), at, picked.len());
+        for pass in 0..picked.len().div_ceil(per_pass) {
+            let (start, end) = (cut(pass * per_pass), cut((pass + 1) * per_pass));
+            let own = peers.share(end - start);
+            let own = cut(start + own.start)..cut(start + own.end);
+            let micro = &picked[own.clone()];
             if micro.is_empty() {
-                step::idle(policy, peers)?;
+                // The other ranks may have pairs of this pass; without any they meet nobody.
+                if end > start {
+                    step::idle(policy, moment, peers)?;
+                }
                 continue;
             }
             let rows: Vec<&TokenRow> = micro.iter().map(|&i| &fit.rows[i]).collect();
@@ -121,25 +141,34 @@ pub fn fit<T: Real>(
                 occasion: &occasion,
                 step_examples: picked.len(),
                 peers,
+                backbone: !warms,
+                keys: keys.as_ref().map(|keys| &keys[own]),
             };
-            step::pass(policy, &rows, &reference, &pass, &gradients, &mut sums)?;
+            step::pass(policy, &rows, &reference, &pass, gradients, &mut sums)?;
         }
         sums.join(peers)?;
-        shares::sum_gradients::<T>(peers, &policy.params, &gradients)?;
+        shares::sum_gradients::<T>(peers, &policy.params, gradients)?;
         let ids = || picked.iter().map(|&i| fit.rows[i].id.clone()).collect();
-        let norm = finite_norm::<T>(&policy.params, &gradients, step + 1, &ids)?;
+        let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
         let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
-        let warm = rate_share(config, &plan, step);
-        let used = Rates { backbone: config.lr * warm, latent: config.lpc.lr * warm };
-        optimizer.step(&policy.params, &gradients, used, clip)?;
-        policy.decoder.refresh(&policy.params)?;
+        let [of_backbone, of_latent] = rate_shares(config, &plan, step);
+        let used = Rates {
+            backbone: config.lr * of_backbone,
+            latent: config.lpc.lr * of_latent,
+            codes: config.lpc.code_lr * fit.unit * of_latent,
+        };
+        optimizer.step(&policy.params, gradients, used, clip)?;
+        if !warms {
+            policy.decoder.refresh(&policy.params)?;
+        }
         let seconds = clock.elapsed().as_secs_f64();
         tokens += sums.tokens as u64;
         outcome.seconds += seconds;
         outcome.pairs += picked.len();
         outcome.steps = step + 1;
         // A short last batch of an epoch would bend the median.
-        if picked.len() == plan.per_step || rates.is_empty() {
+        let rates = &mut rates[usize::from(!warms)];
+        if picked.len() >= plan.per_step || rates.is_empty() {
             rates.push(picked.len() as f64 / seconds);
         }
         let mut metrics = metrics_of(&sums, moment, policy.lpc.as_ref());
@@ -179,6 +208,9 @@ pub fn fit<T: Real>(
         }
     }
     progress.end();
+    let [warming, training] = rates;
+    // A run that ends before the backbone moves has the speed of the steps that it took.
+    let mut rates = if training.is_empty() { warming } else { training };
     rates.sort_by(f64::total_cmp);
     if let Some(median) = rates.get(rates.len() / 2) {
         outcome.pairs_per_s = *median;
@@ -186,19 +218,33 @@ pub fn fit<T: Real>(
     Ok(outcome)
 }
 
-/// Share of the peak learning rate at a step: warm-up in a line, then the schedule.
-fn rate_share(config: &TrainConfig, plan: &Plan, step: usize) -> f64 {
-    let warm = (config.warmup * plan.horizon as f64).ceil();
-    let step = step as f64;
-    if step < warm {
-        return (step + 1.0) / warm;
+/// Steps over which the latent part's rate rises where it is trained alone.
+const LATENT_RISE: usize = 10;
+/// Share of its peak rate that the latent part has left when the backbone begins to move: its codes follow the backbone
+/// from there on, and do not look for others.
+const LATENT_REST: f64 = 0.1;
+
+/// Shares of the peak learning rates at a step, of the backbone and of the latent part: warm-up in a line, then the
+/// schedule. Where the latent part is trained alone its rate falls along half a cosine to [`LATENT_REST`], and from there
+/// with the backbone's.
+fn rate_shares(config: &TrainConfig, plan: &Plan, step: usize) -> [f64; 2] {
+    if plan.warms(step) {
+        let rise = ((step + 1) as f64 / LATENT_RISE.min(plan.warm) as f64).min(1.0);
+        let fall = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / plan.warm as f64).cos());
+        return [0.0, rise * (LATENT_REST + (1.0 - LATENT_REST) * fall)];
     }
+    let step = (step - plan.warm) as f64;
+    let warm = (config.warmup * plan.horizon as f64).ceil();
     let rest = (plan.horizon as f64 - warm).max(1.0);
-    let done = (step - warm) / rest;
-    match config.lr_schedule {
+    let fall = |done: f64| match config.lr_schedule {
         LrSchedule::Constant => 1.0,
         LrSchedule::Linear => 1.0 - done,
         LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+    };
+    let backbone = if step < warm { (step + 1.0) / warm } else { fall((step - warm) / rest) };
+    match plan.warm {
+        0 => [backbone, backbone],
+        _ => [backbone, LATENT_REST * if step < warm { 1.0 } else { backbone }],
     }
 }
 
@@ -225,10 +271,26 @@ mod tests {
     fn learning_rate_rises_then_falls() {
         let config = TrainConfig { warmup: 0.2, ..TrainConfig::default() };
         let plan = Plan::new(10, 1, 1.0, 0);
-        let share = |step| rate_share(&config, &plan, step);
+        let share = |step| rate_shares(&config, &plan, step)[0];
         assert_eq!((share(0), share(1), share(2)), (0.5, 1.0, 1.0));
         // Half way through the remaining 8 steps: half the peak.
         assert!((share(6) - 0.5).abs() < 1e-12);
         assert!(share(9) > 0.0 && share(9) < 0.05);
+    }
+
+    #[test]
+    fn the_latent_part_learns_most_while_it_is_alone() {
+        let config = TrainConfig { warmup: 0.5, ..TrainConfig::default() };
+        let plan = Plan::warmed(100, 1, 1.0, 0.1, 0);
+        let shares = |step| rate_shares(&config, &plan, step);
+        assert_eq!((plan.warm, plan.horizon), (100, 10));
+        assert_eq!(shares(0), [0.0, 0.1]);
+        // Half way: the middle between 1 and a tenth.
+        assert!((shares(50)[1] - 0.55).abs() < 1e-12 && shares(50)[0] == 0.0);
+        // The backbone rises, the codes wait for it at a tenth; then both fall.
+        assert_eq!(shares(100), [0.2, 0.1]);
+        assert_eq!(shares(105), [1.0, 0.1]);
+        let end = shares(109);
+        assert!((end[1] - 0.1 * end[0]).abs() < 1e-12 && end[0] < 0.1);
     }
 }

@@ -18,10 +18,14 @@ pub(super) fn metrics(sums: &Sums, moment: Moment, lpc: Option<&Lpc>) -> Vec<(&'
         out.extend([(metric::KL, mean(sums.kl)), (metric::KL_WEIGHT, moment.kl_weight), (metric::G, moment.g)]);
     }
     if config.coded() {
+        let perplexity = sums.usage.perplexity();
         out.extend([
             (metric::TAU, moment.tau),
+            (metric::SWAP_OVERLAP, mean(sums.overlap)),
             (metric::CODES_USED, sums.usage.codes_used() as f64),
-            (metric::CODE_PERPLEXITY, sums.usage.perplexity()),
+            (metric::CODE_PERPLEXITY, perplexity),
+            // e to the information between pair and code: 1 where every pair is spread alike.
+            (metric::EFFECTIVE_CODES, perplexity / mean(sums.entropy.1).exp()),
             (metric::PRIOR_ENTROPY, mean(sums.entropy.0)),
             (metric::POSTERIOR_ENTROPY, mean(sums.entropy.1)),
         ]);

@@ -106,11 +106,13 @@ impl Speed {
         let picked: Vec<&TokenRow> = rows.iter().collect();
         let pass = Pass {
             objective: &config.objective,
-            moment: config.lpc.moment(0.0),
+            moment: config.lpc.moment(0.0, 0.0),
             seed: Seed(0),
             occasion: "timing",
             step_examples: rows.len(),
             peers: &ALONE,
+            backbone: true,
+            keys: None,
         };
         let training = median(|| step::pass(&policy, &picked, &reference, &pass, &gradients, &mut Sums::default()))?;
         let constants = AdamWConfig {
@@ -118,9 +120,10 @@ impl Speed {
             beta2: config.adam_beta2,
             epsilon: config.adam_epsilon,
             weight_decay: config.weight_decay,
+            latent_steps: 0,
         };
         let mut optimizer = AdamW::<f32>::new(constants, &policy.params);
-        let rates = Rates { backbone: 0.0, latent: 0.0 };
+        let rates = Rates { backbone: 0.0, latent: 0.0, codes: 0.0 };
         let stepping = median(|| {
             finite_norm::<f32>(&policy.params, &gradients, 0, &Vec::new)?;
             optimizer.step(&policy.params, &gradients, rates, 1.0)?;

@@ -12,6 +12,7 @@ pub mod finite;
 pub mod fit;
 mod latent;
 pub mod machine;
+mod marginal;
 pub mod optimizer;
 pub mod peers;
 pub mod place;

@@ -27,6 +27,8 @@ pub struct AdamWConfig {
     pub epsilon: f64,
     /// Decoupled weight decay of matrices in the backbone.
     pub weight_decay: f64,
+    /// Steps before the backbone's first one, which its moments do not count.
+    pub latent_steps: u64,
 }
 
 /// Learning rates of one step.
@@ -34,8 +36,10 @@ pub struct AdamWConfig {
 pub struct Rates {
     /// Backbone.
     pub backbone: f64,
-    /// Codebook and inference networks.
+    /// Inference networks, and learned flip rates.
     pub latent: f64,
+    /// Codes, and what stands in their place.
+    pub codes: f64,
 }
 
 /// AdamW (Loshchilov and Hutter 2019, Algorithm 2, with torch's order of operations).
@@ -148,15 +152,23 @@ impl<T: Real> AdamW<T> {
     /// [`Error::Tensor`].
     pub fn step(&mut self, params: &Params, gradients: &Gradients, rates: Rates, scale: f64) -> Result<()> {
         self.steps += 1;
-        let (config, steps) = (self.config, self.steps as f64);
+        let (config, steps) = (self.config, self.steps);
         let (moments, tensors) = (&mut self.moments, &mut self.tensors);
-        let rule = |param: &Param| Rule {
-            config,
-            lr: if param.group == Group::Latent { rates.latent } else { rates.backbone },
-            decay: if matches!(param.group, Group::Backbone | Group::Adapter) { config.weight_decay } else { 0.0 },
-            correction1: 1.0 - config.beta1.powf(steps),
-            correction2: 1.0 - config.beta2.powf(steps),
-            scale,
+        let rule = |param: &Param| {
+            let (lr, before) = match param.group {
+                Group::Latent if crate::lpc::names::is_code(&param.name) => (rates.codes, 0),
+                Group::Latent => (rates.latent, 0),
+                _ => (rates.backbone, config.latent_steps),
+            };
+            let taken = steps.saturating_sub(before) as f64;
+            Rule {
+                config,
+                lr,
+                decay: if matches!(param.group, Group::Backbone | Group::Adapter) { config.weight_decay } else { 0.0 },
+                correction1: 1.0 - config.beta1.powf(taken),
+                correction2: 1.0 - config.beta2.powf(taken),
+                scale,
+            }
         };
         gradients.each_tensor(|position, gradient| {
             let param = params.get(position);

@@ -1,56 +1,118 @@
 //! Which examples each step sees: a pure function of (seed, step).
 
-use crate::batch::{TokenRow, epoch_order};
+use crate::batch::{TokenRow, epoch_order, group_order};
 use crate::seed::Seed;
 
-/// The steps of a run.
+/// Passes over the data: whole ones, and the examples of one behind them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Passes {
+    whole: usize,
+    rest: usize,
+}
+
+/// The steps of a run: those that train the latent part alone, then all others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     /// Examples.
     pub examples: usize,
     /// Examples of one step; the last step of an epoch may have fewer.
     pub per_step: usize,
-    /// Steps that the epochs make: the length of all schedules.
+    /// Steps that train the latent part alone.
+    pub warm: usize,
+    /// Steps that the epochs make behind those: the length of all schedules.
     pub horizon: usize,
-    /// Steps that will run.
+    /// Steps that will run, of both kinds.
     pub steps: usize,
-    /// Whole epochs.
-    whole: usize,
-    /// Examples of the epoch behind the whole ones, where their number is a fraction.
-    rest: usize,
+    warming: Passes,
+    training: Passes,
+}
+
+impl Passes {
+    fn new(epochs: f64, examples: usize) -> Passes {
+        let whole = epochs.floor();
+        Passes { whole: whole as usize, rest: ((epochs - whole) * examples as f64).round() as usize }
+    }
+
+    fn steps(self, examples: usize, per_step: usize) -> usize {
+        self.whole * examples.div_ceil(per_step) + self.rest.div_ceil(per_step)
+    }
+
+    /// Epochs that are begun.
+    fn begun(self) -> usize {
+        self.whole + usize::from(self.rest > 0)
+    }
+
+    /// Examples of an epoch: all, but for the last one of a fraction.
+    fn of(self, epoch: usize, examples: usize) -> usize {
+        if epoch == self.whole && self.rest > 0 { self.rest } else { examples }
+    }
 }
 
 impl Plan {
     /// The plan for `epochs` over `examples`, stopping after `max_steps` (0 = no limit).
     pub fn new(examples: usize, per_step: usize, epochs: f64, max_steps: usize) -> Plan {
-        let whole = epochs.floor();
-        let rest = ((epochs - whole) * examples as f64).round() as usize;
-        let whole = whole as usize;
-        let horizon = whole * examples.div_ceil(per_step) + rest.div_ceil(per_step);
-        let steps = if max_steps == 0 { horizon } else { horizon.min(max_steps) };
-        Plan { examples, per_step, horizon, steps, whole, rest }
+        Plan::warmed(examples, per_step, 0.0, epochs, max_steps)
     }
 
-    /// Epoch of a step, and the step's place within it.
+    /// The same behind `warmup` passes that train the latent part alone. The limit counts all steps.
+    pub fn warmed(examples: usize, per_step: usize, warmup: f64, epochs: f64, max_steps: usize) -> Plan {
+        let (warming, training) = (Passes::new(warmup, examples), Passes::new(epochs, examples));
+        let warm = warming.steps(examples, per_step);
+        let horizon = training.steps(examples, per_step);
+        let steps = if max_steps == 0 { warm + horizon } else { (warm + horizon).min(max_steps) };
+        Plan { examples, per_step, warm, horizon, steps, warming, training }
+    }
+
+    /// Whether a step trains the latent part alone.
+    pub fn warms(&self, step: usize) -> bool {
+        step < self.warm
+    }
+
+    /// Epoch of a step, counted from the first of either kind, and the step's place within it.
     pub fn place(&self, step: usize) -> (usize, usize) {
         let per_epoch = self.examples.div_ceil(self.per_step).max(1);
-        (step / per_epoch, step % per_epoch)
+        match step.checked_sub(self.warm) {
+            None => (step / per_epoch, step % per_epoch),
+            Some(step) => (self.warming.begun() + step / per_epoch, step % per_epoch),
+        }
     }
 
-    /// Examples of an epoch: all, but for the last one of a fraction.
+    /// Examples of an epoch, counted as [`Plan::place`] does.
     fn of_epoch(&self, epoch: usize) -> usize {
-        if epoch == self.whole && self.rest > 0 { self.rest } else { self.examples }
+        match epoch.checked_sub(self.warming.begun()) {
+            None => self.warming.of(epoch, self.examples),
+            Some(epoch) => self.training.of(epoch, self.examples),
+        }
     }
 
-    /// Epochs done after `step` steps.
+    /// Epochs done after `step` steps, those that train the latent part alone left out.
     pub fn epochs_done(&self, step: usize) -> f64 {
+        if step <= self.warm {
+            return 0.0;
+        }
         let (epoch, within) = self.place(step);
-        epoch as f64 + (within * self.per_step).min(self.of_epoch(epoch)) as f64 / self.examples.max(1) as f64
+        let done = (within * self.per_step).min(self.of_epoch(epoch)) as f64 / self.examples.max(1) as f64;
+        (epoch - self.warming.begun()) as f64 + done
     }
 
-    /// Share of the schedules at a step, 0 at the first and 1 at the last.
+    /// Share of the schedules at a step, 0 at the first that trains everything and 1 at the last.
     pub fn share(&self, step: usize) -> f64 {
+        let step = step.saturating_sub(self.warm);
         if self.horizon <= 1 { 0.0 } else { step as f64 / (self.horizon - 1) as f64 }
+    }
+
+    /// Share of the steps in which the latent part learns most: those that train it alone, else all.
+    pub fn latent_share(&self, step: usize) -> f64 {
+        if self.warm == 0 { self.share(step) } else { (step as f64 / self.warm as f64).min(1.0) }
+    }
+}
+
+/// The first place from `at` on where a run of equal keys begins: there a list can be cut without parting any.
+pub fn boundary(keys: Option<&[u64]>, at: usize, len: usize) -> usize {
+    let at = at.min(len);
+    match keys {
+        None => at,
+        Some(keys) => (at..len).find(|&i| i == 0 || keys[i] != keys[i - 1]).unwrap_or(len),
     }
 }
 
@@ -58,25 +120,41 @@ impl Plan {
 #[derive(Debug)]
 pub struct Feed<'a> {
     rows: &'a [TokenRow],
+    /// Rows of one key stay together.
+    keys: Option<&'a [u64]>,
     plan: Plan,
     seed: Seed,
-    order: (usize, Vec<usize>),
+    /// Epoch, order of the rows, and their keys in it.
+    order: (usize, Vec<usize>, Option<Vec<u64>>),
 }
 
 impl<'a> Feed<'a> {
-    /// A feed over these rows.
-    pub fn new(rows: &'a [TokenRow], plan: Plan, seed: Seed) -> Feed<'a> {
-        Feed { rows, plan, seed, order: (0, epoch_order(rows, seed, 0)) }
+    /// A feed over these rows; with keys, rows of one key are in one step.
+    pub fn new(rows: &'a [TokenRow], keys: Option<&'a [u64]>, plan: Plan, seed: Seed) -> Feed<'a> {
+        let mut feed = Feed { rows, keys, plan, seed, order: (0, Vec::new(), None) };
+        feed.put_in_order(0);
+        feed
+    }
+
+    fn put_in_order(&mut self, epoch: usize) {
+        let order = match self.keys {
+            None => epoch_order(self.rows, self.seed, epoch),
+            Some(keys) => group_order(self.rows, keys, self.seed, epoch),
+        };
+        let keys = self.keys.map(|keys| order.iter().map(|&i| keys[i]).collect());
+        self.order = (epoch, order, keys);
     }
 
     /// Positions of a step's rows.
     pub fn step(&mut self, step: usize) -> Vec<usize> {
         let (epoch, within) = self.plan.place(step);
         if self.order.0 != epoch {
-            self.order = (epoch, epoch_order(self.rows, self.seed, epoch));
+            self.put_in_order(epoch);
         }
-        let order = &self.order.1[..self.plan.of_epoch(epoch).min(self.order.1.len())];
-        order.iter().copied().skip(within * self.plan.per_step).take(self.plan.per_step).collect()
+        let len = self.order.1.len();
+        let end = self.plan.of_epoch(epoch).min(len);
+        let cut = |at: usize| boundary(self.order.2.as_deref(), at.min(end), len);
+        self.order.1[cut(within * self.plan.per_step)..cut((within + 1) * self.plan.per_step)].to_vec()
     }
 }
 
@@ -89,7 +167,7 @@ mod tests {
         let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
         let plan = Plan::new(10, 4, 2.0, 0);
         assert_eq!((plan.horizon, plan.steps), (6, 6));
-        let mut feed = Feed::new(&rows, plan, Seed(1));
+        let mut feed = Feed::new(&rows, None, plan, Seed(1));
         for epoch in 0..2 {
             let mut seen: Vec<usize> = (0..3).flat_map(|s| feed.step(epoch * 3 + s)).collect();
             assert_eq!(seen.len(), 10);
@@ -98,7 +176,7 @@ mod tests {
             assert_eq!(seen.len(), 10);
         }
         // Jumping there gives the same step as walking there.
-        assert_eq!(Feed::new(&rows, plan, Seed(1)).step(4), feed.step(4));
+        assert_eq!(Feed::new(&rows, None, plan, Seed(1)).step(4), feed.step(4));
         assert_eq!(feed.step(2).len(), 2);
     }
 
@@ -109,7 +187,7 @@ mod tests {
         let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
         let half = Plan::new(10, 4, 1.5, 0);
         assert_eq!(half.horizon, 5);
-        let mut feed = Feed::new(&rows, half, Seed(1));
+        let mut feed = Feed::new(&rows, None, half, Seed(1));
         let sizes: Vec<usize> = (0..5).map(|step| feed.step(step).len()).collect();
         assert_eq!(sizes, [4, 4, 2, 4, 1]);
         let done: Vec<f64> = (1..=5).map(|step| half.epochs_done(step)).collect();
@@ -118,5 +196,45 @@ mod tests {
         assert_eq!((capped.horizon, capped.steps), (9, 5));
         assert_eq!(capped.share(8), 1.0);
         assert_eq!(Plan::new(3, 4, 1.0, 0).share(0), 0.0);
+    }
+
+    #[test]
+    fn steps_of_the_latent_part_come_first_and_do_not_count_as_epochs() {
+        let plan = Plan::warmed(10, 4, 1.5, 2.0, 0);
+        // 3 + 2 steps, then 6.
+        assert_eq!((plan.warm, plan.horizon, plan.steps), (5, 6, 11));
+        let places: Vec<_> = (0..11).map(|step| plan.place(step)).collect();
+        assert_eq!(places[..5], [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]);
+        assert_eq!(places[5..], [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]);
+        let done: Vec<f64> = [5, 6, 8, 11].map(|step| plan.epochs_done(step)).to_vec();
+        assert_eq!(done, [0.0, 0.4, 1.0, 2.0]);
+        assert_eq!([0, 5, 10].map(|step| plan.share(step)), [0.0, 0.0, 1.0]);
+        let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
+        let mut feed = Feed::new(&rows, None, plan, Seed(1));
+        let sizes: Vec<usize> = (0..11).map(|step| feed.step(step).len()).collect();
+        assert_eq!(sizes, [4, 4, 2, 4, 1, 4, 4, 2, 4, 4, 2]);
+        assert_eq!(Plan::warmed(10, 4, 1.5, 2.0, 3).steps, 3);
+    }
+
+    #[test]
+    fn rows_of_one_key_are_never_parted() {
+        let keys: Vec<u64> = vec![1, 1, 1, 2, 2, 3, 4, 4, 4, 4, 5];
+        let rows: Vec<TokenRow> =
+            (0..keys.len()).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
+        for (seed, per_step) in [(1, 4), (2, 4), (3, 5), (4, 7)] {
+            let plan = Plan::new(keys.len(), per_step, 2.0, 0);
+            let mut feed = Feed::new(&rows, Some(&keys), plan, Seed(seed));
+            for epoch in 0..2 {
+                let steps: Vec<Vec<usize>> = (0..plan.horizon / 2).map(|s| feed.step(epoch * plan.horizon / 2 + s)).collect();
+                let mut all: Vec<usize> = steps.concat();
+                all.sort_unstable();
+                assert_eq!(all, (0..keys.len()).collect::<Vec<_>>());
+                for key in 1..=5 {
+                    assert_eq!(steps.iter().filter(|s| s.iter().any(|&i| keys[i] == key)).count(), 1);
+                }
+                assert!(steps.iter().all(|s| s.len() <= per_step + 3));
+            }
+        }
+        assert_eq!([0, 1, 3, 4, 6, 11].map(|at| boundary(Some(&keys), at, 11)), [0, 3, 3, 5, 6, 11]);
     }
 }

@@ -58,10 +58,11 @@ impl Sums {
     /// Everything, in the order in which [`Sums::add`] reads it.
     fn numbers(&self) -> Vec<f64> {
         // Named one by one, so that a new field cannot be forgotten here.
-        let Sums { examples, tokens, objective, kl, balance, rewards, right, logps, entropy, usage, flips } = self;
+        let Sums { examples, tokens, objective, kl, balance, rewards, right, logps, entropy, overlap, usage, flips } =
+            self;
         let Usage { mass, counts, examples: used } = usage;
         let mut out = vec![*examples as f64, *tokens as f64, *objective, *kl, *balance, rewards.0, rewards.1];
-        out.extend([*right as f64, logps.0, logps.1, entropy.0, entropy.1, *used as f64]);
+        out.extend([*right as f64, logps.0, logps.1, entropy.0, entropy.1, *overlap, *used as f64]);
         out.extend([f64::from(u8::from(flips.is_some())), flips.unwrap_or(0.0)]);
         out.extend(mass);
         out.extend(counts.iter().map(|&c| c as f64));
@@ -69,7 +70,7 @@ impl Sums {
     }
 
     fn add(&mut self, numbers: &[f64]) -> Result<()> {
-        let [examples, tokens, objective, kl, balance, r0, r1, right, l0, l1, e0, e1, used, flipping, flips, rest @ ..] =
+        let [examples, tokens, objective, kl, balance, r0, r1, right, l0, l1, e0, e1, overlap, used, flipping, flips, rest @ ..] =
             numbers
         else {
             return Err(Error::run("ranks disagree about what a step counts; are all the same program?"));
@@ -86,6 +87,7 @@ impl Sums {
         self.logps.1 += l1;
         self.entropy.0 += e0;
         self.entropy.1 += e1;
+        self.overlap += overlap;
         if *flipping > 0.0 {
             *self.flips.get_or_insert(0.0) += flips;
         }
@@ -179,8 +181,8 @@ fn in_shares<R>(
 
 fn write_example(example: &Example, out: &mut Vec<f64>) {
     // Named one by one, so that a new field cannot be forgotten here.
-    let Example { prior, posterior, kl, prior_entropy, posterior_entropy, logps, logps_posterior } = example;
-    for list in [prior, posterior] {
+    let Example { prior, posterior, code_logps, kl, prior_entropy, posterior_entropy, logps, logps_posterior } = example;
+    for list in [prior, posterior, code_logps] {
         out.push(list.len() as f64);
         out.extend(list.iter().map(|&w| f64::from(w)));
     }
@@ -192,11 +194,12 @@ fn read_example(numbers: &mut dyn Iterator<Item = f64>) -> Option<Example> {
         let n = numbers.next()? as usize;
         Some(numbers.take(n).map(|w| w as f32).collect())
     };
-    let (prior, posterior) = (list(numbers)?, list(numbers)?);
+    let (prior, posterior, code_logps) = (list(numbers)?, list(numbers)?, list(numbers)?);
     let mut next = || numbers.next();
     Some(Example {
         prior,
         posterior,
+        code_logps,
         kl: next()?,
         prior_entropy: next()?,
         posterior_entropy: next()?,
@@ -237,6 +240,7 @@ mod tests {
             .map(|i| Example {
                 prior: vec![0.1; i as usize + 1],
                 posterior: vec![1.0 / 3.0; 2],
+                code_logps: vec![-3.5; 4],
                 kl: f64::from(i) / 7.0,
                 logps: (f64::from(i) - 0.1, f64::NEG_INFINITY),
                 logps_posterior: (1e-300, 3.0),

@@ -12,6 +12,7 @@ use crate::nn::Real;
 use crate::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
+use crate::train::marginal;
 use crate::train::peers::Peers;
 
 /// Sums over examples of a step, from which means are taken.
@@ -35,6 +36,8 @@ pub struct Sums {
     pub logps: (f64, f64),
     /// Entropies of prior and posterior.
     pub entropy: (f64, f64),
+    /// Swap overlap: how alike the posteriors of a pair and of its sides swapped are, 1 at most.
+    pub overlap: f64,
     /// Use of codes, by the posterior.
     pub usage: Usage,
     /// Flip rates, where they are learned.
@@ -56,6 +59,18 @@ pub struct Pass<'a> {
     pub step_examples: usize,
     /// The ranks among which the pass is shared.
     pub peers: &'a Peers,
+    /// Whether the backbone is trained, and not the latent part alone.
+    pub backbone: bool,
+    /// Key of every row: neighbours of one key share a code. None: every row has its own.
+    pub keys: Option<&'a [u64]>,
+}
+
+/// What a step knows of its rows that training does not change.
+pub(super) struct Constants {
+    /// Reference log-probabilities (B) of chosen and rejected.
+    pub reference: (Tensor, Tensor),
+    /// Tokens (B) of chosen and rejected, as numbers of the compute type.
+    pub lengths: (Tensor, Tensor),
 }
 
 /// Forward and backward; gradients of the step's mean loss are added to `gradients`.
@@ -96,39 +111,59 @@ pub fn forward<T: Real>(
     sums: &mut Sums,
 ) -> Result<Tensor> {
     let sides = if pass.objective.name == ObjectiveKind::Sft { Sides::Chosen } else { Sides::Both };
-    let (batch, h) = policy.states(rows, sides, Some(gradients))?;
-    let found = policy.infer(&h, &batch)?;
-    let draws = draws(policy, rows, found.as_ref(), pass)?;
+    let mut states = policy.states(rows, sides, Some(gradients).filter(|_| pass.backbone))?;
+    let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
+    if let Some(lpc) = &policy.lpc {
+        let noise = Noise { seed: pass.seed, occasion: pass.occasion, ids: &ids };
+        lpc.drop_tokens(&mut states.tokens, &noise);
+    }
+    let found = policy.infer(&states)?;
     let column = |values: Vec<f64>| -> Result<Tensor> {
-        Ok(Tensor::from_vec(values, rows.len(), h.device())?.to_dtype(T::KIND)?)
+        Ok(Tensor::from_vec(values, rows.len(), states.h.device())?.to_dtype(T::KIND)?)
     };
     let lengths = |get: fn(&TokenRow) -> usize| column(rows.iter().map(|r| get(r) as f64).collect());
-    let reference_chosen = column(reference.iter().map(|r| r.0).collect())?;
-    let reference_rejected = column(reference.iter().map(|r| r.1).collect())?;
-    let (n_chosen, n_rejected) = (lengths(|r| r.chosen_ids.len())?, lengths(|r| r.rejected_ids.len())?);
+    let constants = Constants {
+        reference: (
+            column(reference.iter().map(|r| r.0).collect())?,
+            column(reference.iter().map(|r| r.1).collect())?,
+        ),
+        lengths: (lengths(|r| r.chosen_ids.len())?, lengths(|r| r.rejected_ids.len())?),
+    };
     let share = 1.0 / pass.step_examples as f64;
     sums.examples += rows.len();
     // Of the rows, not of the batch: the backbone may have been spared them.
     let rejected = |r: &TokenRow| if sides == Sides::Both { r.rejected_ids.len() } else { 0 };
     sums.tokens += rows.iter().map(|r| r.prompt_ids.len() + r.chosen_ids.len() + rejected(r)).sum::<usize>();
+    if let Some(Inferred::Prior(log_prior)) = &found {
+        let groups = match pass.keys {
+            Some(keys) => crate::batch::runs(keys),
+            None => (0..rows.len()).map(|i| i..i + 1).collect(),
+        };
+        return marginal::forward(policy, &states, log_prior, &constants, &groups, pass, gradients, sums);
+    }
+    let draws = draws(policy, rows, found.as_ref(), pass)?;
     let mut loss: Option<Tensor> = None;
     let mut margins = vec![0.0; rows.len()];
     // Exact sums take all codes at once where they can.
     let exact = policy.lpc.as_ref().is_some_and(|lpc| lpc.config.exact);
-    let known = if exact { policy.logps_of_codes(&h, &batch, gradients)? } else { None };
+    let known = if exact { Some(policy.logps_of_codes(&states, Some(gradients))?) } else { None };
     for (i, draw) in draws.iter().enumerate() {
-        let logps = match known.as_ref().and_then(|known| known.get(i)) {
-            Some(logps) => logps.clone(),
-            None => policy.logps(&h, &batch, draw.z.as_ref(), Some(gradients))?,
+        let code = |side: &Tensor| -> Result<Tensor> { Ok(side.narrow(1, i, 1)?.squeeze(1)?) };
+        let (chosen, rejected) = match &known {
+            Some(known) => (code(&known.chosen)?, known.rejected.as_ref().map(code).transpose()?),
+            None => {
+                let logps = policy.logps(&states, draw.z.as_ref(), Some(gradients))?;
+                (logps.chosen, logps.rejected)
+            }
         };
         let preference = PreferenceLogps {
             // SFT sees one side only; the other stands at its reference and has no gradient.
-            rejected_logps: logps.rejected.unwrap_or_else(|| reference_rejected.clone()),
-            chosen_logps: logps.chosen,
-            reference_chosen_logps: reference_chosen.clone(),
-            reference_rejected_logps: reference_rejected.clone(),
-            n_chosen: n_chosen.clone(),
-            n_rejected: n_rejected.clone(),
+            rejected_logps: rejected.unwrap_or_else(|| constants.reference.1.clone()),
+            chosen_logps: chosen,
+            reference_chosen_logps: constants.reference.0.clone(),
+            reference_rejected_logps: constants.reference.1.clone(),
+            n_chosen: constants.lengths.0.clone(),
+            n_rejected: constants.lengths.1.clone(),
         };
         let found = pass.objective.losses_with(&preference, draw.flips.as_ref())?;
         let weighted = |x: &Tensor| match &draw.weight {
@@ -159,11 +194,15 @@ pub fn forward<T: Real>(
         sums.kl += total(&kl)?;
     }
     if let (Some(codes), Some(lpc)) = (found.as_ref().and_then(Inferred::codes), &policy.lpc) {
-        if lpc.config.balance > 0.0 {
-            let (mean, examples) = posterior_mean(codes, pass.peers)?;
+        if pass.moment.balance > 0.0 {
+            let (mean, examples) = mean_of(&codes.log_posterior, pass.peers)?;
             let balance = crate::lpc::balance(&mean)?;
-            loss = (loss + (&balance * (examples * share * lpc.config.balance))?)?;
+            loss = (loss + (&balance * (examples * share * pass.moment.balance))?)?;
             sums.balance += balance.to_dtype(DType::F64)?.to_vec0::<f64>()? * rows.len() as f64;
+        }
+        let context = policy.context(&states, &lpc.config)?;
+        if let Some(swapped) = lpc.codes().map(|c| c.swapped(&lpc.config, &context)).transpose()?.flatten() {
+            sums.overlap += total(&crate::lpc::bayes::overlap(&codes.log_posterior, &swapped)?)?;
         }
         count_codes(codes, sums)?;
     }
@@ -181,7 +220,8 @@ fn draws<T: Real>(
     let mut draws = match (&policy.lpc, found) {
         (Some(lpc), Some(found)) => {
             let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
-            lpc.draws(found, pass.moment, &Noise { seed: pass.seed, occasion: pass.occasion, ids: &ids })?
+            let noise = Noise { seed: pass.seed, occasion: pass.occasion, ids: &ids };
+            lpc.draws(found, pass.moment, &noise, T::KIND)?
         }
         _ => vec![Draw::default()],
     };
@@ -192,13 +232,16 @@ fn draws<T: Real>(
     Ok(draws)
 }
 
-/// The posterior's mean over the pass of all ranks, and its number of examples. What other ranks bring is a constant
+/// The mean distribution over the pass of all ranks, and its number of examples. What other ranks bring is a constant
 /// here: each rank's gradient is that of its own examples, and their sum that of the whole.
-fn posterior_mean(codes: &Codes, peers: &Peers) -> Result<(Tensor, f64)> {
-    let own = codes.log_posterior.exp()?.sum(0)?;
-    let n = codes.log_posterior.dim(0)? as f64;
+///
+/// # Shapes
+/// log_weights (B,K) -> (K).
+pub(super) fn mean_of(log_weights: &Tensor, peers: &Peers) -> Result<(Tensor, f64)> {
+    let own = log_weights.exp()?.sum(0)?;
+    let n = log_weights.dim(0)? as f64;
     if peers.size() == 1 {
-        return Ok((codes.log_posterior.exp()?.mean(0)?, n));
+        return Ok((log_weights.exp()?.mean(0)?, n));
     }
     let mut numbers = vec![n];
     let own_numbers = own.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
@@ -213,9 +256,9 @@ fn posterior_mean(codes: &Codes, peers: &Peers) -> Result<(Tensor, f64)> {
 ///
 /// # Errors
 /// As [`Peers::meet`].
-pub fn idle<T: Real>(policy: &Policy<T>, peers: &Peers) -> Result<()> {
+pub fn idle<T: Real>(policy: &Policy<T>, moment: Moment, peers: &Peers) -> Result<()> {
     match &policy.lpc {
-        Some(lpc) if lpc.config.coded() && lpc.config.balance > 0.0 => {
+        Some(lpc) if lpc.config.coded() && moment.balance > 0.0 => {
             peers.total(vec![0.0; 1 + lpc.config.codes]).map(|_| ())
         }
         _ => Ok(()),
@@ -231,6 +274,6 @@ fn count_codes(codes: &Codes, sums: &mut Sums) -> Result<()> {
     Ok(())
 }
 
-fn total(t: &Tensor) -> Result<f64> {
+pub(super) fn total(t: &Tensor) -> Result<f64> {
     Ok(t.detach().to_dtype(DType::F64)?.sum_all()?.to_vec0::<f64>()?)
 }

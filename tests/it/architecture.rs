@@ -35,7 +35,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("analysis", &[]),
     ("report", &["analysis"]),
     // Wiring. The recipe knows the configuration types, which live beside what they configure.
-    ("recipe", &["pipeline", "synth", "train"]),
+    ("recipe", &["lpc", "pipeline", "synth", "train"]),
     (
         "pipeline",
         &[

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Mixture, Pooling};
+use lpc_pipe::lpc::{Basis, Features, LatentKind, LpcConfig, Mixture, Normalise, Pooling};
 use lpc_pipe::model::config::RopeScaling;
 use lpc_pipe::model::{Group, LlamaConfig, Params};
 use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind, Reduction};
@@ -144,11 +144,11 @@ fn codes_over_every_objective() {
 fn the_exact_sum_over_codes_and_inputs_as_they_are() {
     let dpo = objective(ObjectiveKind::Dpo);
     let sampled = codes(Features::Concat, Pooling::Mean);
-    for normalise in [true, false] {
+    for normalise in [Normalise::Rms, Normalise::Standardise, Normalise::None] {
         let exact = LpcConfig { exact: true, normalise, ..sampled.clone() };
-        check(&format!("exact, normalise {normalise}"), &policy(&llama(true), &exact), &dpo, everything);
+        check(&format!("exact, normalise {normalise:?}"), &policy(&llama(true), &exact), &dpo, everything);
     }
-    let raw = LpcConfig { normalise: false, ..sampled };
+    let raw = LpcConfig { normalise: Normalise::None, ..sampled };
     check("inputs as they are", &policy(&llama(false), &raw), &dpo, everything);
 }
 
@@ -195,7 +195,7 @@ fn gaussians_with_every_feature_and_pooling() {
             check(&format!("gaussian {features:?} {pooling:?}"), &policy(&llama(true), &lpc), &dpo, everything);
         }
     }
-    let lpc = LpcConfig { normalise: false, detach: true, ..latent(LatentKind::Mlp) };
+    let lpc = LpcConfig { normalise: Normalise::None, detach: true, ..latent(LatentKind::Mlp) };
     check("mlp, inputs as they are", &policy(&llama(true), &lpc), &dpo, |name| name.starts_with("lpc."));
 }
 
@@ -283,7 +283,7 @@ fn frozen_parameters_have_no_gradient_and_change_no_others() {
         }
         assert_eq!(list.iter().filter(|p| !p.trainable).count(), frozen.len());
         let held =
-            Policy::<f64>::over(llama(tied), Params::new(list).unwrap(), &lpc, crate::policies::LONGEST).unwrap();
+            Policy::<f64>::over(llama(tied), Params::new(list).unwrap(), &lpc, Basis::sized(&lpc, 16, 30), crate::policies::LONGEST).unwrap();
         let all = check("free", &free, &dpo, |_| false);
         let some = check("frozen", &held, &dpo, |_| false);
         assert_eq!(some.len() + frozen.len(), all.len());

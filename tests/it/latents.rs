@@ -1,8 +1,8 @@
 //! Every latent and control: against recorded numbers, against one another, and through their folders.
 
-use candle_core::{Device, Tensor};
-use lpc_pipe::batch::{PairBatch, Sides, TokenRow};
-use lpc_pipe::lpc::{LatentKind, LpcConfig, Mixture, Moment, Noise, Pooling, shapes};
+use candle_core::{DType, Device, Tensor};
+use lpc_pipe::batch::{Sides, TokenRow};
+use lpc_pipe::lpc::{Basis, LatentKind, LpcConfig, Mixture, Moment, Noise, Pooling, Preset, shapes};
 use lpc_pipe::model::load;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use lpc_pipe::policy::{Policy, examine, flips, folder};
@@ -74,7 +74,10 @@ fn a_bias_is_lpc_with_one_code() {
         close("gradient", &of(&bias, "lpc.bias"), &of(&coded, "lpc.codebook"), 1e-12);
     }
     // It starts at 0: at its reference.
-    let (_, _, deviation) = shapes(&latent(LatentKind::Bias), 16, 1.0).remove(0);
+    let (_, _, deviation) = {
+        let lpc = latent(LatentKind::Bias);
+        shapes(&lpc, &Basis::sized(&lpc, 16, 30)).remove(0)
+    };
     assert_eq!(deviation, 0.0);
 }
 
@@ -158,21 +161,21 @@ fn samples_have_the_exact_mean() {
         // At a low temperature a relaxed sample is one code, as a hard one always is.
         let tau = if kind == LatentKind::LpcHard { 0.9 } else { 1e-3 };
         for g in [0.0, 1.0] {
-            let moment = Moment { g, tau, kl_weight: 0.0 };
+            let moment = Moment { g, tau, kl_weight: 0.0, balance: 0.0 };
             let reference: Vec<(f64, f64)> = vec![reference[0]; SAMPLES];
             let mean =
                 value(&sampled, &many, &reference, &pass(&objective, moment, SAMPLES)).1.objective / SAMPLES as f64;
             let sum = value(&exact, one, &reference[..1], &pass(&objective, moment, 1)).1.objective;
             // Each code's loss, and with them the variance of a sample.
-            let batch = PairBatch::pack(one, Sides::Both).unwrap();
-            let h = exact.hidden(&batch, None).unwrap();
+            let states = exact.states(&one.iter().collect::<Vec<_>>(), Sides::Both, None).unwrap();
             let lpc = exact.lpc.as_ref().unwrap();
-            let found = exact.infer(&h, &batch).unwrap().unwrap();
-            let draws = lpc.draws(&found, moment, &Noise { seed: Seed(0), occasion: "", ids: &["x"] }).unwrap();
+            let found = exact.infer(&states).unwrap().unwrap();
+            let noise = Noise { seed: Seed(0), occasion: "", ids: &["x"] };
+            let draws = lpc.draws(&found, moment, &noise, DType::F64).unwrap();
             assert_eq!(draws.len(), 4);
             let (mut by_hand, mut square, mut total) = (0.0, 0.0, 0.0);
             for draw in draws {
-                let logps = exact.logps(&h, &batch, draw.z.as_ref(), None).unwrap();
+                let logps = exact.logps(&states, draw.z.as_ref(), None).unwrap();
                 let of = |x: f64| Tensor::new(&[x], &Device::Cpu).unwrap();
                 let preference = PreferenceLogps {
                     chosen_logps: logps.chosen,
@@ -336,9 +339,9 @@ fn no_test_split_no_figures_of_it() {
 
 #[test]
 fn schedules_run_from_end_to_end() {
-    let config = LpcConfig { g: Mixture::Posterior, ..LpcConfig::default() };
+    let config = LpcConfig { g: Mixture::Posterior, ..LpcConfig::of(Preset::Paper) };
     assert_eq!((config.moment(0.0).g, config.moment(1.0).g), (0.0, 0.0));
-    let config = LpcConfig { g: Mixture::Prior, ..LpcConfig::default() };
+    let config = LpcConfig { g: Mixture::Prior, ..LpcConfig::of(Preset::Paper) };
     assert_eq!((config.moment(0.0).g, config.moment(1.0).g), (1.0, 1.0));
     let config = LpcConfig::default();
     assert_eq!((config.moment(0.0).g, config.moment(0.25).g, config.moment(1.0).g), (0.0, 0.25, 1.0));

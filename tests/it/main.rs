@@ -27,6 +27,7 @@
 
 mod architecture;
 mod bad_input;
+mod bayes;
 mod cli;
 mod contract;
 mod corpora;

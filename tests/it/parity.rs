@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use lpc_pipe::batch::{PairBatch, PairRows, TokenRow};
-use lpc_pipe::lpc::{Codebook, Codes, Context, Features, Inferred, LatentKind, Lpc, LpcConfig, Moment};
+use lpc_pipe::lpc::{
+    Basis, Codebook, Codes, Context, Features, Inferred, LatentKind, Lpc, LpcConfig, Moment, Normalise, Preset,
+};
 use lpc_pipe::message::Message;
 use lpc_pipe::model::decoder::{Packed, names};
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params, load};
 use lpc_pipe::nn::Real;
 use lpc_pipe::nn::attention::Segment;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps, Reduction};
-use lpc_pipe::policy::Policy;
+use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::policy::examine::plain_logps;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
@@ -374,13 +376,14 @@ fn adamw<T: Real>(key: &str, tolerance: f64) {
             beta2: recorded["betas"][1].as_f64().unwrap(),
             epsilon: recorded["eps"].as_f64().unwrap(),
             weight_decay: run["weight_decay"].as_f64().unwrap(),
+            latent_steps: 0,
         };
         let params = two_params::<T>(&recorded["params"]);
         let gradients = Gradients::new(&params);
         let mut optimizer = AdamW::<T>::new(config, &params);
         for (grads, wanted) in list(&recorded["grads"]).iter().zip(list(&run["params_after_step"])) {
             put::<T>(&gradients, &params, grads);
-            optimizer.step(&params, &gradients, Rates { backbone: lr, latent: 99.0 }, 1.0).unwrap();
+            optimizer.step(&params, &gradients, Rates { backbone: lr, latent: 99.0, codes: 99.0 }, 1.0).unwrap();
             for param in params.iter() {
                 close(&param.name, &numbers(param.var.as_tensor()), &flat(&wanted[&param.name]), tolerance);
             }
@@ -417,9 +420,9 @@ fn clipping_agrees_with_torch() {
         let max = case["max_norm"].as_f64().unwrap();
         let scale = if norm > max { max / (norm + 1e-6) } else { 1.0 };
         // Without decay of the first moment, it is the gradient that the optimizer used.
-        let config = AdamWConfig { beta1: 0.0, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let config = AdamWConfig { beta1: 0.0, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
         let mut optimizer = AdamW::<f32>::new(config, &params);
-        optimizer.step(&params, &gradients, Rates { backbone: 0.1, latent: 0.1 }, scale).unwrap();
+        optimizer.step(&params, &gradients, Rates { backbone: 0.1, latent: 0.1, codes: 0.1 }, scale).unwrap();
         for (name, tensor) in optimizer.tensors(&params).unwrap() {
             if let Some(param) = name.strip_prefix("first.") {
                 close(&name, &numbers(&tensor), &flat32(&case["clipped"][param]), 1e-6);
@@ -448,9 +451,9 @@ impl Latent {
             features: Features::Concat,
             kl_weight: setting("lambda"),
             // The recorded reference reads hidden states as they are.
-            normalise: false,
-            balance: 0.0,
-            ..LpcConfig::default()
+            normalise: Normalise::None,
+            prior_width: h,
+            ..LpcConfig::of(Preset::Paper)
         };
         let config = LlamaConfig { head_dim: h, tie_word_embeddings: false, ..LlamaConfig::tiny(h, 0, v) };
         let param = |name: String, values: Vec<f64>, shape: Vec<usize>, group| {
@@ -462,12 +465,13 @@ impl Latent {
             param(names::NORM.into(), vec![1.0; h], vec![h], Group::BackboneNorm),
             param(names::HEAD.into(), flat(&recorded["weights"]["lm_head"]), vec![v, h], Group::Backbone),
         ];
-        for (name, shape, _) in lpc_pipe::lpc::shapes(&lpc, h, 1.0) {
+        let basis = Basis::sized(&lpc, h, v);
+        for (name, shape, _) in lpc_pipe::lpc::shapes(&lpc, &basis) {
             let values = flat(&recorded["weights"][name.strip_prefix("lpc.").unwrap()]);
             params.push(param(name, values, shape, Group::Latent));
         }
-        let policy = Policy::over(config, Params::new(params).unwrap(), &lpc, 8).unwrap();
-        let moment = Moment { g: setting("g"), tau: setting("tau"), kl_weight: setting("lambda") };
+        let policy = Policy::over(config, Params::new(params).unwrap(), &lpc, basis, 8).unwrap();
+        let moment = Moment { g: setting("g"), tau: setting("tau"), kl_weight: setting("lambda"), balance: 0.0 };
         Latent { recorded, policy, moment }
     }
 
@@ -502,7 +506,7 @@ impl Latent {
 }
 
 fn infer(lpc: &Lpc, prompt: Tensor, responses: (Tensor, Tensor)) -> Codes {
-    match lpc.infer(&Context { prompt, responses: Some(responses) }).unwrap() {
+    match lpc.infer(&Context { pairs: prompt.dim(0).unwrap(), prompt: Some(prompt), tokens: None, responses: Some(responses) }).unwrap() {
         Inferred::Codes(codes) => codes,
         other => panic!("no codes: {other:?}"),
     }
@@ -540,8 +544,9 @@ fn latent_codes_agree_with_autograd() {
     check("kl", &kl, &outputs["kl"]);
 
     let (h, batch) = latent.responses();
+    let states = States { batch, h: h.as_tensor().clone(), prompt: None, tokens: None, reach: None };
     let sum = Arc::new(Gradients::new(&policy.params));
-    let logps = policy.logps(h.as_tensor(), &batch, Some(&z), Some(&sum)).unwrap();
+    let logps = policy.logps(&states, Some(&z), Some(&sum)).unwrap();
     let rejected = logps.rejected.unwrap();
     check("chosen", &logps.chosen, &outputs["logps_chosen"]);
     check("rejected", &rejected, &outputs["logps_rejected"]);
@@ -597,6 +602,7 @@ fn evaluation_takes_the_expected_z_of_the_prior() {
     let wanted = &latent.recorded["eval"];
     close("z", &numbers(&z), &flat(&wanted["z"]), 1e-9);
     let (h, batch) = latent.responses();
+    let states = States { batch, h: h.as_tensor().clone(), prompt: None, tokens: None, reach: None };
     let logps = latent.policy.logps(h.as_tensor(), &batch, Some(&z), None).unwrap();
     close("chosen", &numbers(&logps.chosen), &flat(&wanted["logps_chosen"]), 1e-9);
     close("rejected", &numbers(&logps.rejected.unwrap()), &flat(&wanted["logps_rejected"]), 1e-9);

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 use lpc_pipe::batch::{PairBatch, Sides, TokenRow};
-use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Pooling};
+use lpc_pipe::lpc::{Basis, Features, LatentKind, LpcConfig, Pooling};
 use lpc_pipe::model::{Gradients, LlamaConfig, Params, Place};
 use lpc_pipe::nn::{Precision, Real};
 use lpc_pipe::objective::ObjectiveKind;
@@ -106,7 +106,7 @@ fn what_is_frozen_has_no_gradient_on_composed_operations() {
         for param in &mut list {
             param.trainable = !frozen.contains(&param.name.as_str());
         }
-        Policy::<f64>::over(llama(false), Params::new(list).unwrap(), &lpc, LONGEST).unwrap()
+        Policy::<f64>::over(llama(false), Params::new(list).unwrap(), &lpc, Basis::sized(&lpc, 16, 30), LONGEST).unwrap()
     };
     let of = |policy: &Policy<f64>| gradients(policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), 3);
     let (wanted, found) = (of(&held()), of(&held().placed(composed(DType::F64)).unwrap()));
@@ -129,7 +129,7 @@ fn recomputed_layers_give_the_same_bits() {
     assert!(of(false) == of(true));
 }
 
-const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
+const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1, latent_steps: 0 };
 
 /// All parameters by name.
 fn parameters<T: Real>(policy: &Policy<T>) -> BTreeMap<String, Vec<f64>> {
@@ -148,7 +148,7 @@ fn train_on<T: Real>(policy: &Policy<T>, sums: &Arc<Gradients>, steps: usize, lr
             let mut counted = Sums::default();
             step::pass(policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), sums, &mut counted).unwrap();
             let clip = 1.0 / global_norm::<T>(sums).unwrap();
-            optimizer.step(&policy.params, sums, Rates { backbone: lr, latent: lr }, clip).unwrap();
+            optimizer.step(&policy.params, sums, Rates { backbone: lr, latent: lr, codes: lr }, clip).unwrap();
             policy.decoder.refresh(&policy.params).unwrap();
             counted.objective / 3.0
         })

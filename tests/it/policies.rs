@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::TokenRow;
-use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Moment, Pooling};
+use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Moment, Pooling, Preset};
 use lpc_pipe::model::load::{self, Loaded, normal};
 use lpc_pipe::model::{Gradients, LlamaConfig, Param};
 use lpc_pipe::nn::Real;
@@ -39,7 +39,15 @@ pub fn plain() -> LpcConfig {
 
 /// Four codes with visible effects.
 pub fn codes(features: Features, pooling: Pooling) -> LpcConfig {
-    LpcConfig { latent: LatentKind::Lpc, codes: 4, features, pooling, code_init: 0.5, ..LpcConfig::default() }
+    LpcConfig {
+        latent: LatentKind::Lpc,
+        codes: 4,
+        features,
+        pooling,
+        code_init: 0.5,
+        balance: 0.5,
+        ..LpcConfig::of(Preset::Paper)
+    }
 }
 
 /// The same for any latent, with visible effects.
@@ -128,11 +136,11 @@ pub fn objective(name: ObjectiveKind) -> ObjectiveConfig {
 }
 
 /// Schedules in the middle of a run: both z's, a temperature other than 1, a divergence that counts.
-pub const MIDDLE: Moment = Moment { g: 0.3, tau: 0.7, kl_weight: 0.05 };
+pub const MIDDLE: Moment = Moment { g: 0.3, tau: 0.7, kl_weight: 0.05, balance: 0.5 };
 
 /// What a pass over `rows` in one step is told.
 pub fn pass<'a>(objective: &'a ObjectiveConfig, moment: Moment, step_examples: usize) -> Pass<'a> {
-    Pass { objective, moment, seed: Seed(9), occasion: "0", step_examples, peers: &ALONE }
+    Pass { objective, moment, seed: Seed(9), occasion: "0", step_examples, peers: &ALONE, backbone: true, keys: None }
 }
 
 /// Value of the loss and the sums over examples.

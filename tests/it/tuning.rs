@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::{Sides, TokenRow};
-use lpc_pipe::lpc::{Features, LpcConfig, Pooling};
+use lpc_pipe::lpc::{Basis, Features, LpcConfig, Pooling};
 use lpc_pipe::model::decoder::names;
 use lpc_pipe::model::load::{self, Loaded, normal};
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Lora, LoraConfig, Params, Place, fingerprint, lora, peft};
@@ -363,7 +363,7 @@ fn the_heads_own_gradients_are_exact() {
 #[test]
 fn kept_states_are_those_of_the_same_content_only() {
     let dir = tempfile::tempdir().unwrap();
-    let keeping = Keeping { folder: dir.path(), budget: 1 << 20, about: "" };
+    let keeping = Keeping { folder: dir.path(), budget: 1 << 20, about: "", head_frozen: false };
     let rows = pairs(4);
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
     let mut policy = headed::<f32>(&llama(true), &plain());
@@ -376,7 +376,7 @@ fn kept_states_are_those_of_the_same_content_only() {
     assert_eq!(logps(&policy, &others).len(), 12);
     let mut longer = rows.clone();
     longer[0].chosen_ids.push(1);
-    let (batch, _) = policy.states(&all_of(&longer), Sides::Both, None).unwrap();
+    let batch = policy.states(&all_of(&longer), Sides::Both, None).unwrap().batch;
     assert_eq!(batch.pairs[0].prompt.len(), longer[0].prompt_ids.len());
     // The head may change, what is below it may not; nor may the tokens.
     let head = policy.params.get(policy.params.position(names::HEAD).unwrap());
@@ -412,11 +412,11 @@ fn a_frozen_policy_keeps_no_graph() {
     let rows = pairs(2);
     let policy = headed::<f32>(&llama(true), &plain());
     let sums = Arc::new(Gradients::new(&policy.params));
-    let (_, h) = policy.states(&all_of(&rows), Sides::Both, Some(&sums)).unwrap();
+    let h = policy.states(&all_of(&rows), Sides::Both, Some(&sums)).unwrap().h;
     assert!(!h.track_op());
     let adapters = Params::new(
         adapted::<f32>(&llama(true), &settings(&["q_proj"]), &plain(), false).params.iter().cloned().collect(),
     );
-    let error = Policy::<f32>::over(llama(true), adapters.unwrap(), &plain(), LONGEST).unwrap_err().to_string();
+    let error = Policy::<f32>::over(llama(true), adapters.unwrap(), &plain(), Basis::sized(&plain(), 16, 30), LONGEST).unwrap_err().to_string();
     assert!(error.contains("adapters without their settings"), "{error}");
 }

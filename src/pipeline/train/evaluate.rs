@@ -6,9 +6,11 @@ use crate::batch::Split;
 use crate::error::Result;
 use crate::objective::ObjectiveConfig;
 use crate::policy::{Example, Policy};
-use crate::posteriors::{self, Part};
+use crate::posteriors::{self, Part, Settings};
 use crate::schema::metric;
-use crate::train::{Metrics, Peers, shares};
+use crate::train::{Metrics, Peers, TrainConfig, shares};
+
+use super::latent;
 
 /// Sources with metrics of their own, the largest first: a data set may have thousands.
 const SOURCES: usize = 32;
@@ -21,10 +23,31 @@ pub(super) fn evaluation(
     policy: &Policy<f32>,
     split: &Split,
     reference: &[(f64, f64)],
-    objective: &ObjectiveConfig,
+    keys: Option<&[u64]>,
+    config: &TrainConfig,
     peers: &Peers,
 ) -> Result<Metrics> {
-    metrics(split, &shares::examine(policy, &split.rows, peers, |_| {})?, reference, objective)
+    let mut examples = shares::examine(policy, &split.rows, peers, |_| {})?;
+    settled(policy, split, &mut examples, reference, keys, config)?;
+    metrics(split, &examples, reference, &config.objective)
+}
+
+/// Gives examples the posteriors that come from their losses.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+pub(super) fn settled(
+    policy: &Policy<f32>,
+    split: &Split,
+    examples: &mut [Example],
+    reference: &[(f64, f64)],
+    keys: Option<&[u64]>,
+    config: &TrainConfig,
+) -> Result<()> {
+    let flips = latent::flip_rates(policy)?;
+    let settings = Settings { objective: &config.objective, lpc: &config.lpc, flips: flips.as_deref() };
+    let reference = config.objective.needs_reference().then_some(reference);
+    posteriors::settle(&split.rows, examples, reference, keys, settings)
 }
 
 /// Means over the test split, against the clean labels, with the prior's z: `eval_rewards/accuracies`,

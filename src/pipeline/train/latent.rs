@@ -19,7 +19,17 @@ pub(super) fn codes(policy: &Policy<f32>, tokenizer: &ModelTokenizer, posteriors
     let k = usage.height();
     let (mut top, mut bottom, mut norms) = (vec![Vec::new(); k], vec![Vec::new(); k], vec![None; k]);
     if let Some(vectors) = policy.lpc.as_ref().map(crate::lpc::Lpc::vectors).transpose()?.flatten() {
-        let logits = policy.decoder.logits(&vectors)?.to_vec2::<f32>()?;
+        // Biases act on some tokens; the others stay at 0, between those that are raised and lowered.
+        let logits = match policy.lpc.as_ref().and_then(|lpc| lpc.basis.code_tokens.as_ref()) {
+            None => policy.decoder.logits(&vectors)?.to_vec2::<f32>()?,
+            Some(tokens) => {
+                let mut logits = vec![vec![0.0; policy.decoder.config.vocab_size]; vectors.dim(0)?];
+                for (logits, biases) in logits.iter_mut().zip(vectors.detach().to_vec2::<f32>()?) {
+                    tokens.iter().zip(biases).for_each(|(&token, bias)| logits[token as usize] = bias);
+                }
+                logits
+            }
+        };
         let vectors = vectors.detach().to_vec2::<f32>()?;
         for code in 0..k.min(logits.len()) {
             let mut order: Vec<usize> = (0..logits[code].len().min(tokenizer.vocab_size())).collect();
@@ -54,6 +64,20 @@ fn code_flip_rates(policy: &Policy<f32>) -> Result<Option<Vec<f64>>> {
     let Some(codes) = policy.lpc.as_ref().and_then(crate::lpc::Lpc::codes) else { return Ok(None) };
     let Some(rates) = codes.flip_rates()? else { return Ok(None) };
     Ok(Some(rates.to_vec1::<f32>()?.into_iter().map(f64::from).collect()))
+}
+
+/// Learned flip rates: of every code, or one for all labels.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+pub(super) fn flip_rates(policy: &Policy<f32>) -> Result<Option<Vec<f64>>> {
+    if let Some(rates) = code_flip_rates(policy)? {
+        return Ok(Some(rates));
+    }
+    Ok(match policy.flip_rate()? {
+        Some(rate) => Some(vec![f64::from(rate.squeeze(0)?.to_vec0::<f32>()?)]),
+        None => None,
+    })
 }
 
 /// The flip rate that objective mix ended with; `prior` is the prior's use of the codes.

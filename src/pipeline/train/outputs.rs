@@ -12,7 +12,7 @@ use crate::artifact;
 use crate::batch::Split;
 use crate::error::Result;
 use crate::policy::{Example, Policy, folder};
-use crate::posteriors::{self, Ledger, Part};
+use crate::posteriors::{self, Ledger, Part, Settings};
 use crate::progress::Progress;
 use crate::schema::{self, col, prepared};
 use crate::seed::Seed;
@@ -25,6 +25,9 @@ pub(super) struct Trained<'a> {
     pub seed: Seed,
     pub splits: &'a [Split],
     pub reference: &'a reference::Reference,
+    /// Keys of the rows of every split, where pairs share codes.
+    pub keys: &'a [Option<Vec<u64>>],
+    pub ledger: &'a HashMap<String, Ledger>,
     pub outcome: Outcome,
 }
 
@@ -48,7 +51,12 @@ impl Trained<'_> {
             .map(|s| shares::examine(policy, &s.rows, peers, |n| progress.advance(n as u64)))
             .collect();
         progress.end();
-        Ok((examples?, clock.elapsed()))
+        let mut examples = examples?;
+        for (i, (split, examples)) in self.splits.iter().zip(&mut examples).enumerate() {
+            let keys = self.keys[i].as_deref();
+            evaluate::settled(policy, split, examples, &self.reference[i], keys, self.config)?;
+        }
+        Ok((examples, clock.elapsed()))
     }
 
     /// Writes posteriors, codes, model and summary.
@@ -77,7 +85,10 @@ impl Trained<'_> {
             })
             .collect();
         let path = out.join(schema::run::POSTERIORS);
-        posteriors::write(&path, &parts, &ledger(Path::new(&self.config.data))?, &self.config.objective)?;
+        let flips = latent::flip_rates(policy)?;
+        let settings =
+            Settings { objective: &self.config.objective, lpc: &self.config.lpc, flips: flips.as_deref() };
+        posteriors::write(&path, &parts, self.ledger, settings)?;
         let frame = artifact::read_parquet(&path)?;
         artifact::write_parquet(out.join(schema::run::CODES), &mut latent::codes(policy, tokenizer, &frame)?)?;
         if self.config.save_model {
@@ -164,7 +175,7 @@ fn by_source(test: &DataFrame) -> Result<Vec<SourceAccuracy>> {
 }
 
 /// What the pairs files know of each id.
-fn ledger(data: &Path) -> Result<HashMap<String, Ledger>> {
+pub(super) fn ledger(data: &Path) -> Result<HashMap<String, Ledger>> {
     let mut out = HashMap::new();
     for split in schema::SPLITS {
         let frame = artifact::read_parquet(data.join(prepared::pairs(split)))?;

@@ -66,7 +66,7 @@ impl Cost {
     pub fn of(config: &TrainConfig, seed: Seed, shape: &LlamaConfig, splits: &[Split]) -> Cost {
         let regime = Regime::of(config, shape);
         let rows = &splits[0].rows;
-        let steps = Steps::new(rows.len(), config.batch * config.accumulate, config.epochs, config.max_steps);
+        let steps: Steps = config.plan(rows.len(), 1);
         let loads = Loads::of(config, rows, steps, seed, regime.window);
         let codes = if config.lpc.active() { config.lpc.codes } else { 1 };
         let memory = Memory::of(shape, &regime, loads.largest, splits, codes);

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::batch::Split;
+use crate::batch::{Split, TokenRow};
 use crate::error::{Error, Result};
 use crate::model::{Lora, fingerprint, load, lora, peft};
 use crate::objective::MixFlip;
-use crate::policy::{HiddenStates, Keeping, Policy, flips};
+use crate::policy::{HiddenStates, Keeping, Policy, basis, flips};
+use crate::lpc::Basis;
+use crate::model::base::Base;
 use crate::progress::Progress;
 use crate::seed::Seed;
 use crate::source::ModelSource;
@@ -22,11 +24,16 @@ pub(super) fn start(
     source: &ModelSource,
     vocab_size: usize,
     seed: Seed,
-    longest: usize,
+    (rows, longest): (&[TokenRow], usize),
 ) -> Result<Policy<f32>> {
     let (mut loaded, adapter) = match config.tune {
         Tune::Full => (load::load::<f32>(source, vocab_size, seed)?, None),
         Tune::Head => (load::own_head(load::load::<f32>(source, vocab_size, seed)?)?, None),
+        Tune::Latent => {
+            let mut loaded = load::load::<f32>(source, vocab_size, seed)?;
+            loaded.params.iter_mut().for_each(|p| p.trainable = false);
+            (loaded, None)
+        }
         Tune::Lora => match source {
             ModelSource::Folder(folder) if peft::is_adapter(folder) => {
                 let (loaded, mut found) = peft::open::<f32>(folder, vocab_size, seed)?;
@@ -50,7 +57,25 @@ pub(super) fn start(
     if config.objective.mix_flip == MixFlip::Learned {
         loaded.params.push(flips::parameter::<f32>()?);
     }
-    let policy = Policy::adapted(loaded, adapter, &config.lpc, seed, longest)?;
+    let base = match config.tune {
+        Tune::Latent => {
+            let (base_model_name_or_path, revision) = named(&config.model, source);
+            // An adapter that was merged on the way is no model by itself.
+            let merged = matches!(source, ModelSource::Folder(folder) if peft::is_adapter(folder));
+            let fingerprint = if merged { String::new() } else { fingerprint::<f32>(loaded.params.iter())? };
+            let named = if merged { (String::new(), String::new()) } else { (base_model_name_or_path, revision) };
+            Some(Base { base_model_name_or_path: named.0, revision: named.1, fingerprint })
+        }
+        _ => None,
+    };
+    let scales = |chosen: usize, rejected: usize| config.objective.margin_scales(chosen, rejected);
+    let basis = if config.lpc.active() {
+        basis::of(&config.lpc, &loaded, rows, &scales)?
+    } else {
+        Basis::sized(&config.lpc, loaded.config.hidden_size, loaded.config.vocab_size)
+    };
+    let mut policy = Policy::adapted(loaded, adapter, &config.lpc, basis, seed, longest)?;
+    policy.base = base;
     policy.start_flips(config.objective.label_smoothing)?;
     Ok(policy)
 }
@@ -83,7 +108,8 @@ pub(super) fn settled(config: TrainConfig, policy: &Policy<f32>) -> TrainConfig 
     }
 }
 
-/// Gives the policy the hidden states of all rows where only its head is trained.
+/// Gives the policy the hidden states of all rows where its backbone never moves; and those of the training rows where
+/// it stays as it is while the latent part is trained alone, if they fit into the memory that is allowed for them.
 ///
 /// # Errors
 /// As [`HiddenStates::open`].
@@ -94,16 +120,25 @@ pub(super) fn remember(
     peers: &Peers,
     progress: &dyn Progress,
 ) -> Result<()> {
-    if config.tune != Tune::Head {
+    let kept = config.tune.keeps_states();
+    if !kept && config.latent_warmup() == 0.0 {
         return Ok(());
     }
+    let budget = (config.head.memory_mb as u64) << 20;
     let own = match config.head.cache.as_str() {
         "" => Path::new(&config.data).join("hidden"),
         folder => PathBuf::from(folder),
     };
+    let splits = if kept { splits } else { &splits[..1] };
     let rows: Vec<_> = splits.iter().flat_map(|s| &s.rows).collect();
+    // The head is trained with the rest of a model behind the warm-up, and only then.
+    let head_frozen = config.tune != Tune::Head;
+    if !kept && HiddenStates::size(policy, &rows, head_frozen)? > budget {
+        progress.note("hidden states are computed in every pass of train.lpc.warmup: they are more than head.memory_mb");
+        return Ok(());
+    }
     let about = reference::options(policy);
-    let keeping = Keeping { folder: &own, budget: (config.head.memory_mb as u64) << 20, about: &about };
+    let keeping = Keeping { folder: &own, budget, about: &about, head_frozen };
     // One rank computes and writes them, the others read.
     let mut states = None;
     peers.from_first(|| {

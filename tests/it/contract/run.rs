@@ -8,7 +8,7 @@ use super::{manifest_holds, pairs};
 use crate::support::{Sandbox, columns, flags, lists, numbers, schema, texts};
 
 /// Columns of `posteriors.parquet`, in order.
-pub const POSTERIORS: [&str; 22] = [
+pub const POSTERIORS: [&str; 23] = [
     "id",
     "prompt_id",
     "source",
@@ -31,6 +31,7 @@ pub const POSTERIORS: [&str; 22] = [
     "margin_posterior",
     "n_chosen",
     "n_rejected",
+    "code_margins",
 ];
 
 #[test]

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use lpc_pipe::batch::{PairBatch, PairRows};
-use lpc_pipe::lpc::{Codebook, Context, Draw, Inferred, LpcConfig, Moment, Noise, Part, shapes};
+use lpc_pipe::lpc::{Basis, Codebook, Context, Draw, Inferred, LpcConfig, Moment, Noise, Part, shapes, Preset};
 use lpc_pipe::model::decoder::names;
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params};
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
-use lpc_pipe::policy::Policy;
+use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::seed::Seed;
 use serde_json::Value;
 
@@ -42,7 +42,8 @@ impl Recorded<'_> {
             latent: serde_json::from_value(case["latent"].clone()).unwrap(),
             codes: setting("K") as usize,
             exact: case["exact"].as_bool().unwrap(),
-            ..LpcConfig::default()
+            prior_width: h,
+            ..LpcConfig::of(Preset::Paper)
         };
         let config = LlamaConfig { head_dim: h, tie_word_embeddings: false, ..LlamaConfig::tiny(h, 0, v) };
         let param =
@@ -53,14 +54,15 @@ impl Recorded<'_> {
             param(names::HEAD.into(), flat(&all["lm_head"]), vec![v, h], Group::Backbone),
         ];
         let wanted = case["weights"].as_object().unwrap();
-        let shapes = shapes(&lpc, h, 1.0);
+        let basis = Basis::sized(&lpc, h, v);
+        let shapes = shapes(&lpc, &basis);
         assert_eq!(shapes.len(), wanted.len(), "{}", lpc.latent.name());
         for (name, shape, _) in shapes {
             // Equal shapes: the recorder found the same sizes by trying.
             params.push(param(name.clone(), flat(&wanted[&name["lpc.".len()..]]), shape, Group::Latent));
         }
-        let policy = Policy::over(config, Params::new(params).unwrap(), &lpc, 8).unwrap();
-        let moment = Moment { g: setting("g"), tau: setting("tau"), kl_weight: setting("lambda") };
+        let policy = Policy::over(config, Params::new(params).unwrap(), &lpc, basis, 8).unwrap();
+        let moment = Moment { g: setting("g"), tau: setting("tau"), kl_weight: setting("lambda"), balance: 0.0 };
         Recorded { all, case, policy, moment }
     }
 
@@ -94,11 +96,14 @@ impl Recorded<'_> {
                 vec![Draw { z: Some(z), ..Draw::default() }]
             }
             // No noise is drawn.
-            _ => lpc.draws(found, self.moment, &Noise { seed: Seed(0), occasion: "", ids: &[] }).unwrap(),
+            _ => {
+                let noise = Noise { seed: Seed(0), occasion: "", ids: &[] };
+                lpc.draws(found, self.moment, &noise, DType::F64).unwrap()
+            },
         }
     }
 
-    fn responses(&self) -> (Tensor, PairBatch) {
+    fn responses(&self) -> States {
         let inputs = &self.all["inputs"];
         let mut batch = PairBatch::default();
         for side in ["targets_chosen", "targets_rejected"] {
@@ -114,11 +119,12 @@ impl Recorded<'_> {
         batch.pairs = vec![PairRows { prompt: 0..0, chosen: 0..0, rejected: 0..0 }; batch.responses.len() / 2];
         let values = [flat(&inputs["hidden_chosen"]), flat(&inputs["hidden_rejected"])].concat();
         let h = self.policy.decoder.config.hidden_size;
-        (Tensor::from_vec(values, (batch.targets.len(), h), &Device::Cpu).unwrap(), batch)
+        let h = Tensor::from_vec(values, (batch.targets.len(), h), &Device::Cpu).unwrap();
+        States { batch, h, prompt: None, tokens: None, reach: None }
     }
 
-    fn preference(&self, h: &Tensor, batch: &PairBatch, z: &Tensor, sum: Option<&Arc<Gradients>>) -> PreferenceLogps {
-        let logps = self.policy.logps(h, batch, Some(z), sum).unwrap();
+    fn preference(&self, states: &States, z: &Tensor, sum: Option<&Arc<Gradients>>) -> PreferenceLogps {
+        let logps = self.policy.logps(states, Some(z), sum).unwrap();
         let reference = |side: &str| Tensor::new(flat(&self.all["inputs"][side]), &Device::Cpu).unwrap();
         PreferenceLogps {
             n_chosen: logps.chosen.ones_like().unwrap(),
@@ -147,16 +153,19 @@ fn latents_agree_with_autograd() {
         };
         let [h_x, h_w, h_l] = ["h_x", "h_w", "h_l"].map(|name| recorded.input(name));
         let responses = Some((h_w.as_tensor().clone(), h_l.as_tensor().clone()));
-        let found = lpc.infer(&Context { prompt: h_x.as_tensor().clone(), responses }).unwrap();
+        let found = {
+            let prompt = Some(h_x.as_tensor().clone());
+            lpc.infer(&Context { pairs: h_x.dim(0).unwrap(), prompt, tokens: None, responses }).unwrap()
+        };
         let name = if lpc.config.coded() { ObjectiveKind::Mix } else { ObjectiveKind::Dpo };
         let objective = ObjectiveConfig { beta: 0.1, ..objective(name) };
 
-        let (h, batch) = recorded.responses();
+        let states = recorded.responses();
         let sum = Arc::new(Gradients::new(&policy.params));
         let (mut losses, mut z): (Option<Tensor>, Option<Tensor>) = (None, None);
         for draw in recorded.draws(&found) {
             let at = draw.z.unwrap();
-            let preference = recorded.preference(&h, &batch, &at, Some(&sum));
+            let preference = recorded.preference(&states, &at, Some(&sum));
             let found = objective.losses_with(&preference, draw.flips.as_ref()).unwrap().losses;
             let weighted = |x: Tensor| match &draw.weight {
                 Some(w) if x.rank() == 2 => x.broadcast_mul(&w.unsqueeze(1).unwrap()).unwrap(),
@@ -199,9 +208,9 @@ fn latents_agree_with_autograd() {
         assert_eq!(compared, grads.keys().filter(|k| !k.starts_with("h_")).count(), "{what}");
 
         // Evaluation: nothing is sampled, the posterior is not looked at.
-        let expected = lpc.expected(&found).unwrap().prior;
+        let expected = lpc.expected(&found).unwrap().prior.unwrap();
         check("expected z", &expected, &case["eval"]["z"]);
-        let preference = recorded.preference(&h, &batch, &expected, None);
+        let preference = recorded.preference(&states, &expected, None);
         check("chosen", &preference.chosen_logps, &case["eval"]["logps_chosen"]);
         check("rejected", &preference.rejected_logps, &case["eval"]["logps_rejected"]);
     }

@@ -1,0 +1,405 @@
+//! Token log-probabilities under shifts of the logits: the same few for all rows (codes), or one for each pair.
+//!
+//! A shift is a vector that is added to the hidden state, or a bias on the logits of some tokens. Of codes every one is
+//! wanted for every row: [`crate::nn::gather_codes`] has them for the price of one softmax.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
+
+use super::{Decoder, failed, input};
+use crate::error::{Error, Result};
+use crate::model::linear::Weight;
+use crate::model::params::Gradients;
+use crate::nn::columns::{Columns, Others, Scores};
+use crate::nn::real::with_slice;
+use crate::nn::{Precision, Real, Rows, gather_biased, gather_codes, linear};
+
+/// Where shifts act.
+#[derive(Debug, Clone, Copy)]
+pub enum Shifts<'a> {
+    /// Vectors (S,H), added to the hidden states.
+    Hidden(&'a Tensor),
+    /// Biases (S,C) on the logits of these C tokens.
+    Biases(&'a Tensor, &'a Arc<Vec<u32>>),
+}
+
+/// The output layer as far as shifts reach, for rows whose logits over the rest of the vocabulary are known.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    /// Weights of the tokens that take biases (C,H).
+    pub weights: Tensor,
+    /// Log-sum-exp of each row's other logits (R).
+    pub others: Tensor,
+    /// Logit of each row's target (R).
+    pub known: Tensor,
+    /// Place of each row's target among the tokens; [`crate::nn::columns::ELSEWHERE`] where it is not.
+    pub places: Vec<u32>,
+}
+
+impl<T: Real> Decoder<T> {
+    /// `log_softmax(W h_r + s_k)` of every row's target under every shift.
+    ///
+    /// # Shapes
+    /// h (R,H) · K shifts · targets (R) -> (R,K).
+    ///
+    /// # Units
+    /// Nats.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a target outside the vocabulary; [`Error::Tensor`].
+    pub fn token_logps_of_codes(
+        &self,
+        h: &Tensor,
+        codes: Shifts<'_>,
+        targets: &[u32],
+        reach: Option<&Reach>,
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<Tensor> {
+        self.in_vocabulary(targets)?;
+        if self.place().is_some() {
+            // Elsewhere each code in turn: no product of exponentials there yet.
+            let k = codes.count()?;
+            let each = (0..k).map(|code| {
+                let (tensor, at) = (codes.tensor().narrow(0, code, 1)?, vec![0; targets.len()]);
+                Ok(self.token_logps_shifted(h, codes.with(&tensor), &at, targets, None, gradients)?.unsqueeze(1)?)
+            });
+            return Ok(Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 1)?);
+        }
+        self.scored(h, codes, None, targets, reach, gradients)
+    }
+
+    /// `log_softmax(W h_r + s)` of every row's target with the shift of its pair.
+    ///
+    /// # Shapes
+    /// h (R,H) · B shifts · pair_of (R), each below B · targets (R) -> (R).
+    ///
+    /// # Units
+    /// Nats.
+    ///
+    /// # Errors
+    /// As [`Decoder::token_logps_of_codes`].
+    pub fn token_logps_shifted(
+        &self,
+        h: &Tensor,
+        shifts: Shifts<'_>,
+        pair_of: &[u32],
+        targets: &[u32],
+        reach: Option<&Reach>,
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<Tensor> {
+        self.in_vocabulary(targets)?;
+        match shifts {
+            Shifts::Hidden(z) => {
+                let index = Tensor::from_slice(pair_of, pair_of.len(), &Device::Cpu)?;
+                let rows = (h + z.index_select(&index, 0)?)?;
+                self.token_logps(&rows, targets, gradients)
+            }
+            Shifts::Biases(biases, tokens) => match self.parts() {
+                Some(parts) => {
+                    let biases = (self.dense(biases, tokens)?, pair_of.to_vec());
+                    Ok(parts.token_logps_biased::<T>(h, &biases, targets, gradients)?)
+                }
+                None => self.scored(h, shifts, Some(pair_of.to_vec()), targets, reach, gradients),
+            },
+        }
+    }
+
+    /// Rows of the output layer (C,H), as constants.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn head_rows(&self, tokens: &[u32]) -> Result<Tensor> {
+        let index = Tensor::from_slice(tokens, tokens.len(), self.head.tensor.device())?;
+        Ok(self.head.tensor.detach().index_select(&index, 0)?)
+    }
+
+    /// For every row the log-sum-exp of its logits over the tokens that have no place
+    /// ([`crate::nn::columns::ELSEWHERE`]), and the logit of its target.
+    ///
+    /// # Shapes
+    /// h (R,H) · targets (R) · places (V) -> (R), (R).
+    ///
+    /// # Errors
+    /// As [`Decoder::token_logps_of_codes`].
+    pub fn others(&self, h: &Tensor, targets: &[u32], places: &[u32]) -> Result<(Vec<T>, Vec<T>)> {
+        self.in_vocabulary(targets)?;
+        let hidden = self.config.hidden_size;
+        with_slice::<T, _>(&h.contiguous()?, |h| {
+            with_slice::<T, _>(&self.head.tensor, |w| {
+                let columns = Columns { w, hidden, targets, others: None, precision: self.precision };
+                columns.others_of(h, places)
+            })
+        })?
+    }
+
+    /// Biases over the whole vocabulary, differentiable.
+    fn dense(&self, biases: &Tensor, tokens: &[u32]) -> Result<Tensor> {
+        let zeros = Tensor::zeros((self.config.vocab_size, biases.dim(0)?), biases.dtype(), biases.device())?;
+        let index = Tensor::from_slice(tokens, tokens.len(), biases.device())?;
+        Ok(zeros.index_add(&index, &biases.t()?.contiguous()?, 0)?.t()?.contiguous()?)
+    }
+
+    fn scored(
+        &self,
+        h: &Tensor,
+        shifts: Shifts<'_>,
+        pair_of: Option<Vec<u32>>,
+        targets: &[u32],
+        reach: Option<&Reach>,
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<Tensor> {
+        let tokens = match shifts {
+            Shifts::Biases(_, tokens) => Some(tokens.clone()),
+            Shifts::Hidden(_) => None,
+        };
+        if reach.is_some() && tokens.is_none() {
+            return Err(Error::run("shifts of hidden states reach the whole vocabulary"));
+        }
+        let op = ShiftedHead::<T> {
+            weight: self.head.clone(),
+            tokens,
+            pair_of,
+            targets: targets.to_vec(),
+            reach: reach.cloned(),
+            precision: self.precision,
+            rows_wanted: h.track_op(),
+            gradients: gradients.cloned(),
+            kept: Mutex::new(None),
+        };
+        let (h, shifts) = (h.contiguous()?, shifts.tensor().contiguous()?);
+        Ok(match gradients {
+            Some(_) => h.apply_op2(&shifts, op)?,
+            None => h.apply_op2_no_bwd(&shifts, &op)?,
+        })
+    }
+}
+
+impl<'a> Shifts<'a> {
+    fn tensor(&self) -> &'a Tensor {
+        match self {
+            Shifts::Hidden(tensor) | Shifts::Biases(tensor, _) => tensor,
+        }
+    }
+
+    fn with<'b>(&self, tensor: &'b Tensor) -> Shifts<'b>
+    where
+        'a: 'b,
+    {
+        match self {
+            Shifts::Hidden(_) => Shifts::Hidden(tensor),
+            Shifts::Biases(_, tokens) => Shifts::Biases(tensor, tokens),
+        }
+    }
+
+    fn count(&self) -> Result<usize> {
+        Ok(self.tensor().dim(0)?)
+    }
+}
+
+/// What the backward pass needs of the forward one.
+enum Kept<T> {
+    /// All codes by one product.
+    Codes(gather_codes::Scored<T>),
+    /// Code by code, where their entries are too far apart for that.
+    Each(Vec<gather_biased::Scored<T>>),
+    /// The bias of each row's pair.
+    Pairs(gather_biased::Scored<T>),
+}
+
+/// Log-probabilities over (h, shifts).
+struct ShiftedHead<T> {
+    weight: Weight,
+    /// Tokens that take biases; none for shifts of hidden states.
+    tokens: Option<Arc<Vec<u32>>>,
+    /// Pair of every row; none where every row takes every shift.
+    pair_of: Option<Vec<u32>>,
+    targets: Vec<u32>,
+    reach: Option<Reach>,
+    precision: Precision,
+    rows_wanted: bool,
+    gradients: Option<Arc<Gradients>>,
+    kept: Mutex<Option<Kept<T>>>,
+}
+
+impl<T: Real> ShiftedHead<T> {
+    /// `f` with the columns that are scored and the shifts of their logits (S,C).
+    fn over<R>(&self, shifts: &[T], hidden: usize, f: impl FnOnce(&Columns<'_, T>, &[T]) -> R) -> Result<R> {
+        let (targets, precision) = (self.targets.as_slice(), self.precision);
+        if let Some(reach) = &self.reach {
+            return with_slice::<T, _>(&reach.weights, |w| {
+                with_slice::<T, _>(&reach.others, |lse| {
+                    with_slice::<T, _>(&reach.known, |target| {
+                        let others = Some(Others { lse, target });
+                        f(&Columns { w, hidden, targets: &reach.places, others, precision }, shifts)
+                    })
+                })
+            })??;
+        }
+        with_slice::<T, _>(&self.weight.tensor, |w| {
+            let vocabulary = w.len() / hidden.max(1);
+            let dense = match &self.tokens {
+                None => {
+                    let rows = shifts.len() / hidden.max(1);
+                    let mut out = vec![T::zero(); rows * vocabulary];
+                    linear::forward(&Rows::new(shifts, rows, Precision::F32), w, &mut out, false);
+                    out
+                }
+                Some(tokens) => {
+                    let rows = shifts.len() / tokens.len().max(1);
+                    let mut out = vec![T::zero(); rows * vocabulary];
+                    for (out, biases) in out.chunks_exact_mut(vocabulary).zip(shifts.chunks_exact(tokens.len())) {
+                        tokens.iter().zip(biases).for_each(|(&token, &bias)| out[token as usize] = bias);
+                    }
+                    out
+                }
+            };
+            f(&Columns { w, hidden, targets, others: None, precision }, &dense)
+        })
+    }
+
+    fn forward(&self, h: &[T], columns: &Columns<'_, T>, shifts: &[T]) -> (Vec<T>, Kept<T>) {
+        if let Some(pair_of) = &self.pair_of {
+            let mut scored = gather_biased::forward(h, columns, shifts, pair_of);
+            return (std::mem::take(&mut scored.logps), Kept::Pairs(scored));
+        }
+        if gather_codes::fits(shifts, columns.count()) {
+            let mut scored = gather_codes::forward(h, columns, shifts);
+            return (std::mem::take(&mut scored.logps), Kept::Codes(scored));
+        }
+        let first = vec![0; columns.rows()];
+        let each: Vec<_> = shifts
+            .chunks_exact(columns.count())
+            .map(|shift| gather_biased::forward(h, columns, shift, &first))
+            .collect();
+        let mut logps = Vec::with_capacity(columns.rows() * each.len());
+        (0..columns.rows()).for_each(|row| logps.extend(each.iter().map(|scored| scored.logps[row])));
+        (logps, Kept::Each(each))
+    }
+
+    fn backward(
+        &self,
+        h: &[T],
+        columns: &Columns<'_, T>,
+        shifts: &[T],
+        kept: &Kept<T>,
+        dlogps: &[T],
+        mut dw: Option<&mut [T]>,
+    ) -> Scores<T> {
+        match (kept, &self.pair_of) {
+            (Kept::Codes(scored), _) => {
+                gather_codes::backward(h, columns, shifts, scored, dlogps, self.rows_wanted, dw)
+            }
+            (Kept::Pairs(scored), Some(pair_of)) => {
+                gather_biased::backward(h, columns, shifts, pair_of, scored, dlogps, self.rows_wanted, dw)
+            }
+            (Kept::Pairs(scored), None) => {
+                let first = vec![0; columns.rows()];
+                gather_biased::backward(h, columns, shifts, &first, scored, dlogps, self.rows_wanted, dw)
+            }
+            (Kept::Each(each), _) => {
+                let (first, k) = (vec![0; columns.rows()], each.len());
+                let mut all = Scores { shifts: Vec::new(), rows: vec![T::zero(); if self.rows_wanted { h.len() } else { 0 }] };
+                for (code, (scored, shift)) in each.iter().zip(shifts.chunks_exact(columns.count())).enumerate() {
+                    let g: Vec<T> = dlogps.iter().skip(code).step_by(k).copied().collect();
+                    let dw = dw.as_deref_mut();
+                    let part =
+                        gather_biased::backward(h, columns, shift, &first, scored, &g, self.rows_wanted, dw);
+                    all.shifts.extend(part.shifts);
+                    all.rows.iter_mut().zip(part.rows).for_each(|(sum, x)| *sum += x);
+                }
+                all
+            }
+        }
+    }
+
+    /// The gradient of the shifts as they were given, from that of the logits' shifts (S,C).
+    fn narrowed(&self, given: &[T], dense: Vec<T>, hidden: usize, dw: Option<&mut [T]>) -> Result<Vec<T>> {
+        if self.reach.is_some() {
+            return Ok(dense);
+        }
+        with_slice::<T, _>(&self.weight.tensor, |w| {
+            let vocabulary = w.len() / hidden.max(1);
+            match &self.tokens {
+                Some(tokens) => {
+                    let rows = dense.chunks_exact(vocabulary);
+                    rows.flat_map(|row| tokens.iter().map(|&token| row[token as usize])).collect()
+                }
+                None => {
+                    let rows = dense.len() / vocabulary.max(1);
+                    let dense = Rows::new(&dense, rows, Precision::F32);
+                    let mut out = vec![T::zero(); given.len()];
+                    linear::backward_input(&dense, w, &mut out, false);
+                    if let Some(dw) = dw {
+                        linear::backward_weight(&dense, &Rows::new(given, rows, Precision::F32), dw);
+                    }
+                    out
+                }
+            }
+        })
+    }
+}
+
+impl<T: Real> CustomOp2 for ShiftedHead<T> {
+    fn name(&self) -> &'static str {
+        "token-logps-shifted"
+    }
+
+    fn cpu_fwd(
+        &self,
+        h: &CpuStorage,
+        h_layout: &Layout,
+        shifts: &CpuStorage,
+        shifts_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let rows = input::<T>(h, h_layout, self.name())?;
+        let shifts = input::<T>(shifts, shifts_layout, self.name())?;
+        let hidden = h_layout.shape().dims2()?.1;
+        let (logps, kept) =
+            self.over(shifts, hidden, |columns, shifts| self.forward(rows, columns, shifts)).map_err(failed)?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        let n = self.targets.len();
+        let shape = match self.pair_of {
+            Some(_) => n.into(),
+            None => (n, shifts_layout.shape().dims2()?.0).into(),
+        };
+        Ok((T::to_cpu_storage_owned(logps), shape))
+    }
+
+    fn bwd(
+        &self,
+        h: &Tensor,
+        shifts: &Tensor,
+        _: &Tensor,
+        grad_res: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dlogps = grad_res.flatten_all()?.to_vec1::<T>()?;
+        let hidden = h.dim(1)?;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kept) = kept.as_ref() else { candle_core::bail!("token-logps-shifted: backward before forward") };
+        let mut got = None;
+        let mut all = |mut dw: Option<&mut [T]>| -> Result<()> {
+            let (dh, dshifts) = with_slice::<T, _>(h, |h| {
+                with_slice::<T, _>(shifts, |given| {
+                    let scores = self.over(given, hidden, |columns, shifts| {
+                        self.backward(h, columns, shifts, kept, &dlogps, dw.as_deref_mut())
+                    })?;
+                    Ok::<_, Error>((scores.rows, self.narrowed(given, scores.shifts, hidden, dw)?))
+                })
+            })???;
+            got = Some((dh, dshifts));
+            Ok(())
+        };
+        match self.gradients.as_ref().filter(|g| g.wants(self.weight.position)) {
+            Some(gradients) => {
+                let mut outcome = Ok(());
+                gradients.add::<T>(self.weight.position, |dw| outcome = all(Some(dw)))?;
+                outcome.map_err(failed)?;
+            }
+            None => all(None).map_err(failed)?,
+        }
+        let (dh, dshifts) = got.unwrap_or_default();
+        let dh = if self.rows_wanted { Some(Tensor::from_vec(dh, h.shape(), h.device())?) } else { None };
+        Ok((dh, Some(Tensor::from_vec(dshifts, shifts.shape(), shifts.device())?)))
+    }
+}

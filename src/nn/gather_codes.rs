@@ -1,0 +1,333 @@
+//! Log-probabilities of given tokens under every one of K shifts of the logits, for the price of one softmax.
+//!
+//! A code k adds `s_k`, a vector over the vocabulary, to all logits l. With p the exponentials of l,
+//!
+//! ```text
+//! log softmax(l + s_k)[y] = l_y + s_ky - ln sum_v p_v e^{s_kv},
+//! ```
+//!
+//! so that the sums of all codes are one product of p (R,V) with the exponentials of the shifts (V,K): each row's
+//! logits are exponentiated once and not K times. Nothing of size (R,V) or (R,K,V) is stored.
+//!
+//! Exponentials of a shift are taken relative to its largest entry. A sum can only lose what counts where a shift's
+//! entries are further apart than [`SPREAD`]: [`fits`] says whether they are not.
+
+use rayon::prelude::*;
+
+use super::columns::{Columns, Scores};
+use super::linear;
+use super::real::Real;
+use super::rows::{Precision, Rows};
+use super::vector;
+
+/// Rows per task of the elementwise passes.
+const ROWS: usize = 16;
+/// Largest distance between the entries of one shift, in logits: beyond it products of exponentials leave float32.
+pub const SPREAD: f64 = 80.0;
+
+/// Result of [`forward`], and what [`backward`] needs of it.
+#[derive(Debug)]
+pub struct Scored<T> {
+    /// Log-probability of each row's target under each shift (R,K), nats.
+    pub logps: Vec<T>,
+    /// Each row's largest logit (R).
+    largest: Vec<T>,
+    /// Sums of exponentials relative to both maxima (R,K).
+    sums: Vec<T>,
+}
+
+/// Whether these shifts (K,C), each row a code's, are near enough to be summed by a product.
+pub fn fits<T: Real>(shifts: &[T], columns: usize) -> bool {
+    shifts.chunks_exact(columns.max(1)).all(|shift| {
+        let (mut low, mut high) = (T::zero(), T::zero());
+        for &s in shift {
+            (low, high) = (if s < low { s } else { low }, if s > high { s } else { high });
+        }
+        // Written so that a number that is none does not fit.
+        high - low <= T::of(SPREAD)
+    })
+}
+
+/// Largest entry of every shift (0 where columns without a shift are left out), and the exponentials relative to it.
+fn exponentials<T: Real>(columns: &Columns<'_, T>, shifts: &[T]) -> (Vec<T>, Vec<T>) {
+    let width = columns.count();
+    let least = if columns.others.is_some() { T::zero() } else { T::neg_infinity() };
+    let tops: Vec<T> = shifts.par_chunks(width).map(|shift| vector::max(least, shift)).collect();
+    let mut exp = shifts.to_vec();
+    exp.par_chunks_mut(width).zip(&tops).for_each(|(shift, &top)| {
+        vector::exponentials(shift, T::one(), top);
+    });
+    (tops, exp)
+}
+
+/// Copies a chunk of columns of every shift into one piece (K,width).
+fn chunk_of<T: Real>(all: &[T], columns: usize, (at, width): (usize, usize)) -> Vec<T> {
+    all.chunks_exact(columns).flat_map(|row| &row[at..at + width]).copied().collect()
+}
+
+/// `log_softmax(W h_r + s_k)[target_r]` for every row and shift.
+///
+/// # Shapes
+/// h (R,H) · shifts (K,C).
+pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, shifts: &[T]) -> Scored<T> {
+    let (rows, count) = (columns.rows(), columns.count());
+    let k = shifts.len() / count.max(1);
+    let (tops, exp) = exponentials(columns, shifts);
+    let h = Rows::new(h, rows, columns.precision);
+    let mut picked = columns.known_targets();
+    let (mut largest, mut sums) = match columns.others {
+        // The others count as one exponential, of their log-sum-exp.
+        Some(others) => {
+            let each: Vec<T> = tops.iter().map(|&top| (-top).exp_fast()).collect();
+            (others.lse.to_vec(), each.repeat(rows))
+        }
+        None => (vec![T::neg_infinity(); rows], vec![T::zero(); rows * k]),
+    };
+    let mut room = columns.room();
+    for chunk in columns.chunks() {
+        let width = chunk.1;
+        let logits = columns.logits(&h, chunk, &mut room);
+        for (row, picked) in picked.iter_mut().enumerate() {
+            if let Some(i) = columns.target(row, chunk) {
+                *picked = logits[row * width + i];
+            }
+        }
+        logits
+            .par_chunks_mut(ROWS * width)
+            .zip(largest.par_chunks_mut(ROWS))
+            .zip(sums.par_chunks_mut(ROWS * k))
+            .for_each(|((logits, largest), sums)| {
+                let rows = logits.chunks_exact_mut(width).zip(largest).zip(sums.chunks_exact_mut(k));
+                for ((row, largest), sums) in rows {
+                    let top = vector::max(*largest, row);
+                    let scale = (*largest - top).exp_fast();
+                    sums.iter_mut().for_each(|sum| *sum *= scale);
+                    vector::exponentials(row, T::one(), top);
+                    *largest = top;
+                }
+            });
+        let exp = chunk_of(&exp, count, chunk);
+        // float32 always: these are sums of probabilities, not of features.
+        Rows::new(logits, rows, Precision::F32).times_transposed(&Rows::new(&exp, k, Precision::F32), &mut sums, true);
+    }
+    let mut logps = vec![T::zero(); rows * k];
+    for (row, logps) in logps.chunks_exact_mut(k.max(1)).enumerate() {
+        let target = columns.targets[row] as usize;
+        for (code, logp) in logps.iter_mut().enumerate() {
+            let shift = if target < count { shifts[code * count + target] } else { T::zero() };
+            *logp = picked[row] + shift - largest[row] - tops[code] - sums[row * k + code].ln();
+        }
+    }
+    Scored { logps, largest, sums }
+}
+
+/// Gradients of the shifts, of the rows where wanted, and the columns' added to `dw` where wanted.
+///
+/// With `p_k = softmax(l + s_k)` and upstream g: `ds_k = sum_r g_rk (onehot(target_r) - p_rk)`, and
+/// `dl_r = sum_k g_rk (onehot(target_r) - p_rk)`; both sums of probabilities are products with the exponentials.
+///
+/// # Shapes
+/// h (R,H) · shifts (K,C) · dlogps (R,K) · dw (C,H).
+pub fn backward<T: Real>(
+    h: &[T],
+    columns: &Columns<'_, T>,
+    shifts: &[T],
+    scored: &Scored<T>,
+    dlogps: &[T],
+    rows_wanted: bool,
+    mut dw: Option<&mut [T]>,
+) -> Scores<T> {
+    let (rows, count) = (columns.rows(), columns.count());
+    let k = shifts.len() / count.max(1);
+    let mut dshifts = vec![T::zero(); shifts.len()];
+    let mut dh = vec![T::zero(); if rows_wanted { h.len() } else { 0 }];
+    if rows == 0 || k == 0 {
+        return Scores { shifts: dshifts, rows: dh };
+    }
+    let (_, exp) = exponentials(columns, shifts);
+    let h = Rows::new(h, rows, columns.precision);
+    let weights: Vec<T> = dlogps.iter().zip(&scored.sums).map(|(&g, &sum)| g / sum).collect();
+    let weights = Rows::new(&weights, rows, Precision::F32);
+    let totals: Vec<T> = dlogps.chunks_exact(k).map(|g| g.iter().copied().sum()).collect();
+    let through = rows_wanted || dw.is_some();
+    let mut room = columns.room();
+    let mut spread = if through { columns.room() } else { Vec::new() };
+    for chunk in columns.chunks() {
+        let (at, width) = chunk;
+        let logits = columns.logits(&h, chunk, &mut room);
+        logits.par_chunks_mut(ROWS * width).zip(scored.largest.par_chunks(ROWS)).for_each(|(logits, largest)| {
+            for (row, &largest) in logits.chunks_exact_mut(width).zip(largest) {
+                vector::exponentials(row, T::one(), largest);
+            }
+        });
+        let exp = chunk_of(&exp, count, chunk);
+        let mut sums = vec![T::zero(); k * width];
+        weights.transposed_times(&Rows::new(logits, rows, Precision::F32), &mut sums, false);
+        let parts = dshifts.par_chunks_mut(count).zip(sums.par_chunks(width)).zip(exp.par_chunks(width));
+        parts.for_each(|((out, sums), exp)| {
+            for ((out, &sum), &exp) in out[at..at + width].iter_mut().zip(sums).zip(exp) {
+                *out = -exp * sum;
+            }
+        });
+        for (row, g) in dlogps.chunks_exact(k).enumerate() {
+            if let Some(i) = columns.target(row, chunk) {
+                g.iter().enumerate().for_each(|(code, &g)| dshifts[code * count + at + i] += g);
+            }
+        }
+        if !through {
+            continue;
+        }
+        let spread = &mut spread[..rows * width];
+        weights.times(&Rows::new(&exp, k, Precision::F32), spread, false);
+        logits.par_chunks_mut(ROWS * width).zip(spread.par_chunks(ROWS * width)).for_each(|(logits, spread)| {
+            for (p, &sum) in logits.iter_mut().zip(spread) {
+                *p = -*p * sum;
+            }
+        });
+        for (row, &total) in totals.iter().enumerate() {
+            if let Some(i) = columns.target(row, chunk) {
+                logits[row * width + i] += total;
+            }
+        }
+        let part = at * columns.hidden..(at + width) * columns.hidden;
+        let dlogits = h.like(logits, rows);
+        if rows_wanted {
+            linear::backward_input(&dlogits, &columns.w[part.clone()], &mut dh, true);
+        }
+        if let Some(dw) = dw.as_deref_mut() {
+            linear::backward_weight(&dlogits, &h, &mut dw[part]);
+        }
+    }
+    Scores { shifts: dshifts, rows: dh }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::check;
+    use crate::nn::columns::{CHUNK, ELSEWHERE, Others};
+    use crate::nn::{gather, gather_biased};
+
+    const HIDDEN: usize = 4;
+
+    fn columns<'a>(w: &'a [f64], targets: &'a [u32]) -> Columns<'a, f64> {
+        Columns { w, hidden: HIDDEN, targets, others: None, precision: Precision::F32 }
+    }
+
+    #[test]
+    fn every_shift_is_what_it_is_alone() {
+        let (r, k, v) = (ROWS + 3, 3, CHUNK + 5);
+        let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
+        let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 20.0 * s).collect();
+        let targets: Vec<u32> = (0..r).map(|i| (i * 97 % v) as u32).collect();
+        let columns = columns(&w, &targets);
+        assert!(fits(&shifts, v));
+        let got = forward(&h, &columns, &shifts);
+        for (code, shift) in shifts.chunks(v).enumerate() {
+            let alone = gather_biased::forward(&h, &columns, shift, &vec![0; r]);
+            for row in 0..r {
+                assert!((got.logps[row * k + code] - alone.logps[row]).abs() < 1e-11);
+            }
+        }
+        // No shift is the plain softmax.
+        let plain = gather::forward(&h, &w, &targets, HIDDEN, Precision::F32);
+        let got = forward(&h, &columns, &vec![0.0; v]);
+        assert!(got.logps.iter().zip(&plain.logps).all(|(a, b)| (a - b).abs() < 1e-12));
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let (r, k, v) = (3, 2, CHUNK + 5);
+        let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
+        let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 3.0 * s).collect();
+        let g = check::numbers("g", r * k);
+        let targets = [0, 9, v as u32 - 1];
+        let f = |h: &[f64], w: &[f64], s: &[f64]| check::dot(&forward(h, &columns(w, &targets), s).logps, &g);
+        let scored = forward(&h, &columns(&w, &targets), &shifts);
+        let mut dw = vec![0.0; w.len()];
+        let got = backward(&h, &columns(&w, &targets), &shifts, &scored, &g, true, Some(&mut dw));
+        check::gradient("dh", &h, &got.rows, |h| f(h, &w, &shifts));
+        for at in [0, 9 * HIDDEN, (v - 1) * HIDDEN] {
+            check::gradient("dw", &w[at..at + HIDDEN], &dw[at..at + HIDDEN], |row| {
+                let mut w = w.clone();
+                w[at..at + HIDDEN].copy_from_slice(row);
+                f(&h, &w, &shifts)
+            });
+        }
+        for at in [0, 9, v - 2, v + 7] {
+            check::gradient("ds", &shifts[at..at + 2], &got.shifts[at..at + 2], |part| {
+                let mut s = shifts.clone();
+                s[at..at + 2].copy_from_slice(part);
+                f(&h, &w, &s)
+            });
+        }
+        // Constant rows: the same gradient of the shifts, and nothing else.
+        let alone = backward(&h, &columns(&w, &targets), &shifts, &scored, &g, false, None);
+        assert!(alone.rows.is_empty() && alone.shifts == got.shifts);
+    }
+
+    #[test]
+    fn columns_that_are_left_out_count_as_before() {
+        let (r, k, v, kept) = (4, 2, 40, 15);
+        let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
+        let mut shifts = check::numbers("s", k * v);
+        // Shifts on the first columns alone.
+        shifts.chunks_mut(v).for_each(|s| s[kept..].fill(0.0));
+        let targets = [3, 39, 14, 15];
+        let whole = forward(&h, &columns(&w, &targets), &shifts);
+        let g = check::numbers("g", r * k);
+        let gradient = backward(&h, &columns(&w, &targets), &shifts, &whole, &g, false, None);
+        let logit = |row: usize, c: usize| check::dot(&h[row * HIDDEN..][..HIDDEN], &w[c * HIDDEN..][..HIDDEN]);
+        let lse: Vec<f64> = (0..r).map(|row| (kept..v).map(|c| logit(row, c).exp()).sum::<f64>().ln()).collect();
+        let known: Vec<f64> = (0..r).map(|row| logit(row, targets[row] as usize)).collect();
+        let places: Vec<u32> = targets.iter().map(|&t| if (t as usize) < kept { t } else { ELSEWHERE }).collect();
+        let part = Columns {
+            w: &w[..kept * HIDDEN],
+            hidden: HIDDEN,
+            targets: &places,
+            others: Some(Others { lse: &lse, target: &known }),
+            precision: Precision::F32,
+        };
+        let few: Vec<f64> = shifts.chunks(v).flat_map(|s| &s[..kept]).copied().collect();
+        let got = forward(&h, &part, &few);
+        assert!(got.logps.iter().zip(&whole.logps).all(|(a, b)| (a - b).abs() < 1e-12));
+        let ds = backward(&h, &part, &few, &got, &g, false, None).shifts;
+        for (code, ds) in ds.chunks(kept).enumerate() {
+            let wanted = &gradient.shifts[code * v..][..kept];
+            assert!(ds.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-12));
+        }
+    }
+
+    #[test]
+    fn shifts_far_apart_do_not_fit() {
+        assert!(fits(&[0.0, 80.0, -1.0, 2.0], 2));
+        assert!(!fits(&[0.0, 1.0, -41.0, 40.0], 2));
+        // Distances count from 0 too, where columns without a shift stand.
+        assert!(!fits(&[90.0, 91.0], 2));
+        assert!(!fits(&[f64::NAN, 0.0], 2) || !fits(&[0.0, f64::INFINITY], 2));
+    }
+
+    #[test]
+    fn float32_is_near_float64_and_threads_change_no_bit() {
+        let (r, k, v) = (3 * ROWS + 1, 4, 700);
+        let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
+        let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 35.0 * s).collect();
+        let g = check::numbers("g", r * k);
+        let targets: Vec<u32> = (0..r as u32).collect();
+        let wide = forward(&h, &columns(&w, &targets), &shifts);
+        let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let (h, w, shifts, g) = (narrow(&h), narrow(&w), narrow(&shifts), narrow(&g));
+        let columns =
+            Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
+        let with = |threads| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                let scored = forward(&h, &columns, &shifts);
+                let back = backward(&h, &columns, &shifts, &scored, &g, true, None);
+                (scored.logps, back.shifts, back.rows)
+            })
+        };
+        let one = with(1);
+        assert!(one.0.iter().zip(&wide.logps).all(|(&a, b)| (f64::from(a) - b).abs() < 1e-4));
+        assert_eq!(one, with(3));
+    }
+}

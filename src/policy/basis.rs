@@ -1,0 +1,127 @@
+//! What the latent part takes from the training data: see [`Basis`].
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::Policy;
+use super::examine::passes;
+use crate::batch::{Sides, TokenRow};
+use crate::error::Result;
+use crate::lpc::basis::{LEAST_PROMPTS, frequent};
+use crate::lpc::{Basis, CodeSpace, LpcConfig, names};
+use crate::model::decoder::names as decoder;
+use crate::model::load::Loaded;
+use crate::nn::Real;
+
+/// Training pairs from which the unit of the codes is taken.
+const PAIRS: usize = 2048;
+/// Deviation below which a dimension of hidden states counts as constant.
+const LEAST_DEVIATION: f64 = 1e-6;
+
+/// How far the reward margin of a pair moves with the summed log-probabilities of its chosen and rejected response, of
+/// so many tokens.
+pub type MarginScales<'a> = &'a dyn Fn(usize, usize) -> (f64, f64);
+
+/// Tokens and unit from the training rows.
+///
+/// The unit: with u the difference of a pair's token counts, each side times its margin scale (for codes in hidden
+/// space, the same taken through the head), a code of independent entries of deviation s gives the margin a deviation
+/// of about `s |u|`; the unit is one over the root mean square of |u|.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+pub fn of(config: &LpcConfig, loaded: &Loaded, rows: &[TokenRow], scales: MarginScales<'_>) -> Result<Basis> {
+    let hidden = loaded.config.hidden_size;
+    let responses = rows.iter().flat_map(|row| [row.chosen_ids.as_slice(), row.rejected_ids.as_slice()]);
+    let code_tokens = (config.code_space == CodeSpace::Vocabulary)
+        .then(|| Arc::new(frequent(responses, config.code_tokens, 1)));
+    let prior_tokens = if config.prior_input.tokens() {
+        let least = if rows.len() >= 100 { LEAST_PROMPTS } else { 1 };
+        frequent(rows.iter().map(|row| row.prompt_ids.as_slice()), config.prior_tokens, least)
+    } else {
+        Vec::new()
+    };
+    let head = match &code_tokens {
+        Some(_) => None,
+        None => {
+            let tied = loaded.config.tie_word_embeddings;
+            let name = if tied { decoder::EMBEDDING } else { decoder::HEAD };
+            let head = loaded.params.iter().find(|p| p.name == name);
+            head.map(|p| p.var.as_detached_tensor().to_dtype(DType::F32)).transpose()?
+        }
+    };
+    let vocabulary = loaded.config.vocab_size;
+    let mut place = vec![code_tokens.is_none(); vocabulary];
+    code_tokens.iter().flat_map(|tokens| tokens.iter()).for_each(|&token| place[token as usize] = true);
+    let mut squares = 0.0;
+    for row in rows.iter().take(PAIRS) {
+        let (chosen, rejected) = scales(row.chosen_ids.len(), row.rejected_ids.len());
+        let mut counts = std::collections::BTreeMap::new();
+        for (ids, scale) in [(&row.chosen_ids, chosen), (&row.rejected_ids, -rejected)] {
+            for id in ids.iter().filter(|id| place.get(**id as usize).copied().unwrap_or(false)) {
+                *counts.entry(*id).or_insert(0.0) += scale;
+            }
+        }
+        squares += match &head {
+            None => counts.values().map(|n: &f64| n * n).sum::<f64>(),
+            Some(head) => {
+                let ids: Vec<u32> = counts.keys().copied().collect();
+                let weights: Vec<f32> = counts.values().map(|n| *n as f32).collect();
+                let n = ids.len();
+                let rows = head.index_select(&Tensor::from_vec(ids, n, head.device())?, 0)?;
+                let u = Tensor::from_vec(weights, (1, n), head.device())?.matmul(&rows)?;
+                u.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_vec0::<f64>()?
+            }
+        };
+    }
+    let mean = squares / rows.len().clamp(1, PAIRS) as f64;
+    // Pairs without any difference in the tokens that take biases give no unit; any will do.
+    let unit = if mean > 0.0 { 1.0 / mean.sqrt() } else { 1.0 };
+    Ok(Basis { hidden, code_tokens, prior_tokens, unit })
+}
+
+/// Puts the mean and the deviation of each dimension of the prompts' hidden states where the prior finds them, where it
+/// reads standardised hidden states. Rows of one prompt that follow one another count once.
+///
+/// # Errors
+/// Those of the backbone.
+pub fn standardise<T: Real>(policy: &Policy<T>, rows: &[TokenRow]) -> Result<()> {
+    let (Ok(mean), Ok(deviation)) =
+        (policy.params.position(names::PROMPT_MEAN), policy.params.position(names::PROMPT_DEVIATION))
+    else {
+        return Ok(());
+    };
+    let hidden = policy.decoder.config.hidden_size;
+    let (mut sums, mut squares, mut n) = (vec![0f64; hidden], vec![0f64; hidden], 0.0);
+    let once: Vec<&TokenRow> = rows
+        .iter()
+        .enumerate()
+        .filter(|(i, row)| *i == 0 || rows[i - 1].prompt_ids != row.prompt_ids)
+        .map(|(_, row)| row)
+        .collect();
+    for pass in passes(&once) {
+        let states = policy.states(pass, Sides::Chosen, None)?;
+        let Some(prompt) = states.prompt else { return Ok(()) };
+        for row in prompt.to_dtype(DType::F64)?.to_vec2::<f64>()? {
+            for ((sum, square), x) in sums.iter_mut().zip(&mut squares).zip(row) {
+                *sum += x;
+                *square += x * x;
+            }
+            n += 1.0;
+        }
+    }
+    let put = |position: usize, values: Vec<f64>| -> Result<()> {
+        let values: Vec<T> = values.into_iter().map(T::of).collect();
+        policy.params.get(position).var.set(&Tensor::from_vec(values, hidden, &Device::Cpu)?)?;
+        Ok(())
+    };
+    let means: Vec<f64> = sums.iter().map(|sum| sum / n).collect();
+    let deviations = squares.iter().zip(&means).map(|(square, mean)| {
+        let deviation = (square / n - mean * mean).max(0.0).sqrt();
+        // A constant dimension says nothing: its difference from the mean is 0 whatever it is divided by.
+        if deviation > LEAST_DEVIATION { deviation } else { 1.0 }
+    });
+    put(deviation, deviations.collect())?;
+    put(mean, means)
+}

@@ -1,0 +1,108 @@
+//! The exact sum over codes in a training step: the objective under every code, its marginal, Bayes' posterior.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::step::{Constants, Pass, Sums, mean_of, total};
+use crate::error::Result;
+use crate::lpc::bayes;
+use crate::model::Gradients;
+use crate::nn::Real;
+use crate::objective::PreferenceLogps;
+use crate::policy::{Policy, States};
+
+/// The pass' share of the step's loss: `-lambda ln sum_k p_k e^(-l_k / lambda)` over its groups of pairs.
+///
+/// # Shapes
+/// log_prior (B,K) · groups: ranges of pairs that share a code.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+#[allow(clippy::too_many_arguments, reason = "what a step knows of its pass")]
+pub(super) fn forward<T: Real>(
+    policy: &Policy<T>,
+    states: &States,
+    log_prior: &Tensor,
+    constants: &Constants,
+    groups: &[Range<usize>],
+    pass: &Pass<'_>,
+    gradients: &Arc<Gradients>,
+    sums: &mut Sums,
+) -> Result<Tensor> {
+    let (pairs, k) = log_prior.dims2()?;
+    let share = 1.0 / pass.step_examples as f64;
+    let each = |t: &Tensor| -> Result<Tensor> { Ok(t.unsqueeze(1)?.broadcast_as((pairs, k))?.flatten_all()?) };
+    let logps = policy.logps_of_codes(states, Some(gradients))?;
+    let rejected = logps.rejected.ok_or_else(|| crate::Error::run("codes need pairs"))?;
+    let preference = PreferenceLogps {
+        chosen_logps: logps.chosen.flatten_all()?,
+        rejected_logps: rejected.flatten_all()?,
+        reference_chosen_logps: each(&constants.reference.0)?,
+        reference_rejected_logps: each(&constants.reference.1)?,
+        n_chosen: each(&constants.lengths.0)?,
+        n_rejected: each(&constants.lengths.1)?,
+    };
+    let flips = flip_rates(policy, pairs, k)?;
+    let found = pass.objective.losses_with(&preference, flips.as_ref())?;
+    let losses = found.losses.reshape((pairs, k))?;
+    let weight = pass.moment.kl_weight * pass.objective.loss_unit();
+    // While lambda rises from 0 the least of the losses would count alone: a thousandth is near enough to that.
+    let weight = weight.max(1e-3 * pass.objective.loss_unit());
+    let marginal = bayes::marginal(log_prior, &losses, weight, groups)?;
+    let mut loss = (marginal.losses.sum_all()? * share)?;
+    if pass.moment.balance > 0.0 {
+        let (mean, examples) = mean_of(log_prior, pass.peers)?;
+        let balance = crate::lpc::balance(&mean)?;
+        loss = (loss + (&balance * (examples * share * pass.moment.balance))?)?;
+        sums.balance += balance.to_dtype(DType::F64)?.to_vec0::<f64>()? * pairs as f64;
+    }
+    // From here on numbers alone.
+    let swapped = pass.objective.losses_with(&preference.swapped(), flips.as_ref())?.losses.reshape((pairs, k))?;
+    let other = bayes::marginal(log_prior, &swapped, weight, groups)?;
+    let overlaps = numbers(&bayes::overlap(&marginal.log_posterior, &other.log_posterior)?)?;
+    let rows = |t: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(t.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?) };
+    let (prior, posterior) = (rows(&marginal.log_prior)?, rows(&marginal.log_posterior)?);
+    sums.objective += total(&marginal.losses)?;
+    for (((group, log_p), log_q), overlap) in groups.iter().zip(&prior).zip(&posterior).zip(overlaps) {
+        let n = group.len() as f64;
+        let q: Vec<f64> = log_q.iter().map(|q| q.exp()).collect();
+        let expected = |log_p: &[f64], of: &[f64]| -> f64 { log_p.iter().zip(of).map(|(p, x)| p.exp() * x).sum() };
+        sums.kl += n * q.iter().zip(log_q).zip(log_p).map(|((q, lq), lp)| q * (lq - lp)).sum::<f64>().max(0.0);
+        sums.entropy.0 -= n * expected(log_p, log_p);
+        sums.entropy.1 -= n * expected(log_q, log_q);
+        sums.overlap += n * overlap;
+        group.clone().for_each(|_| sums.usage.add(&q));
+    }
+    let weights: Vec<f64> = numbers(&log_prior.exp()?)?;
+    let weighted = |t: &Tensor| -> Result<f64> { Ok(numbers(t)?.iter().zip(&weights).map(|(x, p)| x * p).sum()) };
+    sums.rewards.0 += weighted(&found.chosen_rewards)?;
+    sums.rewards.1 += weighted(&found.rejected_rewards)?;
+    sums.logps.0 += weighted(&preference.chosen_logps)?;
+    sums.logps.1 += weighted(&preference.rejected_logps)?;
+    let margins = numbers(&found.margins()?)?;
+    let expected = margins.chunks(k).zip(weights.chunks(k)).map(|(m, p)| m.iter().zip(p).map(|(m, p)| m * p).sum::<f64>());
+    sums.right += expected.filter(|margin| *margin > 0.0).count();
+    if let Some(flips) = &flips {
+        *sums.flips.get_or_insert(0.0) += weighted(flips)?;
+    }
+    Ok(loss)
+}
+
+/// Flip rate of each pair's label under each code (B*K), where rates are learned.
+fn flip_rates<T: Real>(policy: &Policy<T>, pairs: usize, k: usize) -> Result<Option<Tensor>> {
+    let codes = policy.lpc.as_ref().and_then(|lpc| lpc.codes()).map(|codes| codes.flip_rates()).transpose()?.flatten();
+    let rates = match codes {
+        Some(rates) => Some(rates.unsqueeze(0)?.broadcast_as((pairs, k))?.flatten_all()?),
+        None => match policy.flip_rate()? {
+            Some(rate) => Some(rate.broadcast_as(pairs * k)?.contiguous()?),
+            None => None,
+        },
+    };
+    Ok(rates)
+}
+
+fn numbers(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(t.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?)
+}

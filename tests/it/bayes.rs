@@ -1,0 +1,214 @@
+//! Exact inference over codes: gradients, oracles, groups of pairs, phases.
+
+use lpc_pipe::batch::{Sides, TokenRow};
+use lpc_pipe::lpc::{CodeSpace, LatentKind, LpcConfig, Normalise, PriorInput};
+use lpc_pipe::nn::Real;
+use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
+use lpc_pipe::policy::{Policy, examine};
+use lpc_pipe::posteriors::{self, Settings};
+use lpc_pipe::train::step::Pass;
+
+use crate::gradients::check;
+use crate::policies::{
+    MIDDLE, close, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference, swapped, value,
+};
+
+/// The default setting with few codes and visible effects.
+fn bayes() -> LpcConfig {
+    LpcConfig { latent: LatentKind::Lpc, codes: 4, prior_width: 6, prior_dropout: 0.0, ..LpcConfig::default() }
+}
+
+fn everything(_: &str) -> bool {
+    true
+}
+
+/// What a detached prior reads does not reach the backbone by its own way: only the latent part is probed.
+fn latent_alone(name: &str) -> bool {
+    name.starts_with("lpc.")
+}
+
+#[test]
+fn every_gradient_is_exact() {
+    use ObjectiveKind as K;
+    for (i, name) in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo].into_iter().enumerate() {
+        for code_space in [CodeSpace::Vocabulary, CodeSpace::Hidden] {
+            let lpc = LpcConfig { code_space, ..bayes() };
+            check(&format!("{name:?} {code_space:?}"), &policy(&llama(i % 2 == 0), &lpc), &objective(name), everything);
+        }
+    }
+}
+
+#[test]
+fn every_input_of_the_prior_has_exact_gradients() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    for prior_input in [PriorInput::None, PriorInput::States, PriorInput::Tokens, PriorInput::Both] {
+        for (detach, exact) in [(true, latent_alone as fn(&str) -> bool), (false, everything)] {
+            for normalise in [Normalise::Standardise, Normalise::Rms] {
+                let lpc = LpcConfig { prior_input, detach, normalise, ..bayes() };
+                check(&format!("{prior_input:?} {normalise:?}"), &policy(&llama(true), &lpc), &dpo, exact);
+            }
+        }
+    }
+    // A layer below the last is a constant for the prior.
+    let lpc = LpcConfig { prior_input: PriorInput::States, prompt_layer: 1, ..bayes() };
+    check("layer 1", &policy(&llama(false), &lpc), &dpo, latent_alone);
+}
+
+#[test]
+fn codes_that_differ_in_how_far_labels_are_trusted() {
+    let mix = ObjectiveConfig { mix_flip: MixFlip::Learned, ..objective(ObjectiveKind::Mix) };
+    let lpc = LpcConfig { latent: LatentKind::LpcReliable, ..bayes() };
+    let found = check("reliable", &policy(&llama(true), &lpc), &mix, everything);
+    assert_eq!(found["lpc.flip_logits"].len(), 4);
+}
+
+/// Pairs of which the first two, and the next three, share their prompt.
+fn grouped() -> (Vec<TokenRow>, Vec<u64>) {
+    let mut rows = pairs(6);
+    for (i, of) in [(1, 0), (3, 2), (4, 2)] {
+        rows[i].prompt_ids = rows[of].prompt_ids.clone();
+    }
+    (rows, vec![7, 7, 3, 3, 3, 9])
+}
+
+/// `-lambda ln sum_k p_k prod_j e^(-l_kj / lambda)`, from evaluation with each code as z, one at a time.
+fn by_hand<T: Real>(policy: &Policy<T>, rows: &[TokenRow], objective: &ObjectiveConfig, keys: &[u64], lambda: f64) -> f64 {
+    let reference = some_reference(rows);
+    let lpc = policy.lpc.as_ref().unwrap();
+    let codes = lpc.codes().unwrap().vectors();
+    let states = policy.states(&rows.iter().collect::<Vec<_>>(), Sides::Both, None).unwrap();
+    let prior = examine(policy, rows, |_| ()).unwrap();
+    let mut losses = vec![vec![0.0; lpc.config.codes]; rows.len()];
+    for code in 0..lpc.config.codes {
+        let z = codes.narrow(0, code, 1).unwrap().broadcast_as((rows.len(), codes.dim(1).unwrap())).unwrap();
+        let logps = policy.logps(&states, Some(&z.contiguous().unwrap()), None).unwrap();
+        let (chosen, rejected) = (numbers(&logps.chosen), numbers(&logps.rejected.unwrap()));
+        for i in 0..rows.len() {
+            let d = (chosen[i] - reference[i].0) - (rejected[i] - reference[i].1);
+            losses[i][code] = (1.0 + (-objective.beta * d).exp()).ln();
+        }
+    }
+    let mut total = 0.0;
+    let mut start = 0;
+    while start < rows.len() {
+        let end = (start..rows.len()).find(|&i| keys[i] != keys[start]).unwrap_or(rows.len());
+        let sum = (0..lpc.config.codes).map(|code| {
+            let l: f64 = (start..end).map(|i| losses[i][code]).sum();
+            f64::from(prior[start].prior[code]) * (-l / lambda).exp()
+        });
+        total -= lambda * sum.sum::<f64>().ln();
+        start = end;
+    }
+    total / rows.len() as f64
+}
+
+#[test]
+fn the_loss_is_the_marginal_over_codes_and_groups() {
+    let dpo = objective(ObjectiveKind::Dpo);
+    let (rows, keys) = grouped();
+    for (code_space, code_init) in [(CodeSpace::Vocabulary, 2.0), (CodeSpace::Hidden, 0.5), (CodeSpace::Vocabulary, 30.0)] {
+        let policy = policy::<f64>(&llama(true), &LpcConfig { code_space, code_init, ..bayes() });
+        for lambda in [1.0, 0.3] {
+            let moment = lpc_pipe::lpc::Moment { kl_weight: lambda, balance: 0.0, ..MIDDLE };
+            let alone: Vec<u64> = (0..6).collect();
+            for keys in [&keys, &alone] {
+                let pass = Pass { keys: Some(keys), ..pass(&dpo, moment, rows.len()) };
+                let got = value(&policy, &rows, &some_reference(&rows), &pass).0;
+                let wanted = by_hand(&policy, &rows, &dpo, keys, lambda);
+                // The prior of an evaluation is kept in 32 bits.
+                assert!((got - wanted).abs() < 1e-6 * wanted.abs().max(1.0), "{code_space:?}: {got} for {wanted}");
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_have_exact_gradients() {
+    let (rows, keys) = grouped();
+    let (reference, dpo) = (some_reference(&rows), objective(ObjectiveKind::Dpo));
+    let policy = policy::<f64>(&llama(true), &bayes());
+    let pass = Pass { keys: Some(&keys), ..pass(&dpo, MIDDLE, rows.len()) };
+    let found = gradients(&policy, &rows, &reference, &pass, rows.len());
+    for (name, at) in [("lpc.codebook", 5), ("lpc.prior.2.weight", 3), ("lpc.prior.table", 40), ("model.norm.weight", 2)] {
+        let param = policy.params.get(policy.params.position(name).unwrap());
+        let before = numbers(param.var.as_tensor());
+        let with = |x: f64| {
+            let mut values = before.clone();
+            values[at] = x;
+            let tensor = candle_core::Tensor::from_vec(values, param.var.shape(), &candle_core::Device::Cpu).unwrap();
+            param.var.set(&tensor).unwrap();
+            value(&policy, &rows, &reference, &pass).0
+        };
+        let step = 1e-5;
+        let numeric = (with(before[at] + step) - with(before[at] - step)) / (2.0 * step);
+        with(before[at]);
+        let error = (numeric - found[name][at]).abs() / numeric.abs().max(1e-6);
+        assert!(error < 1e-4, "{name}: {numeric} {}", found[name][at]);
+    }
+}
+
+#[test]
+fn one_code_is_the_plain_objective_with_a_bias() {
+    use ObjectiveKind as K;
+    let rows = pairs(5);
+    let reference = some_reference(&rows);
+    for name in [K::Dpo, K::Ipo, K::Simpo] {
+        let objective = objective(name);
+        let pass = pass(&objective, lpc_pipe::lpc::Moment { balance: 0.0, ..MIDDLE }, rows.len());
+        let coded = policy::<f64>(&llama(true), &LpcConfig { codes: 1, ..bayes() });
+        crate::policies::zero(&coded, "lpc.codebook");
+        let bare = policy::<f64>(&llama(true), &plain());
+        let of = |policy: &Policy<f64>| value(policy, &rows, &reference, &pass);
+        let (a, b) = (of(&coded), of(&bare));
+        assert!((a.0 - b.0).abs() < 1e-12 && a.1.kl == 0.0 && (a.1.overlap / 5.0 - 1.0).abs() < 1e-12, "{name:?}");
+    }
+}
+
+#[test]
+fn the_prior_does_not_see_the_label_and_the_posterior_does() {
+    let rows = pairs(6);
+    let policy = policy::<f64>(&llama(true), &LpcConfig { code_init: 3.0, ..bayes() });
+    let dpo = objective(ObjectiveKind::Dpo);
+    let lpc = &policy.lpc.as_ref().unwrap().config;
+    let settings = Settings { objective: &dpo, lpc, flips: None };
+    let settled = |rows: &[TokenRow], reference: &[(f64, f64)], keys: Option<&[u64]>| {
+        let mut found = examine(&policy, rows, |_| ()).unwrap();
+        assert!(found.iter().all(|e| e.posterior.is_empty() && e.code_logps.len() == 8));
+        posteriors::settle(rows, &mut found, Some(reference), keys, settings).unwrap();
+        found
+    };
+    let reference = some_reference(&rows);
+    let turned: Vec<(f64, f64)> = reference.iter().map(|r| (r.1, r.0)).collect();
+    let (found, other) = (settled(&rows, &reference, None), settled(&swapped(&rows), &turned, None));
+    for (a, b) in found.iter().zip(&other) {
+        assert_eq!(a.prior, b.prior);
+        assert!(a.posterior.iter().zip(&b.posterior).any(|(a, b)| (a - b).abs() > 1e-3));
+        assert!((a.posterior.iter().sum::<f32>() - 1.0).abs() < 1e-6 && a.kl > 0.0);
+        close("logps", &[a.logps.0, a.logps.1], &[b.logps.1, b.logps.0], 1e-12);
+    }
+    // What training counted is what evaluation finds: the mean divergence of the step is that of its examples.
+    let one = lpc_pipe::lpc::Moment { kl_weight: 1.0, balance: 0.0, ..MIDDLE };
+    let sums = value(&policy, &rows, &reference, &pass(&dpo, one, 6)).1;
+    close("kl", &[sums.kl], &[found.iter().map(|e| e.kl).sum()], 1e-5);
+    // A group has one posterior, sharper than any of its pairs alone can make it.
+    let (rows, keys) = grouped();
+    let shared = settled(&rows, &some_reference(&rows), Some(&keys));
+    assert_eq!(shared[0].posterior, shared[1].posterior);
+    assert_eq!(shared[2].posterior, shared[4].posterior);
+    assert_ne!(shared[0].posterior, shared[2].posterior);
+}
+
+#[test]
+fn dropped_tokens_are_a_function_of_the_pair_and_the_occasion() {
+    let rows = pairs(4);
+    let policy = policy::<f64>(&llama(true), &LpcConfig { prior_dropout: 0.5, ..bayes() });
+    let (reference, dpo) = (some_reference(&rows), objective(ObjectiveKind::Dpo));
+    let of = |rows: &[TokenRow], reference: &[(f64, f64)], occasion| {
+        value(&policy, rows, reference, &Pass { occasion, ..pass(&dpo, MIDDLE, 4) }).1.objective
+    };
+    let all = of(&rows, &reference, "0");
+    assert_eq!(all, of(&rows, &reference, "0"));
+    assert_ne!(all, of(&rows, &reference, "1"));
+    let parts = of(&rows[..1], &reference[..1], "0") + of(&rows[1..], &reference[1..], "0");
+    assert!((all - parts).abs() < 1e-9, "a pair's tokens do not depend on its neighbours");
+}
