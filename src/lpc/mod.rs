@@ -18,6 +18,7 @@
 //! choices that the paper leaves open are named options.
 
 pub mod codes;
+pub mod collapse;
 pub mod config;
 mod effects;
 pub mod flips;
@@ -33,6 +34,7 @@ use candle_core::{Tensor, Var};
 use crate::error::Result;
 use crate::seed::Seed;
 pub use codes::{Codebook, Codes, balance, entropy};
+pub use collapse::{Advice, Cause, CollapseSigns, diagnose};
 pub use config::{Features, LatentKind, LpcConfig, Mixture, Pooling, Schedule};
 pub use gaussian::{Gaussian, Normals};
 pub use gumbel::gumbel_noise;
