@@ -110,8 +110,7 @@ mod tests {
             duplicates: vec![Duplicate { code: 1, duplicate_of: 0, correlation: 0.976 }],
             duplicate_correlation: 0.95,
         };
-        insta::assert_snapshot!(codes(&reading, Some(&table)), @"
-
+        insta::assert_snapshot!(codes(&reading, Some(&table)).trim(), @"
         prior and posterior: the same code in 75.0 %, NMI 0.50
         effective codes: 1.50 by the prior, 1.80 by the posterior; perplexity 1.75 and 2.00
 
