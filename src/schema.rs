@@ -79,6 +79,8 @@ pub mod col {
     /// Probability with which the label is to be flipped, as given by the input; null where it says nothing.
     /// Stage frames only.
     pub const FLIP_PROBABILITY: &str = "flip_probability";
+    /// Implicit reward margin of the observed order that each code alone gives the pair: list, empty without codes.
+    pub const CODE_MARGINS: &str = "code_margins";
     /// Scored responses to one prompt: list of {model, response, score}.
     pub const COMPLETIONS: &str = "completions";
     /// Model that wrote a completion.

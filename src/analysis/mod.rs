@@ -1,14 +1,18 @@
 //! Parquet -> tables: what a run's numbers say, and how sure one can be of them.
 //!
-//! [`intervals`], [`agreement`] and [`ranking`] are pure statistics on slices; [`tables`] applies them to
-//! the frame of `posteriors.parquet`. Nothing here knows of tensors.
+//! [`intervals`], [`agreement`] and [`ranking`] are pure statistics on slices; [`tables`], [`codes`] and
+//! [`reading`] apply them to the frame of `posteriors.parquet`. Nothing here knows of tensors.
 
 pub mod agreement;
+pub mod codes;
 pub mod intervals;
 pub mod ranking;
+pub mod reading;
 pub mod tables;
 
 pub use agreement::{Contingency, ami, chi_square, contingency, cramers_v, entropy, nmi, perplexity, purity};
+pub use codes::{CodeAccuracy, CodeMargins, Duplicate, LabelAccuracy, Labels, code_accuracy};
 pub use intervals::{Interval, bootstrap_paired, mean_interval_t, wilson};
 pub use ranking::{auroc, average_precision};
+pub use reading::{CodeAgreement, CodeReading, code_agreement, code_columns, read_codes};
 pub use tables::{accuracy_by_source, code_source_association, code_usage, mislabel_auroc};

@@ -18,6 +18,8 @@ pub mod posterior {
     pub const POSTERIOR_CODE: &str = "posterior_code";
     /// p(z|x), one number a code.
     pub const PRIOR: &str = "prior";
+    /// p(z|x, observed pair), one number a code.
+    pub const POSTERIOR: &str = "posterior";
     /// Implicit reward margin of the observed order, with the prior's z.
     pub const MARGIN: &str = "margin";
 }

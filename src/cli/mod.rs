@@ -161,10 +161,19 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
             swept(&recipe, &terminal, printer)
         }
         Command::Report(a) => {
-            let path = report::write(&a.dir)?;
-            let planted = a.truth.as_deref().map(|truth| planted::score_run(truth, &a.dir)).transpose()?;
-            printer.result(&serde_json::json!({"report": path, "planted": planted}), || {
-                planted.as_ref().map_or_else(String::new, tables::planted) + &format!("{}\n", path.display())
+            let found = a.truth.as_deref().map(|truth| planted::recover_run(truth, &a.dir)).transpose()?;
+            let preferences = found.as_ref().and_then(|f| f.preferences.as_ref());
+            let report::Written { page, codes } = report::write_with(&a.dir, preferences)?;
+            let mut told = serde_json::json!({"report": page, "planted": found.as_ref().map(|f| &f.scores)});
+            told["codes"] = serde_json::to_value(&codes)?;
+            if let Some(codes) = told["codes"].as_object_mut() {
+                codes.insert("preferences".into(), serde_json::to_value(preferences)?);
+            }
+            printer.result(&told, || {
+                let scores = found.as_ref().map_or_else(String::new, |f| tables::planted(&f.scores));
+                let codes = codes.as_ref().zip(found.as_ref().map(|f| f.preferences.as_ref()));
+                let codes = codes.map_or_else(String::new, |(codes, found)| tables::codes(codes, found));
+                format!("{scores}{codes}{}\n", page.display())
             })
         }
         Command::Inspect(a) => {

@@ -1,5 +1,7 @@
 //! Results as text for people.
 
+mod codes;
+
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
 use crate::pipeline::train::{Plan, RunSummary};
 use crate::report::visible;
 use crate::synth::SynthSummary;
+pub use codes::codes;
 
 /// Columns aligned by their widest cell; the first column to the left, the others to the right.
 fn columns(head: &[&str], rows: &[Vec<String>]) -> String {

@@ -23,6 +23,7 @@
 pub mod basis;
 pub mod bayes;
 pub mod codes;
+pub mod collapse;
 pub mod config;
 mod effects;
 pub mod flips;
@@ -42,6 +43,7 @@ use crate::error::Result;
 use crate::seed::Seed;
 pub use basis::Basis;
 pub use codes::{Codebook, Codes, balance, entropy};
+pub use collapse::{Advice, Cause, CollapseSigns, diagnose};
 pub use config::{
     CodeSpace, Features, Grouping, Inference, LAST_LAYER, LatentKind, LpcConfig, Mixture, Normalise, Pooling,
     Preset, PriorInput, Schedule,

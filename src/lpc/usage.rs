@@ -1,5 +1,7 @@
 //! How codes are used: counted over examples, never over batch means.
 
+pub use super::collapse::collapse;
+
 /// Running counts over examples.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Usage {
@@ -38,22 +40,6 @@ impl Usage {
     }
 }
 
-/// Says how the codes have collapsed, if they have: on one code, or into carrying nothing, each example on all alike.
-///
-/// `usage` is the prior's over all examples; `posterior_entropy` the mean entropy of the posterior, in nats.
-pub fn collapse(usage: &Usage, posterior_entropy: f64) -> Option<&'static str> {
-    let k = usage.mass.len();
-    if k < 2 || usage.examples == 0 {
-        None
-    } else if usage.codes_used() <= 1 {
-        Some("all examples are on one code")
-    } else if posterior_entropy > 0.98 * (k as f64).ln() {
-        Some("every example is spread over all codes alike, so that they say nothing")
-    } else {
-        None
-    }
-}
-
 /// The most probable code; the first of equals.
 pub fn hard_code(weights: &[f64]) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
@@ -77,15 +63,6 @@ mod tests {
         usage.add(&[0.0, 1.0, 0.0]);
         assert_eq!(usage.codes_used(), 2);
         assert!((usage.perplexity() - 2.0).abs() < 1e-12);
-        assert_eq!(collapse(&usage, 0.0), None);
-        // ln 3 = 1.0986: entropy 1.09 is above 0.98 of it.
-        assert!(collapse(&usage, 1.09).is_some_and(|why| why.contains("alike")));
-        let mut one = Usage::default();
-        (0..200).for_each(|_| one.add(&[0.9, 0.1]));
-        assert!(collapse(&one, 0.3).is_some_and(|why| why.contains("one code")));
-        let mut plain = Usage::default();
-        plain.add(&[1.0]);
-        assert_eq!(collapse(&plain, 0.0), None);
         assert_eq!(hard_code(&[0.5, 0.5]), Some(0));
         assert_eq!(hard_code(&[]), None);
     }

@@ -111,7 +111,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     let coded = TrainConfig { out: place("lpc-dpo"), lpc: base.lpc.clone(), ..plain };
     let lpc = finished(train::run(&coded, seed, true, progress)?)?;
     let posteriors = out.join("lpc-dpo").join(crate::schema::run::POSTERIORS);
-    let planted = planted::score_codes(&out.join("corpus"), &out.join("prepared"), &posteriors)?;
+    let planted = planted::recover(&out.join("corpus"), &out.join("prepared"), &posteriors)?;
 
     progress.note("5/6 noise-sweep: flipped labels, unmarked, without and with codes, two seeds");
     let mut grid = recipe.clone();
@@ -126,14 +126,15 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     progress.note("6/6 report");
     let mut reports = Vec::new();
     for folder in ["dpo", "lpc-dpo", "sweep"] {
-        reports.push(report::write(&out.join(folder))?.display().to_string());
+        let preferences = planted.preferences.as_ref().filter(|_| folder == "lpc-dpo");
+        reports.push(report::write_with(&out.join(folder), preferences)?.page.display().to_string());
     }
     let summary = DemoSummary {
         out: config.out.clone(),
         seconds: clock.elapsed().as_secs_f64(),
         dpo,
         lpc,
-        planted,
+        planted: planted.scores,
         sweep: swept.summary,
         reports,
     };

@@ -1,5 +1,7 @@
 //! How much of a planted structure a run's codes recover: codes -> truth, beside the generator's ceilings.
 
+mod preferences;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
@@ -7,7 +9,7 @@ use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::tables::{clean_correct, codes, posterior, texts};
-use crate::analysis::{ami, nmi, purity};
+use crate::analysis::{CodeAccuracy, ami, nmi, purity};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema::{SPLITS, col, prepared};
@@ -68,16 +70,26 @@ pub struct PlantedScores {
     pub groups: Vec<GroupScores>,
 }
 
-/// [`score_codes`] of a run folder, on the prepared folder that its manifest names.
+/// All that is known of a run's codes against the truth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recovered {
+    /// Agreement of the codes with the truth, beside the ceilings.
+    pub scores: PlantedScores,
+    /// Accuracy of each code alone on the test pairs of each planted preference; `None` where the run's posteriors
+    /// hold no margins of single codes.
+    pub preferences: Option<CodeAccuracy>,
+}
+
+/// [`recover`] of a run folder, on the prepared folder that its manifest names.
 ///
 /// # Errors
-/// As [`score_codes`]; [`Error::Artifact`] where `run` is no finished run.
-pub fn score_run(truth_dir: &Path, run: &Path) -> Result<PlantedScores> {
+/// As [`recover`]; [`Error::Artifact`] where `run` is no finished run.
+pub fn recover_run(truth_dir: &Path, run: &Path) -> Result<Recovered> {
     let manifest = crate::manifest::Manifest::read(run)?;
     let Some(data) = manifest.inputs.first().filter(|_| manifest.stage == "train") else {
         return Err(Error::artifact(run, "not a folder that `lpc-pipe train` has finished"));
     };
-    score_codes(truth_dir, Path::new(&data.path), &run.join(crate::schema::run::POSTERIORS))
+    recover(truth_dir, Path::new(&data.path), &run.join(crate::schema::run::POSTERIORS))
 }
 
 /// Scores the codes of `posteriors` (a run's `posteriors.parquet`) against the truth in `truth_dir`, for
@@ -86,7 +98,7 @@ pub fn score_run(truth_dir: &Path, run: &Path) -> Result<PlantedScores> {
 /// # Errors
 /// [`Error::Artifact`] or [`Error::Io`] where a file is missing or damaged; [`Error::Frame`], [`Error::Run`]
 /// where a column is; [`Error::Run`] where no row of the posteriors belongs to this truth.
-pub fn score_codes(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path) -> Result<PlantedScores> {
+pub fn recover(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path) -> Result<Recovered> {
     let truth = artifact::read_parquet(truth_dir.join(TRUTH))?;
     let mut best = Ceilings { rows: Vec::new(), cells: [0.0; 4], unmatched: 0, preferences_used: 0 };
     let mut pairs: Option<DataFrame> = None;
@@ -110,7 +122,11 @@ pub fn score_codes(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path) -> 
     if let Some(pairs) = &pairs {
         best = ceilings(&truth, pairs)?;
     }
-    score(&best, &artifact::read_parquet(posteriors)?)
+    let posteriors = artifact::read_parquet(posteriors)?;
+    Ok(Recovered {
+        scores: score(&best, &posteriors)?,
+        preferences: preferences::accuracy(&best, &preferences::names(truth_dir), &posteriors)?,
+    })
 }
 
 /// Code, truth and ceiling of one row.
@@ -260,7 +276,9 @@ mod tests {
         .unwrap();
         let file = dir.path().join("posteriors.parquet");
         artifact::write_parquet(&file, &mut frame).unwrap();
-        let scores = score_codes(dir.path(), dir.path(), &file).unwrap();
+        let found = recover(dir.path(), dir.path(), &file).unwrap();
+        assert_eq!(found.preferences, None, "there are no margins of single codes");
+        let scores = found.scores;
         assert_eq!((scores.pairs_unmatched, scores.posteriors_unmatched, scores.groups.len()), (0, 0, 6));
         for group in &scores.groups {
             assert_eq!((group.prior, group.posterior), (group.prior_ceiling, group.posterior_ceiling));
@@ -314,6 +332,6 @@ mod tests {
         .unwrap();
         let file = dir.path().join("posteriors.parquet");
         artifact::write_parquet(&file, &mut frame).unwrap();
-        assert!(matches!(score_codes(dir.path(), dir.path(), &file), Err(Error::Run { .. })));
+        assert!(matches!(recover(dir.path(), dir.path(), &file), Err(Error::Run { .. })));
     }
 }

@@ -236,7 +236,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     if outcome.interrupted {
         return Ok(Ended::Interrupted { step: outcome.steps, steps: outcome.planned });
     }
-    let trained = Trained { config: &config, seed, splits: &splits, reference: &reference, keys: &keys, ledger: &ledger, outcome };
+    let trained = Trained { config: &config, seed, splits: &splits, reference: &reference, keys: &keys, ledger: &ledger, swap_overlap: None.into(), outcome };
     let examples = trained.examine(&policy, peers, progress)?;
     let summary = peers.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();

@@ -20,8 +20,8 @@ pub struct Settings<'a> {
     pub flips: Option<&'a [f64]>,
 }
 
-/// The objective of every pair under every code, pair by pair; none without codes.
-fn under_codes(part: &Part<'_>, settings: Settings<'_>) -> Result<Option<(usize, PreferenceLosses)>> {
+/// The objective of every pair, its sides swapped where said, under every code, pair by pair; none without codes.
+fn under_codes(part: &Part<'_>, settings: Settings<'_>, swapped: bool) -> Result<Option<(usize, PreferenceLosses)>> {
     let k = part.examples.first().map_or(0, |example| example.code_logps.len() / 2);
     if k == 0 {
         return Ok(None);
@@ -40,6 +40,7 @@ fn under_codes(part: &Part<'_>, settings: Settings<'_>) -> Result<Option<(usize,
         n_chosen: each(p.n_chosen)?,
         n_rejected: each(p.n_rejected)?,
     };
+    let logps = if swapped { logps.swapped() } else { logps };
     let flips = settings.flips.map(|rates| {
         let of = |code: usize| rates.get(code).or(rates.first()).copied().unwrap_or(0.0);
         Tensor::from_vec((0..n).map(|i| of(i % k)).collect::<Vec<f64>>(), n, &Device::Cpu)
@@ -52,14 +53,15 @@ fn under_codes(part: &Part<'_>, settings: Settings<'_>) -> Result<Option<(usize,
 /// # Errors
 /// [`crate::Error::Tensor`].
 pub fn code_margins(part: &Part<'_>, settings: Settings<'_>) -> Result<Vec<Vec<f32>>> {
-    let Some((k, found)) = under_codes(part, settings)? else { return Ok(vec![Vec::new(); part.rows.len()]) };
+    let Some((k, found)) = under_codes(part, settings, false)? else { return Ok(vec![Vec::new(); part.rows.len()]) };
     let margins = found.margins()?.to_vec1::<f64>()?;
     Ok(margins.chunks(k).map(|m| m.iter().map(|&x| x as f32).collect()).collect())
 }
 
 /// Fills in the posteriors of examples that have none yet: `q_k` proportional to `p_k e^(-l_k / lambda)`, in the
-/// observed order; rows of one key that follow one another share it. With it their divergence, its entropy, and the
-/// swap overlap.
+/// observed order; rows of one key that follow one another share it. With it their divergence and its entropy. The sum
+/// of the swap overlaps is returned (`sum_k sqrt(q_k q'_k)` with the posterior of the sides swapped), none where the
+/// posterior is a network's.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -69,25 +71,33 @@ pub fn settle(
     reference: Option<&[(f64, f64)]>,
     keys: Option<&[u64]>,
     settings: Settings<'_>,
-) -> Result<()> {
+) -> Result<Option<f64>> {
     if !settings.lpc.bayesian() || examples.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let part = Part { split: "", rows, examples, reference };
-    let Some((k, found)) = under_codes(&part, settings)? else { return Ok(()) };
+    let Some((k, found)) = under_codes(&part, settings, false)? else { return Ok(None) };
     let losses = found.losses.to_vec1::<f64>()?;
+    let swapped = under_codes(&part, settings, true)?.map_or(Ok(Vec::new()), |(_, found)| found.losses.to_vec1::<f64>())?;
+    let mut overlaps = 0.0;
     let weight = settings.lpc.kl_weight * settings.objective.loss_unit();
     let groups = match keys {
         Some(keys) => runs(keys),
         None => (0..rows.len()).map(|i| i..i + 1).collect(),
     };
     for group in groups {
-        let mut sum = vec![0.0; k];
-        for row in group.clone() {
-            sum.iter_mut().zip(&losses[row * k..]).for_each(|(sum, l)| *sum += l);
-        }
-        for example in &mut examples[group] {
+        let sum_of = |losses: &[f64]| -> Vec<f64> {
+            let mut sum = vec![0.0; k];
+            for row in group.clone() {
+                sum.iter_mut().zip(&losses[row * k..]).for_each(|(sum, l)| *sum += l);
+            }
+            sum
+        };
+        let (sum, other) = (sum_of(&losses), sum_of(&swapped));
+        for example in &mut examples[group.clone()] {
             let q = bayes::posterior(&example.prior, &sum, weight);
+            let turned = bayes::posterior(&example.prior, &other, weight);
+            overlaps += q.iter().zip(&turned).map(|(&a, &b)| (f64::from(a) * f64::from(b)).sqrt()).sum::<f64>();
             let terms = |f: fn(f64, f64) -> f64| -> f64 {
                 q.iter().zip(&example.prior).map(|(&q, &p)| f(f64::from(q), f64::from(p))).sum()
             };
@@ -96,5 +106,5 @@ pub fn settle(
             example.posterior = q;
         }
     }
-    Ok(())
+    Ok(Some(overlaps))
 }

@@ -121,6 +121,39 @@ pub(super) fn run(folder: &Path, sample: &Sample<'_>) {
     manifest(folder, "train");
 }
 
+/// Posteriors of 40 test pairs and 10 others: source `a` wants what code 0 wants, the hostile source what code 1
+/// wants; code 2 repeats code 0, and code 3 is not used. The prior knows the source; a file of an older version has no
+/// margins of single codes.
+pub(super) fn posteriors(folder: &Path, margins: bool) {
+    let n = 50usize;
+    let second = |i: usize| i % 2;
+    let weights = |strong: f32| -> Vec<Series> {
+        let row =
+            |i: usize| if second(i) == 1 { [1.0 - strong, strong, 0.0, 0.0] } else { [strong, 1.0 - strong, 0.0, 0.0] };
+        (0..n).map(|i| Series::new("".into(), row(i).as_slice())).collect()
+    };
+    let mut frame = df!(
+        "id" => (0..n).map(|i| format!("{i:032x}")).collect::<Vec<_>>(),
+        "split" => (0..n).map(|i| if i < 40 { "test" } else { "train" }).collect::<Vec<_>>(),
+        "source" => (0..n).map(|i| if second(i) == 1 { HOSTILE } else { "a" }).collect::<Vec<_>>(),
+        "flipped" => vec![false; n],
+        "prior" => weights(0.9),
+        "posterior" => weights(1.0),
+        "prior_code" => (0..n).map(|i| second(i) as u32).collect::<Vec<_>>(),
+        "posterior_code" => (0..n).map(|i| if i % 4 == 2 { 2 } else { second(i) as u32 }).collect::<Vec<_>>(),
+        "margin" => vec![0.5; n],
+    )
+    .unwrap();
+    if margins {
+        let row = |i: usize| {
+            let (size, sign) = (1.0 + (i % 7) as f32, if second(i) == 1 { -1.0 } else { 1.0 });
+            Series::new("".into(), [sign * size, -sign * size, 2.0 * sign * size, 1.0].as_slice())
+        };
+        frame.with_column(Column::new("code_margins".into(), (0..n).map(row).collect::<Vec<_>>())).unwrap();
+    }
+    artifact::write_parquet(folder.join("posteriors.parquet"), &mut frame).unwrap();
+}
+
 /// A finished sweep: three noise rates, four lines, three seeds.
 pub(super) fn sweep(folder: &Path) {
     type Row = (String, u32, f64, u64, f64, Option<f64>);

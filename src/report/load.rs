@@ -8,6 +8,7 @@ use polars::prelude::*;
 use serde_json::{Map, Value};
 
 use super::plot::Point;
+use crate::analysis::{self, CodeReading};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema;
@@ -127,6 +128,12 @@ fn tokens(frame: &DataFrame, name: &str) -> Vec<Vec<String>> {
         _ => Vec::new(),
     };
     (0..frame.height()).map(row).collect()
+}
+
+/// What the posteriors of a run folder say of its codes, none where there are no posteriors or no codes.
+pub(super) fn reading(folder: &Path) -> Result<Option<CodeReading>> {
+    let path = folder.join(schema::run::POSTERIORS);
+    if path.is_file() { analysis::read_codes(&artifact::read_parquet(&path)?) } else { Ok(None) }
 }
 
 /// The codes of a run folder, none where it has none.

@@ -4,6 +4,7 @@
 //! sheet for light and dark. Whatever comes from the data (sources, tokens,
 //! error texts) is escaped. The same folder gives the same bytes.
 
+mod codes;
 mod load;
 mod page;
 mod plot;
@@ -20,6 +21,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema;
 
+pub use crate::analysis::{CodeAccuracy, CodeReading};
 pub(crate) use page::visible;
 
 /// Name of the page.
@@ -27,17 +29,36 @@ pub const HTML: &str = "report.html";
 /// Name of the same in Markdown, figures left out.
 pub const MARKDOWN: &str = "report.md";
 
+/// A report that was written, and what was read for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// Path of the page.
+    pub page: PathBuf,
+    /// A run's codes; `None` for a sweep, and where the run has no posteriors or no codes.
+    pub codes: Option<CodeReading>,
+}
+
 /// Writes `report.html` and `report.md` into a run or sweep folder; gives the path of the page.
 /// A folder that is still being written is reported as far as it has come.
 ///
 /// # Errors
 /// [`Error::Artifact`] where the folder is neither a run nor a sweep, or a file in it is damaged;
-/// [`Error::Io`].
+/// [`Error::Frame`] and [`Error::Run`] where a column of the posteriors is; [`Error::Io`].
 pub fn write(dir: &Path) -> Result<PathBuf> {
+    Ok(write_with(dir, None)?.page)
+}
+
+/// [`write`], with each code's accuracy on the pairs of each planted preference, where that is known of a run.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<Written> {
+    let mut codes = None;
     let page = if dir.join(schema::sweep::RESULTS).is_file() {
         sweep_page::page(dir)?
     } else if dir.join(schema::run::METRICS).is_file() || dir.join(schema::run::SUMMARY).is_file() {
-        run_page::page(dir)?
+        codes = load::reading(dir)?;
+        run_page::page(dir, codes.as_ref(), preferences)?
     } else {
         return Err(Error::artifact(dir, "neither a run folder (metrics.jsonl) nor a sweep folder (results.parquet)")
             .with_hint("give the folder that `train --out` or `noise-sweep --out` wrote"));
@@ -45,7 +66,7 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     artifact::write_bytes(dir.join(MARKDOWN), page.to_markdown().as_bytes())?;
     let path = dir.join(HTML);
     artifact::write_bytes(&path, page.to_html().as_bytes())?;
-    Ok(path)
+    Ok(Written { page: path, codes })
 }
 
 #[cfg(test)]

@@ -80,6 +80,10 @@ pub(super) struct Heat {
     pub columns: Vec<String>,
     /// Row name and shares.
     pub rows: Vec<(String, Vec<f64>)>,
+    /// The share without a shade: 0, or where nothing is said by less (an accuracy of one half).
+    pub base: f64,
+    /// Whether the largest cell of each column stands out.
+    pub peaks: bool,
 }
 
 /// Above this many columns a shade has no room for its number.
@@ -231,7 +235,17 @@ impl Heat {
         // Shades are relative to the darkest cell, which the caption tells: with many columns all shares are small.
         let shares = self.rows.iter().flat_map(|(_, shares)| shares).filter(|s| s.is_finite());
         let darkest = shares.fold(0.0f64, |m, s| m.max(*s));
-        let caption = format!("{}; the darkest cell is {}", self.caption, percent(darkest, 0));
+        let room = darkest - self.base;
+        let mut caption = format!("{}; the darkest cell is {}", self.caption, percent(darkest, 0));
+        if self.base > 0.0 {
+            let _ = write!(caption, ", and {} or less has no shade", percent(self.base, 0));
+        }
+        // A shade alone does not tell which of two high cells is the higher one.
+        let peak = |column: usize| {
+            let values = self.rows.iter().filter_map(|(_, shares)| shares.get(column)).filter(|s| s.is_finite());
+            values.fold(f64::NEG_INFINITY, |m, s| m.max(*s))
+        };
+        let peaks: Vec<f64> = (0..self.columns.len()).filter(|_| self.peaks).map(peak).collect();
         writeln!(out, "<div class=\"wide\"><table class=\"{class}\">\n<caption>{}</caption>", html(&caption))?;
         write!(out, "<thead><tr><th scope=\"col\">{}</th>", html(&self.corner))?;
         for name in &self.columns {
@@ -240,10 +254,15 @@ impl Heat {
         out.push_str("</tr></thead>\n<tbody>\n");
         for (name, shares) in &self.rows {
             write!(out, "<tr><th scope=\"row\">{}</th>", html(name))?;
-            for share in shares {
-                let depth = if share.is_finite() && darkest > 0.0 { share.max(0.0) / darkest } else { 0.0 };
+            for (column, share) in shares.iter().enumerate() {
+                let depth = if share.is_finite() && room > 0.0 { (share - self.base).max(0.0) / room } else { 0.0 };
                 let text = percent(*share, 0);
-                let shown = if many { "" } else { text.as_str() };
+                let shown = match (many, peaks.get(column) == Some(share)) {
+                    (true, true) => "•".to_string(),
+                    (true, false) => String::new(),
+                    (false, true) => format!("<b>{text}</b>"),
+                    (false, false) => text.clone(),
+                };
                 write!(out, "<td style=\"--v:{:.3}\" title=\"{text}\">{shown}</td>", depth * 0.6)?;
             }
             out.push_str("</tr>\n");

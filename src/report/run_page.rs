@@ -4,20 +4,23 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::codes;
 use super::load::{self, Codes, Metrics};
 use super::page::{Figure, Heat, Page, Part, Table, Tile, count, interval, number, percent, visible};
 use super::plot::{Chart, Line, Point, Scale};
+use crate::analysis::{CodeAccuracy, CodeReading};
 use crate::error::Result;
 use crate::schema::{metric, prepared, run};
 
 /// Tokens shown for each code and end.
 const TOKENS_SHOWN: usize = 10;
 
-/// What the run folder says.
-pub(super) fn page(dir: &Path) -> Result<Page> {
+/// What the run folder says; `reading` is of its posteriors, `preferences` each code's accuracy on the pairs of each
+/// planted preference.
+pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Option<&CodeAccuracy>) -> Result<Page> {
     let summary = load::object(&dir.join(run::SUMMARY))?;
     let metrics = load::metrics(dir)?;
-    let codes = load::codes(dir)?;
+    let table = load::codes(dir)?;
     let mut parts = Vec::new();
     match &summary {
         Some(summary) => headline(summary, &mut parts),
@@ -30,10 +33,13 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
         by_source(sources, &mut parts);
     }
     training(&metrics, &mut parts);
-    latent(&metrics, &mut parts);
+    latent(&metrics, reading, &mut parts);
     // A latent without codes has one row, and without vectors nothing to read in it.
-    if let Some(codes) = codes.as_ref().filter(|c| c.rows.len() > 1 || c.rows.iter().any(|r| !r.top.is_empty())) {
+    if let Some(codes) = table.as_ref().filter(|c| c.rows.len() > 1 || c.rows.iter().any(|r| !r.top.is_empty())) {
         code_parts(codes, &mut parts);
+    }
+    if let Some(reading) = reading {
+        codes::meaning(reading, preferences, &mut parts);
     }
     method(&mut parts);
     provenance(dir, &mut parts)?;
@@ -170,7 +176,7 @@ fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
     parts.push(Part::Figures(figures));
 }
 
-fn latent(metrics: &Metrics, parts: &mut Vec<Part>) {
+fn latent(metrics: &Metrics, reading: Option<&CodeReading>, parts: &mut Vec<Part>) {
     let entropies = [(metric::PRIOR_ENTROPY, "prior"), (metric::POSTERIOR_ENTROPY, "posterior")];
     let weights = [(metric::G, "g (prior's share of z)"), (metric::TAU, "temperature")];
     let figures: Vec<Figure> = [
@@ -184,7 +190,12 @@ fn latent(metrics: &Metrics, parts: &mut Vec<Part>) {
     .into_iter()
     .flatten()
     .collect();
+    let agreement = reading.and_then(|r| r.agreement.as_ref()).map(codes::agreement);
     if figures.is_empty() {
+        if let Some(agreement) = agreement {
+            parts.push(Part::Heading("Latent codes".into()));
+            parts.push(agreement);
+        }
         return;
     }
     let coded = metrics.train.contains_key(metric::CODE_PERPLEXITY);
@@ -199,6 +210,7 @@ fn latent(metrics: &Metrics, parts: &mut Vec<Part>) {
             .into(),
     ));
     parts.push(Part::Figures(figures));
+    parts.extend(agreement);
 }
 
 /// How each source uses the codes, as shares of the source.
@@ -215,6 +227,8 @@ pub(super) fn usage_heat(codes: &Codes, caption: &str) -> Option<Heat> {
         corner: "source".into(),
         columns: codes.rows.iter().map(|c| c.code.to_string()).collect(),
         rows: codes.by_source.iter().map(|(name, values)| (name.clone(), shares(values))).collect(),
+        base: 0.0,
+        peaks: false,
     })
 }
 

@@ -34,6 +34,46 @@ fn a_run_report_is_whole_closed_and_the_same_each_time() {
 }
 
 #[test]
+fn a_run_report_says_what_each_code_prefers() {
+    let dir = tempfile::tempdir().unwrap();
+    fixture::run(dir.path(), &sample());
+    // A file of an older version: agreement alone.
+    fixture::posteriors(dir.path(), false);
+    let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
+    assert!(page.contains("effective codes") && !page.contains("What each code prefers"));
+    fixture::posteriors(dir.path(), true);
+    let plain = write_with(dir.path(), None).unwrap();
+    let page = std::fs::read_to_string(&plain.page).unwrap();
+    assert_closed(&page);
+    assert!(page.contains("What each code prefers") && page.contains("on the 40 pairs of the test split"));
+    assert!(!page.contains("planted preference") && !page.contains(HOSTILE));
+    // Code 0 is right on all of source a and on none of the hostile one: darkest, and without a shade.
+    let cells = "<tr><th scope=\"row\">0</th><td style=\"--v:0.000\" title=\"0 %\">0 %</td>\
+                 <td style=\"--v:0.600\" title=\"100 %\"><b>100 %</b></td></tr>";
+    assert!(page.contains(cells), "{}", &page[page.find("accuracy of each code alone").unwrap()..]);
+    assert!(page.contains("the darkest cell is 100 %, and 50 % or less has no shade"));
+    assert!(page.contains("codes 0 and 2 say the same: correlation 1.00."), "duplicates are named");
+    // Prior and posterior: three of four rows the same. Priors of 0.9 and 0.1: e^(0.6931 - 0.3251) = 1.44.
+    assert!(page.contains("both name the same code in 75.0 %") && page.contains("<td class=\"n\">1.44</td>"));
+    let reading = plain.codes.unwrap();
+    assert_eq!((reading.used.as_slice(), reading.n), ([1, 0, 2].as_slice(), 40));
+
+    let frame = artifact::read_parquet(dir.path().join("posteriors.parquet")).unwrap();
+    let names = ["length=short", "length=thorough", "risk=cautious"].map(String::from).to_vec();
+    let labels = crate::analysis::Labels { names, rows: (0..50).map(|i| Some(i % 2)).collect() };
+    let table = crate::analysis::code_accuracy(&frame, &labels, "test").unwrap().unwrap();
+    let page = std::fs::read_to_string(write_with(dir.path(), Some(&table)).unwrap().page).unwrap();
+    assert_closed(&page);
+    let head = "<th scope=\"col\" class=\"n\">length=short</th><th scope=\"col\" class=\"n\">length=thorough</th></tr>";
+    assert!(page.contains(head), "a preference without pairs has no column");
+    // 20 of 20: Wilson's lower end is 1 / (1 + 1.96^2 / 20) = 0.839.
+    let row = "<td>length=thorough</td><td class=\"n\">20</td><td class=\"n\">100.0 %</td>\
+               <td class=\"n\">83.9 to 100.0 %</td><td class=\"n\">1</td><td class=\"n\">100.0 %</td>";
+    assert!(page.contains(row));
+    assert!(std::fs::read_to_string(dir.path().join(MARKDOWN)).unwrap().contains("| 1 | 0 % | 100 % |"));
+}
+
+#[test]
 fn a_sweep_report_shows_every_line_and_the_failure() {
     let dir = tempfile::tempdir().unwrap();
     fixture::sweep(dir.path());

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{Sandbox, contents, flags, lists, numbers, sample, schema, texts};
 
+mod codes;
 mod noise;
 mod run;
 mod sweep;

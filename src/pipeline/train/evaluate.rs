@@ -32,7 +32,7 @@ pub(super) fn evaluation(
     metrics(split, &examples, reference, &config.objective)
 }
 
-/// Gives examples the posteriors that come from their losses.
+/// Gives examples the posteriors that come from their losses; the sum of their swap overlaps, where there are any.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -43,7 +43,7 @@ pub(super) fn settled(
     reference: &[(f64, f64)],
     keys: Option<&[u64]>,
     config: &TrainConfig,
-) -> Result<()> {
+) -> Result<Option<f64>> {
     let flips = latent::flip_rates(policy)?;
     let settings = Settings { objective: &config.objective, lpc: &config.lpc, flips: flips.as_deref() };
     let reference = config.objective.needs_reference().then_some(reference);

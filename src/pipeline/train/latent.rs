@@ -12,8 +12,9 @@ use crate::tokenize::ModelTokenizer;
 /// Tokens listed for each code at either end.
 const TOKENS_PER_CODE: usize = 12;
 
-/// codes.parquet: usage of each code, the tokens that W e_k raises and lowers most, and for `lpc-reliable` its flip
-/// rate. Without codes there is one row, which is always used; it has tokens and a norm where there is one z for all.
+/// codes.parquet: usage of each code, the tokens that W e_k raises and lowers most, where the posteriors tell it the
+/// accuracy of each code alone and which codes say the same, and for `lpc-reliable` its flip rate. Without codes there
+/// is one row, which is always used; it has tokens and a norm where there is one z for all.
 pub(super) fn codes(policy: &Policy<f32>, tokenizer: &ModelTokenizer, posteriors: &DataFrame) -> Result<DataFrame> {
     let usage = analysis::code_usage(posteriors)?;
     let k = usage.height();
@@ -50,6 +51,7 @@ pub(super) fn codes(policy: &Policy<f32>, tokenizer: &ModelTokenizer, posteriors
     columns.push(lists("top_tokens", &top));
     columns.push(lists("bottom_tokens", &bottom));
     columns.push(Column::new("norm".into(), norms));
+    columns.extend(analysis::code_columns(posteriors, k)?);
     columns.extend_from_slice(&usage.columns()[3..]);
     if let Some(mut rates) = code_flip_rates(policy)? {
         // A posteriors file without rows lists no code.

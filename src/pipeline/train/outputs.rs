@@ -11,6 +11,8 @@ use crate::analysis::{self, tables};
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::Result;
+use crate::lpc::usage::hard_code;
+use crate::lpc::{CollapseSigns, Usage, collapse};
 use crate::policy::{Example, Policy, folder};
 use crate::posteriors::{self, Ledger, Part, Settings};
 use crate::progress::Progress;
@@ -28,6 +30,8 @@ pub(super) struct Trained<'a> {
     /// Keys of the rows of every split, where pairs share codes.
     pub keys: &'a [Option<Vec<u64>>],
     pub ledger: &'a HashMap<String, Ledger>,
+    /// Mean swap overlap over all examples, once they are examined.
+    pub swap_overlap: std::cell::Cell<Option<f64>>,
     pub outcome: Outcome,
 }
 
@@ -54,7 +58,9 @@ impl Trained<'_> {
         let mut examples = examples?;
         for (i, (split, examples)) in self.splits.iter().zip(&mut examples).enumerate() {
             let keys = self.keys[i].as_deref();
-            evaluate::settled(policy, split, examples, &self.reference[i], keys, self.config)?;
+            if let Some(sum) = evaluate::settled(policy, split, examples, &self.reference[i], keys, self.config)? {
+                self.swap_overlap.set(Some(self.swap_overlap.get().unwrap_or(0.0) + sum / total.max(1) as f64));
+            }
         }
         Ok((examples, clock.elapsed()))
     }
@@ -103,13 +109,38 @@ impl Trained<'_> {
         metrics.push(("eval_runtime".into(), time.as_secs_f64()));
         let event = crate::train::TrainEvent::Evaluation { step: self.outcome.steps, metrics };
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
-        let [prior, _] = usage(examples);
-        let total = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
-        let entropy = examples.iter().flatten().map(|e| e.posterior_entropy).sum::<f64>() / total;
-        if let Some(why) = crate::lpc::usage::collapse(&prior, entropy) {
+        let used = usage(examples);
+        let signs = self.signs(examples, &used);
+        if let Some(why) = collapse::collapse(&used[0], signs.posterior_entropy) {
             progress.warn(&format!("the codes have collapsed: {why} (see the README on collapse)"));
+            collapse::diagnose(signs).iter().for_each(|advice| progress.warn(&advice.to_string()));
         }
         Ok(summary)
+    }
+
+    /// What this run shows of its codes; `used` is their use by prior and posterior.
+    fn signs(&self, examples: &[Vec<Example>], used: &[Usage; 2]) -> CollapseSigns {
+        let all = || examples.iter().flatten();
+        let total = all().count().max(1) as f64;
+        let mean = |get: fn(&Example) -> f64| all().map(get).sum::<f64>() / total;
+        let code = |weights: &[f32]| hard_code(&weights.iter().map(|&w| f64::from(w)).collect::<Vec<_>>());
+        let same = all().filter(|e| code(&e.prior) == code(&e.posterior)).count();
+        CollapseSigns {
+            codes: used[0].mass.len(),
+            used_prior: used[0].codes_used(),
+            used_posterior: used[1].codes_used(),
+            perplexity: used[0].perplexity(),
+            prior_entropy: mean(|e| e.prior_entropy),
+            posterior_entropy: mean(|e| e.posterior_entropy),
+            kl: mean(|e| e.kl),
+            swap_overlap: self.swap_overlap.get(),
+            agreement: Some(same as f64 / total),
+            bayes: self.config.lpc.bayesian(),
+            kl_weight: self.config.lpc.kl_weight,
+            balance: self.config.lpc.balance,
+            code_init: self.config.lpc.code_init,
+            grouped: self.keys.iter().any(Option::is_some),
+        }
     }
 
     fn summary(&self, policy: &Policy<f32>, frame: &DataFrame, examples: &[Vec<Example>]) -> Result<RunSummary> {
@@ -189,8 +220,8 @@ pub(super) fn ledger(data: &Path) -> Result<HashMap<String, Ledger>> {
 }
 
 /// Use of the codes over all examples: by the prior, by the posterior.
-fn usage(examples: &[Vec<Example>]) -> [crate::lpc::Usage; 2] {
-    let mut usage = [crate::lpc::Usage::default(), crate::lpc::Usage::default()];
+fn usage(examples: &[Vec<Example>]) -> [Usage; 2] {
+    let mut usage = [Usage::default(), Usage::default()];
     for example in examples.iter().flatten() {
         let wide = |w: &[f32]| w.iter().map(|&w| f64::from(w)).collect::<Vec<_>>();
         usage[0].add(&wide(&example.prior));
