@@ -2,7 +2,7 @@
 //!
 //! Data walks through the crate in this order, and the modules are declared in it:
 //!
-//! 1. [`synth`]: a planted-factor corpus, for tests and demos (optional).
+//! 1. [`synth`]: a planted-factor corpus, for tests and demos, or preferences planted over real texts (optional).
 //! 2. [`ingest`]: files -> frames of completions or pairs, and rejects.
 //! 3. [`sources`]: a source tag for every row; sources used for evaluation stay out.
 //! 4. [`pairs`]: completions -> preference pairs, split by prompt.

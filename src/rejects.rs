@@ -70,6 +70,10 @@ pub mod reason {
     pub const MIX_CAP: &str = "mix-cap";
     /// Decision: nearly the same prompt is kept from another row.
     pub const NEAR_DUPLICATE: &str = "near-duplicate";
+    /// Decision: the prompt or a response is of several messages, where one is wanted.
+    pub const CONVERSATION: &str = "conversation";
+    /// Decision: the responses do not differ enough in anything by which they could be judged.
+    pub const NO_VARYING_TRAIT: &str = "no-varying-trait";
     /// Decision: the text has a question of a benchmark in it.
     pub const CONTAMINATED: &str = "contaminated";
 }

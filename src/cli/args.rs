@@ -33,9 +33,26 @@ pub struct Synth {
     /// Prompts
     #[arg(long, value_name = "N")]
     rows: Option<usize>,
-    /// Planted style factors, 2 to 8
+    /// Planted style factors, 2 to 8; over real texts the traits that decide, 1 to 10
     #[arg(long, value_name = "F")]
     factors: Option<usize>,
+    /// Plants over the real prompts and responses of these files, folders or hub addresses
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    over: Vec<String>,
+    /// Over real texts: what decides, of length, lists, hedges, address, figures, first-person, markup, sentences,
+    /// exclamations, questions; or aspects (all that are rated), or helpfulness, honesty, instruction-following,
+    /// truthfulness
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    traits: Vec<String>,
+    /// Over real texts: their layout, as for prepare
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// Over real texts: columns under other names than a layout has, as for prepare
+    #[arg(long, value_name = "TARGET=COLUMN", num_args = 1..)]
+    columns: Vec<String>,
+    /// Over real texts: what to do with a row that cannot be read: fail or skip
+    #[arg(long, value_name = "fail|skip")]
+    on_bad_row: Option<String>,
 }
 
 impl Synth {
@@ -44,6 +61,12 @@ impl Synth {
         flags.put("synth.out", "--out", self.out.clone());
         flags.put("synth.rows", "--rows", self.rows);
         flags.put("synth.factors", "--factors", self.factors);
+        let list = |items: &Vec<String>| (!items.is_empty()).then(|| items.clone());
+        flags.put("synth.over", "--over", list(&self.over));
+        flags.put("synth.traits", "--traits", list(&self.traits));
+        flags.put("synth.format", "--format", self.format.clone());
+        flags.put("synth.columns", "--columns", list(&self.columns));
+        flags.put("synth.on_bad_row", "--on-bad-row", self.on_bad_row.clone());
     }
 }
 

@@ -13,12 +13,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{demo, export, inspect, merge, planted, prepare, score, sweep, train};
+use crate::pipeline::{demo, export, inspect, merge, plant, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::recipe::{self, Recipe};
 use crate::report;
 use crate::seed::Seed;
-use crate::synth;
 
 use flags::Flags;
 use output::{Printer, Terminal};
@@ -60,7 +59,7 @@ struct Global {
 enum Command {
     /// The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
     Demo(args::Demo),
-    /// Writes a planted-factor corpus in raw UltraFeedback shape
+    /// Plants preferences into made-up texts, or over real ones, in raw UltraFeedback shape
     Synth(args::Synth),
     /// Reads preference data, builds pairs, flips labels, writes token batches
     Prepare(Box<args::Prepare>),
@@ -132,7 +131,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
             printer.result(&summary, || tables::demo(&summary))
         }
         Command::Synth(_) => {
-            let summary = synth::write(&recipe.synth, seed, &terminal)?;
+            let summary = plant::run(&recipe.synth, seed, &terminal)?;
             printer.result(&summary, || tables::synth(&summary, &recipe.synth.out))
         }
         Command::Prepare(_) => {

@@ -53,12 +53,30 @@ fn maybe(x: Option<f64>) -> String {
 /// `synth`.
 pub fn synth(s: &SynthSummary, out: &str) -> String {
     let shown = percent(s.shown as f64 / s.rows.max(1) as f64);
-    format!(
+    let mut out = format!(
         "{out}: {} prompts, {} completions, {} planted preferences; the prompt shows what counts in {shown}\n",
         s.rows,
         s.completions,
         s.by_preference.len(),
-    )
+    );
+    if let Some(over) = &s.over {
+        let _ = writeln!(out, "{} rows read, {} kept", over.rows_read, over.rows_kept);
+        for (reason, n) in &over.rejects {
+            let _ = writeln!(out, "  rejected: {n} {reason}");
+        }
+        let unused = &over.unused;
+        for (n, why) in [(unused.empty, "empty"), (unused.equal, "equal to another"), (unused.unrated, "not rated")] {
+            if n > 0 {
+                let _ = writeln!(out, "  responses left out: {n} {why}");
+            }
+        }
+        let count = |(name, n): (&String, &u64)| vec![name.clone(), n.to_string()];
+        out.push('\n');
+        out += &columns(&["preference", "prompts"], &s.by_preference.iter().map(count).collect::<Vec<_>>());
+        out.push('\n');
+        out += &columns(&["trait", "prompts that differ in it"], &over.varying.iter().map(count).collect::<Vec<_>>());
+    }
+    out
 }
 
 /// `prepare`.

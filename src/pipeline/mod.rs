@@ -4,6 +4,7 @@ pub mod demo;
 pub mod export;
 pub mod inspect;
 pub mod merge;
+pub mod plant;
 pub mod planted;
 pub mod prepare;
 pub mod score;

@@ -301,6 +301,54 @@ mod tests {
         }
     }
 
+    /// Answers that differ in length, lists, hedges, address, figures and the first person, by chance.
+    fn answer(key: &str) -> String {
+        let coin = |what: &str| Seed(2).index(what, key, 2) == 1;
+        let words = ["one", "two", "three", "four", "five"];
+        let mut text: Vec<&str> = (0..4 + Seed(2).index("length", key, 20)).map(|i| words[i % 5]).collect();
+        let extras = [("hedge", "perhaps"), ("address", "yours"), ("figure", "1984"), ("person", "we")];
+        text.extend(extras.iter().filter(|(what, _)| coin(what)).map(|(_, word)| *word));
+        let gap = if coin("list") { "\n- " } else { " " };
+        format!("{key}{gap}{}", text.join(gap))
+    }
+
+    #[test]
+    fn ceilings_over_given_texts_are_what_the_best_bets_reach() {
+        use crate::synth::over::{self, Account, Response, Texts};
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().to_string_lossy().into_owned();
+        let config = SynthConfig { out, over: vec!["given.jsonl".into()], ..SynthConfig::default() };
+        let given = |i: usize| Texts {
+            prompt: format!("Question {i}?"),
+            source: ["a", "b", "c"][i % 3].into(),
+            responses: (0..4)
+                .map(|k| Response { model: None, text: answer(&format!("q{i}{k}")), ratings: Vec::new() })
+                .collect(),
+        };
+        let feed = |sink: &mut over::Sink<'_>| sink((0..3000).map(given).collect()).map(|_| Account::default());
+        let summary = over::plant(&config, Seed(4), &Silent, feed).unwrap();
+        assert_eq!((summary.rows, summary.by_preference.len()), (3000, 8));
+        // The best against a random other one.
+        let pairs = prepare(dir.path(), 0.0);
+        let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
+        let best = ceilings(&truth, &pairs).unwrap();
+        assert_eq!((best.unmatched, best.rows.len(), best.preferences_used), (0, 3000, 8));
+        let mut accuracies = Vec::new();
+        for shown in [true, false] {
+            let (realised, expected, n) = best.accuracy(|r| r.shown == shown);
+            // The same number up to sampling: sd at most 0.5 / sqrt(n).
+            assert!((realised - expected).abs() < 2.5 / (n as f64).sqrt(), "{realised} {expected} {n}");
+            accuracies.push(expected);
+        }
+        assert!(accuracies[0] > accuracies[1] + 0.05 && accuracies[1] > 0.55, "{accuracies:?}");
+        // The pair tells more than the source: the best guess of the preference is right more often.
+        let hits =
+            |code: fn(&CeilingRow) -> u32| best.rows.iter().filter(|r| !r.shown && code(r) == r.preference).count();
+        let (prior, posterior) = (hits(|r| r.prior_code), hits(|r| r.posterior_code));
+        assert!(prior + 50 < posterior, "{prior} {posterior}");
+        assert!(best.rows.iter().filter(|r| r.shown).all(|r| r.prior_code == r.preference));
+    }
+
     #[test]
     fn flips_lower_the_posterior_ceiling_but_not_the_accuracy_ceiling() {
         let (clean, noisy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

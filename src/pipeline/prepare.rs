@@ -24,7 +24,7 @@ mod benchmarks;
 mod blobs;
 mod corpus;
 mod gather;
-mod inputs;
+pub(super) mod inputs;
 mod ledger;
 mod mix;
 mod part;

@@ -97,52 +97,110 @@ struct Matched<'a> {
 /// Computes the generator's ceilings for prepared pairs.
 ///
 /// `truth` is `truth.parquet` of the corpus, `pairs` one or both of `pairs/{split}.parquet`. A response is
-/// found by the hash of its exact text. `noise_p` of a pair, where given, is taken as known.
+/// found by the hash of its exact text. `noise_p` of a pair, where given, is taken as known. For a corpus over
+/// real texts see `over/ceilings.rs`.
 ///
 /// # Errors
 /// [`Error::Frame`] where a column is missing or of another type; [`Error::Run`] where the truth is no
 /// table of this generator.
 pub fn ceilings(truth: &DataFrame, pairs: &DataFrame) -> Result<Ceilings> {
+    let observed = Observed::open(pairs)?;
+    if truth.column(truth::UTILITIES).is_ok() {
+        return super::over::ceilings::ceilings(truth, &observed);
+    }
     let table = read_truth(truth)?;
-    let texts = |name: &str| -> Result<StringChunked> { Ok(pairs.column(name)?.str()?.clone()) };
-    let (ids, prompts, splits, sources) =
-        (texts(col::ID)?, texts(col::PROMPT_ID)?, texts(col::SPLIT)?, texts(col::SOURCE)?);
-    let (chosen, rejected) = (pairs.column(col::CHOSEN)?.list()?, pairs.column(col::REJECTED)?.list()?);
-    let flipped = pairs.column(col::FLIPPED)?.bool()?;
-    let noise = match pairs.column(col::NOISE_P) {
-        Ok(column) => column.cast(&DataType::Float64)?.f64()?.clone(),
-        Err(_) => Float64Chunked::full_null(col::NOISE_P.into(), pairs.height()),
-    };
-    let mut matched = Vec::with_capacity(pairs.height());
-    for row in 0..pairs.height() {
-        let found = prompts.get(row).and_then(|p| table.get(p)).and_then(|truth| {
-            let style = |list| truth.styles.get(&text_hash(&last_content(list, row)?)).copied();
-            let flipped = flipped.get(row).unwrap_or(false);
+    let mut matched = Vec::with_capacity(observed.len());
+    for row in 0..observed.len() {
+        let found = observed.prompt(row).and_then(|p| table.get(p)).and_then(|truth| {
+            let (chosen, rejected) = observed.hashes(row)?;
+            let style = |hash| truth.styles.get(&hash).copied();
+            let flipped = observed.flipped(row);
             Some(Matched { row, truth, chosen: style(chosen)?, rejected: style(rejected)?, flipped })
         });
         matched.extend(found);
     }
     let cells = count_cells(&matched);
-    let text = |column: &StringChunked, row: usize| column.get(row).unwrap_or_default().to_string();
-    let rows: Vec<CeilingRow> = matched
-        .iter()
-        .map(|m| {
-            let best = solve(m, &cells, noise.get(m.row).unwrap_or(0.0));
-            CeilingRow {
-                id: text(&ids, m.row),
-                split: text(&splits, m.row),
-                source: text(&sources, m.row),
-                shown: m.truth.shown,
-                flipped: m.flipped,
-                factor: m.truth.factor,
-                preference: m.truth.preference,
-                ..best
-            }
+    let rows = matched.iter().map(|m| {
+        let best = solve(m, &cells, observed.noise(m.row));
+        let (shown, factor, preference) = (m.truth.shown, m.truth.factor, m.truth.preference);
+        observed.named(m.row, CeilingRow { shown, factor, preference, ..best })
+    });
+    Ok(Ceilings::of(rows.collect(), cells, observed.len()))
+}
+
+impl Ceilings {
+    /// Rows that belong to the truth, of so many pairs.
+    pub(super) fn of(rows: Vec<CeilingRow>, cells: [f64; 4], pairs: usize) -> Ceilings {
+        let used: std::collections::BTreeSet<u32> = rows.iter().map(|r| r.preference).collect();
+        let unmatched = (pairs - rows.len()) as u64;
+        Ceilings { rows, cells, unmatched, preferences_used: used.len() }
+    }
+}
+
+/// The columns of prepared pairs that matter here.
+pub(super) struct Observed {
+    ids: StringChunked,
+    prompts: StringChunked,
+    splits: StringChunked,
+    sources: StringChunked,
+    chosen: ListChunked,
+    rejected: ListChunked,
+    flipped: BooleanChunked,
+    noise: Float64Chunked,
+}
+
+impl Observed {
+    fn open(pairs: &DataFrame) -> Result<Observed> {
+        let texts = |name: &str| -> Result<StringChunked> { Ok(pairs.column(name)?.str()?.clone()) };
+        let noise = match pairs.column(col::NOISE_P) {
+            Ok(column) => column.cast(&DataType::Float64)?.f64()?.clone(),
+            Err(_) => Float64Chunked::full_null(col::NOISE_P.into(), pairs.height()),
+        };
+        Ok(Observed {
+            ids: texts(col::ID)?,
+            prompts: texts(col::PROMPT_ID)?,
+            splits: texts(col::SPLIT)?,
+            sources: texts(col::SOURCE)?,
+            chosen: pairs.column(col::CHOSEN)?.list()?.clone(),
+            rejected: pairs.column(col::REJECTED)?.list()?.clone(),
+            flipped: pairs.column(col::FLIPPED)?.bool()?.clone(),
+            noise,
         })
-        .collect();
-    let used: std::collections::BTreeSet<u32> = rows.iter().map(|r| r.preference).collect();
-    let unmatched = (pairs.height() - rows.len()) as u64;
-    Ok(Ceilings { rows, cells, unmatched, preferences_used: used.len() })
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The prompt's id.
+    pub fn prompt(&self, row: usize) -> Option<&str> {
+        self.prompts.get(row)
+    }
+
+    /// Hashes of the observed chosen and rejected response.
+    pub fn hashes(&self, row: usize) -> Option<(u64, u64)> {
+        let hash = |list| last_content(list, row).map(|text| text_hash(&text));
+        Some((hash(&self.chosen)?, hash(&self.rejected)?))
+    }
+
+    /// Whether the observed label is the opposite of the clean one.
+    pub fn flipped(&self, row: usize) -> bool {
+        self.flipped.get(row).unwrap_or(false)
+    }
+
+    /// Probability with which the label was to be flipped; 0 where it is not known.
+    pub fn noise(&self, row: usize) -> f64 {
+        let noise = self.noise.get(row).unwrap_or(0.0);
+        if noise.is_finite() { noise.clamp(0.0, 1.0) } else { 0.0 }
+    }
+
+    /// A solved pair with its id, split, source and flip.
+    pub fn named(&self, row: usize, best: CeilingRow) -> CeilingRow {
+        let text = |column: &StringChunked| column.get(row).unwrap_or_default().to_string();
+        let (id, split, source) = (text(&self.ids), text(&self.splits), text(&self.sources));
+        CeilingRow { id, split, source, flipped: self.flipped(row), ..best }
+    }
 }
 
 /// Which of two styles has the value that a preference likes: first only, second only, both, neither.
@@ -175,14 +233,19 @@ fn solve(m: &Matched, cells: &[f64; 4], noise: f64) -> CeilingRow {
         true => (0..preferences.len()).map(certain).collect(),
         false => m.truth.prior.clone(),
     };
-    let noise = if noise.is_finite() { noise.clamp(0.0, 1.0) } else { 0.0 };
     let weigh = |first: u32, second: u32| -> Vec<f64> {
         prior.iter().zip(&preferences).map(|(p, &z)| p * cells[cell(z, first, second)]).collect()
     };
-    let (as_seen, reversed) = (weigh(m.chosen, m.rejected), weigh(m.rejected, m.chosen));
-    let posterior: Vec<f64> = as_seen.iter().zip(&reversed).map(|(a, b)| (1.0 - noise) * a + noise * b).collect();
+    let best = bet(&weigh(m.chosen, m.rejected), &weigh(m.rejected, m.chosen), m.flipped, noise);
+    CeilingRow { prior_code: argmax(&prior), ..best }
+}
+
+/// The best code and the best bet, given p(z|x) p(pair|z) for the pair as it was seen and for the reversed one;
+/// the other fields are left empty.
+pub(super) fn bet(as_seen: &[f64], reversed: &[f64], flipped: bool, noise: f64) -> CeilingRow {
+    let posterior: Vec<f64> = as_seen.iter().zip(reversed).map(|(a, b)| (1.0 - noise) * a + noise * b).collect();
     let (seen, turned): (f64, f64) = (as_seen.iter().sum(), reversed.iter().sum());
-    let (clean, wrong) = if m.flipped { (turned, seen) } else { (seen, turned) };
+    let (clean, wrong) = if flipped { (turned, seen) } else { (seen, turned) };
     // Sums of the same terms in another order may differ in the last bits.
     let right = if (clean - wrong).abs() <= 1e-12 * (clean + wrong) { 0.5 } else { f64::from(u8::from(clean > wrong)) };
     CeilingRow {
@@ -193,15 +256,16 @@ fn solve(m: &Matched, cells: &[f64; 4], noise: f64) -> CeilingRow {
         flipped: false,
         factor: 0,
         preference: 0,
-        prior_code: argmax(&prior),
+        prior_code: 0,
         posterior_code: argmax(&posterior),
         right,
-        expected: clean.max(wrong) / (clean + wrong),
+        // Where neither order can be (all of it underflowed), it is a coin.
+        expected: if clean + wrong > 0.0 { clean.max(wrong) / (clean + wrong) } else { 0.5 },
     }
 }
 
 /// Index of the largest value, the first of equals.
-fn argmax(values: &[f64]) -> u32 {
+pub(super) fn argmax(values: &[f64]) -> u32 {
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
         if *v > values[best] {

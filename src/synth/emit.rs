@@ -46,6 +46,14 @@ pub(super) mod truth {
     pub const SCORES: &str = "scores";
     /// Probability of every preference given the source.
     pub const PRIOR: &str = "prior";
+    /// Real texts only: probability of every preference among those that can decide this row.
+    pub const POSSIBLE: &str = "possible";
+    /// Real texts only: value of every trait of each completion, completion after completion.
+    pub const VALUES: &str = "trait_values";
+    /// Real texts only: utility of each completion for every preference, completion after completion.
+    pub const UTILITIES: &str = "utilities";
+    /// Real texts only: temperature of the annotators.
+    pub const TEMPERATURE: &str = "temperature";
 }
 
 #[derive(Serialize)]
@@ -135,11 +143,16 @@ pub(super) fn write_lines(path: &Path, out: &mut impl Write, lines: &[Vec<u8>]) 
 /// The truth table while it is being written, a chunk of rows at a time.
 pub(super) struct TruthWriter<'a, 'f> {
     writer: ArrowWriter<&'a mut BufWriter<&'f mut File>>,
-    schema: Arc<Schema>,
+    /// The columns.
+    pub schema: Arc<Schema>,
 }
 
-fn schema() -> Schema {
-    let list = |name, kind| Field::new(name, DataType::List(Arc::new(Field::new("item", kind, false))), false);
+/// A column of lists without nulls.
+pub(super) fn list(name: &str, kind: DataType) -> Field {
+    Field::new(name, DataType::List(Arc::new(Field::new("item", kind, false))), false)
+}
+
+pub(super) fn schema() -> Schema {
     Schema::new(vec![
         Field::new(col::PROMPT_ID, DataType::Utf8, false),
         Field::new(truth::ROW, DataType::UInt64, false),
@@ -156,32 +169,33 @@ fn schema() -> Schema {
     ])
 }
 
-/// Writes the truth table at `path`: `fill` gets a writer and calls it chunk by chunk; the number of
-/// rows is read back before the file appears.
+/// Writes the truth table at `path`: `fill` gets a writer, calls it chunk by chunk and gives the number of
+/// rows, which is read back before the file appears.
 pub(super) fn write_truth(
     path: &Path,
-    rows: u64,
-    fill: impl FnOnce(&mut TruthWriter<'_, '_>) -> Result<()>,
+    schema: Schema,
+    fill: impl FnOnce(&mut TruthWriter<'_, '_>) -> Result<u64>,
 ) -> Result<()> {
+    let rows = std::cell::Cell::new(0);
     artifact::write_verified(
         path,
         |out| {
-            let schema = Arc::new(schema());
+            let schema = Arc::new(schema);
             let properties = WriterProperties::builder()
                 .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
                 .set_max_row_group_row_count(Some(8 * CHUNK as usize))
                 .build();
             let writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
             let mut truth = TruthWriter { writer, schema };
-            fill(&mut truth)?;
+            rows.set(fill(&mut truth)?);
             truth.writer.close()?;
             Ok(())
         },
         |staged| {
             let file = File::open(staged).map_err(Error::io(path))?;
             let found = ParquetRecordBatchReaderBuilder::try_new(file)?.metadata().file_metadata().num_rows();
-            if u64::try_from(found) != Ok(rows) {
-                return Err(Error::artifact(path, format!("wrote {rows} rows, read back {found}")));
+            if u64::try_from(found) != Ok(rows.get()) {
+                return Err(Error::artifact(path, format!("wrote {} rows, read back {found}", rows.get())));
             }
             Ok(())
         },
@@ -189,6 +203,11 @@ pub(super) fn write_truth(
 }
 
 impl TruthWriter<'_, '_> {
+    /// Appends a batch of rows with this table's columns.
+    pub(super) fn append(&mut self, batch: &RecordBatch) -> Result<()> {
+        Ok(self.writer.write(batch)?)
+    }
+
     /// Appends rows.
     pub(super) fn write(&mut self, rows: &[Row], config: &SynthConfig) -> Result<()> {
         let liked = world::preferences(config.factors);
@@ -228,15 +247,15 @@ impl TruthWriter<'_, '_> {
                 Arc::new(prior.finish()),
             ],
         )?;
-        Ok(self.writer.write(&batch)?)
+        self.append(&batch)
     }
 }
 
-fn list_of<B: arrow::array::ArrayBuilder>(values: B, kind: DataType) -> ListBuilder<B> {
+pub(super) fn list_of<B: arrow::array::ArrayBuilder>(values: B, kind: DataType) -> ListBuilder<B> {
     ListBuilder::new(values).with_field(Field::new("item", kind, false))
 }
 
 /// Lower-case hex SHA-256 of the prompt text.
-fn prompt_id(instruction: &str) -> String {
+pub(super) fn prompt_id(instruction: &str) -> String {
     sha2::Sha256::digest(instruction.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }

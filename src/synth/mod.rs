@@ -34,10 +34,16 @@
 //!
 //! (NMI against `preference`, of which 8 are in use.) Responses have 31 to 62 tokens and prompts 9 to 35
 //! of a byte-level BPE vocabulary of 512 that was trained on the corpus.
+//!
+//! # Real texts
+//! [`over`] plants preferences over real prompts with real responses: what decides is a trait that can be counted
+//! in any text, not a style that was written into it.
 
 mod ceilings;
+mod config;
 mod emit;
 pub mod grammar;
+pub mod over;
 mod row;
 pub mod world;
 
@@ -45,12 +51,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use ceilings::{CeilingRow, Ceilings, ceilings};
+pub use config::SynthConfig;
 
 use crate::artifact;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::seed::Seed;
@@ -61,79 +68,6 @@ pub const CORPUS: &str = "corpus.jsonl";
 /// The truth file: one row per line of the corpus, in its order. In a folder of its own, so that the
 /// corpus folder can be given to `prepare` as it is.
 pub const TRUTH: &str = "truth/truth.parquet";
-
-/// Settings of the generator.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct SynthConfig {
-    /// Rows (prompts), 1 to 2^30. Default 2000.
-    pub rows: usize,
-    /// Active style factors, 2 to 8; F of them plant F + 2 preferences. Default 6.
-    pub factors: usize,
-    /// Folder for `corpus.jsonl`, `truth/truth.parquet` and `manifest.json`. Default `runs/synth`.
-    pub out: String,
-    /// Completions of each prompt, 2 to 8. Default 4, as UltraFeedback.
-    pub completions: usize,
-    /// Probability that the prompt asks for what decides, 0 to 1. Default 0.5.
-    pub shown_fraction: f64,
-    /// Temperature of the annotators, 0 to 5: an agreeing completion beats another with probability
-    /// sigmoid(1 / noise). Default 0.1 (0.99995); 0 is raised to 0.02 so that ties stay rare.
-    pub noise: f64,
-    /// Probability that two completions, not one, have the liked value, 0 to 1 (three completions or
-    /// more). Default 0.1.
-    pub second_agrees: f64,
-    /// Whether rows name the hidden annotator who decided, as `annotator` (no part of UltraFeedback), for
-    /// noise by annotator. Default false.
-    pub annotators: bool,
-}
-
-impl Default for SynthConfig {
-    fn default() -> SynthConfig {
-        SynthConfig {
-            rows: 2000,
-            factors: 6,
-            out: "runs/synth".into(),
-            completions: 4,
-            shown_fraction: 0.5,
-            noise: 0.1,
-            second_agrees: 0.1,
-            annotators: false,
-        }
-    }
-}
-
-impl SynthConfig {
-    /// Checks all settings.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with every fault.
-    pub fn validate(&self) -> Result<()> {
-        let mut faults = Vec::new();
-        let mut check = |good: bool, key: &str, message: String| {
-            if !good {
-                faults.push(Fault { origin: String::new(), key: format!("synth.{key}"), message });
-            }
-        };
-        let unit = |value: f64| (0.0..=1.0).contains(&value);
-        let rows = 1..=world::MAX_ROWS as usize;
-        check(rows.contains(&self.rows), "rows", format!("expected 1 to {}, got {}", world::MAX_ROWS, self.rows));
-        let most = grammar::MAX_FACTORS;
-        check((2..=most).contains(&self.factors), "factors", format!("expected 2 to {most}, got {}", self.factors));
-        check(!self.out.is_empty(), "out", "a folder is needed".into());
-        let most = world::MODELS.len();
-        check(
-            (2..=most).contains(&self.completions),
-            "completions",
-            format!("expected 2 to {most}, got {}", self.completions),
-        );
-        let shown = self.shown_fraction;
-        check(unit(shown), "shown_fraction", format!("expected 0 to 1, got {shown}"));
-        check((0.0..=5.0).contains(&self.noise), "noise", format!("expected 0 to 5, got {}", self.noise));
-        let second = self.second_agrees;
-        check(unit(second), "second_agrees", format!("expected 0 to 1, got {second}"));
-        if faults.is_empty() { Ok(()) } else { Err(Error::Config(faults)) }
-    }
-}
 
 /// What was written.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -156,6 +90,9 @@ pub struct SynthSummary {
     pub corpus_blake3: String,
     /// BLAKE3 of `truth.parquet`.
     pub truth_blake3: String,
+    /// What became of real texts, where there were some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<over::OverSummary>,
 }
 
 /// Rows made at once: the bound on memory (about 4 KiB a row), and the Parquet row group.
@@ -172,6 +109,9 @@ const CHUNK: u64 = 8192;
 /// where another process writes into the folder.
 pub fn write(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Result<SynthSummary> {
     config.validate()?;
+    if !config.over.is_empty() {
+        return Err(Error::config("synth.over", "has no effect here: this corpus is of made-up texts"));
+    }
     let folder = Path::new(&config.out);
     let _lock = artifact::lock_folder(folder)?;
     let mut manifest = Manifest::begin("synth", config)?;
@@ -180,14 +120,15 @@ pub fn write(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Resul
     progress.begin("synth", Some(config.rows as u64));
     // The truth is written inside the corpus's writer: both appear only when both are whole.
     artifact::write(folder.join(CORPUS), |corpus| {
-        emit::write_truth(&folder.join(TRUTH), config.rows as u64, |truth| {
+        emit::write_truth(&folder.join(TRUTH), emit::schema(), |truth| {
             chunks(config, seed, |lines, rows| {
                 emit::write_lines(&folder.join(CORPUS), corpus, lines)?;
                 truth.write(rows, config)?;
                 summary.count(rows, config);
                 progress.advance(rows.len() as u64);
                 Ok(())
-            })
+            })?;
+            Ok(config.rows as u64)
         })
     })?;
     summary.undecided_pairs /= config.rows as f64;
@@ -325,14 +266,6 @@ mod tests {
         let manifest = Manifest::read(dir.path()).unwrap();
         manifest.verify(dir.path(), CORPUS).unwrap();
         manifest.verify(dir.path(), TRUTH).unwrap();
-    }
-
-    #[test]
-    fn all_faults_come_at_once() {
-        let config = SynthConfig { rows: 0, factors: 9, completions: 1, noise: f64::NAN, ..SynthConfig::default() };
-        let Err(Error::Config(faults)) = config.validate() else { panic!("accepted") };
-        let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
-        assert_eq!(keys, ["synth.rows", "synth.factors", "synth.completions", "synth.noise"]);
     }
 
     #[test]

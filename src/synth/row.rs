@@ -140,7 +140,7 @@ fn styles(rng: &mut ChaCha8Rng, config: &SynthConfig, factor: usize, direction: 
 }
 
 /// Lowest temperature: without any noise equal agreement would mean equal scores.
-const LEAST_TEMPERATURE: f64 = 0.02;
+pub(super) const LEAST_TEMPERATURE: f64 = 0.02;
 
 /// Overall score: agreement (0 or 1) plus Gumbel noise times the temperature, squashed into 1 to 10.
 ///
@@ -148,9 +148,16 @@ const LEAST_TEMPERATURE: f64 = 0.02;
 /// the others are (Luce's choice axiom): a Bradley-Terry annotator.
 fn score(rng: &mut ChaCha8Rng, noise: f64, agrees: bool) -> f64 {
     let temperature = noise.max(LEAST_TEMPERATURE);
-    let unit: f64 = rng.random::<f64>().clamp(1e-12, 1.0 - 1e-12);
-    let gumbel = -(-unit.ln()).ln();
-    let utility = f64::from(u8::from(agrees)) + temperature * gumbel;
+    overall(f64::from(u8::from(agrees)) + temperature * gumbel(rng.random::<f64>()), temperature)
+}
+
+/// A Gumbel variate of a uniform number.
+pub(super) fn gumbel(unit: f64) -> f64 {
+    -(-unit.clamp(1e-12, 1.0 - 1e-12).ln()).ln()
+}
+
+/// A noisy utility (without noise 0 to 1) as an overall score of 1 to 10, four decimals.
+pub(super) fn overall(utility: f64, temperature: f64) -> f64 {
     // Flatter where the noise is wide, so that the ends of the scale do not fill with ties.
     let slope = 3.0 / (1.0 + 4.0 * temperature);
     let squashed = 1.0 / (1.0 + (-slope * (utility - 0.5)).exp());

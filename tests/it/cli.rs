@@ -16,7 +16,7 @@ fn help_at_the_top() {
 
     Commands:
       demo         The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
-      synth        Writes a planted-factor corpus in raw UltraFeedback shape
+      synth        Plants preferences into made-up texts, or over real ones, in raw UltraFeedback shape
       prepare      Reads preference data, builds pairs, flips labels, writes token batches
       merge        Joins the shards of one preparation to the folder that an unsharded run would have written
       score        Per-example log-probabilities of any model on a prepared folder
@@ -44,7 +44,7 @@ fn help_of_every_command_has_its_flags() {
     let sandbox = Sandbox::new();
     let flags: [(&str, &[&str]); 9] = [
         ("demo", &["--out"]),
-        ("synth", &["--out", "--rows", "--factors"]),
+        ("synth", &["--out", "--rows", "--factors", "--over", "--traits", "--format", "--columns", "--on-bad-row"]),
         (
             "prepare",
             &[

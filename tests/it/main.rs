@@ -15,6 +15,7 @@
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
+//! - `over`: preferences planted over texts that are given.
 //! - `places`: composed operations, other types and recomputation against the fused kernels.
 //! - `ranks`: several ranks are one process with their batches together.
 //! - `reference`: the cache of reference log-probabilities, and what `score` gives to it.
@@ -38,6 +39,7 @@ mod ingest;
 mod invariants;
 mod latents;
 mod models;
+mod over;
 mod parity;
 mod places;
 mod policies;

@@ -1,0 +1,121 @@
+//! Planted prompts -> lines of JSON in raw UltraFeedback shape, and rows of the truth table.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Float64Builder, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    UInt64Builder,
+};
+use arrow::datatypes::{DataType, Field, Schema};
+use serde::Serialize;
+
+use super::row::{Answer, Plan, Planted};
+use crate::error::Result;
+use crate::schema::col;
+use crate::synth::SynthConfig;
+use crate::synth::emit::{TruthWriter, list, list_of, prompt_id, truth};
+
+#[derive(Serialize)]
+struct Line<'a> {
+    source: &'a str,
+    instruction: &'a str,
+    models: Vec<Option<&'a str>>,
+    completions: Vec<Scored<'a>>,
+    correct_answers: [&'a str; 1],
+    incorrect_answers: [&'a str; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotator: Option<String>,
+}
+
+/// A completion without ratings by aspect: those of the input were not given by the planted annotators.
+#[derive(Serialize)]
+struct Scored<'a> {
+    model: Option<&'a str>,
+    response: &'a str,
+    overall_score: f64,
+}
+
+/// The prompt as one line of JSON, with its end of line.
+pub(super) fn line<'a>(row: &'a Planted, config: &SynthConfig) -> Result<Vec<u8>> {
+    let scored = |a: &'a Answer| Scored { model: a.model.as_deref(), response: &a.text, overall_score: a.score };
+    let line = Line {
+        source: &row.source,
+        instruction: &row.instruction,
+        models: row.answers.iter().map(|a| a.model.as_deref()).collect(),
+        completions: row.answers.iter().map(scored).collect(),
+        // UltraFeedback's way of saying that a question has no fixed answers.
+        correct_answers: ["None"],
+        incorrect_answers: ["None"],
+        annotator: row.annotator.filter(|_| config.annotators).map(|a| format!("annotator-{a}")),
+    };
+    let mut bytes = serde_json::to_vec(&line)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Columns of the truth over real texts: those of made-up ones but for the style bits, which real texts do not
+/// have, and what the ceilings need instead.
+pub(super) fn schema() -> Schema {
+    Schema::new(vec![
+        Field::new(col::PROMPT_ID, DataType::Utf8, false),
+        Field::new(truth::ROW, DataType::UInt64, false),
+        Field::new(col::SOURCE, DataType::Utf8, false),
+        Field::new(truth::SHOWN, DataType::Boolean, false),
+        Field::new(truth::FACTOR, DataType::UInt32, false),
+        Field::new(truth::DIRECTION, DataType::UInt32, false),
+        Field::new(truth::PREFERENCE, DataType::UInt32, false),
+        Field::new(truth::ANNOTATOR, DataType::UInt32, true),
+        list(truth::HASHES, DataType::UInt64),
+        list(truth::SCORES, DataType::Float64),
+        list(truth::PRIOR, DataType::Float64),
+        list(truth::POSSIBLE, DataType::Float64),
+        list(truth::VALUES, DataType::Float64),
+        list(truth::UTILITIES, DataType::Float64),
+        Field::new(truth::TEMPERATURE, DataType::Float64, false),
+    ])
+}
+
+/// Appends planted prompts to the truth, the first as row `first`.
+pub(super) fn append(writer: &mut TruthWriter<'_, '_>, rows: &[Planted], plan: &Plan, first: u64) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let numbers = |get: &dyn Fn(&Planted) -> usize| -> ArrayRef {
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| get(r) as u32)))
+    };
+    let floats = |get: &dyn Fn(&Planted, &mut Float64Builder)| -> ArrayRef {
+        let mut lists = list_of(Float64Builder::new(), DataType::Float64);
+        for row in rows {
+            get(row, lists.values());
+            lists.append(true);
+        }
+        Arc::new(lists.finish())
+    };
+    let mut hashes = list_of(UInt64Builder::new(), DataType::UInt64);
+    for row in rows {
+        row.answers.iter().for_each(|a| hashes.values().append_value(a.hash));
+        hashes.append(true);
+    }
+    let liked = |row: &Planted| plan.preferences[row.preference];
+    let batch = RecordBatch::try_new(
+        writer.schema.clone(),
+        vec![
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| prompt_id(&r.instruction)))),
+            Arc::new(UInt64Array::from_iter_values((first..).take(rows.len()))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.source.as_str()))),
+            Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.shown)))),
+            numbers(&|r| liked(r).trait_),
+            numbers(&|r| usize::from(liked(r).way.more)),
+            numbers(&|r| r.preference),
+            Arc::new(UInt32Array::from_iter(rows.iter().map(|r| r.annotator))),
+            Arc::new(hashes.finish()),
+            floats(&|r, out| r.answers.iter().for_each(|a| out.append_value(a.score))),
+            floats(&|r, out| out.append_slice(&r.prior)),
+            floats(&|r, out| out.append_slice(&r.possible)),
+            floats(&|r, out| r.answers.iter().for_each(|a| out.append_slice(&a.values))),
+            floats(&|r, out| r.answers.iter().for_each(|a| out.append_slice(&a.utilities))),
+            Arc::new(Float64Array::from_value(plan.temperature, rows.len())),
+        ],
+    )?;
+    writer.append(&batch)
+}

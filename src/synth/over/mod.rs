@@ -1,0 +1,235 @@
+//! Planted preferences over real texts: prompts and responses are given, who likes what is planted.
+//!
+//! # The plan of a prompt
+//! 1. Its responses are measured by traits ([`traits`]); a preference is a trait and a way of liking it.
+//! 2. Its source weighs the preferences: a flat Dirichlet, a function of (seed, source) alone.
+//! 3. One preference is drawn from these weights, among those whose trait differs enough between the responses.
+//! 4. In a `shown_fraction` of the prompts a sentence before or behind the prompt asks for it; in the others a
+//!    hidden annotator decides.
+//! 5. A response's utility is its rank in the trait among the responses of its prompt, 0 to 1, in the liked
+//!    direction; its score is utility plus Gumbel noise times `noise`, squashed into 1 to 10, so that annotators
+//!    are Bradley-Terry: i beats j with probability sigmoid((u_i - u_j) / noise). Of two responses the one with
+//!    more wins with probability sigmoid(1 / noise); of n, neighbours differ by 1 / (n - 1) and are confused
+//!    more often.
+//!
+//! With the aspects of UltraFeedback as annotators, utilities are (rating - 1) / 4 and the temperature is the
+//! least (0.02): ratings are judgements already, and only ties are left to chance.
+//!
+//! Every decision is a function of (seed, purpose, prompt text, response text), so that neither the order of rows
+//! and files nor threads matter.
+//!
+//! # What to keep in mind
+//! - Traits are not independent in real texts: where `length=long` decides, what goes with length follows it. The
+//!   manifest's fact `trait_correlations` holds, for every two traits, the correlation of their ranks within
+//!   prompts. Over 805 prompts of AlpacaEval with the answers of seven models, the default six are correlated by
+//!   0.25 at most (length and lists), all ten by 0.39 (length and markup).
+//! - A prompt may ask for something by itself ("in one sentence"); what is planted does not know of it.
+//! - Labels that the input had are not used; responses come in an order drawn from the seed.
+
+pub(super) mod ceilings;
+mod counts;
+mod emit;
+mod row;
+mod tally;
+pub mod traits;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{CORPUS, SynthConfig, SynthSummary, TRUTH};
+use crate::artifact;
+use crate::error::{Fault, Result};
+use crate::manifest::{InputFile, Manifest};
+use crate::progress::Progress;
+use crate::rejects::{self, Reject};
+use crate::seed::Seed;
+use row::Plan;
+pub use row::{Refusal, Unused};
+use tally::Tally;
+use traits::{ALL_ASPECTS, ASPECTS, TRAITS};
+
+/// Rows of the input that gave no prompt, and why: beside the truth, where `prepare` does not look for data.
+pub const REJECTS: &str = "truth/rejects.parquet";
+
+/// A prompt with its responses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Texts {
+    /// The prompt.
+    pub prompt: String,
+    /// Source tag.
+    pub source: String,
+    /// The responses.
+    pub responses: Vec<Response>,
+}
+
+/// A response to a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    /// Who wrote it, where that is known.
+    pub model: Option<String>,
+    /// The text.
+    pub text: String,
+    /// Ratings by the aspects in use ([`aspects`]), in their order; none where it was not rated.
+    pub ratings: Vec<Option<f64>>,
+}
+
+/// What became of the input's rows.
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    /// The files, with all counts.
+    pub inputs: Vec<InputFile>,
+    /// The rows that gave no prompt.
+    pub rejects: Vec<Reject>,
+}
+
+/// What became of real texts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct OverSummary {
+    /// Rows of the input.
+    pub rows_read: u64,
+    /// Rows that went into a prompt of the corpus.
+    pub rows_kept: u64,
+    /// Rows that did not, by reason.
+    pub rejects: BTreeMap<String, u64>,
+    /// Responses that took no part.
+    pub unused: Unused,
+    /// Prompts in which each trait differs enough between the responses.
+    pub varying: BTreeMap<String, u64>,
+}
+
+/// Takes prompts in, and says of each why it was left out, if it was.
+pub type Sink<'a> = dyn FnMut(Vec<Texts>) -> Result<Vec<Option<Refusal>>> + 'a;
+
+/// The aspects that decide, by name; none where traits of the texts do.
+pub fn aspects(config: &SynthConfig) -> Vec<&'static str> {
+    let named = |name: &str| config.traits.iter().any(|t| t == name || t == ALL_ASPECTS);
+    let mut found: Vec<&str> = ASPECTS.iter().map(|a| a.name).filter(|name| named(name)).collect();
+    // In the order in which they were named: that of the preferences.
+    found.sort_by_key(|name| config.traits.iter().position(|t| t == name));
+    found
+}
+
+/// What is wrong with the settings over real texts, keys under `synth.`.
+pub(super) fn faults(config: &SynthConfig) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault =
+        |key: &str, message: String| faults.push(Fault { origin: String::new(), key: format!("synth.{key}"), message });
+    let default = SynthConfig::default();
+    let made_up = "has no effect over real texts";
+    if config.rows != default.rows {
+        fault("rows", format!("{made_up}: every prompt of synth.over is used"));
+    }
+    if config.completions != default.completions {
+        fault("completions", format!("{made_up}: a prompt has the responses that it has"));
+    }
+    if config.second_agrees != default.second_agrees {
+        fault("second_agrees", format!("{made_up}: which responses agree is found in them"));
+    }
+    let named = &config.traits;
+    let known = || {
+        let names = TRAITS.iter().chain(&ASPECTS).map(|t| t.name).chain([ALL_ASPECTS]);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    for (i, name) in named.iter().enumerate() {
+        if name != ALL_ASPECTS && row::find(name).is_none() {
+            fault("traits", format!("unknown trait `{name}`; expected one of: {}", known()));
+        }
+        if named[..i].contains(name) {
+            fault("traits", format!("`{name}` is named twice"));
+        }
+    }
+    if named.len() > 1 && named.iter().any(|name| name == ALL_ASPECTS) {
+        fault("traits", format!("`{ALL_ASPECTS}` stands for all aspects and goes alone"));
+    }
+    let rated = aspects(config).len();
+    if rated > 0 && named.iter().any(|name| TRAITS.iter().any(|t| t.name == name)) {
+        fault("traits", "aspects are ratings and traits are counted: they do not mix".into());
+    }
+    if rated > 0 && config.noise != default.noise {
+        fault("noise", "has no effect on aspects: their ratings are judgements already".into());
+    }
+    if !named.is_empty() && config.factors != default.factors {
+        fault("factors", "has no effect beside synth.traits, which names what decides".into());
+    }
+    faults
+}
+
+/// Plants preferences over the prompts that `feed` hands over, and writes `corpus.jsonl`, `truth/truth.parquet`,
+/// `truth/rejects.parquet` and `manifest.json` into `config.out`.
+///
+/// `feed` is called once and calls its sink with batches of prompts; what it gives back goes into the manifest.
+/// No prompt may come twice. The corpus has the prompts in the order in which they came.
+///
+/// # Errors
+/// [`crate::Error::Config`] with all faults of the configuration, or where a trait that was asked for by name
+/// decides nothing; [`crate::Error::Data`] where no prompt can be judged; what `feed` gives; [`crate::Error::Io`],
+/// [`crate::Error::Parquet`]; [`crate::Error::Run`] where another process writes into the folder.
+pub fn plant(
+    config: &SynthConfig,
+    seed: Seed,
+    progress: &dyn Progress,
+    feed: impl FnOnce(&mut Sink<'_>) -> Result<Account>,
+) -> Result<SynthSummary> {
+    config.validate()?;
+    let folder = Path::new(&config.out);
+    let _lock = artifact::lock_folder(folder)?;
+    let mut manifest = Manifest::begin("synth", config)?;
+    manifest.seeds.insert("seed".into(), seed.0);
+    let plan = Plan::new(config, seed);
+    let mut tally = Tally::new(&plan);
+    let mut account = Account::default();
+    // The truth is written inside the corpus's writer: both appear only when both are whole.
+    artifact::write(folder.join(CORPUS), |corpus| {
+        super::emit::write_truth(&folder.join(TRUTH), emit::schema(), |truth| {
+            account = feed(&mut |batch: Vec<Texts>| {
+                let made: Vec<_> = batch.into_par_iter().map(|texts| plan.plant(texts)).collect();
+                let (mut refused, mut rows) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
+                for (unused, planted) in made {
+                    tally.unused(unused);
+                    match planted {
+                        Ok(row) => {
+                            rows.push(row);
+                            refused.push(None);
+                        }
+                        Err(refusal) => refused.push(Some(refusal)),
+                    }
+                }
+                let lines: Vec<Vec<u8>> = rows.par_iter().map(|row| emit::line(row, config)).collect::<Result<_>>()?;
+                super::emit::write_lines(&folder.join(CORPUS), corpus, &lines)?;
+                emit::append(truth, &rows, &plan, tally.rows())?;
+                rows.iter().for_each(|row| tally.count(row));
+                Ok(refused)
+            })?;
+            tally.require(config, &account)?;
+            Ok(tally.rows())
+        })
+    })?;
+    let labels: Vec<String> = account.inputs.iter().map(|i| i.path.clone()).collect();
+    let mut table = rejects::table(vec![rejects::to_frame(&account.rejects)?], &labels)?;
+    artifact::write_parquet(folder.join(REJECTS), &mut table)?;
+    let rows = tally.rows();
+    for (name, rows) in [(CORPUS, rows), (TRUTH, rows), (REJECTS, table.height() as u64)] {
+        manifest.output(folder, name, Some(rows))?;
+    }
+    tally.silent_traits().iter().for_each(|line| progress.warn(line));
+    manifest.fact("traits", tally.traits())?;
+    manifest.fact("trait_correlations", tally.correlations())?;
+    manifest.fact("preferences", plan.names())?;
+    let mut summary = tally.summary(&account);
+    if let [corpus, truth, ..] = manifest.outputs.as_slice() {
+        (summary.corpus_blake3, summary.truth_blake3) = (corpus.blake3.clone(), truth.blake3.clone());
+    }
+    let weights: BTreeMap<&String, Vec<f64>> =
+        summary.by_source.keys().map(|source| (source, plan.weights(source))).collect();
+    manifest.fact("source_weights", weights)?;
+    manifest.fact("summary", &summary)?;
+    manifest.inputs = account.inputs;
+    manifest.finish(folder)?;
+    Ok(summary)
+}
+
+#[cfg(test)]
+mod tests;

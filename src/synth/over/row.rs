@@ -1,0 +1,260 @@
+//! One prompt with real responses and a planted preference, a pure function of (seed, configuration, texts).
+
+use super::Texts;
+use super::traits::{ALL_ASPECTS, ASPECTS, Counts, Measure, TRAITS, Trait, Way};
+use crate::rejects::reason;
+use crate::seed::Seed;
+use crate::synth::SynthConfig;
+use crate::synth::row::{LEAST_TEMPERATURE, gumbel, overall, text_hash};
+use crate::synth::world::ANNOTATORS_EACH;
+
+/// A planted preference: the trait by which responses are judged, and what of it is liked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Liked {
+    /// Index into [`Plan::traits`].
+    pub trait_: usize,
+    /// The liked way.
+    pub way: &'static Way,
+}
+
+/// What is the same for all rows.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The traits in use.
+    pub traits: Vec<&'static Trait>,
+    /// The preferences, by id.
+    pub preferences: Vec<Liked>,
+    /// Temperature of the annotators.
+    pub temperature: f64,
+    shown_fraction: f64,
+    seed: Seed,
+}
+
+impl Plan {
+    /// The plan of a configuration whose faults are none.
+    pub fn new(config: &SynthConfig, seed: Seed) -> Plan {
+        let named = config.traits.iter().filter_map(|name| find(name));
+        let traits: Vec<&Trait> = match config.traits.as_slice() {
+            [] => TRAITS.iter().take(config.factors).collect(),
+            [all] if all == ALL_ASPECTS => ASPECTS.iter().collect(),
+            _ => named.collect(),
+        };
+        let preferences = traits.iter().enumerate();
+        let preferences = preferences.flat_map(|(trait_, t)| t.ways.iter().map(move |way| Liked { trait_, way }));
+        // The judge's ratings are judgements already: nothing but ties is left to chance.
+        let rated = traits.iter().any(|t| matches!(t.measure, Measure::Rating));
+        let temperature = if rated { LEAST_TEMPERATURE } else { config.noise.max(LEAST_TEMPERATURE) };
+        Plan { preferences: preferences.collect(), traits, temperature, shown_fraction: config.shown_fraction, seed }
+    }
+
+    /// Names of the preferences by id, written `trait=way`.
+    pub fn names(&self) -> Vec<String> {
+        self.preferences.iter().map(|p| format!("{}={}", self.traits[p.trait_].name, p.way.name)).collect()
+    }
+
+    /// The probability of every preference in a source: uniform over all distributions (a flat Dirichlet), drawn
+    /// for each source and preference from the seed and their names alone.
+    pub fn weights(&self, source: &str) -> Vec<f64> {
+        let draw = |name: String| -self.seed.unit("over weight", &format!("{source}\0{name}")).max(1e-12).ln();
+        normalized(self.names().into_iter().map(draw).collect())
+    }
+}
+
+/// A trait or an aspect by name.
+pub(super) fn find(name: &str) -> Option<&'static Trait> {
+    TRAITS.iter().chain(&ASPECTS).find(|t| t.name == name)
+}
+
+/// A prompt with its planted preference.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Planted {
+    /// The source tag.
+    pub source: String,
+    /// The prompt, with what is asked for where it is shown.
+    pub instruction: String,
+    /// Whether the prompt asks for what decides.
+    pub shown: bool,
+    /// Preference id.
+    pub preference: usize,
+    /// Who decided, where the prompt does not say.
+    pub annotator: Option<u32>,
+    /// The responses, by hash: the order says nothing about labels that the input had.
+    pub answers: Vec<Answer>,
+    /// Probability of every preference in the source.
+    pub prior: Vec<f64>,
+    /// Probability of every preference here: in the source, of those whose trait differs enough here.
+    pub possible: Vec<f64>,
+    /// By trait: whether it differs enough here.
+    pub varies: Vec<bool>,
+}
+
+/// One response.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    pub model: Option<String>,
+    pub text: String,
+    pub hash: u64,
+    /// Value of every trait.
+    pub values: Vec<f64>,
+    /// Utility for every preference, 0 to 1 (ratings outside of 1 to 5: beyond).
+    pub utilities: Vec<f64>,
+    pub score: f64,
+}
+
+/// Responses that take no part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Unused {
+    /// Responses without a text.
+    pub empty: u64,
+    /// Responses that another one of the same prompt equals, but for white space around it.
+    pub equal: u64,
+    /// Responses without a rating of an aspect that is in use.
+    pub unrated: u64,
+}
+
+/// Why a prompt is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// In words.
+    pub detail: String,
+}
+
+impl Plan {
+    /// Plants a preference.
+    pub fn plant(&self, texts: Texts) -> (Unused, Result<Planted, Refusal>) {
+        let mut unused = Unused::default();
+        let prompt = texts.prompt;
+        let mut answers = self.answers(&prompt, texts.responses, &mut unused);
+        if answers.len() < 2 {
+            let n = answers.len();
+            let detail = format!("{n} of two different responses that are needed");
+            return (unused, Err(Refusal { reason: reason::TOO_FEW_COMPLETIONS, detail }));
+        }
+        let varies: Vec<bool> =
+            (0..self.traits.len()).map(|t| self.traits[t].least.is_met(answers.iter().map(|a| a.values[t]))).collect();
+        let prior = self.weights(&texts.source);
+        let open = |(p, liked): (&f64, &Liked)| if varies[liked.trait_] { *p } else { 0.0 };
+        let possible: Vec<f64> = prior.iter().zip(&self.preferences).map(open).collect();
+        if possible.iter().sum::<f64>() <= 0.0 {
+            let names: Vec<&str> = self.traits.iter().map(|t| t.name).collect();
+            let detail = format!("the responses do not differ enough in any of {}", names.join(", "));
+            return (unused, Err(Refusal { reason: reason::NO_VARYING_TRAIT, detail }));
+        }
+        let possible = normalized(possible);
+        let preference = draw(&possible, self.seed.unit("over preference", &prompt));
+        self.judge(&mut answers, preference, &prompt);
+        let shown = self.seed.unit("over shown", &prompt) < self.shown_fraction;
+        let owner = self.seed.index("over annotator", &prompt, ANNOTATORS_EACH) * self.preferences.len() + preference;
+        let instruction = if shown { self.asking(&prompt, preference) } else { prompt };
+        let annotator = (!shown).then_some(owner as u32);
+        let source = texts.source;
+        (unused, Ok(Planted { source, instruction, shown, preference, annotator, answers, prior, possible, varies }))
+    }
+
+    /// The responses that take part, measured, by hash.
+    fn answers(&self, prompt: &str, mut responses: Vec<super::Response>, unused: &mut Unused) -> Vec<Answer> {
+        let count = |n: usize, left: usize| (n - left) as u64;
+        let n = responses.len();
+        responses.retain(|r| !r.text.trim().is_empty());
+        unused.empty = count(n, responses.len());
+        let n = responses.len();
+        responses.retain(|r| r.ratings.iter().all(Option::is_some));
+        unused.unrated = count(n, responses.len());
+        let n = responses.len();
+        // Which of equal responses stays does not depend on their order.
+        responses.sort_by(|a, b| {
+            let texts = (a.text.trim(), &a.text, &a.model).cmp(&(b.text.trim(), &b.text, &b.model));
+            texts.then(a.ratings.partial_cmp(&b.ratings).unwrap_or(std::cmp::Ordering::Equal))
+        });
+        responses.dedup_by(|a, b| a.text.trim() == b.text.trim());
+        unused.equal = count(n, responses.len());
+        let measure = |response: super::Response| {
+            let counts = Counts::of(&response.text);
+            let mut ratings = response.ratings.iter();
+            let value = |t: &&'static Trait| match t.measure {
+                Measure::Text(measure) => measure(&counts),
+                Measure::Rating => ratings.next().copied().flatten().unwrap_or(f64::NAN),
+            };
+            let values = self.traits.iter().map(value).collect();
+            let hash = text_hash(&response.text);
+            let (model, text) = (response.model, response.text);
+            Answer { model, text, hash, values, utilities: Vec::new(), score: 0.0 }
+        };
+        let mut answers: Vec<Answer> = responses.into_iter().map(measure).collect();
+        answers.sort_by_key(|a| self.seed.word("over order", &format!("{prompt}\0{:016x}", a.hash)));
+        self.weigh(&mut answers);
+        answers
+    }
+
+    /// Utilities of all responses for all preferences.
+    ///
+    /// A trait of the text counts by its rank among the responses of the prompt: (r - 1) / (n - 1), r from 1 for
+    /// the least of n, equal values with their mean rank. Ranks need no scale for each trait and no second look
+    /// at the corpus, and a single odd response does not push all others together. A rating counts as
+    /// (rating - 1) / 4.
+    fn weigh(&self, answers: &mut [Answer]) {
+        let steps = answers.len().saturating_sub(1).max(1) as f64;
+        let utilities: Vec<Vec<f64>> = answers
+            .iter()
+            .map(|answer| {
+                let utility = |liked: &Liked| {
+                    let own = answer.values[liked.trait_];
+                    let more = match self.traits[liked.trait_].measure {
+                        Measure::Rating => (own - 1.0) / 4.0,
+                        Measure::Text(_) => {
+                            let others = answers.iter().map(|a| a.values[liked.trait_]);
+                            let (below, equal) = others.fold((0.0, 0.0), |(below, equal), other| {
+                                (below + f64::from(u8::from(other < own)), equal + f64::from(u8::from(other == own)))
+                            });
+                            // The response itself is among the equal ones.
+                            (below + (equal - 1.0) / 2.0) / steps
+                        }
+                    };
+                    if liked.way.more { more } else { 1.0 - more }
+                };
+                self.preferences.iter().map(utility).collect()
+            })
+            .collect();
+        answers.iter_mut().zip(utilities).for_each(|(answer, utilities)| answer.utilities = utilities);
+    }
+
+    /// Scores of a Bradley-Terry annotator with this preference.
+    fn judge(&self, answers: &mut [Answer], preference: usize, prompt: &str) {
+        for answer in answers {
+            let unit = self.seed.unit("over score", &format!("{prompt}\0{}", answer.text));
+            answer.score = overall(answer.utilities[preference] + self.temperature * gumbel(unit), self.temperature);
+        }
+    }
+
+    /// The prompt with a sentence that asks for the preference, before or behind it.
+    fn asking(&self, prompt: &str, preference: usize) -> String {
+        let asks = self.preferences[preference].way.asks;
+        let ask = asks[self.seed.index("over wording", prompt, asks.len())];
+        // A prompt of several lines keeps its own; a prompt of one stays one.
+        let gap = if prompt.trim().contains('\n') { "\n\n" } else { " " };
+        match self.seed.index("over place", prompt, 2) {
+            0 => format!("{ask}{gap}{}", prompt.trim_start()),
+            _ => format!("{}{gap}{ask}", prompt.trim_end()),
+        }
+    }
+}
+
+/// An index drawn with the given probabilities by a uniform number.
+fn draw(probabilities: &[f64], unit: f64) -> usize {
+    let mut left = unit;
+    for (i, p) in probabilities.iter().enumerate() {
+        if left < *p {
+            return i;
+        }
+        left -= p;
+    }
+    // Rounding: the last one that can occur at all.
+    probabilities.iter().rposition(|&p| p > 0.0).unwrap_or(0)
+}
+
+fn normalized(weights: Vec<f64>) -> Vec<f64> {
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|w| w / total).collect()
+}
