@@ -54,8 +54,6 @@ pub mod col {
     pub const REJECTED_MODEL: &str = "rejected_model";
     /// How the pair was chosen.
     pub const PAIR_RULE: &str = "pair_rule";
-    /// Reward margin of the pair with each code alone.
-    pub const CODE_MARGINS: &str = "code_margins";
     /// Whether the observed label is the opposite of the clean one.
     pub const FLIPPED: &str = "flipped";
     /// Noise model.

@@ -127,7 +127,12 @@ mod tests {
             assert!(numbers(&exact.losses).iter().zip(bound(&other)).all(|(a, b)| *a < b));
         }
         // One code is the plain loss.
-        let one = marginal(&rows(&[[0.0; 3]]).narrow(1, 0, 1).unwrap(), &l.narrow(0, 0, 1).unwrap().narrow(1, 1, 1).unwrap(), 0.3, &[0..1]);
+        let one = marginal(
+            &rows(&[[0.0; 3]]).narrow(1, 0, 1).unwrap(),
+            &l.narrow(0, 0, 1).unwrap().narrow(1, 1, 1).unwrap(),
+            0.3,
+            &[0..1],
+        );
         assert!((numbers(&one.unwrap().losses)[0] - 1.7).abs() < 1e-12);
     }
 

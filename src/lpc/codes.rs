@@ -215,6 +215,11 @@ mod tests {
         let uniform = codes(&[0.0; 4], &[0.0; 4]);
         let h = entropy(&uniform.log_prior).unwrap().to_vec1::<f64>().unwrap()[0];
         assert!((h - 4f64.ln()).abs() < 1e-12);
-        assert!((balance(&uniform.log_prior.exp().unwrap().squeeze(0).unwrap()).unwrap().to_vec0::<f64>().unwrap() + 4f64.ln()).abs() < 1e-12);
+        assert!(
+            (balance(&uniform.log_prior.exp().unwrap().squeeze(0).unwrap()).unwrap().to_vec0::<f64>().unwrap()
+                + 4f64.ln())
+            .abs()
+                < 1e-12
+        );
     }
 }

@@ -226,10 +226,7 @@ pub fn diagnose(signs: CollapseSigns) -> Vec<Advice> {
     advise(
         size >= LARGE && s.posterior_entropy < DECIDED * most && tells_nothing,
         Cause::CodesTooLarge,
-        format!(
-            "posterior entropy {:.2} of {most:.2} nats, codes of size {}",
-            s.posterior_entropy, s.code_init
-        ),
+        format!("posterior entropy {:.2} of {most:.2} nats, codes of size {}", s.posterior_entropy, s.code_init),
     );
     advise(
         !s.grouped

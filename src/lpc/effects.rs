@@ -240,7 +240,8 @@ mod tests {
         let first = [&["inference", "group"][..], &temperatures, &["exact", "balance", "code_tokens"]].concat();
         assert_eq!(shared(L::Gaussian), first);
         let mlp = ["inference", "group", "kl_weight", "kl_warmup"].iter().chain(&temperatures);
-        let mlp = mlp.chain(&["g", "pooling", "features", "exact", "prior_width", "head_init", "balance", "code_tokens"]);
+        let mlp =
+            mlp.chain(&["g", "pooling", "features", "exact", "prior_width", "head_init", "balance", "code_tokens"]);
         assert_eq!(shared(L::Mlp), mlp.copied().collect::<Vec<_>>());
         let all = SETTINGS.len() - 2;
         // Space, tokens (idle in hidden space), codes' rate, networks' rate, warm-up.

@@ -45,8 +45,8 @@ pub use basis::Basis;
 pub use codes::{Codebook, Codes, balance, entropy};
 pub use collapse::{Advice, Cause, CollapseSigns, diagnose};
 pub use config::{
-    CodeSpace, Features, Grouping, Inference, LAST_LAYER, LatentKind, LpcConfig, Mixture, Normalise, Pooling,
-    Preset, PriorInput, Schedule,
+    CodeSpace, Features, Grouping, Inference, LAST_LAYER, LatentKind, LpcConfig, Mixture, Normalise, Pooling, Preset,
+    PriorInput, Schedule,
 };
 pub use gaussian::{Gaussian, Normals};
 pub use gumbel::gumbel_noise;
@@ -71,7 +71,8 @@ pub mod names {
 
     /// Whether a parameter is in the unit of codes, and not of networks: codes, and what stands in their place.
     pub fn is_code(name: &str) -> bool {
-        [CODEBOOK, DIRECTIONS, BIAS].contains(&name) || name.strip_prefix(MLP).is_some_and(|part| part.starts_with(".2."))
+        [CODEBOOK, DIRECTIONS, BIAS].contains(&name)
+            || name.strip_prefix(MLP).is_some_and(|part| part.starts_with(".2."))
     }
 }
 
@@ -219,7 +220,8 @@ impl Lpc {
         let (mut rows, mut ranges) = (Vec::new(), Vec::new());
         for prompt in prompts {
             let start = rows.len();
-            let known = basis::distinct(prompt).into_iter().filter_map(|token| self.places.get(token as usize).copied());
+            let known =
+                basis::distinct(prompt).into_iter().filter_map(|token| self.places.get(token as usize).copied());
             rows.extend(known.filter(|&row| row != UNKNOWN));
             ranges.push(start..rows.len());
         }

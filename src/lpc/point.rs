@@ -40,9 +40,7 @@ impl Point {
     pub fn z(&self, config: &LpcConfig, context: &Context) -> Result<Tensor> {
         match self {
             Point::Mlp(network) => network.0.forward(config, context),
-            Point::Bias(z) => {
-                Ok(z.unsqueeze(0)?.broadcast_as((context.pairs, z.elem_count()))?.contiguous()?)
-            }
+            Point::Bias(z) => Ok(z.unsqueeze(0)?.broadcast_as((context.pairs, z.elem_count()))?.contiguous()?),
         }
     }
 }

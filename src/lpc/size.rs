@@ -117,7 +117,8 @@ fn of_codes(config: &LpcConfig, basis: &Basis) -> usize {
 /// Directions d of `gaussian`, which has `d (C + 2 (m + 1) + 2 (H + 1))` parameters beside both networks' first layers:
 /// C in a direction, m and H the widths of prior and posterior.
 fn directions(config: &LpcConfig, basis: &Basis) -> usize {
-    let (m, hidden) = (if config.prior_input == super::PriorInput::None { 0 } else { config.prior_width }, basis.hidden);
+    let (m, hidden) =
+        (if config.prior_input == super::PriorInput::None { 0 } else { config.prior_width }, basis.hidden);
     let mut first = Vec::new();
     inference(&mut first, &LpcConfig { latent: LatentKind::Gaussian, ..config.clone() }, basis, 0);
     let fixed: usize = first.iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();

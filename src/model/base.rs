@@ -75,7 +75,8 @@ pub fn verify<T: Real>(folder: &Path, loaded: &Loaded) -> Result<()> {
     if found == base.fingerprint {
         return Ok(());
     }
-    let what = format!("the latent part was trained over other weights than those of {:?}", base.base_model_name_or_path);
+    let what =
+        format!("the latent part was trained over other weights than those of {:?}", base.base_model_name_or_path);
     Err(Error::model(folder.display().to_string(), what)
         .with_hint(format!("set base_model_name_or_path in {} to the model that training started from", run::LPC_BASE)))
 }

@@ -141,8 +141,7 @@ mod tests {
         let (hidden, v) = (3, CHUNK + 4);
         let (h, w) = (check::numbers("h", 2 * hidden), check::numbers("w", v * hidden));
         let targets = [5, v as u32 - 1];
-        let columns =
-            Columns { w: &w, hidden, targets: &targets, others: None, precision: Precision::F32 };
+        let columns = Columns { w: &w, hidden, targets: &targets, others: None, precision: Precision::F32 };
         let logit = |row: usize, c: usize| check::dot(&h[row * hidden..][..hidden], &w[c * hidden..][..hidden]);
         for kept in [vec![], vec![0, 5, v - 1], (0..CHUNK).collect(), (0..v - 1).collect::<Vec<usize>>()] {
             let mut places = vec![ELSEWHERE; v];

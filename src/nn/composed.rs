@@ -459,7 +459,8 @@ mod tests {
         let targets = [0u32, 9, 49];
         let on_device = Tensor::new(&targets, &Device::Cpu).unwrap();
         // Chunks of two rows.
-        let composed = Gather { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, biases: None, chunk: 2 * v };
+        let composed =
+            Gather { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, biases: None, chunk: 2 * v };
         assert_eq!(composed.chunks(r).unwrap().collect::<Vec<_>>(), [(0, 2), (2, 1)]);
         let wanted = gather::forward(&hs, &ws, &targets, hidden, Precision::F32);
         close("logps", &numbers(&composed.forward(&h).unwrap()), &wanted.logps);

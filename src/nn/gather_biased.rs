@@ -37,7 +37,8 @@ pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, biases: &[T], pair_of
     for chunk in columns.chunks() {
         let (at, width) = chunk;
         let logits = columns.logits(&h, chunk, &mut room);
-        let tasks = logits.par_chunks_mut(ROWS * width).zip(state.par_chunks_mut(ROWS)).zip(picked.par_chunks_mut(ROWS));
+        let tasks =
+            logits.par_chunks_mut(ROWS * width).zip(state.par_chunks_mut(ROWS)).zip(picked.par_chunks_mut(ROWS));
         tasks.enumerate().for_each(|(task, ((logits, state), picked))| {
             let rows = logits.chunks_exact_mut(width).zip(state).zip(picked);
             for (i, ((logits, (largest, sum)), picked)) in rows.enumerate() {
@@ -126,8 +127,7 @@ mod tests {
     fn without_a_bias_it_is_the_plain_softmax_and_a_bias_counts() {
         let (h, w) = (check::numbers("h", 2 * HIDDEN), check::numbers("w", 5 * HIDDEN));
         let targets = [1, 4];
-        let columns =
-            Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
+        let columns = Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
         let plain = gather::forward(&h, &w, &targets, HIDDEN, Precision::F32);
         let got = forward(&h, &columns, &[0.0; 10], &[0, 1]);
         assert!(got.logps.iter().zip(&plain.logps).all(|(a, b)| (a - b).abs() < 1e-14));

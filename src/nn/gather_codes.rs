@@ -317,8 +317,7 @@ mod tests {
         let wide = forward(&h, &columns(&w, &targets), &shifts);
         let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let (h, w, shifts, g) = (narrow(&h), narrow(&w), narrow(&shifts), narrow(&g));
-        let columns =
-            Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
+        let columns = Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
         let with = |threads| {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
                 let scored = forward(&h, &columns, &shifts);

@@ -189,8 +189,8 @@ impl ObjectiveConfig {
     /// How far the reward margin moves with the summed log-probabilities of chosen and rejected, of so many tokens. The
     /// configuration must be [`resolved`](Self::resolved).
     pub fn margin_scales(&self, n_chosen: usize, n_rejected: usize) -> (f64, f64) {
-        let mean = self.name == ObjectiveKind::Simpo
-            || (self.name == ObjectiveKind::Ipo && self.reduction == Reduction::Mean);
+        let mean =
+            self.name == ObjectiveKind::Simpo || (self.name == ObjectiveKind::Ipo && self.reduction == Reduction::Mean);
         let scale = |n: usize| if mean { self.beta / n.max(1) as f64 } else { self.beta };
         (scale(n_chosen), scale(n_rejected))
     }
@@ -403,9 +403,8 @@ mod tests {
         let (c, r) = (Var::new(&[-10.0f64], &Device::Cpu).unwrap(), Var::new(&[-30.0f64], &Device::Cpu).unwrap());
         // A chosen response one nat more probable moves the margin by its scale.
         for kind in [K::Dpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo] {
-            let margin = |c: &Var| {
-                config(kind).losses(&logps(c, &r)).unwrap().margins().unwrap().to_vec1::<f64>().unwrap()[0]
-            };
+            let margin =
+                |c: &Var| config(kind).losses(&logps(c, &r)).unwrap().margins().unwrap().to_vec1::<f64>().unwrap()[0];
             let moved = margin(&Var::new(&[-9.0f64], &Device::Cpu).unwrap()) - margin(&c);
             assert!((moved - config(kind).margin_scales(2, 4).0).abs() < 1e-12, "{kind:?}");
         }

@@ -226,8 +226,9 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         kept.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?));
     }
     let mut line = Line(progress);
-    let mut evaluate =
-        |policy: &Policy<f32>| evaluate::evaluation(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, peers);
+    let mut evaluate = |policy: &Policy<f32>| {
+        evaluate::evaluation(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, peers)
+    };
     let outcome = {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
         observers.push(&mut line);
@@ -236,7 +237,16 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     if outcome.interrupted {
         return Ok(Ended::Interrupted { step: outcome.steps, steps: outcome.planned });
     }
-    let trained = Trained { config: &config, seed, splits: &splits, reference: &reference, keys: &keys, ledger: &ledger, swap_overlap: None.into(), outcome };
+    let trained = Trained {
+        config: &config,
+        seed,
+        splits: &splits,
+        reference: &reference,
+        keys: &keys,
+        ledger: &ledger,
+        swap_overlap: None.into(),
+        outcome,
+    };
     let examples = trained.examine(&policy, peers, progress)?;
     let summary = peers.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();

@@ -34,8 +34,8 @@ pub type MarginScales<'a> = &'a dyn Fn(usize, usize) -> (f64, f64);
 pub fn of(config: &LpcConfig, loaded: &Loaded, rows: &[TokenRow], scales: MarginScales<'_>) -> Result<Basis> {
     let hidden = loaded.config.hidden_size;
     let responses = rows.iter().flat_map(|row| [row.chosen_ids.as_slice(), row.rejected_ids.as_slice()]);
-    let code_tokens = (config.code_space == CodeSpace::Vocabulary)
-        .then(|| Arc::new(frequent(responses, config.code_tokens, 1)));
+    let code_tokens =
+        (config.code_space == CodeSpace::Vocabulary).then(|| Arc::new(frequent(responses, config.code_tokens, 1)));
     let prior_tokens = if config.prior_input.tokens() {
         let least = if rows.len() >= 100 { LEAST_PROMPTS } else { 1 };
         frequent(rows.iter().map(|row| row.prompt_ids.as_slice()), config.prior_tokens, least)

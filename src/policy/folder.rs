@@ -34,7 +34,10 @@ pub fn save<T: Real>(policy: &Policy<T>, folder: &Path) -> Result<()> {
             .filter(|p| p.group == Group::Latent && p.name.starts_with("lpc."))
             .map(|p| (p.name.clone(), p.var.as_detached_tensor()))
             .collect();
-        let lists = [(names::CODE_TOKENS, lpc.basis.code_tokens.as_deref()), (names::PRIOR_TOKENS, Some(&lpc.basis.prior_tokens))];
+        let lists = [
+            (names::CODE_TOKENS, lpc.basis.code_tokens.as_deref()),
+            (names::PRIOR_TOKENS, Some(&lpc.basis.prior_tokens)),
+        ];
         for (name, tokens) in lists.into_iter().filter_map(|(name, tokens)| Some((name, tokens?))) {
             // Other programs' safetensors have no unsigned 32-bit numbers.
             let wide: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();

@@ -274,7 +274,8 @@ impl HiddenStates {
                     Some(policy.decoder.others(&h, &batch.targets, &tokens.places)?)
                 }
             };
-            let prompts = states.prompt.as_ref().map(|p| with_slice::<T, _>(&p.contiguous()?, <[T]>::to_vec)).transpose()?;
+            let prompts =
+                states.prompt.as_ref().map(|p| with_slice::<T, _>(&p.contiguous()?, <[T]>::to_vec)).transpose()?;
             let h = with_slice::<T, _>(&states.h.contiguous()?, <[T]>::to_vec)?;
             let mut out: Vec<T> = Vec::new();
             for (i, pair) in batch.pairs.iter().enumerate() {
@@ -314,7 +315,9 @@ impl HiddenStates {
         }
         let head = |p: &&crate::model::Param| p.name != crate::model::decoder::names::HEAD;
         match &self.reach {
-            None => hash_weights::<T>(policy.params.iter().filter(head).filter(|p| p.group != Group::Latent), &mut hasher)?,
+            None => {
+                hash_weights::<T>(policy.params.iter().filter(head).filter(|p| p.group != Group::Latent), &mut hasher)?
+            }
             // What is known of the head depends on its weights and on the tokens that are left out.
             Some(tokens) => {
                 hash_weights::<T>(policy.params.iter().filter(|p| p.group != Group::Latent), &mut hasher)?;

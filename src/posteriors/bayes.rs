@@ -6,7 +6,7 @@ use super::{Part, preference};
 use crate::batch::{TokenRow, runs};
 use crate::error::Result;
 use crate::lpc::{LpcConfig, bayes};
-use crate::objective::{ObjectiveConfig, PreferenceLosses, PreferenceLogps};
+use crate::objective::{ObjectiveConfig, PreferenceLogps, PreferenceLosses};
 use crate::policy::Example;
 
 /// What a posterior needs to know of the run.
@@ -78,7 +78,8 @@ pub fn settle(
     let part = Part { split: "", rows, examples, reference };
     let Some((k, found)) = under_codes(&part, settings, false)? else { return Ok(None) };
     let losses = found.losses.to_vec1::<f64>()?;
-    let swapped = under_codes(&part, settings, true)?.map_or(Ok(Vec::new()), |(_, found)| found.losses.to_vec1::<f64>())?;
+    let swapped =
+        under_codes(&part, settings, true)?.map_or(Ok(Vec::new()), |(_, found)| found.losses.to_vec1::<f64>())?;
     let mut overlaps = 0.0;
     let weight = settings.lpc.kl_weight * settings.objective.loss_unit();
     let groups = match keys {

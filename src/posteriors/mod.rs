@@ -25,9 +25,9 @@ use crate::batch::TokenRow;
 use crate::error::{Error, Result};
 use crate::lpc::usage::hard_code;
 use crate::objective::{ObjectiveConfig, PreferenceLogps};
-pub use bayes::{Settings, settle};
 use crate::policy::Example;
 use crate::schema::col;
+pub use bayes::{Settings, settle};
 
 /// Rows per record batch and row group.
 const ROWS_PER_GROUP: usize = 16_384;
@@ -144,12 +144,7 @@ fn all_margins(part: &Part<'_>, settings: Settings<'_>) -> Result<Margins> {
 ///
 /// # Errors
 /// [`Error::Run`] where a pair is not in the ledger; [`Error::Io`], [`Error::Parquet`].
-pub fn write(
-    path: &Path,
-    parts: &[Part<'_>],
-    ledger: &HashMap<String, Ledger>,
-    settings: Settings<'_>,
-) -> Result<()> {
+pub fn write(path: &Path, parts: &[Part<'_>], ledger: &HashMap<String, Ledger>, settings: Settings<'_>) -> Result<()> {
     let schema = Arc::new(schema());
     let total: usize = parts.iter().map(|p| p.rows.len()).sum();
     let properties = WriterProperties::builder()

@@ -82,7 +82,8 @@ pub(super) fn forward<T: Real>(
     sums.logps.0 += weighted(&preference.chosen_logps)?;
     sums.logps.1 += weighted(&preference.rejected_logps)?;
     let margins = numbers(&found.margins()?)?;
-    let expected = margins.chunks(k).zip(weights.chunks(k)).map(|(m, p)| m.iter().zip(p).map(|(m, p)| m * p).sum::<f64>());
+    let expected =
+        margins.chunks(k).zip(weights.chunks(k)).map(|(m, p)| m.iter().zip(p).map(|(m, p)| m * p).sum::<f64>());
     sums.right += expected.filter(|margin| *margin > 0.0).count();
     if let Some(flips) = &flips {
         *sums.flips.get_or_insert(0.0) += weighted(flips)?;

@@ -225,7 +225,8 @@ mod tests {
             let plan = Plan::new(keys.len(), per_step, 2.0, 0);
             let mut feed = Feed::new(&rows, Some(&keys), plan, Seed(seed));
             for epoch in 0..2 {
-                let steps: Vec<Vec<usize>> = (0..plan.horizon / 2).map(|s| feed.step(epoch * plan.horizon / 2 + s)).collect();
+                let steps: Vec<Vec<usize>> =
+                    (0..plan.horizon / 2).map(|s| feed.step(epoch * plan.horizon / 2 + s)).collect();
                 let mut all: Vec<usize> = steps.concat();
                 all.sort_unstable();
                 assert_eq!(all, (0..keys.len()).collect::<Vec<_>>());

@@ -70,8 +70,25 @@ impl Sums {
     }
 
     fn add(&mut self, numbers: &[f64]) -> Result<()> {
-        let [examples, tokens, objective, kl, balance, r0, r1, right, l0, l1, e0, e1, overlap, used, flipping, flips, rest @ ..] =
-            numbers
+        let [
+            examples,
+            tokens,
+            objective,
+            kl,
+            balance,
+            r0,
+            r1,
+            right,
+            l0,
+            l1,
+            e0,
+            e1,
+            overlap,
+            used,
+            flipping,
+            flips,
+            rest @ ..,
+        ] = numbers
         else {
             return Err(Error::run("ranks disagree about what a step counts; are all the same program?"));
         };
@@ -181,7 +198,8 @@ fn in_shares<R>(
 
 fn write_example(example: &Example, out: &mut Vec<f64>) {
     // Named one by one, so that a new field cannot be forgotten here.
-    let Example { prior, posterior, code_logps, kl, prior_entropy, posterior_entropy, logps, logps_posterior } = example;
+    let Example { prior, posterior, code_logps, kl, prior_entropy, posterior_entropy, logps, logps_posterior } =
+        example;
     for list in [prior, posterior, code_logps] {
         out.push(list.len() as f64);
         out.extend(list.iter().map(|&w| f64::from(w)));

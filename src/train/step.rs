@@ -123,10 +123,7 @@ pub fn forward<T: Real>(
     };
     let lengths = |get: fn(&TokenRow) -> usize| column(rows.iter().map(|r| get(r) as f64).collect());
     let constants = Constants {
-        reference: (
-            column(reference.iter().map(|r| r.0).collect())?,
-            column(reference.iter().map(|r| r.1).collect())?,
-        ),
+        reference: (column(reference.iter().map(|r| r.0).collect())?, column(reference.iter().map(|r| r.1).collect())?),
         lengths: (lengths(|r| r.chosen_ids.len())?, lengths(|r| r.rejected_ids.len())?),
     };
     let share = 1.0 / pass.step_examples as f64;

@@ -2,15 +2,18 @@
 
 use lpc_pipe::batch::{Sides, TokenRow};
 use lpc_pipe::lpc::{CodeSpace, LatentKind, LpcConfig, Normalise, PriorInput};
+use lpc_pipe::model::{Group, Params};
 use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
-use lpc_pipe::policy::{Policy, examine};
+use lpc_pipe::policy::{HiddenStates, Keeping, Policy, examine};
 use lpc_pipe::posteriors::{self, Settings};
+use lpc_pipe::progress::Silent;
 use lpc_pipe::train::step::Pass;
 
 use crate::gradients::check;
 use crate::policies::{
-    MIDDLE, close, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference, swapped, value,
+    LONGEST, MIDDLE, close, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference, swapped,
+    value,
 };
 
 /// The default setting with few codes and visible effects.
@@ -72,20 +75,26 @@ fn grouped() -> (Vec<TokenRow>, Vec<u64>) {
 }
 
 /// `-lambda ln sum_k p_k prod_j e^(-l_kj / lambda)`, from evaluation with each code as z, one at a time.
-fn by_hand<T: Real>(policy: &Policy<T>, rows: &[TokenRow], objective: &ObjectiveConfig, keys: &[u64], lambda: f64) -> f64 {
+fn by_hand<T: Real>(
+    policy: &Policy<T>,
+    rows: &[TokenRow],
+    objective: &ObjectiveConfig,
+    keys: &[u64],
+    lambda: f64,
+) -> f64 {
     let reference = some_reference(rows);
     let lpc = policy.lpc.as_ref().unwrap();
     let codes = lpc.codes().unwrap().vectors();
     let states = policy.states(&rows.iter().collect::<Vec<_>>(), Sides::Both, None).unwrap();
     let prior = examine(policy, rows, |_| ()).unwrap();
-    let mut losses = vec![vec![0.0; lpc.config.codes]; rows.len()];
+    let mut losses = vec![Vec::new(); rows.len()];
     for code in 0..lpc.config.codes {
         let z = codes.narrow(0, code, 1).unwrap().broadcast_as((rows.len(), codes.dim(1).unwrap())).unwrap();
         let logps = policy.logps(&states, Some(&z.contiguous().unwrap()), None).unwrap();
         let (chosen, rejected) = (numbers(&logps.chosen), numbers(&logps.rejected.unwrap()));
-        for i in 0..rows.len() {
+        for (i, losses) in losses.iter_mut().enumerate() {
             let d = (chosen[i] - reference[i].0) - (rejected[i] - reference[i].1);
-            losses[i][code] = (1.0 + (-objective.beta * d).exp()).ln();
+            losses.push((1.0 + (-objective.beta * d).exp()).ln());
         }
     }
     let mut total = 0.0;
@@ -93,7 +102,7 @@ fn by_hand<T: Real>(policy: &Policy<T>, rows: &[TokenRow], objective: &Objective
     while start < rows.len() {
         let end = (start..rows.len()).find(|&i| keys[i] != keys[start]).unwrap_or(rows.len());
         let sum = (0..lpc.config.codes).map(|code| {
-            let l: f64 = (start..end).map(|i| losses[i][code]).sum();
+            let l: f64 = losses[start..end].iter().map(|l: &Vec<f64>| l[code]).sum();
             f64::from(prior[start].prior[code]) * (-l / lambda).exp()
         });
         total -= lambda * sum.sum::<f64>().ln();
@@ -106,7 +115,9 @@ fn by_hand<T: Real>(policy: &Policy<T>, rows: &[TokenRow], objective: &Objective
 fn the_loss_is_the_marginal_over_codes_and_groups() {
     let dpo = objective(ObjectiveKind::Dpo);
     let (rows, keys) = grouped();
-    for (code_space, code_init) in [(CodeSpace::Vocabulary, 2.0), (CodeSpace::Hidden, 0.5), (CodeSpace::Vocabulary, 30.0)] {
+    for (code_space, code_init) in
+        [(CodeSpace::Vocabulary, 2.0), (CodeSpace::Hidden, 0.5), (CodeSpace::Vocabulary, 30.0)]
+    {
         let policy = policy::<f64>(&llama(true), &LpcConfig { code_space, code_init, ..bayes() });
         for lambda in [1.0, 0.3] {
             let moment = lpc_pipe::lpc::Moment { kl_weight: lambda, balance: 0.0, ..MIDDLE };
@@ -129,7 +140,9 @@ fn groups_have_exact_gradients() {
     let policy = policy::<f64>(&llama(true), &bayes());
     let pass = Pass { keys: Some(&keys), ..pass(&dpo, MIDDLE, rows.len()) };
     let found = gradients(&policy, &rows, &reference, &pass, rows.len());
-    for (name, at) in [("lpc.codebook", 5), ("lpc.prior.2.weight", 3), ("lpc.prior.table", 40), ("model.norm.weight", 2)] {
+    for (name, at) in
+        [("lpc.codebook", 5), ("lpc.prior.2.weight", 3), ("lpc.prior.table", 40), ("model.norm.weight", 2)]
+    {
         let param = policy.params.get(policy.params.position(name).unwrap());
         let before = numbers(param.var.as_tensor());
         let with = |x: f64| {
@@ -211,4 +224,42 @@ fn dropped_tokens_are_a_function_of_the_pair_and_the_occasion() {
     assert_ne!(all, of(&rows, &reference, "1"));
     let parts = of(&rows[..1], &reference[..1], "0") + of(&rows[1..], &reference[1..], "0");
     assert!((all - parts).abs() < 1e-9, "a pair's tokens do not depend on its neighbours");
+}
+
+/// The same policy with nothing but its latent part to train.
+fn frozen(config: &lpc_pipe::model::LlamaConfig, lpc: &LpcConfig) -> Policy<f64> {
+    let free = policy::<f64>(config, lpc);
+    let mut list: Vec<_> = free.params.iter().cloned().collect();
+    list.iter_mut().for_each(|p| p.trainable = p.trainable && p.group == Group::Latent);
+    let basis = free.lpc.as_ref().unwrap().basis.clone();
+    Policy::over(config.clone(), Params::new(list).unwrap(), lpc, basis, LONGEST).unwrap()
+}
+
+#[test]
+fn kept_states_give_the_latent_part_the_same_loss_and_gradient() {
+    let rows = pairs(5);
+    let (reference, dpo) = (some_reference(&rows), objective(ObjectiveKind::Dpo));
+    let pass = pass(&dpo, MIDDLE, rows.len());
+    for (code_tokens, code_space) in [(30, CodeSpace::Vocabulary), (9, CodeSpace::Vocabulary), (1, CodeSpace::Hidden)] {
+        for (prior_input, prompt_layer) in [(PriorInput::Tokens, -1), (PriorInput::Both, -1), (PriorInput::States, 1)] {
+            let lpc = LpcConfig { code_tokens, code_space, prior_input, prompt_layer, ..bayes() };
+            let mut policy = frozen(&llama(true), &lpc);
+            let wanted = value(&policy, &rows, &reference, &pass);
+            let slopes = gradients(&policy, &rows, &reference, &pass, 2);
+            assert!(slopes.keys().all(|name| name.starts_with("lpc.")) && slopes.contains_key("lpc.codebook"));
+            let found = examine(&policy, &rows, |_| ()).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let keeping = Keeping { folder: dir.path(), budget: 1 << 20, about: "", head_frozen: true };
+            policy.states =
+                Some(HiddenStates::open(&policy, &rows.iter().collect::<Vec<_>>(), keeping, &Silent).unwrap());
+            let got = value(&policy, &rows, &reference, &pass);
+            close("loss", &[got.0, got.1.kl, got.1.rewards.0], &[wanted.0, wanted.1.kl, wanted.1.rewards.0], 1e-9);
+            for (name, slope) in gradients(&policy, &rows, &reference, &pass, 2) {
+                close(&name, &slope, &slopes[&name], 1e-9);
+            }
+            for (a, b) in examine(&policy, &rows, |_| ()).unwrap().iter().zip(&found) {
+                close("logps", &[a.logps.0, a.logps.1], &[b.logps.0, b.logps.1], 1e-9);
+            }
+        }
+    }
 }

@@ -282,8 +282,14 @@ fn frozen_parameters_have_no_gradient_and_change_no_others() {
             param.trainable = !frozen.contains(&param.name.as_str());
         }
         assert_eq!(list.iter().filter(|p| !p.trainable).count(), frozen.len());
-        let held =
-            Policy::<f64>::over(llama(tied), Params::new(list).unwrap(), &lpc, Basis::sized(&lpc, 16, 30), crate::policies::LONGEST).unwrap();
+        let held = Policy::<f64>::over(
+            llama(tied),
+            Params::new(list).unwrap(),
+            &lpc,
+            Basis::sized(&lpc, 16, 30),
+            crate::policies::LONGEST,
+        )
+        .unwrap();
         let all = check("free", &free, &dpo, |_| false);
         let some = check("frozen", &held, &dpo, |_| false);
         assert_eq!(some.len() + frozen.len(), all.len());

@@ -123,8 +123,11 @@ fn one_code_is_the_plain_objective_with_a_learned_bias() {
                 (-0.1 * d).exp().ln_1p() / rows.len() as f64
             })
             .sum();
-        for moment in [MIDDLE, Moment { g: 0.0, tau: 3.0, kl_weight: 1.0 }, Moment { g: 1.0, tau: 0.1, kl_weight: 9.0 }]
-        {
+        for moment in [
+            MIDDLE,
+            Moment { g: 0.0, tau: 3.0, kl_weight: 1.0, balance: 0.0 },
+            Moment { g: 1.0, tau: 0.1, kl_weight: 9.0, balance: 0.2 },
+        ] {
             let (loss, sums) = value(&policy, &rows, &reference, &pass(&dpo, moment, rows.len()));
             assert!((loss - expected).abs() < 1e-12, "{loss} against {expected}");
             assert_eq!((sums.kl, sums.entropy), (0.0, (0.0, 0.0)));
@@ -337,7 +340,7 @@ fn every_epoch_has_every_pair_once_in_an_order_of_its_own() {
     let rows = pairs(23);
     let plan = Plan::new(rows.len(), 4, 3.0, 0);
     let per_epoch = plan.horizon / 3;
-    let mut feed = Feed::new(&rows, plan, Seed(1));
+    let mut feed = Feed::new(&rows, None, plan, Seed(1));
     let epochs: Vec<Vec<usize>> =
         (0..3).map(|e| (0..per_epoch).flat_map(|s| feed.step(e * per_epoch + s)).collect()).collect();
     for (i, order) in epochs.iter().enumerate() {

@@ -340,10 +340,13 @@ fn no_test_split_no_figures_of_it() {
 #[test]
 fn schedules_run_from_end_to_end() {
     let config = LpcConfig { g: Mixture::Posterior, ..LpcConfig::of(Preset::Paper) };
-    assert_eq!((config.moment(0.0).g, config.moment(1.0).g), (0.0, 0.0));
+    assert_eq!((config.moment(0.0, 0.0).g, config.moment(1.0, 1.0).g), (0.0, 0.0));
     let config = LpcConfig { g: Mixture::Prior, ..LpcConfig::of(Preset::Paper) };
-    assert_eq!((config.moment(0.0).g, config.moment(1.0).g), (1.0, 1.0));
-    let config = LpcConfig::default();
-    assert_eq!((config.moment(0.0).g, config.moment(0.25).g, config.moment(1.0).g), (0.0, 0.25, 1.0));
-    assert_eq!((config.moment(0.0).kl_weight, config.moment(0.5).tau), (0.05, 1.0));
+    assert_eq!((config.moment(0.0, 0.0).g, config.moment(1.0, 1.0).g), (1.0, 1.0));
+    let config = LpcConfig { latent: LatentKind::Lpc, ..LpcConfig::of(Preset::Paper) };
+    assert_eq!((config.moment(0.0, 0.0).g, config.moment(0.25, 0.25).g, config.moment(1.0, 1.0).g), (0.0, 0.25, 1.0));
+    assert_eq!((config.moment(0.0, 0.0).kl_weight, config.moment(0.5, 0.5).tau), (0.05, 1.0));
+    // Nothing moves from posterior to prior where the posterior is Bayes' own.
+    let bayes = LpcConfig { latent: LatentKind::Lpc, ..LpcConfig::default() };
+    assert_eq!((bayes.moment(1.0, 1.0).g, bayes.moment(0.0, 0.0).kl_weight), (0.0, 1.0));
 }

@@ -14,8 +14,8 @@ use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params, load};
 use lpc_pipe::nn::Real;
 use lpc_pipe::nn::attention::Segment;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps, Reduction};
-use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::policy::examine::plain_logps;
+use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 use lpc_pipe::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
@@ -506,7 +506,15 @@ impl Latent {
 }
 
 fn infer(lpc: &Lpc, prompt: Tensor, responses: (Tensor, Tensor)) -> Codes {
-    match lpc.infer(&Context { pairs: prompt.dim(0).unwrap(), prompt: Some(prompt), tokens: None, responses: Some(responses) }).unwrap() {
+    match lpc
+        .infer(&Context {
+            pairs: prompt.dim(0).unwrap(),
+            prompt: Some(prompt),
+            tokens: None,
+            responses: Some(responses),
+        })
+        .unwrap()
+    {
         Inferred::Codes(codes) => codes,
         other => panic!("no codes: {other:?}"),
     }
@@ -603,13 +611,14 @@ fn evaluation_takes_the_expected_z_of_the_prior() {
     close("z", &numbers(&z), &flat(&wanted["z"]), 1e-9);
     let (h, batch) = latent.responses();
     let states = States { batch, h: h.as_tensor().clone(), prompt: None, tokens: None, reach: None };
-    let logps = latent.policy.logps(h.as_tensor(), &batch, Some(&z), None).unwrap();
+    let logps = latent.policy.logps(&states, Some(&z), None).unwrap();
     close("chosen", &numbers(&logps.chosen), &flat(&wanted["logps_chosen"]), 1e-9);
     close("rejected", &numbers(&logps.rejected.unwrap()), &flat(&wanted["logps_rejected"]), 1e-9);
     let tokens = latent.policy.decoder.token_logps(
-        &(h.as_tensor() + z.index_select(&Tensor::new(batch.pair_of.as_slice(), &Device::Cpu).unwrap(), 0).unwrap())
-            .unwrap(),
-        &batch.targets,
+        &(h.as_tensor()
+            + z.index_select(&Tensor::new(states.batch.pair_of.as_slice(), &Device::Cpu).unwrap(), 0).unwrap())
+        .unwrap(),
+        &states.batch.targets,
         None,
     );
     let wanted = [flat(&wanted["token_logps_chosen"]), flat(&wanted["token_logps_rejected"])].concat();

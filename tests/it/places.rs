@@ -33,10 +33,9 @@ fn composed(compute: DType) -> Place {
 
 /// Hidden states and token log-probabilities without a graph.
 fn values<T: Real>(policy: &Policy<T>, rows: &[TokenRow]) -> (Vec<f64>, Vec<f64>) {
-    let batch = PairBatch::pack(rows, Sides::Both).unwrap();
-    let h = policy.hidden(&batch, None).unwrap();
-    let logps = policy.logps(&h, &batch, None, None).unwrap();
-    (numbers(&h), [numbers(&logps.chosen), numbers(&logps.rejected.unwrap())].concat())
+    let states = policy.states(&rows.iter().collect::<Vec<_>>(), Sides::Both, None).unwrap();
+    let logps = policy.logps(&states, None, None).unwrap();
+    (numbers(&states.h), [numbers(&logps.chosen), numbers(&logps.rejected.unwrap())].concat())
 }
 
 fn agree<T: Real>(what: &str, lpc: &LpcConfig, shape: &LlamaConfig, tolerance: f64) {
@@ -106,7 +105,8 @@ fn what_is_frozen_has_no_gradient_on_composed_operations() {
         for param in &mut list {
             param.trainable = !frozen.contains(&param.name.as_str());
         }
-        Policy::<f64>::over(llama(false), Params::new(list).unwrap(), &lpc, Basis::sized(&lpc, 16, 30), LONGEST).unwrap()
+        Policy::<f64>::over(llama(false), Params::new(list).unwrap(), &lpc, Basis::sized(&lpc, 16, 30), LONGEST)
+            .unwrap()
     };
     let of = |policy: &Policy<f64>| gradients(policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), 3);
     let (wanted, found) = (of(&held()), of(&held().placed(composed(DType::F64)).unwrap()));
@@ -220,7 +220,9 @@ fn products_read_bf16_and_masters_stay_whole() {
     // A frozen matrix has the compute type alone.
     let mut list: Vec<_> = exact.params.iter().cloned().collect();
     list.iter_mut().for_each(|p| p.trainable = p.name.contains("q_proj"));
-    let held = Policy::<f32>::over(llama(true), Params::new(list).unwrap(), &plain(), LONGEST).unwrap();
+    let held =
+        Policy::<f32>::over(llama(true), Params::new(list).unwrap(), &plain(), Basis::sized(&plain(), 16, 30), LONGEST)
+            .unwrap();
     let held = held.placed(composed(DType::BF16)).unwrap();
     for param in held.params.iter() {
         let wide = param.trainable || param.var.rank() == 1;

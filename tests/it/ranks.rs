@@ -31,7 +31,16 @@ fn one_step(lpc: &LpcConfig, peers: &Peers) -> (BTreeMap<String, Vec<f64>>, Sums
     let reference = some_reference(&rows);
     let gradients = Arc::new(Gradients::new(&policy.params));
     let mut sums = Sums::default();
-    let pass = Pass { objective: &dpo, moment: MIDDLE, seed: Seed(9), occasion: "0", step_examples: rows.len(), peers, backbone: true, keys: None };
+    let pass = Pass {
+        objective: &dpo,
+        moment: MIDDLE,
+        seed: Seed(9),
+        occasion: "0",
+        step_examples: rows.len(),
+        peers,
+        backbone: true,
+        keys: None,
+    };
     for micro in [0..3, 3..5] {
         let share = peers.share(micro.len());
         let own = micro.start + share.start..micro.start + share.end;

@@ -37,7 +37,8 @@ fn adapted<T: Real>(config: &LlamaConfig, settings: &Lora, lpc: &LpcConfig, fill
         let values: Vec<T> = normal(Seed(9), &param.name, param.var.elem_count()).map(|x| T::of(0.2 * x)).collect();
         param.var.set(&Tensor::from_vec(values, param.var.shape(), &Device::Cpu).unwrap()).unwrap();
     }
-    Policy::adapted(loaded, Some(settings.clone()), lpc, Seed(6), LONGEST).unwrap()
+    let basis = Basis::sized(lpc, config.hidden_size, config.vocab_size);
+    Policy::adapted(loaded, Some(settings.clone()), lpc, basis, Seed(6), LONGEST).unwrap()
 }
 
 /// A policy of which only the head is trained.
@@ -139,7 +140,9 @@ fn saved_loaded_and_merged_are_one_function() {
         // On top of its base: the same bits. Merged: the same numbers.
         let (again, found) = peft::open::<f32>(&place, 30, Seed(0)).unwrap();
         assert_eq!((found.config(), &found.layers), (policy.adapter.as_ref().unwrap().config(), &lora.layers));
-        let again = Policy::<f32>::adapted(again, Some(found), &plain(), Seed(0), LONGEST).unwrap();
+        let again =
+            Policy::<f32>::adapted(again, Some(found), &plain(), Basis::sized(&plain(), 16, 30), Seed(0), LONGEST)
+                .unwrap();
         assert_eq!(logps(&again, &rows), wanted);
         let merged = folder::open::<f32>(&ModelSource::Folder(place), 30, Seed(0), LONGEST).unwrap();
         assert!(merged.adapter.is_none() && merged.params.iter().all(|p| p.group != Group::Adapter));
@@ -314,8 +317,8 @@ fn head_against_full<T: Real>(tied: bool, lpc: &LpcConfig, kind: ObjectiveKind, 
     let dir = tempfile::tempdir().unwrap();
     for round in ["backbone", "memory", "file", "mapped"] {
         if round != "backbone" {
-            let keeping =
-                Keeping { folder: dir.path(), budget: if round == "mapped" { 0 } else { 1 << 20 }, about: "" };
+            let budget = if round == "mapped" { 0 } else { 1 << 20 };
+            let keeping = Keeping { folder: dir.path(), budget, about: "", head_frozen: false };
             head.states = None;
             head.states = Some(HiddenStates::open(&head, &all_of(&rows), keeping, &Silent).unwrap());
             assert_eq!(head.states.as_ref().unwrap().memory() == 0, round == "mapped");
@@ -417,6 +420,8 @@ fn a_frozen_policy_keeps_no_graph() {
     let adapters = Params::new(
         adapted::<f32>(&llama(true), &settings(&["q_proj"]), &plain(), false).params.iter().cloned().collect(),
     );
-    let error = Policy::<f32>::over(llama(true), adapters.unwrap(), &plain(), Basis::sized(&plain(), 16, 30), LONGEST).unwrap_err().to_string();
+    let error = Policy::<f32>::over(llama(true), adapters.unwrap(), &plain(), Basis::sized(&plain(), 16, 30), LONGEST)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("adapters without their settings"), "{error}");
 }

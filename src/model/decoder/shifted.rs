@@ -299,12 +299,12 @@ impl<T: Real> ShiftedHead<T> {
             }
             (Kept::Each(each), _) => {
                 let (first, k) = (vec![0; columns.rows()], each.len());
-                let mut all = Scores { shifts: Vec::new(), rows: vec![T::zero(); if self.rows_wanted { h.len() } else { 0 }] };
+                let mut all =
+                    Scores { shifts: Vec::new(), rows: vec![T::zero(); if self.rows_wanted { h.len() } else { 0 }] };
                 for (code, (scored, shift)) in each.iter().zip(shifts.chunks_exact(columns.count())).enumerate() {
                     let g: Vec<T> = dlogps.iter().skip(code).step_by(k).copied().collect();
                     let dw = dw.as_deref_mut();
-                    let part =
-                        gather_biased::backward(h, columns, shift, &first, scored, &g, self.rows_wanted, dw);
+                    let part = gather_biased::backward(h, columns, shift, &first, scored, &g, self.rows_wanted, dw);
                     all.shifts.extend(part.shifts);
                     all.rows.iter_mut().zip(part.rows).for_each(|(sum, x)| *sum += x);
                 }

@@ -92,8 +92,7 @@ impl Trained<'_> {
             .collect();
         let path = out.join(schema::run::POSTERIORS);
         let flips = latent::flip_rates(policy)?;
-        let settings =
-            Settings { objective: &self.config.objective, lpc: &self.config.lpc, flips: flips.as_deref() };
+        let settings = Settings { objective: &self.config.objective, lpc: &self.config.lpc, flips: flips.as_deref() };
         posteriors::write(&path, &parts, self.ledger, settings)?;
         let frame = artifact::read_parquet(&path)?;
         artifact::write_parquet(out.join(schema::run::CODES), &mut latent::codes(policy, tokenizer, &frame)?)?;

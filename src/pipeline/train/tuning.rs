@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::batch::{Split, TokenRow};
 use crate::error::{Error, Result};
+use crate::lpc::Basis;
+use crate::model::base::Base;
 use crate::model::{Lora, fingerprint, load, lora, peft};
 use crate::objective::MixFlip;
 use crate::policy::{HiddenStates, Keeping, Policy, basis, flips};
-use crate::lpc::Basis;
-use crate::model::base::Base;
 use crate::progress::Progress;
 use crate::seed::Seed;
 use crate::source::ModelSource;
@@ -134,7 +134,8 @@ pub(super) fn remember(
     // The head is trained with the rest of a model behind the warm-up, and only then.
     let head_frozen = config.tune != Tune::Head;
     if !kept && HiddenStates::size(policy, &rows, head_frozen)? > budget {
-        progress.note("hidden states are computed in every pass of train.lpc.warmup: they are more than head.memory_mb");
+        progress
+            .note("hidden states are computed in every pass of train.lpc.warmup: they are more than head.memory_mb");
         return Ok(());
     }
     let about = reference::options(policy);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use lpc_pipe::batch::{PairBatch, PairRows};
-use lpc_pipe::lpc::{Basis, Codebook, Context, Draw, Inferred, LpcConfig, Moment, Noise, Part, shapes, Preset};
+use lpc_pipe::lpc::{Basis, Codebook, Context, Draw, Inferred, LpcConfig, Moment, Noise, Part, Preset, shapes};
 use lpc_pipe::model::decoder::names;
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params};
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
@@ -99,7 +99,7 @@ impl Recorded<'_> {
             _ => {
                 let noise = Noise { seed: Seed(0), occasion: "", ids: &[] };
                 lpc.draws(found, self.moment, &noise, DType::F64).unwrap()
-            },
+            }
         }
     }
 
