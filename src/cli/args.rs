@@ -246,7 +246,8 @@ pub struct Train {
     /// Number of codes K; gaussian and mlp are as large as lpc with K codes
     #[arg(long, value_name = "K")]
     codes: Option<usize>,
-    /// What is trained: full, lora (an adapter), head (the output layer, over hidden states computed once)
+    /// What is trained: full, lora (an adapter), head (the output layer) or latent (codes and prior alone), both over
+    /// hidden states computed once
     #[arg(long)]
     tune: Option<String>,
     /// Rank of the adapter [default: 16]

@@ -257,48 +257,31 @@ impl Parts {
         Ok(())
     }
 
-    /// Log-probability of each row's target.
+    /// Log-probability of each row's target; with the biases of its pair, where there are any: (B,V), and each row's
+    /// pair (R).
     pub fn token_logps<T: Real>(
         &self,
         h: &Tensor,
+        biases: Option<(&Tensor, &[u32])>,
         targets: &[u32],
         gradients: Option<&Arc<Gradients>>,
     ) -> Result<Tensor> {
-        let targets = Tensor::from_slice(targets, targets.len(), &self.place.device)?;
+        let index = |rows: &[u32]| Tensor::from_slice(rows, rows.len(), &self.place.device);
         let op = Head::<T> {
             parts: self.clone(),
-            targets,
-            pair_of: None,
+            targets: index(targets)?,
+            pair_of: biases.map(|(_, pair_of)| index(pair_of)).transpose()?,
             gradients: gradients.cloned(),
             kind: std::marker::PhantomData,
         };
         // The second argument is a leaf, so that the backward pass comes here even where the rows are constants.
-        let leaf = Var::zeros(1, T::KIND, &Device::Cpu)?;
-        match gradients {
-            Some(_) => h.contiguous()?.apply_op2(leaf.as_tensor(), op),
-            None => h.contiguous()?.apply_op2_no_bwd(leaf.as_tensor(), &op),
-        }
-    }
-
-    /// Log-probability of each row's target with the biases of its pair: (B,V), and each row's pair (R).
-    pub fn token_logps_biased<T: Real>(
-        &self,
-        h: &Tensor,
-        (biases, pair_of): &(Tensor, Vec<u32>),
-        targets: &[u32],
-        gradients: Option<&Arc<Gradients>>,
-    ) -> Result<Tensor> {
-        let device = &self.place.device;
-        let op = Head::<T> {
-            parts: self.clone(),
-            targets: Tensor::from_slice(targets, targets.len(), device)?,
-            pair_of: Some(Tensor::from_slice(pair_of, pair_of.len(), device)?),
-            gradients: gradients.cloned(),
-            kind: std::marker::PhantomData,
+        let second = match biases {
+            Some((biases, _)) => biases.contiguous()?,
+            None => Var::zeros(1, T::KIND, &Device::Cpu)?.as_tensor().clone(),
         };
         match gradients {
-            Some(_) => h.contiguous()?.apply_op2(&biases.contiguous()?, op),
-            None => h.contiguous()?.apply_op2_no_bwd(&biases.contiguous()?, &op),
+            Some(_) => h.contiguous()?.apply_op2(&second, op),
+            None => h.contiguous()?.apply_op2_no_bwd(&second, &op),
         }
     }
 

@@ -1,10 +1,13 @@
 //! The decoder: embedding, layers, final norm; and the head that scores given tokens.
 
+mod head;
 pub mod shifted;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+
+use head::Head;
 
 use super::composed::{Copies, Parts, Place};
 use super::config::LlamaConfig;
@@ -16,7 +19,7 @@ use super::params::{Gradients, Group, Param, Params};
 use crate::error::{Error, Result};
 use crate::nn::attention::{Heads, Segment};
 use crate::nn::real::with_slice;
-use crate::nn::{Precision, Real, gather, norm, rope};
+use crate::nn::{Precision, Real, norm, rope};
 
 /// Names of a checkpoint's tensors.
 pub mod names {
@@ -295,7 +298,7 @@ impl<T: Real> Decoder<T> {
     pub fn token_logps(&self, h: &Tensor, targets: &[u32], gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
         self.in_vocabulary(targets)?;
         if let Some(parts) = self.parts() {
-            return Ok(parts.token_logps::<T>(h, targets, gradients)?);
+            return Ok(parts.token_logps::<T>(h, None, targets, gradients)?);
         }
         let op = Head::<T> {
             weight: self.head.clone(),
@@ -457,53 +460,5 @@ impl<T: Real> CustomOp1 for Norm<T> {
             all(None).map_err(failed)?;
         }
         Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
-    }
-}
-
-/// Linear, log-softmax and gather.
-struct Head<T> {
-    weight: Weight,
-    targets: Vec<u32>,
-    precision: Precision,
-    gradients: Option<Arc<Gradients>>,
-    lse: Mutex<Vec<T>>,
-}
-
-impl<T: Real> CustomOp1 for Head<T> {
-    fn name(&self) -> &'static str {
-        "token-logps"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let h = input::<T>(storage, layout, self.name())?;
-        let hidden = layout.shape().dims2()?.1;
-        let got =
-            with_slice::<T, _>(&self.weight.tensor, |w| gather::forward(h, w, &self.targets, hidden, self.precision))
-                .map_err(failed)?;
-        *self.lse.lock().unwrap_or_else(PoisonError::into_inner) = got.lse;
-        Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
-    }
-
-    fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let Some(gradients) = &self.gradients else { candle_core::bail!("token-logps: a backward pass in evaluation") };
-        let dlogps = grad_res.to_vec1::<T>()?;
-        let lse = self.lse.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut dh = Vec::new();
-        let mut all = |dw: Option<&mut [T]>| -> Result<()> {
-            dh = with_slice::<T, _>(arg, |h| {
-                with_slice::<T, _>(&self.weight.tensor, |w| {
-                    gather::backward(h, w, &self.targets, &lse, &dlogps, self.precision, dw)
-                })
-            })??;
-            Ok(())
-        };
-        if gradients.wants(self.weight.position) {
-            let mut outcome = Ok(());
-            gradients.add::<T>(self.weight.position, |dw| outcome = all(Some(dw)))?;
-            outcome.map_err(failed)?;
-        } else {
-            all(None).map_err(failed)?;
-        }
-        Ok(Some(Tensor::from_vec(dh, arg.shape(), arg.device())?))
     }
 }

@@ -149,7 +149,8 @@ fn base(recipe: &Recipe) -> TrainConfig {
         epochs: recipe.demo.epochs,
         lr: 1e-3,
         lr_schedule: LrSchedule::Cosine,
-        lpc: LpcConfig { latent: LatentKind::Lpc, lr: 3e-3, ..recipe.train.lpc.clone() },
+        // A small corpus: more passes for as many steps as a large one gives.
+        lpc: LpcConfig { latent: LatentKind::Lpc, warmup: 8.0, ..recipe.train.lpc.clone() },
         ..TrainConfig::default()
     }
 }

@@ -15,6 +15,7 @@ use crate::policies::{
     LONGEST, MIDDLE, close, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference, swapped,
     value,
 };
+use crate::support::{Sandbox, lists, texts};
 
 /// The default setting with few codes and visible effects.
 fn bayes() -> LpcConfig {
@@ -262,4 +263,34 @@ fn kept_states_give_the_latent_part_the_same_loss_and_gradient() {
             }
         }
     }
+}
+
+#[test]
+fn pairs_of_a_prompt_have_one_posterior_in_the_run_folder() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(40);
+    sandbox.ok("prepare --input raw --out data --pairs best-vs-each --quiet");
+    let train = "train --data data --model tiny:16x1 --codes 3 --epochs 1 --lr 1e-3 --quiet \
+                 --set train.lpc.group=prompt --set train.lpc.warmup=1";
+    let refused = sandbox.ends(2, &format!("{train} --batch 2 --out small"));
+    assert!(refused.stderr.contains("train.batch: a prompt has 3 pairs"), "{}", refused.stderr);
+    sandbox.ok(&format!("{train} --batch 8 --out run"));
+    // The same pairs a step in two passes: groups stay whole in both, and the sums are the same.
+    sandbox.ok(&format!("{train} --batch 4 --accumulate 2 --out halves"));
+    let frame = sandbox.parquet("run/posteriors.parquet");
+    let (prompts, posteriors) = (texts(&frame, "prompt_id"), lists(&frame, "posterior"));
+    let mut of: std::collections::BTreeMap<&str, Vec<&Vec<f64>>> = std::collections::BTreeMap::new();
+    prompts.iter().zip(&posteriors).for_each(|(prompt, q)| of.entry(prompt).or_default().push(q));
+    assert!(of.len() >= 39 && of.values().any(|group| group.len() == 3));
+    assert!(of.values().all(|group| group.iter().all(|q| *q == group[0])));
+    let losses = |run: &str| -> Vec<f64> {
+        let lines = sandbox.text(&format!("{run}/metrics.jsonl"));
+        let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter_map(|line| line["loss"].as_f64()).collect()
+    };
+    close("losses", &losses("halves"), &losses("run"), 1e-4);
+    // Single pairs have nothing to share.
+    sandbox.ok("prepare --input raw --out single --quiet");
+    let refused = sandbox.ends(2, "train --data single --model tiny:16x1 --out r --set train.lpc.group=prompt");
+    assert!(refused.stderr.contains("train.lpc.group: has no effect"), "{}", refused.stderr);
 }

@@ -254,7 +254,7 @@ fn schedules_reach_the_right_network() {
     for (g, quiet, loud) in
         [(0.0, "lpc.prior.2.bias", "lpc.posterior.2.bias"), (1.0, "lpc.posterior.2.bias", "lpc.prior.2.bias")]
     {
-        let moment = lpc_pipe::lpc::Moment { g, kl_weight: 0.0, ..MIDDLE };
+        let moment = lpc_pipe::lpc::Moment { g, kl_weight: 0.0, balance: 0.0, ..MIDDLE };
         let found = gradients(&policy, &rows, &reference, &pass(&dpo, moment, 3), 3);
         let size = |name: &str| found.get(name).map_or(0.0, |g| g.iter().fold(0f64, |m, x| m.max(x.abs())));
         assert!(size(quiet) < 1e-15, "g {g}: {quiet} {}", size(quiet));

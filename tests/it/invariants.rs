@@ -313,9 +313,9 @@ fn gradients_do_not_see_how_a_step_is_cut() {
         let reference = some_reference(&rows);
         for name in [ObjectiveKind::Dpo, ObjectiveKind::Simpo, ObjectiveKind::Ipo] {
             // The balance is of a batch's mean, so that it does depend on the cut.
-            let policy = policy::<T>(&llama(false), &LpcConfig { balance: 0.0, ..usual() });
+            let policy = policy::<T>(&llama(false), &usual());
             let objective = objective(name);
-            let pass = pass(&objective, MIDDLE, rows.len());
+            let pass = pass(&objective, Moment { balance: 0.0, ..MIDDLE }, rows.len());
             let whole = gradients(&policy, &rows, &reference, &pass, 4);
             for batch in [1, 2, 3] {
                 let cut = gradients(&policy, &rows, &reference, &pass, batch);

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::{Sides, TokenRow};
-use lpc_pipe::lpc::{Basis, LatentKind, LpcConfig, Mixture, Moment, Noise, Pooling, Preset, shapes};
+use lpc_pipe::lpc::{Basis, CodeSpace, LatentKind, LpcConfig, Mixture, Moment, Noise, Pooling, Preset, shapes};
 use lpc_pipe::model::load;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use lpc_pipe::policy::{Policy, examine, flips, folder};
@@ -60,7 +60,17 @@ fn a_bias_is_lpc_with_one_code() {
     let vector = numbers(&coded.lpc.as_ref().unwrap().vectors().unwrap().unwrap());
     let param = bias.params.get(bias.params.position("lpc.bias").unwrap());
     param.var.set(&Tensor::new(vector.as_slice(), &Device::Cpu).unwrap()).unwrap();
-    let (a, b) = (examine(&coded, &rows, |_| ()).unwrap(), examine(&bias, &rows, |_| ()).unwrap());
+    let (mut a, b) = (examine(&coded, &rows, |_| ()).unwrap(), examine(&bias, &rows, |_| ()).unwrap());
+    // The one code alone is what the prior makes of it; a bias is no code.
+    for example in &mut a {
+        let alone = std::mem::take(&mut example.code_logps);
+        close(
+            "alone",
+            &alone.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(),
+            &[example.logps.0, example.logps.1],
+            1e-5,
+        );
+    }
     assert_eq!(a, b);
     let reference = some_reference(&rows);
     for name in [ObjectiveKind::Dpo, ObjectiveKind::Simpo] {
@@ -129,6 +139,26 @@ fn evaluation_takes_the_priors_expected_z() {
         };
         assert_eq!(of("0") == of("1"), !kind.inferred(), "{kind:?}");
         assert_eq!(of("0"), of("0"));
+    }
+}
+
+#[test]
+fn noise_is_random_in_training_and_nothing_in_evaluation() {
+    let rows = pairs(5);
+    let (reference, dpo) = (some_reference(&rows), objective(ObjectiveKind::Dpo));
+    let bare = policy::<f64>(&llama(true), &plain());
+    for code_space in [CodeSpace::Hidden, CodeSpace::Vocabulary] {
+        let noisy = policy::<f64>(&llama(true), &LpcConfig { code_space, ..latent(LatentKind::Noise) });
+        assert_eq!(noisy.params.len(), bare.params.len());
+        assert_eq!(examine(&noisy, &rows, |_| ()).unwrap(), examine(&bare, &rows, |_| ()).unwrap());
+        let of = |policy: &Policy<f64>, occasion| {
+            let pass = lpc_pipe::train::step::Pass { occasion, ..pass(&dpo, MIDDLE, 5) };
+            value(policy, &rows, &reference, &pass).0
+        };
+        assert_eq!(of(&noisy, "0"), of(&noisy, "0"));
+        assert!((of(&noisy, "0") - of(&noisy, "1")).abs() > 1e-6 && (of(&noisy, "0") - of(&bare, "0")).abs() > 1e-6);
+        let found = crate::policies::gradients(&noisy, &rows, &reference, &pass(&dpo, MIDDLE, 5), 5);
+        assert_eq!(found.len(), bare.params.len());
     }
 }
 

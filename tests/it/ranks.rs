@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Pooling};
+use lpc_pipe::lpc::{Features, Inference, LatentKind, LpcConfig, Pooling};
 use lpc_pipe::model::Gradients;
 use lpc_pipe::objective::ObjectiveKind;
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
@@ -116,11 +116,11 @@ fn config(out: &str, ranks: usize) -> TrainConfig {
         out: place(out).display().to_string(),
         batch: 6 / ranks,
         accumulate: 2,
-        epochs: 2.0,
+        epochs: 1.0,
         lr: 1e-3,
         eval_every: 3,
         checkpoint_every: 2,
-        lpc: LpcConfig { codes: 4, balance: 0.1, ..LpcConfig::default() },
+        lpc: LpcConfig { codes: 4, balance: 0.1, warmup: 1.0, ..LpcConfig::default() },
         ..TrainConfig::default()
     }
 }
@@ -185,7 +185,13 @@ fn other_ways_of_tuning_and_other_latents_are_shared_too() {
     let cases = [
         ("lora", TrainConfig { tune: Tune::Lora, ..config("", 1) }),
         ("head", TrainConfig { tune: Tune::Head, ..config("", 1) }),
-        ("exact", TrainConfig { lpc: LpcConfig { exact: true, ..lpc.clone() }, ..config("", 1) }),
+        (
+            "exact",
+            TrainConfig {
+                lpc: LpcConfig { exact: true, inference: Inference::Amortised, ..lpc.clone() },
+                ..config("", 1)
+            },
+        ),
         (
             "gaussian",
             TrainConfig { lpc: LpcConfig { latent: LatentKind::Gaussian, ..LpcConfig::default() }, ..config("", 1) },

@@ -74,10 +74,11 @@ impl Ground {
             out: self.place(out).display().to_string(),
             batch: PER_STEP / 2,
             accumulate: 2,
-            epochs: 2.0,
+            epochs: 1.0,
             lr: 2e-3,
             weight_decay: 0.01,
-            lpc: LpcConfig { codes: 4, ..LpcConfig::default() },
+            // Stops fall into the warm-up and behind it.
+            lpc: LpcConfig { codes: 4, warmup: 1.0, ..LpcConfig::default() },
             ..TrainConfig::default()
         }
     }

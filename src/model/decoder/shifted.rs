@@ -97,8 +97,8 @@ impl<T: Real> Decoder<T> {
             }
             Shifts::Biases(biases, tokens) => match self.parts() {
                 Some(parts) => {
-                    let biases = (self.dense(biases, tokens)?, pair_of.to_vec());
-                    Ok(parts.token_logps_biased::<T>(h, &biases, targets, gradients)?)
+                    let biases = self.dense(biases, tokens)?;
+                    Ok(parts.token_logps::<T>(h, Some((&biases, pair_of)), targets, gradients)?)
                 }
                 None => self.scored(h, shifts, Some(pair_of.to_vec()), targets, reach, gradients),
             },

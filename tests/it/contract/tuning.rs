@@ -151,7 +151,9 @@ fn settings_of_another_tuning_are_faults() {
     for (flags, said) in [
         ("--lora-rank 4", "train.lora.rank: has no effect without tune = \"lora\""),
         ("--tune head --lora-targets q_proj", "train.lora.targets: has no effect"),
-        ("--tune lora --set train.head.memory_mb=1", "train.head.memory_mb: has no effect without tune = \"head\""),
+        ("--latent none --set train.head.memory_mb=1", "train.head.memory_mb: has no effect without tune \"head\""),
+        ("--tune latent --latent none", "\"latent\" needs a latent that is trained"),
+        ("--tune latent --set train.lpc.warmup=1", "train.lpc.warmup: has no effect with tune \"latent\""),
         ("--tune lora --lora-targets q_pro", "unknown layer \"q_pro\"; did you mean `q_proj`?"),
         ("--tune lora --lora-targets all-linear --lora-targets v_proj", "no effect"),
         ("--tune lora --lora-alpha -1", "train.lora.alpha"),
@@ -160,6 +162,49 @@ fn settings_of_another_tuning_are_faults() {
         let output = sandbox.ends(2, &format!("train --data data --out run {flags}"));
         assert!(output.stderr.contains(said), "{flags}: {}", output.stderr);
     }
+}
+
+#[test]
+fn a_latent_part_alone_names_its_base_and_is_taken_everywhere() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok("train --data data --model tiny:16x1 --objective sft --max-steps 3 --lr 1e-3 --out sft --quiet");
+    let train = "train --data data --model sft/model --tune latent --codes 3 --batch 8 --epochs 2 --quiet";
+    sandbox.ok(&format!("{train} --out run"));
+    let mut files = sandbox.files("run/model");
+    files.retain(|f| f.starts_with("lpc_") || f.ends_with(".safetensors") || f == "config.json");
+    assert_eq!(files, ["lpc_base.json", "lpc_config.json", "lpc_model.safetensors"]);
+    let base = sandbox.json("run/model/lpc_base.json");
+    assert!(base["base_model_name_or_path"].as_str().unwrap().ends_with("sft/model"), "{base}");
+    // Its numbers are found again by score, and in an export that stands alone.
+    sandbox.ok("score --data data --model run/model --out scores.parquet");
+    sandbox.ok("export --run run --out whole --as hf");
+    sandbox.ok("score --data data --model whole --out again.parquet");
+    let posteriors = sandbox.parquet("run/posteriors.parquet");
+    let (scores, again) = (sandbox.parquet("scores.parquet"), sandbox.parquet("again.parquet"));
+    for column in ["logps_chosen", "logps_rejected"] {
+        let wanted = numbers(&posteriors, column);
+        for found in [&scores, &again] {
+            assert!(numbers(found, column).iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-2), "{column}");
+        }
+        // The codes count: the base alone gives other numbers.
+        let plain = numbers(&posteriors, &format!("ref_{}_logps", &column["logps_".len()..]));
+        assert!(plain.iter().zip(&wanted).any(|(a, b)| (a - b).abs() > 1e-2));
+    }
+    sandbox.ok("report run");
+    // A second run takes the hidden states from their file, and ends the same.
+    sandbox.ok(&format!("{train} --out twin"));
+    assert_eq!(sandbox.bytes("twin/posteriors.parquet"), sandbox.bytes("run/posteriors.parquet"));
+    // A base that changed under its name is refused.
+    sandbox.ok("train --data data --model tiny:16x1 --objective sft --max-steps 4 --lr 2e-3 --out other --quiet");
+    std::fs::rename(sandbox.path("sft/model"), sandbox.path("sft/before")).unwrap();
+    std::fs::rename(sandbox.path("other/model"), sandbox.path("sft/model")).unwrap();
+    let refused = sandbox.ends(1, "score --data data --model run/model --out no.parquet");
+    assert!(refused.stderr.contains("trained over other weights"), "{}", refused.stderr);
+    // A base made from the seed has no name: it stands beside the latent part.
+    sandbox.ok("train --data data --model tiny:16x1 --tune latent --codes 3 --max-steps 2 --out seeded --quiet");
+    assert!(sandbox.exists("seeded/model/base/model.safetensors"));
+    sandbox.ok("score --data data --model seeded/model --out seeded.parquet");
 }
 
 #[test]
