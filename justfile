@@ -48,9 +48,12 @@ smollm2 PAIRS NAME:
     scripts/fetch_smollm2.sh models
     scripts/real.sh {{ PAIRS }} {{ NAME }}
 
-# The study on planted data that the README's results come from.
-study:
-    scripts/study.sh
+# The study on planted data of docs/results.md; hours.
+study: _python
+    cargo build --release
+    scripts/study.sh runs/study
+    target/fixtures/bin/pip install --quiet pyarrow
+    target/fixtures/bin/python scripts/study_table.py runs/study
 
 # Record the numbers that the parity tests compare with; needs python3 and the model of scripts/fetch_smollm2.sh.
 fixtures:

@@ -43,25 +43,33 @@ fn read(folder: &Path) -> Result<Base> {
 /// [`Error::Model`] where it is at none of these places.
 pub fn source(folder: &Path) -> Result<ModelSource> {
     let base = read(folder)?;
-    let name = &base.base_model_name_or_path;
-    let places = [PathBuf::from(name), folder.join(name), folder.join(peft::BASE)];
-    let place = places.iter().enumerate().find(|(i, p)| (*i == 2 || !name.is_empty()) && p.exists()).map(|(_, p)| p);
-    let found = match place {
-        Some(place) => ModelSource::resolve(&place.display().to_string()),
-        None if crate::hub::looks_like_id(name) && !name.contains('@') && !base.revision.is_empty() => {
-            ModelSource::resolve(&format!("{name}@{}", base.revision))
-        }
-        None => ModelSource::resolve(name),
-    };
     let lost = |why: String| {
+        let name = &base.base_model_name_or_path;
         let what = format!("the model {name:?} that the latent part was trained over is not to be had: {why}");
         Error::model(folder.display().to_string(), what)
             .with_hint(format!("set base_model_name_or_path in {} to its folder or hub id", run::LPC_BASE))
     };
-    match found {
+    match locate(folder, &base.base_model_name_or_path, &base.revision) {
         Ok(ModelSource::Folder(base)) if is_latent_alone(&base) => Err(lost("that is a latent part itself".into())),
         Ok(source) => Ok(source),
         Err(error) => Err(lost(error.to_string())),
+    }
+}
+
+/// What a folder that needs a base model names: a folder or file, as seen from here or from that folder, the folder
+/// `base` in it, or a hub id at a revision.
+///
+/// # Errors
+/// [`Error::Model`] where it is none of these.
+pub(super) fn locate(folder: &Path, name: &str, revision: &str) -> Result<ModelSource> {
+    let places = [PathBuf::from(name), folder.join(name), folder.join(peft::BASE)];
+    let place = places.iter().enumerate().find(|(i, p)| (*i == 2 || !name.is_empty()) && p.exists()).map(|(_, p)| p);
+    match place {
+        Some(place) => ModelSource::resolve(&place.display().to_string()),
+        None if crate::hub::looks_like_id(name) && !name.contains('@') && !revision.is_empty() => {
+            ModelSource::resolve(&format!("{name}@{revision}"))
+        }
+        None => ModelSource::resolve(name),
     }
 }
 

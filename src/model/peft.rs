@@ -3,7 +3,7 @@
 //! What PEFT knows and this program does not is refused by name: an adapter is applied exactly or not at all.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
@@ -91,20 +91,11 @@ pub fn base_name(folder: &Path) -> Result<(String, String)> {
 /// [`Error::Model`] where it is at none of these places.
 pub fn base_source(folder: &Path) -> Result<ModelSource> {
     let (name, revision) = base_name(folder)?;
-    let places = [PathBuf::from(&name), folder.join(&name), folder.join(BASE)];
-    let place = places.iter().enumerate().find(|(i, p)| (*i == 2 || !name.is_empty()) && p.exists()).map(|(_, p)| p);
-    let found = match place {
-        Some(place) => ModelSource::resolve(&place.display().to_string()),
-        None if crate::hub::looks_like_id(&name) && !name.contains('@') && !revision.is_empty() => {
-            ModelSource::resolve(&format!("{name}@{revision}"))
-        }
-        None => ModelSource::resolve(&name),
-    };
     let lost = |why: String| {
         Error::model(folder.display().to_string(), format!("the adapter's base model {name:?} is not to be had: {why}"))
             .with_hint(format!("set base_model_name_or_path in {CONFIG} to the folder or hub id of the base"))
     };
-    match found {
+    match super::base::locate(folder, &name, &revision) {
         Ok(ModelSource::Folder(base)) if is_adapter(&base) => Err(lost("that is an adapter itself".into())),
         Ok(source) => Ok(source),
         Err(error) => Err(lost(error.to_string())),

@@ -71,6 +71,28 @@ impl<T: Real> Columns<'_, T> {
         logits
     }
 
+    /// Adds what the gradient of a chunk's logits gives the rows and the columns, each where it is wanted.
+    ///
+    /// # Shapes
+    /// h, dh (R,H) · dlogits (R,width) · dw (C,H).
+    pub fn back(
+        &self,
+        h: &Rows<'_, T>,
+        dlogits: &[T],
+        (at, width): (usize, usize),
+        dh: Option<&mut [T]>,
+        dw: Option<&mut [T]>,
+    ) {
+        let part = at * self.hidden..(at + width) * self.hidden;
+        let dlogits = h.like(dlogits, self.rows());
+        if let Some(dh) = dh {
+            linear::backward_input(&dlogits, &self.w[part.clone()], dh, true);
+        }
+        if let Some(dw) = dw {
+            linear::backward_weight(&dlogits, h, &mut dw[part]);
+        }
+    }
+
     /// A row's target within a chunk.
     pub fn target(&self, row: usize, (at, width): (usize, usize)) -> Option<usize> {
         (self.targets[row] as usize).checked_sub(at).filter(|&i| i < width)

@@ -4,7 +4,6 @@
 use rayon::prelude::*;
 
 use super::columns::{Columns, Scores};
-use super::linear;
 use super::real::Real;
 use super::rows::Rows;
 use super::vector;
@@ -103,14 +102,7 @@ pub fn backward<T: Real>(
                 vector::add(&mut out[at..at + width], &logits[row * width..(row + 1) * width]);
             }
         });
-        let part = at * columns.hidden..(at + width) * columns.hidden;
-        let dlogits = h.like(logits, rows);
-        if rows_wanted {
-            linear::backward_input(&dlogits, &columns.w[part.clone()], &mut dh, true);
-        }
-        if let Some(dw) = dw.as_deref_mut() {
-            linear::backward_weight(&dlogits, &h, &mut dw[part]);
-        }
+        columns.back(&h, logits, chunk, rows_wanted.then_some(&mut dh[..]), dw.as_deref_mut());
     }
     Scores { shifts: dbiases, rows: dh }
 }

@@ -15,7 +15,6 @@
 use rayon::prelude::*;
 
 use super::columns::{Columns, Scores};
-use super::linear;
 use super::real::Real;
 use super::rows::{Precision, Rows};
 use super::vector;
@@ -189,14 +188,7 @@ pub fn backward<T: Real>(
                 logits[row * width + i] += total;
             }
         }
-        let part = at * columns.hidden..(at + width) * columns.hidden;
-        let dlogits = h.like(logits, rows);
-        if rows_wanted {
-            linear::backward_input(&dlogits, &columns.w[part.clone()], &mut dh, true);
-        }
-        if let Some(dw) = dw.as_deref_mut() {
-            linear::backward_weight(&dlogits, &h, &mut dw[part]);
-        }
+        columns.back(&h, logits, chunk, rows_wanted.then_some(&mut dh[..]), dw.as_deref_mut());
     }
     Scores { shifts: dshifts, rows: dh }
 }

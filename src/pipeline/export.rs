@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::manifest::Manifest;
-use crate::model::{load, peft, save};
+use crate::model::{base, load, peft, save};
 use crate::progress::Progress;
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
@@ -134,7 +134,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     }
     let model = from.join(run::MODEL);
     let adapter = peft::is_adapter(&model);
-    if !adapter && !model.join("config.json").is_file() {
+    if !adapter && !base::is_latent_alone(&model) && !model.join("config.json").is_file() {
         return Err(Error::artifact(&model, "no model").with_hint("train with train.save_model = true keeps it"));
     }
     if config.form == ExportAs::Peft && !adapter {
@@ -190,6 +190,8 @@ fn merged(config: &ExportConfig, model: &Path, manifest: &Manifest, out: &Path) 
 fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
     let source = if peft::is_adapter(model) {
         peft::base_source(model)?
+    } else if base::is_latent_alone(model) {
+        base::source(model)?
     } else {
         ModelSource::resolve(manifest.config["model"].as_str().unwrap_or_default())?
     };

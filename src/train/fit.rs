@@ -194,7 +194,7 @@ pub fn fit<T: Real>(
         let stop = peers.any(progress.interrupted())?;
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         // A run that a limit ends before its epochs do can go on later.
-        let capped = last && plan.steps < plan.horizon;
+        let capped = last && plan.steps < plan.warm + plan.horizon;
         // Evaluating a long run takes its time too, and should not cost the training when it is cut short.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
         if ((due && !last) || capped || long || (stop && !last)) && peers.first() {

@@ -271,7 +271,7 @@ fn pairs_of_a_prompt_have_one_posterior_in_the_run_folder() {
     sandbox.synth(40);
     sandbox.ok("prepare --input raw --out data --pairs best-vs-each --quiet");
     let train = "train --data data --model tiny:16x1 --codes 3 --epochs 1 --lr 1e-3 --quiet \
-                 --set train.lpc.group=prompt --set train.lpc.warmup=1";
+                 --set train.lpc.group=prompt --set train.lpc.warmup=1 --set train.lpc.balance=0";
     let refused = sandbox.ends(2, &format!("{train} --batch 2 --out small"));
     assert!(refused.stderr.contains("train.batch: a prompt has 3 pairs"), "{}", refused.stderr);
     sandbox.ok(&format!("{train} --batch 8 --out run"));
