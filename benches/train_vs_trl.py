@@ -21,12 +21,15 @@ import tempfile
 import time
 from pathlib import Path
 
+# Steps of the whole model: those of the codes alone come first otherwise, and are quicker.
+WHOLE = ["--set", "train.lpc.warmup=0"]
+
 OURS = {
-    "LPC-DPO, bf16": ["--precision", "bf16", "--latent", "lpc"],
+    "LPC-DPO, bf16": ["--precision", "bf16", "--latent", "lpc", *WHOLE],
     "DPO, bf16": ["--precision", "bf16", "--latent", "none"],
-    "LPC-DPO, bf16, head only": ["--precision", "bf16", "--latent", "lpc", "--tune", "head"],
-    "LPC-DPO, bf16, recomputed": ["--precision", "bf16", "--latent", "lpc", "--set", "train.recompute=true"],
-    "LPC-DPO, f32": ["--precision", "f32", "--latent", "lpc"],
+    "LPC-DPO, bf16, head only": ["--precision", "bf16", "--latent", "lpc", *WHOLE, "--tune", "head"],
+    "LPC-DPO, bf16, recomputed": ["--precision", "bf16", "--latent", "lpc", *WHOLE, "--set", "train.recompute=true"],
+    "LPC-DPO, f32": ["--precision", "f32", "--latent", "lpc", *WHOLE],
 }
 TRL = {
     "TRL DPO, bf16, reference precomputed": ["--bf16", "--precompute-ref"],
@@ -122,7 +125,7 @@ def scaling(args, folder, results):
         name = f"length {length}, batch {batch}"
         data = prepare(args.program, args.model, pairs(args.scaling_steps * batch, length), folder / f"d{length}-{batch}", length)
         found = ours(args.program, args.model, data, folder / f"r{length}-{batch}", batch, args.scaling_steps,
-                     ["--precision", "bf16", "--latent", "lpc"])
+                     ["--precision", "bf16", "--latent", "lpc", *WHOLE])
         results[name] = found
         show(name, found)
 

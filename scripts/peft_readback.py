@@ -140,7 +140,7 @@ def ours_to_python(g):
     model = AutoPeftModelForCausalLM.from_pretrained(g.work / "seeded/model")
     g.compare("over a base made from the seed", g.table("seeded/posteriors.parquet"), g.python(model))
     # The latent part stands beside, and PEFT passes it by.
-    g.run("train --data data --model base/model --out coded --tune lora --max-steps 4 --batch 8 --lr 1e-2 --codes 3")
+    g.run("train --data data --model base/model --out coded --tune lora --max-steps 4 --batch 8 --lr 1e-2 --codes 3 --set train.lpc.warmup=0")
     PeftModel.from_pretrained(load(g.base), g.work / "coded/model")
 
 
