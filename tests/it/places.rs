@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 use lpc_pipe::batch::{PairBatch, Sides, TokenRow};
-use lpc_pipe::lpc::{Basis, Features, LatentKind, LpcConfig, Pooling};
+use lpc_pipe::lpc::{Basis, Features, Inference, LatentKind, LpcConfig, Pooling};
 use lpc_pipe::model::{Gradients, LlamaConfig, Params, Place};
 use lpc_pipe::nn::{Precision, Real};
 use lpc_pipe::objective::ObjectiveKind;
@@ -82,6 +82,10 @@ fn composed_operations_see_windows_and_every_latent() {
     // Rows see three positions in the second layer alone.
     let windowed = LlamaConfig { sliding_window: 3, first_windowed_layer: 1, ..llama(true) };
     agree::<f64>("windows", &plain(), &windowed, 1e-10);
+    let ours = LpcConfig { codes: 3, prior_dropout: 0.0, latent: LatentKind::Lpc, ..LpcConfig::default() };
+    agree::<f64>("biases of tokens", &ours, &llama(true), 1e-10);
+    let sampled = LpcConfig { inference: Inference::Amortised, ..ours };
+    agree::<f64>("biases of tokens, sampled", &sampled, &llama(false), 1e-10);
     let lpc = codes(Features::Concat, Pooling::Mean);
     agree::<f64>("exact", &LpcConfig { exact: true, ..lpc.clone() }, &llama(true), 1e-10);
     for latent in [LatentKind::Gaussian, LatentKind::Mlp, LatentKind::Bias] {
