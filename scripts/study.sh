@@ -11,7 +11,8 @@ set -euo pipefail
 out="${1:-runs/study}"
 program="${LPC_PIPE:-target/release/lpc-pipe}"
 seeds="${SEEDS:-1 2 3 4 5}"
-runs="${RUNS:-dpo lpc latent dpo-long ipo lpc-ipo simpo lpc-simpo one-code static mlp bias noise flips-dpo flips-rdpo flips-latent}"
+runs="${RUNS:-dpo lpc latent dpo-long ipo latent-ipo lpc-ipo simpo latent-simpo lpc-simpo one-code static mlp bias noise flips-dpo flips-rdpo flips-latent
+flips-lpc}"
 mkdir -p "$out"
 
 # run NAME DATA SEED ARGS...: one run folder, small enough to keep.
@@ -41,10 +42,13 @@ for seed in $seeds; do
         both=(--lr 3e-3 --epochs 2 --codes 16)
         case "$name" in
             dpo) run "$name" data "$seed" --objective dpo --latent none --lr 3e-3 --epochs 2 ;;
-            dpo-long) run "$name" data "$seed" --objective dpo --latent none --lr 3e-3 --epochs 6 ;;
+            dpo-long) run "$name" data "$seed" --objective dpo --latent none --lr 3e-3 --epochs 10 ;;
             lpc) run "$name" data "$seed" --objective dpo --latent lpc "${both[@]}" ;;
             latent) run "$name" data "$seed" --objective dpo --latent lpc "${alone[@]}" ;;
             ipo | simpo) run "$name" data "$seed" --objective "$name" --latent none --lr 3e-3 --epochs 2 ;;
+            latent-ipo | latent-simpo)
+                run "$name" data "$seed" --objective "${name#latent-}" --latent lpc "${alone[@]}"
+                ;;
             lpc-ipo | lpc-simpo) run "$name" data "$seed" --objective "${name#lpc-}" --latent lpc "${both[@]}" ;;
             one-code) run "$name" data "$seed" --objective dpo --latent lpc --tune latent --epochs 4 --codes 1 ;;
             static)
@@ -61,6 +65,10 @@ for seed in $seeds; do
                 ;;
             flips-latent)
                 run "$name" flips "$seed" --objective mix --latent lpc "${alone[@]}" \
+                    --set train.objective.label_smoothing=0.2
+                ;;
+            flips-lpc)
+                run "$name" flips "$seed" --objective mix --latent lpc "${both[@]}" \
                     --set train.objective.label_smoothing=0.2
                 ;;
             *)

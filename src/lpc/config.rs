@@ -213,6 +213,9 @@ pub struct LpcConfig {
     pub temperature_schedule: Schedule,
     /// How g moves.
     pub g: Mixture,
+    /// With `bayes`: share of the loss that is the objective under the prior's expected z, which is what evaluation and
+    /// generation take; the rest is the marginal. It stands for g.
+    pub expected_weight: f64,
     /// What represents a response to the posterior's network.
     pub pooling: Pooling,
     /// How the two responses are joined.
@@ -241,7 +244,8 @@ pub struct LpcConfig {
     /// Tokens on which codes act, the most frequent of the training responses first.
     pub code_tokens: usize,
     /// Size of the codes at the start: the standard deviation of the reward margin (beta times the difference of
-    /// log-ratios, as the objective takes it) that a fresh code gives a training pair. Also the size of `noise`.
+    /// log-ratios, as the objective takes it) that a fresh code gives a training pair; for IPO, whose margins end at 1/2,
+    /// a quarter of that. Also the size of `noise`.
     pub code_init: f64,
     /// Learning rate of the codes, in the same unit.
     pub code_lr: f64,
@@ -275,6 +279,7 @@ impl Default for LpcConfig {
             temperature_end: 1.0,
             temperature_schedule: Schedule::Constant,
             g: Mixture::Linear,
+            expected_weight: 0.5,
             pooling: Pooling::Mean,
             features: Features::Concat,
             exact: false,
@@ -394,6 +399,8 @@ impl LpcConfig {
         let dropout = config.prior_dropout;
         check((0.0..1.0).contains(&dropout), "prior_dropout", format!("expected 0 to below 1, got {dropout}"));
         let warmup = config.kl_warmup;
+        let share = config.expected_weight;
+        check((0.0..=1.0).contains(&share), "expected_weight", format!("expected 0 to 1, got {share}"));
         check((0.0..=1.0).contains(&warmup), "kl_warmup", format!("expected 0 to 1, got {warmup}"));
         for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
             check(value > 0.0 && value.is_finite(), key, format!("expected a number above 0, got {value}"));
@@ -407,8 +414,7 @@ impl LpcConfig {
         let (a, b) = (self.temperature, self.temperature_end);
         Moment {
             g: match self.g {
-                // Nothing moves where the posterior is Bayes' own.
-                _ if self.bayesian() => 0.0,
+                _ if self.bayesian() => self.expected_weight,
                 Mixture::Linear => t,
                 Mixture::Posterior => 0.0,
                 Mixture::Prior => 1.0,

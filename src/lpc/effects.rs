@@ -52,7 +52,7 @@ fn learned(kind: LatentKind) -> bool {
 }
 
 /// Every setting but the latent's name, in the order of the struct.
-const SETTINGS: [Setting; 30] = [
+const SETTINGS: [Setting; 31] = [
     setting!(codes, sized),
     setting!(inference, summed),
     setting!(group, summed),
@@ -62,6 +62,7 @@ const SETTINGS: [Setting; 30] = [
     setting!(temperature_end, LatentKind::coded),
     setting!(temperature_schedule, LatentKind::coded),
     setting!(g, LatentKind::inferred),
+    setting!(expected_weight, summed),
     setting!(pooling, LatentKind::inferred),
     setting!(features, LatentKind::inferred),
     setting!(exact, summed),
@@ -123,8 +124,13 @@ fn idle_together(config: &LpcConfig) -> Vec<(&'static str, String)> {
         let why = "has no effect with inference \"bayes\"";
         let sampled = ["temperature", "temperature_end", "temperature_schedule", "g", "pooling", "features", "exact"];
         found.extend(sampled.into_iter().filter(|key| set(key)).map(|key| (key, why.to_string())));
-    } else if config.group == Grouping::Prompt {
-        found.push(("group", "\"prompt\" needs inference \"bayes\"".to_string()));
+    } else {
+        if config.group == Grouping::Prompt {
+            found.push(("group", "\"prompt\" needs inference \"bayes\"".to_string()));
+        }
+        if set("expected_weight") {
+            found.push(("expected_weight", "has no effect without inference \"bayes\"; see g".to_string()));
+        }
     }
     if config.active() && sized(config.latent) {
         if !config.prior_input.states() {
@@ -186,6 +192,7 @@ mod tests {
             temperature_end: 0.5,
             temperature_schedule: Schedule::Linear,
             g: Mixture::Prior,
+            expected_weight: 0.2,
             pooling: Pooling::Last,
             features: Features::Difference,
             exact: true,
@@ -233,15 +240,17 @@ mod tests {
         let temperatures = ["temperature", "temperature_end", "temperature_schedule"];
         let shared = |latent| keys(&everything(latent));
         // exact = true needs no temperature, amortised posteriors know no groups, hidden codes act on no tokens.
-        let lpc = [&["group", "code_tokens"][..], &temperatures].concat();
+        let lpc = [&["group", "expected_weight", "code_tokens"][..], &temperatures].concat();
         assert_eq!(shared(L::Lpc), lpc);
         assert_eq!(shared(L::LpcReliable), lpc);
-        assert_eq!(shared(L::LpcHard), ["inference", "group", "exact", "code_tokens"]);
-        let first = [&["inference", "group"][..], &temperatures, &["exact", "balance", "code_tokens"]].concat();
+        assert_eq!(shared(L::LpcHard), ["inference", "group", "expected_weight", "exact", "code_tokens"]);
+        let first =
+            [&["inference", "group"][..], &temperatures, &["expected_weight", "exact", "balance", "code_tokens"]]
+                .concat();
         assert_eq!(shared(L::Gaussian), first);
         let mlp = ["inference", "group", "kl_weight", "kl_warmup"].iter().chain(&temperatures);
-        let mlp =
-            mlp.chain(&["g", "pooling", "features", "exact", "prior_width", "head_init", "balance", "code_tokens"]);
+        let mlp = mlp.chain(&["g", "expected_weight", "pooling", "features", "exact"]);
+        let mlp = mlp.chain(&["prior_width", "head_init", "balance", "code_tokens"]);
         assert_eq!(shared(L::Mlp), mlp.copied().collect::<Vec<_>>());
         let all = SETTINGS.len() - 2;
         // Space, tokens (idle in hidden space), codes' rate, networks' rate, warm-up.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! so that the sums of all codes are one product of p (R,V) with the exponentials of the shifts (V,K): each row's
-//! logits are exponentiated once and not K times. Nothing of size (R,V) or (R,K,V) is stored.
+//! logits are exponentiated once and not K times. Nothing of size (R,V) or (R,K,V) is stored. Each row may take one
+//! more shift, that of its pair, by a product of two vectors.
 //!
 //! Exponentials of a shift are taken relative to its largest entry. A sum can only lose what counts where a shift's
 //! entries are further apart than [`SPREAD`]: [`fits`] says whether they are not.
@@ -24,15 +25,33 @@ const ROWS: usize = 16;
 /// Largest distance between the entries of one shift, in logits: beyond it products of exponentials leave float32.
 pub const SPREAD: f64 = 80.0;
 
+/// Which rows take which of the shifts (S,C).
+#[derive(Debug, Clone, Copy)]
+pub struct Taken<'a> {
+    /// K: the first so many are for every row.
+    pub shared: usize,
+    /// Row r also takes the shift `K + own[r]`; none: it does not.
+    pub own: Option<&'a [u32]>,
+}
+
+impl Taken<'_> {
+    /// Shifts of one row.
+    pub fn of_row(&self) -> usize {
+        self.shared + usize::from(self.own.is_some())
+    }
+}
+
 /// Result of [`forward`], and what [`backward`] needs of it.
 #[derive(Debug)]
 pub struct Scored<T> {
-    /// Log-probability of each row's target under each shift (R,K), nats.
+    /// Log-probability of each row's target under each shift that it takes (R,K), its own behind them (R,K+1); nats.
     pub logps: Vec<T>,
     /// Each row's largest logit (R).
     largest: Vec<T>,
-    /// Sums of exponentials relative to both maxima (R,K).
+    /// Sums of exponentials under the shared shifts, relative to both maxima (R,K).
     sums: Vec<T>,
+    /// The same under each row's own shift (R), where it takes one.
+    own: Vec<T>,
 }
 
 /// Whether these shifts (K,C), each row a code's, are near enough to be summed by a product.
@@ -64,90 +83,119 @@ fn chunk_of<T: Real>(all: &[T], columns: usize, (at, width): (usize, usize)) -> 
     all.chunks_exact(columns).flat_map(|row| &row[at..at + width]).copied().collect()
 }
 
-/// `log_softmax(W h_r + s_k)[target_r]` for every row and shift.
+/// `log_softmax(W h_r + s_k)[target_r]` for every row and every shift that it takes.
 ///
 /// # Shapes
-/// h (R,H) · shifts (K,C).
-pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, shifts: &[T]) -> Scored<T> {
-    let (rows, count) = (columns.rows(), columns.count());
-    let k = shifts.len() / count.max(1);
+/// h (R,H) · shifts (S,C).
+pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, shifts: &[T], taken: Taken<'_>) -> Scored<T> {
+    let (rows, count, k) = (columns.rows(), columns.count(), taken.shared);
     let (tops, exp) = exponentials(columns, shifts);
     let h = Rows::new(h, rows, columns.precision);
+    let own_of = |row: usize| taken.own.map(|own| k + own[row] as usize);
     let mut picked = columns.known_targets();
-    let (mut largest, mut sums) = match columns.others {
+    let (mut largest, mut sums, mut own) = match columns.others {
         // The others count as one exponential, of their log-sum-exp.
         Some(others) => {
             let each: Vec<T> = tops.iter().map(|&top| (-top).exp_fast()).collect();
-            (others.lse.to_vec(), each.repeat(rows))
+            let own = (0..rows).filter_map(|row| own_of(row).map(|shift| each[shift])).collect();
+            (others.lse.to_vec(), each[..k].repeat(rows), own)
         }
-        None => (vec![T::neg_infinity(); rows], vec![T::zero(); rows * k]),
+        None => {
+            let own = vec![T::zero(); taken.own.map_or(0, <[u32]>::len)];
+            (vec![T::neg_infinity(); rows], vec![T::zero(); rows * k], own)
+        }
     };
     let mut room = columns.room();
     for chunk in columns.chunks() {
-        let width = chunk.1;
+        let (at, width) = chunk;
         let logits = columns.logits(&h, chunk, &mut room);
         for (row, picked) in picked.iter_mut().enumerate() {
             if let Some(i) = columns.target(row, chunk) {
                 *picked = logits[row * width + i];
             }
         }
-        logits
-            .par_chunks_mut(ROWS * width)
-            .zip(largest.par_chunks_mut(ROWS))
-            .zip(sums.par_chunks_mut(ROWS * k))
-            .for_each(|((logits, largest), sums)| {
-                let rows = logits.chunks_exact_mut(width).zip(largest).zip(sums.chunks_exact_mut(k));
-                for ((row, largest), sums) in rows {
-                    let top = vector::max(*largest, row);
-                    let scale = (*largest - top).exp_fast();
-                    sums.iter_mut().for_each(|sum| *sum *= scale);
-                    vector::exponentials(row, T::one(), top);
-                    *largest = top;
-                }
+        // How much smaller earlier sums become, row by row.
+        let mut scales = vec![T::one(); rows];
+        let tasks =
+            logits.par_chunks_mut(ROWS * width).zip(largest.par_chunks_mut(ROWS)).zip(scales.par_chunks_mut(ROWS));
+        tasks.for_each(|((logits, largest), scales)| {
+            for ((row, largest), scale) in logits.chunks_exact_mut(width).zip(largest).zip(scales) {
+                let top = vector::max(*largest, row);
+                *scale = (*largest - top).exp_fast();
+                vector::exponentials(row, T::one(), top);
+                *largest = top;
+            }
+        });
+        let logits: &[T] = logits;
+        own.par_chunks_mut(ROWS).enumerate().for_each(|(task, own)| {
+            for (i, sum) in own.iter_mut().enumerate() {
+                let row = task * ROWS + i;
+                let Some(shift) = own_of(row) else { continue };
+                let exp = &exp[shift * count + at..][..width];
+                *sum = *sum * scales[row] + vector::dot(&logits[row * width..][..width], exp);
+            }
+        });
+        if k > 0 {
+            sums.chunks_exact_mut(k).zip(&scales).for_each(|(sums, &scale)| {
+                sums.iter_mut().for_each(|sum| *sum *= scale);
             });
-        let exp = chunk_of(&exp, count, chunk);
-        // float32 always: these are sums of probabilities, not of features.
-        Rows::new(logits, rows, Precision::F32).times_transposed(&Rows::new(&exp, k, Precision::F32), &mut sums, true);
-    }
-    let mut logps = vec![T::zero(); rows * k];
-    for (row, logps) in logps.chunks_exact_mut(k.max(1)).enumerate() {
-        let target = columns.targets[row] as usize;
-        for (code, logp) in logps.iter_mut().enumerate() {
-            let shift = if target < count { shifts[code * count + target] } else { T::zero() };
-            *logp = picked[row] + shift - largest[row] - tops[code] - sums[row * k + code].ln();
+            let exp = chunk_of(&exp[..k * count], count, chunk);
+            // float32 always: these are sums of probabilities, not of features.
+            let exp = Rows::new(&exp, k, Precision::F32);
+            Rows::new(logits, rows, Precision::F32).times_transposed(&exp, &mut sums, true);
         }
     }
-    Scored { logps, largest, sums }
+    let mut logps = Vec::with_capacity(rows * taken.of_row());
+    for row in 0..rows {
+        let target = columns.targets[row] as usize;
+        let logp = |shift: usize, sum: T| {
+            let at_target = if target < count { shifts[shift * count + target] } else { T::zero() };
+            picked[row] + at_target - largest[row] - tops[shift] - sum.ln()
+        };
+        logps.extend((0..k).map(|code| logp(code, sums[row * k + code])));
+        logps.extend(own_of(row).map(|shift| logp(shift, own[row])));
+    }
+    Scored { logps, largest, sums, own }
 }
 
 /// Gradients of the shifts, of the rows where wanted, and the columns' added to `dw` where wanted.
 ///
-/// With `p_k = softmax(l + s_k)` and upstream g: `ds_k = sum_r g_rk (onehot(target_r) - p_rk)`, and
-/// `dl_r = sum_k g_rk (onehot(target_r) - p_rk)`; both sums of probabilities are products with the exponentials.
+/// With `p_k = softmax(l + s_k)` and upstream g: `ds_k = sum_r g_rk (onehot(target_r) - p_rk)` over the rows that take
+/// the shift, and `dl_r = sum_k g_rk (onehot(target_r) - p_rk)` over the shifts that the row takes; the sums of all rows
+/// and codes are products with the exponentials.
 ///
 /// # Shapes
-/// h (R,H) · shifts (K,C) · dlogps (R,K) · dw (C,H).
+/// h (R,H) · shifts (S,C) · dlogps (R,K) or (R,K+1) · dw (C,H).
+#[allow(clippy::too_many_arguments, reason = "what the forward pass took, and what is wanted")]
 pub fn backward<T: Real>(
     h: &[T],
     columns: &Columns<'_, T>,
     shifts: &[T],
+    taken: Taken<'_>,
     scored: &Scored<T>,
     dlogps: &[T],
     rows_wanted: bool,
     mut dw: Option<&mut [T]>,
 ) -> Scores<T> {
-    let (rows, count) = (columns.rows(), columns.count());
-    let k = shifts.len() / count.max(1);
+    let (rows, count, k) = (columns.rows(), columns.count(), taken.shared);
     let mut dshifts = vec![T::zero(); shifts.len()];
     let mut dh = vec![T::zero(); if rows_wanted { h.len() } else { 0 }];
-    if rows == 0 || k == 0 {
+    if rows == 0 || shifts.is_empty() {
         return Scores { shifts: dshifts, rows: dh };
     }
     let (_, exp) = exponentials(columns, shifts);
     let h = Rows::new(h, rows, columns.precision);
-    let weights: Vec<T> = dlogps.iter().zip(&scored.sums).map(|(&g, &sum)| g / sum).collect();
+    let per_row = taken.of_row();
+    let shared: Vec<T> = dlogps.chunks_exact(per_row).flat_map(|g| &g[..k]).copied().collect();
+    let weights: Vec<T> = shared.iter().zip(&scored.sums).map(|(&g, &sum)| g / sum).collect();
     let weights = Rows::new(&weights, rows, Precision::F32);
-    let totals: Vec<T> = dlogps.chunks_exact(k).map(|g| g.iter().copied().sum()).collect();
+    let own: Vec<T> =
+        dlogps.chunks_exact(per_row).zip(&scored.own).map(|(g, &sum)| g.last().copied().unwrap_or(sum) / sum).collect();
+    // Rows of every pair, in their order, so that sums do not depend on threads.
+    let mut rows_of: Vec<Vec<usize>> = vec![Vec::new(); shifts.len() / count.max(1) - k];
+    let pairs = taken.own.unwrap_or_default();
+    pairs.iter().enumerate().for_each(|(row, &pair)| rows_of[pair as usize].push(row));
+    let totals: Vec<T> = dlogps.chunks_exact(per_row).map(|g| g.iter().copied().sum()).collect();
     let through = rows_wanted || dw.is_some();
     let mut room = columns.room();
     let mut spread = if through { columns.room() } else { Vec::new() };
@@ -159,25 +207,50 @@ pub fn backward<T: Real>(
                 vector::exponentials(row, T::one(), largest);
             }
         });
-        let exp = chunk_of(&exp, count, chunk);
-        let mut sums = vec![T::zero(); k * width];
-        weights.transposed_times(&Rows::new(logits, rows, Precision::F32), &mut sums, false);
-        let parts = dshifts.par_chunks_mut(count).zip(sums.par_chunks(width)).zip(exp.par_chunks(width));
-        parts.for_each(|((out, sums), exp)| {
-            for ((out, &sum), &exp) in out[at..at + width].iter_mut().zip(sums).zip(exp) {
-                *out = -exp * sum;
+        let codes = chunk_of(&exp[..k * count], count, chunk);
+        let codes = Rows::new(&codes, k, Precision::F32);
+        let (of_codes, of_pairs) = dshifts.split_at_mut(k * count);
+        if k > 0 {
+            let mut sums = vec![T::zero(); k * width];
+            weights.transposed_times(&Rows::new(logits, rows, Precision::F32), &mut sums, false);
+            of_codes.par_chunks_mut(count).zip(sums.par_chunks(width)).for_each(|(out, sums)| {
+                out[at..at + width].copy_from_slice(sums);
+            });
+        }
+        of_pairs.par_chunks_mut(count).zip(&rows_of).for_each(|(out, rows)| {
+            for &row in rows {
+                vector::add_scaled(&mut out[at..at + width], own[row], &logits[row * width..][..width]);
             }
         });
-        for (row, g) in dlogps.chunks_exact(k).enumerate() {
-            if let Some(i) = columns.target(row, chunk) {
-                g.iter().enumerate().for_each(|(code, &g)| dshifts[code * count + at + i] += g);
+        dshifts.par_chunks_mut(count).zip(exp.par_chunks(count)).for_each(|(out, exp)| {
+            for (out, &exp) in out[at..at + width].iter_mut().zip(&exp[at..at + width]) {
+                *out *= -exp;
+            }
+        });
+        for (row, g) in dlogps.chunks_exact(per_row).enumerate() {
+            let Some(i) = columns.target(row, chunk) else { continue };
+            g[..k].iter().enumerate().for_each(|(code, &g)| dshifts[code * count + at + i] += g);
+            if let Some(&pair) = pairs.get(row) {
+                dshifts[(k + pair as usize) * count + at + i] += g[k];
             }
         }
         if !through {
             continue;
         }
         let spread = &mut spread[..rows * width];
-        weights.times(&Rows::new(&exp, k, Precision::F32), spread, false);
+        if k > 0 {
+            weights.times(&codes, spread, false);
+        } else {
+            spread.fill(T::zero());
+        }
+        if taken.own.is_some() {
+            spread.par_chunks_mut(ROWS * width).enumerate().for_each(|(task, spread)| {
+                for (i, spread) in spread.chunks_exact_mut(width).enumerate() {
+                    let row = task * ROWS + i;
+                    vector::add_scaled(spread, own[row], &exp[(k + pairs[row] as usize) * count + at..][..width]);
+                }
+            });
+        }
         logits.par_chunks_mut(ROWS * width).zip(spread.par_chunks(ROWS * width)).for_each(|(logits, spread)| {
             for (p, &sum) in logits.iter_mut().zip(spread) {
                 *p = -*p * sum;
@@ -202,6 +275,10 @@ mod tests {
 
     const HIDDEN: usize = 4;
 
+    fn all(shared: usize) -> Taken<'static> {
+        Taken { shared, own: None }
+    }
+
     fn columns<'a>(w: &'a [f64], targets: &'a [u32]) -> Columns<'a, f64> {
         Columns { w, hidden: HIDDEN, targets, others: None, precision: Precision::F32 }
     }
@@ -214,30 +291,44 @@ mod tests {
         let targets: Vec<u32> = (0..r).map(|i| (i * 97 % v) as u32).collect();
         let columns = columns(&w, &targets);
         assert!(fits(&shifts, v));
-        let got = forward(&h, &columns, &shifts);
+        let got = forward(&h, &columns, &shifts, all(k));
         for (code, shift) in shifts.chunks(v).enumerate() {
             let alone = gather_biased::forward(&h, &columns, shift, &vec![0; r]);
             for row in 0..r {
                 assert!((got.logps[row * k + code] - alone.logps[row]).abs() < 1e-11);
             }
         }
+        // A row's own shift, behind the shared ones.
+        let own: Vec<u32> = (0..r as u32).map(|row| row % 2).collect();
+        let got = forward(&h, &columns, &shifts, Taken { shared: 1, own: Some(&own) });
+        let pairs = gather_biased::forward(&h, &columns, &shifts[v..], &own);
+        let first = gather_biased::forward(&h, &columns, &shifts[..v], &vec![0; r]);
+        for (row, got) in got.logps.chunks(2).enumerate() {
+            assert!((got[0] - first.logps[row]).abs() < 1e-11 && (got[1] - pairs.logps[row]).abs() < 1e-11);
+        }
         // No shift is the plain softmax.
         let plain = gather::forward(&h, &w, &targets, HIDDEN, Precision::F32);
-        let got = forward(&h, &columns, &vec![0.0; v]);
+        let got = forward(&h, &columns, &vec![0.0; v], all(1));
         assert!(got.logps.iter().zip(&plain.logps).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 
     #[test]
     fn gradients_match_finite_differences() {
-        let (r, k, v) = (3, 2, CHUNK + 5);
+        gradients_of(2, all(2));
+        gradients_of(3, Taken { shared: 1, own: Some(&[0, 1, 0]) });
+        gradients_of(2, Taken { shared: 0, own: Some(&[1, 1, 0]) });
+    }
+
+    fn gradients_of(k: usize, taken: Taken<'_>) {
+        let (r, v) = (3, CHUNK + 5);
         let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
         let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 3.0 * s).collect();
-        let g = check::numbers("g", r * k);
+        let g = check::numbers("g", r * taken.of_row());
         let targets = [0, 9, v as u32 - 1];
-        let f = |h: &[f64], w: &[f64], s: &[f64]| check::dot(&forward(h, &columns(w, &targets), s).logps, &g);
-        let scored = forward(&h, &columns(&w, &targets), &shifts);
+        let f = |h: &[f64], w: &[f64], s: &[f64]| check::dot(&forward(h, &columns(w, &targets), s, taken).logps, &g);
+        let scored = forward(&h, &columns(&w, &targets), &shifts, taken);
         let mut dw = vec![0.0; w.len()];
-        let got = backward(&h, &columns(&w, &targets), &shifts, &scored, &g, true, Some(&mut dw));
+        let got = backward(&h, &columns(&w, &targets), &shifts, taken, &scored, &g, true, Some(&mut dw));
         check::gradient("dh", &h, &got.rows, |h| f(h, &w, &shifts));
         for at in [0, 9 * HIDDEN, (v - 1) * HIDDEN] {
             check::gradient("dw", &w[at..at + HIDDEN], &dw[at..at + HIDDEN], |row| {
@@ -246,7 +337,7 @@ mod tests {
                 f(&h, &w, &shifts)
             });
         }
-        for at in [0, 9, v - 2, v + 7] {
+        for at in [0, 9, v - 2, v + 7, (k - 1) * v + 9] {
             check::gradient("ds", &shifts[at..at + 2], &got.shifts[at..at + 2], |part| {
                 let mut s = shifts.clone();
                 s[at..at + 2].copy_from_slice(part);
@@ -254,21 +345,22 @@ mod tests {
             });
         }
         // Constant rows: the same gradient of the shifts, and nothing else.
-        let alone = backward(&h, &columns(&w, &targets), &shifts, &scored, &g, false, None);
+        let alone = backward(&h, &columns(&w, &targets), &shifts, taken, &scored, &g, false, None);
         assert!(alone.rows.is_empty() && alone.shifts == got.shifts);
     }
 
     #[test]
     fn columns_that_are_left_out_count_as_before() {
         let (r, k, v, kept) = (4, 2, 40, 15);
+        let taken = Taken { shared: 1, own: Some(&[0; 4]) };
         let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
         let mut shifts = check::numbers("s", k * v);
         // Shifts on the first columns alone.
         shifts.chunks_mut(v).for_each(|s| s[kept..].fill(0.0));
         let targets = [3, 39, 14, 15];
-        let whole = forward(&h, &columns(&w, &targets), &shifts);
+        let whole = forward(&h, &columns(&w, &targets), &shifts, taken);
         let g = check::numbers("g", r * k);
-        let gradient = backward(&h, &columns(&w, &targets), &shifts, &whole, &g, false, None);
+        let gradient = backward(&h, &columns(&w, &targets), &shifts, taken, &whole, &g, false, None);
         let logit = |row: usize, c: usize| check::dot(&h[row * HIDDEN..][..HIDDEN], &w[c * HIDDEN..][..HIDDEN]);
         let lse: Vec<f64> = (0..r).map(|row| (kept..v).map(|c| logit(row, c).exp()).sum::<f64>().ln()).collect();
         let known: Vec<f64> = (0..r).map(|row| logit(row, targets[row] as usize)).collect();
@@ -281,9 +373,9 @@ mod tests {
             precision: Precision::F32,
         };
         let few: Vec<f64> = shifts.chunks(v).flat_map(|s| &s[..kept]).copied().collect();
-        let got = forward(&h, &part, &few);
+        let got = forward(&h, &part, &few, taken);
         assert!(got.logps.iter().zip(&whole.logps).all(|(a, b)| (a - b).abs() < 1e-12));
-        let ds = backward(&h, &part, &few, &got, &g, false, None).shifts;
+        let ds = backward(&h, &part, &few, taken, &got, &g, false, None).shifts;
         for (code, ds) in ds.chunks(kept).enumerate() {
             let wanted = &gradient.shifts[code * v..][..kept];
             assert!(ds.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-12));
@@ -302,18 +394,20 @@ mod tests {
     #[test]
     fn float32_is_near_float64_and_threads_change_no_bit() {
         let (r, k, v) = (3 * ROWS + 1, 4, 700);
+        let own: Vec<u32> = (0..r as u32).map(|row| row % 2).collect();
+        let taken = Taken { shared: 2, own: Some(&own) };
         let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
         let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 35.0 * s).collect();
-        let g = check::numbers("g", r * k);
+        let g = check::numbers("g", r * taken.of_row());
         let targets: Vec<u32> = (0..r as u32).collect();
-        let wide = forward(&h, &columns(&w, &targets), &shifts);
+        let wide = forward(&h, &columns(&w, &targets), &shifts, taken);
         let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let (h, w, shifts, g) = (narrow(&h), narrow(&w), narrow(&shifts), narrow(&g));
         let columns = Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
         let with = |threads| {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
-                let scored = forward(&h, &columns, &shifts);
-                let back = backward(&h, &columns, &shifts, &scored, &g, true, None);
+                let scored = forward(&h, &columns, &shifts, taken);
+                let back = backward(&h, &columns, &shifts, taken, &scored, &g, true, None);
                 (scored.logps, back.shifts, back.rows)
             })
         };

@@ -87,6 +87,18 @@ widened! {
         }
     }
 
+    /// `sum_i x_i y_i`.
+    fn dot(x: &[T], y: &[T]) -> T {
+        sum_of(x.len().min(y.len()), |i| x[i] * y[i])
+    }
+
+    /// `out_i += scale x_i`.
+    fn add_scaled(out: &mut [T], scale: T, x: &[T]) {
+        for (o, &x) in out.iter_mut().zip(x) {
+            *o += scale * x;
+        }
+    }
+
     /// `out_i += x_i`.
     fn add(out: &mut [T], x: &[T]) {
         for (o, &x) in out.iter_mut().zip(x) {

@@ -186,6 +186,12 @@ impl ObjectiveConfig {
         if self.name == ObjectiveKind::Ipo { (0.5 / self.beta).powi(2) } else { 1.0 }
     }
 
+    /// The reward margin at which about half of the slope that the loss has at 0 is left, so that a margin of this size is
+    /// neither small nor large: 1 for logistic losses (exactly, ln 3), and 1/4 for IPO, whose square ends at 1/2.
+    pub fn margin_unit(&self) -> f64 {
+        if self.name == ObjectiveKind::Ipo { 0.25 } else { 1.0 }
+    }
+
     /// How far the reward margin moves with the summed log-probabilities of chosen and rejected, of so many tokens. The
     /// configuration must be [`resolved`](Self::resolved).
     pub fn margin_scales(&self, n_chosen: usize, n_rejected: usize) -> (f64, f64) {
@@ -400,6 +406,8 @@ mod tests {
     fn units_are_those_of_the_losses() {
         use ObjectiveKind as K;
         assert_eq!((config(K::Dpo).loss_unit(), config(K::Ipo).loss_unit()), (1.0, 25.0));
+        // IPO's slope falls in a line and is 0 at 1/2: at a quarter one half of it is left.
+        assert_eq!((config(K::Dpo).margin_unit(), config(K::Ipo).margin_unit()), (1.0, 0.25));
         let (c, r) = (Var::new(&[-10.0f64], &Device::Cpu).unwrap(), Var::new(&[-30.0f64], &Device::Cpu).unwrap());
         // A chosen response one nat more probable moves the margin by its scale.
         for kind in [K::Dpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo] {

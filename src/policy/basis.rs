@@ -19,8 +19,8 @@ const PAIRS: usize = 2048;
 /// Deviation below which a dimension of hidden states counts as constant.
 const LEAST_DEVIATION: f64 = 1e-6;
 
-/// How far the reward margin of a pair moves with the summed log-probabilities of its chosen and rejected response, of
-/// so many tokens.
+/// How far the reward margin of a pair, in the objective's unit of margins, moves with the summed log-probabilities of its
+/// chosen and rejected response, of so many tokens.
 pub type MarginScales<'a> = &'a dyn Fn(usize, usize) -> (f64, f64);
 
 /// Tokens and unit from the training rows.

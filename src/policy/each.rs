@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::{Policy, States};
+use super::{Policy, SequenceLogps, States};
 use crate::error::{Error, Result};
 use crate::model::Gradients;
 use crate::nn::{Real, segment};
@@ -22,15 +22,25 @@ pub struct CodeLogps {
     pub chosen: Tensor,
     /// Rejected; absent in a batch for SFT.
     pub rejected: Option<Tensor>,
+    /// With each pair's own z (B), where one was given.
+    pub own: Option<SequenceLogps>,
 }
 
 impl<T: Real> Policy<T> {
-    /// Log-probabilities of the responses with each code alone. The hidden states go through the head once for all
-    /// codes.
+    /// Log-probabilities of the responses with each code alone, and with each pair's own z where given. The hidden states
+    /// go through the head once for all of them.
+    ///
+    /// # Shapes
+    /// own (B,H), or (B,C) for biases of C tokens.
     ///
     /// # Errors
     /// [`Error::Run`] where there are no codes; [`Error::Tensor`].
-    pub fn logps_of_codes(&self, states: &States, gradients: Option<&Arc<Gradients>>) -> Result<CodeLogps> {
+    pub fn logps_of_codes(
+        &self,
+        states: &States,
+        own: Option<&Tensor>,
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<CodeLogps> {
         let codes = self.lpc.as_ref().and_then(|lpc| lpc.codes());
         let codes = codes.ok_or_else(|| Error::run("log-probabilities of codes without codes"))?;
         let batch = &states.batch;
@@ -38,11 +48,22 @@ impl<T: Real> Policy<T> {
         let rows = states.h.index_select(&index.to_device(states.h.device())?, 0)?;
         let shifts = self.shifts(codes.vectors())?;
         let reach = states.reach.as_ref();
-        let tokens = self.decoder.token_logps_of_codes(&rows, shifts, &batch.targets, reach, gradients)?;
+        let own = own.map(|z| (z, batch.pair_of.as_slice()));
+        let tokens = self.decoder.token_logps_of_codes(&rows, shifts, own, &batch.targets, reach, gradients)?;
         let sums = segment::sum(&tokens, batch.responses.clone())?;
-        let pairs = batch.len();
-        let side = |start: usize| -> Result<Tensor> { Ok(sums.narrow(0, start, pairs)?.contiguous()?) };
-        let rejected = if batch.responses.len() > pairs { Some(side(pairs)?) } else { None };
-        Ok(CodeLogps { chosen: side(0)?, rejected })
+        let (pairs, k) = (batch.len(), codes.vectors().dim(0)?);
+        let both = batch.responses.len() > pairs;
+        let side = |start: usize| sums.narrow(0, start, pairs);
+        let of_codes = |start: usize| -> Result<Tensor> { Ok(side(start)?.narrow(1, 0, k)?.contiguous()?) };
+        let of_own = |start: usize| -> Result<Tensor> { Ok(side(start)?.narrow(1, k, 1)?.squeeze(1)?) };
+        let own = match own {
+            Some(_) => {
+                let rejected = if both { Some(of_own(pairs)?) } else { None };
+                Some(SequenceLogps { chosen: of_own(0)?, rejected })
+            }
+            None => None,
+        };
+        let rejected = if both { Some(of_codes(pairs)?) } else { None };
+        Ok(CodeLogps { chosen: of_codes(0)?, rejected, own })
     }
 }

@@ -121,7 +121,7 @@ fn examine_batch<T: Real>(policy: &Policy<T>, states: &States) -> Result<Vec<Exa
         examples.iter_mut().zip(numbers(&kl)?).for_each(|(e, kl)| e.kl = kl.max(0.0));
     }
     if lpc.codes().is_some() {
-        let found = policy.logps_of_codes(states, None)?;
+        let found = policy.logps_of_codes(states, None, None)?;
         let rows = |t: &Tensor| -> Result<Vec<Vec<f32>>> { Ok(t.to_dtype(DType::F32)?.to_vec2::<f32>()?) };
         let rejected = found.rejected.as_ref().map(rows).transpose()?.unwrap_or_default();
         for ((example, chosen), rejected) in examples.iter_mut().zip(rows(&found.chosen)?).zip(rejected) {

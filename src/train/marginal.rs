@@ -13,7 +13,8 @@ use crate::nn::Real;
 use crate::objective::PreferenceLogps;
 use crate::policy::{Policy, States};
 
-/// The pass' share of the step's loss: `-lambda ln sum_k p_k e^(-l_k / lambda)` over its groups of pairs.
+/// The pass' share of the step's loss: `-lambda ln sum_k p_k e^(-l_k / lambda)` over its groups of pairs, of which a
+/// share g is the objective with the prior's expected z.
 ///
 /// # Shapes
 /// log_prior (B,K) · groups: ranges of pairs that share a code.
@@ -34,8 +35,12 @@ pub(super) fn forward<T: Real>(
     let (pairs, k) = log_prior.dims2()?;
     let share = 1.0 / pass.step_examples as f64;
     let each = |t: &Tensor| -> Result<Tensor> { Ok(t.unsqueeze(1)?.broadcast_as((pairs, k))?.flatten_all()?) };
-    let logps = policy.logps_of_codes(states, Some(gradients))?;
-    let rejected = logps.rejected.ok_or_else(|| crate::Error::run("codes need pairs"))?;
+    let expected = match policy.lpc.as_ref().and_then(|lpc| lpc.codes()).filter(|_| pass.moment.g > 0.0) {
+        Some(codes) => Some(codes.mixed(&log_prior.exp()?)?),
+        None => None,
+    };
+    let logps = policy.logps_of_codes(states, expected.as_ref().map(|(z, _)| z), Some(gradients))?;
+    let rejected = logps.rejected.ok_or_else(no_pairs)?;
     let preference = PreferenceLogps {
         chosen_logps: logps.chosen.flatten_all()?,
         rejected_logps: rejected.flatten_all()?,
@@ -52,6 +57,10 @@ pub(super) fn forward<T: Real>(
     let weight = weight.max(1e-3 * pass.objective.loss_unit());
     let marginal = bayes::marginal(log_prior, &losses, weight, groups)?;
     let mut loss = (marginal.losses.sum_all()? * share)?;
+    if let (Some(own), Some((_, flips))) = (logps.own, expected) {
+        let losses = under_prior(policy, own, flips, constants, pass)?;
+        loss = ((loss * (1.0 - pass.moment.g))? + (losses.sum_all()? * (share * pass.moment.g))?)?;
+    }
     if pass.moment.balance > 0.0 {
         let (mean, examples) = mean_of(log_prior, pass.peers)?;
         let balance = crate::lpc::balance(&mean)?;
@@ -89,6 +98,34 @@ pub(super) fn forward<T: Real>(
         *sums.flips.get_or_insert(0.0) += weighted(flips)?;
     }
     Ok(loss)
+}
+
+/// The objective (B) of every pair with the prior's expected z, as evaluation and generation take it.
+fn under_prior<T: Real>(
+    policy: &Policy<T>,
+    logps: crate::policy::SequenceLogps,
+    flips: Option<Tensor>,
+    constants: &Constants,
+    pass: &Pass<'_>,
+) -> Result<Tensor> {
+    let pairs = logps.chosen.dim(0)?;
+    let flips = match flips {
+        Some(flips) => Some(flips),
+        None => policy.flip_rate()?.map(|rate| rate.broadcast_as(pairs)?.contiguous()).transpose()?,
+    };
+    let preference = PreferenceLogps {
+        chosen_logps: logps.chosen,
+        rejected_logps: logps.rejected.ok_or_else(no_pairs)?,
+        reference_chosen_logps: constants.reference.0.clone(),
+        reference_rejected_logps: constants.reference.1.clone(),
+        n_chosen: constants.lengths.0.clone(),
+        n_rejected: constants.lengths.1.clone(),
+    };
+    Ok(pass.objective.losses_with(&preference, flips.as_ref())?.losses)
+}
+
+fn no_pairs() -> crate::Error {
+    crate::Error::run("codes need pairs")
 }
 
 /// Flip rate of each pair's label under each code (B*K), where rates are learned.

@@ -143,7 +143,7 @@ pub fn forward<T: Real>(
     let mut margins = vec![0.0; rows.len()];
     // Exact sums take all codes at once where they can.
     let exact = policy.lpc.as_ref().is_some_and(|lpc| lpc.config.exact);
-    let known = if exact { Some(policy.logps_of_codes(&states, Some(gradients))?) } else { None };
+    let known = if exact { Some(policy.logps_of_codes(&states, None, Some(gradients))?) } else { None };
     for (i, draw) in draws.iter().enumerate() {
         let code = |side: &Tensor| -> Result<Tensor> { Ok(side.narrow(1, i, 1)?.squeeze(1)?) };
         let (chosen, rejected) = match &known {

@@ -8,7 +8,9 @@ use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::policy::{HiddenStates, Keeping, Policy, examine};
 use lpc_pipe::posteriors::{self, Settings};
 use lpc_pipe::progress::Silent;
+use lpc_pipe::seed::Seed;
 use lpc_pipe::train::step::Pass;
+use rand::Rng as _;
 
 use crate::gradients::check;
 use crate::policies::{
@@ -112,6 +114,16 @@ fn by_hand<T: Real>(
     total / rows.len() as f64
 }
 
+/// The mean objective with the prior's expected z, as evaluation takes it.
+fn under_prior<T: Real>(policy: &Policy<T>, rows: &[TokenRow], objective: &ObjectiveConfig) -> f64 {
+    let found = examine(policy, rows, |_| ()).unwrap();
+    let losses = found.iter().zip(some_reference(rows)).map(|(example, reference)| {
+        let d = (example.logps.0 - reference.0) - (example.logps.1 - reference.1);
+        (1.0 + (-objective.beta * d).exp()).ln()
+    });
+    losses.sum::<f64>() / rows.len() as f64
+}
+
 #[test]
 fn the_loss_is_the_marginal_over_codes_and_groups() {
     let dpo = objective(ObjectiveKind::Dpo);
@@ -121,12 +133,13 @@ fn the_loss_is_the_marginal_over_codes_and_groups() {
     {
         let policy = policy::<f64>(&llama(true), &LpcConfig { code_space, code_init, ..bayes() });
         for lambda in [1.0, 0.3] {
-            let moment = lpc_pipe::lpc::Moment { kl_weight: lambda, balance: 0.0, ..MIDDLE };
             let alone: Vec<u64> = (0..6).collect();
-            for keys in [&keys, &alone] {
+            for (keys, g) in [(&keys, 0.0), (&alone, 0.0), (&keys, 0.4)] {
+                let moment = lpc_pipe::lpc::Moment { g, kl_weight: lambda, balance: 0.0, ..MIDDLE };
                 let pass = Pass { keys: Some(keys), ..pass(&dpo, moment, rows.len()) };
                 let got = value(&policy, &rows, &some_reference(&rows), &pass).0;
-                let wanted = by_hand(&policy, &rows, &dpo, keys, lambda);
+                let marginal = by_hand(&policy, &rows, &dpo, keys, lambda);
+                let wanted = (1.0 - g) * marginal + g * under_prior(&policy, &rows, &dpo);
                 // The prior of an evaluation is kept in 32 bits.
                 assert!((got - wanted).abs() < 1e-6 * wanted.abs().max(1.0), "{code_space:?}: {got} for {wanted}");
             }
@@ -210,6 +223,47 @@ fn the_prior_does_not_see_the_label_and_the_posterior_does() {
     assert_eq!(shared[0].posterior, shared[1].posterior);
     assert_eq!(shared[2].posterior, shared[4].posterior);
     assert_ne!(shared[0].posterior, shared[2].posterior);
+}
+
+/// Whether the posterior's first choice is the code that decided, as a share of 400 prompts of three pairs: eight codes of
+/// which each prefers a trait of its own, traits that differ at random but for the one that decided.
+fn found_of_decided(keys: Option<&[u64]>) -> f64 {
+    const CODES: usize = 8;
+    let mut rows = Vec::new();
+    let mut examples = Vec::new();
+    let mut decided = Vec::new();
+    for pair in 0..1200 {
+        let random = |purpose: &str, id: usize| Seed(9).rng(purpose, &id.to_string());
+        let code = random("code", pair / 3).random_range(0..CODES);
+        let mut traits = random("traits", pair);
+        // How the responses differ in each code's trait: better, alike, worse.
+        let mut difference = |k: usize| if k == code { 1.0 } else { traits.random_range(0..3) as f32 - 1.0 };
+        let chosen: Vec<f32> = (0..CODES).map(|k| 60.0 * difference(k)).collect();
+        decided.push(code as u32);
+        examples.push(lpc_pipe::policy::Example {
+            prior: vec![1.0 / CODES as f32; CODES],
+            posterior: Vec::new(),
+            code_logps: chosen.into_iter().chain([0.0; CODES]).collect(),
+            ..Default::default()
+        });
+        rows.push(TokenRow { chosen_ids: vec![1], rejected_ids: vec![2], ..TokenRow::default() });
+    }
+    let (dpo, lpc) = (objective(ObjectiveKind::Dpo), LpcConfig { codes: CODES, ..bayes() });
+    let settings = Settings { objective: &dpo, lpc: &lpc, flips: None };
+    posteriors::settle(&rows, &mut examples, Some(&vec![(0.0, 0.0); rows.len()]), keys, settings).unwrap();
+    let first = |q: &[f32]| (0..CODES).fold(0, |best, k| if q[k] > q[best] { k } else { best }) as u32;
+    let right = examples.iter().zip(&decided).filter(|(e, code)| first(&e.posterior) == **code).count();
+    right as f64 / rows.len() as f64
+}
+
+#[test]
+fn pairs_of_a_prompt_together_tell_the_code_and_single_pairs_do_not() {
+    // Another code agrees with one pair by 1/3 and with three by 1/27; the first of those that agree is right by chance:
+    // (1 - (2/3)^8) / (8/3) = 0.36 and (1 - (26/27)^8) / (8/27) = 0.88.
+    let keys: Vec<u64> = (0..1200).map(|pair| pair / 3).collect();
+    let (single, groups) = (found_of_decided(None), found_of_decided(Some(&keys)));
+    assert!((single - 0.36).abs() < 0.06, "{single}");
+    assert!((groups - 0.88).abs() < 0.05, "{groups}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! Token log-probabilities under shifts of the logits: the same few for all rows (codes), or one for each pair.
+//! Token log-probabilities under shifts of the logits: the same few for all rows (codes), one for each pair, or both.
 //!
 //! A shift is a vector that is added to the hidden state, or a bias on the logits of some tokens. Of codes every one is
 //! wanted for every row: [`crate::nn::gather_codes`] has them for the price of one softmax.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::linear::Weight;
 use crate::model::params::Gradients;
 use crate::nn::columns::{Columns, Others, Scores};
+use crate::nn::gather_codes::Taken;
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, Rows, gather_biased, gather_codes, linear};
 
@@ -38,10 +40,11 @@ pub struct Reach {
 }
 
 impl<T: Real> Decoder<T> {
-    /// `log_softmax(W h_r + s_k)` of every row's target under every shift.
+    /// `log_softmax(W h_r + s_k)` of every row's target under every shift, and behind them under the row's own: that of its
+    /// pair.
     ///
     /// # Shapes
-    /// h (R,H) · K shifts · targets (R) -> (R,K).
+    /// h (R,H) · K shifts · own: B shifts of the same kind, and pair_of (R), each below B · targets (R) -> (R,K) or (R,K+1).
     ///
     /// # Units
     /// Nats.
@@ -52,21 +55,31 @@ impl<T: Real> Decoder<T> {
         &self,
         h: &Tensor,
         codes: Shifts<'_>,
+        own: Option<(&Tensor, &[u32])>,
         targets: &[u32],
         reach: Option<&Reach>,
         gradients: Option<&Arc<Gradients>>,
     ) -> Result<Tensor> {
         self.in_vocabulary(targets)?;
+        let k = codes.count()?;
         if self.place().is_some() {
             // Elsewhere each code in turn: no product of exponentials there yet.
-            let k = codes.count()?;
-            let each = (0..k).map(|code| {
-                let (tensor, at) = (codes.tensor().narrow(0, code, 1)?, vec![0; targets.len()]);
-                Ok(self.token_logps_shifted(h, codes.with(&tensor), &at, targets, None, gradients)?.unsqueeze(1)?)
-            });
-            return Ok(Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 1)?);
+            let alone = |tensor: &Tensor, at: &[u32]| -> Result<Tensor> {
+                Ok(self.token_logps_shifted(h, codes.with(tensor), at, targets, None, gradients)?.unsqueeze(1)?)
+            };
+            let first = vec![0; targets.len()];
+            let each = (0..k).map(|code| alone(&codes.tensor().narrow(0, code, 1)?, &first));
+            let own = own.map(|(z, pair_of)| alone(z, pair_of));
+            return Ok(Tensor::cat(&each.chain(own).collect::<Result<Vec<_>>>()?, 1)?);
         }
-        self.scored(h, codes, None, targets, reach, gradients)
+        match own {
+            None => self.scored(h, codes, Takers { shared: k, own: None }, targets, reach, gradients),
+            Some((z, pair_of)) => {
+                let both = Tensor::cat(&[codes.tensor(), z], 0)?;
+                let takers = Takers { shared: k, own: Some(pair_of.to_vec()) };
+                self.scored(h, codes.with(&both), takers, targets, reach, gradients)
+            }
+        }
     }
 
     /// `log_softmax(W h_r + s)` of every row's target with the shift of its pair.
@@ -100,7 +113,10 @@ impl<T: Real> Decoder<T> {
                     let biases = self.dense(biases, tokens)?;
                     Ok(parts.token_logps::<T>(h, Some((&biases, pair_of)), targets, gradients)?)
                 }
-                None => self.scored(h, shifts, Some(pair_of.to_vec()), targets, reach, gradients),
+                None => {
+                    let takers = Takers { shared: 0, own: Some(pair_of.to_vec()) };
+                    Ok(self.scored(h, shifts, takers, targets, reach, gradients)?.squeeze(1)?)
+                }
             },
         }
     }
@@ -144,7 +160,7 @@ impl<T: Real> Decoder<T> {
         &self,
         h: &Tensor,
         shifts: Shifts<'_>,
-        pair_of: Option<Vec<u32>>,
+        takers: Takers,
         targets: &[u32],
         reach: Option<&Reach>,
         gradients: Option<&Arc<Gradients>>,
@@ -159,7 +175,7 @@ impl<T: Real> Decoder<T> {
         let op = ShiftedHead::<T> {
             weight: self.head.clone(),
             tokens,
-            pair_of,
+            takers,
             targets: targets.to_vec(),
             reach: reach.cloned(),
             precision: self.precision,
@@ -197,14 +213,25 @@ impl<'a> Shifts<'a> {
     }
 }
 
+/// Which rows take which shifts: [`Taken`], owned.
+struct Takers {
+    shared: usize,
+    own: Option<Vec<u32>>,
+}
+
+impl Takers {
+    fn taken(&self) -> Taken<'_> {
+        Taken { shared: self.shared, own: self.own.as_deref() }
+    }
+}
+
 /// What the backward pass needs of the forward one.
 enum Kept<T> {
-    /// All codes by one product.
-    Codes(gather_codes::Scored<T>),
-    /// Code by code, where their entries are too far apart for that.
+    /// All shifts over one softmax.
+    Together(gather_codes::Scored<T>),
+    /// Shift by shift, where there are no shared ones or their entries are too far apart: the shared ones, and behind
+    /// them the rows' own.
     Each(Vec<gather_biased::Scored<T>>),
-    /// The bias of each row's pair.
-    Pairs(gather_biased::Scored<T>),
 }
 
 /// Log-probabilities over (h, shifts).
@@ -212,8 +239,8 @@ struct ShiftedHead<T> {
     weight: Weight,
     /// Tokens that take biases; none for shifts of hidden states.
     tokens: Option<Arc<Vec<u32>>>,
-    /// Pair of every row; none where every row takes every shift.
-    pair_of: Option<Vec<u32>>,
+    /// Which rows take which shifts.
+    takers: Takers,
     targets: Vec<u32>,
     reach: Option<Reach>,
     precision: Precision,
@@ -258,20 +285,26 @@ impl<T: Real> ShiftedHead<T> {
         })
     }
 
-    fn forward(&self, h: &[T], columns: &Columns<'_, T>, shifts: &[T]) -> (Vec<T>, Kept<T>) {
-        if let Some(pair_of) = &self.pair_of {
-            let mut scored = gather_biased::forward(h, columns, shifts, pair_of);
-            return (std::mem::take(&mut scored.logps), Kept::Pairs(scored));
-        }
-        if gather_codes::fits(shifts, columns.count()) {
-            let mut scored = gather_codes::forward(h, columns, shifts);
-            return (std::mem::take(&mut scored.logps), Kept::Codes(scored));
-        }
+    /// The shifts that are scored one after the other, the rows' own last, each with the shift that every row takes of
+    /// its part.
+    fn parts<'s>(&'s self, columns: &Columns<'_, T>, shifts: &'s [T]) -> Vec<(&'s [T], Cow<'s, [u32]>)> {
+        let count = columns.count();
+        let (shared, own) = shifts.split_at(self.takers.shared * count);
         let first = vec![0; columns.rows()];
-        let each: Vec<_> = shifts
-            .chunks_exact(columns.count())
-            .map(|shift| gather_biased::forward(h, columns, shift, &first))
-            .collect();
+        let mut parts: Vec<_> =
+            shared.chunks_exact(count.max(1)).map(|shift| (shift, Cow::Owned(first.clone()))).collect();
+        parts.extend(self.takers.own.as_deref().map(|pair_of| (own, Cow::Borrowed(pair_of))));
+        parts
+    }
+
+    fn forward(&self, h: &[T], columns: &Columns<'_, T>, shifts: &[T]) -> (Vec<T>, Kept<T>) {
+        if self.takers.shared > 0 && gather_codes::fits(shifts, columns.count()) {
+            let mut scored = gather_codes::forward(h, columns, shifts, self.takers.taken());
+            return (std::mem::take(&mut scored.logps), Kept::Together(scored));
+        }
+        let parts = self.parts(columns, shifts);
+        let each: Vec<_> =
+            parts.iter().map(|(shifts, of_row)| gather_biased::forward(h, columns, shifts, of_row)).collect();
         let mut logps = Vec::with_capacity(columns.rows() * each.len());
         (0..columns.rows()).for_each(|row| logps.extend(each.iter().map(|scored| scored.logps[row])));
         (logps, Kept::Each(each))
@@ -286,25 +319,18 @@ impl<T: Real> ShiftedHead<T> {
         dlogps: &[T],
         mut dw: Option<&mut [T]>,
     ) -> Scores<T> {
-        match (kept, &self.pair_of) {
-            (Kept::Codes(scored), _) => {
-                gather_codes::backward(h, columns, shifts, scored, dlogps, self.rows_wanted, dw)
+        match kept {
+            Kept::Together(scored) => {
+                let taken = self.takers.taken();
+                gather_codes::backward(h, columns, shifts, taken, scored, dlogps, self.rows_wanted, dw)
             }
-            (Kept::Pairs(scored), Some(pair_of)) => {
-                gather_biased::backward(h, columns, shifts, pair_of, scored, dlogps, self.rows_wanted, dw)
-            }
-            (Kept::Pairs(scored), None) => {
-                let first = vec![0; columns.rows()];
-                gather_biased::backward(h, columns, shifts, &first, scored, dlogps, self.rows_wanted, dw)
-            }
-            (Kept::Each(each), _) => {
-                let (first, k) = (vec![0; columns.rows()], each.len());
+            Kept::Each(each) => {
                 let mut all =
                     Scores { shifts: Vec::new(), rows: vec![T::zero(); if self.rows_wanted { h.len() } else { 0 }] };
-                for (code, (scored, shift)) in each.iter().zip(shifts.chunks_exact(columns.count())).enumerate() {
-                    let g: Vec<T> = dlogps.iter().skip(code).step_by(k).copied().collect();
+                for (i, (scored, (shifts, of_row))) in each.iter().zip(self.parts(columns, shifts)).enumerate() {
+                    let g: Vec<T> = dlogps.iter().skip(i).step_by(each.len()).copied().collect();
                     let dw = dw.as_deref_mut();
-                    let part = gather_biased::backward(h, columns, shift, &first, scored, &g, self.rows_wanted, dw);
+                    let part = gather_biased::backward(h, columns, shifts, &of_row, scored, &g, self.rows_wanted, dw);
                     all.shifts.extend(part.shifts);
                     all.rows.iter_mut().zip(part.rows).for_each(|(sum, x)| *sum += x);
                 }
@@ -358,11 +384,7 @@ impl<T: Real> CustomOp2 for ShiftedHead<T> {
         let (logps, kept) =
             self.over(shifts, hidden, |columns, shifts| self.forward(rows, columns, shifts)).map_err(failed)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
-        let n = self.targets.len();
-        let shape = match self.pair_of {
-            Some(_) => n.into(),
-            None => (n, shifts_layout.shape().dims2()?.0).into(),
-        };
+        let shape = (self.targets.len(), self.takers.taken().of_row()).into();
         Ok((T::to_cpu_storage_owned(logps), shape))
     }
 

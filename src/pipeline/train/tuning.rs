@@ -68,7 +68,10 @@ pub(super) fn start(
         }
         _ => None,
     };
-    let scales = |chosen: usize, rejected: usize| config.objective.margin_scales(chosen, rejected);
+    let scales = |chosen: usize, rejected: usize| {
+        let (of_chosen, of_rejected) = config.objective.margin_scales(chosen, rejected);
+        (of_chosen / config.objective.margin_unit(), of_rejected / config.objective.margin_unit())
+    };
     let basis = if config.lpc.active() {
         basis::of(&config.lpc, &loaded, rows, &scales)?
     } else {
