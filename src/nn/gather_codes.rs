@@ -189,8 +189,7 @@ pub fn backward<T: Real>(
     let shared: Vec<T> = dlogps.chunks_exact(per_row).flat_map(|g| &g[..k]).copied().collect();
     let weights: Vec<T> = shared.iter().zip(&scored.sums).map(|(&g, &sum)| g / sum).collect();
     let weights = Rows::new(&weights, rows, Precision::F32);
-    let own: Vec<T> =
-        dlogps.chunks_exact(per_row).zip(&scored.own).map(|(g, &sum)| g.last().copied().unwrap_or(sum) / sum).collect();
+    let own: Vec<T> = dlogps.chunks_exact(per_row).zip(&scored.own).map(|(g, &sum)| g[k] / sum).collect();
     // Rows of every pair, in their order, so that sums do not depend on threads.
     let mut rows_of: Vec<Vec<usize>> = vec![Vec::new(); shifts.len() / count.max(1) - k];
     let pairs = taken.own.unwrap_or_default();

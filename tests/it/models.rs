@@ -116,7 +116,7 @@ fn every_family_agrees_with_transformers() {
 
 /// Writes every family as it is saved, for `families.py` to read back with transformers.
 #[test]
-#[ignore = "writes models into the folder that LPC_PIPE_FAMILIES names"]
+#[ignore = "writes models into the folder that LPC_PIPE_FAMILIES names; `just readback-models` runs it"]
 fn saved_families_for_transformers() {
     let Some(out) = std::env::var_os("LPC_PIPE_FAMILIES").map(PathBuf::from) else {
         eprintln!("skipped: LPC_PIPE_FAMILIES names no folder");

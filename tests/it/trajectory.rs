@@ -49,7 +49,7 @@ fn of(row: &TokenRow) -> Value {
 
 /// Writes what the recorder reads: the starting model as a Hugging Face folder, the rows, the rows of each step.
 #[test]
-#[ignore = "writes the input of tests/fixtures/trajectory/record.py into the folder that LPC_PIPE_TRAJECTORY names"]
+#[ignore = "writes the input of tests/fixtures/trajectory/record.py into the folder that LPC_PIPE_TRAJECTORY names; `just trajectory` runs it"]
 fn inputs_for_the_recorder() {
     let Some(out) = std::env::var_os("LPC_PIPE_TRAJECTORY").map(PathBuf::from) else {
         eprintln!("skipped: LPC_PIPE_TRAJECTORY names no folder");
