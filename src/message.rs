@@ -9,6 +9,8 @@ use crate::nested::{ListOfStructs, list_of_structs};
 use crate::schema::col;
 use crate::seed::Seed;
 
+/// Role of instructions to the model.
+pub const SYSTEM: &str = "system";
 /// Role of the person.
 pub const USER: &str = "user";
 /// Role of the model.

@@ -32,6 +32,8 @@ pub mod reason {
     pub const PROMPT_MISMATCH: &str = "prompt-mismatch";
     /// Fault: a list of messages does not end with the model's.
     pub const WRONG_ROLE: &str = "wrong-role";
+    /// Fault: a message or row has something in a field that is not read and may be part of what was said.
+    pub const UNREAD_KEY: &str = "unread-key";
     /// Decision: the conversations of chosen and rejected differ before their last messages.
     pub const DIFFERENT_CONTEXTS: &str = "different-contexts";
     /// Decision: a dialogue does not end with the model's turn.
@@ -76,6 +78,36 @@ pub mod reason {
     pub const NO_VARYING_TRAIT: &str = "no-varying-trait";
     /// Decision: the text has a question of a benchmark in it.
     pub const CONTAMINATED: &str = "contaminated";
+    /// Decision: the prompt is in the test split by the name of another file.
+    pub const IN_TEST_SPLIT: &str = "in-test-split";
+
+    /// Whether a reason is one of [`unread`]'s.
+    pub fn is_unread(reason: &str) -> bool {
+        reason.starts_with("unread-")
+    }
+
+    /// [`UNREAD_KEY`] with the key in it, for the keys that are common.
+    pub fn unread(key: &str) -> &'static str {
+        match key {
+            "tool_calls" => "unread-tool_calls",
+            "tool_call_id" => "unread-tool_call_id",
+            "function_call" => "unread-function_call",
+            "reasoning_content" => "unread-reasoning_content",
+            "reasoning" => "unread-reasoning",
+            "thinking" => "unread-thinking",
+            "name" => "unread-name",
+            "weight" => "unread-weight",
+            "tools" => "unread-tools",
+            "functions" => "unread-functions",
+            "images" => "unread-images",
+            "image" => "unread-image",
+            "videos" => "unread-videos",
+            "video" => "unread-video",
+            "audios" => "unread-audios",
+            "audio" => "unread-audio",
+            _ => UNREAD_KEY,
+        }
+    }
 }
 
 /// One rejected row.

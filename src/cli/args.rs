@@ -83,6 +83,9 @@ pub struct Prepare {
     /// Columns under other names than a layout has: prompt=question chosen=answers.good
     #[arg(long, value_name = "TARGET=COLUMN", num_args = 1..)]
     columns: Vec<String>,
+    /// Keys of messages, and columns, that are left unread although they may be part of what was said
+    #[arg(long, value_name = "KEY", num_args = 1..)]
+    ignore_keys: Vec<String>,
     /// How much of an input goes in: 'PATTERN: weight=0.5, cap=1000, source=TAG, format=NAME' (repeatable)
     #[arg(long, value_name = "ENTRY")]
     mix: Vec<String>,
@@ -134,6 +137,9 @@ pub struct Prepare {
     /// Text appended to the prompts of flipped rows (the paper: [FLIP])
     #[arg(long, value_name = "TEXT")]
     flip_marker: Option<String>,
+    /// Splits from the names of files (train-*, test-*) where they say them, or by prompt: files, prompts
+    #[arg(long, value_name = "files|prompts")]
+    splits: Option<String>,
     /// Share of the prompts for the test split
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     test_fraction: Option<f64>,
@@ -173,10 +179,12 @@ impl Prepare {
         flags.put("prepare.ingest.format", "--format", self.format.clone());
         let columns = (!self.columns.is_empty()).then(|| self.columns.clone());
         flags.put("prepare.ingest.columns", "--columns", columns);
+        flags.put("prepare.ingest.ignore_keys", "--ignore-keys", list(&self.ignore_keys));
         flags.put("prepare.ingest.on_bad_row", "--on-bad-row", self.on_bad_row.clone());
         flags.put("prepare.pairs.rule", "--pairs", self.pairs.clone());
         flags.put("prepare.pairs.min_margin", "--min-margin", self.min_margin);
         flags.put("prepare.pairs.max_per_prompt", "--max-per-prompt", self.max_per_prompt);
+        flags.put("prepare.pairs.splits", "--splits", self.splits.clone());
         flags.put("prepare.pairs.test_fraction", "--test-fraction", self.test_fraction);
         flags.put("prepare.noise.flip_rate", "--flip-rate", self.flip_rate);
         flags.put("prepare.noise.flip_kind", "--flip-kind", self.flip_kind.clone());

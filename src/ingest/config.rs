@@ -61,6 +61,9 @@ pub struct IngestConfig {
     /// Columns under other names than a layout has, as `TARGET=COLUMN`, for example
     /// `["prompt=question", "chosen=answers.good"]`; applied before the layout is told. Default: none.
     pub columns: Vec<String>,
+    /// Keys of messages, and columns, that are left unread although they may be part of what was said: a row
+    /// with something in such a key is refused otherwise. Default: none.
+    pub ignore_keys: Vec<String>,
     /// Which score of a raw completion counts. Default: `overall`. No effect on given pairs.
     pub score: Score,
     /// What happens at a score of 10 that the ratings by aspect belie. Default: `warn`.
@@ -78,6 +81,7 @@ impl Default for IngestConfig {
         IngestConfig {
             format: Format::Auto,
             columns: Vec::new(),
+            ignore_keys: Vec::new(),
             score: Score::Overall,
             wrong_tens: OnWrongTens::Warn,
             on_bad_row: OnBadRow::Fail,
@@ -95,6 +99,9 @@ impl IngestConfig {
         let mut faults = Vec::new();
         if let Err(messages) = Names::parse(&self.columns) {
             faults.extend(messages.into_iter().map(|m| fault("columns", m)));
+        }
+        if self.ignore_keys.iter().any(|key| key.trim().is_empty()) {
+            faults.push(fault("ignore_keys", "an entry is empty".into()));
         }
         if self.wrong_tens != OnWrongTens::default() && self.score != Score::Overall {
             let message = "has no effect: only overall scores are wrong, and ingest.score is another one";

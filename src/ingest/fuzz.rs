@@ -12,7 +12,7 @@ use super::tests::{frame_of, sample, to_parquet};
 use super::*;
 use crate::progress::Silent;
 
-const SAMPLES: [&str; 18] = [
+const SAMPLES: [&str; 17] = [
     "ultrafeedback.jsonl",
     "binarized.jsonl",
     "ultrafeedback_cleaned.jsonl",
@@ -20,7 +20,6 @@ const SAMPLES: [&str; 18] = [
     "trl_standard.jsonl",
     "trl_conversational.jsonl",
     "trl_implicit.jsonl",
-    "trl_implicit_text.jsonl",
     "hh_rlhf.jsonl",
     "helpsteer2.jsonl",
     "helpsteer3.jsonl",
@@ -70,7 +69,9 @@ fn account(bytes: &[u8], config: &IngestConfig) -> Option<(u64, u64)> {
             Some((files[0].rows_read, kept))
         }
         Err(error) => {
-            assert!(matches!(error.exit_code(), 1 | 3), "{error}");
+            // Columns that were named and are not there are a mistake in the settings.
+            let expected = if config.columns.is_empty() { &[1, 3][..] } else { &[1, 2, 3] };
+            assert!(expected.contains(&error.exit_code()), "{error}");
             None
         }
     }
@@ -261,6 +262,8 @@ proptest! {
         // An array whose first element is no object is read as lines.
         let (read, _) = match account(&bytes, &config(format, mapped)) {
             Some(counts) => counts,
+            // The columns that were named are not there.
+            None if mapped => return Ok(()),
             None => return Err(TestCaseError::fail("sound files are never refused as a whole")),
         };
         if !array || bytes.starts_with(b"[\n  {") {

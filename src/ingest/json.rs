@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::names::{Names, Step, known};
-use super::value::{Fault, Object, Read, Value};
+use super::names::{Inner, Names, Step};
+use super::value::{Fault, Object, Read, UNREAD, Value};
 use crate::rejects::reason;
 
 /// Longest list, and most fields of an object that are read: no layout comes near, and a row of
@@ -23,20 +23,31 @@ const NOT_JSON_NUMBER: &str = "\0number";
 /// # Errors
 /// [`reason::BAD_JSON`].
 pub fn parse_json<'a>(line: &'a str, names: &Names) -> Read<Value<'a>> {
-    let fault = match parse_strict(line, names) {
+    parse(line, ValueSeed { names, row: true })
+}
+
+/// Parses a part of a row that was written as JSON in a text.
+///
+/// # Errors
+/// [`reason::BAD_JSON`].
+pub fn parse_inner<'a>(text: &'a str, names: &Names) -> Read<Value<'a>> {
+    parse(text, ValueSeed { names, row: false })
+}
+
+fn parse<'a>(line: &'a str, seed: ValueSeed<'_>) -> Read<Value<'a>> {
+    let fault = match parse_strict(line, seed) {
         Ok(value) => return Ok(value),
         Err(fault) => fault,
     };
     // The slow path, taken for faulty lines only.
-    match name_odd_numbers(line).map(|renamed| parse_strict(&renamed, names).map(Value::into_owned)) {
+    match name_odd_numbers(line).map(|renamed| parse_strict(&renamed, seed).map(Value::into_owned)) {
         Some(Ok(value)) => Ok(value),
         _ => Err(fault),
     }
 }
 
-fn parse_strict<'a>(line: &'a str, names: &Names) -> Read<Value<'a>> {
+fn parse_strict<'a>(line: &'a str, seed: ValueSeed<'_>) -> Read<Value<'a>> {
     let mut deserializer = serde_json::Deserializer::from_str(line);
-    let seed = ValueSeed(names.renamed());
     let parsed = seed.deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v));
     parsed.map_err(|e| {
         let text = e.to_string();
@@ -89,8 +100,19 @@ fn name_odd_numbers(line: &str) -> Option<String> {
     Some(out)
 }
 
-/// Reads any JSON value; a row is read with its names, what is inside it without.
-struct ValueSeed<'n>(Option<&'n Names>);
+/// Reads any JSON value.
+#[derive(Clone, Copy)]
+struct ValueSeed<'n> {
+    names: &'n Names,
+    /// Whether an object is the row itself, whose keys are columns.
+    row: bool,
+}
+
+impl<'n> ValueSeed<'n> {
+    fn inside(self) -> ValueSeed<'n> {
+        ValueSeed { row: false, ..self }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = Value<'de>;
@@ -112,10 +134,10 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         Ok(Value::Bool(b))
     }
     fn visit_u64<E>(self, x: u64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(x as f64))
+        Ok(Value::whole(x.into()))
     }
     fn visit_i64<E>(self, x: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(x as f64))
+        Ok(Value::whole(x.into()))
     }
     fn visit_f64<E>(self, x: f64) -> Result<Value<'de>, E> {
         Ok(Value::Number(x))
@@ -128,7 +150,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(ValueSeed(None))? {
+        while let Some(item) = items.next_element_seed(self.inside())? {
             within(list.len(), "a list")?;
             list.push(item);
         }
@@ -136,22 +158,29 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value<'de>, A::Error> {
         let mut fields = Vec::new();
-        if let Some(names) = self.0 {
-            let inside = Inside { step: &|key| names.top(key), fields: &mut fields };
-            inside.visit_map(entries)?;
+        if self.row {
+            let names = self.names;
+            let columns = Columns { names, step: &|key| names.top(key), fields: &mut fields };
+            columns.visit_map(entries)?;
             return Ok(Value::Object(Object(fields)));
         }
-        while let Some(key) = entries.next_key_seed(KeySeed)? {
+        while let Some(key) = entries.next_key_seed(KeySeed(self.names))? {
             match key {
                 Key::Known(key) => {
                     within(fields.len(), "an object")?;
-                    fields.push((key, entries.next_value_seed(ValueSeed(None))?));
+                    fields.push((key, entries.next_value_seed(self)?));
                 }
                 Key::OddNumber => {
                     let word: String = entries.next_value()?;
                     return Ok(Value::Number(word.parse().unwrap_or(f64::NAN)));
                 }
-                Key::Other => {
+                Key::Unread(name) => {
+                    if entries.next_value_seed(Something)? {
+                        within(fields.len(), "an object")?;
+                        fields.push((UNREAD, Value::Text(name)));
+                    }
+                }
+                Key::Skip => {
                     entries.next_value::<IgnoredAny>()?;
                 }
             }
@@ -167,20 +196,21 @@ fn within<E: serde::de::Error>(length: usize, what: &str) -> Result<(), E> {
     }
 }
 
-/// Reads the objects that renamed columns are in, and collects these; all else is skipped.
-struct Inside<'n, 'f, 'de> {
+/// Reads a row, and the objects that renamed columns are in, and collects the columns; all else is skipped.
+struct Columns<'n, 'f, 'de> {
+    names: &'n Names,
     step: &'f dyn Fn(&str) -> Step<'n>,
     fields: &'f mut Vec<(&'static str, Value<'de>)>,
 }
 
-impl<'de> DeserializeSeed<'de> for Inside<'_, '_, 'de> {
+impl<'de> DeserializeSeed<'de> for Columns<'_, '_, 'de> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Inside<'_, '_, 'de> {
+impl<'de> Visitor<'de> for Columns<'_, '_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -213,10 +243,12 @@ impl<'de> Visitor<'de> for Inside<'_, '_, 'de> {
             match step {
                 Step::Take(name) => {
                     within(self.fields.len(), "an object")?;
-                    self.fields.push((name, entries.next_value_seed(ValueSeed(None))?));
+                    let value = entries.next_value_seed(ValueSeed { names: self.names, row: false })?;
+                    self.fields.push((name, value));
                 }
                 Step::Into(node) => {
-                    entries.next_value_seed(Inside { step: &|key| node.step(key), fields: &mut *self.fields })?;
+                    let below = Columns { names: self.names, step: &|key| node.step(key), fields: &mut *self.fields };
+                    entries.next_value_seed(below)?;
                 }
                 Step::Skip => {
                     entries.next_value::<IgnoredAny>()?;
@@ -224,6 +256,56 @@ impl<'de> Visitor<'de> for Inside<'_, '_, 'de> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a value has anything in it, as [`Value::says_something`], without keeping it.
+struct Something;
+
+impl<'de> DeserializeSeed<'de> for Something {
+    type Value = bool;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Something {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+    fn visit_bool<E>(self, b: bool) -> Result<bool, E> {
+        Ok(b)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+        Ok(true)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
+        Ok(true)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
+        Ok(true)
+    }
+    fn visit_str<E>(self, text: &str) -> Result<bool, E> {
+        Ok(!text.trim().is_empty())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
+        let mut something = false;
+        while items.next_element::<IgnoredAny>()?.is_some() {
+            something = true;
+        }
+        Ok(something)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<bool, A::Error> {
+        let mut something = false;
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            something = true;
+        }
+        Ok(something)
     }
 }
 
@@ -247,33 +329,44 @@ impl<'n> Visitor<'_> for StepSeed<'n, '_> {
     }
 }
 
-enum Key {
+enum Key<'de> {
     Known(&'static str),
     OddNumber,
-    Other,
+    Unread(Cow<'de, str>),
+    Skip,
 }
 
-/// Reads a key without storing it.
-struct KeySeed;
+/// Reads a key of an object inside a row.
+struct KeySeed<'n>(&'n Names);
 
-impl<'de> DeserializeSeed<'de> for KeySeed {
-    type Value = Key;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
+impl KeySeed<'_> {
+    fn key<'de>(&self, key: Cow<'de, str>) -> Key<'de> {
+        match self.0.inner(&key) {
+            Inner::Known(key) => Key::Known(key),
+            _ if key == NOT_JSON_NUMBER => Key::OddNumber,
+            Inner::Unread => Key::Unread(key),
+            Inner::Skip => Key::Skip,
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Key<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key<'de>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for KeySeed {
-    type Value = Key;
+impl<'de> Visitor<'de> for KeySeed<'_> {
+    type Value = Key<'de>;
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a key")
     }
-    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-        Ok(match known(key) {
-            Some(key) => Key::Known(key),
-            None if key == NOT_JSON_NUMBER => Key::OddNumber,
-            None => Key::Other,
-        })
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
+        Ok(self.key(Cow::Borrowed(key)))
+    }
+    fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
+        Ok(self.key(Cow::Owned(key.to_owned())))
     }
 }
 

@@ -5,7 +5,7 @@
 //! told, in one place ([`layouts`]). Frames come in batches: what was read and is not kept is gone
 //! before the next batch is read.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
@@ -23,12 +23,13 @@ pub mod names;
 mod reader;
 pub mod record;
 pub mod value;
+pub mod written;
 
 pub use config::{IngestConfig, Limits, OnBadRow, OnWrongTens, Score};
 pub use layouts::Format;
 
 /// What to do about columns that no layout knows.
-const NAME_COLUMNS: &str = "say what the columns are, for example prepare.ingest.columns = [\"prompt=question\"]";
+const NAME_COLUMNS: &str = "say what the columns are, for example --columns prompt=question";
 
 /// A file to read: its name for the user, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,13 +40,15 @@ pub struct Input {
     pub path: PathBuf,
     /// Layout of its rows; `auto` leaves it to [`IngestConfig::format`].
     pub format: Format,
+    /// The split that its rows belong to, one of [`crate::schema::SPLITS`]; none where their prompts decide.
+    pub split: Option<&'static str>,
 }
 
 impl Input {
     /// A file known by its path.
     pub fn new(path: impl Into<PathBuf>) -> Input {
         let path = path.into();
-        Input { label: path.clone(), path, format: Format::Auto }
+        Input { label: path.clone(), path, format: Format::Auto, split: None }
     }
 
     /// The layout that was asked for, its own or that of all files.
@@ -92,7 +95,8 @@ pub struct Batch {
     /// Sound rows: `file` (index among the inputs) `line` `source` (the row's own, or null) `annotator`
     /// and `flip_probability` (null where the row has none) `prompt` and either `completions`
     /// (list of {model, response, score}) or `chosen` `rejected` `score_chosen` `score_rejected`
-    /// `chosen_model` `rejected_model`. Prompts and responses are lists of {role, content}.
+    /// `chosen_model` `rejected_model`. Prompts and responses are lists of {role, content}. A file that
+    /// belongs to a split adds `split`.
     pub frame: DataFrame,
     /// The rows between them that did not go on.
     pub rejects: Vec<Reject>,
@@ -122,7 +126,8 @@ impl Batch {
 ///
 /// # Errors
 /// [`Error::Data`] at the first row that cannot be read, unless such rows are to be skipped, and
-/// always where a file as a whole is empty or damaged; [`Error::Io`]; what `sink` returns.
+/// always where a file as a whole is damaged or no file has a row; [`Error::Config`] where a column that the
+/// user named is in no file; [`Error::Io`]; what `sink` returns.
 pub fn read(
     inputs: &[Input],
     config: &IngestConfig,
@@ -131,60 +136,18 @@ pub fn read(
     sink: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<Vec<InputFile>> {
     let names = names::Names::parse(&config.columns)
-        .map_err(|faults| Error::config("prepare.ingest.columns", faults.join("; ")))?;
+        .map_err(|faults| Error::config("prepare.ingest.columns", faults.join("; ")))?
+        .ignoring(&config.ignore_keys);
+    reader::require_columns(inputs, config, &names)?;
     let mut files = Vec::new();
     for (index, input) in inputs.iter().enumerate() {
         let reader = reader::Reader::new(input, index as u32, config, &names, from, progress, sink);
         files.push(reader.read()?);
     }
-    Ok(files)
-}
-
-/// Endings of the files that are taken from a folder.
-const ENDINGS: [&str; 14] = [
-    ".jsonl",
-    ".jsonl.gz",
-    ".jsonl.zst",
-    ".json",
-    ".json.gz",
-    ".json.zst",
-    ".csv",
-    ".csv.gz",
-    ".csv.zst",
-    ".tsv",
-    ".parquet",
-    ".arrow",
-    ".feather",
-    ".ipc",
-];
-
-/// JSON that other tools keep beside their data.
-const NO_DATA: [&str; 4] = ["dataset_info.json", "dataset_dict.json", "state.json", "manifest.json"];
-
-/// The input files of a folder, by name: JSON lines, JSON and CSV, plain or compressed, Parquet and Arrow.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::Data`] where there is none.
-pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let known = ENDINGS.iter().any(|e| name.ends_with(e)) && !NO_DATA.contains(&name.as_str());
-        if known && !name.starts_with('.') && path.is_file() {
-            files.push(path);
-        }
+    if let Some(first) = inputs.first().filter(|_| files.iter().all(|file| file.rows_read == 0)) {
+        let message = if inputs.len() == 1 { "the file has no rows" } else { "none of the input files has a row" };
+        return Err(first.fault(None, message));
     }
-    if files.is_empty() {
-        return Err(Error::Data {
-            path: folder.to_path_buf(),
-            line: None,
-            field: None,
-            message: "no .jsonl, .json, .csv, .parquet or .arrow file in this folder".into(),
-            hint: Some("text files may be packed as .gz or .zst; name a file to read it whatever its ending".into()),
-        });
-    }
-    files.sort();
     Ok(files)
 }
 

@@ -23,8 +23,21 @@ known_keys! {
     "chosen_model" "rejected_model" "chosen-rating" "rejected-rating" "chosen-model" "rejected-model"
     "annotator" "flip_probability" "system" "question" "input" "history" "conversations" "from" "value"
     "context" "rank" "completion" "response_1" "response_2" "preference_strength"
-    "response1" "response2" "overall_preference"
+    "response1" "response2" "overall_preference" "messages" "type" "text"
+    "chosen_rating" "rejected_rating" "chosen_score" "rejected_score" "system_prompt" "system_message"
+    "tools" "functions" "images" "image" "videos" "video" "audios" "audio"
 }
+
+/// Keys of objects inside a row; as columns of the row they are skipped.
+const INSIDE: [&str; 3] = ["messages", "type", "text"];
+
+/// Columns that change what the responses mean and that no layout reads: a row that has one is refused.
+pub const UNREAD_COLUMNS: [&str; 8] = ["tools", "functions", "images", "image", "videos", "video", "audios", "audio"];
+
+/// Keys of raw UltraFeedback's completions that are no part of what was said, and long: they are skipped
+/// without a look at them.
+const REMARKS: [&str; 6] =
+    ["custom_system_prompt", "principle", "critique", "Rationale", "Rationale For Rating", "Type"];
 
 /// Names that a column of the user's may be given: the keys of a row, not those inside it.
 const TARGETS: [&str; 25] = [
@@ -117,6 +130,20 @@ impl Node {
 pub struct Names {
     root: Node,
     targets: Vec<&'static str>,
+    /// What the user wrote for each target.
+    entries: Vec<String>,
+    ignored: Vec<String>,
+}
+
+/// What is done with a key of an object inside a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inner {
+    /// Its value is kept.
+    Known(&'static str),
+    /// No layout reads it, and it may be part of what was said.
+    Unread,
+    /// Its value is skipped.
+    Skip,
 }
 
 impl Names {
@@ -159,7 +186,20 @@ impl Names {
             self.root.add(&[column], target);
         }
         self.targets.push(target);
+        self.entries.push(entry.to_string());
         Ok(())
+    }
+
+    /// The same names, where these keys of messages and these columns are left unread.
+    #[must_use]
+    pub fn ignoring(mut self, keys: &[String]) -> Names {
+        self.ignored = keys.to_vec();
+        self
+    }
+
+    /// The columns that the user named: the name each one gets, and the entry that says so.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.targets.iter().copied().zip(self.entries.iter().map(String::as_str))
     }
 
     /// These names, where any column is renamed.
@@ -172,11 +212,26 @@ impl Names {
     pub fn top(&self, key: &str) -> Step<'_> {
         match self.root.step(key) {
             Step::Skip => match known(key) {
-                Some(name) if !self.targets.contains(&name) => Step::Take(name),
+                Some(name) if !self.targets.contains(&name) && !INSIDE.contains(&name) && !self.ignores(key) => {
+                    Step::Take(name)
+                }
                 _ => Step::Skip,
             },
             step => step,
         }
+    }
+
+    /// What is done with a key of an object inside the row.
+    pub fn inner(&self, key: &str) -> Inner {
+        match known(key) {
+            _ if self.ignores(key) || REMARKS.contains(&key) => Inner::Skip,
+            Some(name) if !UNREAD_COLUMNS.contains(&name) => Inner::Known(name),
+            _ => Inner::Unread,
+        }
+    }
+
+    fn ignores(&self, key: &str) -> bool {
+        self.ignored.iter().any(|ignored| ignored == key)
     }
 
     /// Whether a key of the row itself is read.
@@ -226,5 +281,18 @@ mod tests {
             assert!(matches!(names.top("x"), Step::Take(name) if known(name) == Some(name)), "{target}");
         }
         assert!(KNOWN_KEYS.iter().all(|key| known(key) == Some(key)));
+    }
+
+    #[test]
+    fn keys_can_be_left_unread() {
+        let names = names(&["prompt=q"]).unwrap().ignoring(&["turn_id".to_string(), "tools".to_string()]);
+        assert_eq!(names.inner("role"), Inner::Known("role"));
+        assert_eq!(names.inner("turn_id"), Inner::Skip);
+        assert_eq!(names.inner("critique"), Inner::Skip);
+        assert_eq!(names.inner("tool_calls"), Inner::Unread);
+        assert!(matches!(names.top("tools"), Step::Skip));
+        assert!(matches!(names.top("images"), Step::Take("images")));
+        assert!(matches!(names.top("messages"), Step::Skip), "a key of what is inside a row");
+        assert_eq!(names.given().collect::<Vec<_>>(), [("prompt", "prompt=q")]);
     }
 }

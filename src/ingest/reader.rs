@@ -17,6 +17,7 @@ use super::layouts::{self, Layout};
 use super::names::Names;
 use super::record::{self, Record};
 use super::value::{Fault, Object, Read, Value, describe};
+use super::written::unfold;
 use super::{Batch, IngestConfig, Input, NAME_COLUMNS, OnBadRow, OnWrongTens, Position, WrongTens};
 use crate::artifact;
 use crate::error::{Error, Result};
@@ -72,6 +73,7 @@ impl<'a> Reader<'a> {
             // The file is hashed beside the reading, while it is in the page cache anyway.
             let hash = scope.spawn(|| artifact::hash_file(path));
             match packing {
+                Packing::Empty => {}
                 Packing::Parquet => self.parquet()?,
                 Packing::Arrow => self.arrow()?,
                 _ => self.text(packing)?,
@@ -80,9 +82,6 @@ impl<'a> Reader<'a> {
         });
         let (bytes, blake3) = hashed?;
         self.tell(bytes);
-        if self.rows == 0 {
-            return Err(self.input.fault(None, "the file has no rows"));
-        }
         let path = self.input.label.display().to_string();
         Ok(InputFile { path, bytes, blake3, rows_read: self.rows, ..InputFile::default() })
     }
@@ -146,7 +145,7 @@ impl<'a> Reader<'a> {
             |to| parquet.send(to),
             |from| {
                 from.iter().try_for_each(|(before, batch)| {
-                    self.columns(before, &batch, "Parquet")?;
+                    self.columns(before, &batch, &parquet.keys, "Parquet")?;
                     let share = (before + batch.num_rows() as u64) as f64 / rows.max(1) as f64;
                     self.tell((share * bytes as f64) as u64);
                     Ok(())
@@ -159,11 +158,14 @@ impl<'a> Reader<'a> {
         let (input, names) = (self.input, self.names);
         ahead(
             |to| arrow::send(input, names, to),
-            |from| from.iter().try_for_each(|(before, batch)| self.columns(before, &batch, "Arrow")),
+            |from| {
+                from.iter()
+                    .try_for_each(|(before, batch)| self.columns(before, &batch, &keys_of_batch(&batch), "Arrow"))
+            },
         )
     }
 
-    fn columns(&mut self, before: u64, batch: &::arrow::array::RecordBatch, kind: &str) -> Result<()> {
+    fn columns(&mut self, before: u64, batch: &::arrow::array::RecordBatch, keys: &[String], kind: &str) -> Result<()> {
         let height = batch.num_rows() as u64;
         if before + height <= self.done && self.layout.is_some() {
             self.count(height);
@@ -171,16 +173,17 @@ impl<'a> Reader<'a> {
         }
         let columns = guarded(self.input, kind, || Columns::new(batch, self.names))?;
         if self.layout.is_none() {
-            self.layout = Layout::of_most((0..columns.height).map(|i| Layout::of(&columns.present(i))));
+            let row = |i: usize| unfolded(columns.row(i), self.names).ok();
+            self.layout = Layout::of_most((0..columns.height).map(|i| Layout::of(&row(i)?)));
         }
         let skipped = self.done.saturating_sub(before).min(height);
         self.count(skipped);
-        let (layout, config) = (self.layout, self.config);
+        let (layout, config, names) = (self.layout, self.config, self.names);
         let read = |i: usize| {
             if columns.weight(i) > config.max_line_bytes {
                 return Err(too_long(config.max_line_bytes));
             }
-            layouts::read(layout, columns.row(i), config, || columns.keys())
+            layouts::read(layout, unfolded(columns.row(i), names)?, config, || keys.to_vec())
         };
         for piece in columns.pieces() {
             // Where pieces end does not depend on where reading goes on.
@@ -220,17 +223,33 @@ impl<'a> Reader<'a> {
             }
         }
         let scored = self.layout.is_some_and(|layout| layout.scored);
-        let frame = record::to_frame(&sound, self.index, scored)?;
+        let frame = record::to_frame(&sound, self.index, self.input.split, scored)?;
         (self.sink)(Batch { frame, rejects, file: self.index, last_line: number(last), wrong_tens })?;
         self.count(read);
         Ok(())
     }
 
     fn error(&self, line: u64, fault: Fault) -> Error {
-        let mut advice = "pass --on-bad-row skip to drop and count such rows".to_string();
-        if fault.reason == reason::UNKNOWN_LAYOUT {
-            advice = format!("{NAME_COLUMNS}; or {advice}");
-        }
+        let skip = "pass --on-bad-row skip to drop and count such rows";
+        let no_prompt = fault.field == "prompt" && fault.message.starts_with("missing");
+        let structural = matches!(
+            fault.reason,
+            reason::MISSING_FIELD | reason::WRONG_TYPE | reason::PROMPT_MISMATCH | reason::WRONG_ROLE
+        );
+        let advice = match self.layout {
+            // No row is of a known layout, or none has a prompt: skipping them would leave nothing.
+            None if fault.reason == reason::UNKNOWN_LAYOUT => NAME_COLUMNS.to_string(),
+            Some(layout) if no_prompt && layout.is_implied() => NAME_COLUMNS.to_string(),
+            _ if reason::is_unread(fault.reason) => {
+                let key = fault.field.rsplit('.').next().unwrap_or_default();
+                format!("{skip}, or --ignore-keys {key} to leave it unread where it does not matter")
+            }
+            _ if no_prompt => format!("{skip}; or {NAME_COLUMNS}"),
+            Some(layout) if structural => {
+                format!("{skip} (rows are read as {}; --format names another layout)", layout.format.name())
+            }
+            _ => skip.to_string(),
+        };
         Error::Data {
             path: self.input.label.clone(),
             line: Some(line),
@@ -239,6 +258,80 @@ impl<'a> Reader<'a> {
             hint: Some(advice),
         }
     }
+}
+
+/// A row with the lists that it holds as text in their places.
+fn unfolded<'a>(mut row: Object<'a>, names: &Names) -> Read<Object<'a>> {
+    unfold(&mut row, names)?;
+    Ok(row)
+}
+
+/// Refuses columns that the user named and that no file has, before anything is read. A file of columns says
+/// so by its head; lines are looked through until each column was seen.
+///
+/// # Errors
+/// [`Error::Config`] with the entries of all that are missing; [`Error::Data`] where a file is damaged.
+pub fn require_columns(inputs: &[Input], config: &IngestConfig, names: &Names) -> Result<()> {
+    let mut missing: Vec<(&str, &str)> = names.given().collect();
+    let mut keys: Vec<String> = Vec::new();
+    for input in inputs {
+        if missing.is_empty() {
+            break;
+        }
+        let mut in_file = |has: &dyn Fn(&str) -> bool, all: &dyn Fn() -> Vec<String>| {
+            missing.retain(|(target, _)| !has(target));
+            if keys.is_empty() {
+                keys = all();
+            }
+            missing.is_empty()
+        };
+        match Packing::of(input)? {
+            Packing::Empty => {}
+            Packing::Parquet => {
+                let parquet = Parquet::open(input, names, config.limits())?;
+                let columns = guarded(input, "Parquet", || Columns::new(&parquet.empty()?, names))?;
+                in_file(&|name| columns.has(name), &|| parquet.keys.clone());
+            }
+            Packing::Arrow => ahead(
+                |to| arrow::send(input, names, to),
+                |from| {
+                    let Ok((_, batch)) = from.recv() else { return Ok(()) };
+                    let columns = guarded(input, "Arrow", || Columns::new(&batch, names))?;
+                    in_file(&|name| columns.has(name), &|| keys_of_batch(&batch));
+                    Ok(())
+                },
+            )?,
+            packing => {
+                let text = Text::open(input, packing, names, config.limits())?;
+                let framing = text.framing();
+                let mut found_all = |block: Block| {
+                    block.rows.iter().any(|row| {
+                        let bytes = &block.bytes[row.range.clone()];
+                        let Ok(object) = parse_row(row, bytes, &framing, names, config.max_line_bytes) else {
+                            return false;
+                        };
+                        in_file(&|name| object.get(name).is_some(), &|| keys_of(bytes, &framing))
+                    })
+                };
+                let look = |from: &Receiver<Block>| {
+                    from.iter().any(&mut found_all);
+                    Ok(())
+                };
+                ahead(|to| text.send(to), look)?;
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let entries: Vec<&str> = missing.iter().map(|(_, entry)| *entry).collect();
+    let has = if keys.is_empty() { String::new() } else { format!("; the rows have {}", keys.join(", ")) };
+    let message = format!("no row has the column of {} (--columns){has}", entries.join(", "));
+    Err(Error::config("prepare.ingest.columns", message))
+}
+
+fn keys_of_batch(batch: &::arrow::array::RecordBatch) -> Vec<String> {
+    batch.schema().fields().iter().map(|field| field.name().clone()).collect()
 }
 
 /// Runs a sender on a thread of its own, one item ahead of the taker.
@@ -274,10 +367,10 @@ fn parse_row<'a>(row: &Row, bytes: &'a [u8], framing: &Framing, names: &Names, l
     let text = std::str::from_utf8(bytes)
         .map_err(|e| Fault::new("", reason::INVALID_UTF8, format!("not UTF-8 from byte {} on", e.valid_up_to() + 1)))?;
     if let Framing::Csv(dialect) = framing {
-        return dialect.row(text);
+        return unfolded(dialect.row(text)?, names);
     }
     match parse_json(text, names)? {
-        Value::Object(row) => Ok(row),
+        Value::Object(row) => unfolded(row, names),
         other => Err(Fault::new("", reason::WRONG_TYPE, format!("expected a JSON object, got {}", describe(&other)))),
     }
 }

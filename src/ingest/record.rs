@@ -7,7 +7,7 @@ use polars::prelude::*;
 use super::WrongTens;
 use super::value::{Fault, Object, Read, Value, unfit};
 use crate::error::Result;
-use crate::message::{ASSISTANT, MessageColumnBuilder, USER};
+use crate::message::{ASSISTANT, MessageColumnBuilder, SYSTEM, USER};
 use crate::nested::list_of_structs;
 use crate::rejects::reason;
 use crate::schema::col;
@@ -87,13 +87,24 @@ impl<'a> Record<'a> {
         Record { source: None, annotator: None, flip_probability: None, prompt, body, wrong_tens: WrongTens::default() }
     }
 
-    /// The same row with a system message before all others, where there is one.
-    #[must_use]
-    pub fn with_system(mut self, text: Option<Cow<'a, str>>) -> Record<'a> {
-        if let Some(content) = text {
-            self.prompt.insert(0, Turn { role: "system".into(), content });
+    /// The same row with earlier turns before the prompt, and a system message before all.
+    ///
+    /// # Errors
+    /// The fault of a prompt that has another system message.
+    pub fn with_context(mut self, system: Option<Cow<'a, str>>, earlier: Vec<Turn<'a>>) -> Read<Record<'a>> {
+        let own = self.prompt.first().filter(|turn| turn.role == SYSTEM).map(|turn| &turn.content);
+        let same = match (own, &system) {
+            (Some(own), Some(system)) if own != system => {
+                let message = "the prompt begins with another system message than this column has";
+                return Err(Fault::new("system", reason::PROMPT_MISMATCH, message));
+            }
+            (own, _) => own.is_some(),
+        };
+        self.prompt.splice(usize::from(same)..usize::from(same), earlier);
+        if let Some(content) = system.filter(|_| !same) {
+            self.prompt.insert(0, Turn { role: SYSTEM.into(), content });
         }
-        self
+        Ok(self)
     }
 
     /// Refuses a prompt without any text.
@@ -105,10 +116,23 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A list of {role, content} objects; `field` names it in faults.
+/// A list of messages, one message, or an object whose `messages` are the list; `field` names it in faults.
 pub fn turns<'a>(value: Option<Value<'a>>, field: &str) -> Read<Vec<Turn<'a>>> {
     let items = match value {
         Some(Value::List(items)) if !items.is_empty() => items,
+        Some(Value::Object(mut object)) => {
+            if let Some(list @ Value::List(_)) = object.take("messages") {
+                let field = format!("{field}.messages");
+                match object.unread() {
+                    Some(key) => return Err(unread(key).within(field)),
+                    None => return turns(Some(list), &field),
+                }
+            }
+            if ["role", "from"].iter().all(|key| object.get(key).is_none()) {
+                return Err(unfit(field, "a string or a list of messages", Some(&Value::Object(object))));
+            }
+            return turn(Value::Object(object)).map(|turn| vec![turn]).map_err(|fault| fault.within(field));
+        }
         other => {
             let mut fault = unfit(field, "a list of messages", other.as_ref());
             if matches!(other, Some(Value::List(_))) {
@@ -117,14 +141,86 @@ pub fn turns<'a>(value: Option<Value<'a>>, field: &str) -> Read<Vec<Turn<'a>>> {
             return Err(fault);
         }
     };
-    let turn = |item: Value<'a>| -> Read<Turn<'a>> {
-        match item {
-            Value::Object(mut object) => Ok(Turn { role: object.text("role")?, content: object.text("content")? }),
-            other => Err(unfit("", "a message with role and content", Some(&other))),
-        }
-    };
     let read = |(i, item)| turn(item).map_err(|f| f.within(format_args!("{field}[{i}]")));
     items.into_iter().enumerate().map(read).collect()
+}
+
+/// One message: an object with `role` and `content`, or ShareGPT's with `from` and `value`, whose roles get
+/// their usual names.
+///
+/// # Errors
+/// The fault, among them that of a field that no layout reads: what it holds may be part of what was said.
+pub fn turn(value: Value<'_>) -> Read<Turn<'_>> {
+    let mut object = match value {
+        Value::Object(object) => object,
+        other => return Err(unfit("", "a message with role and content", Some(&other))),
+    };
+    // First of all: a message with calls may have no content.
+    if let Some(key) = object.unread() {
+        return Err(unread(key));
+    }
+    let turn = match object.get("role").is_none() && object.get("from").is_some() {
+        true => {
+            let role = role(&object.text("from")?)?;
+            Turn { role: role.into(), content: content(&mut object, "value")? }
+        }
+        false => Turn { role: object.text("role")?, content: content(&mut object, "content")? },
+    };
+    // Keys that are read elsewhere in a row are not read in a message.
+    match object.0.iter().find(|(_, value)| value.says_something()) {
+        Some((key, _)) => Err(unread(key)),
+        None => Ok(turn),
+    }
+}
+
+/// The usual name of a role in ShareGPT's words.
+fn role(from: &str) -> Read<&'static str> {
+    Ok(match from {
+        "human" | USER => USER,
+        "gpt" | ASSISTANT => ASSISTANT,
+        "observation" | "tool" => "tool",
+        SYSTEM => SYSTEM,
+        other => {
+            let message = format!("expected human, gpt, system or observation, got {other:?}");
+            return Err(Fault::new("from", reason::WRONG_ROLE, message));
+        }
+    })
+}
+
+/// The content of a message: a text, or a list of parts that are texts.
+fn content<'a>(message: &mut Object<'a>, key: &'static str) -> Read<Cow<'a, str>> {
+    if !matches!(message.get(key), Some(Value::List(_))) {
+        return message.text(key);
+    }
+    let mut whole = String::new();
+    for (i, part) in message.list(key)?.into_iter().enumerate() {
+        let text = match part {
+            Value::Text(text) => Ok(text),
+            Value::Object(mut part) => text_part(&mut part),
+            other => Err(unfit("", "a part of a message", Some(&other))),
+        };
+        whole.push_str(&text.map_err(|f| f.within(format_args!("{key}[{i}]")))?);
+    }
+    Ok(whole.into())
+}
+
+fn text_part<'a>(part: &mut Object<'a>) -> Read<Cow<'a, str>> {
+    match part.optional_text("type")? {
+        Some(kind) if kind != "text" => {
+            let message = format!("a part of type {kind:?} is not read; expected \"text\"");
+            Err(Fault::new("type", reason::UNREAD_KEY, message))
+        }
+        _ => match part.unread() {
+            Some(key) => Err(unread(key)),
+            None => part.text("text"),
+        },
+    }
+}
+
+/// The fault of a field that no layout reads and that may be part of what was said.
+pub fn unread(key: &str) -> Fault {
+    let message = format!("{key} is not read, and may be part of what was said");
+    Fault::new(key, reason::unread(key), message)
 }
 
 /// Refuses a response whose last message is not the model's.
@@ -161,11 +257,15 @@ pub fn part<'a>(text: &Cow<'a, str>, range: std::ops::Range<usize>) -> Cow<'a, s
 
 /// Score and model of a given pair's sides, under any of the names in use.
 pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mut Side<'a>) -> Read<()> {
-    let mut number = |names: [&'static str; 2]| -> Read<Option<f64>> {
-        Ok(row.optional_number(names[0])?.or(row.optional_number(names[1])?))
+    let mut number = |names: [&'static str; 4]| -> Read<Option<f64>> {
+        let mut found = None;
+        for name in names {
+            found = found.or(row.optional_number(name)?);
+        }
+        Ok(found)
     };
-    chosen.score = number(["score_chosen", "chosen-rating"])?;
-    rejected.score = number(["score_rejected", "rejected-rating"])?;
+    chosen.score = number(["score_chosen", "chosen-rating", "chosen_rating", "chosen_score"])?;
+    rejected.score = number(["score_rejected", "rejected-rating", "rejected_rating", "rejected_score"])?;
     let mut text = |names: [&'static str; 2]| -> Read<Option<Cow<'a, str>>> {
         Ok(row.optional_text(names[0])?.or(row.optional_text(names[1])?))
     };
@@ -176,10 +276,11 @@ pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mu
 
 /// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability`
 /// `prompt`, then `completions` for scored responses (`scored`), or the columns of a pair for given ones. All rows must be of that kind.
+/// `split` is that of the file, where it has one.
 ///
 /// # Errors
 /// [`crate::Error::Frame`].
-pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, scored: bool) -> Result<DataFrame> {
+pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, split: Option<&'static str>, scored: bool) -> Result<DataFrame> {
     let mut sources = StringChunkedBuilder::new(col::SOURCE.into(), rows.len());
     let mut annotators = StringChunkedBuilder::new(col::ANNOTATOR.into(), rows.len());
     let mut probabilities = PrimitiveChunkedBuilder::<Float64Type>::new(col::FLIP_PROBABILITY.into(), rows.len());
@@ -198,6 +299,7 @@ pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, scored: bool) -> Result<D
         probabilities.finish().into_column(),
         prompts.finish()?,
     ];
+    columns.extend(split.map(|split| StringChunked::full(col::SPLIT.into(), split, rows.len()).into_column()));
     match scored {
         true => columns.push(completion_column(rows)?),
         false => columns.extend(pair_columns(rows)?),

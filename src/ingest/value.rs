@@ -47,8 +47,10 @@ pub enum Value<'a> {
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// Any number; NaN and infinities are kept, to be refused where they matter.
+    /// Any number that `f64` holds; NaN and infinities are kept, to be refused where they matter.
     Number(f64),
+    /// A whole number that `f64` does not hold, by its digits.
+    Digits(String),
     /// A text.
     Text(Cow<'a, str>),
     /// A list.
@@ -59,13 +61,36 @@ pub enum Value<'a> {
     Other(&'a str),
 }
 
+/// Where a whole number may no longer be one that `f64` holds.
+const EXACT: u64 = 1 << 53;
+
 impl Value<'_> {
+    /// A whole number, with all its digits.
+    pub fn whole(x: i128) -> Value<'static> {
+        match x.unsigned_abs() <= u128::from(EXACT) {
+            true => Value::Number(x as f64),
+            false => Value::Digits(x.to_string()),
+        }
+    }
+
+    /// Whether there is anything in it: null, blank texts, `false` and empty lists and objects say nothing.
+    pub fn says_something(&self) -> bool {
+        match self {
+            Value::Null | Value::Bool(false) => false,
+            Value::Text(text) => !text.trim().is_empty(),
+            Value::List(items) => !items.is_empty(),
+            Value::Object(object) => !object.0.is_empty(),
+            Value::Bool(true) | Value::Number(_) | Value::Digits(_) | Value::Other(_) => true,
+        }
+    }
+
     /// The same value, its texts no longer borrowed.
     pub fn into_owned(self) -> Value<'static> {
         match self {
             Value::Null => Value::Null,
             Value::Bool(b) => Value::Bool(b),
             Value::Number(x) => Value::Number(x),
+            Value::Digits(digits) => Value::Digits(digits),
             Value::Text(text) => Value::Text(Cow::Owned(text.into_owned())),
             Value::List(items) => Value::List(items.into_iter().map(Value::into_owned).collect()),
             Value::Object(object) => {
@@ -80,7 +105,24 @@ impl Value<'_> {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Object<'a>(pub Vec<(&'static str, Value<'a>)>);
 
+/// The key under which an object names a field that no layout reads and that has something in it.
+pub const UNREAD: &str = "\0unread";
+
 impl<'a> Object<'a> {
+    /// The first field that no layout reads and that has something in it.
+    pub fn unread(&self) -> Option<&str> {
+        self.0.iter().find_map(|(key, value)| match value {
+            Value::Text(name) if *key == UNREAD => Some(&**name),
+            _ => None,
+        })
+    }
+
+    /// The fields that have something in them.
+    #[must_use]
+    pub fn said(&self) -> Object<'a> {
+        Object(self.0.iter().filter(|(_, value)| value.says_something()).cloned().collect())
+    }
+
     /// The value of a key, null included.
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
         self.0.iter().rev().find(|(k, _)| *k == key).map(|(_, v)| v)
@@ -112,27 +154,33 @@ impl<'a> Object<'a> {
     /// A name that may be absent or null: a text, or a number as it is written.
     pub fn optional_name(&mut self, key: &'static str) -> Read<Option<Cow<'a, str>>> {
         match self.take(key) {
-            Some(Value::Number(x)) => Ok(Some(x.to_string().into())),
+            Some(Value::Number(x)) if x.abs() <= EXACT as f64 => Ok(Some(x.to_string().into())),
+            Some(Value::Number(x)) => {
+                let message = format!("{x} has more digits than are kept; write it as a string");
+                Err(Fault::new(key, reason::WRONG_TYPE, message))
+            }
+            Some(Value::Digits(digits)) => Ok(Some(digits.into())),
             Some(Value::Text(text)) => Ok(Some(text).filter(|t| !t.is_empty())),
             None | Some(Value::Null) => Ok(None),
             other => Err(unfit(key, "a string or a number", other.as_ref())),
         }
     }
 
-    /// A finite number that must be there.
+    /// A finite number that must be there; a text that is one counts.
     pub fn number(&mut self, key: &'static str) -> Read<f64> {
-        match self.take(key) {
-            Some(Value::Number(x)) if x.is_finite() => Ok(x),
-            other => Err(unfit(key, "a number", other.as_ref())),
+        let value = self.take(key);
+        match value.as_ref().and_then(finite) {
+            Some(x) => Ok(x),
+            None => Err(unfit(key, "a number", value.as_ref())),
         }
     }
 
-    /// A finite number that may be absent or null.
+    /// A finite number that may be absent, null or blank; a text that is one counts.
     pub fn optional_number(&mut self, key: &'static str) -> Read<Option<f64>> {
         match self.take(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Number(x)) if x.is_finite() => Ok(Some(x)),
-            other => Err(unfit(key, "a number", other.as_ref())),
+            Some(Value::Text(text)) if text.trim().is_empty() => Ok(None),
+            Some(value) => finite(&value).map(Some).ok_or_else(|| unfit(key, "a number", Some(&value))),
         }
     }
 
@@ -151,6 +199,18 @@ impl<'a> Object<'a> {
             other => Err(unfit(key, "an object", other.as_ref())),
         }
     }
+}
+
+/// The finite number that a value is, as a number or as a text.
+pub fn finite(value: &Value<'_>) -> Option<f64> {
+    let x = match value {
+        Value::Number(x) => *x,
+        Value::Digits(digits) => digits.parse().ok()?,
+        // Rust also reads "inf" and "nan".
+        Value::Text(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    x.is_finite().then_some(x)
 }
 
 /// The fault of a value that is not what was expected.
@@ -173,6 +233,7 @@ pub fn describe(value: &Value<'_>) -> String {
         Value::Null => "null".into(),
         Value::Bool(b) => b.to_string(),
         Value::Number(x) => x.to_string(),
+        Value::Digits(digits) => digits.clone(),
         Value::Text(text) => match text.char_indices().nth(40) {
             Some((end, _)) => format!("{:?} and more", &text[..end]),
             None => format!("{text:?}"),
@@ -212,5 +273,46 @@ mod tests {
         assert_eq!(describe(&long), format!("{:?} and more", "x".repeat(40)));
         assert_eq!(Fault::new("b", "r", "m").within("a[1]").field, "a[1].b");
         assert_eq!(Fault::new("", "r", "m").within("a").field, "a");
+    }
+
+    #[test]
+    fn whole_numbers_keep_their_digits() {
+        let name = |value: Value<'static>| object([("annotator", value)]).optional_name("annotator");
+        for digits in ["9007199254740992", "9007199254740993", "-9007199254740993", "18446744073709551615", "7"] {
+            let value = Value::whole(digits.parse().unwrap());
+            assert_eq!(name(value.clone()).unwrap().as_deref(), Some(digits));
+            assert_eq!(finite(&value), digits.parse().ok());
+        }
+        let fault = name(Value::Number(1e20)).unwrap_err();
+        assert!(fault.message.contains("more digits than are kept"), "{}", fault.message);
+    }
+
+    #[test]
+    fn texts_that_are_numbers_are_numbers() {
+        let mut row = object([
+            ("score_chosen", Value::Text(" 4.5 ".into())),
+            ("score_rejected", Value::Text(" ".into())),
+            ("overall_score", Value::Text("-2e1".into())),
+            ("flip_probability", Value::Text("inf".into())),
+        ]);
+        assert_eq!(row.optional_number("score_chosen").unwrap(), Some(4.5));
+        assert_eq!(row.optional_number("score_rejected").unwrap(), None);
+        assert_eq!(row.number("overall_score").unwrap(), -20.0);
+        assert_eq!(row.optional_number("flip_probability").unwrap_err().message, "expected a number, got \"inf\"");
+    }
+
+    #[test]
+    fn null_and_empty_values_say_nothing() {
+        let nothing = [
+            Value::Null,
+            Value::Bool(false),
+            Value::Text(" \n".into()),
+            Value::List(Vec::new()),
+            Value::Object(Object::default()),
+        ];
+        assert!(nothing.iter().all(|value| !value.says_something()));
+        assert!(Value::Number(0.0).says_something());
+        let row = object([("prompt", Value::Null), ("chosen", Value::Text("a".into()))]);
+        assert_eq!(row.said().0.len(), 1);
     }
 }

@@ -75,6 +75,18 @@ pub enum Conflicts {
     KeepHigherMargin,
 }
 
+/// Where the splits come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Splits {
+    /// From the names of the input files, where some say that they are for training (`train`) and others that
+    /// they are held out (`test`, `validation` and their kin); by prompt for all other rows.
+    #[default]
+    Files,
+    /// By prompt for all rows: a share of `test_fraction` is held out.
+    Prompts,
+}
+
 /// How pairs are made, sifted and split.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -93,7 +105,10 @@ pub struct PairConfig {
     pub dedup: Dedup,
     /// What becomes of pairs that contradict each other. Default: `keep`.
     pub conflicts: Conflicts,
-    /// Share of the prompts that goes to the test split, in [0, 1]. Default: 0.1.
+    /// Where the splits come from. Default: `files`.
+    pub splits: Splits,
+    /// Share of the prompts that goes to the test split, in [0, 1]; no effect on rows of files whose names
+    /// say their split. Default: 0.1.
     pub test_fraction: f64,
     /// Of prompts of at least this similarity (Jaccard index of their words, five in a row) one stays;
     /// 0 (default) is off, else from 0.5 to 1. Needs all prompts at once.
@@ -115,6 +130,7 @@ impl Default for PairConfig {
             max_per_prompt: 0,
             dedup: Dedup::Exact,
             conflicts: Conflicts::Keep,
+            splits: Splits::Files,
             test_fraction: 0.1,
             near_duplicates: 0.0,
             decontaminate: Vec::new(),

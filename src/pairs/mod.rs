@@ -24,7 +24,7 @@ pub mod order;
 pub mod words;
 
 use choose::{Candidates, Choice, Lost, Refusal};
-pub use config::{Conflicts, Dedup, PairConfig, PairRule, Ties};
+pub use config::{Conflicts, Dedup, PairConfig, PairRule, Splits, Ties};
 use identity::PromptIdentity;
 pub use order::{Finished, finish};
 
@@ -179,8 +179,11 @@ fn assemble(
     };
     let constant = |name: &str, value: &str| StringChunked::full(name.into(), value, n).into_column();
     let taken = |name: &str| -> Result<Column> { Ok(input.column(name)?.take_slice(&rows)?) };
-    let splits: Vec<&str> =
+    let by_prompt: Vec<&str> =
         names.iter().map(|p| SPLITS[usize::from(seed.unit("split", &p.normalized) < config.test_fraction)]).collect();
+    // A file that belongs to a split says so in every row.
+    let by_file = input.column(col::SPLIT).ok().map(|column| column.str()).transpose()?;
+    let split_of = |m: &Made| by_file.and_then(|splits| splits.get(m.row)).unwrap_or(by_prompt[m.prompt]);
 
     let mut prompt = MessageColumnBuilder::new(col::PROMPT, n);
     let mut chosen = MessageColumnBuilder::new(col::CHOSEN, n);
@@ -210,7 +213,7 @@ fn assemble(
             text(col::ID, &mut made.iter().map(|m| m.id.as_str())),
             text(col::PROMPT_ID, &mut made.iter().map(|m| names[m.prompt].prompt_id.as_str())),
             taken(col::SOURCE)?,
-            text(col::SPLIT, &mut made.iter().map(|m| splits[m.prompt])),
+            text(col::SPLIT, &mut made.iter().map(split_of)),
             prompt.finish()?,
             chosen.finish()?,
             rejected.finish()?,

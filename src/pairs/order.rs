@@ -29,8 +29,9 @@ pub struct Finished {
 }
 
 /// Joins frames of [`super::build`], sorts them by split (train first), `group` and `id`, and takes out
-/// what `config` does not want, in this order: copies (`dedup`), pairs beyond `max_per_prompt`, and pairs
-/// that contradict each other (`conflicts`).
+/// what `config` does not want, in this order: pairs for training whose prompt is in the test split (which
+/// only files that were split before can hold), copies (`dedup`), pairs beyond `max_per_prompt`, and pairs that
+/// contradict each other (`conflicts`).
 ///
 /// All rows of one prompt must come in the same call; then several calls, each with the prompts of a
 /// range of `group`, give the same as one. Which of equal rows stays is decided by what else is in them
@@ -50,12 +51,13 @@ pub fn finish(frames: Vec<DataFrame>, config: &PairConfig, seed: Seed, labels: &
     let sieve = Sieve { keys: Keys::open(&all)?, texts: Texts::open(&all)?, config, seed, labels };
     let mut order: Vec<IdxSize> = (0..all.height() as IdxSize).collect();
     order.par_sort_unstable_by(|a, b| sieve.keys.compare(*a as usize, *b as usize));
+    let (order, mut drops) = sieve.without_leaks(order);
     let prompts: Vec<&[IdxSize]> =
         order.chunk_by(|a, b| sieve.keys.prompts[*a as usize] == sieve.keys.prompts[*b as usize]).collect();
     let sifted: Vec<Sifted> = prompts.into_par_iter().map(|rows| sieve.sift(rows)).collect();
 
     let mut kept: Vec<IdxSize> = Vec::with_capacity(order.len());
-    let (mut drops, mut conflicts, mut conflict) = (Vec::new(), 0, String::new());
+    let (mut conflicts, mut conflict) = (0, String::new());
     for part in sifted {
         kept.extend(part.kept);
         drops.extend(part.drops);
@@ -94,6 +96,28 @@ struct Sieve<'a> {
 }
 
 impl Sieve<'_> {
+    /// Takes the rows for training out whose prompt is in the test split too; the rows come in their final order.
+    fn without_leaks(&self, order: Vec<IdxSize>) -> (Vec<IdxSize>, Vec<Reject>) {
+        let split = |row: &IdxSize| self.keys.prompts[*row as usize].0;
+        let (train, test) = order.split_at(order.partition_point(|row| split(row) == 0));
+        let group = |row: &IdxSize| self.keys.prompts[*row as usize].1;
+        // Both are sorted by group.
+        let mut held_out = test.iter().peekable();
+        let (mut kept, mut drops) = (Vec::with_capacity(order.len()), Vec::new());
+        for row in train {
+            while held_out.next_if(|other| group(other) < group(row)).is_some() {}
+            match held_out.peek().filter(|other| group(other) == group(row)) {
+                Some(other) => {
+                    let detail = format!("the test split has the same prompt in {}", self.place(**other));
+                    drops.push(self.reject(*row, reason::IN_TEST_SPLIT, detail));
+                }
+                None => kept.push(*row),
+            }
+        }
+        kept.extend(test);
+        (kept, drops)
+    }
+
     /// Sifts the rows of one prompt, which come in their final order.
     fn sift(&self, rows: &[IdxSize]) -> Sifted {
         let mut out = Sifted::default();

@@ -11,7 +11,7 @@ use crate::error::{Error, Fault, Result};
 use crate::ingest::{IngestConfig, Input};
 use crate::manifest::Manifest;
 use crate::noise::NoiseConfig;
-use crate::pairs::PairConfig;
+use crate::pairs::{PairConfig, Splits};
 use crate::progress::Progress;
 use crate::schema::col;
 use crate::seed::Seed;
@@ -152,6 +152,11 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     let manifest = Manifest::begin("prepare", config)?;
     let shard = Shard::parse(&config.shard).map_err(|e| Error::config("prepare.shard", e))?;
     let mut inputs = inputs::resolve(&config.input, progress)?;
+    if config.pairs.splits == Splits::Files
+        && let Some(note) = inputs::declare_splits(&mut inputs)
+    {
+        progress.note(&note);
+    }
     let mix = Mix::resolve(&config.mix, &inputs::labels(&inputs), seed)?;
     mix.set_formats(&mut inputs);
     // What is read beside the inputs decides about rows too.

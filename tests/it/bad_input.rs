@@ -190,7 +190,7 @@ fn bytes_that_are_no_text() {
 fn files_without_a_row() {
     let sandbox = Sandbox::new();
     sandbox.write("empty.jsonl", "");
-    refused(&sandbox, "empty.jsonl", &["error: empty.jsonl: the file is empty"]);
+    refused(&sandbox, "empty.jsonl", &["error: empty.jsonl: the file has no rows"]);
     sandbox.write("blank.jsonl", "\n  \n\n");
     refused(&sandbox, "blank.jsonl", &["error: blank.jsonl: the file has no rows"]);
     sandbox.write("bad.jsonl", "{}\n[]\n");

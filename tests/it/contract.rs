@@ -54,7 +54,6 @@ fn every_layout_becomes_the_same_folder() {
         ("trl_standard.jsonl", 3, "given"),
         ("trl_conversational.jsonl", 3, "given"),
         ("trl_implicit.jsonl", 3, "given"),
-        ("trl_implicit_text.jsonl", 3, "given"),
         ("ultrafeedback_cleaned.jsonl", 2, "given"),
         ("argilla.jsonl", 3, "given"),
         ("hh_rlhf.jsonl", 3, "given"),

@@ -111,7 +111,7 @@ fn layouts_and_columns_are_those_of_prepare() {
     }
     sandbox.write("questions.csv", sample("questions.csv"));
     let plain = sandbox.ends(3, "synth --over questions.csv --out q");
-    assert!(plain.stderr.contains("hint: say what the columns are, for example synth.columns"), "{}", plain.stderr);
+    assert!(plain.stderr.contains("hint: say what the columns are, for example --columns"), "{}", plain.stderr);
     sandbox
         .ok("synth --over questions.csv --out q --columns prompt=question chosen=answer_a rejected=answer_b --quiet");
     sandbox.write("bad.jsonl", format!("{}{{\"no\": 1}}\n", raw(3, unrated)));

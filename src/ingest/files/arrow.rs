@@ -32,8 +32,8 @@ pub fn send(input: &Input, names: &Names, to: &SyncSender<(u64, RecordBatch)>) -
     let mut before = 0;
     batches(input, bytes, &mut |batch| {
         let schema = batch.schema();
-        if !schema.fields().iter().any(|f| names.knows(f.name())) {
-            let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        if batch.num_rows() > 0 && !schema.fields().iter().any(|f| names.knows(f.name())) {
+            let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
             return Err(none_known(input, &columns));
         }
         let rows = batch.num_rows() as u64;
@@ -63,11 +63,7 @@ pub fn batches(input: &Input, bytes: Buffer, take: &mut dyn FnMut(RecordBatch) -
         if decoder.finish().is_ok() {
             break;
         }
-        let next = guarded(input, KIND, || decoder.decode(&mut stream));
-        let next = next.map_err(|e| match e.to_string().contains("ompress") {
-            true => e.with_hint("write the file without compression, or as Parquet"),
-            false => e,
-        })?;
+        let next = guarded(input, KIND, || decoder.decode(&mut stream))?;
         if let Some(batch) = next
             && !take(batch)?
         {

@@ -4,16 +4,16 @@
 use std::ops::Range;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, LargeStringArray, RecordBatch, StringArray, StringViewArray,
-    StructArray,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, LargeStringArray, RecordBatch, StringArray,
+    StringViewArray, StructArray, UInt64Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Float64Type};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, UInt64Type};
 use arrow::error::ArrowError;
 
-use super::super::names::{Names, Step, known};
-use super::super::value::{Object, Value};
+use super::super::names::{Inner, Names, Step};
+use super::super::value::{Object, UNREAD, Value};
 use super::text::{BLOCK_BYTES, BLOCK_ROWS};
 
 /// Longest list that is read; as in JSON.
@@ -24,7 +24,6 @@ pub struct Columns {
     /// Number of rows.
     pub height: usize,
     fields: Vec<(&'static str, Tree)>,
-    keys: Vec<String>,
 }
 
 impl Columns {
@@ -36,25 +35,19 @@ impl Columns {
         let mut fields = Vec::new();
         let schema = batch.schema();
         for (field, column) in schema.fields().iter().zip(batch.columns()) {
-            collect(names.top(field.name()), column, &mut fields)?;
+            collect(names.top(field.name()), column, names, &mut fields)?;
         }
-        let keys = schema.fields().iter().map(|f| f.name().clone()).filter(|name| names.knows(name)).collect();
-        Ok(Columns { height: batch.num_rows(), fields, keys })
+        Ok(Columns { height: batch.num_rows(), fields })
     }
 
-    /// The columns that are read, as the file names them.
-    pub fn keys(&self) -> Vec<String> {
-        self.keys.clone()
+    /// Whether there is a column under this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(key, _)| *key == name)
     }
 
     /// One row.
     pub fn row(&self, i: usize) -> Object<'_> {
         Object(self.fields.iter().map(|(key, tree)| (*key, tree.value(i))).collect())
-    }
-
-    /// One row without its null cells: a row of columns has every key.
-    pub fn present(&self, i: usize) -> Object<'_> {
-        Object(self.row(i).0.into_iter().filter(|(_, value)| *value != Value::Null).collect())
     }
 
     /// Bytes of text in a row, roughly. Shared texts count for every row.
@@ -82,13 +75,18 @@ impl Columns {
 }
 
 /// Takes a column apart, and the renamed ones inside it.
-fn collect(step: Step<'_>, column: &ArrayRef, out: &mut Vec<(&'static str, Tree)>) -> Result<(), ArrowError> {
+fn collect(
+    step: Step<'_>,
+    column: &ArrayRef,
+    names: &Names,
+    out: &mut Vec<(&'static str, Tree)>,
+) -> Result<(), ArrowError> {
     match step {
-        Step::Take(name) => out.push((name, Tree::new(column)?)),
+        Step::Take(name) => out.push((name, Tree::new(column, names)?)),
         Step::Into(node) => {
             if let Some(inner) = column.as_struct_opt() {
                 for (field, column) in inner.fields().iter().zip(unmasked(inner)) {
-                    collect(node.step(field.name()), &column?, out)?;
+                    collect(node.step(field.name()), &column?, names, out)?;
                 }
             }
         }
@@ -113,17 +111,31 @@ enum Tree {
     LargeText(LargeStringArray),
     TextView(StringViewArray),
     Number(Float64Array),
+    Whole(Int64Array),
+    Unsigned(UInt64Array),
     Bool(BooleanArray),
-    List { offsets: Vec<usize>, null: Option<NullBuffer>, inner: Box<Tree> },
-    Struct { null: Option<NullBuffer>, fields: Vec<(&'static str, Tree)> },
-    Other { kind: String, null: Option<NullBuffer> },
+    List {
+        offsets: Vec<usize>,
+        null: Option<NullBuffer>,
+        inner: Box<Tree>,
+    },
+    Struct {
+        null: Option<NullBuffer>,
+        fields: Vec<(&'static str, Tree)>,
+        /// Fields that no layout reads.
+        unread: Vec<(String, Tree)>,
+    },
+    Other {
+        kind: String,
+        null: Option<NullBuffer>,
+    },
 }
 
 impl Tree {
-    fn new(column: &ArrayRef) -> Result<Tree, ArrowError> {
+    fn new(column: &ArrayRef, names: &Names) -> Result<Tree, ArrowError> {
         let null = column.nulls().cloned();
         let list = |offsets: Vec<usize>, values: &ArrayRef| -> Result<Tree, ArrowError> {
-            Ok(Tree::List { offsets, null: column.nulls().cloned(), inner: Box::new(Tree::new(values)?) })
+            Ok(Tree::List { offsets, null: column.nulls().cloned(), inner: Box::new(Tree::new(values, names)?) })
         };
         Ok(match column.data_type() {
             DataType::Null => Tree::Null,
@@ -131,11 +143,14 @@ impl Tree {
             DataType::LargeUtf8 => Tree::LargeText(column.as_string().clone()),
             DataType::Utf8View => Tree::TextView(column.as_string_view().clone()),
             DataType::Boolean => Tree::Bool(column.as_boolean().clone()),
+            // Floats hold no whole number of 64 bits.
+            DataType::Int64 => Tree::Whole(column.as_primitive::<Int64Type>().clone()),
+            DataType::UInt64 => Tree::Unsigned(column.as_primitive::<UInt64Type>().clone()),
             kind if kind.is_numeric() => {
                 Tree::Number(cast(column, &DataType::Float64)?.as_primitive::<Float64Type>().clone())
             }
-            DataType::Dictionary(_, value) if is_text(value) => Tree::new(&cast(column, &DataType::Utf8View)?)?,
-            DataType::Dictionary(_, value) if value.is_numeric() => Tree::new(&cast(column, &DataType::Float64)?)?,
+            DataType::Dictionary(_, value) if is_text(value) => Tree::new(&cast(column, &DataType::Utf8View)?, names)?,
+            DataType::Dictionary(_, value) if value.is_numeric() => Tree::new(&cast(column, value)?, names)?,
             DataType::List(_) => {
                 let array = column.as_list::<i32>();
                 list(array.value_offsets().iter().map(|o| *o as usize).collect(), array.values())?
@@ -150,13 +165,15 @@ impl Tree {
             }
             DataType::Struct(_) => {
                 let array = column.as_struct();
-                let mut fields = Vec::new();
+                let (mut fields, mut unread) = (Vec::new(), Vec::new());
                 for (field, column) in array.fields().iter().zip(array.columns()) {
-                    if let Some(key) = known(field.name()) {
-                        fields.push((key, Tree::new(column)?));
+                    match names.inner(field.name()) {
+                        Inner::Known(key) => fields.push((key, Tree::new(column, names)?)),
+                        Inner::Unread => unread.push((field.name().clone(), Tree::new(column, names)?)),
+                        Inner::Skip => {}
                     }
                 }
-                Tree::Struct { null, fields }
+                Tree::Struct { null, fields, unread }
             }
             kind => Tree::Other { kind: kind.to_string(), null },
         })
@@ -169,6 +186,8 @@ impl Tree {
             Tree::LargeText(texts) if texts.is_valid(i) => Value::Text(texts.value(i).into()),
             Tree::TextView(texts) if texts.is_valid(i) => Value::Text(texts.value(i).into()),
             Tree::Number(numbers) if numbers.is_valid(i) => Value::Number(numbers.value(i)),
+            Tree::Whole(numbers) if numbers.is_valid(i) => Value::whole(numbers.value(i).into()),
+            Tree::Unsigned(numbers) if numbers.is_valid(i) => Value::whole(numbers.value(i).into()),
             Tree::Bool(flags) if flags.is_valid(i) => Value::Bool(flags.value(i)),
             Tree::List { offsets, null, inner } if !is_null(null) => {
                 let range = offsets[i]..offsets[i + 1];
@@ -177,8 +196,10 @@ impl Tree {
                 }
                 Value::List(range.map(|k| inner.value(k)).collect())
             }
-            Tree::Struct { null, fields } if !is_null(null) => {
-                Value::Object(Object(fields.iter().map(|(key, tree)| (*key, tree.value(i))).collect()))
+            Tree::Struct { null, fields, unread } if !is_null(null) => {
+                let said = unread.iter().filter(|(_, tree)| tree.value(i).says_something());
+                let unread = said.map(|(name, _)| (UNREAD, Value::Text(name.as_str().into())));
+                Value::Object(Object(fields.iter().map(|(key, tree)| (*key, tree.value(i))).chain(unread).collect()))
             }
             Tree::Other { kind, null } if !is_null(null) => Value::Other(kind),
             _ => Value::Null,
@@ -197,7 +218,7 @@ impl Tree {
                 items as u64 * 8 + range.take(items).map(|k| inner.weight(k)).sum::<u64>()
             }
             Tree::Struct { fields, .. } => fields.iter().map(|(_, tree)| tree.weight(i)).sum(),
-            Tree::Null | Tree::Number(_) | Tree::Bool(_) | Tree::Other { .. } => 8,
+            Tree::Null | Tree::Number(_) | Tree::Whole(_) | Tree::Unsigned(_) | Tree::Bool(_) | Tree::Other { .. } => 8,
         }
     }
 }
@@ -208,25 +229,25 @@ pub fn is_text(kind: &DataType) -> bool {
 }
 
 /// The leaves of a column that are read, counted through all of them from `next` on.
-pub fn leaves(field: &Field, step: Option<Step<'_>>, next: &mut usize, out: &mut Vec<usize>) {
+pub fn leaves(field: &Field, step: Option<Step<'_>>, names: &Names, next: &mut usize, out: &mut Vec<usize>) {
     let read = !matches!(step, Some(Step::Skip));
     match field.data_type() {
         DataType::List(inner) | DataType::LargeList(inner) | DataType::FixedSizeList(inner, _) => {
             let step = step.filter(|s| matches!(s, Step::Skip));
-            leaves(inner, step, next, out);
+            leaves(inner, step, names, next, out);
         }
         DataType::Struct(fields) => {
             for field in fields {
                 let below = match step {
                     Some(Step::Into(node)) => Some(node.step(field.name())),
                     Some(Step::Skip) => Some(Step::Skip),
-                    _ if known(field.name()).is_some() => None,
+                    _ if names.inner(field.name()) != Inner::Skip => None,
                     _ => Some(Step::Skip),
                 };
-                leaves(field, below, next, out);
+                leaves(field, below, names, next, out);
             }
         }
-        DataType::Map(entries, _) => leaves(entries, Some(Step::Skip), next, out),
+        DataType::Map(entries, _) => leaves(entries, Some(Step::Skip), names, next, out),
         _ => {
             if read && !matches!(step, Some(Step::Into(_))) {
                 out.push(*next);

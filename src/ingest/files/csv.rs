@@ -1,11 +1,10 @@
 //! CSV as RFC 4180 has it: a header, cells in quotes where they hold delimiters or line breaks, quotes
 //! in them written twice. Cells become values by the key of their column: numbers where a number is
-//! wanted, message lists where a cell holds one as JSON, texts otherwise.
+//! wanted, texts otherwise; message lists in them are read as in every text ([`super::super::written`]).
 
 use std::borrow::Cow;
 
 use super::super::Input;
-use super::super::json::parse_json;
 use super::super::names::{Names, Step};
 use super::super::value::{Fault, Object, Read, Value};
 use crate::rejects::reason;
@@ -59,7 +58,11 @@ impl Dialect {
             _ => None,
         };
         let columns: Vec<_> = cells.iter().map(column).collect();
-        let keys = cells.iter().map(|c| c.trim().to_string()).collect();
+        let keys: Vec<String> = cells.iter().map(|c| c.trim().to_string()).collect();
+        let twice = |(at, key): (usize, &String)| columns[at].is_some() && keys[..at].contains(key);
+        if let Some((_, key)) = keys.iter().enumerate().find(|(at, key)| twice((*at, key))) {
+            return Err(format!("two columns have the name {key}: it is not clear which one is meant"));
+        }
         if columns.iter().all(Option::is_none) {
             return Err(format!("none of the columns is known: {}", cells.join(", ")));
         }
@@ -89,18 +92,9 @@ fn value<'a>(key: &'static str, cell: Cow<'a, str>) -> Value<'a> {
     if NUMBERS.contains(&key) {
         return cell.trim().parse().map_or(Value::Text(cell), Value::Number);
     }
-    if cell.trim_start().starts_with('[') {
-        // A list of objects is one of messages; any other text that opens a bracket is a text.
-        let parsed = match &cell {
-            Cow::Borrowed(text) => parse_json(text, &Names::default()).ok(),
-            Cow::Owned(text) => parse_json(text, &Names::default()).ok().map(Value::into_owned),
-        };
-        if let Some(Value::List(items)) = parsed
-            && !items.is_empty()
-            && items.iter().all(|item| matches!(item, Value::Object(o) if o.get("content").is_some()))
-        {
-            return Value::List(items);
-        }
+    if key == "annotator" && cell.ends_with(".0") && cell.parse::<f64>().is_ok_and(|x| x.is_finite()) {
+        // Data frames write whole numbers so where a cell of the column is empty; elsewhere it is the number.
+        return Value::Number(cell.parse().unwrap_or_default());
     }
     Value::Text(cell)
 }
@@ -249,10 +243,10 @@ mod tests {
         let dialect =
             Dialect::new(b"prompt,\"chosen\",rejected,score_chosen,source,x", b',', &Names::default()).unwrap();
         assert_eq!(dialect.keys, ["prompt", "chosen", "rejected", "score_chosen", "source", "x"]);
-        let record = "[1],\"[{\"\"role\"\": \"\"assistant\"\", \"\"content\"\": \"\"a\"\"}]\",b, 2.5 ,,y";
+        let record = "[1],\"[{\"\"role\"\": \"\"assistant\"\"}]\",b, 2.5 ,,y";
         let mut row = dialect.row(record).unwrap();
         assert_eq!(row.text("prompt").unwrap(), "[1]");
-        assert_eq!(row.list("chosen").unwrap().len(), 1);
+        assert_eq!(row.text("chosen").unwrap(), "[{\"role\": \"assistant\"}]");
         assert_eq!(row.number("score_chosen").unwrap(), 2.5);
         assert_eq!(row.optional_text("source").unwrap(), None);
         assert!(row.take("x").is_none());
@@ -264,6 +258,9 @@ mod tests {
         assert!(
             Dialect::new(b"a,b", b',', &Names::default()).unwrap_err().contains("none of the columns is known: a, b")
         );
+        let fault = Dialect::new(b"prompt,chosen,x,x,chosen", b',', &Names::default()).unwrap_err();
+        assert!(fault.starts_with("two columns have the name chosen"), "{fault}");
+        assert!(Dialect::new(b"prompt,chosen,x,x", b',', &Names::default()).is_ok(), "a column that nobody reads");
     }
 
     #[test]

@@ -17,9 +17,14 @@ pub mod guard;
 pub mod parquet;
 pub mod text;
 
+/// How a pointer begins that Git LFS leaves in the place of a large file.
+pub const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// How a file is packed, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
+    /// No byte at all.
+    Empty,
     /// Text as it is.
     Plain,
     /// Text in gzip, possibly of several members.
@@ -36,18 +41,22 @@ impl Packing {
     /// Looks at a file's first bytes.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] where it is empty.
+    /// [`Error::Io`]; [`Error::Data`] where it only points to the data.
     pub fn of(input: &Input) -> Result<Packing> {
         let mut start = Vec::new();
         let file = File::open(&input.path).map_err(Error::io(&input.label))?;
-        file.take(6).read_to_end(&mut start).map_err(Error::io(&input.label))?;
+        file.take(LFS.len() as u64).read_to_end(&mut start).map_err(Error::io(&input.label))?;
+        if start == LFS {
+            let message = "a pointer of Git LFS, not the data";
+            return Err(input.fault(None, message).with_hint("`git lfs pull` in its folder fetches the data"));
+        }
         Ok(match &start[..] {
-            [] => return Err(input.fault(None, "the file is empty")),
+            [] => Packing::Empty,
             [0x1f, 0x8b, ..] => Packing::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
             [b'P', b'A', b'R', b'1', ..] => Packing::Parquet,
             // A stream begins with the length of its schema, marked since Arrow 0.15.
-            b"ARROW1" | [0xff, 0xff, 0xff, 0xff, ..] => Packing::Arrow,
+            [b'A', b'R', b'R', b'O', b'W', b'1', ..] | [0xff, 0xff, 0xff, 0xff, ..] => Packing::Arrow,
             _ => Packing::Plain,
         })
     }

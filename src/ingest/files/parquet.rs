@@ -29,6 +29,8 @@ pub struct Parquet<'a> {
     metadata: ArrowReaderMetadata,
     /// Columns of the rows that are read.
     columns: Vec<String>,
+    /// All columns.
+    pub keys: Vec<String>,
     /// Their parts that are read, counted through all columns.
     leaves: Vec<usize>,
     /// Number of rows.
@@ -39,7 +41,7 @@ impl<'a> Parquet<'a> {
     /// Opens a file and reads its metadata.
     ///
     /// # Errors
-    /// [`Error::Data`] where it is damaged, has no rows or no known column, or is larger than allowed.
+    /// [`Error::Data`] where it is damaged, has rows but no known column, or is larger than allowed.
     pub fn open(input: &'a Input, names: &Names, limits: Limits) -> Result<Parquet<'a>> {
         let file = File::open(&input.path).map_err(Error::io(&input.label))?;
         let metadata = guarded(input, KIND, || {
@@ -51,9 +53,10 @@ impl<'a> Parquet<'a> {
         })?;
         let fields = metadata.schema().fields();
         let columns: Vec<String> = fields.iter().map(|f| f.name().clone()).filter(|name| names.knows(name)).collect();
-        if columns.is_empty() {
-            let all: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
-            return Err(none_known(input, &all));
+        let keys: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
+        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
+        if columns.is_empty() && rows > 0 {
+            return Err(none_known(input, &keys));
         }
         let (mut read, mut next) = (Vec::new(), 0);
         for field in fields {
@@ -61,19 +64,24 @@ impl<'a> Parquet<'a> {
                 Step::Take(_) => None,
                 step => Some(step),
             };
-            leaves(field, step, &mut next, &mut read);
+            leaves(field, step, names, &mut next, &mut read);
         }
-        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
-        if rows == 0 {
-            return Err(input.fault(None, "the file has no rows"));
-        }
-        let parquet = Parquet { input, metadata, columns, leaves: read, rows };
+        let parquet = Parquet { input, metadata, columns, keys, leaves: read, rows };
         if parquet.bytes() > limits.decompressed_bytes {
             let message = format!("more than {} bytes of text", limits.decompressed_bytes);
             let advice = "raise ingest.max_decompressed_bytes if the file is meant to be this large";
             return Err(input.fault(None, &message).with_hint(advice));
         }
         Ok(parquet)
+    }
+
+    /// A batch of no rows, with the columns that are read.
+    ///
+    /// # Errors
+    /// A schema that names a column that is not there.
+    pub fn empty(&self) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+        let fields = self.metadata.schema().fields().iter().filter(|f| self.columns.contains(f.name())).cloned();
+        Ok(RecordBatch::new_empty(Arc::new(Schema::new(fields.collect::<Vec<_>>()))))
     }
 
     /// Bytes of what is read, after decompression.
@@ -155,7 +163,7 @@ impl<'a> Parquet<'a> {
 }
 
 /// The fault of a table without any column that is read.
-pub fn none_known(input: &Input, columns: &[&str]) -> Error {
+pub fn none_known(input: &Input, columns: &[String]) -> Error {
     let message = format!("none of the columns is known: {}", columns.join(", "));
     input.fault(None, &message).with_hint(super::super::NAME_COLUMNS)
 }

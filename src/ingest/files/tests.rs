@@ -34,7 +34,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-const LINES: [&str; 15] = [
+const LINES: [&str; 14] = [
     "ultrafeedback",
     "binarized",
     "ultrafeedback_cleaned",
@@ -42,7 +42,6 @@ const LINES: [&str; 15] = [
     "trl_standard",
     "trl_conversational",
     "trl_implicit",
-    "trl_implicit_text",
     "hh_rlhf",
     "helpsteer2",
     "helpsteer3",
@@ -125,6 +124,154 @@ fn columns_of_ones_own_are_renamed_in_every_format() {
     }
     let error = read_all(&[&json], &IngestConfig { columns: vec!["prompt=a.".into()], ..config }).unwrap_err();
     assert_eq!(error.exit_code(), 2);
+}
+
+#[test]
+fn whole_numbers_and_lists_as_text_are_the_same_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |ending: &str| dir.path().join(format!("x.{ending}"));
+    let messages = |text: &str| format!("[{{'role': 'user', 'content': '{text}'}}]");
+    let json = |text: &str| format!(r#"[{{"role": "assistant", "content": "{text}"}}]"#);
+    let ids = [9_007_199_254_740_992_i64, 9_007_199_254_740_993];
+    let row = |i: usize, annotator: serde_json::Value| {
+        let (a, b) = (json(&format!("a{i}")), json(&format!("b{i}")));
+        serde_json::json!({"prompt": messages(&format!("p{i}")), "chosen": a, "rejected": b, "annotator": annotator})
+    };
+    let lines = |annotator: &dyn Fn(usize) -> serde_json::Value| {
+        (0..2).map(|i| format!("{}\n", row(i, annotator(i)))).collect::<String>()
+    };
+    let whole = lines(&|i| ids[i].into());
+    std::fs::write(at("jsonl"), &whole).unwrap();
+    std::fs::write(at("text.jsonl"), lines(&|i| ids[i].to_string().into())).unwrap();
+    to_parquet(&whole, &at("parquet"), 1);
+    IpcWriter::new(std::fs::File::create(at("arrow")).unwrap()).finish(&mut frame_of(&whole)).unwrap();
+    let cell = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+    let record = |i: usize| {
+        let cells = [messages(&format!("p{i}")), json(&format!("a{i}")), json(&format!("b{i}"))].map(|c| cell(&c));
+        format!("{},{}\n", cells.join(","), ids[i])
+    };
+    let records: String = (0..2).map(record).collect();
+    std::fs::write(at("csv"), format!("prompt,chosen,rejected,annotator\n{records}")).unwrap();
+
+    let wanted = joined(&at("jsonl"), &IngestConfig::default());
+    assert_eq!(text(&wanted, "annotator", 1).as_deref(), Some("9007199254740993"));
+    assert_eq!(messages_of(&wanted, "prompt"), ["p0", "p1"]);
+    assert_eq!(messages_of(&wanted, "rejected"), ["b0", "b1"]);
+    for ending in ["text.jsonl", "parquet", "arrow", "csv"] {
+        let found = joined(&at(ending), &IngestConfig::default());
+        for name in ["prompt", "chosen", "rejected", "annotator"] {
+            let same = found.column(name).unwrap().equals_missing(wanted.column(name).unwrap());
+            assert!(same, "{ending} {name}\n{found}\n{wanted}");
+        }
+    }
+}
+
+/// The contents of a column of single messages.
+fn messages_of(frame: &DataFrame, name: &str) -> Vec<String> {
+    (0..frame.height()).map(|i| crate::ingest::tests::messages(frame, name, i).remove(0).content).collect()
+}
+
+#[test]
+fn a_file_without_rows_among_others_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let lines = "{\"prompt\": \"p\", \"chosen\": \"a\", \"rejected\": \"b\"}\n";
+    let mut none = frame_of(lines).clear();
+    ParquetWriter::new(std::fs::File::create(at("none.parquet")).unwrap()).finish(&mut none).unwrap();
+    let mut other = polars::df!("id" => Vec::<i64>::new()).unwrap();
+    ParquetWriter::new(std::fs::File::create(at("other.parquet")).unwrap()).finish(&mut other).unwrap();
+    IpcWriter::new(std::fs::File::create(at("none.arrow")).unwrap()).finish(&mut none).unwrap();
+    std::fs::write(at("none.jsonl"), "").unwrap();
+    std::fs::write(at("blank.jsonl"), " \n\n").unwrap();
+    std::fs::write(at("none.jsonl.gz"), gzip(b"")).unwrap();
+    std::fs::write(at("none.json"), "[]").unwrap();
+    std::fs::write(at("head.csv"), "prompt,chosen,rejected\n").unwrap();
+    std::fs::write(at("rows.jsonl"), lines).unwrap();
+    let empty = [
+        "none.parquet",
+        "other.parquet",
+        "none.arrow",
+        "none.jsonl",
+        "blank.jsonl",
+        "none.jsonl.gz",
+        "none.json",
+        "head.csv",
+    ];
+    for name in empty {
+        let (frames, rejects, files) = read_all(&[&at(name), &at("rows.jsonl")], &IngestConfig::default()).unwrap();
+        let rows: Vec<u64> = files.iter().map(|file| file.rows_read).collect();
+        assert_eq!((rows, frames.len(), rejects.len()), (vec![0, 1], 1, 0), "{name}");
+        let error = read_all(&[&at(name)], &skip()).unwrap_err().to_string();
+        assert!(error.ends_with("the file has no rows"), "{name}: {error}");
+    }
+    let error = read_all(&[&at("none.jsonl"), &at("none.parquet")], &skip()).unwrap_err().to_string();
+    assert!(error.ends_with("none of the input files has a row"), "{error}");
+}
+
+#[test]
+fn packed_arrow_buffers_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut frame = frame_of(&std::fs::read_to_string(sample("binarized.jsonl")).unwrap());
+    let wanted = joined(&sample("binarized.jsonl"), &IngestConfig::default());
+    for (name, packing) in
+        [("lz4.feather", IpcCompression::LZ4), ("zstd.arrow", IpcCompression::ZSTD(Default::default()))]
+    {
+        let path = dir.path().join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        IpcWriter::new(file).with_compression(Some(packing)).finish(&mut frame).unwrap();
+        assert!(joined(&path, &IngestConfig::default()).equals_missing(&wanted), "{name}");
+    }
+}
+
+#[test]
+fn named_columns_must_be_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |ending: &str| dir.path().join(format!("x.{ending}"));
+    let row = |i: usize| format!("{{\"q\": \"p{i}\", \"chosen\": \"a\", \"rejected\": \"b\"}}\n");
+    // The column stands in the last of many rows only.
+    let mut lines: String = (0..9000).map(row).collect();
+    lines.push_str("{\"q\": \"p\", \"chosen\": \"a\", \"rejected\": \"b\", \"r\": {\"a\": 2}}\n");
+    std::fs::write(at("jsonl"), &lines).unwrap();
+    to_parquet(&lines, &at("parquet"), 10_000);
+    IpcWriter::new(std::fs::File::create(at("arrow")).unwrap()).finish(&mut frame_of(&lines)).unwrap();
+    std::fs::write(at("csv"), "q,chosen,rejected,r.a\np,a,b,2\n").unwrap();
+    for ending in ["jsonl", "parquet", "arrow", "csv"] {
+        let with = |columns: &[&str]| {
+            let columns = columns.iter().map(|c| c.to_string()).collect();
+            read_all(&[&at(ending)], &IngestConfig { columns, ..IngestConfig::default() })
+        };
+        assert!(with(&["prompt=q", "score_chosen=r.a"]).is_ok(), "{ending}");
+        let error = with(&["prompt=q", "score_chosen=r.b", "source=s"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{ending}");
+        let error = error.to_string();
+        assert!(error.contains("no row has the column of score_chosen=r.b, source=s (--columns)"), "{ending}: {error}");
+        assert!(error.contains("the rows have q, chosen, rejected"), "{ending}: {error}");
+    }
+}
+
+#[test]
+fn unread_keys_of_messages_are_told_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |ending: &str| dir.path().join(format!("x.{ending}"));
+    let row = |calls: &str| {
+        format!(
+            r#"{{"prompt":"p","chosen":[{{"role":"assistant","content":"a","calls":{calls},"mood":null}}],"rejected":[{{"role":"assistant","content":"a","calls":["d"],"mood":null}}]}}"#
+        )
+    };
+    let lines = format!("{}\n{}\n", row("[\"c\"]"), row("[]").replace("[\"d\"]", "[]"));
+    std::fs::write(at("jsonl"), &lines).unwrap();
+    to_parquet(&lines, &at("parquet"), 10);
+    IpcWriter::new(std::fs::File::create(at("arrow")).unwrap()).finish(&mut frame_of(&lines)).unwrap();
+    for ending in ["jsonl", "parquet", "arrow"] {
+        let (frames, rejects, _) = read_all(&[&at(ending)], &skip()).unwrap();
+        let found: Vec<_> = rejects.iter().map(|r| (r.line, r.field.as_str(), r.reason)).collect();
+        assert_eq!(found, [(1, "chosen[0].calls", crate::rejects::reason::UNREAD_KEY)], "{ending}");
+        assert_eq!(frames[0].height(), 1, "{ending}");
+        let error = read_all(&[&at(ending)], &IngestConfig::default()).unwrap_err();
+        assert!(error.hint().unwrap().contains("--ignore-keys calls"), "{ending}");
+        let ignored = IngestConfig { ignore_keys: vec!["calls".into()], ..IngestConfig::default() };
+        assert_eq!(read_all(&[&at(ending)], &ignored).unwrap().0[0].height(), 2, "{ending}");
+    }
 }
 
 /// Two rows with types that other writers choose: dictionaries, 32-bit floats, lists of a fixed size,
@@ -219,13 +366,7 @@ fn torn_arrow_files_are_refused() {
     std::fs::write(&path, stream_of(&[other])).unwrap();
     let error = read_all(&[&path], &skip()).unwrap_err();
     assert!(error.to_string().contains("none of the columns is known: label"), "{error}");
-    assert!(error.hint().unwrap().contains("prepare.ingest.columns"));
-
-    let mut frame = frame_of(&std::fs::read_to_string(sample("orca.jsonl")).unwrap());
-    let writer = IpcWriter::new(std::fs::File::create(&path).unwrap());
-    writer.with_compression(Some(IpcCompression::LZ4)).finish(&mut frame).unwrap();
-    let error = read_all(&[&path], &skip()).unwrap_err();
-    assert_eq!(error.hint(), Some("write the file without compression, or as Parquet"), "{error}");
+    assert!(error.hint().unwrap().contains("--columns prompt=question"));
 }
 
 /// Rows of one long text that a dictionary holds once.

@@ -4,7 +4,8 @@
 //! {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}
 //! ```
 //!
-//! Each is split at its labels, and the last `Assistant:` turn is the response. Dialogues that differ
+//! Each is split at its labels, which stand behind an empty line, or at the start of a line where no label of the
+//! text has one before it; line breaks may be CRLF. The last `Assistant:` turn is the response. Dialogues that differ
 //! before it are counted as `different-contexts`, those that end with the person's turn as `no-response`.
 
 use std::borrow::Cow;
@@ -20,7 +21,7 @@ const LABELS: [(&str, &str); 2] = [("Human:", USER), ("Assistant:", ASSISTANT)];
 /// Whether the row looks like this layout: no prompt, and two texts with both labels.
 pub fn fits(row: &Object<'_>) -> bool {
     let dialogue = |key: &str| match row.get(key) {
-        Some(Value::Text(text)) => text.trim_start().starts_with("Human:") && text.contains("\n\nAssistant:"),
+        Some(Value::Text(text)) => text.trim_start().starts_with("Human:") && Breaks::of(text).is_some(),
         _ => false,
     };
     !has(row, "prompt") && dialogue("chosen") && dialogue("rejected")
@@ -41,11 +42,35 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     Record::new(prompt, Body::Pair(chosen, rejected)).checked("chosen")
 }
 
+/// What stands before a label.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Breaks {
+    /// A line break.
+    One,
+    /// An empty line.
+    Two,
+}
+
+impl Breaks {
+    /// What stands before the model's labels of a text; none where there is no label.
+    fn of(text: &str) -> Option<Breaks> {
+        let starts = || text.match_indices("\nAssistant:").map(|(at, _)| at);
+        let after_empty_line = |at: usize| text[..at].trim_end_matches('\r').ends_with('\n');
+        match starts().any(after_empty_line) {
+            true => Some(Breaks::Two),
+            false => starts().next().map(|_| Breaks::One),
+        }
+    }
+}
+
 /// The turns of a dialogue: the person first, the model last.
 fn dialogue<'a>(text: Cow<'a, str>, field: &str) -> Read<Vec<Turn<'a>>> {
-    // A label counts at the start and after an empty line; the same word in a sentence does not.
+    // A label counts at the start and after a break; the same word in a sentence does not.
     let blank = text.len() - text.trim_start().len();
-    let starts = [blank].into_iter().chain(text.match_indices("\n\n").map(|(at, _)| at + 2).filter(|at| *at > blank));
+    let breaks = Breaks::of(&text).unwrap_or(Breaks::Two);
+    let broken = |at: usize| breaks == Breaks::One || text[..at].trim_end_matches('\r').ends_with('\n');
+    let lines = text.match_indices('\n').map(|(at, _)| at).filter(|at| broken(*at)).map(|at| at + 1);
+    let starts = [blank].into_iter().chain(lines.filter(|at| *at > blank));
     let labelled = |at: usize| {
         let label = LABELS.iter().find(|(label, _)| text[at..].starts_with(label));
         label.map(|(label, role)| (at, at + label.len(), *role))

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::IngestConfig;
-use super::record::Record;
-use super::value::{Fault, Object, Read, Value};
+use super::names::UNREAD_COLUMNS;
+use super::record::{Record, Turn, turns, unread};
+use super::value::{Fault, Object, Read, Value, unfit};
 use crate::rejects::reason;
 
 pub mod alpaca;
@@ -35,7 +36,7 @@ pub enum Format {
     Binarized,
     /// argilla's cleaned UltraFeedback: as binarized, with hyphens in `chosen-rating` and its kin.
     Argilla,
-    /// TRL: prompt, chosen, rejected as texts or message lists, the prompt given or implied.
+    /// TRL: prompt, chosen, rejected as texts or message lists; conversations may imply the prompt.
     Trl,
     /// Anthropic/hh-rlhf: two dialogues in one text each.
     HhRlhf,
@@ -85,9 +86,25 @@ static LAYOUTS: [Layout; 13] = [
 ];
 
 impl Layout {
-    /// The most specific layout that a row fits.
+    /// The most specific layout that a row fits by the fields that have something in them: tables that were
+    /// joined have all columns of both. Blank texts count where a row has no prompt without them, and all fields
+    /// where it fits none.
     pub fn of(row: &Object<'_>) -> Option<&'static Layout> {
-        LAYOUTS.iter().find(|layout| (layout.fits)(row))
+        let fitting = |row: &Object<'_>| LAYOUTS.iter().find(|layout| (layout.fits)(row));
+        let with_blank = || {
+            let kept = |value: &Value<'_>| matches!(value, Value::Text(_)) || value.says_something();
+            fitting(&Object(row.0.iter().filter(|(_, value)| kept(value)).cloned().collect()))
+        };
+        match fitting(&row.said()) {
+            Some(layout) if layout.is_implied() => with_blank().or(Some(layout)),
+            Some(layout) => Some(layout),
+            None => with_blank().or_else(|| fitting(row)),
+        }
+    }
+
+    /// Whether it is the one whose rows have no prompt of their own.
+    pub fn is_implied(&self) -> bool {
+        LAYOUTS.last().is_some_and(|last| std::ptr::eq(last, self))
     }
 
     /// The layout of most of the first rows that fit any: one odd row does not decide over a file.
@@ -104,6 +121,14 @@ impl Layout {
     /// The layout of this name, the least specific of several; none for `auto`.
     pub fn named(format: Format) -> Option<&'static Layout> {
         LAYOUTS.iter().rfind(|layout| layout.format == format)
+    }
+}
+
+impl Format {
+    /// Its name, as the user writes it.
+    pub fn name(self) -> String {
+        use clap::ValueEnum;
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
     }
 }
 
@@ -124,24 +149,109 @@ pub fn read<'a>(
     keys: impl FnOnce() -> Vec<String>,
 ) -> Read<Record<'a>> {
     let Some(layout) = layout else { return Err(unknown(&row, &keys())) };
-    let source = row.optional_text("source")?;
+    for key in UNREAD_COLUMNS {
+        if row.get(key).is_some_and(Value::says_something) {
+            return Err(unread(key));
+        }
+    }
+    let source = row.optional_name("source")?;
     let annotator = row.optional_name("annotator")?;
     let flip_probability = row.optional_number("flip_probability")?;
     if let Some(p) = flip_probability.filter(|p| !(0.0..=1.0).contains(p)) {
         let message = format!("expected a probability between 0 and 1, got {p}");
         return Err(Fault::new("flip_probability", reason::WRONG_TYPE, message));
     }
-    let record = (layout.read)(row, config)?;
+    let system = system(&mut row)?;
+    let earlier = history(row.take("history"))?;
+    let record = (layout.read)(row, config).map_err(|fault| with_columns(fault, keys))?;
+    let record = record.with_context(system, earlier)?;
     Ok(Record { source, annotator, flip_probability, ..record })
+}
+
+/// The system message beside the prompt, under any of its names.
+fn system<'a>(row: &mut Object<'a>) -> Read<Option<std::borrow::Cow<'a, str>>> {
+    let mut found = None;
+    for key in ["system", "system_prompt", "system_message"] {
+        let text = row.optional_text(key)?.filter(|text| !text.trim().is_empty());
+        if let (Some(first), Some(text)) = (&found, &text)
+            && first != text
+        {
+            return Err(Fault::new(key, reason::PROMPT_MISMATCH, "another column has another system message"));
+        }
+        found = found.or(text);
+    }
+    Ok(found)
+}
+
+/// Earlier turns beside the prompt: lists of a person's text and the model's, or messages.
+fn history(value: Option<Value<'_>>) -> Read<Vec<Turn<'_>>> {
+    let rounds = match value {
+        Some(Value::List(rounds)) => rounds,
+        None => return Ok(Vec::new()),
+        Some(other) if !other.says_something() => return Ok(Vec::new()),
+        other => return Err(unfit("history", "a list of pairs of strings", other.as_ref())),
+    };
+    if matches!(rounds.first(), Some(Value::Object(_))) {
+        return turns(Some(Value::List(rounds)), "history");
+    }
+    let mut turns = Vec::with_capacity(2 * rounds.len());
+    for (i, round) in rounds.into_iter().enumerate() {
+        let pair: Option<[Value<'_>; 2]> = match round {
+            Value::List(items) => items.try_into().ok(),
+            _ => None,
+        };
+        match pair {
+            Some([Value::Text(person), Value::Text(model)]) => {
+                turns.extend([Turn::user(person), Turn::assistant(model)]);
+            }
+            _ => return Err(unfit(&format!("history[{i}]"), "two strings", Some(&Value::Other("another kind")))),
+        }
+    }
+    Ok(turns)
+}
+
+/// Names under which a question stands in some set, to be told apart from columns that cannot be one.
+const QUESTIONS: [&str; 12] = [
+    "query",
+    "question",
+    "questions",
+    "instruction",
+    "input",
+    "user",
+    "human",
+    "request",
+    "post",
+    "problem",
+    "messages",
+    "text",
+];
+
+/// The fault of a prompt that is missing, with the columns among which it may stand.
+fn with_columns(mut fault: Fault, keys: impl FnOnce() -> Vec<String>) -> Fault {
+    if fault.field == "prompt" && fault.message.starts_with("missing") {
+        let keys = keys();
+        let question = QUESTIONS.iter().find(|name| keys.iter().any(|key| key.eq_ignore_ascii_case(name)));
+        if !keys.is_empty() {
+            fault.message += &format!("; the row has {}", listed(&keys));
+        }
+        if let Some(name) = question {
+            fault.message += &format!(" (--columns prompt={name}?)");
+        }
+    }
+    fault
+}
+
+fn listed(keys: &[String]) -> String {
+    match keys {
+        [] => "no known field".into(),
+        _ if keys.len() > 12 => format!("{} and more", keys[..12].join(", ")),
+        _ => keys.join(", "),
+    }
 }
 
 /// The fault of a row that fits no layout.
 fn unknown(row: &Object<'_>, keys: &[String]) -> Fault {
-    let has = match keys {
-        [] => "no known field".into(),
-        _ if keys.len() > 12 => format!("{} and more", keys[..12].join(", ")),
-        _ => keys.join(", "),
-    };
+    let has = listed(keys);
     let one_response = row.get("response").is_some() && row.get("helpfulness").is_some();
     let advice = if one_response {
         "; rows with one rated response each give no pairs: HelpSteer2 has its pairs in preference/"

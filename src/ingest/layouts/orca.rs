@@ -1,4 +1,5 @@
-//! Intel/orca_dpo_pairs: a system message, a question, two answers.
+//! Intel/orca_dpo_pairs, and argilla's distilabel version, which says `input` for `question`: a system message,
+//! a question, two answers.
 //!
 //! ```json
 //! {"system": "Be brief.", "question": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -10,7 +11,8 @@ use super::{has, has_text};
 
 /// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
-    has_text(row, "question") && has(row, "chosen") && has(row, "rejected") && !has(row, "prompt")
+    let asked = has_text(row, "question") || has_text(row, "input") && !has(row, "instruction");
+    asked && has(row, "chosen") && has(row, "rejected") && !has(row, "prompt")
 }
 
 /// Reads one row.
@@ -18,12 +20,10 @@ pub fn fits(row: &Object<'_>) -> bool {
 /// # Errors
 /// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
-    let system = row.optional_text("system")?.filter(|text| !text.is_empty());
-    let question = Turn::user(row.text("question")?);
+    let key = if has(&row, "question") { "question" } else { "input" };
+    let question = Turn::user(row.text(key)?);
     let side = |text| Side { turns: vec![Turn::assistant(text)], ..Side::default() };
     let (mut chosen, mut rejected) = (side(row.text("chosen")?), side(row.text("rejected")?));
     side_facts(&mut row, &mut chosen, &mut rejected)?;
-    // A system message alone is no prompt.
-    let record = Record::new(vec![question], Body::Pair(chosen, rejected)).checked("question")?;
-    Ok(record.with_system(system))
+    Record::new(vec![question], Body::Pair(chosen, rejected)).checked(key)
 }

@@ -56,6 +56,8 @@ fn check(cases: &[(&str, &str)]) {
     }
 }
 
+mod beside;
+
 #[test]
 fn every_sample_is_told_by_its_rows() {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples");
@@ -67,7 +69,6 @@ fn every_sample_is_told_by_its_rows() {
         ("trl_standard.jsonl", Format::Trl),
         ("trl_conversational.jsonl", Format::Trl),
         ("trl_implicit.jsonl", Format::Trl),
-        ("trl_implicit_text.jsonl", Format::Trl),
         ("hh_rlhf.jsonl", Format::HhRlhf),
         ("helpsteer2.jsonl", Format::Helpsteer2),
         ("helpsteer3.jsonl", Format::Helpsteer3),
@@ -206,7 +207,7 @@ fn helpsteer2() {
             "Helpsteer2 wrong-role: prompt: expected User or Assistant after <extra_id_1>",
         ),
         (&row("", "1"), "Helpsteer2 no-prompt: prompt: the prompt is empty"),
-        (&row("p", "\"2\""), "Helpsteer2 wrong-type: preference_strength: expected a number, got \"2\""),
+        (&row("p", "\"2\""), "Helpsteer2 user: p => assistant: b 2 > assistant: a 0"),
         (&row("p", "NaN"), "Helpsteer2 not-finite: preference_strength: expected a finite number, got NaN"),
         (
             r#"{"prompt":"p","response_1":"a","response_2":["b"],"preference_strength":1}"#,
@@ -353,9 +354,12 @@ fn sharegpt() {
             &row(r#"[{"from":"human","value":"p"}]"#, r#"{"from":"gpt"}"#),
             "Sharegpt missing-field: chosen.value: missing; expected a string",
         ),
-        (&row("[]", answer), "Sharegpt no-prompt: conversations: the prompt is empty"),
-        (&row("[3]", answer), "Sharegpt wrong-type: conversations[0]: expected a message with from and value, got 3"),
-        (&row("{}", answer), "Sharegpt wrong-type: conversations: expected a list, got an object"),
+        (
+            &row("[]", answer),
+            "Trl prompt-mismatch: prompt: missing, and chosen and rejected do not begin with the same messages",
+        ),
+        (&row("[3]", answer), "Sharegpt wrong-type: conversations[0]: expected a message with role and content, got 3"),
+        (&row("7", answer), "Sharegpt wrong-type: conversations: expected a list of messages, got 7"),
     ]);
 }
 
@@ -383,36 +387,18 @@ fn ranked_completions() {
 }
 
 #[test]
-fn implied_prompts_end_between_words() {
+fn dialogues_may_have_other_line_breaks() {
     let row = |chosen: &str, rejected: &str| serde_json::json!({"chosen": chosen, "rejected": rejected}).to_string();
-    let no_common = "Trl prompt-mismatch: prompt: missing, and chosen and rejected do not begin with the same words";
-    check(&[
-        (&row("The sky is blue.", "The sky is black."), "Trl user: The sky is => assistant: blue. > assistant: black."),
-        (&row("Q: a?\nA: b c", "Q: a?\nA: b d"), "Trl user: Q: a?\nA: b => assistant: c > assistant: d"),
-        // Nothing would be left of the shorter one, or of either.
-        (&row("a b", "a b c"), "Trl user: a => assistant: b > assistant: b c"),
-        (&row("a b ", "a b  c"), "Trl user: a => assistant: b  > assistant: b  c"),
-        (&row("a b c", "a b c"), "Trl user: a b => assistant: c > assistant: c"),
-        (&row("is\nblue", "is red"), "Trl user: is => assistant: blue > assistant: red"),
-        (&row("caf\u{e9} au", "caf\u{e9} \u{e0}"), "Trl user: caf\u{e9} => assistant: au > assistant: \u{e0}"),
-        (&row("blue", "black"), no_common),
-        (&row(" one", " two"), no_common),
-        (&row("", ""), no_common),
-        (&row("a", "a"), no_common),
-    ]);
-}
-
-#[test]
-fn where_prompts_are_given_none_is_implied() {
-    let implied = r#"{"chosen": "I think so", "rejected": "I think not"}"#;
-    let given = Layout::of(&object(r#"{"prompt": "p", "chosen": "a", "rejected": "b"}"#));
-    for row in [implied.to_string(), implied.replace("{", r#"{"prompt": null, "#)] {
-        let fault = read(given, object(&row), &IngestConfig::default(), Vec::new).unwrap_err();
-        assert_eq!((fault.field.as_str(), fault.reason), ("prompt", reason::MISSING_FIELD));
-    }
-    let told = Layout::named(Format::Trl);
-    let record = read(told, object(implied), &IngestConfig::default(), Vec::new).unwrap();
-    assert_eq!(shown(&record), "user: I think => assistant: so > assistant: not");
+    let wanted = "HhRlhf user: a / assistant: b / user: c\nAssistant says d => assistant: x\ny > assistant: z";
+    let common = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\nAssistant says d\n\nAssistant:";
+    let two = row(&format!("{common} x\ny"), &format!("{common} z"));
+    assert_eq!(told(&two), wanted);
+    assert_eq!(told(&two.replace("\\n", "\\r\\n")), wanted.replace('\n', "\r\n"));
+    let common = "Human: a\nAssistant: b\nHuman: c\nAssistant:";
+    let one = row(&format!("{common} x\ny"), &format!("{common} z"));
+    let wanted = "HhRlhf user: a / assistant: b / user: c => assistant: x\ny > assistant: z";
+    assert_eq!(told(&one), wanted);
+    assert_eq!(told(&one.replace("\\n", "\\r\\n")), wanted.replace('\n', "\r\n"));
 }
 
 #[test]
@@ -485,7 +471,7 @@ fn what_all_layouts_have_in_common() {
         (Some("s"), Some("17"), Some(0.25))
     );
     check(&[
-        (&row(r#""source":[]"#), "Trl wrong-type: source: expected a string, got an empty list"),
+        (&row(r#""source":[]"#), "Trl wrong-type: source: expected a string or a number, got an empty list"),
         (&row(r#""annotator":true"#), "Trl wrong-type: annotator: expected a string or a number, got true"),
         (
             &row(r#""flip_probability":1.5"#),

@@ -1,24 +1,23 @@
 //! TRL's preference layouts: standard (texts) and conversational (message lists), with the
-//! prompt given or implied by what both responses begin with.
+//! prompt given, or in conversations implied by the messages that both begin with.
 //!
 //! ```json
 //! {"prompt": "The sky is", "chosen": "blue.", "rejected": "green."}
-//! {"chosen": "The sky is blue.", "rejected": "The sky is green."}
+//! {"chosen": [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "content": "Blue."}],
+//!  "rejected": [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "content": "Green."}]}
 //! {"prompt": [{"role": "user", "content": "Which colour?"}],
 //!  "chosen": [{"role": "assistant", "content": "Blue."}],
 //!  "rejected": [{"role": "assistant", "content": "Green."}]}
 //! ```
 //!
 //! `score_chosen`, `score_rejected`, `chosen_model` and `rejected_model` are read where they are
-//! present. An implied prompt ends between messages, and in texts between words: never inside one,
-//! as a common prefix by characters would.
+//! present. An implied prompt ends where a turn does. The words that two texts have in common are no prompt: the
+//! question may stand in a column of another name, and such rows are refused.
 
-use std::borrow::Cow;
-
-use super::super::record::{Body, Record, Side, Turn, ends_with_assistant, part, side_facts, turns};
+use super::super::record::{Body, Record, Side, Turn, different_contexts, ends_with_assistant, side_facts, turns};
 use super::super::value::{Fault, Object, Read, Value, unfit};
 use super::{has, has_text};
-use crate::message::USER;
+use crate::message::{ASSISTANT, USER};
 use crate::rejects::reason;
 
 /// Whether the row looks like this layout, with the prompt given or implied.
@@ -51,7 +50,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let given = match row.take("prompt") {
         None | Some(Value::Null) => None,
         Some(Value::Text(text)) => Some(vec![Turn::user(text)]),
-        list @ Some(Value::List(_)) => Some(turns(list, "prompt")?),
+        list @ Some(Value::List(_) | Value::Object(_)) => Some(turns(list, "prompt")?),
         other => return Err(unfit("prompt", "a string or a list of messages", other.as_ref())),
     };
     let texts = has_text(&row, "chosen") && has_text(&row, "rejected");
@@ -67,9 +66,16 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
             }
             prompt
         }
-        None if texts => implied_text(&mut chosen.turns, &mut rejected.turns)?,
+        None if texts => {
+            let message = "missing; the words that chosen and rejected have in common are no prompt";
+            return Err(Fault::new("prompt", reason::MISSING_FIELD, message));
+        }
         None => match common_turns(&mut chosen.turns, &mut rejected.turns) {
-            common if common.is_empty() => return Err(no_common("messages")),
+            common if common.is_empty() => return Err(no_common()),
+            common if [&chosen, &rejected].iter().any(|side| !is_response(&side.turns)) => {
+                drop(common);
+                return Err(different_contexts());
+            }
             common => common,
         },
     };
@@ -79,7 +85,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
 fn response<'a>(row: &mut Object<'a>, key: &'static str) -> Read<Vec<Turn<'a>>> {
     match row.take(key) {
         Some(Value::Text(text)) => Ok(vec![Turn::assistant(text)]),
-        list @ Some(Value::List(_)) => {
+        list @ Some(Value::List(_) | Value::Object(_)) => {
             let turns = turns(list, key)?;
             ends_with_assistant(&turns, key)?;
             Ok(turns)
@@ -106,34 +112,12 @@ fn common_turns<'a>(chosen: &mut Vec<Turn<'a>>, rejected: &mut Vec<Turn<'a>>) ->
     chosen.drain(..common).collect()
 }
 
-/// Moves the common first words out of both responses, each a single text, of which at least one
-/// word stays.
-fn implied_text<'a>(chosen: &mut [Turn<'a>], rejected: &mut [Turn<'a>]) -> Read<Vec<Turn<'a>>> {
-    let ([first], [second]) = (chosen, rejected) else { return Err(no_common("words")) };
-    let (a, b) = (&first.content, &second.content);
-    let Some(cut) = last_common_word(a, b) else { return Err(no_common("words")) };
-    let prompt = part(a, 0..a[..cut].trim_end().len());
-    let rest = |text: &Cow<'a, str>| {
-        let blank = text[cut..].len() - text[cut..].trim_start().len();
-        part(text, cut + blank..text.len())
-    };
-    (first.content, second.content) = (rest(a), rest(b));
-    Ok(vec![Turn::user(prompt)])
+/// Whether what is left behind an implied prompt begins with the model's turn.
+fn is_response(turns: &[Turn<'_>]) -> bool {
+    turns.first().is_some_and(|turn| turn.role == ASSISTANT)
 }
 
-/// Where the longest common prefix ends that leaves at least a word of both texts: before a blank
-/// that both have there.
-fn last_common_word(a: &str, b: &str) -> Option<usize> {
-    let common: usize = a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum();
-    let blank_at = |text: &str, at: usize| text[at..].starts_with(char::is_whitespace);
-    let ends = a[..common].char_indices().map(|(at, _)| at).chain([common]);
-    let first_word = a.len() - a.trim_start().len();
-    // What comes after the last word of either text is blank: nothing would be left of it.
-    let last = a.trim_end().rfind(char::is_whitespace)?.min(b.trim_end().rfind(char::is_whitespace)?);
-    ends.rev().find(|at| *at <= last && *at > first_word && blank_at(a, *at) && blank_at(b, *at))
-}
-
-fn no_common(what: &str) -> Fault {
-    let message = format!("missing, and chosen and rejected do not begin with the same {what}");
+fn no_common() -> Fault {
+    let message = "missing, and chosen and rejected do not begin with the same messages";
     Fault::new("prompt", reason::PROMPT_MISMATCH, message)
 }

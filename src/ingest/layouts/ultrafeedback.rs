@@ -23,7 +23,7 @@ const ASPECTS: [&str; 4] = ["helpfulness", "honesty", "truthfulness", "instructi
 
 /// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
-    row.get("completions").is_some()
+    row.get("completions").is_some_and(|value| !matches!(value, Value::Text(text) if text.trim().is_empty()))
 }
 
 /// Reads one row.

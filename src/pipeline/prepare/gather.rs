@@ -111,6 +111,11 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
         }
     };
 
+    let empty: Vec<&str> = files.iter().filter(|file| file.rows_read == 0).map(|file| file.path.as_str()).collect();
+    if let Some(first) = empty.first() {
+        let more = if empty.len() > 1 { format!(" and {} more", empty.len() - 1) } else { String::new() };
+        progress.warn(&format!("no rows in {first}{more}"));
+    }
     let (mut counts, mut findings) = (Counts::default(), Findings::default());
     for reached in spill.facts() {
         counts += reached.counts.clone();

@@ -1,33 +1,53 @@
-//! What the user named as input -> files, in an order that does not depend on how they were named.
+//! What the user named as input -> files, in an order that does not depend on how they were named; and what
+//! the names of files say: a source tag, and the split where they were split before.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::hub::HubFile;
-use crate::ingest::{Input, files_in};
+use crate::ingest::Input;
 use crate::progress::Progress;
+use crate::schema::SPLITS;
 
-/// Resolves files, folders and hub addresses. Files are sorted by name; one that was named twice
-/// is read once.
+/// Endings of the files that are taken from a folder, whatever their case; text may be packed besides.
+const TEXT_ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv"];
+const PACKED_ENDINGS: [&str; 2] = [".gz", ".zst"];
+const BINARY_ENDINGS: [&str; 4] = [".parquet", ".arrow", ".feather", ".ipc"];
+
+/// JSON that other tools keep beside their data.
+const NO_DATA: [&str; 5] =
+    ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json"];
+
+/// Names of files and folders that hold the training split, and the held-out ones.
+const TRAIN: [&str; 2] = ["train", "training"];
+const HELD_OUT: [&str; 9] = ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout"];
+
+/// What the name of a part begins with, before its number.
+const PART: [&str; 4] = ["", "part", "shard", "chunk"];
+
+/// Resolves files, folders, patterns (`*`, `?`, `[...]`) and hub addresses; `~` is the home folder. Files are
+/// sorted by name; one that was named twice is read once.
 ///
 /// # Errors
 /// [`Error::Data`] where a path does not exist or a folder has no usable file.
 pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for name in names {
-        let path = Path::new(name);
         if name.starts_with("hf://") {
             inputs.extend(crate::hub::fetch_dataset(name, progress)?.into_iter().map(from_hub));
-        } else if path.is_dir() {
-            inputs.extend(files_in(path)?.into_iter().map(Input::new));
-        } else if path.is_file() {
-            inputs.push(Input::new(path));
-        } else if path.exists() {
-            // A pipe can be read once only, and waits for its writer.
-            return Err(refused(path, "not a regular file", "write the rows to a file first"));
-        } else {
-            let forms = "an input is a file, a folder, or hf://datasets/ORG/NAME[@rev]/file";
-            return Err(refused(path, "no such file or folder", forms));
+            continue;
+        }
+        let path = at_home(name);
+        if path.exists() || !name.contains(['*', '?', '[']) {
+            inputs.extend(files_of(&path)?.into_iter().map(Input::new));
+            continue;
+        }
+        let found = matching(&path)?;
+        if found.is_empty() {
+            return Err(refused(&path, "no file fits this pattern", "the pattern is matched against whole paths"));
+        }
+        for path in found {
+            inputs.extend(files_of(&path)?.into_iter().map(Input::new));
         }
     }
     inputs.sort();
@@ -36,8 +56,127 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
     Ok(inputs)
 }
 
+/// Gives each input the split that its name says, where the names of some say that they are for training and
+/// those of others that they are held out; inputs whose names say nothing keep none. Gives what the user
+/// should know of it.
+pub fn declare_splits(inputs: &mut [Input]) -> Option<String> {
+    let told: Vec<Option<&'static str>> = inputs.iter().map(|input| split_of(&input.label)).collect();
+    if !SPLITS.iter().all(|split| told.contains(&Some(split))) {
+        return None;
+    }
+    for (input, split) in inputs.iter_mut().zip(&told) {
+        input.split = *split;
+    }
+    let named = |split: &str| {
+        let files = inputs.iter().filter(|input| input.split == Some(split));
+        let names: Vec<String> = files.map(|input| input.label.display().to_string()).collect();
+        match names.len() {
+            1 => names[0].clone(),
+            n => format!("{} and {} more", names[0], n - 1),
+        }
+    };
+    Some(format!(
+        "the splits are those of the files: train from {}, test from {} (--splits prompts makes new ones by --test-fraction)",
+        named(SPLITS[0]),
+        named(SPLITS[1])
+    ))
+}
+
+/// The files that a path stands for: itself, or those of a folder.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_dir() {
+        return files_in(path);
+    }
+    if path.is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    if path.exists() {
+        // A pipe can be read once only, and waits for its writer.
+        return Err(refused(path, "not a regular file", "write the rows to a file first"));
+    }
+    let forms = "an input is a file, a folder, a pattern, or hf://datasets/ORG/NAME[@rev]/file";
+    Err(refused(path, "no such file or folder", forms))
+}
+
+/// The data files of a folder by name, or of its `data` folder and the folders of its splits, as the hub and
+/// `datasets` lay them out.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, folders) = entries(folder)?;
+    if files.is_empty() {
+        for below in folders.iter().filter(|f| is_layout(&name_of(f))) {
+            let (found, splits) = entries(below)?;
+            files.extend(found);
+            // `data/train/0.parquet`.
+            for split in splits.iter().filter(|f| split_of_word(&name_of(f)).is_some()) {
+                files.extend(entries(split)?.0);
+            }
+        }
+    }
+    if files.is_empty() {
+        let with_data = folders.iter().filter(|f| entries(f).is_ok_and(|(files, _)| !files.is_empty()));
+        let below: Vec<String> = with_data.map(|f| f.display().to_string()).collect();
+        let hint = match below.is_empty() {
+            true => "text files may be packed as .gz or .zst; name a file to read it whatever its ending".into(),
+            false => format!("there is data in {}; name the folder that is meant", below.join(", ")),
+        };
+        return Err(refused(folder, "no .jsonl, .json, .csv, .parquet or .arrow file in this folder", &hint));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Data files and visible folders of a folder, by name.
+fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = name_of(&path);
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            folders.push(path);
+        } else if is_data(&name) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    folders.sort();
+    Ok((files, folders))
+}
+
+/// Whether a file's name is one of data, and not of what `datasets` keeps beside it.
+fn is_data(name: &str) -> bool {
+    let cache = name.starts_with("cache-") && name.ends_with(".arrow");
+    without_ending(name).is_some() && !NO_DATA.contains(&name) && !cache
+}
+
+/// A folder of a published data set that is no data set of its own.
+fn is_layout(name: &str) -> bool {
+    name == "data" || split_of_word(name).is_some()
+}
+
 fn refused(path: &Path, message: &str, hint: &str) -> Error {
     Error::Data { path: path.into(), line: None, field: None, message: message.into(), hint: Some(hint.into()) }
+}
+
+/// A path as the user wrote it, `~` replaced.
+fn at_home(name: &str) -> PathBuf {
+    match (name.strip_prefix('~'), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+            Path::new(&home).join(rest.trim_start_matches('/'))
+        }
+        _ => PathBuf::from(name),
+    }
+}
+
+/// The files and folders that fit a pattern, by name.
+fn matching(pattern: &Path) -> Result<Vec<PathBuf>> {
+    let bad =
+        |e: &dyn std::fmt::Display| refused(pattern, &format!("not a pattern: {e}"), "quote names with [ in them");
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+    let found = glob::glob_with(&pattern.to_string_lossy(), options).map_err(|e| bad(&e))?;
+    found.map(|path| path.map_err(|e| bad(&e))).collect()
 }
 
 /// A file from the hub is known by its address at the commit that was read, not by its place in the cache.
@@ -50,20 +189,97 @@ pub fn labels(inputs: &[Input]) -> Vec<String> {
     inputs.iter().map(|i| i.label.display().to_string()).collect()
 }
 
-/// A file's name without its endings.
+/// What a file's name says of its rows, without endings and the number of a part. A file that is named after
+/// its split or its number alone is known by the folder of its data set.
 pub fn stem(path: &Path) -> String {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut stem = name.as_str();
-    for ending in [".gz", ".zst", ".jsonl", ".json", ".csv", ".parquet"] {
-        stem = stem.strip_suffix(ending).unwrap_or(stem);
+    let name = base(path);
+    let unnumbered = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let is_part = unnumbered.len() < name.len() && PART.contains(&unnumbered.trim_end_matches(['-', '_']));
+    if !is_part && !is_layout(&name.to_lowercase()) {
+        return name;
     }
-    if stem.is_empty() { name } else { stem.to_string() }
+    let above = path.parent().into_iter().flat_map(Path::components).rev();
+    let folders: Vec<String> = above
+        .filter_map(|part| match part {
+            // The commit that was read is no name.
+            Component::Normal(part) => part.to_string_lossy().split('@').next().map(str::to_string),
+            _ => None,
+        })
+        .collect();
+    let own = folders.iter().find(|folder| !is_layout(&folder.to_lowercase()));
+    own.or(folders.first()).cloned().unwrap_or(name)
+}
+
+/// A file's name without endings and the number of a part.
+fn base(path: &Path) -> String {
+    let name = name_of(path);
+    let stem = without_ending(&name).unwrap_or(&name);
+    // `train-00000-of-00002`.
+    let parts: Vec<&str> = stem.rsplitn(4, '-').collect();
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    match parts[..] {
+        [all, "of", number, name] if is_number(all) && is_number(number) && !name.is_empty() => name.to_string(),
+        _ => stem.to_string(),
+    }
+}
+
+/// A name without the ending of a data file; none where it has no such ending or nothing before it.
+fn without_ending(name: &str) -> Option<&str> {
+    let cut = |name: &'_ str, endings: &[&str]| {
+        let ending = endings.iter().find(|ending| {
+            name.len() > ending.len()
+                && name.is_char_boundary(name.len() - ending.len())
+                && name[name.len() - ending.len()..].eq_ignore_ascii_case(ending)
+        });
+        ending.map(|ending| name.len() - ending.len())
+    };
+    let unpacked = cut(name, &PACKED_ENDINGS).map_or(name, |end| &name[..end]);
+    if let Some(end) = cut(unpacked, &TEXT_ENDINGS) {
+        return Some(&name[..end]);
+    }
+    cut(name, &BINARY_ENDINGS).map(|end| &name[..end])
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The split that a file's name says, or the folder that it is in.
+fn split_of(path: &Path) -> Option<&'static str> {
+    let name = base(path).to_lowercase();
+    let words = || name.split(|c: char| !c.is_ascii_alphanumeric());
+    let own = words().next().and_then(split_of_word).or_else(|| words().next_back().and_then(split_of_word));
+    own.or_else(|| split_of_word(&name_of(path.parent()?).to_lowercase()))
+}
+
+fn split_of_word(word: &str) -> Option<&'static str> {
+    match word {
+        word if TRAIN.contains(&word) => Some(SPLITS[0]),
+        word if HELD_OUT.contains(&word) => Some(SPLITS[1]),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::progress::Silent;
+
+    /// A folder with these files; gives what resolving `name` in it finds, relative to it.
+    fn found(files: &[&str], name: &str) -> Result<Vec<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let named = dir.path().join(name).display().to_string();
+        let inside = |path: &Path| path.strip_prefix(dir.path()).unwrap().display().to_string();
+        match resolve(&[named], &Silent) {
+            Ok(inputs) => Ok(inputs.iter().map(|input| inside(&input.path)).collect()),
+            Err(e) => Err(format!("{e} ({})", e.hint().unwrap_or_default())),
+        }
+    }
 
     #[test]
     fn order_and_repetition_do_not_matter() {
@@ -81,9 +297,83 @@ mod tests {
     }
 
     #[test]
+    fn a_published_folder_is_read_as_it_is_laid_out() {
+        let hub = ["README.md", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"];
+        assert_eq!(found(&hub, "").unwrap(), ["data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"]);
+        let saved = [
+            "dataset_dict.json",
+            "train/data-00000-of-00001.arrow",
+            "train/dataset_info.json",
+            "train/state.json",
+            "train/cache-1a2b.arrow",
+            "test/data-00000-of-00001.arrow",
+        ];
+        assert_eq!(found(&saved, "").unwrap(), ["test/data-00000-of-00001.arrow", "train/data-00000-of-00001.arrow"]);
+        let mixed = ["A.JSONL", "b.ndjson", "c.Csv.GZ", "d.feather", "e.tsv", "f.txt", "sub/g.jsonl"];
+        assert_eq!(found(&mixed, "").unwrap(), mixed[..5]);
+        let error = found(&["raw/a.jsonl", "clean/b.jsonl"], "").unwrap_err();
+        assert!(error.contains("/clean, ") && error.contains("/raw; name the folder that is meant"), "{error}");
+    }
+
+    #[test]
+    fn patterns_and_the_home_folder_are_understood() {
+        let files = ["a-1.jsonl", "a-2.jsonl", "b.jsonl", "[x].jsonl", "d/a-3.jsonl"];
+        assert_eq!(found(&files, "a-*.jsonl").unwrap(), ["a-1.jsonl", "a-2.jsonl"]);
+        assert_eq!(found(&files, "**/a-[13].jsonl").unwrap(), ["a-1.jsonl", "d/a-3.jsonl"]);
+        assert_eq!(found(&files, "[x].jsonl").unwrap(), ["[x].jsonl"], "a name that is there is no pattern");
+        assert!(found(&files, "c*.jsonl").unwrap_err().contains("no file fits this pattern"));
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
+        assert_eq!(at_home("~/x/y"), home.join("x/y"));
+        assert_eq!(at_home("~"), home.join(""));
+        assert_eq!(at_home("~x/y"), Path::new("~x/y"));
+    }
+
+    #[test]
     fn a_stem_has_no_endings() {
-        assert_eq!(stem(Path::new("a/raw.v2.jsonl.gz")), "raw.v2");
-        assert_eq!(stem(Path::new("x.parquet")), "x");
-        assert_eq!(stem(Path::new(".gz")), ".gz");
+        let stem = |path: &str| stem(Path::new(path));
+        assert_eq!(stem("a/raw.v2.jsonl.gz"), "raw.v2");
+        for file in ["x.parquet", "x.arrow", "x.feather", "x.ipc", "x.ndjson", "x.TSV.zst", "x.JSONL", "x.jsonlines"] {
+            assert_eq!(stem(file), "x");
+        }
+        assert_eq!(stem(".gz"), ".gz");
+        assert_eq!(stem(".jsonl"), ".jsonl");
+        assert_eq!(stem("x.txt"), "x.txt");
+        assert_eq!(stem("corpus-00001-of-00004.parquet"), "corpus");
+        assert_eq!(stem("a-of-b.jsonl"), "a-of-b");
+    }
+
+    #[test]
+    fn the_parts_and_splits_of_a_data_set_have_one_stem() {
+        let stem = |path: &str| stem(Path::new(path));
+        for file in ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001", "validation", "train/data"]
+        {
+            assert_eq!(stem(&format!("sets/farm/data/{file}.parquet")), "farm", "{file}");
+        }
+        assert_eq!(stem("hf://datasets/org/farm@0123abcd/data/train-00000-of-00002.parquet"), "farm");
+        assert_eq!(stem("data/train-00000-of-00002.parquet"), "data");
+        for file in ["part-0.jsonl", "part-00001.parquet", "0000.parquet", "shard_3.csv.gz", "train/0001.parquet"] {
+            assert_eq!(stem(&format!("farm/{file}")), "farm", "{file}");
+        }
+        assert_eq!(stem("farm/v2.jsonl"), "v2");
+        assert_eq!(stem("train.jsonl"), "train");
+        assert_eq!(stem("farm/train_prefs-00000-of-00001.parquet"), "train_prefs");
+    }
+
+    #[test]
+    fn splits_are_taken_where_files_of_both_are_there() {
+        let splits = |files: &[&str]| {
+            let mut inputs: Vec<Input> = files.iter().map(Input::new).collect();
+            let note = declare_splits(&mut inputs);
+            (inputs.iter().map(|input| input.split).collect::<Vec<_>>(), note)
+        };
+        let (train, test) = (Some("train"), Some("test"));
+        let files = ["d/train-00000-of-00001.parquet", "d/test-00000-of-00001.parquet", "d/more.parquet"];
+        let (told, note) = splits(&files);
+        assert_eq!(told, [train, test, None]);
+        assert!(note.unwrap().contains("train from d/train-00000-of-00001.parquet, test from d/test-"));
+        assert_eq!(splits(&["train/data.arrow", "validation/data.arrow"]).0, [train, test]);
+        assert_eq!(splits(&["x_train.csv", "test_prefs.csv", "x.dev.csv"]).0, [train, test, test]);
+        assert_eq!(splits(&["train.jsonl", "contest.jsonl"]), (vec![None, None], None));
+        assert_eq!(splits(&["latest.jsonl", "trainer.jsonl"]).0, [None, None]);
     }
 }

@@ -64,7 +64,7 @@ fn damaged_packing_is_a_fault_of_the_data() {
     let packed = zstd::encode_all(&b"one\ntwo\n"[..], 1).unwrap();
     let error = read(&packed[..packed.len() - 3], SMALL).unwrap_err();
     assert!(error.to_string().contains("damaged or truncated zstd data"), "{error}");
-    assert!(read(b"", SMALL).unwrap_err().to_string().ends_with("the file is empty"));
+    assert!(read(b"", SMALL).unwrap().is_empty());
 }
 
 #[test]
