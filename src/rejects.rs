@@ -34,6 +34,16 @@ pub mod reason {
     pub const WRONG_ROLE: &str = "wrong-role";
     /// Fault: a message or row has something in a field that is not read and may be part of what was said.
     pub const UNREAD_KEY: &str = "unread-key";
+    /// Fault: the chat template raises an exception for the row, or fails on it.
+    pub const TEMPLATE_REFUSED: &str = "template-refused";
+    /// Fault: the row's rendering begins with two beginning-of-sequence tokens.
+    pub const TWO_BEGINNINGS: &str = "two-beginnings";
+    /// Fault: the chat template writes the row's prompt differently alone and with its response.
+    pub const PROMPT_NOT_PREFIX: &str = "prompt-not-prefix";
+    /// Fault: the chat template does not end the row's response.
+    pub const TURN_NOT_ENDED: &str = "turn-not-ended";
+    /// Fault: a token reaches across the boundary of prompt and response.
+    pub const TOKEN_ACROSS: &str = "token-across-boundary";
     /// Decision: the conversations of chosen and rejected differ before their last messages.
     pub const DIFFERENT_CONTEXTS: &str = "different-contexts";
     /// Decision: a dialogue does not end with the model's turn.
@@ -109,6 +119,9 @@ pub mod reason {
         }
     }
 }
+
+/// Advice where a row is at fault and others may be sound.
+pub const SKIP_ADVICE: &str = "pass --on-bad-row skip to drop and count such rows";
 
 /// One rejected row.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -121,6 +121,11 @@ pub fn prepare(s: &PrepareSummary) -> String {
             "{} pairs truncated ({prompts} prompts, {chosen} chosen and {rejected} rejected responses)",
             s.truncated
         );
+        if prompts > 0 {
+            let at = [cut.prompts_cut_at_message, cut.prompts_cut_at_line, cut.prompts_cut_at_token];
+            let [message, line, token] = at;
+            let _ = writeln!(out, "  prompts cut: {message} at a message, {line} at a line, {token} at a token");
+        }
     }
     if s.out.is_empty() {
         let example = serde_json::to_string_pretty(&s.example).unwrap_or_default();

@@ -23,7 +23,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::InputFile;
 use crate::progress::Progress;
-use crate::rejects::{Reject, reason};
+use crate::rejects::{Reject, SKIP_ADVICE, reason};
 
 /// Reading of one file.
 pub struct Reader<'a> {
@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
     }
 
     fn error(&self, line: u64, fault: Fault) -> Error {
-        let skip = "pass --on-bad-row skip to drop and count such rows";
+        let skip = SKIP_ADVICE;
         let no_prompt = fault.field == "prompt" && fault.message.starts_with("missing");
         let structural = matches!(
             fault.reason,

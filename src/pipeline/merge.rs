@@ -20,7 +20,7 @@ use crate::tokenize::store;
 ///
 /// # Errors
 /// [`Error::Artifact`] where a folder is not a finished shard, is damaged, or does not belong to the others;
-/// [`Error::Config`] where a shard is missing; [`Error::Io`].
+/// [`Error::Config`] where a shard is missing; [`Error::Data`] where none of them has a pair; [`Error::Io`].
 pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<PrepareSummary> {
     let shards = Shards::open(folders)?;
     if let Some(shard) = shards.all.iter().find(|(folder, _)| same_folder(folder, out)) {
@@ -29,6 +29,8 @@ pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<P
     let _lock = artifact::lock_folder(out)?;
     let mut manifest = shards.manifest(out)?;
     let summary = shards.summary()?;
+    let labels: Vec<String> = manifest.inputs.iter().map(|input| input.path.clone()).collect();
+    prepare::require_rows(&summary, "", &labels, Shard::WHOLE)?;
 
     // Finished aside, so that an earlier folder is whole until then.
     let aside = out.join(prepare::WORK_FOLDER);

@@ -38,6 +38,7 @@ mod work;
 use assemble::Parts;
 pub use assemble::publish;
 use gather::Gathered;
+pub(super) use ledger::require_rows;
 use mix::Mix;
 use part::{Counts, Part, Workshop};
 use plans::{Desk, Plans};
@@ -231,6 +232,7 @@ impl Job<'_> {
 
         // 4. Every row is accounted for.
         let files = ledger::settle(files, &counts, self.shard)?;
+        let refusal = std::mem::take(&mut counts.refusal);
         let mut summary = ledger::summarize(&files, counts);
         summary.unusable_completions = findings.unusable;
         summary.wrong_tens = findings.wrong_tens;
@@ -238,7 +240,7 @@ impl Job<'_> {
         summary.sources = findings.sources;
         summary.contamination = contamination;
         summary.near_duplicates = plans.near.as_ref().map(|plan| plan.facts);
-        ledger::require_rows(&summary, &labels, self.shard)?;
+        require_rows(&summary, &refusal, &labels, self.shard)?;
         let parts = Parts { work: self.work, parts };
         if config.dry_run {
             summary.example = parts.example()?;
@@ -265,6 +267,14 @@ impl Job<'_> {
             let (n, example) = (counts.conflicts, &counts.conflict);
             self.progress.warn(&format!("{n} pairs contradict another pair of the same prompt, for example {example}"));
         }
+        let (cut, pairs) = (counts.encoding.prompts_cut, counts.total());
+        if cut * 2 > pairs {
+            let (percent, most) = (100.0 * cut as f64 / pairs as f64, self.config.tokenize.max_prompt_length);
+            self.progress.warn(&format!(
+                "the prompts of {cut} of {pairs} pairs ({percent:.1} %) are longer than {most} tokens and lose their \
+                 beginning: --max-prompt-length sets how long they may be, --max-length how long prompt and response"
+            ));
+        }
         let found = counts.noise.warnings(&self.config.noise, &plans.noise);
         found.iter().for_each(|line| self.progress.warn(line));
     }
@@ -286,7 +296,11 @@ impl Job<'_> {
                 self.progress.advance(buckets.rows_of(bucket).unwrap_or_default());
                 Ok(Some(part))
             };
-            parts.extend(wave.into_par_iter().map(make).collect::<Result<Vec<_>>>()?);
+            // The first bucket's error is told, whichever thread comes to its own first.
+            let made: Vec<Result<Option<Part>>> = wave.into_par_iter().map(make).collect();
+            for part in made {
+                parts.push(part?);
+            }
             stop_if_asked(self.progress)?;
         }
         self.progress.end();

@@ -5,23 +5,45 @@ use minijinja::Value;
 use crate::error::{Error, Result};
 use crate::message::Message;
 
+use crate::rejects::reason;
+
+use super::cut::CutAt;
 use super::pieces::Before;
 use super::store::TokenRow;
 use super::template::ChatTemplate;
-use super::{EncodeCounts, Encoded, ModelTokenizer, PairText, TokenizeConfig};
+use super::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal, TokenizeConfig};
 
 /// Characters shown of either end in messages.
 const SHOWN: usize = 60;
 
+/// Advice where a template does not suit a conversation.
+const OTHER_TEMPLATE: &str = "choose another template: --template NAME";
+
 /// The prompt's rendering and ids, made once for both sides.
-struct Head {
-    text: String,
-    /// All ids of the prompt on its own, as in generation.
-    ids: Vec<u32>,
+pub(super) struct Head {
+    pub(super) text: String,
+    /// All ids of the prompt on its own, as in generation, without a BOS that the template does not write.
+    pub(super) ids: Vec<u32>,
+    /// The bytes of the text that each of `ids` covers.
+    pub(super) spans: Vec<(u32, u32)>,
     /// Byte offset behind the last token at which text may be cut; 0 where there is none.
-    cut: usize,
+    pub(super) cut: usize,
     /// How many of `ids` lie before `cut`.
-    kept: usize,
+    pub(super) kept: usize,
+}
+
+/// Why the encoding of a pair ends early.
+enum Stop {
+    /// The row is at fault.
+    Row(Refusal),
+    /// The work failed.
+    Work(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Work(error)
+    }
 }
 
 fn dropped(reason: &'static str, detail: String) -> Encoded {
@@ -37,10 +59,12 @@ impl ModelTokenizer {
     /// would change them (a token across the boundary, say of two newlines), the response is
     /// tokenized from the boundary on; [`EncodeCounts::forced_boundaries`] counts those.
     ///
+    /// A row is refused where the template fails on it, does not begin the conversation with the
+    /// prompt, or does not end the turn; where a token reaches across the boundary and the
+    /// tokenizer cannot begin there; where the prompt begins with two BOS.
+    ///
     /// # Errors
-    /// [`Error::Data`] naming the row where the template fails on it, does not begin the
-    /// conversation with the prompt, or does not end the turn; where a token reaches across the
-    /// boundary and the tokenizer cannot begin there; where the prompt begins with two BOS.
+    /// [`Error::Run`] where the tokenizer fails.
     pub fn encode_pair(&self, pair: &PairText, config: &TokenizeConfig) -> Result<Encoded> {
         self.encode_pair_counted(pair, config, &mut EncodeCounts::default())
     }
@@ -55,6 +79,14 @@ impl ModelTokenizer {
         config: &TokenizeConfig,
         counts: &mut EncodeCounts,
     ) -> Result<Encoded> {
+        match self.encode_row(pair, config, counts) {
+            Ok(encoded) => Ok(encoded),
+            Err(Stop::Row(refusal)) => Ok(Encoded::Refused(refusal)),
+            Err(Stop::Work(error)) => Err(error),
+        }
+    }
+
+    fn encode_row(&self, pair: &PairText, config: &TokenizeConfig, counts: &mut EncodeCounts) -> Result<Encoded, Stop> {
         if pair.prompt.is_empty() {
             return Ok(dropped("empty-prompt", "no messages before the response".into()));
         }
@@ -67,19 +99,18 @@ impl ModelTokenizer {
             }
         }
         let prompt = ChatTemplate::values(pair.prompt);
-        let head = self.head(pair.id, prompt.clone())?;
+        let head = self.head(prompt.clone())?;
         let mut seen = EncodeCounts::default();
-        let chosen = self.response(pair.id, "chosen", &head, prompt.clone(), pair.chosen, &mut seen)?;
-        let rejected = self.response(pair.id, "rejected", &head, prompt, pair.rejected, &mut seen)?;
+        let chosen = self.response("chosen", &head, prompt.clone(), pair.chosen, &mut seen)?;
+        let rejected = self.response("rejected", &head, prompt.clone(), pair.rejected, &mut seen)?;
         for (side, ids) in [("chosen", &chosen), ("rejected", &rejected)] {
             if ids.len() <= 1 {
                 return Ok(dropped("empty-response", format!("{side} has no tokens but the end of turn")));
             }
             seen.ends_inside += u64::from(ids[..ids.len() - 1].contains(&self.turn.id));
         }
-        let ids = self.with_bos(head.ids);
-        self.require_one_beginning(pair.id, &head.text, &ids)?;
-        let encoded = self.cut(pair, ids, chosen, rejected, config, &mut seen);
+        self.require_one_beginning(&head)?;
+        let encoded = self.cut(pair, &prompt, head, [chosen, rejected], config, &mut seen);
         if matches!(encoded, Encoded::Row(_)) {
             *counts += seen;
         }
@@ -87,39 +118,44 @@ impl ModelTokenizer {
     }
 
     /// A prompt may begin with its own text of a BOS behind the template's.
-    fn require_one_beginning(&self, id: &str, text: &str, ids: &[u32]) -> Result<()> {
-        let Some(bos) = self.bos.filter(|_| self.begins_with_bos()) else { return Ok(()) };
-        if !ids.starts_with(&[bos, bos]) {
-            return Ok(());
-        }
-        let start: String = text.chars().take(SHOWN).collect();
-        let what = format!("begins with `{}` twice: {start:?}...", self.decode_token(bos));
-        Err(row_error(id, "prompt", what).with_hint("remove the token from the text, or from the chat template"))
+    fn require_one_beginning(&self, head: &Head) -> Result<(), Stop> {
+        let Some(bos) = self.bos.filter(|bos| head.ids.starts_with(&[*bos, *bos])) else { return Ok(()) };
+        let start: String = head.text.chars().take(SHOWN).collect();
+        let message = format!("begins with `{}` twice: {start:?}...", self.decode_token(bos));
+        let hint = "remove the token from the row's text";
+        Err(refused(reason::TWO_BEGINNINGS, "prompt", message, Some(hint)))
     }
 
     /// Renders and tokenizes the prompt.
-    fn head(&self, id: &str, prompt: Vec<Value>) -> Result<Head> {
-        let text = self.render_row(id, "prompt", prompt, true)?;
+    fn head(&self, prompt: Vec<Value>) -> Result<Head, Stop> {
+        let text = self.render_row("prompt", prompt, true)?;
         let (ids, spans) = self.pieces(&text, Before::Nothing)?;
-        let last = ids.iter().rposition(|id| self.cuts.contains(id));
+        let last = (0..ids.len()).rev().find(|i| self.cuts_behind(ids[*i], &text, spans[*i]));
         let (cut, kept) = last.map_or((0, 0), |i| (spans[i].1 as usize, i + 1));
-        Ok(Head { text, ids, cut, kept })
+        Ok(Head { text, ids, spans, cut, kept })
+    }
+
+    /// Whether a text may be cut behind a token. A line feed that is written as its byte has the id of
+    /// the byte's token, but is not that token in the text, which goes on behind it.
+    fn cuts_behind(&self, id: u32, text: &str, (start, end): (u32, u32)) -> bool {
+        let token = self.cuts.get(&id);
+        token.is_some_and(|token| text.as_bytes()[start as usize..end as usize].ends_with(token.as_bytes()))
     }
 
     /// Token ids of one side's response with its end of turn.
     fn response(
         &self,
-        id: &str,
-        side: &str,
+        side: &'static str,
         head: &Head,
         mut messages: Vec<Value>,
         response: &[Message],
         seen: &mut EncodeCounts,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Vec<u32>, Stop> {
         messages.extend(ChatTemplate::values(response));
-        let full = self.render_row(id, side, messages, false)?;
+        let full = self.render_row(side, messages, false)?;
         let Some(rest) = full.strip_prefix(head.text.as_str()) else {
-            return Err(self.not_a_prefix(id, side, &head.text, &full));
+            let message = not_a_prefix(self.template.name(), &head.text, &full);
+            return Err(refused(reason::PROMPT_NOT_PREFIX, side, message, Some(OTHER_TEMPLATE)));
         };
         let rest = rest.strip_suffix(self.turn.suffix.as_str()).unwrap_or(rest);
         // Between a cut token and the boundary lies only the turn's header, so little is done twice.
@@ -131,7 +167,7 @@ impl ModelTokenizer {
         let straddles = spans.get(first).is_some_and(|(start, _)| *start < boundary);
         let mut ids = if straddles || ids[..first] != head.ids[head.kept..] {
             if !self.continues {
-                return Err(self.straddle(id, side, &full, head.text.len()));
+                return Err(straddle(side, &full, head.text.len()));
             }
             seen.forced_boundaries += 1;
             let before = if head.cut == head.text.len() { before } else { Before::Text };
@@ -139,21 +175,21 @@ impl ModelTokenizer {
         } else {
             ids[first..].to_vec()
         };
-        self.end_turn(id, side, &full, &mut ids)?;
+        self.end_turn(side, &full, &mut ids)?;
         Ok(ids)
     }
 
     /// Leaves exactly one end of turn at the end.
-    fn end_turn(&self, id: &str, side: &str, full: &str, ids: &mut Vec<u32>) -> Result<()> {
+    fn end_turn(&self, side: &'static str, full: &str, ids: &mut Vec<u32>) -> Result<(), Stop> {
         let end = self.turn.id;
         if self.turn.rendered {
             let Some(last) = ids.iter().rposition(|id| *id == end) else {
-                let what = format!(
+                let message = format!(
                     "the chat template ends the turn without `{}`: ...{:?}",
                     self.decode_token(end),
                     tail(full)
                 );
-                return Err(row_error(id, side, what));
+                return Err(refused(reason::TURN_NOT_ENDED, side, message, Some(OTHER_TEMPLATE)));
             };
             ids.truncate(last);
         }
@@ -168,22 +204,29 @@ impl ModelTokenizer {
     fn cut(
         &self,
         pair: &PairText,
-        mut prompt: Vec<u32>,
-        mut chosen: Vec<u32>,
-        mut rejected: Vec<u32>,
+        messages: &[Value],
+        head: Head,
+        [mut chosen, mut rejected]: [Vec<u32>; 2],
         config: &TokenizeConfig,
         seen: &mut EncodeCounts,
     ) -> Encoded {
-        if prompt.len() > config.max_prompt_length {
+        let whole = head.ids.len() + usize::from(self.lacks_bos(&head.ids));
+        let prompt = if whole <= config.max_prompt_length {
+            self.with_bos(head.ids)
+        } else {
+            let Some((prompt, at)) = self.cut_prompt(pair.prompt, messages, &head, config.max_prompt_length) else {
+                let detail =
+                    format!("of {whole} tokens, {} keep nothing of its last message", config.max_prompt_length);
+                return dropped("prompt-too-long", detail);
+            };
             seen.prompts_cut = 1;
-            let whole = prompt.len();
-            let bos = self.bos.filter(|bos| self.begins_with_bos() && prompt.first() == Some(bos));
-            let room = config.max_prompt_length.saturating_sub(usize::from(bos.is_some()));
-            prompt.drain(..whole - room);
-            if let Some(bos) = bos {
-                prompt.insert(0, bos);
-            }
-        }
+            *match at {
+                CutAt::Message => &mut seen.prompts_cut_at_message,
+                CutAt::Line => &mut seen.prompts_cut_at_line,
+                CutAt::Token => &mut seen.prompts_cut_at_token,
+            } = 1;
+            prompt
+        };
         let room = config.max_length.saturating_sub(prompt.len());
         if room == 0 || prompt.is_empty() {
             let detail = format!("prompt of {} tokens leaves no room in {}", prompt.len(), config.max_length);
@@ -213,32 +256,34 @@ impl ModelTokenizer {
         self.wants_bos || self.template.source().contains("bos_token")
     }
 
-    fn render_row(&self, id: &str, field: &str, messages: Vec<Value>, generation: bool) -> Result<String> {
-        self.template.render_values(messages, generation).map_err(|e| row_error(id, field, e.to_string()))
+    fn render_row(&self, field: &'static str, messages: Vec<Value>, generation: bool) -> Result<String, Stop> {
+        let failed = |error: Error| refused(reason::TEMPLATE_REFUSED, field, error.to_string(), None);
+        self.template.render_values(messages, generation).map_err(failed)
     }
+}
 
-    fn not_a_prefix(&self, id: &str, side: &str, prompt: &str, full: &str) -> Error {
-        let same = prompt.bytes().zip(full.bytes()).take_while(|(a, b)| a == b).count();
-        let at = (0..=same).rev().find(|i| prompt.is_char_boundary(*i) && full.is_char_boundary(*i)).unwrap_or(0);
-        let show = |text: &str| text[at..].chars().take(SHOWN).collect::<String>();
-        let what = format!(
-            "the chat template `{}` renders the prompt differently alone and with its response: at byte {at} {:?} alone, {:?} with it",
-            self.template.name(),
-            show(prompt),
-            show(full)
-        );
-        row_error(id, side, what).with_hint("choose another template: --template chatml")
-    }
+/// Where the prompt's rendering and the conversation's part.
+pub(super) fn not_a_prefix(template: &str, prompt: &str, full: &str) -> String {
+    let same = prompt.bytes().zip(full.bytes()).take_while(|(a, b)| a == b).count();
+    let at = (0..=same).rev().find(|i| prompt.is_char_boundary(*i) && full.is_char_boundary(*i)).unwrap_or(0);
+    let show = |text: &str| text[at..].chars().take(SHOWN).collect::<String>();
+    format!(
+        "the chat template `{template}` renders the prompt differently alone and with its response: \
+         at byte {at} {:?} alone, {:?} with it",
+        show(prompt),
+        show(full)
+    )
+}
 
-    fn straddle(&self, id: &str, side: &str, full: &str, boundary: usize) -> Error {
-        let (before, after) = full.split_at(boundary);
-        let what = format!(
-            "a token reaches across the boundary of prompt and response: ...{:?} then {:?}...",
-            tail(before),
-            after.chars().take(SHOWN).collect::<String>()
-        );
-        row_error(id, side, what).with_hint("choose a template that ends its header with a special token or a newline")
-    }
+fn straddle(side: &'static str, full: &str, boundary: usize) -> Stop {
+    let (before, after) = full.split_at(boundary);
+    let message = format!(
+        "a token reaches across the boundary of prompt and response: ...{:?} then {:?}...",
+        tail(before),
+        after.chars().take(SHOWN).collect::<String>()
+    );
+    let hint = "choose a template that ends its header with a special token or a newline: --template NAME";
+    refused(reason::TOKEN_ACROSS, side, message, Some(hint))
 }
 
 fn tail(text: &str) -> String {
@@ -246,9 +291,8 @@ fn tail(text: &str) -> String {
     text.chars().skip(skip).collect()
 }
 
-/// A fault of one row. The pipeline knows the file; here the row's id stands for it.
-fn row_error(id: &str, field: &str, message: String) -> Error {
-    Error::Data { path: format!("pair {id}").into(), line: None, field: Some(field.into()), message, hint: None }
+fn refused(reason: &'static str, field: &'static str, message: String, hint: Option<&'static str>) -> Stop {
+    Stop::Row(Refusal { reason, field, message, hint })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 
+use super::specials::{self, Named};
 use super::tokenizer::{OWN_KEY, Parts};
 
 /// Reads a JSON file of a model folder; `None` where it does not exist.
@@ -37,15 +38,15 @@ pub(super) fn parts(folder: &Path) -> Result<Parts> {
     };
     let says = read_json(folder, "tokenizer_config.json")?.unwrap_or(Value::Null);
     let map = read_json(folder, "special_tokens_map.json")?.unwrap_or(Value::Null);
+    let added = read_json(folder, "added_tokens.json")?.unwrap_or(Value::Null);
     let config = read_json(folder, "config.json")?.unwrap_or(Value::Null);
     let generation = read_json(folder, "generation_config.json")?.unwrap_or(Value::Null);
 
+    let named = specials::named(&says, &map, &added).map_err(|what| Error::model(&model, what))?;
     let mut specials = BTreeMap::new();
-    for name in ["bos_token", "eos_token", "unk_token", "pad_token"] {
-        // Either the text itself or an object that holds it.
-        let text = |v: &Value| v[name].as_str().or_else(|| v[name]["content"].as_str()).map(str::to_string);
-        if let Some(text) = text(&says).or_else(|| text(&map)) {
-            specials.insert(name.to_string(), text);
+    for Named { token, name, .. } in &named {
+        if let Some(name) = name {
+            specials.entry(name.clone()).or_insert_with(|| token.content.clone());
         }
     }
     let eos_ids = [&config, &generation].into_iter().flat_map(|v| id_list(&v["eos_token_id"]));
@@ -53,7 +54,7 @@ pub(super) fn parts(folder: &Path) -> Result<Parts> {
     let stop_ids: BTreeSet<u32> = eos_ids.chain(id_list(&own["stop_ids"])).collect();
     if !specials.contains_key("eos_token")
         && let Some(id) = id_list(&config["eos_token_id"]).first()
-        && let Some(text) = token_in(&json, *id)
+        && let Some(text) = token_in(&json, &named, *id)
     {
         specials.insert("eos_token".into(), text);
     }
@@ -64,6 +65,7 @@ pub(super) fn parts(folder: &Path) -> Result<Parts> {
         model,
         json,
         specials,
+        named,
         stop_ids,
         add_bos: says["add_bos_token"].as_bool(),
         model_type: config["model_type"].as_str().unwrap_or_default().to_string(),
@@ -108,6 +110,7 @@ fn id_list(value: &Value) -> Vec<u32> {
     }
 }
 
-fn token_in(json: &[u8], id: u32) -> Option<String> {
-    Tokenizer::from_bytes(json).ok()?.id_to_token(id)
+fn token_in(json: &[u8], named: &[Named], id: u32) -> Option<String> {
+    let listed = named.iter().find(|named| named.id == Some(id)).map(|named| named.token.content.clone());
+    listed.or_else(|| Tokenizer::from_bytes(json).ok()?.id_to_token(id))
 }

@@ -131,7 +131,7 @@ fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts>
             .with_hint("use the model's Hugging Face folder, which carries tokenizer.json")
     })?;
     let tokens = data.list("tokenizer.ggml.tokens", text)?;
-    let kinds = match entries.contains_key("tokenizer.ggml.token_type") {
+    let mut kinds = match entries.contains_key("tokenizer.ggml.token_type") {
         true => data.list("tokenizer.ggml.token_type", integer)?,
         false => vec![1; tokens.len()],
     };
@@ -139,12 +139,14 @@ fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts>
         return Err(data.bad("tokenizer.ggml.token_type", format!("{} for {} tokens", kinds.len(), tokens.len())));
     }
 
+    let mut marks = BTreeSet::new();
     let mut specials = BTreeMap::new();
     for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
         let key = format!("tokenizer.ggml.{key}_token_id");
         if let Some(id) = data.id(&key) {
             let token =
                 tokens.get(id as usize).ok_or_else(|| data.bad(&key, format!("{id} is not in the vocabulary")))?;
+            marks.insert(id);
             specials.insert(format!("{name}_token"), token.clone());
         }
     }
@@ -155,13 +157,22 @@ fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts>
     } && specials.contains_key("bos_token");
     let bos = specials.get("bos_token").filter(|_| add_bos).cloned();
     let stop = ["eos", "eot", "eom"].iter().filter_map(|n| data.id(&format!("tokenizer.ggml.{n}_token_id")));
+    let stop: BTreeSet<u32> = stop.collect();
+    // Tokens with a part to play are marks, whatever type the file gives them.
+    marks.extend(&stop);
+    for (id, kind) in kinds.iter_mut().enumerate() {
+        if marks.contains(&(id as u32)) {
+            *kind = CONTROL;
+        }
+    }
     let architecture = data.text("general.architecture").unwrap_or_default();
     let longest = data.id(&format!("{architecture}.context_length")).unwrap_or(0) as usize;
     Ok(Parts {
         kind: "gguf".into(),
         model: model.to_string(),
         json: tokenizer_json(&data, &pre, &tokens, &kinds, bos.as_deref())?,
-        stop_ids: stop.collect::<BTreeSet<u32>>(),
+        named: Vec::new(),
+        stop_ids: stop,
         specials,
         add_bos: Some(add_bos),
         template: data.text("tokenizer.chat_template").map(|source| ("own".into(), source.to_string())),

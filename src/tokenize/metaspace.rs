@@ -314,7 +314,7 @@ fn shape_of(shape: &Value) -> Option<(Prefix, bool)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use tokenizers::AddedToken;
 
@@ -367,7 +367,7 @@ mod tests {
         })
     }
 
-    fn shapes() -> Vec<Value> {
+    pub(crate) fn shapes() -> Vec<Value> {
         let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
         let prepend = json!({"type": "Prepend", "prepend": "\u{2581}"});
         let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": split});

@@ -7,14 +7,16 @@
 //! 3. [`store`] keeps the rows as Arrow IPC files.
 //!
 //! # Truncation
-//! One rule for both sides, in this order. A prompt longer than `max_prompt_length` keeps its
-//! *last* `max_prompt_length` tokens (its first token stays where that is the model's
-//! beginning-of-sequence token). Then each response is cut at `max_length` minus the prompt's
+//! One rule for both sides, in this order. A prompt longer than `max_prompt_length` loses its
+//! beginning: it goes on at the first message from which on it fits; where not even its last message
+//! fits, at a line of that, behind the message's opening marks; where that has no further line, at a
+//! token. A beginning-of-sequence token stays in front. Then each response is cut at `max_length` minus the prompt's
 //! length; a cut response has no end of turn. Whoever was cut is marked `truncated`; a pair with
 //! no room for a response, or equal after cutting, is dropped with a reason.
 
 mod added;
 mod bpe;
+mod cut;
 mod encode;
 mod fast;
 mod filters;
@@ -25,6 +27,7 @@ mod pieces;
 mod probe;
 mod python;
 mod show;
+mod specials;
 pub mod store;
 pub mod template;
 mod tiny;
@@ -45,7 +48,7 @@ pub use tokenizer::ModelTokenizer;
 pub struct TokenizeConfig {
     /// Tokens of prompt and response together; each response is cut there. Default 1024.
     pub max_length: usize,
-    /// Tokens of the prompt; a longer one loses its beginning. Default 512.
+    /// Tokens of the prompt; a longer one loses its beginning, whole messages or lines where it can. Default 512.
     pub max_prompt_length: usize,
     /// Chat template: `auto` (the model's own, else one chosen by the kind of model), a built-in
     /// one (`chatml`, `llama3`, `mistral`, `zephyr`), or the path of a `.jinja` file. Default `auto`.
@@ -111,13 +114,35 @@ pub enum Encoded {
         /// The numbers behind it.
         detail: String,
     },
+    /// A row at fault.
+    Refused(Refusal),
+}
+
+/// What the chat template or the tokenizer has against a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// One of [`crate::rejects::reason`].
+    pub reason: &'static str,
+    /// `prompt`, `chosen` or `rejected`.
+    pub field: &'static str,
+    /// What was found.
+    pub message: String,
+    /// What to do next, beside leaving out the row.
+    pub hint: Option<&'static str>,
 }
 
 /// What happened to the pairs that were kept, to be added up and told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EncodeCounts {
     /// Prompts that lost their beginning.
     pub prompts_cut: u64,
+    /// Of these: prompts that begin with a message.
+    pub prompts_cut_at_message: u64,
+    /// Of these: prompts that begin with a line of their last message.
+    pub prompts_cut_at_line: u64,
+    /// Of these: prompts that begin within a line of their last message.
+    pub prompts_cut_at_token: u64,
     /// Chosen responses that lost their end.
     pub chosen_cut: u64,
     /// Rejected responses that lost their end.
@@ -133,6 +158,9 @@ pub struct EncodeCounts {
 impl std::ops::AddAssign for EncodeCounts {
     fn add_assign(&mut self, other: EncodeCounts) {
         self.prompts_cut += other.prompts_cut;
+        self.prompts_cut_at_message += other.prompts_cut_at_message;
+        self.prompts_cut_at_line += other.prompts_cut_at_line;
+        self.prompts_cut_at_token += other.prompts_cut_at_token;
         self.chosen_cut += other.chosen_cut;
         self.rejected_cut += other.rejected_cut;
         self.forced_boundaries += other.forced_boundaries;

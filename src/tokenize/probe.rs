@@ -1,7 +1,7 @@
 //! What a tokenizer and its template do, found out by looking: the template to use, how a turn ends,
 //! whether a BOS is added, where a text may be cut.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 use crate::error::{Error, Result};
 use crate::message::Message;
 
+use super::encode::not_a_prefix;
 use super::template::{BUILTIN, ChatTemplate, builtin};
 
 /// How the assistant's turn ends.
@@ -52,7 +53,7 @@ pub(super) fn pick_template(
         };
         return own.or_else(|| by_vocabulary().and_then(built_in)).ok_or_else(|| {
             Error::model(model, "has no chat template, and none can be chosen by the kind of model")
-                .with_hint("name one: --template chatml (or llama3, mistral, zephyr, or a .jinja file)")
+                .with_hint("name one: --template zephyr (or mistral; chatml and llama3 need their marks in the vocabulary; or a .jinja file)")
         });
     }
     if let Some(found) = built_in(wanted) {
@@ -87,6 +88,11 @@ pub(super) fn find_turn_end(
     let turns = [("user", "probequestion"), ("assistant", ANSWER)]
         .map(|(role, content)| Message { role: role.into(), content: content.into() });
     let text = template.render(&turns, false)?;
+    let prompt = template.render(&turns[..1], true)?;
+    if !text.starts_with(&prompt) {
+        let hint = "choose another template: --template NAME";
+        return Err(Error::model(model, not_a_prefix(template.name(), &prompt, &text)).with_hint(hint));
+    }
     let Some(at) = text.rfind(ANSWER) else {
         return Err(Error::model(model, "the chat template does not write the assistant's words unchanged"));
     };
@@ -96,9 +102,21 @@ pub(super) fn find_turn_end(
     let encoded = inner.encode(text.as_str(), false).map_err(|e| Error::model(model, e.to_string()))?;
     let added = inner.get_added_vocabulary().get_added_tokens_decoder();
     for (id, (start, stop)) in encoded.get_ids().iter().zip(encoded.get_offsets()) {
-        if *start >= end && (eos == Some(*id) || added.get(id).is_some_and(|token| token.special)) {
+        let ends = added.get(id).map_or(eos == Some(*id), |token| {
+            // Text that is written as bytes has the ids of the bytes' tokens, but is none of these tokens.
+            (token.special || eos == Some(*id))
+                && (token.normalized || text[*start..*stop].trim() == token.content.trim())
+        });
+        if *start >= end && ends {
             return Ok(TurnEnd { id: *id, rendered: true, suffix: text[*stop..].to_string() });
         }
+    }
+    if let Some(mark) = mark_in(tail) {
+        let name = template.name();
+        let what = format!("the chat template `{name}` ends a turn with `{mark}`, which is no token of this tokenizer");
+        let hint = "choose a template whose marks the tokenizer has: --template NAME; or name the token in \
+                    tokenizer_config.json, if the model was trained with it";
+        return Err(Error::model(model, what).with_hint(hint));
     }
     match eos {
         Some(id) => Ok(TurnEnd { id, rendered: false, suffix: tail.to_string() }),
@@ -107,12 +125,22 @@ pub(super) fn find_turn_end(
     }
 }
 
-/// Added tokens behind which a text goes on as if nothing stood before it but a token.
-pub(super) fn cut_tokens(inner: &Tokenizer) -> BTreeSet<u32> {
+/// The first mark in a text, such as `<|im_end|>` or `</s>`: a word between angle brackets.
+fn mark_in(text: &str) -> Option<&str> {
+    let word = |c: char| c.is_alphanumeric() || matches!(c, '|' | '_' | '-' | '/' | '\u{ff5c}' | '\u{2581}');
+    text.match_indices('<').find_map(|(at, _)| {
+        let inside = &text[at + 1..];
+        let length = inside.find('>').filter(|length| *length > 0)?;
+        inside[..length].chars().all(word).then(|| &text[at..at + length + 2])
+    })
+}
+
+/// Added tokens behind which a text goes on as if nothing stood before it but a token: id and content.
+pub(super) fn cut_tokens(inner: &Tokenizer) -> BTreeMap<u32, String> {
     let added = inner.get_added_vocabulary().get_added_tokens_decoder();
     // `single_word` anywhere asks what stands to the left.
     if added.values().any(|t| t.single_word) {
-        return BTreeSet::new();
+        return BTreeMap::new();
     }
     // A token that begins another (runs of line feeds do) might become the other by what follows.
     let mut contents: Vec<&str> = added.values().map(|t| t.content.as_str()).collect();
@@ -122,7 +150,7 @@ pub(super) fn cut_tokens(inner: &Tokenizer) -> BTreeSet<u32> {
         contents.get(next).is_some_and(|c| c.starts_with(content))
     };
     let hard = |t: &tokenizers::AddedToken| !t.normalized && !t.rstrip && !begins_another(&t.content);
-    added.iter().filter(|(_, t)| hard(t)).map(|(id, _)| *id).collect()
+    added.iter().filter(|(_, t)| hard(t)).map(|(id, t)| (*id, t.content.clone())).collect()
 }
 
 /// Whether neither normalizer nor pre-tokenizer treats the start of a text as special.
@@ -157,7 +185,7 @@ mod tests {
         let token = |text: &str| tokenizers::AddedToken::from(text, true);
         let all = [token("<a>"), token("\n"), token("\n\n"), token("<r>").rstrip(true), token("<n>").normalized(true)];
         inner.add_special_tokens(all).unwrap();
-        let cuts: Vec<String> = cut_tokens(&inner).iter().map(|id| inner.id_to_token(*id).unwrap()).collect();
+        let cuts: Vec<String> = cut_tokens(&inner).into_values().collect();
         assert_eq!(cuts, ["<a>", "\n\n"]);
         inner.add_special_tokens([token("w").single_word(true)]).unwrap();
         assert!(cut_tokens(&inner).is_empty());
@@ -170,6 +198,6 @@ mod tests {
         assert_eq!(pick("mistral", &["</s>"]).unwrap().0, "zephyr");
         assert_eq!(pick("qwen2", &["<|im_start|>", "<|im_end|>"]).unwrap().0, "chatml");
         let error = pick("gpt2", &[]).unwrap_err();
-        assert!(error.hint().unwrap().contains("--template chatml"), "{error}");
+        assert!(error.hint().unwrap().contains("--template zephyr"), "{error}");
     }
 }

@@ -147,7 +147,7 @@ impl ChatTemplate {
         outcome.map_err(|e| match e.kind() {
             ErrorKind::OutOfFuel => fail(format!("ran longer than {FUEL} steps")),
             ErrorKind::InvalidOperation => fail(match (e.detail(), e.line()) {
-                (Some(detail), Some(line)) => format!("{detail} (line {line})"),
+                (Some(detail), Some(line)) => format!("{detail} (line {line} of the template)"),
                 _ => e.to_string(),
             }),
             _ => fail(e.to_string()),
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn exceptions_carry_their_text() {
         let error = render("{{ raise_exception('only even days') }}", "").unwrap_err();
-        assert_eq!(error.to_string(), "chat template test: only even days (line 1)");
+        assert_eq!(error.to_string(), "chat template test: only even days (line 1 of the template)");
         assert_eq!(error.exit_code(), 3);
     }
 

@@ -14,11 +14,15 @@ use crate::source::ModelSource;
 use super::TokenizeConfig;
 use super::pieces::{Before, Fast};
 use super::probe::{self, TurnEnd};
+use super::specials::{self, Named};
 use super::store::TokenRow;
 use super::template::{ChatTemplate, TEMPLATE_DATE};
 
 /// Key of our own facts in a saved `tokenizer_config.json`; other readers ignore it.
 pub(super) const OWN_KEY: &str = "lpc_pipe";
+
+/// Special tokens that a saved tokenizer always tells; others where its template writes them.
+const OWN_SPECIALS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
 /// What a source of tokenizers must tell.
 #[derive(Debug, Default)]
@@ -29,8 +33,10 @@ pub(super) struct Parts {
     pub model: String,
     /// Content of `tokenizer.json`.
     pub json: Vec<u8>,
-    /// Special tokens by their name in templates: `bos_token`, `eos_token`, `unk_token`, `pad_token`.
+    /// Special tokens by their name in templates: `bos_token`, `eos_token` ...
     pub specials: BTreeMap<String, String>,
+    /// Tokens that are named beside `tokenizer.json`, in the order in which they are added.
+    pub named: Vec<Named>,
     /// Further tokens that end generation.
     pub stop_ids: BTreeSet<u32>,
     /// Whether a BOS is put in front; `None` asks the tokenizer's own post-processor.
@@ -52,7 +58,7 @@ pub struct ModelTokenizer {
     pub(super) wants_bos: bool,
     pub(super) bos: Option<u32>,
     /// Tokens at which text may be cut without changing how either half is tokenized.
-    pub(super) cuts: BTreeSet<u32>,
+    pub(super) cuts: BTreeMap<u32, String>,
     /// Whether what continues a text can be tokenized without the text before it.
     pub(super) continues: bool,
     eos: Option<u32>,
@@ -101,7 +107,13 @@ impl ModelTokenizer {
     /// Puts a tokenizer together and finds out how the template ends a turn.
     pub(super) fn assemble(parts: Parts, wanted_template: &str) -> Result<ModelTokenizer> {
         let bad = |what: String| Error::model(&parts.model, what);
-        let mut inner = Tokenizer::from_bytes(&parts.json).map_err(|e| bad(format!("tokenizer.json: {e}")))?;
+        let damaged = |what: String| bad(format!("tokenizer.json: {what}"));
+        let mut json = parts.json;
+        let mut inner = Tokenizer::from_bytes(&json).map_err(|e| damaged(e.to_string()))?;
+        if let Some(with_all) = specials::added(&json, &inner, &parts.named).map_err(bad)? {
+            json = with_all;
+            inner = Tokenizer::from_bytes(&json).map_err(|e| damaged(e.to_string()))?;
+        }
         // Lengths are cut by our own rule, never by what the file says.
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         inner.with_padding(None);
@@ -112,7 +124,7 @@ impl ModelTokenizer {
             match inner.token_to_id(text) {
                 Some(id) => drop(ids.insert(name.clone(), id)),
                 // Padding is never tokenized; templates may still name it.
-                None if name == "pad_token" || name == "unk_token" => {}
+                None if specials::is_spare(name) => {}
                 None => return Err(bad(format!("{name} `{text}` is not in the vocabulary"))),
             }
         }
@@ -131,12 +143,13 @@ impl ModelTokenizer {
         let has = |token: &str| inner.token_to_id(token).is_some();
         let (name, source) =
             probe::pick_template(wanted_template, parts.template, &parts.model_type, &parts.model, has)?;
+        specials.retain(|name, _| OWN_SPECIALS.contains(&name.as_str()) || source.contains(name.as_str()));
         let template = ChatTemplate::new(&name, &source, &specials)?;
         let turn = probe::find_turn_end(&inner, &template, eos, &parts.model)?;
 
         let vocab = inner.get_vocab(true);
         let vocab_size = vocab.values().max().map_or(0, |max| *max as usize + 1);
-        let shape: Value = serde_json::from_slice(&parts.json).map_err(|e| bad(format!("tokenizer.json: {e}")))?;
+        let shape: Value = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
         let mut stop_ids = parts.stop_ids;
         stop_ids.retain(|id| (*id as usize) < vocab_size);
         stop_ids.extend(eos);
@@ -145,14 +158,14 @@ impl ModelTokenizer {
         let continues = fast.as_ref().is_some_and(Fast::continues) || probe::independent_of_start(&shape);
         let tokenizer = ModelTokenizer {
             fast,
-            cuts: if continues { probe::cut_tokens(&inner) } else { BTreeSet::new() },
+            cuts: if continues { probe::cut_tokens(&inner) } else { BTreeMap::new() },
             continues,
             byte_level: probe::has_byte_level(&shape["decoder"]) || probe::has_byte_level(&shape["pre_tokenizer"]),
             wants_bos: adds_bos && bos.is_some(),
             model_max_length: parts.model_max_length,
             kind: parts.kind,
             model: parts.model,
-            json: parts.json,
+            json,
             inner,
             template,
             turn,
@@ -205,10 +218,15 @@ impl ModelTokenizer {
 
     /// Ids with a BOS in front where the model wants one and it is not there yet.
     pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        if let Some(bos) = self.bos.filter(|bos| self.wants_bos && ids.first() != Some(bos)) {
+        if let Some(bos) = self.bos.filter(|_| self.lacks_bos(&ids)) {
             ids.insert(0, bos);
         }
         ids
+    }
+
+    /// Whether the model wants a BOS in front that is not there.
+    pub(super) fn lacks_bos(&self, ids: &[u32]) -> bool {
+        self.wants_bos && self.bos.is_some_and(|bos| ids.first() != Some(&bos))
     }
 
     /// Text of ids, special tokens left out where asked for.
@@ -380,7 +398,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_saved_is_loaded() {
-        for tokenizer in [tiny(), with(builtin("llama3").unwrap(), true), with(builtin("zephyr").unwrap(), false)] {
+        for tokenizer in [tiny(), with(builtin("mistral").unwrap(), true), with(builtin("zephyr").unwrap(), false)] {
             let dir = folder_of(&tokenizer);
             let again = load(dir.path(), "auto").unwrap();
             assert_eq!(again.facts(), tokenizer.facts());
@@ -412,7 +430,7 @@ pub(super) mod tests {
 
         std::fs::write(dir.path().join("chat_template.jinja"), builtin("chatml").unwrap()).unwrap();
         assert_eq!(load(dir.path(), "auto").unwrap().template().source(), builtin("chatml").unwrap());
-        assert_eq!(load(dir.path(), "llama3").unwrap().template().name(), "llama3");
+        assert_eq!(load(dir.path(), "mistral").unwrap().template().name(), "mistral");
         let file = dir.path().join("chat_template.jinja").display().to_string();
         assert_eq!(load(dir.path(), &file).unwrap().template().name(), file);
 
@@ -436,8 +454,12 @@ pub(super) mod tests {
         std::fs::write(dir.path().join("x.jinja"), "{% for m in messages %}{{ m.content | upper }}{% endfor %}")
             .unwrap();
         assert!(load(dir.path(), &path).unwrap_err().to_string().contains("unchanged"));
-        artifact::write_json(dir.path().join("tokenizer_config.json"), &json!({"eos_token": "</nowhere>"})).unwrap();
-        assert!(load(dir.path(), "auto").unwrap_err().to_string().contains("not in the vocabulary"));
+        let marked = load(dir.path(), "llama3").unwrap_err();
+        let said = "the chat template `llama3` ends a turn with `<|eot_id|>`, which is no token of this tokenizer";
+        assert!(marked.to_string().contains(said) && marked.exit_code() == 3, "{marked}");
+        std::fs::write(dir.path().join("x.jinja"), "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'answer:' }}{% endif %}").unwrap();
+        let fickle = load(dir.path(), &path).unwrap_err().to_string();
+        assert!(fickle.contains("\"answer:\" alone, \"probeanswer<|im_end|>\" with it"), "{fickle}");
         let padded = json!({"eos_token": "<|im_end|>", "pad_token": "[PAD]"});
         artifact::write_json(dir.path().join("tokenizer_config.json"), &padded).unwrap();
         assert_eq!(load(dir.path(), "auto").unwrap().eos_id(), Some(2));

@@ -19,6 +19,7 @@
 //! - `places`: composed operations, other types and recomputation against the fused kernels.
 //! - `ranks`: several ranks are one process with their batches together.
 //! - `reference`: the cache of reference log-probabilities, and what `score` gives to it.
+//! - `refused`: rows that the chat template or the tokenizer refuses.
 //! - `resume`: a stopped run ends with the same bits.
 //! - `running`: what a training run says, and where it gives up.
 //! - `signals`: the real program, interrupted and killed.
@@ -46,6 +47,7 @@ mod policies;
 mod ranks;
 mod recipes;
 mod reference;
+mod refused;
 mod resume;
 mod running;
 mod signals;

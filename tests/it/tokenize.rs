@@ -110,7 +110,10 @@ fn pairs_are_split_where_transformers_ends_the_prompt() {
             let mut counts = EncodeCounts::default();
             let encoded = tokenizer.encode_pair_counted(&pair, &config, &mut counts);
             if let Some(error) = row["error"].as_str() {
-                let found = encoded.map(|e| format!("{e:?}")).unwrap_or_else(|e| e.to_string());
+                let found = match encoded.unwrap() {
+                    Encoded::Refused(refusal) => refusal.message,
+                    other => format!("{other:?}"),
+                };
                 if !error.contains("undefined") && !found.contains(error) {
                     faults
                         .push(format!("{name} {row}\n  expected the error {error:?}\n  found              {found:?}"));

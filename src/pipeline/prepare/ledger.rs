@@ -7,6 +7,9 @@ use super::{PrepareSummary, Shard};
 use crate::error::{Error, Result};
 use crate::manifest::InputFile;
 
+/// Advice where the chat template refuses every row.
+pub const OTHER_TEMPLATE: &str = "choose a chat template that takes these conversations: --template NAME";
+
 /// Adds to each file what became of its rows. In a shard, `rows_read` counts the shard's rows only,
 /// so that the shards' manifests add up to the whole's.
 ///
@@ -52,20 +55,22 @@ pub fn summarize(files: &[InputFile], counts: Counts) -> PrepareSummary {
     summary
 }
 
-/// Refuses a result without a single pair; a shard may be empty.
+/// Refuses a result without a single pair; a shard may be empty. `refusal` is what the chat template or
+/// the tokenizer has against one of the rows, where it refused any.
 ///
 /// # Errors
 /// [`Error::Data`].
-pub fn require_rows(summary: &PrepareSummary, labels: &[String], shard: Shard) -> Result<()> {
+pub fn require_rows(summary: &PrepareSummary, refusal: &str, labels: &[String], shard: Shard) -> Result<()> {
     if summary.rows_kept > 0 || !shard.is_whole() {
         return Ok(());
     }
     let reasons: Vec<String> = summary.rejects.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
-    Err(Error::Data {
-        path: PathBuf::from(labels.first().map_or("", String::as_str)),
-        line: None,
-        field: None,
-        message: format!("none of the {} rows read gives a pair: {}", summary.rows_read, reasons.join(", ")),
-        hint: None,
-    })
+    let mut message = format!("none of the {} rows read gives a pair: {}", summary.rows_read, reasons.join(", "));
+    let mut hint = None;
+    if !refusal.is_empty() {
+        message += &format!("; {refusal}");
+        hint = Some(OTHER_TEMPLATE.into());
+    }
+    let path = PathBuf::from(labels.first().map_or("", String::as_str));
+    Err(Error::Data { path, line: None, field: None, message, hint })
 }

@@ -8,17 +8,19 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::{self, Blob};
+use super::ledger;
 use super::plans::{Clean, Plans};
 use super::work::Work;
 use super::{PrepareConfig, rows_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ingest::OnBadRow;
 use crate::message::MessageColumn;
 use crate::noise::{self, Ledger};
-use crate::rejects::{self, Reject};
+use crate::rejects::{self, Reject, SKIP_ADVICE};
 use crate::schema::{PAIR_COLUMNS, SPLITS, col};
 use crate::seed::Seed;
 use crate::tokenize::store::{self, TokenRow};
-use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, TokenizeConfig};
+use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal};
 
 /// What all parts are made with.
 pub struct Workshop<'a> {
@@ -64,6 +66,8 @@ pub struct Counts {
     pub truncated: u64,
     /// What was cut and forced, by side.
     pub encoding: EncodeCounts,
+    /// One of the rows that the chat template or the tokenizer refused, and why, in words.
+    pub refusal: String,
 }
 
 impl Counts {
@@ -100,6 +104,9 @@ impl std::ops::AddAssign for Counts {
         self.conflicts += other.conflicts;
         if self.conflict.is_empty() {
             self.conflict = other.conflict;
+        }
+        if self.refusal.is_empty() {
+            self.refusal = other.refusal;
         }
         self.noise.join(&other.noise);
         self.truncated += other.truncated;
@@ -157,16 +164,15 @@ impl Workshop<'_> {
     /// Makes the part of a bucket and writes it into the work folder.
     ///
     /// # Errors
-    /// [`crate::Error::Data`] where a pair's rendering cannot be split into prompt and response;
-    /// [`crate::Error::Io`].
+    /// [`crate::Error::Data`] where the chat template or the tokenizer refuses a row, unless such rows
+    /// are skipped; [`crate::Error::Io`].
     pub fn make(&self, work: &Work, bucket: usize, frames: Vec<DataFrame>) -> Result<Part> {
         let clean = self.plans.clean(frames, self.config, self.seed, self.labels)?;
         let Clean { frame, mut drops, conflicts, conflict } = clean;
         let observed = noise::apply(frame, &self.config.noise, &self.plans.noise, self.seed)?;
-        let Encoding { pairs, tokens, counts: encoding } =
-            encode(observed, self.tokenizer, &self.config.tokenize, &mut drops)?;
+        let Encoding { pairs, tokens, counts: encoding, refusal } = self.encode(observed, &mut drops)?;
 
-        let mut counts = Counts { conflicts, conflict, encoding, ..self.count(&pairs, &tokens)? };
+        let mut counts = Counts { conflicts, conflict, encoding, refusal, ..self.count(&pairs, &tokens)? };
         let kept: HashSet<(u32, u64)> = places(&pairs)?.collect();
         for (file, _) in &kept {
             counts.files.entry(*file).or_default().kept += 1;
@@ -204,6 +210,80 @@ impl Workshop<'_> {
         Ok(counts)
     }
 
+    /// Encodes all pairs and keeps those that could be encoded, in the same order.
+    fn encode(&self, frame: DataFrame, rejects: &mut Vec<Reject>) -> Result<Encoding> {
+        let mut encoding = Encoding { pairs: frame, ..Encoding::default() };
+        let frame = &encoding.pairs;
+        if frame.height() == 0 {
+            return Ok(encoding);
+        }
+        let messages = |name| MessageColumn::open(frame.column(name)?);
+        let (prompts, chosen, rejected) = (messages(col::PROMPT)?, messages(col::CHOSEN)?, messages(col::REJECTED)?);
+        let (ids, sources) = (frame.column(col::ID)?.str()?, frame.column(col::SOURCE)?.str()?);
+        let flipped = frame.column(col::FLIPPED)?.bool()?;
+        let encode = |i: usize| -> Result<(Encoded, EncodeCounts)> {
+            let pair = PairText {
+                id: ids.get(i).unwrap_or(""),
+                prompt: &prompts.messages(i),
+                chosen: &chosen.messages(i),
+                rejected: &rejected.messages(i),
+                flipped: flipped.get(i).unwrap_or(false),
+                source: sources.get(i).unwrap_or(""),
+            };
+            let mut seen = EncodeCounts::default();
+            Ok((self.tokenizer.encode_pair_counted(&pair, &self.config.tokenize, &mut seen)?, seen))
+        };
+        let encoded: Vec<(Encoded, EncodeCounts)> =
+            (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
+        let groups = frame.column(col::GROUP)?.u64()?;
+        let mut rows = Vec::with_capacity(encoded.len());
+        let mut keep = Vec::with_capacity(encoded.len());
+        let mut refused = Vec::new();
+        for (i, ((encoded, seen), (file, line))) in encoded.into_iter().zip(places(frame)?).enumerate() {
+            encoding.counts += seen;
+            keep.push(matches!(encoded, Encoded::Row(_)));
+            let group = groups.get(i).unwrap_or_default();
+            match encoded {
+                Encoded::Row(row) => rows.push(row),
+                Encoded::Dropped { reason, detail } => {
+                    rejects.push(Reject { file, line, field: String::new(), reason, detail, group });
+                }
+                Encoded::Refused(Refusal { reason, field, message, hint }) => {
+                    let field = given(field, flipped.get(i).unwrap_or(false)).to_string();
+                    refused.push((Reject { file, line, field, reason, detail: message, group }, hint));
+                }
+            }
+        }
+        if let Some((first, hint)) = refused.iter().min_by_key(|(reject, _)| (reject.file, reject.line)) {
+            let error = self.refusal(first, *hint, refused.len() == frame.height());
+            if self.config.ingest.on_bad_row == OnBadRow::Fail {
+                return Err(error);
+            }
+            encoding.refusal = error.to_string();
+        }
+        rejects.extend(refused.into_iter().map(|(reject, _)| reject));
+        if rows.len() < frame.height() {
+            encoding.pairs = frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?;
+        }
+        encoding.tokens = rows;
+        Ok(encoding)
+    }
+
+    /// The error that a refused row is. Where all rows are refused, it is no use to skip them.
+    fn refusal(&self, row: &Reject, hint: Option<&str>, all: bool) -> Error {
+        let advice: Vec<&str> = match all {
+            true => vec![hint.unwrap_or(ledger::OTHER_TEMPLATE)],
+            false => hint.into_iter().chain([SKIP_ADVICE]).collect(),
+        };
+        Error::Data {
+            path: self.labels.get(row.file as usize).map_or("", String::as_str).into(),
+            line: Some(row.line),
+            field: Some(row.field.clone()),
+            message: row.detail.clone(),
+            hint: Some(advice.join("; or ")),
+        }
+    }
+
     fn write(
         &self,
         work: &Work,
@@ -227,7 +307,7 @@ impl Workshop<'_> {
         contents.append(&mut packed);
         contents.push(blobs::from_frame(&rejects::to_frame(rejected)?)?);
         let mut written = blobs::write(&work.path(&name(bucket)), &contents)?.into_iter();
-        let mut next = || written.next().ok_or_else(|| crate::Error::run("a part was written in too few pieces"));
+        let mut next = || written.next().ok_or_else(|| Error::run("a part was written in too few pieces"));
         let part = Part { pairs: [next()?, next()?], tokens: [next()?, next()?], rejects: next()?, counts };
         work.finish(&name(bucket), &part)?;
         Ok(part)
@@ -240,65 +320,22 @@ fn places(frame: &DataFrame) -> Result<impl Iterator<Item = (u32, u64)>> {
     Ok(files.iter().zip(lines.iter()).map(|(f, l)| (f.unwrap_or_default(), l.unwrap_or_default())))
 }
 
+/// What a side of a pair was before its label was flipped.
+fn given(field: &'static str, flipped: bool) -> &'static str {
+    match field {
+        col::CHOSEN if flipped => col::REJECTED,
+        col::REJECTED if flipped => col::CHOSEN,
+        other => other,
+    }
+}
+
 /// Pairs that could be encoded.
+#[derive(Default)]
 struct Encoding {
     pairs: DataFrame,
     /// In the order of the pairs.
     tokens: Vec<TokenRow>,
     counts: EncodeCounts,
-}
-
-/// Encodes all pairs and keeps those that could be encoded, in the same order.
-fn encode(
-    frame: DataFrame,
-    tokenizer: &ModelTokenizer,
-    config: &TokenizeConfig,
-    rejects: &mut Vec<Reject>,
-) -> Result<Encoding> {
-    let mut counts = EncodeCounts::default();
-    if frame.height() == 0 {
-        return Ok(Encoding { pairs: frame, tokens: Vec::new(), counts });
-    }
-    let messages = |name| MessageColumn::open(frame.column(name)?);
-    let (prompts, chosen, rejected) = (messages(col::PROMPT)?, messages(col::CHOSEN)?, messages(col::REJECTED)?);
-    let (ids, sources) = (frame.column(col::ID)?.str()?, frame.column(col::SOURCE)?.str()?);
-    let flipped = frame.column(col::FLIPPED)?.bool()?;
-    let encode = |i: usize| -> Result<(Encoded, EncodeCounts)> {
-        let pair = PairText {
-            id: ids.get(i).unwrap_or(""),
-            prompt: &prompts.messages(i),
-            chosen: &chosen.messages(i),
-            rejected: &rejected.messages(i),
-            flipped: flipped.get(i).unwrap_or(false),
-            source: sources.get(i).unwrap_or(""),
-        };
-        let mut seen = EncodeCounts::default();
-        Ok((tokenizer.encode_pair_counted(&pair, config, &mut seen)?, seen))
-    };
-    let encoded: Vec<(Encoded, EncodeCounts)> =
-        (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
-    let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
-    let groups = frame.column(col::GROUP)?.u64()?;
-    let mut rows = Vec::with_capacity(encoded.len());
-    let mut keep = Vec::with_capacity(encoded.len());
-    for (i, (encoded, seen)) in encoded.into_iter().enumerate() {
-        counts += seen;
-        keep.push(matches!(encoded, Encoded::Row(_)));
-        match encoded {
-            Encoded::Row(row) => rows.push(row),
-            Encoded::Dropped { reason, detail } => rejects.push(Reject {
-                file: files.get(i).unwrap_or_default(),
-                line: lines.get(i).unwrap_or_default(),
-                field: String::new(),
-                reason,
-                detail,
-                group: groups.get(i).unwrap_or_default(),
-            }),
-        }
-    }
-    let kept = match rows.len() == frame.height() {
-        true => frame,
-        false => frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?,
-    };
-    Ok(Encoding { pairs: kept, tokens: rows, counts })
+    /// One of the refused rows, and why, in words.
+    refusal: String,
 }

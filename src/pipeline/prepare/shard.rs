@@ -17,13 +17,16 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// All there is.
+    pub const WHOLE: Shard = Shard { index: 1, of: 1 };
+
     /// Reads `I/N`; an empty text is the whole.
     ///
     /// # Errors
     /// In words, what is expected.
     pub fn parse(text: &str) -> std::result::Result<Shard, String> {
         if text.is_empty() {
-            return Ok(Shard { index: 1, of: 1 });
+            return Ok(Shard::WHOLE);
         }
         let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match parsed {

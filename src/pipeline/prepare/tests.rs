@@ -223,21 +223,31 @@ fn merged_shards_are_the_whole_byte_for_byte() {
     assert!(refused(&[shards[0].clone(), other]).contains("another seed"));
 }
 
+/// Asks to stop when it was asked often enough; keeps warnings.
+struct Impatient(std::sync::atomic::AtomicI64, std::sync::Mutex<Vec<String>>);
+
+impl Impatient {
+    fn new(patience: i64) -> Impatient {
+        Impatient(patience.into(), std::sync::Mutex::default())
+    }
+}
+
+impl crate::progress::Progress for Impatient {
+    fn begin(&self, _: &str, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+    fn status(&self, _: &str) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+    fn warn(&self, line: &str) {
+        self.1.lock().unwrap().push(line.to_string());
+    }
+    fn interrupted(&self) -> bool {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0
+    }
+}
+
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_bytes() {
-    /// Asks to stop when it was asked often enough.
-    struct Impatient(std::sync::atomic::AtomicI64);
-    impl crate::progress::Progress for Impatient {
-        fn begin(&self, _: &str, _: Option<u64>) {}
-        fn advance(&self, _: u64) {}
-        fn status(&self, _: &str) {}
-        fn end(&self) {}
-        fn note(&self, _: &str) {}
-        fn warn(&self, _: &str) {}
-        fn interrupted(&self) -> bool {
-            self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0
-        }
-    }
     let dir = tempfile::tempdir().unwrap();
     let files = corpus(dir.path());
     let whole = dir.path().join("whole");
@@ -246,7 +256,7 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
     let config = config(files.clone(), &out);
     let mut stops = 0;
     for patience in 0..20 {
-        match run(&config, Seed(1), &Impatient(patience.into())) {
+        match run(&config, Seed(1), &Impatient::new(patience)) {
             Ok(_) => break,
             Err(e) => assert!(e.to_string().contains("interrupted"), "{e}"),
         }
@@ -258,12 +268,105 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
     assert!(!out.join(work::FOLDER).exists());
 
     // Work for other settings is not gone on with.
-    assert!(run(&config, Seed(1), &Impatient(2.into())).is_err());
+    assert!(run(&config, Seed(1), &Impatient::new(2)).is_err());
     let other = PrepareConfig { noise: NoiseConfig { flip_rate: 0.9, ..config.noise.clone() }, ..config.clone() };
     run(&other, Seed(1), &Silent).unwrap();
     let fresh = dir.path().join("fresh");
     run(&PrepareConfig { out: fresh.display().to_string(), ..other }, Seed(1), &Silent).unwrap();
     assert!(bytes_of(&out) == bytes_of(&fresh));
+}
+
+/// The settings with a tokenizer whose chat template refuses some of the corpus' prompts.
+fn with_a_strict_template(dir: &Path, config: PrepareConfig) -> PrepareConfig {
+    let folder = dir.join("tokenizer");
+    ModelTokenizer::train_tiny(["question"].into_iter(), 300).unwrap().save(&folder).unwrap();
+    let path = folder.join("tokenizer_config.json");
+    let mut says: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let strict = "{% if '3' in messages[0].content %}{{ raise_exception('no threes') }}{% endif %}{% if 'no' in messages[0].content %}{{ raise_exception('never') }}{% endif %}";
+    says["chat_template"] = format!("{strict}{}", says["chat_template"].as_str().unwrap()).into();
+    artifact::write_json(path, &says).unwrap();
+    PrepareConfig { tokenizer: folder.display().to_string(), ..config }
+}
+
+#[test]
+fn rows_that_the_template_refuses_are_counted_the_same_in_shards_and_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = corpus(dir.path());
+    let whole = dir.path().join("whole");
+    let config = with_a_strict_template(dir.path(), config(files, &whole));
+    let all = run(&config, Seed(1), &Silent).unwrap();
+    let refused = all.rejects["template-refused"];
+    assert!(refused > 20 && all.rows_kept > 20, "{:?}", all.rejects);
+    assert_eq!((all.rows_read, all.rows_kept + all.rejects.values().sum::<u64>()), (316, 316));
+    let rejects = artifact::read_parquet(whole.join(prepared::REJECTS)).unwrap();
+    let rows = texts(&rejects, "reason").into_iter().zip(texts(&rejects, "file")).zip(texts(&rejects, "detail"));
+    let rows: Vec<_> = rows.filter(|((reason, _), _)| reason == "template-refused").collect();
+    assert_eq!(rows.len() as u64, refused);
+    assert!(rows.iter().all(|((_, file), detail)| file.ends_with(".jsonl") && detail.contains("no threes")));
+
+    let shards: Vec<PathBuf> = (1..=3).map(|i| dir.path().join(format!("part {i}"))).collect();
+    for (i, out) in shards.iter().enumerate() {
+        let shard = PrepareConfig { shard: format!("{}/3", i + 1), out: out.display().to_string(), ..config.clone() };
+        run(&shard, Seed(1), &Silent).unwrap();
+    }
+    let merged = dir.path().join("merged");
+    let summary = merge::run(&shards, &merged, &Silent).unwrap();
+    assert!(bytes_of(&merged) == bytes_of(&whole));
+    assert_eq!((summary.rows_read, &summary.rejects), (all.rows_read, &all.rejects));
+    assert_eq!(Manifest::read(&merged).unwrap().inputs, Manifest::read(&whole).unwrap().inputs);
+
+    let out = dir.path().join("out");
+    let again = PrepareConfig { out: out.display().to_string(), ..config.clone() };
+    let stops = (0..20).take_while(|patience| run(&again, Seed(1), &Impatient::new(*patience)).is_err()).count();
+    assert!(stops > 2, "{stops}");
+    assert!(bytes_of(&out) == bytes_of(&whole));
+    assert_eq!(Manifest::read(&out).unwrap().inputs, Manifest::read(&whole).unwrap().inputs);
+}
+
+#[test]
+fn shards_of_which_nothing_is_left_do_not_become_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.jsonl");
+    let row = |i: usize| format!("{{\"prompt\":\"3 {i}\",\"chosen\":\"a\",\"rejected\":\"b\"}}\n");
+    std::fs::write(&file, (0..8).map(row).collect::<String>()).unwrap();
+    let whole = dir.path().join("whole");
+    let config = with_a_strict_template(dir.path(), config(vec![file.display().to_string()], &whole));
+    let error = run(&config, Seed(1), &Silent).unwrap_err();
+    let said = "none of the 8 rows read gives a pair: 8 template-refused; ";
+    assert!(
+        error.to_string().contains(said)
+            && error.to_string().contains("x.jsonl: line 1: prompt: chat template chatml: no threes"),
+        "{error}"
+    );
+    let shards: Vec<PathBuf> = (1..=2).map(|i| dir.path().join(format!("part {i}"))).collect();
+    for (i, out) in shards.iter().enumerate() {
+        let shard = PrepareConfig { shard: format!("{}/2", i + 1), out: out.display().to_string(), ..config.clone() };
+        run(&shard, Seed(1), &Silent).unwrap();
+    }
+    let error = merge::run(&shards, &whole, &Silent).unwrap_err();
+    assert!(error.to_string().ends_with("none of the 8 rows read gives a pair: 8 template-refused"), "{error}");
+    assert!(!whole.join(prepared::MANIFEST).exists());
+}
+
+#[test]
+fn where_most_prompts_are_cut_it_is_told_with_the_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = corpus(dir.path());
+    let warnings = |most: usize| {
+        let mut config = PrepareConfig { dry_run: true, ..config(files.clone(), &dir.path().join("out")) };
+        config.tokenize.max_prompt_length = most;
+        let told = Impatient::new(1000);
+        let summary = run(&config, Seed(1), &told).unwrap();
+        let told = told.1.into_inner().unwrap();
+        (summary, told.into_iter().filter(|line| line.contains("--max-prompt-length")).collect::<Vec<_>>())
+    };
+    assert_eq!(warnings(512).1, Vec::<String>::new());
+    let (summary, told) = warnings(14);
+    let cut = summary.encoding;
+    assert!(cut.prompts_cut * 2 > summary.pairs, "{cut:?} of {}", summary.pairs);
+    assert_eq!(cut.prompts_cut, cut.prompts_cut_at_message + cut.prompts_cut_at_line + cut.prompts_cut_at_token);
+    let share = format!("the prompts of {} of {} pairs", cut.prompts_cut, summary.pairs);
+    assert!(told.len() == 1 && told[0].starts_with(&share) && told[0].contains("longer than 14 tokens"), "{told:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::ingest::Input;
 pub const FOLDER: &str = ".work";
 
 /// Raised when what is in a work folder, or what it means, changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What the finished work was done for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

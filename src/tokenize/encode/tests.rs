@@ -1,6 +1,11 @@
 //! Pairs encoded with a small tokenizer of our own.
 
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::metaspace::tests::shapes;
 use super::super::template::builtin;
+use super::super::tokenizer::Parts;
 use super::super::tokenizer::tests::{says, tiny, with};
 use super::*;
 
@@ -32,6 +37,7 @@ fn lengths(
 ) -> Result<TokenRow, &'static str> {
     let config = TokenizeConfig { max_length, max_prompt_length, ..TokenizeConfig::default() };
     match encode(tokenizer, &[("user", prompt)], sides, &config).unwrap() {
+        Encoded::Refused(refusal) => panic!("{refusal:?}"),
         Encoded::Row(row) => Ok(row),
         Encoded::Dropped { reason, .. } => {
             assert!(super::super::DROP_REASONS.contains(&reason));
@@ -59,6 +65,13 @@ fn counted(
 
 fn text(tokenizer: &ModelTokenizer, ids: &[u32]) -> String {
     tokenizer.decode(ids, false).unwrap()
+}
+
+fn refused(tokenizer: &ModelTokenizer, prompt: &str, sides: [&str; 2]) -> Refusal {
+    match encode(tokenizer, &[("user", prompt)], sides, &TokenizeConfig::default()).unwrap() {
+        Encoded::Refused(refusal) => refusal,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -114,14 +127,9 @@ fn where_cutting_is_not_safe_it_is_an_error_with_the_example() {
     tokenizer.continues = false;
     let whole = row(&tokenizer, "Q", ["Good", "Bad"]);
     assert_eq!(whole, row(&tiny(), "Q", ["Good", "Bad"]));
-    let error = encode(&tokenizer, &[("user", "Q")], ["\n\nGood", "Bad"], &TokenizeConfig::default()).unwrap_err();
-    assert_eq!(error.exit_code(), 3);
-    let shown = error.to_string();
-    assert!(
-        shown.contains("pair abc: chosen: a token reaches across")
-            && shown.contains("assistant\\n\" then \"\\n\\nGood"),
-        "{shown}"
-    );
+    let refusal = refused(&tokenizer, "Q", ["\n\nGood", "Bad"]);
+    assert_eq!((refusal.reason, refusal.field), ("token-across-boundary", "chosen"));
+    assert!(refusal.message.contains("assistant\\n\" then \"\\n\\nGood"), "{}", refusal.message);
 }
 
 #[test]
@@ -166,15 +174,39 @@ fn a_template_without_an_end_token_gets_the_end_of_sequence() {
 
 #[test]
 fn a_prompt_that_changes_with_its_response_is_refused() {
-    let fickle = "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'answer:' }}{% endif %}";
-    let error =
-        encode(&with(fickle, false), &[("user", "Q")], ["Good", "Bad"], &TokenizeConfig::default()).unwrap_err();
-    let shown = error.to_string();
+    let fickle = CHATML_BOS
+        .replace("{% if add", "{% if messages[0].content == 'Q' and messages | length > 1 %}...{% endif %}{% if add");
+    let fickle = fickle.replace("{{ bos_token }}", "{{ bos_token }}{% if messages[0].content == 'Q' and messages | length > 1 %}({{ messages | length }}){% endif %}");
+    let tokenizer = with(&fickle, false);
+    let refusal = refused(&tokenizer, "Q", ["Good", "Bad"]);
+    assert_eq!((refusal.reason, refusal.field), ("prompt-not-prefix", "chosen"));
+    let message = &refusal.message;
     assert!(
-        shown.contains("pair abc: chosen: the chat template `own`")
-            && shown.contains("\"answer:\" alone, \"Good<|im_end|>\" with it"),
-        "{shown}"
+        message.starts_with("the chat template `own` renders") && message.contains("\"(2)<|im_start|>"),
+        "{message}"
     );
+    row(&tokenizer, "R", ["Good", "Bad"]);
+}
+
+#[test]
+fn what_a_template_raises_is_told_with_its_reason() {
+    let strict = CHATML_BOS.replace(
+        "{{ bos_token }}",
+        "{{ bos_token }}{% if messages[0].content == 'Q' %}{{ raise_exception('no Q') }}{% endif %}",
+    );
+    let tokenizer = with(&strict, false);
+    let refusal = refused(&tokenizer, "Q", ["Good", "Bad"]);
+    assert_eq!((refusal.reason, refusal.field), ("template-refused", "prompt"));
+    assert_eq!(refusal.message, "chat template own: no Q (line 1 of the template)");
+    let late = CHATML_BOS.replace(
+        "{{ bos_token }}",
+        "{{ bos_token }}{% if messages[-1].content == 'Bad' %}{{ raise_exception('no Bad') }}{% endif %}",
+    );
+    let refusal = refused(&with(&late, false), "Q", ["Good", "Bad"]);
+    assert_eq!((refusal.reason, refusal.field), ("template-refused", "rejected"));
+    let endless = CHATML_BOS.replace("'<|im_end|>\n'", "('' if m.content == 'Bad' else '<|im_end|>') + '\n'");
+    let refusal = refused(&with(&endless, false), "Q", ["Good", "Bad"]);
+    assert_eq!((refusal.reason, refusal.field), ("turn-not-ended", "rejected"));
 }
 
 #[test]
@@ -184,22 +216,6 @@ fn a_template_that_trims_is_no_trouble() {
     let row = row(&tokenizer, " Q ", ["  Good\n\n", "Bad"]);
     assert_eq!(text(&tokenizer, &row.chosen_ids), "Good<|im_end|>");
     assert_eq!(lengths(&tokenizer, "Q", [" \n ", "Bad"], 99, 99), Err("empty-response"));
-}
-
-#[test]
-fn long_prompts_lose_their_beginning() {
-    let tokenizer = with(CHATML_BOS, false);
-    let whole = row(&tokenizer, "one two three", ["Good", "Bad"]);
-    let cut = lengths(&tokenizer, "one two three", ["Good", "Bad"], 1024, 12).unwrap();
-    assert!(cut.truncated && !whole.truncated && whole.prompt_ids.len() > 12);
-    assert_eq!(cut.prompt_ids.len(), 12);
-    assert_eq!(cut.prompt_ids[0], tokenizer.bos_id().unwrap(), "BOS stays");
-    assert_eq!(cut.prompt_ids[1..], whole.prompt_ids[whole.prompt_ids.len() - 11..]);
-    assert_eq!((&cut.chosen_ids, &cut.rejected_ids), (&whole.chosen_ids, &whole.rejected_ids));
-    let without = with(builtin("chatml").unwrap(), false);
-    let whole = row(&without, "one two three", ["Good", "Bad"]);
-    let cut = lengths(&without, "one two three", ["Good", "Bad"], 1024, 12).unwrap();
-    assert_eq!(cut.prompt_ids, whole.prompt_ids[whole.prompt_ids.len() - 12..]);
 }
 
 #[test]
@@ -229,16 +245,22 @@ fn both_responses_are_cut_at_the_same_length() {
 fn what_is_cut_is_counted() {
     let tokenizer = tiny();
     let sides = ["abcdefgh", "abcdefgxyz"];
-    let whole = row(&tokenizer, "Q", sides);
+    let whole = row(&tokenizer, "QR", sides);
     let n = whole.prompt_ids.len();
     let config =
         |max_length, max_prompt_length| TokenizeConfig { max_length, max_prompt_length, ..TokenizeConfig::default() };
-    let counts = |config: TokenizeConfig| counted(&tokenizer, "Q", sides, &config).1;
+    let counts = |config: TokenizeConfig| counted(&tokenizer, "QR", sides, &config).1;
     assert_eq!(counts(config(n + 11, n)), EncodeCounts::default());
     assert_eq!(counts(config(n + 10, n)), EncodeCounts { rejected_cut: 1, ..EncodeCounts::default() });
     assert_eq!(
         counts(config(n + 7, n - 1)),
-        EncodeCounts { prompts_cut: 1, chosen_cut: 1, rejected_cut: 1, ..EncodeCounts::default() }
+        EncodeCounts {
+            prompts_cut: 1,
+            prompts_cut_at_token: 1,
+            chosen_cut: 1,
+            rejected_cut: 1,
+            ..EncodeCounts::default()
+        }
     );
     let inside = counted(&tokenizer, "Q", ["a<|im_end|>b", "c<|im_end|>"], &config(99, 99)).1;
     assert_eq!(inside, EncodeCounts { ends_inside: 1, ..EncodeCounts::default() });
@@ -259,11 +281,14 @@ fn what_is_cut_is_counted() {
 fn two_beginnings_are_refused() {
     let bare = "{{ bos_token }}{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}";
     let tokenizer = with(bare, true);
-    let pair = |prompt| encode(&tokenizer, &[("user", prompt)], ["Good", "Bad"], &TokenizeConfig::default());
-    assert!(pair("Q <|endoftext|>").is_ok());
-    let error = pair("<|endoftext|>Q").unwrap_err();
-    assert_eq!(error.exit_code(), 3);
-    assert!(error.to_string().contains("pair abc: prompt: begins with `<|endoftext|>` twice"), "{error}");
+    row(&tokenizer, "Q <|endoftext|>", ["Good", "Bad"]);
+    let refusal = refused(&tokenizer, "<|endoftext|>Q", ["Good", "Bad"]);
+    assert_eq!((refusal.reason, refusal.field), ("two-beginnings", "prompt"));
+    assert!(refusal.message.contains("begins with `<|endoftext|>` twice"), "{}", refusal.message);
+    // Neither is the template's.
+    let bare = with("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}", false);
+    row(&bare, "<|endoftext|>Q", ["Good", "Bad"]);
+    assert_eq!(refused(&bare, "<|endoftext|><|endoftext|>Q", ["Good", "Bad"]).reason, "two-beginnings");
 }
 
 #[test]
@@ -275,6 +300,7 @@ fn odd_shapes_are_dropped_with_a_reason() {
         match tokenizer.encode_pair(&pair, &TokenizeConfig::default()).unwrap() {
             Encoded::Dropped { reason, .. } => reason,
             Encoded::Row(_) => "kept",
+            Encoded::Refused(refusal) => refusal.reason,
         }
     };
     let (user, answer) = (says("user", "Q"), says("assistant", "A"));
@@ -284,4 +310,88 @@ fn odd_shapes_are_dropped_with_a_reason() {
     assert_eq!(reason(&prompt, &[]), "empty-response");
     assert_eq!(reason(&prompt, std::slice::from_ref(&user)), "response-not-one-turn");
     assert_eq!(reason(&prompt, &[answer.clone(), user, answer]), "response-not-one-turn");
+}
+
+/// Tokenizers that write blanks as a mark, line feeds as the byte's token, which is special as in some models'
+/// files, with templates that put what they like before the response.
+fn with_bytes_for_line_feeds() -> Vec<ModelTokenizer> {
+    let templates = [
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
+        "{% for m in messages %}{{ '(' + m.role + ')\n' + m.content + eos_token + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '(assistant)\n' }}{% endif %}",
+        "{% for m in messages %}{{ unk_token + m.role + '\n\n' + m.content + eos_token + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ unk_token + 'assistant\n\n' }}{% endif %}",
+        "{% for m in messages %}{{ m.content + (unk_token if m.role == 'user' else eos_token) }}{% endfor %}",
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+    ];
+    let mut made = Vec::new();
+    for mut shape in shapes() {
+        let model = &mut shape["model"];
+        model["vocab"].as_object_mut().unwrap().retain(|token, _| !token.contains('\n'));
+        model["merges"].as_array_mut().unwrap().retain(|m| !m[0].as_str().unwrap().contains('\n'));
+        let added = ["<unk>", "<s>", "</s>", "<0x0A>"].map(|token| {
+            json!({"id": model["vocab"][token], "content": token, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": true})
+        });
+        shape["added_tokens"] = json!(added);
+        for template in templates {
+            let parts = Parts {
+                model: "test".into(),
+                json: serde_json::to_vec(&shape).unwrap(),
+                specials: [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]
+                    .map(|(a, b)| (a.into(), b.into()))
+                    .into(),
+                add_bos: Some(false),
+                template: Some(("own".into(), template.into())),
+                ..Parts::default()
+            };
+            made.push(ModelTokenizer::assemble(parts, "auto").unwrap());
+        }
+    }
+    made
+}
+
+/// Compares a pair's ids with those of the whole conversation; whether the boundary was not forced.
+fn is_as_whole(tokenizer: &ModelTokenizer, prompt: &str, response: &str) -> bool {
+    let config = TokenizeConfig { max_length: 1 << 20, max_prompt_length: 1 << 20, ..TokenizeConfig::default() };
+    let conversation = [says("user", prompt), says("assistant", response)];
+    let (chosen, rejected) = (&conversation[1..], [says("assistant", "zzz")]);
+    let pair = PairText { id: "", prompt: &conversation[..1], chosen, rejected: &rejected, flipped: false, source: "" };
+    let mut counts = EncodeCounts::default();
+    let encoded = tokenizer.encode_pair_counted(&pair, &config, &mut counts).unwrap();
+    let Encoded::Row(row) = encoded else { panic!("{encoded:?}") };
+    let text = tokenizer.template().render(&conversation, false).unwrap();
+    let ids = tokenizer.inner.encode(text.as_str(), false).unwrap().get_ids().to_vec();
+    if counts.forced_boundaries > 0 {
+        return false;
+    }
+    let ours = [&row.prompt_ids[..], &row.chosen_ids].concat();
+    // An end that the template does not write comes in place of what it writes there.
+    let n = ours.len() - usize::from(!tokenizer.turn.rendered);
+    assert_eq!(ours[..n], ids[..n], "{text:?}");
+    assert_eq!(tokenizer.turn.rendered, ids.get(n - 1) == ours.last(), "{text:?}");
+    true
+}
+
+#[test]
+fn no_blank_is_put_before_a_response_behind_a_byte() {
+    for tokenizer in with_bytes_for_line_feeds() {
+        assert_eq!(tokenizer.decode_token(tokenizer.eot_id()), "</s>", "the byte's token ends no turn");
+        assert!(tokenizer.continues && tokenizer.cuts.values().any(|token| token == "<0x0A>"));
+        let whole = ["good", " good", "the good", "\n\nthe", "<0x0A>the", "<unk> a"];
+        let whole = whole.iter().filter(|response| is_as_whole(&tokenizer, "the\nthing", response)).count();
+        assert!(whole >= 4, "{whole} of {:?}", tokenizer.template().source());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn prompt_and_response_are_the_whole_conversation(
+        prompt in r"([ \nabdeghinot.!()\u{e9}\u{1f600}]| the|good|<s>|<0x0A>|<unk>){1,12}",
+        response in r"([ \nabdeghinot.!()\u{e9}\u{1f600}]| the|good|<0x0A>|<unk>){1,12}",
+    ) {
+        thread_local!(static ALL: Vec<ModelTokenizer> = with_bytes_for_line_feeds());
+        // Two marks at the beginning are refused.
+        prop_assume!(!prompt.starts_with("<s>"));
+        ALL.with(|all| all.iter().for_each(|tokenizer| assert!(is_as_whole(tokenizer, &prompt, &response) || tokenizer.continues)));
+    }
 }
