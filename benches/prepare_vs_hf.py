@@ -249,9 +249,12 @@ def by_clean_pair(rows):
 def compare(ours, theirs):
     ours, theirs = by_clean_pair(our_rows(ours)), by_clean_pair(their_rows(theirs))
     same = [key for key in ours if key in theirs]
-    differ = [key for key in same if ours[key] != theirs[key]]
+    # A prompt that is too long loses whole messages or lines here, and as many tokens as are too many there.
+    cut = {key for key in same if len(theirs[key][0]) == MAX_PROMPT and theirs[key][3] and ours[key][3]}
+    differ = [key for key in same if ours[key] != theirs[key] and key not in cut]
     print(f"\n{len(ours):,} pairs here, {len(theirs):,} there; {len(same):,} chose the same texts (ties are broken differently)")
     print(f"token ids and the mark of truncation agree on {len(same) - len(differ):,} of {len(same):,}")
+    print(f"  of these, {len(cut):,} have a prompt that is too long, of which the mark alone is compared")
     for key in differ[:3]:
         print(f"  {key[0]}: lengths {[len(x) for x in ours[key][:3]]} and {[len(x) for x in theirs[key][:3]]}")
     if differ or not same:

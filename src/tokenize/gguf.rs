@@ -287,6 +287,16 @@ mod tests {
     }
 
     #[test]
+    fn tokens_with_a_part_to_play_are_marks_whatever_their_type() {
+        let mut entries = metadata();
+        entries.remove("tokenizer.ggml.token_type");
+        entries.insert("tokenizer.ggml.eot_token_id".into(), Entry::U32(1));
+        let tokenizer = assemble(&entries).unwrap();
+        assert_eq!(tokenizer.encode_text("<|endoftext|><|im_start|><|im_end|>").unwrap(), [0, 1, 2]);
+        assert_eq!(tokenizer.eot_id(), 2);
+    }
+
+    #[test]
     fn bos_survives_saving() {
         let mut entries = metadata();
         entries.insert("tokenizer.ggml.add_bos_token".into(), Entry::Bool(true));

@@ -112,6 +112,12 @@ pub(super) fn find_turn_end(
         }
     }
     if let Some(mark) = mark_in(tail) {
+        // Marks that a model's files name as ordinary added tokens.
+        let mut tokens = encoded.get_ids().iter().zip(encoded.get_offsets());
+        let is_mark = |id: &u32| added.get(id).is_some_and(|token| token.content == mark);
+        if let Some((id, (_, stop))) = tokens.find(|(id, (start, _))| *start >= end && is_mark(id)) {
+            return Ok(TurnEnd { id: *id, rendered: true, suffix: text[*stop..].to_string() });
+        }
         let name = template.name();
         let what = format!("the chat template `{name}` ends a turn with `{mark}`, which is no token of this tokenizer");
         let hint = "choose a template whose marks the tokenizer has: --template NAME; or name the token in \

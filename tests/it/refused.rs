@@ -135,11 +135,17 @@ fn marks_that_are_named_beside_the_vocabulary_end_turns() {
     assert!(output.stderr.contains(said), "{}", output.stderr);
     says(", \"additional_special_tokens\": [\"<|begin|>\", \"<|end|>\"]");
     sandbox.ok(&format!("{PREPARE} --out out --quiet"));
-    let facts = &sandbox.json("out/manifest.json")["tokenizer"];
+    let facts = &sandbox.json("out/manifest.json")["facts"]["tokenizer"];
     assert_eq!(
         (&facts["eot_token"], &facts["eot_id"], &facts["vocab_size"]),
         (&"<|end|>".into(), &484.into(), &485.into())
     );
+    // As ordinary tokens, whose ids another file tells, they end turns as well.
+    let told = sandbox.bytes("out/tokens/train.arrow");
+    says("");
+    sandbox.write("model/added_tokens.json", r#"{"<|begin|>": 483, "<|end|>": 484}"#);
+    sandbox.ok(&format!("{PREPARE} --out ordinary --quiet"));
+    assert_eq!(sandbox.bytes("ordinary/tokens/train.arrow"), told);
     // The folder's own tokenizer is the same one.
     sandbox.ok("prepare --input rows.jsonl --tokenizer out/tokenizer --out again --quiet");
     assert_eq!(sandbox.bytes("out/tokens/train.arrow"), sandbox.bytes("again/tokens/train.arrow"));

@@ -321,7 +321,7 @@ fn places(frame: &DataFrame) -> Result<impl Iterator<Item = (u32, u64)>> {
 }
 
 /// What a side of a pair was before its label was flipped.
-fn given(field: &'static str, flipped: bool) -> &'static str {
+pub(super) fn given(field: &'static str, flipped: bool) -> &'static str {
     match field {
         col::CHOSEN if flipped => col::REJECTED,
         col::REJECTED if flipped => col::CHOSEN,

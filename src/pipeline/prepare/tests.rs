@@ -331,6 +331,11 @@ fn shards_of_which_nothing_is_left_do_not_become_a_whole() {
     std::fs::write(&file, (0..8).map(row).collect::<String>()).unwrap();
     let whole = dir.path().join("whole");
     let config = with_a_strict_template(dir.path(), config(vec![file.display().to_string()], &whole));
+    let mut fail = config.clone();
+    fail.ingest.on_bad_row = OnBadRow::Fail;
+    let error = run(&fail, Seed(1), &Silent).unwrap_err();
+    assert!(error.to_string().contains("x.jsonl: line 1: prompt: chat template chatml: no threes"), "{error}");
+    assert_eq!(error.hint(), Some(ledger::OTHER_TEMPLATE), "it is no use to skip all rows");
     let error = run(&config, Seed(1), &Silent).unwrap_err();
     let said = "none of the 8 rows read gives a pair: 8 template-refused; ";
     assert!(
@@ -346,6 +351,23 @@ fn shards_of_which_nothing_is_left_do_not_become_a_whole() {
     let error = merge::run(&shards, &whole, &Silent).unwrap_err();
     assert!(error.to_string().ends_with("none of the 8 rows read gives a pair: 8 template-refused"), "{error}");
     assert!(!whole.join(prepared::MANIFEST).exists());
+}
+
+#[test]
+fn the_first_row_that_the_template_refuses_stops_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.jsonl");
+    let row = |n: usize, chosen: &str| format!("{{\"prompt\":\"p {n}\",\"chosen\":\"{chosen}\",\"rejected\":\"b\"}}\n");
+    std::fs::write(&file, [row(1, "a"), row(2, "a"), row(33, "a"), row(4, "a"), row(53, "a")].concat()).unwrap();
+    let out = dir.path().join("out");
+    let mut config = with_a_strict_template(dir.path(), config(vec![file.display().to_string()], &out));
+    config.ingest.on_bad_row = OnBadRow::Fail;
+    let error = run(&config, Seed(1), &Silent).unwrap_err();
+    assert!(error.to_string().contains("x.jsonl: line 3: prompt: chat template chatml: no threes"), "{error}");
+    assert_eq!((error.hint(), error.exit_code(), out.exists()), (Some(crate::rejects::SKIP_ADVICE), 3, false));
+    // A flipped pair is told by the names of the row.
+    assert_eq!((part::given("chosen", true), part::given("rejected", true)), ("rejected", "chosen"));
+    assert_eq!((part::given("chosen", false), part::given("prompt", true)), ("chosen", "prompt"));
 }
 
 #[test]
