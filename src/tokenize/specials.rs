@@ -281,6 +281,20 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_lists_tokens_by_id_counts_before_the_older_one() {
+        let end = json!({"2": {"content": "<|im_end|>", "special": false}});
+        let says = json!({"added_tokens_decoder": end, "eos_token": "<|im_end|>"});
+        assert_eq!(from(says.clone()), special(&[(2, "<|im_end|>")]), "what has a name is special");
+        let map = json!({"eos_token": "<|endoftext|>"});
+        let eos = |says: &Value| {
+            let named = named(says, &map, &Value::Null).unwrap();
+            named.into_iter().find(|n| n.name.as_deref() == Some("eos_token")).unwrap().token.content
+        };
+        assert_eq!(eos(&says), "<|im_end|>");
+        assert_eq!(eos(&json!({"eos_token": "<|im_end|>"})), "<|endoftext|>");
+    }
+
+    #[test]
     fn what_cannot_be_told_is_refused_by_name() {
         let n = tiny().vocab_size() as u64;
         let gap = json!({"added_tokens_decoder": {(n + 3).to_string(): {"content": "<a>", "special": true}}});

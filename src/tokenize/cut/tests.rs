@@ -91,8 +91,14 @@ fn an_opening_that_takes_most_of_the_room_goes() {
     let content = "0123456789".repeat(9);
     let (text, _, _) = cut(&tokenizer, &[("user", &content)], 2 * opening).unwrap();
     assert!(text.starts_with("abcdefghijklmnopqrstuvwxyz<|im_start|>user\n"), "{text}");
-    let (text, at, n) = cut(&tokenizer, &[("user", &content)], opening + 1).unwrap();
-    assert_eq!((at, n), (CutAt::Token, opening + 1));
+    // Room for the opening and a few tokens more.
+    let template = builtin("chatml").unwrap().replace("{% for", "{{ 'abcdefghijklmnopqrstuvwxyz' * 4 }}{% for");
+    let tokenizer = with(&template, false);
+    let opening = length(&tokenizer, &format!("{}<|im_start|>user\n", "abcdefghijklmnopqrstuvwxyz".repeat(4)));
+    let most = opening + length(&tokenizer, "0123<|im_end|>\n<|im_start|>assistant\n");
+    let content = "0123456789".repeat(20);
+    let (text, at, n) = cut(&tokenizer, &[("user", &content)], most).unwrap();
+    assert_eq!((at, n), (CutAt::Token, most));
     assert!(user(&content).ends_with(&text), "{text}");
 }
 
