@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+mod claim;
 mod portable;
+
+pub use claim::{Claim, WRITTEN_BY, lock as lock_folder, may_add};
 
 /// Prefix of files that are not finished.
 const STAGED: &str = ".staged-";
@@ -292,31 +295,8 @@ pub fn hash_file(path: impl AsRef<Path>) -> Result<(u64, String)> {
 #[derive(Debug)]
 pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
 
-/// Takes the folder for this process, or refuses if another one holds it. Files that a killed process
-/// left unfinished in it, or in a folder directly below, are removed.
-///
-/// # Errors
-/// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
-pub fn lock_folder(folder: impl AsRef<Path>) -> Result<FolderLock> {
-    let folder = folder.as_ref();
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let path = folder.join(".lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => {
-            sweep(folder);
-            Ok(FolderLock(file))
-        }
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Run {
-            message: format!("{}: another lpc-pipe is writing here", folder.display()),
-            hint: Some("wait for it, or choose another --out".into()),
-        }),
-        Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
-    }
-}
-
 /// Removes unfinished files; what cannot be removed is in nobody's way.
-fn sweep(folder: &Path) {
+fn clear_unfinished(folder: &Path) {
     let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
     let below = entries(folder).filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
     for place in std::iter::once(folder.to_path_buf()).chain(below) {
@@ -381,11 +361,11 @@ mod tests {
         for left in [".staged-abc", "below/.staged-def", "below/kept"] {
             write_bytes(dir.path().join(left), b"x").unwrap();
         }
-        let held = lock_folder(dir.path()).unwrap();
+        let held = lock_folder(dir.path(), "synth").unwrap();
         assert!(!dir.path().join(".staged-abc").exists() && !dir.path().join("below/.staged-def").exists());
         assert!(dir.path().join("below/kept").exists());
-        assert!(lock_folder(dir.path()).is_err());
+        assert!(lock_folder(dir.path(), "synth").is_err());
         drop(held);
-        lock_folder(dir.path()).unwrap();
+        lock_folder(dir.path(), "synth").unwrap();
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
+use crate::error::Error;
+
 /// What the flags of a command set.
 #[derive(Debug, Default)]
 pub struct Flags {
@@ -70,6 +72,17 @@ impl Flags {
             table = inner;
         }
         table.insert(last.to_string(), value.into_toml());
+    }
+
+    /// The same error with the flags that were given beside the keys at fault.
+    pub fn named(&self, error: Error) -> Error {
+        let Error::Config(mut faults) = error else { return error };
+        for fault in faults.iter_mut().filter(|fault| fault.origin.is_empty()) {
+            if let Some(flag) = self.names.get(&fault.key) {
+                fault.origin = format!("flag {flag}");
+            }
+        }
+        Error::Config(faults)
     }
 }
 

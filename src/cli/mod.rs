@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::artifact;
 use crate::error::{Error, Result};
 use crate::pipeline::{demo, export, inspect, merge, plant, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
@@ -111,6 +112,11 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         Command::Merge(_) | Command::Report(_) | Command::Inspect(_) => {}
     }
     let recipe: Recipe = recipe::resolve_named(global.config.as_deref(), &global.set, &flags.table, &flags.names)?;
+    work(cli, &recipe, printer).map_err(|error| flags.named(error))
+}
+
+fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
+    let global = &cli.global;
     if recipe.threads > 0 {
         // Fails only where a pool exists already, which is then used.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(recipe.threads).build_global();
@@ -127,7 +133,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
     match &cli.command {
         Command::Demo(_) => {
             terminal.catch_interrupts();
-            let summary = demo::run(&recipe, &terminal)?;
+            let summary = demo::run(recipe, &terminal)?;
             printer.result(&summary, || tables::demo(&summary))
         }
         Command::Synth(_) => {
@@ -149,7 +155,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         }
         Command::Train(a) => {
             terminal.catch_interrupts();
-            trained(a, &recipe, &peers, &terminal, printer)
+            trained(a, recipe, &peers, &terminal, printer)
         }
         Command::Export(_) => {
             let summary = export::run(&recipe.export, &terminal)?;
@@ -157,11 +163,12 @@ fn run(cli: &Cli, printer: &Printer) -> Result<()> {
         }
         Command::NoiseSweep(_) => {
             terminal.catch_interrupts();
-            swept(&recipe, &terminal, printer)
+            swept(recipe, &terminal, printer)
         }
         Command::Report(a) => {
             let found = a.truth.as_deref().map(|truth| planted::recover_run(truth, &a.dir)).transpose()?;
             let preferences = found.as_ref().and_then(|f| f.preferences.as_ref());
+            artifact::may_add(&a.dir, &[report::HTML, report::MARKDOWN])?;
             let report::Written { page, codes } = report::write_with(&a.dir, preferences)?;
             let mut told = serde_json::json!({"report": page, "planted": found.as_ref().map(|f| &f.scores)});
             told["codes"] = serde_json::to_value(&codes)?;

@@ -28,8 +28,9 @@ pub enum FlipKind {
     /// A rate for each source: p = R times its rate in `source_rates`, so that R = 1 takes the rates as
     /// they are.
     Source,
-    /// A rate for each annotator: p = R times the rate in `annotator_rates`; without such a list rates are
-    /// drawn around R (`annotator_spread`).
+    /// A rate for each annotator: p = R times the rate in `annotator_rates`; without such a list p = scale w,
+    /// where each annotator's w is drawn uniformly from 1 +- `annotator_spread`. Pairs without an annotator get
+    /// p = R.
     Annotator,
     /// Probabilities given by the input's column `flip_probability`: p = R times its value; 0 where it is
     /// null.
@@ -64,7 +65,7 @@ impl FlipKind {
         matches!(self, FlipKind::Ambiguous | FlipKind::WeakQuality)
     }
 
-    /// Whether probabilities have a factor in front that can be fitted to the rate.
+    /// Whether probabilities have a factor in front, fitted to the rate or not.
     pub(super) fn scaled(self) -> bool {
         matches!(self, FlipKind::Margin | FlipKind::Length)
     }
@@ -86,8 +87,8 @@ pub enum Selected {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct NoiseConfig {
-    /// Share of the labels to flip, or of the pairs to single out, in [0, 1]; for `source`, `column` and
-    /// listed annotators a factor on the given rates. Default: 0.
+    /// Share of the labels to flip (the mean probability over all pairs), or of the pairs to single out, in
+    /// [0, 1]; for `source`, `column` and listed annotators a factor on the given rates. Default: 0.
     pub flip_rate: f64,
     /// Which pairs the noise falls on. Default: `uniform`.
     pub flip_kind: FlipKind,
@@ -98,9 +99,11 @@ pub struct NoiseConfig {
     pub seed: u64,
     /// T of `margin` (score units) and `length` (log ratio), above 0. Default: 1.
     pub temperature: f64,
-    /// Whether the scale of `margin` and `length` is fitted so that the mean probability over all pairs is
-    /// `flip_rate`, which needs all of them at once: not with `--shard`. If not, the scale is
-    /// 2 `flip_rate`, so that p = `flip_rate` where nothing speaks for either side. Default: true.
+    /// Whether the scale of `margin`, `length` and drawn annotators is fitted so that the mean probability over
+    /// all pairs is `flip_rate`, which needs all of them at once: not with `--shard`. If not, the scale of
+    /// `margin` and `length` is 2 `flip_rate`, so that p = `flip_rate` where nothing speaks for either side, and
+    /// annotators have rates in R +- spread min(R, 1 - R), whose mean is R over many annotators alone.
+    /// Default: true.
     pub calibrate: bool,
     /// Rates of `source`, as `TAG=RATE`, each in [0, 1]; `*=RATE` stands for all others, which are never
     /// flipped without it. Default: none.
@@ -110,8 +113,7 @@ pub struct NoiseConfig {
     /// Simulates this many annotators: each pair belongs to one of them, by hash. Default: 0 (the input's
     /// column `annotator`; pairs without one get p = `flip_rate`).
     pub annotators: usize,
-    /// How far the drawn rates lie around `flip_rate`, in [0, 1]: uniform in
-    /// R +- spread min(R, 1 - R). Default: 1.
+    /// How far the drawn rates of annotators lie around their mean, as a share of it, in [0, 1]. Default: 1.
     pub annotator_spread: f64,
     /// What becomes of the pairs that `ambiguous` and `weak-quality` single out. Default: `keep`.
     pub selected: Selected,
@@ -162,10 +164,14 @@ impl NoiseConfig {
         }
         for (key, owners) in self.without_effect() {
             let kind = self.flip_kind.name();
-            fault(key, format!("has no effect with flip_kind = {kind}; it belongs to {owners}"));
+            fault(key, format!("has no effect with --flip-kind {kind}; it belongs to {owners}"));
         }
         if self.flip_kind == FlipKind::Source && self.source_rates.is_empty() {
-            fault("source_rates", "missing: flip_kind = source needs it, as [\"TAG=0.3\", \"*=0.1\"]".into());
+            fault(
+                "source_rates",
+                "missing: --flip-kind source needs it, as --set 'prepare.noise.source_rates=[\"TAG=0.3\", \"*=0.1\"]'"
+                    .into(),
+            );
         }
         if self.flip_kind == FlipKind::Annotator && !self.annotator_rates.is_empty() {
             if self.annotators > 0 {
@@ -173,6 +179,9 @@ impl NoiseConfig {
             }
             if self.annotator_spread != NoiseConfig::default().annotator_spread {
                 fault("annotator_spread", "has no effect: the rates are listed in annotator_rates".into());
+            }
+            if !self.calibrate {
+                fault("calibrate", "has no effect: the rates are listed in annotator_rates".into());
             }
         }
         faults
@@ -187,7 +196,7 @@ impl NoiseConfig {
             }
         };
         check(self.temperature != kept.temperature, "temperature", "margin and length");
-        check(self.calibrate != kept.calibrate, "calibrate", "margin and length");
+        check(self.calibrate != kept.calibrate, "calibrate", "margin, length and annotator");
         check(self.source_rates != kept.source_rates, "source_rates", "source");
         check(self.annotator_rates != kept.annotator_rates, "annotator_rates", "annotator");
         check(self.annotators != kept.annotators, "annotators", "annotator");
@@ -214,7 +223,7 @@ impl NoiseConfig {
             FlipKind::Source => kept.source_rates = all.source_rates,
             FlipKind::Annotator => {
                 (kept.annotator_rates, kept.annotators) = (all.annotator_rates, all.annotators);
-                kept.annotator_spread = all.annotator_spread;
+                (kept.annotator_spread, kept.calibrate) = (all.annotator_spread, all.calibrate);
             }
             FlipKind::Ambiguous | FlipKind::WeakQuality => kept.selected = all.selected,
         }
@@ -228,7 +237,34 @@ impl NoiseConfig {
 
     /// Whether a [`super::Survey`] of all pairs is needed before the first can be decided.
     pub fn needs_survey(&self) -> bool {
-        self.flip_rate > 0.0 && (self.flip_kind.selects() || (self.flip_kind.scaled() && self.calibrate))
+        self.flip_rate > 0.0 && (self.flip_kind.selects() || self.is_fitted())
+    }
+
+    /// Whether the scale of the probabilities is fitted to the rate.
+    fn is_fitted(&self) -> bool {
+        let drawn = self.flip_kind == FlipKind::Annotator && self.annotator_rates.is_empty();
+        self.calibrate && (drawn || self.flip_kind.scaled())
+    }
+
+    /// Settings of the noise that were changed though no label is flipped, by the flags or keys that set them.
+    pub fn idle(&self) -> Vec<&'static str> {
+        let own = NoiseConfig::default();
+        let mut found = Vec::new();
+        if self.flip_rate == 0.0 {
+            let settings = [
+                (self.flip_kind != own.flip_kind, "--flip-kind"),
+                (self.flip_marker != own.flip_marker, "--flip-marker"),
+                (self.temperature != own.temperature, "--flip-temperature"),
+                (self.calibrate != own.calibrate, "prepare.noise.calibrate"),
+                (self.source_rates != own.source_rates, "prepare.noise.source_rates"),
+                (self.annotator_rates != own.annotator_rates, "prepare.noise.annotator_rates"),
+                (self.annotators != own.annotators, "prepare.noise.annotators"),
+                (self.annotator_spread != own.annotator_spread, "prepare.noise.annotator_spread"),
+                (self.selected != own.selected, "prepare.noise.selected"),
+            ];
+            found.extend(settings.into_iter().filter(|(changed, _)| *changed).map(|(_, name)| name));
+        }
+        found
     }
 
     /// Whether a pair's label depends on the other pairs, so that a shard cannot be made alone.
@@ -254,7 +290,7 @@ impl Rates {
             let (name, rate) = match parsed {
                 Some((name, Ok(rate))) if !name.is_empty() && (0.0..=1.0).contains(&rate) => (name, rate),
                 _ => {
-                    wrong.push(format!("expected NAME=RATE with a rate between 0 and 1, got {line:?}"));
+                    wrong.push(format!("expected NAME=RATE with a rate between 0 and 1, got `{line}`"));
                     continue;
                 }
             };

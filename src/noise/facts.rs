@@ -142,7 +142,7 @@ impl<'a> Facts<'a> {
     /// [`Error::Data`] where the input's own probability is none.
     pub fn chance(&self, i: usize) -> Result<Chance> {
         let rate = self.config.flip_rate;
-        let weight = |x: f64| Chance::Scaled(sigmoid(x / self.config.temperature).max(LEAST_WEIGHT));
+        let weight = |x: f64| scaled(sigmoid(x / self.config.temperature));
         Ok(match self.config.flip_kind {
             FlipKind::Margin => match self.scores(i) {
                 Some((chosen, rejected)) => weight(rejected - chosen),
@@ -153,7 +153,7 @@ impl<'a> Facts<'a> {
                 weight(((rejected + 1.0) / (chosen + 1.0)).ln())
             }
             FlipKind::Source => Chance::Fixed(rate * self.rates.of(self.name(i).unwrap_or(""))),
-            FlipKind::Annotator => Chance::Fixed(self.annotator(i)),
+            FlipKind::Annotator => self.annotator(i),
             FlipKind::Column => Chance::Fixed(rate * self.given(i)?),
             FlipKind::Uniform | FlipKind::Ambiguous | FlipKind::WeakQuality => Chance::Fixed(rate),
         })
@@ -163,7 +163,7 @@ impl<'a> Facts<'a> {
         self.names.and_then(|names| names.get(i))
     }
 
-    fn annotator(&self, i: usize) -> f64 {
+    fn annotator(&self, i: usize) -> Chance {
         let (config, rate) = (self.config, self.config.flip_rate);
         let simulated;
         let name = match config.annotators {
@@ -174,11 +174,14 @@ impl<'a> Facts<'a> {
             }
         };
         if !config.annotator_rates.is_empty() {
-            return rate * self.rates.of(name.unwrap_or(""));
+            return Chance::Fixed(rate * self.rates.of(name.unwrap_or("")));
         }
-        let Some(name) = name else { return rate };
-        let draw = 2.0 * self.seed.unit("annotator-rate", name) - 1.0;
-        rate + config.annotator_spread * draw * rate.min(1.0 - rate)
+        let Some(name) = name else { return Chance::Fixed(rate) };
+        let draw = config.annotator_spread * (2.0 * self.seed.unit("annotator-rate", name) - 1.0);
+        match config.calibrate {
+            true => scaled(1.0 + draw),
+            false => Chance::Fixed(rate + draw * rate.min(1.0 - rate)),
+        }
     }
 
     fn given(&self, i: usize) -> Result<f64> {
@@ -192,7 +195,7 @@ impl<'a> Facts<'a> {
             line,
             field: Some(col::FLIP_PROBABILITY.into()),
             message: format!("expected a probability between 0 and 1, got {p}"),
-            hint: Some("mend the column, or use another flip_kind".into()),
+            hint: Some("mend the column, or use another --flip-kind".into()),
         })
     }
 
@@ -213,6 +216,10 @@ impl<'a> Facts<'a> {
             _ => None,
         }
     }
+}
+
+fn scaled(weight: f64) -> Chance {
+    Chance::Scaled(weight.max(LEAST_WEIGHT))
 }
 
 fn sigmoid(x: f64) -> f64 {

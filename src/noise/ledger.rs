@@ -6,9 +6,13 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::config::{FlipKind, NoiseConfig, Rates};
+use super::plan::NO_ANNOTATOR;
 use super::{NONE, Plan};
-use crate::error::Result;
+use crate::error::{Fault, Result};
 use crate::schema::col;
+
+/// Counts by name.
+type Tallies = BTreeMap<String, Tally>;
 
 /// Counts of some pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -92,51 +96,83 @@ impl Ledger {
         }
     }
 
-    /// What in the settings turned out to have no, or not the wanted, effect on these pairs.
+    /// Settings that found nothing at all to act on, among all pairs that there are.
+    pub fn faults(&self, config: &NoiseConfig) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if config.flip_rate <= 0.0 || self.all.pairs == 0 {
+            return faults;
+        }
+        let n = self.all.pairs;
+        let mut fault = |key: &str, message: String| {
+            faults.push(Fault { origin: String::new(), key: format!("prepare.noise.{key}"), message });
+        };
+        if self.by_annotator.len() == 1 && self.by_annotator.contains_key("") {
+            let message = format!("--flip-kind annotator: none of the {n} pairs names its annotator; {NO_ANNOTATOR}");
+            fault("flip_kind", message);
+        } else if config.flip_kind == FlipKind::Column && self.all.expected == 0.0 {
+            let message = format!("--flip-kind column: none of the {n} pairs has a flip_probability above 0");
+            fault("flip_kind", message);
+        } else {
+            for (key, what, names, seen) in self.listed(config) {
+                if self.all.expected == 0.0 && !names.is_empty() && names.iter().all(|name| !seen.contains_key(name)) {
+                    let (names, seen) = (names.join(", "), first_of(seen));
+                    fault(key, format!("{names}: the {what} of no pair; no label is flipped. There are {seen}"));
+                }
+            }
+        }
+        faults
+    }
+
+    /// Listed rates: key, what they are of, the names listed, and those that pairs have.
+    fn listed<'a>(&'a self, config: &NoiseConfig) -> [(&'static str, &'static str, Vec<String>, &'a Tallies); 2] {
+        let names = |lines: &[String]| Rates::parse(lines).unwrap_or_default().names().map(String::from).collect();
+        [
+            ("source_rates", "source", names(&config.source_rates), &self.by_source),
+            ("annotator_rates", "annotator", names(&config.annotator_rates), &self.by_annotator),
+        ]
+    }
+
+    /// What in the settings turned out to have less than the wanted effect on these pairs.
     pub fn warnings(&self, config: &NoiseConfig, plan: &Plan) -> Vec<String> {
         let mut warnings = Vec::new();
         if config.flip_rate <= 0.0 || self.all.pairs == 0 {
             return warnings;
         }
-        let lists = [
-            ("source_rates", "source", &config.source_rates, &self.by_source),
-            ("annotator_rates", "annotator", &config.annotator_rates, &self.by_annotator),
-        ];
-        for (key, what, lines, seen) in lists {
-            let rates = Rates::parse(lines).unwrap_or_default();
-            for name in rates.names().filter(|name| !seen.contains_key(*name)) {
-                warnings.push(format!("noise.{key}: {name} is the {what} of no pair"));
+        for (key, what, names, seen) in self.listed(config) {
+            for name in names.iter().filter(|name| !seen.contains_key(*name)) {
+                warnings.push(format!("prepare.noise.{key}: {name} is the {what} of no pair"));
             }
         }
-        let nobody = self.by_annotator.len() == 1 && self.by_annotator.contains_key("");
-        if nobody {
-            warnings.push(
-                "noise.flip_kind = annotator: no pair names its annotator; set noise.annotators to simulate some"
-                    .into(),
-            );
-        }
-        if config.flip_kind == FlipKind::Column && self.all.expected == 0.0 {
-            warnings.push("noise.flip_kind = column: no pair has a flip_probability above 0".into());
+        let kind = config.flip_kind.name();
+        let nameless = self.by_annotator.get("").map_or(0, |tally| tally.pairs);
+        if nameless > 0 {
+            let p = if config.annotator_rates.is_empty() { "--flip-rate" } else { "that of *=RATE" };
+            let n = self.all.pairs;
+            warnings.push(format!("--flip-kind {kind}: {nameless} of {n} pairs name no annotator; their p is {p}"));
         }
         if config.flip_kind == FlipKind::Margin && plan.judged < plan.rows {
             let n = plan.rows - plan.judged;
-            warnings.push(format!(
-                "noise.flip_kind = margin: {n} of {} pairs lack scores; their p is flip_rate",
-                plan.rows
-            ));
+            warnings
+                .push(format!("--flip-kind {kind}: {n} of {} pairs lack scores; their p is --flip-rate", plan.rows));
         }
         if config.flip_kind.selects() {
             let wanted = (config.flip_rate * plan.rows as f64).round() as u64;
             if plan.selected < wanted {
+                let found = plan.selected;
                 warnings.push(format!(
-                    "noise.flip_kind = {}: {wanted} pairs were to be singled out, but only {} can be",
-                    config.flip_kind.name(),
-                    plan.selected
+                    "--flip-kind {kind}: {wanted} pairs were to be singled out, but only {found} can be"
                 ));
             }
         }
         warnings
     }
+}
+
+/// Some of the names, for a message.
+fn first_of(seen: &Tallies) -> String {
+    const SHOWN: usize = 5;
+    let more = if seen.len() > SHOWN { format!(" and {} more", seen.len() - SHOWN) } else { String::new() };
+    seen.keys().take(SHOWN).cloned().collect::<Vec<_>>().join(", ") + &more
 }
 
 fn count(counts: &mut BTreeMap<String, Tally>, name: &str, one: Tally) {

@@ -9,6 +9,12 @@ use super::facts::{Chance, Facts, Rank};
 use crate::error::{Error, Result};
 use crate::seed::Seed;
 
+/// What helps where no pair has two scores.
+const NO_SCORES: &str = "--columns score_chosen=COLUMN score_rejected=COLUMN names columns that hold them, \
+                         --flip-kind uniform and length need none";
+/// What helps where no pair has an annotator.
+pub(super) const NO_ANNOTATOR: &str = "a column `annotator` names them, --set prepare.noise.annotators=N simulates N";
+
 /// The constants of a noise model on one set of pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -18,7 +24,7 @@ pub struct Plan {
     pub rows: u64,
     /// Those that could be weighed or ranked.
     pub judged: u64,
-    /// Factor of the probabilities of `margin` and `length`; 1 for other kinds.
+    /// Factor of the probabilities of `margin`, `length` and drawn annotators; 1 for other kinds.
     pub scale: f64,
     /// Pairs to single out.
     pub selected: u64,
@@ -50,7 +56,7 @@ impl Plan {
     }
 }
 
-/// Collects what a plan depends on: 8 bytes a pair for `margin` and `length` (16 while finishing), 24 for
+/// Collects what a plan depends on: 8 bytes a pair for `margin`, `length` and `annotator` (16 while finishing), 24 for
 /// `ambiguous` and `weak-quality`, none for the others. The order in which pairs come does not matter.
 ///
 /// Pairs must come as they go into [`super::apply`]: what is dropped in between makes rates inexact.
@@ -114,15 +120,13 @@ impl Survey {
         }
         plan.judged = (self.weights.len() + self.ranks.len()) as u64;
         if plan.judged == 0 {
-            let wanted = match config.flip_kind {
-                FlipKind::WeakQuality => "a chosen score above the rejected one",
-                _ => "two scores",
+            let (wanted, advice) = match config.flip_kind {
+                FlipKind::Annotator => ("that name their annotator", NO_ANNOTATOR),
+                FlipKind::WeakQuality => ("with a chosen score above the rejected one", NO_SCORES),
+                _ => ("with two scores", NO_SCORES),
             };
-            let message = format!(
-                "{} needs pairs with {wanted}, but none of the {} pairs has them; uniform or length need no scores",
-                config.flip_kind.name(),
-                self.rows
-            );
+            let (kind, rows) = (config.flip_kind.name(), self.rows);
+            let message = format!("--flip-kind {kind} needs pairs {wanted}, and none of the {rows} is one; {advice}");
             return Err(Error::config("prepare.noise.flip_kind", message));
         }
         if config.flip_kind.selects() {

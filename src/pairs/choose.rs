@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use polars::prelude::*;
 
-use super::{Made, PairConfig, PairRule, Ties, Unusable, answer};
+use super::{Made, PairConfig, PairRule, Scored, Ties, Unusable, answer};
 use crate::error::Result;
 use crate::message::MessageColumn;
 use crate::nested::ListOfStructs;
@@ -142,6 +142,18 @@ impl Candidates {
         matches!(self, Candidates::Given(_))
     }
 
+    /// All rows by their scores.
+    pub fn scored(&self, rows: usize) -> Scored {
+        match self {
+            Candidates::Scored { .. } => Scored { completions: rows as u64, ..Scored::default() },
+            Candidates::Given(given) => {
+                let [chosen, rejected] = &given.scores;
+                let both = (0..rows).filter(|i| chosen.get(*i).is_some() && rejected.get(*i).is_some()).count() as u64;
+                Scored { pairs: both, bare: rows as u64 - both, ..Scored::default() }
+            }
+        }
+    }
+
     /// Chooses the two sides of every pair of row `i` (at least one), and counts what took no part.
     pub fn choose(
         &self,
@@ -272,7 +284,7 @@ fn reaches(chosen: f64, rejected: f64, config: &PairConfig) -> bool {
 
 fn too_close(field: &'static str, chosen: f64, rejected: f64, config: &PairConfig) -> Refusal {
     let least = config.min_margin;
-    let detail = format!("the scores {chosen} and {rejected} are closer than pairs.min_margin = {least}");
+    let detail = format!("the scores {chosen} and {rejected} are closer than --min-margin {least}");
     Refusal::new(reason::SMALL_MARGIN, field, detail)
 }
 

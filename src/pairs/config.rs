@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{contamination, near};
+use super::{Scored, contamination, near};
 use crate::error::Fault;
 
 /// How pairs are made of scored completions. Two equal texts never form a pair.
@@ -87,6 +87,9 @@ pub enum Splits {
     Prompts,
 }
 
+/// What helps where no pair has two scores.
+const NAMED: &str = "--columns score_chosen=COLUMN score_rejected=COLUMN names the columns that hold them";
+
 /// How pairs are made, sifted and split.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -153,10 +156,44 @@ impl PairConfig {
         if !self.min_margin.is_finite() || self.min_margin < 0.0 {
             fault("min_margin", format!("must be 0 or more, got {}", self.min_margin));
         } else if self.min_margin > 0.0 && self.ties != Ties::Drop {
-            let message = "has no effect: tied scores are below pairs.min_margin in any case; leave one of the two out";
+            let message = "has no effect: tied scores are below --min-margin in any case; leave one of the two out";
             fault("ties", message.into());
         }
         faults
+    }
+
+    /// Settings that find nothing to act on in these rows, keys under `prefix`.
+    pub fn idle(&self, prefix: &str, rows: Scored) -> Vec<Fault> {
+        let n = rows.completions + rows.pairs + rows.bare;
+        let mut faults = Vec::new();
+        let mut fault = |idle: bool, key: &str, message: String| {
+            if idle && n > 0 {
+                faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
+            }
+        };
+        let none = rows.completions + rows.pairs == 0;
+        let least = self.min_margin;
+        let message =
+            format!("--min-margin {least} has nothing to compare: none of the {n} pairs has two scores; {NAMED}");
+        fault(none && least > 0.0, "min_margin", message);
+        let message =
+            format!("keep-higher-margin has nothing to compare: none of the {n} pairs has two scores; {NAMED}");
+        fault(none && self.conflicts == Conflicts::KeepHigherMargin, "conflicts", message);
+        let message =
+            format!("drop-given has nothing to compare: none of the {n} rows is a pair with two scores; {NAMED}");
+        fault(rows.pairs == 0 && self.ties == Ties::DropGiven, "ties", message);
+        let message = format!("break has no effect: none of the {n} rows has completions; all are pairs already");
+        fault(rows.completions == 0 && self.ties == Ties::Break, "ties", message);
+        faults
+    }
+
+    /// What has less than the wanted effect on these rows, in one line each.
+    pub fn warnings(&self, rows: Scored) -> Vec<String> {
+        let (bare, n) = (rows.bare, rows.completions + rows.pairs + rows.bare);
+        let partly = self.min_margin > 0.0 && bare > 0 && bare < n;
+        let line =
+            format!("--min-margin: {bare} of {n} rows lack one of their two scores and are kept whatever they are");
+        partly.then_some(line).into_iter().collect()
     }
 
     /// Faults of the search for near duplicates and benchmark questions.

@@ -47,6 +47,25 @@ impl std::ops::AddAssign for Unusable {
     }
 }
 
+/// Rows by the scores that they came with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scored {
+    /// Rows of scored completions.
+    pub completions: u64,
+    /// Given pairs with both scores.
+    pub pairs: u64,
+    /// Given pairs that lack one of them.
+    pub bare: u64,
+}
+
+impl std::ops::AddAssign for Scored {
+    fn add_assign(&mut self, other: Scored) {
+        self.completions += other.completions;
+        self.pairs += other.pairs;
+        self.bare += other.bare;
+    }
+}
+
 /// Pairs made of one batch.
 #[derive(Debug)]
 pub struct Built {
@@ -59,6 +78,8 @@ pub struct Built {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Completions that took no part.
     pub unusable: Unusable,
+    /// All rows of the batch by their scores.
+    pub scored: Scored,
 }
 
 /// What becomes of one row.
@@ -107,7 +128,8 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
         };
         (fate, lost)
     };
-    let fates: Vec<(Fate, Lost)> = (0..frame.height()).into_par_iter().map(decide).collect();
+    let rows = frame.height();
+    let fates: Vec<(Fate, Lost)> = (0..rows).into_par_iter().map(decide).collect();
 
     let files = frame.column(col::FILE)?.u32()?;
     let lines = frame.column(col::LINE)?.u64()?;
@@ -132,7 +154,7 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
         }
     }
     let frame = assemble(frame, &prompts, &candidates, &made, &names, config, seed)?;
-    Ok(Built { frame, rejects, dropped, unusable })
+    Ok(Built { frame, rejects, dropped, unusable, scored: candidates.scored(rows) })
 }
 
 /// Puts a row's pairs in an order that depends on their content only, and takes out copies and what is

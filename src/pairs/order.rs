@@ -179,7 +179,7 @@ impl Sieve<'_> {
         rows.retain(|(row, _)| {
             let goes = over.contains(row);
             if goes {
-                let detail = format!("the prompt has more than pairs.max_per_prompt = {cap} pairs");
+                let detail = format!("the prompt has more than --max-per-prompt {cap} pairs");
                 out.drops.push(self.reject(*row, reason::OVER_PROMPT_CAP, detail));
             }
             !goes

@@ -356,7 +356,7 @@ fn every_rule_refuses_for_the_same_reasons() {
         let near = PairConfig { min_margin: 2.0, ..config };
         let list = vec![("a", "x", Some(1.0)), ("b", "y", Some(2.5)), ("c", "z", Some(2.0))];
         let refused = made(list, &near);
-        let words = "the scores 2.5 and 1 are closer than pairs.min_margin = 2";
+        let words = "the scores 2.5 and 1 are closer than --min-margin 2";
         assert_eq!(refusal(&refused), (reason::SMALL_MARGIN, words), "{rule:?}");
     }
 }

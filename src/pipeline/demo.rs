@@ -67,7 +67,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     let clock = Instant::now();
     let config = &recipe.demo;
     let out = Path::new(&config.out);
-    let _lock = artifact::lock_folder(out)?;
+    let _lock = artifact::Claim { stage: "demo", inputs: &[] }.take(out)?;
     let seed = Seed(recipe.seed);
     let place = |name: &str| out.join(name).display().to_string();
 

@@ -127,6 +127,9 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
         return Err(Error::Config(faults));
     }
     let (from, out) = (PathBuf::from(&config.run), PathBuf::from(&config.out));
+    let read = [from.clone()];
+    let claim = artifact::Claim { stage: "export", inputs: &read };
+    claim.folder(&out)?;
     let run_manifest = Manifest::read(&from)?;
     if run_manifest.stage != "train" {
         return Err(Error::artifact(&from, format!("written by `{}`, not by `train`", run_manifest.stage))
@@ -139,15 +142,11 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     }
     if config.form == ExportAs::Peft && !adapter {
         let tune = run_manifest.config["tune"].as_str().unwrap_or("full").to_string();
-        let message = format!("a run with tune = {tune:?} leaves no adapter; only --tune lora does: use --as hf");
+        let message = format!("a run with tune = \"{tune}\" leaves no adapter; only --tune lora does: use --as hf");
         return Err(Error::config("export.as", message));
     }
-    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    if same(&out, &model) || same(&out, &from) {
-        return Err(Error::config("export.out", "the run's own folder; choose another"));
-    }
     let mut manifest = Manifest::begin("export", config)?;
-    let _lock = artifact::lock_folder(&out)?;
+    let _lock = claim.take(&out)?;
     progress.note(&format!("exporting {}", model.display()));
     match config.form {
         ExportAs::Hf => merged(config, &model, &run_manifest, &out)?,

@@ -22,11 +22,11 @@ use crate::tokenize::store;
 /// [`Error::Artifact`] where a folder is not a finished shard, is damaged, or does not belong to the others;
 /// [`Error::Config`] where a shard is missing; [`Error::Data`] where none of them has a pair; [`Error::Io`].
 pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<PrepareSummary> {
+    // What it writes is a prepared folder.
+    let claim = artifact::Claim { stage: "prepare", inputs: folders };
+    claim.folder(out)?;
     let shards = Shards::open(folders)?;
-    if let Some(shard) = shards.all.iter().find(|(folder, _)| same_folder(folder, out)) {
-        return Err(Error::config("", format!("--out is one of the shards: {}", shard.0.display())));
-    }
-    let _lock = artifact::lock_folder(out)?;
+    let _lock = claim.take(out)?;
     let mut manifest = shards.manifest(out)?;
     let summary = shards.summary()?;
     let labels: Vec<String> = manifest.inputs.iter().map(|input| input.path.clone()).collect();
@@ -53,11 +53,6 @@ pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<P
     artifact::remove(&aside)?;
     progress.end();
     Ok(PrepareSummary { out: out.display().to_string(), ..summary })
-}
-
-/// Whether two paths are one folder.
-fn same_folder(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// The rows of a Parquet file, some thousands at a time.

@@ -86,7 +86,9 @@ fn fault(key: &str, message: String) -> Fault {
 
 /// A value by its name, or a fault.
 fn named<T: DeserializeOwned>(key: &str, name: &str, faults: &mut Vec<Fault>) -> Option<T> {
-    serde_json::from_value(name.into()).map_err(|e| faults.push(fault(key, e.to_string()))).ok()
+    serde_json::from_value(name.into())
+        .map_err(|e| faults.push(fault(key, e.to_string().replace("unknown variant", "unknown value"))))
+        .ok()
 }
 
 /// The reader's advice names the settings of `prepare`.

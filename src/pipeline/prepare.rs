@@ -1,6 +1,6 @@
 //! `prepare`: files -> pairs -> observed labels -> tokens, in one folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use crate::manifest::Manifest;
 use crate::noise::NoiseConfig;
 use crate::pairs::{PairConfig, Splits};
 use crate::progress::Progress;
-use crate::schema::col;
+use crate::schema::{SPLITS, col};
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::sources::SourceConfig;
@@ -127,11 +127,12 @@ impl PrepareConfig {
     fn global(&self) -> impl Iterator<Item = String> {
         let noise = self.noise.is_global().then(|| {
             let kind = self.noise.flip_kind.name();
-            let way = if self.noise.flip_kind.selects() { "" } else { "; set noise.calibrate = false" };
-            format!("flip_kind = {kind} needs all pairs at once{way}")
+            let way =
+                if self.noise.flip_kind.selects() { "" } else { "; --set prepare.noise.calibrate=false does not" };
+            format!("--flip-kind {kind} needs all pairs at once{way}")
         });
-        let near = (self.pairs.near_duplicates > 0.0).then(|| "near_duplicates needs all prompts at once".into());
-        let caps = mix::is_global(&self.mix).then(|| "a cap in mix needs all pairs at once; use weight".into());
+        let near = (self.pairs.near_duplicates > 0.0).then(|| "--near-duplicates needs all prompts at once".into());
+        let caps = mix::is_global(&self.mix).then(|| "a cap in --mix needs all pairs at once; use weight".into());
         noise.into_iter().chain(near).chain(caps)
     }
 }
@@ -165,6 +166,13 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         [inputs::resolve(&config.sources.join, progress)?, inputs::resolve(&config.pairs.decontaminate, progress)?]
             .concat();
 
+    let read = read_by(config, &inputs, &beside);
+    let claim = artifact::Claim { stage: "prepare", inputs: &read };
+    let out = Path::new(&config.out);
+    if !config.dry_run {
+        claim.folder(out)?;
+    }
+
     // A model that cannot be had is told before the work begins.
     let loaded = match ModelSource::resolve(&config.tokenizer)? {
         ModelSource::Tiny { .. } => None,
@@ -174,9 +182,8 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         let job = Job { config, seed, shard, inputs: &inputs, mix: &mix, work: &Work::temporary()?, progress };
         return job.run(loaded, manifest);
     }
-    let out = Path::new(&config.out);
     let existed = out.exists();
-    let _lock = artifact::lock_folder(out)?;
+    let _lock = claim.take(out)?;
     let known = loaded.as_ref().map_or(serde_json::Value::Null, ModelTokenizer::facts);
     let work = Work::open(out, &Key::of(config, seed.0, known, &[&inputs[..], &beside].concat())?)?;
     let job = Job { config, seed, shard, inputs: &inputs, mix: &mix, work: &work, progress };
@@ -193,6 +200,13 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         Err(_) => {}
     }
     done
+}
+
+/// All files and folders that a preparation reads: as they were named, and one by one.
+fn read_by(config: &PrepareConfig, inputs: &[Input], beside: &[Input]) -> Vec<PathBuf> {
+    let named = [&config.input, &config.sources.join, &config.pairs.decontaminate].into_iter().flatten();
+    let others = [&config.tokenizer, &config.tokenize.template];
+    named.chain(others).map(PathBuf::from).chain(inputs.iter().chain(beside).map(|i| i.path.clone())).collect()
 }
 
 /// One preparation.
@@ -219,6 +233,10 @@ impl Job<'_> {
             None => ModelTokenizer::train_tiny(corpus.texts(), config.tokenize.vocab_size)?,
         };
         drop(corpus);
+        let scored = findings.scored;
+        self.refuse(
+            config.pairs.idle("prepare.pairs.", scored).into_iter().chain(findings.sources.faults(&config.sources)),
+        )?;
 
         // 2. All buckets -> what must be known of all pairs before the first can be decided.
         let desk = Desk { config, seed: self.seed, labels: &labels, buckets: &buckets, progress };
@@ -229,6 +247,8 @@ impl Job<'_> {
         let parts = self.make_parts(&workshop, &buckets)?;
         parts.iter().flatten().for_each(|part| counts += part.counts.clone());
         self.warn(&counts, &plans);
+        config.pairs.warnings(scored).iter().for_each(|line| progress.warn(line));
+        self.refuse(counts.noise.faults(&config.noise).into_iter())?;
 
         // 4. Every row is accounted for.
         let files = ledger::settle(files, &counts, self.shard)?;
@@ -262,7 +282,33 @@ impl Job<'_> {
         Ok(summary)
     }
 
+    /// Refuses settings that found nothing to act on. What a part of the prompts lacks others may have: told only.
+    fn refuse(&self, idle: impl Iterator<Item = Fault>) -> Result<()> {
+        let idle: Vec<Fault> = idle.collect();
+        if idle.is_empty() {
+            return Ok(());
+        }
+        if self.shard.is_whole() {
+            return Err(Error::Config(idle));
+        }
+        idle.iter().for_each(|fault| self.progress.warn(&format!("in this shard: {fault}")));
+        Ok(())
+    }
+
     fn warn(&self, counts: &Counts, plans: &Plans) {
+        let idle = self.config.noise.idle();
+        if !idle.is_empty() {
+            let verb = if idle.len() == 1 { "has" } else { "have" };
+            self.progress.warn(&format!("{} {verb} no effect: --flip-rate is 0", idle.join(", ")));
+        }
+        let (share, pairs) = (self.config.pairs.test_fraction, counts.total());
+        for (split, wanted) in SPLITS.iter().zip([share < 1.0, share > 0.0]) {
+            let none = counts.pairs.get(*split).is_none_or(|sources| sources.values().sum::<u64>() == 0);
+            if wanted && none && pairs > 0 && self.shard.is_whole() {
+                self.progress
+                    .warn(&format!("none of the {pairs} pairs is in the {split} split (--test-fraction {share})"));
+            }
+        }
         if counts.conflicts > 0 {
             let (n, example) = (counts.conflicts, &counts.conflict);
             self.progress.warn(&format!("{n} pairs contradict another pair of the same prompt, for example {example}"));

@@ -1,6 +1,6 @@
 //! `score`: per-example log-probabilities of any model on a prepared folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::reference::{self, Origin, REF_CHOSEN, REF_REJECTED};
+
+/// The command, as its file names it.
+const STAGE: &str = "score";
 
 /// Options of `score`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -63,6 +66,8 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     if !faults.is_empty() {
         return Err(Error::Config(faults));
     }
+    let read = [&config.data, &config.model].map(PathBuf::from);
+    artifact::Claim { stage: STAGE, inputs: &read }.file(Path::new(&config.out))?;
     let data = Path::new(&config.data);
     let splits = batch::read_splits(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
@@ -112,7 +117,8 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         };
         columns.push(Column::new("prior_code".into(), examples.iter().map(code).collect::<Vec<u32>>()));
     }
-    let marks = [reference::mark(&origin, &splits, &reference)?];
+    let written_by = (artifact::WRITTEN_BY.to_string(), STAGE.to_string());
+    let marks = [reference::mark(&origin, &splits, &reference)?, written_by];
     artifact::write_parquet_marked(&config.out, &mut DataFrame::new(rows.len(), columns)?, &marks)?;
     let n = rows.len().max(1) as f64;
     let per_token = |logps: &[f64], get: fn(&batch::TokenRow) -> usize| {

@@ -7,6 +7,7 @@
 mod backend;
 mod grid;
 mod ledger;
+mod origin;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use crate::schema;
 pub use backend::{Pipelines, run};
 pub use grid::{Cell, NoiseCell, grid};
 pub use ledger::{CELL_MARKER, CellRecord, settings};
+use ledger::{Sorted, Why};
 pub use tables::{ResultRow, SummaryRow};
 
 /// Folder of the prepared data sets, one per noise setting.
@@ -176,9 +178,12 @@ pub struct Sweep<'a> {
     pub config: &'a SweepConfig,
     /// `train.lpc.codes`, for an empty `sweep.codes`.
     pub base_codes: usize,
-    /// Every setting outside the grid that changes a cell's result; see [`settings`]. A folder is
-    /// continued only under the settings it was begun with.
+    /// All that a cell is made from beside its place in the grid: every setting that changes a result (see
+    /// [`settings`]), the seed of the flips, the contents of inputs and model, the program's version. A folder is
+    /// continued only with what it was begun with.
     pub settings: Value,
+    /// Files and folders that the cells read.
+    pub inputs: Vec<PathBuf>,
     /// The whole resolved configuration, for `config.toml`.
     pub resolved: String,
     /// Sweep folder.
@@ -210,7 +215,7 @@ impl SweepOutcome {
             .results
             .iter()
             .filter(|r| r.status != tables::STATUS_OK)
-            .map(|r| format!("  {}: {}", r.name, r.status))
+            .map(|r| format!("  {}: {}", r.name, brief(&r.status)))
             .collect();
         if failed.is_empty() {
             return Ok(());
@@ -234,20 +239,24 @@ impl Sweep<'_> {
         if !faults.is_empty() {
             return Err(Error::Config(faults));
         }
-        let _lock = artifact::lock_folder(self.out)?;
+        let _lock = artifact::Claim { stage: "noise-sweep", inputs: &self.inputs }.take(self.out)?;
         let ledger = ledger::Ledger::open(self.out, &self.settings)?;
         artifact::write_bytes(self.out.join(schema::run::CONFIG), self.resolved.as_bytes())?;
         let mut manifest = Manifest::begin("noise-sweep", &(self.config, &self.settings))?;
 
         let rows = grid(self.config, self.base_codes);
-        let (done, pending) = ledger.sort(&rows)?;
-        let reused = done.len();
-        if reused > 0 {
-            progress.note(&format!("{reused} cells are finished and are kept; {} to run", pending.len()));
+        let sorted = ledger.sort(&rows);
+        if let Some(line) = sorted.sentence() {
+            progress.note(&line);
         }
+        let Sorted { done, pending } = sorted;
+        for (cell, _) in pending.iter().filter(|(_, why)| *why == Why::Other) {
+            ledger.forget(cell)?;
+        }
+        let (reused, pending) = (done.len(), pending.into_iter().map(|(cell, _)| cell).collect::<Vec<_>>());
         let board = Board { rows: &rows, out: self.out, results: Mutex::new(done) };
         board.publish()?;
-        let unprepared = self.prepare(&pending, backend, progress)?;
+        let unprepared = self.prepare(&pending, &ledger, backend, progress)?;
         self.train(&pending, &unprepared, &ledger, &board, backend, progress)?;
 
         let results = board.rows()?;
@@ -269,6 +278,7 @@ impl Sweep<'_> {
     fn prepare(
         &self,
         pending: &[&Cell],
+        ledger: &ledger::Ledger,
         backend: &dyn SweepBackend,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<String, String>> {
@@ -277,11 +287,11 @@ impl Sweep<'_> {
         progress.begin("prepare", Some(wanted.len() as u64));
         for (name, noise) in wanted {
             progress.status(&name);
-            let folder = self.out.join(PREPARED).join(&name);
-            if !ledger::is_finished(&folder)
-                && let Err(reason) = guarded(|| backend.prepare(noise, &folder))
+            let folder = ledger.data_folder(noise);
+            if !ledger.is_prepared(noise)
+                && let Err(reason) = guarded(|| backend.prepare(noise, &folder).and_then(|()| ledger.prepared(noise)))
             {
-                progress.warn(&format!("data {name}: {reason}"));
+                progress.warn(&format!("data {name}: {}", brief(&reason)));
                 failed.insert(name, format!("prepare: {reason}"));
             }
             progress.advance(1);
@@ -313,8 +323,7 @@ impl Sweep<'_> {
                 let record = match unprepared.get(&cell.noise.name()) {
                     Some(reason) => CellRecord::failed(cell, reason),
                     None => {
-                        let data = self.out.join(PREPARED).join(cell.noise.name());
-                        let folder = self.out.join(schema::sweep::CELLS).join(&name);
+                        let (data, folder) = (ledger.data_folder(&cell.noise), ledger.cell_folder(&name));
                         match guarded(|| backend.train(cell, &data, &folder)) {
                             Ok(outcome) => ledger.finish(cell, &outcome)?,
                             Err(reason) => CellRecord::failed(cell, &reason),
@@ -322,7 +331,7 @@ impl Sweep<'_> {
                     }
                 };
                 if record.status != tables::STATUS_OK {
-                    progress.warn(&format!("cell {name} {}", record.status));
+                    progress.warn(&format!("cell {name} {}", brief(&record.status)));
                 }
                 board.add(name, record)?;
                 progress.advance(1);
@@ -341,6 +350,17 @@ impl Sweep<'_> {
         }
         Ok(())
     }
+}
+
+/// The beginning of a status, for a line of its own; `results.parquet` has all of it.
+fn brief(status: &str) -> String {
+    const SHOWN: usize = 160;
+    if status.chars().count() <= SHOWN {
+        return status.to_string();
+    }
+    let shown: String = status.chars().take(SHOWN).collect();
+    let whole = shown.rfind(' ').map_or(shown.as_str(), |at| &shown[..at]);
+    format!("{whole} … (all of it is in the column status of results.parquet)")
 }
 
 /// Runs a cell's work; an error or a panic becomes one line of text, and the sweep goes on.

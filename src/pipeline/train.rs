@@ -184,6 +184,9 @@ pub fn run_among(
 fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress, peers: &Peers) -> Result<Ended> {
     let config = checked(config)?;
     let out = PathBuf::from(&config.out);
+    let read = [&config.data, &config.model, &config.reference].map(PathBuf::from);
+    let claim = artifact::Claim { stage: "train", inputs: &read };
+    peers.from_first(|| claim.folder(&out))?;
     // Data or a model that cannot be had leave no folder behind.
     let data = open_data(&config)?;
     let mut policy = starting(&config, seed, &data, progress)?;
@@ -194,7 +197,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let weights = reference::fingerprint(&policy)?;
     let identity = identity(&config, seed, &data, &weights, peers)?;
     peers.same("configuration, data or model", &identity)?;
-    let _lock = if peers.first() { Some(artifact::lock_folder(&out)?) } else { None };
+    let _lock = if peers.first() { Some(claim.take(&out)?) } else { None };
     let from = match peers.from_first(|| opened(&config, seed, resume, &identity, progress))? {
         Opened::Finished(done) => return Ok(Ended::Already(done)),
         Opened::From(from) => from,

@@ -116,6 +116,9 @@ pub struct Origin {
 pub struct SourceCounts {
     /// Rows by where their tag came from: `given`, `own`, `join`, `rule`, `file`.
     pub tagged_by: BTreeMap<String, u64>,
+    /// Rows that each rule has tagged, by the rule as it was given; rules that tagged none are not in it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tagged_by_rule: BTreeMap<String, u64>,
     /// Rows left out, by source.
     pub excluded: BTreeMap<String, u64>,
     /// Rows of sources that are left out by default and were kept on request, by source.
@@ -131,6 +134,7 @@ impl std::ops::AddAssign<&SourceCounts> for SourceCounts {
             from.iter().for_each(|(key, n)| *to.entry(key.clone()).or_default() += n);
         };
         add(&mut self.tagged_by, &other.tagged_by);
+        add(&mut self.tagged_by_rule, &other.tagged_by_rule);
         add(&mut self.excluded, &other.excluded);
         add(&mut self.kept_on_request, &other.kept_on_request);
         // Every part says the same of the joined files.
@@ -150,19 +154,48 @@ impl SourceCounts {
         self.excluded.iter().map(out).chain(self.kept_on_request.iter().map(kept)).collect()
     }
 
+    /// Settings that found nothing at all to act on, in all rows that there are.
+    pub fn faults(&self, config: &SourceConfig) -> Vec<Fault> {
+        let rows: u64 = self.tagged_by.values().sum();
+        if config.rules.is_empty() || rows == 0 || !self.tagged_by_rule.is_empty() {
+            return Vec::new();
+        }
+        let by = |way: &str| self.tagged_by.get(way).copied().unwrap_or(0);
+        let message = if by(FILE) == 0 {
+            format!("--source-rule has no effect: all {rows} rows have a source already")
+        } else {
+            format!("--source-rule: no rule fits any of the {} rows that have no source", by(FILE))
+        };
+        vec![Fault { origin: String::new(), key: "prepare.sources.rules".into(), message }]
+    }
+
     /// What the user should think about, in one line each.
     pub fn warnings(&self, config: &SourceConfig) -> Vec<String> {
         let mut lines = Vec::new();
         let by = |way: &str| self.tagged_by.get(way).copied().unwrap_or(0);
+        let rows: u64 = self.tagged_by.values().sum();
+        for rule in config.rules.iter().filter(|rule| rows > 0 && !self.tagged_by_rule.contains_key(*rule)) {
+            lines.push(format!("--source-rule {rule}: no row has got its source by it"));
+        }
+        let seen = |map: &BTreeMap<String, u64>, tag: &str| map.keys().any(|k| canonical(k) == canonical(tag));
+        for tag in config.keep.iter().filter(|tag| rows > 0 && !seen(&self.kept_on_request, tag)) {
+            lines.push(format!("--keep-source {tag}: no row is from {tag}"));
+        }
+        let own = SourceConfig::default().exclude;
+        for tag in config.exclude.iter().filter(|tag| rows > 0 && !own.contains(tag) && !config.keeps(tag)) {
+            if !seen(&self.excluded, tag) {
+                lines.push(format!("prepare.sources.exclude: no row is from {tag}"));
+            }
+        }
         if let Some(join) = self.join {
             if by(JOIN) == 0 && by(OWN) == 0 && join.prompts > 0 {
-                lines.push("sources.join: no row has its prompt in the joined files".into());
+                lines.push("--join-source: no row has its prompt in the joined files".into());
             } else if by(JOIN) == 0 {
-                lines.push("sources.join had no effect: no row got its source from there".into());
+                lines.push("--join-source had no effect: no row got its source from there".into());
             }
             if join.conflicting_prompts > 0 {
                 let n = join.conflicting_prompts;
-                lines.push(format!("sources.join: {n} prompts have more than one source; one of them was taken"));
+                lines.push(format!("--join-source: {n} prompts have more than one source; one of them was taken"));
             }
         }
         if by(OWN) + by(JOIN) + by(GIVEN) + by(RULE) == 0
@@ -237,7 +270,7 @@ impl Tagger {
         let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
         let tag =
             |i: usize| self.tag(own.get(i), files.get(i).unwrap_or_default(), || normalized_prompt(prompts.row(i)));
-        let tags: Vec<(&str, &'static str)> = (0..frame.height()).into_par_iter().map(tag).collect();
+        let tags: Vec<(&str, &'static str, Option<usize>)> = (0..frame.height()).into_par_iter().map(tag).collect();
 
         // By tag: whether it is kept, and whether only on request.
         let mut verdicts: HashMap<&str, (bool, bool)> = HashMap::new();
@@ -245,7 +278,7 @@ impl Tagger {
         let mut keep = Vec::with_capacity(tags.len());
         let mut rejects = Vec::new();
         let mut counts = SourceCounts { join: self.join_counts(), ..SourceCounts::default() };
-        for (i, (tag, way)) in tags.iter().enumerate() {
+        for (i, (tag, way, rule)) in tags.iter().enumerate() {
             let verdict = || (self.config.keeps(tag), self.config.keeps_by_request(tag));
             let (kept, on_request) = *verdicts.entry(tag).or_insert_with(verdict);
             column.append_value(tag);
@@ -255,6 +288,9 @@ impl Tagger {
                 None => drop(map.insert(key.to_string(), 1)),
             };
             count(&mut counts.tagged_by, way);
+            if let Some(rule) = rule.and_then(|at| self.config.rules.get(at)) {
+                count(&mut counts.tagged_by_rule, rule);
+            }
             if on_request {
                 count(&mut counts.kept_on_request, tag);
             }
@@ -279,29 +315,34 @@ impl Tagger {
         Ok(Tagged { frame, rejects, counts })
     }
 
-    /// The tag of a row, and where it comes from.
-    fn tag<'a>(&'a self, own: Option<&'a str>, file: u32, question: impl Fn() -> String) -> (&'a str, &'static str) {
+    /// The tag of a row, where it comes from, and by which rule.
+    fn tag<'a>(
+        &'a self,
+        own: Option<&'a str>,
+        file: u32,
+        question: impl Fn() -> String,
+    ) -> (&'a str, &'static str, Option<usize>) {
         static NOWHERE: Origin = Origin { label: String::new(), stem: String::new(), tag: String::new() };
         let origin = self.origins.get(file as usize).unwrap_or(&NOWHERE);
         if let Some(given) = [&self.config.tag, &origin.tag].into_iter().find(|t| !t.is_empty()) {
-            return (given, GIVEN);
+            return (given, GIVEN, None);
         }
         if let Some(own) = own.filter(|s| !s.trim().is_empty()) {
-            return (own, OWN);
+            return (own, OWN, None);
         }
         let needed = self.join.is_some() || self.rules.iter().any(|r| !matches!(r.matcher, Matcher::File(_)));
         let question = if needed { question() } else { String::new() };
         if let Some(found) = self.join.as_ref().and_then(|join| join.find(&join::key(&question))) {
-            return (found, JOIN);
+            return (found, JOIN, None);
         }
         let fits = |rule: &&Rule| match &rule.matcher {
             Matcher::Prefix(text) => question.starts_with(text.as_str()),
             Matcher::Contains(text) => question.contains(text.as_str()),
             Matcher::File(pattern) => fits_input(pattern, &origin.label),
         };
-        match self.rules.iter().find(fits) {
-            Some(rule) => (&rule.tag, RULE),
-            None => (&origin.stem, FILE),
+        match self.rules.iter().position(|rule| fits(&rule)) {
+            Some(at) => (&self.rules[at].tag, RULE, Some(at)),
+            None => (&origin.stem, FILE, None),
         }
     }
 }

@@ -69,7 +69,25 @@ fn a_tag_is_the_first_that_is_known() {
     let ways: Vec<(&str, u64)> = counts.tagged_by.iter().map(|(k, n)| (k.as_str(), *n)).collect();
     assert_eq!(ways, [("given", 1), ("join", 1), ("own", 1), ("rule", 3)]);
     assert_eq!(counts.join, Some(JoinCounts { rows: 3, without_source: 2, prompts: 1, conflicting_prompts: 0 }));
-    assert!(counts.warnings(&config).is_empty());
+    let told = ["--source-rule late=prefix:what is: no row has got its source by it"];
+    assert_eq!(counts.warnings(&config), told, "the rule before it takes all");
+    assert_eq!(counts.faults(&config), vec![]);
+    // Rules that tag nothing at all, and names that nothing has.
+    let idle = SourceConfig { rules: strings(&["x=prefix:nothing"]), ..config };
+    let own = applied(&idle, None, &[(0, "a", Some("own"))]).counts;
+    assert!(own.faults(&idle)[0].to_string().ends_with("has no effect: all 1 rows have a source already"));
+    let none = applied(&idle, None, &[(0, "a", Some("own")), (0, "b", None)]).counts;
+    assert!(none.faults(&idle)[0].to_string().ends_with("no rule fits any of the 1 rows that have no source"));
+    let named = SourceConfig {
+        exclude: strings(&["truthful_qa", "flan", "gone"]),
+        keep: strings(&["flan"]),
+        ..SourceConfig::default()
+    };
+    let counts = applied(&named, None, &[(0, "a", Some("own"))]).counts;
+    let told = ["--keep-source flan: no row is from flan", "prepare.sources.exclude: no row is from gone"];
+    assert_eq!(counts.warnings(&named), told);
+    let counts = applied(&named, None, &[(0, "a", Some("Flan")), (0, "b", Some("gone"))]).counts;
+    assert_eq!(counts.warnings(&named), Vec::<String>::new());
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub fn write(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Resul
         return Err(Error::config("synth.over", "has no effect here: this corpus is of made-up texts"));
     }
     let folder = Path::new(&config.out);
-    let _lock = artifact::lock_folder(folder)?;
+    let _lock = artifact::Claim { stage: "synth", inputs: &[] }.take(folder)?;
     let mut manifest = Manifest::begin("synth", config)?;
     manifest.seeds.insert("seed".into(), seed.0);
     let mut summary = SynthSummary::default();

@@ -161,21 +161,21 @@ fn all_faults_are_told_at_once() {
     error: 4 faults in the configuration
       train.data: missing: give --data DIR, the output of lpc-pipe prepare
       train.out: missing: give --out DIR
-      train.batch: expected at least 1
-      train.epochs: expected a number above 0, got -1
+      flag --batch: train.batch: expected at least 1
+      flag --epochs: train.epochs: expected a number above 0, got -1
     "#);
     insta::assert_snapshot!(sandbox.ends(2, "prepare --flip-rate 2 --test-fraction -0.5 --shard 3/2").stderr, @r#"
     error: 5 faults in the configuration
       prepare.input: no input; pass --input PATH
       prepare.out: no folder to write; pass --out DIR
-      prepare.shard: expected I/N with 1 <= I <= N, got "3/2"
-      prepare.pairs.test_fraction: must be between 0 and 1, got -0.5
-      prepare.noise.flip_rate: must be between 0 and 1, got 2
+      flag --shard: prepare.shard: expected I/N with 1 <= I <= N, got "3/2"
+      flag --test-fraction: prepare.pairs.test_fraction: must be between 0 and 1, got -0.5
+      flag --flip-rate: prepare.noise.flip_rate: must be between 0 and 1, got 2
     "#);
     insta::assert_snapshot!(sandbox.ends(2, "synth --rows 0 --factors 9").stderr, @r#"
     error: 2 faults in the configuration
-      synth.rows: expected 1 to 1073741824, got 0
-      synth.factors: expected 2 to 8, got 9
+      flag --rows: synth.rows: expected 1 to 1073741824, got 0
+      flag --factors: synth.factors: expected 2 to 8, got 9
     "#);
     insta::assert_snapshot!(sandbox.ends(2, "score").stderr, @r#"
     error: 3 faults in the configuration
@@ -210,7 +210,7 @@ fn settings_without_effect_are_faults() {
     insta::assert_snapshot!(sandbox.ends(2, line).stderr, @r#"
     error: 2 faults in the configuration
       train.objective.label_smoothing: has no effect with objective "dpo"; use cdpo, rdpo or mix
-      train.lpc.codes: has no effect with latent "none"
+      flag --codes: train.lpc.codes: has no effect with latent "none"
     "#);
     for (settings, said) in [
         ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn a latent from"),

@@ -153,7 +153,7 @@ fn inputs_are_mixed_by_share_and_cap() {
     let args = ["prepare", "--input", "big.jsonl", "--out", "no", "--mix", "other: cap=3", "--shard", "1/2"];
     let refused = sandbox.run(&args);
     assert_eq!(refused.code, 2);
-    assert!(refused.stderr.contains("a cap in mix needs all pairs at once"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("a cap in --mix needs all pairs at once"), "{}", refused.stderr);
     let refused = sandbox.run(&args[..7]);
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("other: fits no input; the inputs are big.jsonl"), "{}", refused.stderr);
@@ -231,7 +231,7 @@ fn of_nearly_equal_prompts_one_stays() {
     let detail = texts(&sandbox.parquet("out/rejects.parquet"), "detail").remove(0);
     assert!(detail.starts_with("nearly the prompt of in.jsonl: line "), "{detail}");
     let refused = sandbox.ends(2, "prepare --input in.jsonl --out no --near-duplicates 0.7 --shard 1/2").stderr;
-    assert!(refused.contains("near_duplicates needs all prompts at once"), "{refused}");
+    assert!(refused.contains("--near-duplicates needs all prompts at once"), "{refused}");
     assert!(
         sandbox.ends(2, "prepare --input in.jsonl --out no --near-duplicates 0.2").stderr.contains("from 0.5 to 1")
     );

@@ -12,9 +12,11 @@
 //! - `models`: every family of models and every storage, against transformers and gguf.
 //! - `gradients`: every trainable parameter against finite differences.
 //! - `latents`: every latent and control: recorded numbers, what one is of another, folders.
+//! - `idle`: settings of `prepare` that find nothing to act on.
 //! - `invariants`: what must not change a result.
 //! - `crash`: killed at any moment, disk full, folders that cannot be written, links, pipes.
 //! - `hub`: data from a hub, as the program is asked for it.
+//! - `outputs`: what no command writes over.
 //! - `over`: preferences planted over texts that are given.
 //! - `places`: composed operations, other types and recomputation against the fused kernels.
 //! - `ranks`: several ranks are one process with their batches together.
@@ -36,10 +38,12 @@ mod corpora;
 mod crash;
 mod gradients;
 mod hub;
+mod idle;
 mod ingest;
 mod invariants;
 mod latents;
 mod models;
+mod outputs;
 mod over;
 mod parity;
 mod places;

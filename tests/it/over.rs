@@ -123,15 +123,15 @@ fn layouts_and_columns_are_those_of_prepare() {
         sandbox.ends(2, "synth --over bad.jsonl --format ultra --traits size --rows 3 --on-bad-row stop").stderr,
         @"
     error: 4 faults in the configuration
-      synth.rows: has no effect over real texts: every prompt of synth.over is used
-      synth.traits: unknown trait `size`; expected one of: length, lists, hedges, address, figures, first-person, markup, sentences, exclamations, questions, helpfulness, honesty, instruction-following, truthfulness, aspects
-      synth.format: unknown variant `ultra`, expected one of `auto`, `ultrafeedback`, `binarized`, `argilla`, `trl`, `hh-rlhf`, `helpsteer2`, `helpsteer3`, `mixture`, `skywork`, `tulu3`, `orca`, `alpaca`, `sharegpt`, `nemo-rl`
-      synth.on_bad_row: unknown variant `stop`, expected `fail` or `skip`
+      flag --rows: synth.rows: has no effect over real texts: every prompt of synth.over is used
+      flag --traits: synth.traits: unknown trait `size`; expected one of: length, lists, hedges, address, figures, first-person, markup, sentences, exclamations, questions, helpfulness, honesty, instruction-following, truthfulness, aspects
+      flag --format: synth.format: unknown value `ultra`, expected one of `auto`, `ultrafeedback`, `binarized`, `argilla`, `trl`, `hh-rlhf`, `helpsteer2`, `helpsteer3`, `mixture`, `skywork`, `tulu3`, `orca`, `alpaca`, `sharegpt`, `nemo-rl`
+      flag --on-bad-row: synth.on_bad_row: unknown value `stop`, expected `fail` or `skip`
     "
     );
     insta::assert_snapshot!(
         sandbox.ends(2, "synth --traits length --out y").stderr,
-        @"error: synth.traits: has no effect without synth.over, the files with real texts"
+        @"error: flag --traits: synth.traits: has no effect without synth.over, the files with real texts"
     );
 }
 

@@ -14,9 +14,8 @@ use crate::error::Result;
 use crate::ingest::{self, Batch, Input, OnWrongTens, Position, WrongTens};
 use crate::manifest::InputFile;
 use crate::pairs::contamination::{Found, Index, Overlap};
-use crate::pairs::{self, PairRule, Unusable};
+use crate::pairs::{self, PairRule, Scored, Unusable};
 use crate::rejects::Reject;
-use crate::schema::col;
 use crate::seed::Seed;
 use crate::sources::{SourceCounts, Tagged, Tagger};
 
@@ -48,8 +47,8 @@ pub struct Gathered<'a> {
 pub struct Findings {
     /// Completions that took no part.
     pub unusable: Unusable,
-    /// Whether a row had scored completions.
-    pub scored: bool,
+    /// Rows by the scores that they came with.
+    pub scored: Scored,
     /// Where source tags came from.
     pub sources: SourceCounts,
     /// Questions of benchmarks.
@@ -61,7 +60,7 @@ pub struct Findings {
 impl std::ops::AddAssign<&Findings> for Findings {
     fn add_assign(&mut self, other: &Findings) {
         self.unusable += other.unusable;
-        self.scored |= other.scored;
+        self.scored += other.scored;
         self.sources += &other.sources;
         self.questions += &other.questions;
         self.wrong_tens += other.wrong_tens;
@@ -121,17 +120,18 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
         counts += reached.counts.clone();
         findings += &reached.findings;
     }
-    if !findings.scored && config.pairs.rule != PairRule::default() {
-        progress.warn("pairs.rule has no effect: all rows are pairs already");
+    let given = findings.scored.completions == 0;
+    if given && config.pairs.rule != PairRule::default() {
+        progress.warn("--pairs has no effect: all rows are pairs already");
     }
-    if !findings.scored && config.ingest.score != ingest::Score::default() {
-        progress.warn("ingest.score has no effect: all rows are pairs already");
+    if given && config.ingest.score != ingest::Score::default() {
+        progress.warn("prepare.ingest.score has no effect: all rows are pairs already");
     }
     let WrongTens { certain, suspicious } = findings.wrong_tens;
     if config.ingest.wrong_tens == OnWrongTens::Warn && certain + suspicious > 0 {
         progress.warn(&format!(
             "{certain} overall scores of 10 are 1 by their ratings, {suspicious} more are doubtful: \
-             ingest.wrong_tens = \"repair\" mends them, \"keep\" says nothing"
+             --set prepare.ingest.wrong_tens=repair mends them, keep says nothing"
         ));
     }
     let contamination = index.as_ref().map(|index| index.overlaps(&findings.questions)).unwrap_or_default();
@@ -187,7 +187,6 @@ impl Reader<'_> {
     fn take(&mut self, batch: Batch, spill: &mut Spill<'_, Reached>) -> Result<()> {
         self.now.position = batch.end();
         self.now.findings.wrong_tens += batch.wrong_tens;
-        self.now.findings.scored |= batch.frame.column(col::COMPLETIONS).is_ok();
         if self.corpus.is_wanted() && !self.shard.is_whole() {
             // Every shard trains the same tokenizer: on texts of all.
             let all = self.sieve.sift(batch.frame.clone())?.frame;
@@ -201,6 +200,7 @@ impl Reader<'_> {
             self.corpus.add(&built.frame, self.seed)?;
         }
         self.now.findings.unusable += built.unusable;
+        self.now.findings.scored += built.scored;
         for (reason, n) in built.dropped {
             *self.now.counts.pairs_dropped.entry(reason.to_string()).or_default() += n;
         }

@@ -56,7 +56,7 @@ pub fn tagger(
             line: None,
             field: Some("source".into()),
             message: format!("none of the {} rows to join has a source", counts.rows),
-            hint: Some("sources.join names a dataset with a source column, such as the raw UltraFeedback".into()),
+            hint: Some("--join-source names a dataset with a source column, such as the raw UltraFeedback".into()),
         });
     }
     let digest = |f: InputFile| FileDigest { path: f.path, bytes: f.bytes, blake3: f.blake3, rows: Some(f.rows_read) };

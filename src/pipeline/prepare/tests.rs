@@ -217,7 +217,7 @@ fn merged_shards_are_the_whole_byte_for_byte() {
     assert!(refused(std::slice::from_ref(&whole)).contains("not a shard"));
     assert!(refused(&[shards[0].clone(), shards[0].clone()]).contains("is in"));
     let within = merge::run(&shards, &shards[1], &Silent).unwrap_err();
-    assert!(within.to_string().contains("--out is one of the shards"), "{within}");
+    assert!(within.to_string().contains("an input of this command"), "{within}");
     let other = dir.path().join("other");
     run(&PrepareConfig { shard: "2/4".into(), ..config(files, &other) }, Seed(2), &Silent).unwrap();
     assert!(refused(&[shards[0].clone(), other]).contains("another seed"));
@@ -429,7 +429,7 @@ fn a_failed_run_leaves_no_folder_that_looks_finished() {
 
     config.ingest.on_bad_row = OnBadRow::Skip;
     run(&config, Seed(1), &Silent).unwrap();
-    let _held = artifact::lock_folder(&out).unwrap();
+    let _held = artifact::lock_folder(&out, "prepare").unwrap();
     assert_eq!(run(&config, Seed(1), &Silent).unwrap_err().exit_code(), 1);
     assert!(Manifest::read(&out).is_ok(), "a folder in use is not touched");
 }

@@ -1,17 +1,22 @@
 //! What a sweep really runs: `prepare` and `train` with the recipe's settings and the cell's own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::origin::Origin;
 use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
+use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::lpc::{LatentKind, LpcConfig};
+use crate::manifest::{InputFile, Manifest};
 use crate::noise::{FlipKind, NoiseConfig};
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
+use crate::schema;
 use crate::seed::Seed;
 use crate::train::TrainConfig;
 
@@ -22,6 +27,8 @@ const MARKER: &str = "[FLIP]";
 pub struct Pipelines<'a> {
     /// Settings that all cells share.
     pub recipe: &'a Recipe,
+    /// BLAKE3 of the input files by name, as the sweep was begun with them.
+    pub inputs: BTreeMap<String, String>,
     /// Asked whether the user wants to stop.
     pub progress: &'a dyn Progress,
 }
@@ -48,7 +55,8 @@ impl Progress for Quiet<'_> {
 }
 
 fn named<T: DeserializeOwned>(key: &str, name: &str) -> Result<T> {
-    serde_json::from_value(name.into()).map_err(|e| Error::config(format!("sweep.{key}"), e.to_string()))
+    serde_json::from_value(name.into())
+        .map_err(|e| Error::config(format!("sweep.{key}"), e.to_string().replace("unknown variant", "unknown value")))
 }
 
 /// The recipe's training settings with those of a cell; folders are left open.
@@ -163,7 +171,15 @@ impl SweepBackend for Pipelines<'_> {
         config.noise = config.noise.applicable();
         let quiet = Quiet { progress: self.progress, name: format!("data {}", noise.name()) };
         prepare::run(&config, Seed(self.recipe.seed), &quiet)?;
-        Ok(())
+        // A file that changed on the way would give cells of one sweep other rows.
+        let changed = |file: &&InputFile| self.inputs.get(&file.path) != Some(&file.blake3);
+        match Manifest::read(out)?.inputs.iter().find(changed) {
+            Some(file) => {
+                artifact::remove(&out.join(schema::prepared::MANIFEST))?;
+                Err(Error::run(format!("{} changed while the sweep was running", file.path)))
+            }
+            None => Ok(()),
+        }
     }
 
     fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome> {
@@ -227,6 +243,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     if !faults.is_empty() {
         return Err(Error::Config(faults));
     }
+    let origin = Origin::of(recipe, progress)?;
     let set_by_grid = [
         "threads",
         "sweep",
@@ -247,11 +264,12 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     let sweep = super::Sweep {
         config: &recipe.sweep,
         base_codes: recipe.train.lpc.codes,
-        settings: super::settings(recipe, &set_by_grid)?,
+        settings: origin.beside(super::settings(recipe, &set_by_grid)?),
+        inputs: origin.files,
         resolved: crate::recipe::to_toml(recipe)?,
         out: Path::new(&recipe.sweep.out),
     };
-    sweep.run(&Pipelines { recipe, progress }, progress)
+    sweep.run(&Pipelines { recipe, inputs: origin.inputs, progress }, progress)
 }
 
 #[cfg(test)]
@@ -276,5 +294,25 @@ mod tests {
         quiet.note("nothing");
         quiet.warn("the codes have collapsed");
         assert_eq!(*heard.0.lock().unwrap(), ["cell uniform-0.2: the codes have collapsed"]);
+    }
+    #[test]
+    fn an_input_that_changes_on_the_way_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = dir.path().join("rows.jsonl");
+        let row = |i: usize| format!("{{\"prompt\": \"p{i}\", \"chosen\": \"yes {i}\", \"rejected\": \"no {i}\"}}\n");
+        std::fs::write(&rows, (0..20).map(row).collect::<String>()).unwrap();
+        let label = rows.display().to_string();
+        let mut recipe = Recipe::default();
+        recipe.prepare.input = vec![label.clone()];
+        let noise = NoiseCell { kind: "uniform".into(), p: 0.0, marked: false, seed: 0 };
+        let out = dir.path().join("out");
+        let prepare = |hash: String| {
+            let inputs = [(label.clone(), hash)].into();
+            Pipelines { recipe: &recipe, inputs, progress: &crate::progress::Silent }.prepare(&noise, &out)
+        };
+        let error = prepare("of other rows".into()).unwrap_err().to_string();
+        assert!(error.ends_with("rows.jsonl changed while the sweep was running"), "{error}");
+        assert!(Manifest::read(&out).is_err(), "nothing goes on with it");
+        prepare(artifact::hash_file(&rows).unwrap().1).unwrap();
     }
 }

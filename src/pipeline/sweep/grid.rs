@@ -26,6 +26,11 @@ impl NoiseCell {
         }
         format!("{}-{}{}", self.kind, self.p, if self.marked { "-marked" } else { "" })
     }
+
+    /// Whether both settings give the same data.
+    pub(super) fn is_data_of(&self, other: &NoiseCell) -> bool {
+        self == other || (self.p == 0.0 && other.p == 0.0)
+    }
 }
 
 /// One cell of the grid with one training seed: one run folder.
@@ -47,6 +52,11 @@ impl Cell {
     /// Name of the run folder: everything that tells the cell apart within a sweep.
     pub fn name(&self) -> String {
         format!("{}-s{}", self.group(), self.seed)
+    }
+
+    /// Whether both cells are one run.
+    pub(super) fn is_run_of(&self, other: &Cell) -> bool {
+        self.noise.is_data_of(&other.noise) && *self == Cell { noise: self.noise.clone(), ..other.clone() }
     }
 
     /// The name without the seed.

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tables::STATUS_OK;
-use super::{Cell, CellOutcome};
+use super::{Cell, CellOutcome, NoiseCell, PREPARED};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::manifest::{self, Manifest};
@@ -15,6 +16,8 @@ use crate::schema;
 
 /// Marker of a finished cell, in its run folder.
 pub const CELL_MARKER: &str = "cell.json";
+/// Marker of a finished prepared folder, in it.
+const DATA_MARKER: &str = "data.json";
 /// Settings under which the folder was begun.
 const SETTINGS: &str = "sweep.json";
 
@@ -23,7 +26,7 @@ const SETTINGS: &str = "sweep.json";
 pub struct CellRecord {
     /// The cell.
     pub cell: Cell,
-    /// Hash of the settings outside the grid.
+    /// Hash of what all cells of the sweep were made from: see [`super::Sweep::settings`].
     pub config_hash: String,
     /// Preference accuracy on the test split, clean labels, prior z.
     pub eval_accuracy: Option<f64>,
@@ -82,6 +85,54 @@ pub fn settings(config: &impl Serialize, without: &[&str]) -> Result<Value> {
     Ok(value)
 }
 
+/// The marker of a finished prepared folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct DataRecord {
+    noise: NoiseCell,
+    /// As of a [`CellRecord`].
+    config_hash: String,
+    /// BLAKE3 of its manifest: a folder that was prepared anew by hand is another one.
+    manifest: String,
+}
+
+/// Why a cell is to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    /// It was never begun.
+    New,
+    /// It failed or was stopped.
+    Unfinished,
+    /// It was made from something else; nothing of it can be used.
+    Other,
+}
+
+/// The cells of a grid by what there is to do.
+pub(super) struct Sorted<'a> {
+    /// Finished cells by name.
+    pub done: BTreeMap<String, CellRecord>,
+    /// Cells to run, each once, in the order of the grid.
+    pub pending: Vec<(&'a Cell, Why)>,
+}
+
+impl Sorted<'_> {
+    /// What there is to do, in words; none where there is nothing but new cells.
+    pub fn sentence(&self) -> Option<String> {
+        let count = |why| self.pending.iter().filter(|(_, w)| *w == why).count();
+        let reasons = [
+            (Why::Unfinished, "failed or were stopped"),
+            (Why::Other, "were made from something else and begin anew"),
+            (Why::New, "are new"),
+        ];
+        let reasons: Vec<String> =
+            reasons.iter().filter(|(w, _)| count(*w) > 0).map(|(w, text)| format!("{} {text}", count(*w))).collect();
+        if self.done.is_empty() && count(Why::New) == self.pending.len() {
+            return None;
+        }
+        let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+        Some(format!("{} cells are finished and are kept; {} to run{why}", self.done.len(), self.pending.len()))
+    }
+}
+
 /// Whether a folder was written to its end.
 pub(super) fn is_finished(folder: &Path) -> bool {
     Manifest::read(folder).is_ok_and(|m| !m.finished.is_empty())
@@ -112,34 +163,69 @@ impl Ledger {
         Ok(Ledger { folder: folder.to_path_buf(), hash })
     }
 
-    fn cell_folder(&self, name: &str) -> PathBuf {
+    /// Where a cell's run is.
+    pub fn cell_folder(&self, name: &str) -> PathBuf {
         self.folder.join(schema::sweep::CELLS).join(name)
     }
 
-    /// Finished cells by name, and the cells still to run, each once, in the order of the grid.
-    pub fn sort<'a>(&self, cells: &'a [Cell]) -> Result<(BTreeMap<String, CellRecord>, Vec<&'a Cell>)> {
-        let (mut done, mut pending, mut seen) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+    /// Which cells are finished, and which are still to run.
+    pub fn sort<'a>(&self, cells: &'a [Cell]) -> Sorted<'a> {
+        let (mut sorted, mut seen) = (Sorted { done: BTreeMap::new(), pending: Vec::new() }, BTreeSet::new());
         for cell in cells {
             let name = cell.name();
             if !seen.insert(name.clone()) {
                 continue;
             }
-            match self.finished(&name) {
-                Some(record) => {
-                    done.insert(name, record);
+            match self.finished(cell) {
+                Ok(record) => {
+                    sorted.done.insert(name, record);
                 }
-                None => pending.push(cell),
+                Err(why) => sorted.pending.push((cell, why)),
             }
         }
-        Ok((done, pending))
+        sorted
     }
 
     /// The marker of a finished cell; a damaged marker or an unfinished run counts as not finished.
-    fn finished(&self, name: &str) -> Option<CellRecord> {
-        let folder = self.cell_folder(name);
-        let bytes = std::fs::read(folder.join(CELL_MARKER)).ok()?;
-        let record: CellRecord = serde_json::from_slice(&bytes).ok()?;
-        (record.config_hash == self.hash && record.status == STATUS_OK && is_finished(&folder)).then_some(record)
+    fn finished(&self, cell: &Cell) -> std::result::Result<CellRecord, Why> {
+        let folder = self.cell_folder(&cell.name());
+        if !folder.exists() {
+            return Err(Why::New);
+        }
+        match read_marker::<CellRecord>(&folder.join(CELL_MARKER)) {
+            Some(record) if record.config_hash != self.hash || !record.cell.is_run_of(cell) => Err(Why::Other),
+            Some(record) if record.status == STATUS_OK && is_finished(&folder) => Ok(record),
+            _ => Err(Why::Unfinished),
+        }
+    }
+
+    /// Removes what there is of a cell that was made from something else.
+    pub fn forget(&self, cell: &Cell) -> Result<()> {
+        artifact::remove(&self.cell_folder(&cell.name()))
+    }
+
+    /// Whether the prepared folder of a noise setting is whole and was made for this sweep.
+    pub fn is_prepared(&self, noise: &NoiseCell) -> bool {
+        let folder = self.data_folder(noise);
+        let Some(record) = read_marker::<DataRecord>(&folder.join(DATA_MARKER)) else { return false };
+        let manifest = artifact::hash_file(folder.join(schema::prepared::MANIFEST)).map(|(_, hash)| hash);
+        is_finished(&folder)
+            && record.noise.is_data_of(noise)
+            && record.config_hash == self.hash
+            && manifest.is_ok_and(|hash| hash == record.manifest)
+    }
+
+    /// Marks the prepared folder of a noise setting as whole.
+    pub fn prepared(&self, noise: &NoiseCell) -> Result<()> {
+        let folder = self.data_folder(noise);
+        let (_, manifest) = artifact::hash_file(folder.join(schema::prepared::MANIFEST))?;
+        let record = DataRecord { noise: noise.clone(), config_hash: self.hash.clone(), manifest };
+        artifact::write_json(folder.join(DATA_MARKER), &record)
+    }
+
+    /// Where the data of a noise setting are.
+    pub fn data_folder(&self, noise: &NoiseCell) -> PathBuf {
+        self.folder.join(PREPARED).join(noise.name())
     }
 
     /// Marks a cell as finished.
@@ -165,6 +251,11 @@ impl Ledger {
         }
         Ok(record)
     }
+}
+
+/// A marker; none where it is not there or damaged.
+fn read_marker<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 /// One fault per differing key, with both values.

@@ -70,7 +70,7 @@ impl SweepBackend for Fake {
 
 fn launch(config: &SweepConfig, settings: Value, out: &Path, fake: &Fake) -> Result<SweepOutcome> {
     let resolved = crate::recipe::to_toml(config)?;
-    Sweep { config, base_codes: 8, settings, resolved, out }.run(fake, &Silent)
+    Sweep { config, base_codes: 8, settings, inputs: vec![], resolved, out }.run(fake, &Silent)
 }
 
 fn small() -> SweepConfig {
@@ -195,6 +195,97 @@ fn a_run_without_its_marker_or_manifest_is_not_finished() {
     std::fs::write(dir.path().join("cells/dpo-none-clean-s2/cell.json"), b"{").unwrap();
     launch(&small(), json!({}), dir.path(), &fake).unwrap();
     assert_eq!(fake.asked(), ["dpo-none-clean-s1", "dpo-none-clean-s2"]);
+}
+
+/// Changes a JSON file.
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    change(&mut value);
+    artifact::write_json(path, &value).unwrap();
+}
+
+#[test]
+fn a_cell_made_from_something_else_begins_anew() {
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+    impl Progress for Heard {
+        fn begin(&self, _: &str, _: Option<u64>) {}
+        fn advance(&self, _: u64) {}
+        fn status(&self, _: &str) {}
+        fn end(&self) {}
+        fn note(&self, line: &str) {
+            self.0.lock().unwrap().push(line.into());
+        }
+        fn warn(&self, _: &str) {}
+        fn interrupted(&self) -> bool {
+            false
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    fake.asked();
+    let cell = |name: &str, file: &str| dir.path().join("cells").join(name).join(file);
+    let others = ["dpo-lpc-k8-clean-s1", "dpo-none-uniform-0.2-s1", "dpo-none-uniform-0.2-s2"];
+    edit(&cell(others[0], "cell.json"), |record| record["config_hash"] = "of other settings".into());
+    edit(&cell(others[1], "cell.json"), |record| record["cell"]["noise"]["seed"] = 9.into());
+    edit(&cell(others[2], "cell.json"), |record| record["cell"]["seed"] = 1.into());
+    // A clean cell is the same run whatever noise it does without.
+    edit(&cell("dpo-none-clean-s1", "cell.json"), |record| record["cell"]["noise"]["kind"] = "margin".into());
+    std::fs::remove_file(cell("dpo-none-clean-s2", "cell.json")).unwrap();
+    others.iter().for_each(|name| std::fs::write(cell(name, "left"), "x").unwrap());
+    let heard = Heard::default();
+    let wider = SweepConfig { latent: vec!["none".into(), "lpc".into(), "bias".into()], ..small() };
+    let sweep = Sweep {
+        config: &wider,
+        base_codes: 8,
+        settings: json!({}),
+        inputs: vec![],
+        resolved: String::new(),
+        out: dir.path(),
+    };
+    let outcome = sweep.run(&fake, &heard).unwrap();
+    assert_eq!((outcome.cells_run, outcome.cells_reused), (8, 4));
+    let asked = fake.asked();
+    assert!(others.iter().all(|name| asked.contains(&name.to_string())), "{asked:?}");
+    assert!(!asked.iter().any(|a| a == "dpo-none-clean-s1" || a.starts_with("data")), "{asked:?}");
+    assert!(others.iter().all(|name| !cell(name, "left").exists()), "nothing of another run is gone on with");
+    assert_eq!(
+        heard.0.lock().unwrap().as_slice(),
+        ["4 cells are finished and are kept; 8 to run: 1 failed or were stopped, 3 were made from something else and \
+          begin anew, 4 are new"]
+    );
+}
+
+#[test]
+fn data_that_were_made_from_something_else_are_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    let data = |file: &str| dir.path().join("prepared/uniform-0.2").join(file);
+    let mut seeds = small().seeds;
+    for (file, key) in [("data.json", "config_hash"), ("data.json", "noise"), ("manifest.json", "tool")] {
+        fake.asked();
+        edit(
+            &data(file),
+            |record| {
+                if key == "noise" { record[key]["seed"] = 5.into() } else { record[key] = "another".into() }
+            },
+        );
+        seeds.push(seeds.len() as u64 + 1);
+        launch(&SweepConfig { seeds: seeds.clone(), ..small() }, json!({}), dir.path(), &fake).unwrap();
+        let asked: Vec<String> = fake.asked().into_iter().filter(|a| a.starts_with("data")).collect();
+        assert_eq!(asked, ["data uniform-0.2"], "{file} {key}");
+    }
+}
+
+#[test]
+fn a_long_cause_is_told_in_short() {
+    let long = format!("failed: not finite for {}", "0123456789abcdef ".repeat(300));
+    let told = brief(&long);
+    assert!(told.chars().count() < 250 && told.starts_with("failed: not finite for 0123"), "{told}");
+    assert!(told.contains("results.parquet"), "{told}");
+    assert_eq!(brief("failed: no data"), "failed: no data");
 }
 
 #[test]

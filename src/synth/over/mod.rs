@@ -34,7 +34,7 @@ mod tally;
 pub mod traits;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -175,7 +175,8 @@ pub fn plant(
 ) -> Result<SynthSummary> {
     config.validate()?;
     let folder = Path::new(&config.out);
-    let _lock = artifact::lock_folder(folder)?;
+    let inputs: Vec<PathBuf> = config.over.iter().map(PathBuf::from).collect();
+    let _lock = artifact::Claim { stage: "synth", inputs: &inputs }.take(folder)?;
     let mut manifest = Manifest::begin("synth", config)?;
     manifest.seeds.insert("seed".into(), seed.0);
     let plan = Plan::new(config, seed);

@@ -42,7 +42,9 @@ fn every_kind_of_noise_is_nested_and_keeps_its_account() {
             let wanted = rate.parse::<f64>().expect("a rate") * noisy.height() as f64;
             match kind {
                 "ambiguous" | "weak-quality" => assert_eq!(flipped.len() as f64, wanted.round(), "{kind}"),
-                "uniform" | "margin" | "length" => assert!((expected - wanted).abs() < 1e-6, "{kind}: {expected}"),
+                "uniform" | "margin" | "length" | "annotator" => {
+                    assert!((expected - wanted).abs() < 1e-6, "{kind}: {expected}")
+                }
                 _ => {}
             }
             let spread = chances.iter().map(|p| p * (1.0 - p)).sum::<f64>().sqrt();
@@ -88,8 +90,8 @@ fn noise_that_needs_all_pairs_refuses_shards() {
     sandbox.synth(120);
     let flags_of = "prepare --input raw --flip-kind margin --flip-rate 0.3 --quiet";
     let refused = sandbox.ends(2, &format!("{flags_of} --out part --shard 1/2"));
-    assert!(refused.stderr.contains("prepare.shard: flip_kind = margin needs all pairs at once"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("calibrate = false"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("prepare.shard: --flip-kind margin needs all pairs at once"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--set prepare.noise.calibrate=false"), "{}", refused.stderr);
     let plain = format!("{flags_of} --set prepare.noise.calibrate=false");
     sandbox.ok(&format!("{plain} --out whole"));
     let mut parts = BTreeSet::new();
@@ -171,7 +173,7 @@ fn a_sweep_over_kinds_takes_the_settings_of_each() {
     assert_eq!(texts(&results, "status"), ["ok", "ok"]);
     sandbox.write("one.toml", recipe("[\"uniform\"]"));
     let refused = sandbox.ends(2, "noise-sweep --config one.toml --out other");
-    let wanted = "prepare.noise.temperature: has no effect with flip_kind = uniform; it belongs to margin and length";
+    let wanted = "prepare.noise.temperature: has no effect with --flip-kind uniform; it belongs to margin and length";
     assert!(refused.stderr.contains(wanted), "{}", refused.stderr);
     let refused = sandbox.ends(2, "noise-sweep --config both.toml --out other --set sweep.noise_kind=['source']");
     assert!(refused.stderr.contains("prepare.noise.source_rates: missing"), "{}", refused.stderr);

@@ -87,6 +87,24 @@ fn a_sweep_has_one_row_for_each_cell_and_goes_on_where_it_was() {
     assert_eq!((&more["cells_run"], &more["cells_reused"]), (&4.into(), &4.into()));
     let other = sandbox.ends(2, "noise-sweep --config sweep.toml --out sweep --set train.lr=0.5");
     assert!(other.stderr.contains("train.lr: the sweep in this folder was begun with"), "{}", other.stderr);
+    // Whatever a cell was made from: another seed, other rows.
+    let table = sandbox.bytes("sweep/results.parquet");
+    for (flag, said) in [
+        ("--set sweep.noise_seed=9", "sweep.noise_seed: the sweep in this folder was begun with 0, now 9"),
+        ("--seed 9", "seed: the sweep in this folder was begun with "),
+    ] {
+        let other = sandbox.ends(2, &format!("noise-sweep --config sweep.toml --out sweep {flag}"));
+        assert!(other.stderr.contains(said), "{}", other.stderr);
+    }
+    let rows = sandbox.text("raw/corpus.jsonl");
+    sandbox.write("raw/corpus.jsonl", rows.replacen("\"source\":\"", "\"source\":\"x", 1));
+    let other = sandbox.ends(2, "noise-sweep --config sweep.toml --out sweep");
+    let said = "content of input raw/corpus.jsonl: the sweep in this folder was begun with ";
+    assert!(other.stderr.contains(said), "{}", other.stderr);
+    assert!(table == sandbox.bytes("sweep/results.parquet"));
+    sandbox.write("raw/corpus.jsonl", rows);
+    let same = sandbox.ok("noise-sweep --config sweep.toml --out sweep --set sweep.seeds=[1,2] --json").json();
+    assert_eq!((&same["cells_run"], &same["cells_reused"]), (&0.into(), &8.into()));
 }
 
 #[test]
@@ -118,7 +136,7 @@ fn a_sweep_refuses_what_would_fail_in_every_cell() {
     sandbox.write("sweep.toml", SWEEP);
     let sets = "--set sweep.noise_p=[2] --set train.batch=0 --set sweep.objective=[\"dpo\",\"dop\"]";
     let output = sandbox.ends(2, &format!("noise-sweep --config sweep.toml --out sweep {sets}"));
-    for said in ["sweep.noise_p: 2", "train.batch: expected at least 1", "sweep.objective: unknown variant `dop`"] {
+    for said in ["sweep.noise_p: 2", "train.batch: expected at least 1", "sweep.objective: unknown value `dop`"] {
         assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
     }
     assert!(!sandbox.exists("sweep"));

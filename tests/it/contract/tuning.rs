@@ -244,7 +244,8 @@ fn exports_are_whole_models_or_adapters() {
     sandbox.ok(&format!("{TRAIN} --out bare --max-steps 1 --set train.save_model=false"));
     for (code, line, said) in [
         (2, "export", "export.run: missing"),
-        (2, "export --run run --out run", "the run's own folder"),
+        (3, "export --run run --out run", "an input of this command"),
+        (3, "export --run run --out run/model", "which `train` wrote"),
         (2, "export --run run --out x --as peft --dtype bf16", "no effect"),
         (2, "export --run run --out x --as gguf", "export.as"),
         (3, "export --run data --out x", "not by `train`"),

@@ -1,0 +1,465 @@
+//! Whether a command may write where it was told to: never over what this program did not write, never over an
+//! input of the same command, and never into a folder that another command wrote.
+//!
+//! A folder is known by its `manifest.json`, and, while there is none, by its `.lock`, in which [`lock`] notes the
+//! command. A file is known by [`WRITTEN_BY`] in its metadata.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::{FolderLock, clear_unfinished};
+use crate::error::{Error, Result};
+use crate::schema::{prepared, run, sweep};
+
+/// Key of the metadata of a Parquet file that a command writes under a name of the user's choice; its value is the
+/// command's name.
+pub const WRITTEN_BY: &str = "lpc_pipe.written_by";
+
+/// The file that a folder is held by.
+const LOCK: &str = ".lock";
+/// What the lock of a folder says before the name of the command that writes it.
+const SIGN: &str = "lpc-pipe ";
+
+/// What a command writes at the top of its folder.
+enum Names {
+    /// These files and folders.
+    These(&'static [&'static str]),
+    /// Whatever is in it.
+    All,
+}
+
+impl Names {
+    /// The names of a stage, as it stands in its manifest. Folders that are whole folders of another stage are not
+    /// among them: they are claimed on their own.
+    fn of(stage: &str) -> Names {
+        Names::These(match stage {
+            "synth" => &["corpus.jsonl", "truth", prepared::REJECTS, prepared::MANIFEST],
+            "prepare" => &[
+                "pairs",
+                "tokens",
+                prepared::TOKENIZER,
+                prepared::REFERENCE,
+                prepared::REJECTS,
+                prepared::MANIFEST,
+                ".work",
+            ],
+            "train" => &[
+                run::CONFIG,
+                run::METRICS,
+                run::TENSORBOARD,
+                run::CHECKPOINTS,
+                run::MODEL,
+                run::POSTERIORS,
+                run::CODES,
+                run::SUMMARY,
+                prepared::MANIFEST,
+                "report.html",
+                "report.md",
+            ],
+            "noise-sweep" => &[
+                run::CONFIG,
+                "sweep.json",
+                sweep::RESULTS,
+                sweep::SUMMARY,
+                sweep::REPORT,
+                "report.md",
+                prepared::MANIFEST,
+            ],
+            "demo" => &["demo.json"],
+            _ => return Names::All,
+        })
+    }
+
+    /// Whether something of this name was written, in a folder of the stage.
+    fn wrote(&self, name: &str) -> bool {
+        match self {
+            Names::These(names) => names.contains(&name),
+            // The base of an adapter is the one folder in an export.
+            Names::All => name == "base",
+        }
+    }
+
+    /// Whether the stage may write something of this name.
+    fn holds(&self, name: &str) -> bool {
+        match self {
+            Names::These(names) => names.contains(&name),
+            // A hidden file is no part of a model.
+            Names::All => !name.starts_with('.'),
+        }
+    }
+}
+
+/// What the folder says of itself.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// Nothing.
+    Nobody,
+    /// This program, it does not say by which command: an earlier version's folder that is not finished.
+    Unnamed,
+    /// A command of this program.
+    Stage(String),
+    /// It has a manifest that this program did not write.
+    Foreign,
+}
+
+fn owner(folder: &Path) -> Owner {
+    let signed = std::fs::read_to_string(folder.join(LOCK)).ok();
+    let by_lock = match signed.as_deref().map(|text| (text.is_empty(), text.trim_end().strip_prefix(SIGN))) {
+        Some((_, Some(stage))) => Owner::Stage(stage.to_string()),
+        Some((true, _)) => Owner::Unnamed,
+        _ => Owner::Nobody,
+    };
+    let path = folder.join(prepared::MANIFEST);
+    if std::fs::symlink_metadata(&path).is_err() {
+        return by_lock;
+    }
+    let manifest = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let text = |key: &str| manifest.as_ref().and_then(|m| m.get(key)).and_then(serde_json::Value::as_str);
+    match (text("tool").filter(|tool| tool.starts_with(SIGN)), text("stage")) {
+        (Some(_), Some(stage)) => Owner::Stage(stage.to_string()),
+        // A damaged one, in a folder of ours.
+        _ if manifest.is_none() && by_lock != Owner::Nobody => by_lock,
+        _ => Owner::Foreign,
+    }
+}
+
+/// What a command writes, and what it reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The command, as it stands in manifests (`prepare` for `merge` too, which writes the same).
+    pub stage: &'a str,
+    /// Files and folders that the command reads; those that are not there (a name on the hub) are passed over.
+    pub inputs: &'a [PathBuf],
+}
+
+impl Claim<'_> {
+    /// Refuses a folder that this command must not write: one that holds what this program did not write under a
+    /// name that the command uses, that another command wrote, that is an input of this command or has one under
+    /// such a name, or that lies within what another command wrote.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with the reason.
+    pub fn folder(&self, folder: &Path) -> Result<()> {
+        let stage = self.stage;
+        let names = Names::of(stage);
+        self.outside_of_others(folder)?;
+        match std::fs::symlink_metadata(folder) {
+            Err(_) => return Ok(()),
+            Ok(_) if folder.is_dir() => {}
+            Ok(_) => return Err(refused(folder, format!("a file is there, and `{stage}` writes a folder"))),
+        }
+        let place = folder.canonicalize().map_err(Error::io(folder))?;
+        for input in self.inputs {
+            let Ok(whole) = input.canonicalize() else { continue };
+            let Ok(below) = whole.strip_prefix(&place) else { continue };
+            match first(below) {
+                None => return Err(refused(folder, "an input of this command; it would be written over".into())),
+                Some(name) if names.holds(&name) => {
+                    let message = format!("{} is an input of this command; it would be written over", input.display());
+                    return Err(refused(folder, message));
+                }
+                Some(_) => {}
+            }
+        }
+        match owner(&place) {
+            Owner::Stage(other) if other != stage => {
+                Err(refused(folder, format!("holds the output of `{other}`; `{stage}` does not write over it")))
+            }
+            Owner::Foreign => {
+                Err(refused(folder, format!("holds a {} that lpc-pipe did not write", prepared::MANIFEST)))
+            }
+            Owner::Stage(_) | Owner::Unnamed => Ok(()),
+            Owner::Nobody => match taken(&place, &names)? {
+                Some(name) => {
+                    Err(refused(folder, format!("holds {name}, which lpc-pipe did not write; it would be replaced")))
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// [`Claim::folder`], and takes the folder for this process, which is noted in it.
+    ///
+    /// # Errors
+    /// As [`Claim::folder`]; [`Error::Run`] where another process writes there; [`Error::Io`].
+    pub fn take(&self, folder: &Path) -> Result<FolderLock> {
+        self.folder(folder)?;
+        lock(folder, self.stage)
+    }
+
+    /// Refuses a file that this command must not write: one that is there and was not written by this command
+    /// before, an input of it, or one that lies within what another command wrote.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with the reason.
+    pub fn file(&self, path: &Path) -> Result<()> {
+        if std::fs::symlink_metadata(path).is_err() {
+            return self.outside_of_others(path);
+        }
+        if path.is_dir() {
+            return Err(refused(path, format!("a folder is there, and `{}` writes a file", self.stage)));
+        }
+        let place = path.canonicalize().ok();
+        let is_input = |input: &PathBuf| place.is_some() && input.canonicalize().ok() == place;
+        if self.inputs.iter().any(is_input) {
+            return Err(refused(path, "an input of this command; it would be written over".into()));
+        }
+        let written_by = super::read_mark(path, WRITTEN_BY).ok().flatten();
+        if written_by.as_deref() != Some(self.stage) {
+            return Err(refused(
+                path,
+                format!("is there, and `{}` did not write it; it would be replaced", self.stage),
+            ));
+        }
+        self.outside_of_others(path)
+    }
+
+    /// Refuses a place within one of the files and folders that another command wrote at the top of its folder.
+    fn outside_of_others(&self, path: &Path) -> Result<()> {
+        let place = resolved(path);
+        for above in place.ancestors().skip(1) {
+            let Owner::Stage(stage) = owner(above) else { continue };
+            let Some(name) = place.strip_prefix(above).ok().and_then(first) else { continue };
+            if Names::of(&stage).wrote(&name) {
+                let message = format!("lies in {}, which `{stage}` wrote", above.join(name).display());
+                return Err(refused(path, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses to add files to a folder where they are there already and the folder is not one of this program's.
+///
+/// # Errors
+/// [`Error::Artifact`] naming the file.
+pub fn may_add(folder: &Path, names: &[&str]) -> Result<()> {
+    if matches!(owner(folder), Owner::Stage(_) | Owner::Unnamed) {
+        return Ok(());
+    }
+    match names.iter().find(|name| std::fs::symlink_metadata(folder.join(name)).is_ok()) {
+        Some(name) => Err(Error::artifact(folder.join(name), "is there, and lpc-pipe did not write it")
+            .with_hint("move it away; a report is written into the folder that it tells of")),
+        None => Ok(()),
+    }
+}
+
+/// Takes the folder for this process, or refuses if another one holds it, and notes the command in it. Files that a
+/// killed process left unfinished in it, or in a folder directly below, are removed.
+///
+/// # Errors
+/// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
+pub fn lock(folder: &Path, stage: &str) -> Result<FolderLock> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let path = folder.join(LOCK);
+    let mut file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(Error::io(&path))?;
+            file.rewind().map_err(Error::io(&path))?;
+            file.write_all(format!("{SIGN}{stage}\n").as_bytes()).map_err(Error::io(&path))?;
+            clear_unfinished(folder);
+            Ok(FolderLock(file))
+        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Run {
+            message: format!("{}: another lpc-pipe is writing here", folder.display()),
+            hint: Some("wait for it, or choose another --out".into()),
+        }),
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
+    }
+}
+
+fn refused(path: &Path, message: String) -> Error {
+    Error::artifact(path, message).with_hint("choose another --out, or move away what is there")
+}
+
+/// The first of the names in a folder.
+fn taken(folder: &Path, names: &Names) -> Result<Option<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let name = entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned();
+        if names.holds(&name) {
+            found.push(name);
+        }
+    }
+    Ok(found.into_iter().min())
+}
+
+fn first(path: &Path) -> Option<String> {
+    path.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned())
+}
+
+/// A path without links as far as it exists, and the rest of it as it was given.
+fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    for above in whole.ancestors() {
+        if let Ok(place) = above.canonicalize() {
+            return place.join(whole.strip_prefix(above).unwrap_or(Path::new("")));
+        }
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn claim<'a>(stage: &'a str, inputs: &'a [PathBuf]) -> Claim<'a> {
+        Claim { stage, inputs }
+    }
+
+    fn said(result: Result<()>) -> String {
+        match result.unwrap_err() {
+            Error::Artifact { message, hint, .. } => {
+                assert!(hint.is_some());
+                message
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    fn manifest(folder: &Path, stage: &str) {
+        let value = json!({"tool": "lpc-pipe 0.0.1", "stage": stage});
+        super::super::write_json(folder.join("manifest.json"), &value).unwrap();
+    }
+
+    #[test]
+    fn a_folder_belongs_to_the_command_that_wrote_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("out");
+        for stage in ["synth", "prepare", "train", "noise-sweep", "demo", "export"] {
+            claim(stage, &[]).folder(&folder).unwrap();
+        }
+        // Unfinished: known by its lock.
+        drop(claim("train", &[]).take(&folder).unwrap());
+        claim("train", &[]).folder(&folder).unwrap();
+        assert!(said(claim("prepare", &[]).folder(&folder)).starts_with("holds the output of `train`"));
+        // Finished: known by its manifest, whatever became of the lock.
+        manifest(&folder, "train");
+        for lock in ["lpc-pipe train\n", "", "somebody else's"] {
+            std::fs::write(folder.join(LOCK), lock).unwrap();
+            claim("train", &[]).folder(&folder).unwrap();
+            assert!(said(claim("noise-sweep", &[]).folder(&folder)).contains("`train`"), "{lock}");
+        }
+        std::fs::remove_file(folder.join(LOCK)).unwrap();
+        claim("train", &[]).folder(&folder).unwrap();
+        // A damaged manifest of ours is replaced; where nothing else says that the folder is ours it is not.
+        std::fs::write(folder.join("manifest.json"), "{").unwrap();
+        assert!(said(claim("train", &[]).folder(&folder)).contains("did not write"));
+        std::fs::write(folder.join(LOCK), "lpc-pipe train\n").unwrap();
+        claim("train", &[]).folder(&folder).unwrap();
+        // A sound one of another program is never.
+        std::fs::write(folder.join("manifest.json"), "{\"name\": \"page\"}").unwrap();
+        assert!(said(claim("train", &[]).folder(&folder)).contains("did not write"));
+    }
+
+    #[test]
+    fn files_of_others_stay() {
+        for (stage, name) in [
+            ("synth", "corpus.jsonl"),
+            ("prepare", "pairs"),
+            ("prepare", "tokenizer"),
+            ("train", "model"),
+            ("train", "config.toml"),
+            ("noise-sweep", "results.parquet"),
+            ("demo", "demo.json"),
+            ("export", "notes.txt"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("mine")).unwrap();
+            claim(stage, &[]).folder(dir.path()).unwrap_or_else(|e| assert_eq!(stage, "export", "{e}"));
+            std::fs::write(dir.path().join(name), "mine").unwrap();
+            assert!(said(claim(stage, &[]).folder(dir.path())).contains("lpc-pipe did not write"), "{stage}");
+            // An earlier version's lock had nothing in it.
+            std::fs::write(dir.path().join(LOCK), "").unwrap();
+            claim(stage, &[]).folder(dir.path()).unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(said(claim("train", &[]).folder(&file)).contains("a file is there"));
+    }
+
+    #[test]
+    fn inputs_are_told_by_their_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("in/pairs")).unwrap();
+        for name in ["in/rows.jsonl", "in/rejects.parquet", "in/pairs/train.parquet"] {
+            std::fs::write(at(name), "x").unwrap();
+        }
+        std::fs::write(at("in/.lock"), "").unwrap();
+        let refused = |input: &str, out: &str| -> bool {
+            let inputs = [at(input)];
+            match claim("prepare", &inputs).folder(&at(out)) {
+                Ok(()) => false,
+                Err(e) => {
+                    assert!(e.to_string().contains("an input of this command"), "{e}");
+                    true
+                }
+            }
+        };
+        assert!(refused("in", "in") && refused("./in/", "in/pairs/../../in"));
+        assert!(refused("in/rejects.parquet", "in") && refused("in/pairs/train.parquet", "in/"));
+        assert!(!refused("in/rows.jsonl", "in") && !refused("in", "in/prep") && !refused("nowhere", "in"));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("in"), at("link")).unwrap();
+            assert!(refused("link", "in") && refused("in", "link"));
+        }
+    }
+
+    #[test]
+    fn nothing_goes_into_what_another_command_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        drop(lock(&at("prep"), "prepare").unwrap());
+        drop(lock(&at("sweep"), "noise-sweep").unwrap());
+        drop(lock(&at("models"), "export").unwrap());
+        claim("export", &[]).folder(&at("models/second")).unwrap();
+        assert!(said(claim("export", &[]).folder(&at("models/base"))).contains("which `export` wrote"));
+        assert!(said(claim("train", &[]).folder(&at("prep/pairs"))).contains("which `prepare` wrote"));
+        assert!(said(claim("score", &[]).file(&at("prep/tokens/new/x.parquet"))).contains("which `prepare` wrote"));
+        claim("train", &[]).folder(&at("prep/run")).unwrap();
+        claim("score", &[]).file(&at("prep/scores.parquet")).unwrap();
+        claim("train", &[]).folder(&at("sweep/cells/a")).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_written_again_by_its_own_command_only() {
+        use polars::prelude::*;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mut frame = df!("a" => [1]).unwrap();
+        let marks = [(WRITTEN_BY.to_string(), "score".to_string())];
+        super::super::write_parquet_marked(at("ours.parquet"), &mut frame, &marks).unwrap();
+        super::super::write_parquet(at("bare.parquet"), &mut frame).unwrap();
+        std::fs::write(at("rows.jsonl"), "{}").unwrap();
+        claim("score", &[]).file(&at("ours.parquet")).unwrap();
+        claim("score", &[]).file(&at("new.parquet")).unwrap();
+        assert!(said(claim("other", &[]).file(&at("ours.parquet"))).contains("`other` did not write it"));
+        assert!(said(claim("score", &[]).file(&at("bare.parquet"))).contains("`score` did not write it"));
+        assert!(said(claim("score", &[]).file(&at("rows.jsonl"))).contains("`score` did not write it"));
+        assert!(said(claim("score", &[]).file(dir.path())).contains("a folder is there"));
+        let inputs = [at("ours.parquet")];
+        assert!(said(claim("score", &inputs).file(&at("./ours.parquet"))).contains("an input of this command"));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("nowhere"), at("dangling")).unwrap();
+            assert!(said(claim("score", &[]).file(&at("dangling"))).contains("did not write it"));
+        }
+    }
+
+    #[test]
+    fn reports_go_beside_what_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        may_add(dir.path(), &["report.html"]).unwrap();
+        std::fs::write(dir.path().join("report.html"), "mine").unwrap();
+        assert!(may_add(dir.path(), &["report.html"]).is_err());
+        manifest(dir.path(), "train");
+        may_add(dir.path(), &["report.html"]).unwrap();
+    }
+}
