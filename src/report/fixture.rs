@@ -98,6 +98,17 @@ fn codes(folder: &Path, codes: usize, shift: f64) {
     artifact::write_parquet(folder.join("codes.parquet"), &mut frame).unwrap();
 }
 
+/// What a latent without codes leaves: one row that is always used, with tokens where there is one vector for all.
+fn one_row(folder: &Path, vector: bool) {
+    let list = |word: &str| vec![Series::new("".into(), if vector { vec![word] } else { vec![] })];
+    let mut frame = df!(
+        "code" => [0u32], "usage_prior" => [1.0], "usage_posterior" => [1.0], "top_tokens" => list("raised"),
+        "bottom_tokens" => list("lowered"), "norm" => [vector.then_some(0.7)], "usage_prior/sharegpt" => [1.0],
+    )
+    .unwrap();
+    artifact::write_parquet(folder.join("codes.parquet"), &mut frame).unwrap();
+}
+
 /// A finished run.
 pub(super) fn run(folder: &Path, sample: &Sample<'_>) {
     std::fs::create_dir_all(folder).unwrap();
@@ -116,6 +127,9 @@ pub(super) fn run(folder: &Path, sample: &Sample<'_>) {
         summary["codes_used"] = json!(sample.codes - 1);
         summary["code_perplexity"] = json!(5.62);
         codes(folder, sample.codes, sample.p);
+    } else {
+        one_row(folder, sample.latent == "bias");
+        (summary["codes"], summary["codes_used"], summary["code_perplexity"]) = (json!(1), json!(1), json!(1.0));
     }
     artifact::write_json(folder.join("summary.json"), &summary).unwrap();
     manifest(folder, "train");
@@ -154,19 +168,22 @@ pub(super) fn posteriors(folder: &Path, margins: bool) {
     artifact::write_parquet(folder.join("posteriors.parquet"), &mut frame).unwrap();
 }
 
-/// A finished sweep: three noise rates, four lines, three seeds.
-pub(super) fn sweep(folder: &Path) {
+/// A finished sweep: three noise rates, five lines, so many seeds.
+pub(super) fn sweep(folder: &Path, seeds: u64) {
     type Row = (String, u32, f64, u64, f64, Option<f64>);
     let mut rows: Vec<Row> = Vec::new();
-    let lines = [("none", 0usize, 0.82), ("lpc", 8, 0.84), ("lpc", 32, 0.845), ("lpc-reliable", 8, 0.85)];
+    let lines =
+        [("none", 0usize, 0.82), ("lpc", 8, 0.84), ("lpc", 32, 0.845), ("mlp", 8, 0.83), ("lpc-reliable", 8, 0.85)];
     for p in [0.0, 0.2, 0.4] {
         for (i, (latent, codes, clean)) in lines.iter().enumerate() {
-            for seed in [1u64, 2, 3] {
+            for seed in 1..=seeds {
                 let jitter = Seed(seed).unit("accuracy", &format!("{latent}{codes}{p}")) - 0.5;
                 let accuracy = clean - p * (0.45 - 0.06 * i as f64) + 0.02 * jitter;
                 let name = format!("dpo-{latent}-k{codes}-{p}-s{seed}");
                 let cell = folder.join("cells").join(&name);
-                run(&cell, &Sample { latent, codes: *codes, p, seed, accuracy });
+                // A control is as large as so many codes, and has none.
+                let own = if *latent == "mlp" { 0 } else { *codes };
+                run(&cell, &Sample { latent, codes: own, p, seed, accuracy });
                 let noise = json!({"kind": "uniform", "p": p, "marked": false, "seed": 0});
                 let marker = json!({"cell": {"noise": noise, "objective": "dpo", "latent": latent, "codes": codes, "seed": seed}});
                 artifact::write_json(cell.join("cell.json"), &marker).unwrap();
@@ -192,16 +209,16 @@ pub(super) fn sweep(folder: &Path) {
     .unwrap();
     artifact::write_parquet(folder.join("results.parquet"), &mut results).unwrap();
 
-    let cells: Vec<&[Row]> = rows.chunks(3).collect();
+    let cells: Vec<&[Row]> = rows.chunks(seeds as usize).collect();
     let of = |get: &dyn Fn(&[Row]) -> Option<f64>| cells.iter().map(|c| get(c)).collect::<Vec<_>>();
-    let mean = |c: &[Row]| c.iter().map(|r| r.4).sum::<f64>() / 3.0;
-    let auroc = |c: &[Row]| Some(c.iter().map(|r| r.5).sum::<Option<f64>>()? / 3.0);
+    let mean = |c: &[Row]| c.iter().map(|r| r.4).sum::<f64>() / seeds as f64;
+    let auroc = |c: &[Row]| Some(c.iter().map(|r| r.5).sum::<Option<f64>>()? / seeds as f64);
     let gain = |c: &[Row]| (c[0].1 > 0).then(|| 0.01 + 0.08 * c[0].2);
     let mut summary = df!(
-        "objective" => vec!["dpo"; n / 3], "latent" => cells.iter().map(|c| c[0].0.clone()).collect::<Vec<_>>(),
-        "codes" => cells.iter().map(|c| c[0].1).collect::<Vec<_>>(), "noise_kind" => vec!["uniform"; n / 3],
-        "noise_p" => cells.iter().map(|c| c[0].2).collect::<Vec<_>>(), "marked" => vec![false; n / 3],
-        "n_seeds" => vec![3u32; n / 3], "n_failed" => vec![0u32; n / 3],
+        "objective" => vec!["dpo"; cells.len()], "latent" => cells.iter().map(|c| c[0].0.clone()).collect::<Vec<_>>(),
+        "codes" => cells.iter().map(|c| c[0].1).collect::<Vec<_>>(), "noise_kind" => vec!["uniform"; cells.len()],
+        "noise_p" => cells.iter().map(|c| c[0].2).collect::<Vec<_>>(), "marked" => vec![false; cells.len()],
+        "n_seeds" => vec![seeds as u32; cells.len()], "n_failed" => vec![0u32; cells.len()],
         "eval_accuracy" => of(&|c| Some(mean(c))), "eval_accuracy_sd" => of(&|_| Some(0.008)),
         "eval_accuracy_low" => of(&|c| Some(mean(c) - 0.02)), "eval_accuracy_high" => of(&|c| Some(mean(c) + 0.02)),
         "difference" => of(&gain), "difference_low" => of(&|c| gain(c).map(|g| g - 0.015)),

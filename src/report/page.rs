@@ -27,6 +27,8 @@ pub(super) enum Part {
     Tiles(Vec<Tile>),
     /// A table.
     Table(Table),
+    /// The chart that the report is read for: as wide as the page.
+    Main(Figure),
     /// Charts side by side where the page is wide enough.
     Figures(Vec<Figure>),
     /// Shares as shades.
@@ -88,6 +90,14 @@ pub(super) struct Heat {
 
 /// Above this many columns a shade has no room for its number.
 const HEAT_NUMBERS: usize = 16;
+/// Characters of a name in the head of a heat map's column, and of its row.
+const HEAT_NAMES: (usize, usize) = (24, 40);
+/// Characters of a word that has to fit into a line; a longer one may be broken.
+const LONG_WORD: usize = 20;
+/// Characters of a row's name in a heat map that may be broken into lines.
+const LONG_ROW: usize = 14;
+/// Characters of a cell that may be broken into lines; its column is not made narrower than a few words.
+const LONG_CELL: usize = 28;
 
 impl Page {
     /// The page as one HTML file.
@@ -99,9 +109,11 @@ impl Page {
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{}{}</style>\n\
-             </head>\n<body>\n<main>\n<h1>{title}</h1>\n<p class=\"sub\">{}</p>\n",
+             </head>\n<body>\n<main>\n<h1{}>{}</h1>\n<p class=\"sub\">{}</p>\n",
             include_str!("style.css"),
             plot::style(),
+            full_name(&self.title),
+            breakable(&self.title),
             html(&self.subtitle),
         );
         let mut open = false;
@@ -134,7 +146,12 @@ impl Part {
             Part::Text(text) => writeln!(out, "<p>{}</p>", html(text)),
             Part::Warning(text) => writeln!(out, "<p class=\"warning\"><strong>Note.</strong> {}</p>", html(text)),
             Part::Fold(name, text) => {
-                writeln!(out, "<details><summary>{}</summary><pre>{}</pre></details>", html(name), html(text))
+                let (name, text) = (html(name), html(text));
+                writeln!(
+                    out,
+                    "<details><summary>{name}</summary>\
+                     <pre tabindex=\"0\" role=\"region\" aria-label=\"{name}\">{text}</pre></details>"
+                )
             }
             Part::Tiles(tiles) => {
                 out.push_str("<dl class=\"tiles\">\n");
@@ -146,10 +163,11 @@ impl Part {
             }
             Part::Table(table) => table.to_html(out),
             Part::Heat(heat) => heat.to_html(out),
+            Part::Main(figure) => figure.to_html(out, true),
+            Part::Figures(figures) if figures.is_empty() => Ok(()),
             Part::Figures(figures) => {
                 out.push_str("<div class=\"figures\">\n");
-                figures.iter().for_each(|f| f.to_html(out));
-                writeln!(out, "</div>")
+                figures.iter().try_for_each(|f| f.to_html(out, false)).and_then(|()| writeln!(out, "</div>"))
             }
         };
     }
@@ -174,37 +192,57 @@ impl Part {
             }
             Part::Table(table) => writeln!(out, "{}", table.as_markdown().trim_end()),
             Part::Heat(heat) => writeln!(out, "{}", heat.as_table().as_markdown().trim_end()),
+            Part::Main(figure) => writeln!(out, "\n{}", figure.as_markdown()),
             Part::Figures(figures) => {
-                out.push('\n');
-                for f in figures {
-                    let lines: Vec<&str> = f.legend.iter().map(|(_, name)| name.as_str()).collect();
-                    let of = if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) };
-                    let _ = writeln!(out, "- figure in report.html: {}", markdown(&format!("{}{of}", f.title)));
-                }
-                Ok(())
+                let lines: Vec<String> = figures.iter().map(Figure::as_markdown).collect();
+                writeln!(out, "\n{}", lines.join("\n"))
             }
         };
     }
 }
 
+/// What a scroll container of a table opens with: its caption above it, where a narrow table does not narrow it, and as
+/// its name, so that it can be scrolled with the keyboard.
+fn open_table(out: &mut String, caption: &str, class: &str) -> std::fmt::Result {
+    let caption = html(caption);
+    write!(
+        out,
+        "<p class=\"cap\">{caption}</p>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\
+         <table class=\"{class}\">\n"
+    )
+}
+
 impl Table {
-    fn to_html(&self, out: &mut String) -> std::fmt::Result {
-        out.push_str("<div class=\"wide\"><table>\n");
-        if !self.caption.is_empty() {
-            writeln!(out, "<caption>{}</caption>", html(&self.caption))?;
+    /// The table without the columns that say nothing in any row (empty, or a dash); those of text stay.
+    pub fn without_empty_columns(mut self) -> Table {
+        let said = |i: usize| self.rows.iter().any(|row| !matches!(row[i].as_str(), "" | "–"));
+        let kept: Vec<bool> = (0..self.header.len()).map(|i| i < self.text_columns || said(i)).collect();
+        for row in std::iter::once(&mut self.header).chain(&mut self.rows) {
+            let mut kept = kept.iter();
+            row.retain(|_| kept.next() == Some(&true));
         }
-        let class = |i: usize| if i < self.text_columns { "" } else { " class=\"n\"" };
+        self
+    }
+
+    fn to_html(&self, out: &mut String) -> std::fmt::Result {
         // A table of names and values has no heads.
         let headless = self.header.iter().all(String::is_empty);
+        open_table(out, &self.caption, if headless { "values" } else { "rows" })?;
         out.push_str(if headless { "<tbody>\n" } else { "<thead><tr>" });
         for (i, name) in self.header.iter().take(if headless { 0 } else { usize::MAX }).enumerate() {
-            write!(out, "<th scope=\"col\"{}>{}</th>", class(i), html(name))?;
+            let class = if i < self.text_columns { "" } else { " class=\"n\"" };
+            write!(out, "<th scope=\"col\"{class}>{}</th>", html(name))?;
         }
         out.push_str(if headless { "" } else { "</tr></thead>\n<tbody>\n" });
         for row in &self.rows {
             out.push_str("<tr>");
             for (i, cell) in row.iter().enumerate() {
-                write!(out, "<td{}>{}</td>", class(i), html(cell))?;
+                let class = match i < self.text_columns {
+                    false => " class=\"n\"",
+                    true if !headless && cell.chars().count() > LONG_CELL => " class=\"long\"",
+                    true => "",
+                };
+                write!(out, "<td{class}{}>{}</td>", full_name(cell), breakable(cell))?;
             }
             out.push_str("</tr>\n");
         }
@@ -232,13 +270,14 @@ impl Heat {
     fn to_html(&self, out: &mut String) -> std::fmt::Result {
         let many = self.columns.len() > HEAT_NUMBERS;
         let class = if many { "heat many" } else { "heat" };
-        // Shades are relative to the darkest cell, which the caption tells: with many columns all shares are small.
+        // Shades are relative to the largest cell, which the caption tells: with many columns all shares are small. It is
+        // named by its hue, which is the same on a light and on a dark page.
         let shares = self.rows.iter().flat_map(|(_, shares)| shares).filter(|s| s.is_finite());
-        let darkest = shares.fold(0.0f64, |m, s| m.max(*s));
-        let room = darkest - self.base;
-        let mut caption = format!("{}; the darkest cell is {}", self.caption, percent(darkest, 0));
+        let largest = shares.fold(0.0f64, |m, s| m.max(*s));
+        let room = largest - self.base;
+        let mut caption = format!("{}; the bluest cell is {}", self.caption, percent(largest, 0));
         if self.base > 0.0 {
-            let _ = write!(caption, ", and {} or less has no shade", percent(self.base, 0));
+            let _ = write!(caption, ", and {} or less is not blue", percent(self.base, 0));
         }
         // A shade alone does not tell which of two high cells is the higher one.
         let peak = |column: usize| {
@@ -246,14 +285,17 @@ impl Heat {
             values.fold(f64::NEG_INFINITY, |m, s| m.max(*s))
         };
         let peaks: Vec<f64> = (0..self.columns.len()).filter(|_| self.peaks).map(peak).collect();
-        writeln!(out, "<div class=\"wide\"><table class=\"{class}\">\n<caption>{}</caption>", html(&caption))?;
+        open_table(out, &caption, class)?;
         write!(out, "<thead><tr><th scope=\"col\">{}</th>", html(&self.corner))?;
         for name in &self.columns {
-            write!(out, "<th scope=\"col\" class=\"n\">{}</th>", html(name))?;
+            let (title, name) = shortened(name, HEAT_NAMES.0);
+            write!(out, "<th scope=\"col\" class=\"n\"{title}>{name}</th>")?;
         }
         out.push_str("</tr></thead>\n<tbody>\n");
         for (name, shares) in &self.rows {
-            write!(out, "<tr><th scope=\"row\">{}</th>", html(name))?;
+            let class = if name.chars().count() > LONG_ROW { " class=\"long\"" } else { "" };
+            let (title, name) = shortened(name, HEAT_NAMES.1);
+            write!(out, "<tr><th scope=\"row\"{class}{title}>{name}</th>")?;
             for (column, share) in shares.iter().enumerate() {
                 let depth = if share.is_finite() && room > 0.0 { (share - self.base).max(0.0) / room } else { 0.0 };
                 let text = percent(*share, 0);
@@ -284,21 +326,61 @@ impl Heat {
 }
 
 impl Figure {
-    fn to_html(&self, out: &mut String) {
-        let _ = write!(out, "<figure>\n<figcaption>{}</figcaption>\n", html(&self.title));
+    fn to_html(&self, out: &mut String, main: bool) -> std::fmt::Result {
+        let class = if main { " class=\"main\"" } else { "" };
+        write!(out, "<figure{class}>\n<figcaption>{}</figcaption>\n", breakable(&self.title))?;
         if !self.legend.is_empty() {
             out.push_str("<ul class=\"legend\">");
             for (colour, name) in &self.legend {
-                let _ = write!(out, "<li><i class=\"c{}\"></i>{}</li>", plot::slot(*colour), html(name));
+                write!(out, "<li><i class=\"c{}\"></i>{}</li>", plot::slot(*colour), html(name))?;
             }
             out.push_str("</ul>\n");
         }
-        out.push_str(&self.chart.svg(&html(&self.title)));
+        out.push_str(&self.chart.svg(&html(&self.title), main));
         if !self.caption.is_empty() {
-            let _ = writeln!(out, "<p class=\"how\">{}</p>", html(&self.caption));
+            writeln!(out, "<p class=\"how\">{}</p>", html(&self.caption))?;
         }
-        out.push_str("</figure>\n");
+        writeln!(out, "</figure>")
     }
+
+    fn as_markdown(&self) -> String {
+        let lines: Vec<&str> = self.legend.iter().map(|(_, name)| name.as_str()).collect();
+        let of = if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) };
+        format!("- figure in report.html: {}", markdown(&format!("{}{of}", self.title)))
+    }
+}
+
+/// The name as a `title` attribute where a word of it is too long for a narrow line, and may stand broken.
+fn full_name(name: &str) -> String {
+    let long = name.split_whitespace().any(|word| word.chars().count() > LONG_WORD);
+    if long { format!(" title=\"{}\"", html(name)) } else { String::new() }
+}
+
+/// Text for HTML content whose long words may be broken behind the characters that part names.
+fn breakable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for word in text.split_inclusive(char::is_whitespace) {
+        if word.chars().count() <= LONG_WORD {
+            out.push_str(&html(word));
+            continue;
+        }
+        let pieces: Vec<String> = word.split_inclusive(['/', '_', '-', '.', ':', '=', ',', '&']).map(html).collect();
+        out.push_str(&pieces.join("<wbr>"));
+    }
+    out
+}
+
+/// A name with its middle left out where it has more characters than `most`, as HTML, and its `title` attribute.
+fn shortened(name: &str, most: usize) -> (String, String) {
+    let chars: Vec<char> = name.chars().collect();
+    if chars.len() <= most {
+        return (full_name(name), breakable(name));
+    }
+    // Names differ at their ends more often than in the middle.
+    let end = (most - 1) / 2;
+    let start: String = chars[..most - 1 - end].iter().collect();
+    let end: String = chars[chars.len() - end..].iter().collect();
+    (format!(" title=\"{}\"", html(name)), breakable(&format!("{start}…{end}")))
 }
 
 /// Text made safe to show: control characters and direction marks, which could hide or reorder

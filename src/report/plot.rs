@@ -1,25 +1,33 @@
-//! Line charts as SVG. Drawn at twice the size they are shown at, because the
-//! drawing backend rounds to whole units; colours are names for the style sheet.
+//! Line charts as SVG. Across, everything is placed in per cent and only the lines are stretched, so that a chart fills
+//! any width while its text, marks and strokes keep their size; down, the units are CSS pixels. Colours are classes of
+//! the style sheet.
 
 use std::fmt::Write;
 
-use plotters::prelude::*;
-
 /// Line colours, light and dark; the first is the quiet one, for a baseline.
-const COLOURS: [(u32, u32); 8] = [
-    (0x6B727C, 0xA0A7B2),
-    (0x2A6FC9, 0x5B9DF0),
-    (0xD95B1E, 0xF28A52),
-    (0x0F8F74, 0x35C0A0),
-    (0x9A48B8, 0xC480DE),
-    (0xB07D00, 0xE0B040),
-    (0xC23B63, 0xF07A9C),
-    (0x4B8A1D, 0x86C656),
+const COLOURS: [(&str, &str); 8] = [
+    ("#6b727c", "#a0a7b2"),
+    ("#2a6fc9", "#5b9df0"),
+    ("#d95b1e", "#f28a52"),
+    ("#0f8f74", "#35c0a0"),
+    ("#9a48b8", "#c480de"),
+    ("#b07d00", "#e0b040"),
+    ("#c23b63", "#f07a9c"),
+    ("#4b8a1d", "#86c656"),
 ];
-const INK: RGBColor = RGBColor(0x5B, 0x60, 0x69);
-const GRID: RGBColor = RGBColor(0xE7, 0xE8, 0xEA);
-/// Size of the drawing; half of it on a wide page.
-const SIZE: (u32, u32) = (1100, 620);
+/// Height of the plot area, of a main chart and of the others.
+const HEIGHTS: (f64, f64) = (300.0, 200.0);
+/// Room under the plot area for the labels of the x axis and its name.
+const FOOT: f64 = 42.0;
+/// Width of a line's drawing before it is stretched.
+const ACROSS: f64 = 1000.0;
+/// Width of a digit at the size of the labels, with room to spare.
+const DIGIT: f64 = 7.5;
+/// Between intervals at the same x, which stand side by side.
+const DODGE: f64 = 5.0;
+/// Labels of an axis, less one; those of the x axis have to fit side by side on a phone.
+const X_TICKS: f64 = 5.0;
+const Y_TICKS: f64 = 6.0;
 /// Points a line keeps: more than there are pixels to show them.
 const MAX_POINTS: usize = 400;
 
@@ -57,7 +65,7 @@ pub(super) struct Chart {
     pub x_label: String,
     pub x_scale: Scale,
     pub y_scale: Scale,
-    /// A value that the y axis has to show (chance, zero), drawn as a rule.
+    /// A value that the y axis has to show (chance, zero), drawn as a dashed rule.
     pub rule: Option<f64>,
     pub lines: Vec<Line>,
 }
@@ -67,45 +75,24 @@ pub(super) fn slot(colour: usize) -> usize {
     colour % COLOURS.len()
 }
 
-fn rgb(hex: u32) -> RGBColor {
-    RGBColor((hex >> 16) as u8, (hex >> 8) as u8, hex as u8)
-}
-
-/// Rules that give the drawn colours their place in the light and the dark page.
+/// The place of each colour in the light and the dark page.
 pub(super) fn style() -> String {
-    let hex = |c: RGBColor| format!("#{:02X}{:02X}{:02X}", c.0, c.1, c.2);
-    let mut out = String::new();
-    let _ = writeln!(out, "svg text {{ font-family: system-ui, sans-serif; fill: var(--soft); }}");
-    let _ = writeln!(out, "svg [stroke=\"{}\"] {{ stroke: var(--grid); }}", hex(GRID));
-    let _ = writeln!(out, "svg [stroke=\"{}\"] {{ stroke: var(--soft); }}", hex(INK));
-    let _ = writeln!(out, "svg polyline {{ stroke-linejoin: round; stroke-linecap: round; }}");
-    let mut dark = String::new();
-    for (i, (light, night)) in COLOURS.iter().enumerate() {
-        let (name, night) = (hex(rgb(*light)), hex(rgb(*night)));
-        let _ = writeln!(out, ".legend .c{i} {{ background: {name}; }}");
-        let _ = writeln!(
-            dark,
-            "  .legend .c{i} {{ background: {night}; }} svg [stroke=\"{name}\"] {{ stroke: {night}; }} \
-             svg [fill=\"{name}\"] {{ fill: {night}; }}"
-        );
-    }
-    let _ = writeln!(out, "@media (prefers-color-scheme: dark) {{\n{dark}}}");
-    out
+    let list = |colour: fn(&(&'static str, &'static str)) -> &'static str| {
+        COLOURS.iter().enumerate().fold(String::new(), |mut out, (i, pair)| {
+            let _ = write!(out, ".c{i} {{ --c: {}; }} ", colour(pair));
+            out
+        })
+    };
+    format!("{}\n@media (prefers-color-scheme: dark) {{ {}}}\n", list(|c| c.0).trim_end(), list(|c| c.1))
 }
 
 impl Chart {
-    /// The drawing; `label` (already escaped) is what a screen reader says.
-    pub fn svg(&self, label: &str) -> String {
-        let mut out = String::new();
-        let drawn = match self.ranges() {
-            // Drawing into a string has no way to fail; an empty figure would say so all the same.
-            Some(ranges) => self.draw(&mut out, ranges).is_ok(),
-            None => false,
-        };
-        if !drawn {
-            return "<p class=\"how\">nothing to draw yet</p>\n".into();
+    /// The drawing; `label` (already escaped) is what a screen reader says. A main chart is higher than the others.
+    pub fn svg(&self, label: &str, main: bool) -> String {
+        match self.ranges() {
+            Some((x, y)) => self.draw(label, if main { HEIGHTS.0 } else { HEIGHTS.1 }, x, y),
+            None => "<p class=\"how\">nothing to draw yet</p>\n".into(),
         }
-        out.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{label}\" "), 1)
     }
 
     /// Ranges of both axes over all finite points; none without a point.
@@ -139,62 +126,112 @@ impl Chart {
         Some((pad(x, 0.03, 1.0), y))
     }
 
-    fn draw(&self, out: &mut String, (x, y): ((f64, f64), (f64, f64))) -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::with_string(out, SIZE).into_drawing_area();
-        let mut chart = ChartBuilder::on(&root)
-            .margin(14)
-            .margin_right(30)
-            .x_label_area_size(84)
-            .y_label_area_size(104)
-            .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
-        // The backend divides sizes by 1.24.
-        let font = ("system-ui", 30).into_font().color(&INK);
-        let (x_step, y_step) = ((x.1 - x.0) / 6.0, (y.1 - y.0) / 6.0);
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID.stroke_width(2))
-            .axis_style(INK.stroke_width(2))
-            .label_style(font.clone())
-            .axis_desc_style(font)
-            .x_labels(6)
-            .y_labels(6)
-            .x_desc(self.x_label.clone())
-            .x_label_formatter(&|v| tick(*v, self.x_scale, x_step))
-            .y_label_formatter(&|v| tick(*v, self.y_scale, y_step))
-            .draw()?;
-        if let Some(rule) = self.rule {
-            chart.draw_series(std::iter::once(PathElement::new([(x.0, rule), (x.1, rule)], INK.stroke_width(2))))?;
+    fn draw(&self, label: &str, height: f64, x: (f64, f64), y: (f64, f64)) -> String {
+        let across = |v: f64| (v - x.0) / (x.1 - x.0);
+        let down = |v: f64| height * (1.0 - (v - y.0) / (y.1 - y.0));
+        let (x_ticks, y_ticks) = (self.x_ticks(x), nice(y, Y_TICKS));
+        let texts = |ticks: &[f64], scale: Scale| -> Vec<(f64, String)> {
+            let step = ticks.windows(2).map(|w| w[1] - w[0]).fold(f64::INFINITY, f64::min);
+            let largest = ticks.iter().fold(0.0f64, |m, t| m.max(t.abs()));
+            let step = if step.is_finite() { step } else { largest };
+            ticks.iter().map(|&t| (t, tick(t, scale, step, largest))).collect()
+        };
+        let (x_ticks, y_ticks) = (texts(&x_ticks, self.x_scale), texts(&y_ticks, self.y_scale));
+        let widest = y_ticks.iter().map(|(_, text)| text.chars().count()).max().unwrap_or(0);
+        let mut out = format!(
+            "<div class=\"chart\" style=\"margin-left:{:.0}px\">\n<svg role=\"img\" aria-label=\"{label}\" width=\"100%\" \
+             height=\"{}\">\n",
+            widest as f64 * DIGIT + 4.0,
+            height + FOOT,
+        );
+        for (v, text) in &y_ticks {
+            let at = down(*v);
+            let _ = writeln!(
+                out,
+                "<line class=\"grid\" x1=\"0\" x2=\"100%\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
+                 <text class=\"y\" x=\"-8\" y=\"{:.1}\">{text}</text>",
+                at + 4.0
+            );
         }
-        let n = self.lines.len();
+        for (v, text) in &x_ticks {
+            let at = across(*v) * 100.0;
+            let _ = writeln!(
+                out,
+                "<line class=\"axis\" x1=\"{at:.2}%\" x2=\"{at:.2}%\" y1=\"{height}\" y2=\"{}\"/>\
+                 <text x=\"{at:.2}%\" y=\"{}\">{text}</text>",
+                height + 4.0,
+                height + 18.0
+            );
+        }
+        let _ = writeln!(out, "<line class=\"axis\" x1=\"0\" x2=\"100%\" y1=\"{height}\" y2=\"{height}\"/>");
+        if let Some(rule) = self.rule {
+            let at = down(rule);
+            let _ = writeln!(out, "<line class=\"rule\" x1=\"0\" x2=\"100%\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
+        }
+        let _ = writeln!(out, "<text x=\"50%\" y=\"{}\">{}</text>", height + 38.0, self.x_label);
+        let bars = self.lines.iter().flat_map(|l| &l.points).any(|p| p.interval.is_some());
         for (i, line) in self.lines.iter().enumerate() {
-            let colour = rgb(COLOURS[slot(line.colour)].0);
-            // Intervals at the same x stand side by side.
-            let dodge = if line.points.iter().any(|p| p.interval.is_some()) {
-                (i as f64 - (n as f64 - 1.0) / 2.0) * (x.1 - x.0) * 0.008
-            } else {
-                0.0
-            };
+            let aside = if bars { (i as f64 - (self.lines.len() as f64 - 1.0) / 2.0) * DODGE } else { 0.0 };
             let points = thinned(&line.points, MAX_POINTS);
-            let place = |p: &Point| (p.x + dodge, p.y);
-            chart.draw_series(LineSeries::new(
-                points.iter().map(place),
-                colour.stroke_width(if line.marks { 4 } else { 3 }),
-            ))?;
+            let _ = write!(out, "<g class=\"c{}\"", slot(line.colour));
+            let _ = if aside == 0.0 { write!(out, ">") } else { write!(out, " transform=\"translate({aside} 0)\">") };
+            if points.len() > 1 {
+                let thin = if line.marks { "" } else { " class=\"thin\"" };
+                let _ = write!(
+                    out,
+                    "<svg width=\"100%\" height=\"{height}\" viewBox=\"0 0 {ACROSS} {height}\" \
+                     preserveAspectRatio=\"none\"><polyline{thin} points=\""
+                );
+                for p in &points {
+                    let _ = write!(out, "{:.1},{:.1} ", across(p.x) * ACROSS, down(p.y));
+                }
+                out.truncate(out.trim_end().len());
+                out.push_str("\"/></svg>");
+            }
             for p in &points {
+                let at = across(p.x) * 100.0;
                 if let Some((low, high)) = p.interval {
-                    let bar = [(p.x + dodge, low.max(y.0)), (p.x + dodge, high.min(y.1))];
-                    chart.draw_series(std::iter::once(PathElement::new(bar, colour.stroke_width(3))))?;
+                    let (low, high) = (down(low.max(y.0)), down(high.min(y.1)));
+                    let _ = write!(
+                        out,
+                        "<line class=\"bar\" x1=\"{at:.2}%\" x2=\"{at:.2}%\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>"
+                    );
+                }
+                if line.marks || points.len() == 1 {
+                    let _ = write!(out, "<circle cx=\"{at:.2}%\" cy=\"{:.1}\" r=\"4.5\"/>", down(p.y));
                 }
             }
-            if line.marks || points.len() == 1 {
-                chart.draw_series(points.iter().map(|p| Circle::new(place(p), 8, colour.filled())))?;
-            }
+            out.push_str("</g>\n");
         }
-        root.present()?;
-        Ok(())
+        out.push_str("</svg>\n</div>\n");
+        out
     }
+
+    /// Where the x axis is labelled: at the points themselves where they are few and apart, else at round numbers.
+    fn x_ticks(&self, range: (f64, f64)) -> Vec<f64> {
+        let mut at: Vec<f64> =
+            self.lines.iter().flat_map(|l| &l.points).map(|p| p.x).filter(|x| x.is_finite()).collect();
+        at.sort_by(f64::total_cmp);
+        at.dedup();
+        let marked = self.lines.iter().all(|l| l.marks);
+        let apart = at.windows(2).all(|w| w[1] - w[0] >= (range.1 - range.0) / 8.0);
+        if marked && apart {
+            return at;
+        }
+        // Between two steps, and between two powers of two, there is no round number.
+        let whole = |v: &f64| self.x_scale == Scale::Percent || v.fract() == 0.0;
+        nice(range, X_TICKS).into_iter().filter(whole).collect()
+    }
+}
+
+/// Round numbers within a range, at most one more than `most`.
+fn nice((low, high): (f64, f64), most: f64) -> Vec<f64> {
+    let rough = (high - low) / most;
+    let unit = 10f64.powf(rough.log10().floor());
+    let step =
+        [1.0, 2.0, 2.5, 5.0, 10.0].map(|m| m * unit).into_iter().find(|s| *s >= rough * 0.999).unwrap_or(10.0 * unit);
+    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
+    (first..=last).map(|i| i as f64 * step).collect()
 }
 
 /// A line with at most so many points: means of neighbours, so that a peak is softened, not dropped.
@@ -208,8 +245,8 @@ pub(super) fn thinned(points: &[Point], at_most: usize) -> Vec<Point> {
     finite.chunks(size).map(|c| Point { x: mean(c, |p| p.x), y: mean(c, |p| p.y), interval: None }).collect()
 }
 
-/// A label of an axis whose labels are about `step` apart.
-fn tick(v: f64, scale: Scale, step: f64) -> String {
+/// A label of an axis whose labels are at least `step` apart and at most `largest` from zero.
+fn tick(v: f64, scale: Scale, step: f64, largest: f64) -> String {
     let plain = |v: f64, step: f64, unit: &str| {
         // Enough decimals to tell neighbours apart, and no zeros at the end.
         let decimals = (-(step.abs().max(1e-12)).log10()).ceil().clamp(0.0, 8.0) as usize + 1;
@@ -220,9 +257,17 @@ fn tick(v: f64, scale: Scale, step: f64) -> String {
     match scale {
         Scale::Percent => plain(v * 100.0, step * 100.0, " %"),
         Scale::Log2 if (v - v.round()).abs() < 1e-9 => format!("{}", v.exp2().round()),
-        Scale::Log2 => String::new(),
+        Scale::Log2 => plain(v.exp2(), 1.0, ""),
         Scale::Number if v.abs() >= 1e6 => format!("{:.0}k", v / 1e3),
-        Scale::Number if v != 0.0 && v.abs() < 1e-3 && step < 1e-3 => format!("{v:.0e}"),
+        // One way of writing for all labels of an axis.
+        Scale::Number if v != 0.0 && largest < 5e-3 => {
+            let digits = (v.abs().log10().floor() - step.log10().floor()).clamp(0.0, 8.0) as usize;
+            let text = format!("{v:.digits$e}");
+            match text.split_once('e') {
+                Some((m, e)) if m.contains('.') => format!("{}e{e}", m.trim_end_matches('0').trim_end_matches('.')),
+                _ => text,
+            }
+        }
         Scale::Number => plain(v, step, ""),
     }
 }
@@ -244,22 +289,59 @@ mod tests {
 
     #[test]
     fn ticks_are_short_and_tell_neighbours_apart() {
-        assert_eq!(tick(0.1 + 0.2, Scale::Number, 0.1), "0.3");
-        assert_eq!(tick(0.30000000000000004, Scale::Percent, 0.05), "30 %");
-        assert_eq!(tick(0.825, Scale::Percent, 0.005), "82.5 %");
-        assert_eq!(tick(-0.0, Scale::Number, 1.0), "0");
-        assert_eq!(tick(1500.0, Scale::Number, 250.0), "1500");
-        assert_eq!(tick(5.0, Scale::Log2, 1.0), "32");
-        assert_eq!(tick(2e-5, Scale::Number, 1e-5), "2e-5");
+        assert_eq!(tick(0.1 + 0.2, Scale::Number, 0.1, 0.5), "0.3");
+        assert_eq!(tick(0.30000000000000004, Scale::Percent, 0.05, 0.5), "30 %");
+        assert_eq!(tick(0.825, Scale::Percent, 0.005, 0.9), "82.5 %");
+        assert_eq!(tick(-0.0, Scale::Number, 1.0, 1.0), "0");
+        assert_eq!(tick(1500.0, Scale::Number, 250.0, 2000.0), "1500");
+        assert_eq!(tick(5.0, Scale::Log2, 1.0, 5.0), "32");
+        assert_eq!(tick(12f64.log2(), Scale::Log2, 1.0, 5.0), "12");
+        assert_eq!(tick(2e-5, Scale::Number, 1e-5, 5e-5), "2e-5");
+        // A learning rate's axis: all labels in one way of writing.
+        assert_eq!([0.0, 8e-4, 1e-3].map(|v| tick(v, Scale::Number, 2e-4, 1e-3)), ["0", "8e-4", "1e-3"]);
+    }
+
+    #[test]
+    fn ticks_are_round_numbers_within_the_range() {
+        let rounded = |range| nice(range, Y_TICKS).into_iter().map(|v| (v * 1e6).round() / 1e6).collect::<Vec<f64>>();
+        assert_eq!(rounded((-0.2, 3.4)), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(rounded((0.47, 0.93)), [0.5, 0.6, 0.7, 0.8, 0.9]);
+        assert_eq!(rounded((-6.9, 0.4)), [-6.0, -4.0, -2.0, 0.0]);
+        assert_eq!(rounded((1.0, 300.0)), [50.0, 100.0, 150.0, 200.0, 250.0, 300.0]);
+        assert_eq!(rounded((-0.05, 1.2)), [0.0, 0.25, 0.5, 0.75, 1.0]);
+    }
+
+    #[test]
+    fn few_points_are_labelled_where_they_are_and_many_at_round_numbers() {
+        let with = |xs: &[f64], marks: bool| {
+            let points = xs.iter().map(|&x| Point { x, y: 0.5, interval: None }).collect();
+            Chart { lines: vec![Line { colour: 1, points, marks }], x_scale: Scale::Percent, ..chart(&[]) }
+        };
+        assert_eq!(with(&[0.0, 0.1, 0.4], true).x_ticks((-0.01, 0.41)), [0.0, 0.1, 0.4]);
+        assert_eq!(with(&[0.0, 0.1, 0.4], false).x_ticks((-0.01, 0.41)).len(), 5);
+        assert_eq!(with(&[0.0, 0.01, 0.4], true).x_ticks((-0.01, 0.41)).len(), 5, "labels would touch");
     }
 
     #[test]
     fn nothing_finite_draws_nothing_and_one_point_draws() {
-        assert!(chart(&[]).svg("x").contains("nothing to draw"));
-        assert!(chart(&[f64::NAN, f64::INFINITY]).svg("x").contains("nothing to draw"));
-        let svg = chart(&[f64::NAN, 0.0]).svg("x");
-        assert!(svg.contains("<circle") && svg.trim_end().ends_with("</svg>"), "{svg}");
+        assert!(chart(&[]).svg("x", false).contains("nothing to draw"));
+        assert!(chart(&[f64::NAN, f64::INFINITY]).svg("x", false).contains("nothing to draw"));
+        let svg = chart(&[f64::NAN, 0.0]).svg("x", false);
+        assert!(svg.contains("<circle") && svg.trim_end().ends_with("</svg>\n</div>"), "{svg}");
         assert!(!svg.contains("NaN"));
+    }
+
+    /// Text and marks keep their size at every width: only the lines' own drawings are stretched.
+    #[test]
+    fn only_lines_are_stretched() {
+        let svg = chart(&[0.1, 0.7, 0.4]).svg("x", true);
+        let outer = &svg[svg.find("<svg ").unwrap()..];
+        assert!(!outer[..outer.find('>').unwrap()].contains("viewBox"));
+        for stretched in outer.split("viewBox").skip(1) {
+            let inside = &stretched[..stretched.find("</svg>").unwrap()];
+            assert!(!inside.contains("<text") && !inside.contains("<circle"), "{inside}");
+        }
+        assert!(svg.contains("<polyline"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::codes;
-use super::load::{self, Codes, Metrics};
+use super::load::{self, Code, Codes, Metrics};
 use super::page::{Figure, Heat, Page, Part, Table, Tile, count, interval, number, percent, visible};
 use super::plot::{Chart, Line, Point, Scale};
 use crate::analysis::{CodeAccuracy, CodeReading};
@@ -29,21 +29,23 @@ pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Optio
     if metrics.unreadable > 0 {
         parts.push(Part::Warning(format!("{} lines of metrics.jsonl could not be read.", metrics.unreadable)));
     }
+    training(&metrics, &mut parts);
     if let Some(sources) = summary.as_ref().and_then(|s| s.get("by_source")).and_then(Value::as_array) {
         by_source(sources, &mut parts);
     }
-    training(&metrics, &mut parts);
     latent(&metrics, reading, &mut parts);
-    // A latent without codes has one row, and without vectors nothing to read in it.
-    if let Some(codes) = table.as_ref().filter(|c| c.rows.len() > 1 || c.rows.iter().any(|r| !r.top.is_empty())) {
-        code_parts(codes, &mut parts);
+    // Without codes there is one row, which has tokens where there is one vector for all.
+    match table.as_ref().map(|codes| codes.rows.as_slice()) {
+        Some([row]) if !row.top.is_empty() => one_vector(row, &mut parts),
+        Some([_, _, ..]) => table.iter().for_each(|codes| code_parts(codes, &mut parts)),
+        _ => {}
     }
     if let Some(reading) = reading {
         codes::meaning(reading, preferences, &mut parts);
     }
-    method(&mut parts);
-    provenance(dir, &mut parts)?;
     let field = |key: &str| summary.as_ref().and_then(|s| s.get(key)).and_then(Value::as_str).map(String::from);
+    method(field("latent").as_deref(), &mut parts);
+    provenance("how this run was made", dir, &mut parts)?;
     let kind: Vec<String> = [field("objective"), field("latent")].into_iter().flatten().collect();
     Ok(Page { title: format!("Run: {}", folder_name(dir)), subtitle: kind.join(" · "), parts })
 }
@@ -151,29 +153,28 @@ fn curves(metrics: &Metrics, keys: &[(&str, &str)], title: &str, scale: Scale, r
 
 fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
     let rewards = [(metric::REWARDS_CHOSEN, "chosen"), (metric::REWARDS_REJECTED, "rejected")];
-    let figures: Vec<Figure> = [
+    let accuracy = curve(metrics, metric::REWARDS_ACCURACIES, "Preference accuracy", Scale::Percent, Some(0.5));
+    let mut figures = [
+        accuracy,
         curve(metrics, metric::LOSS, "Loss", Scale::Number, None),
-        curve(metrics, metric::REWARDS_ACCURACIES, "Preference accuracy", Scale::Percent, Some(0.5)),
         curve(metrics, metric::REWARDS_MARGINS, "Reward margin (nats)", Scale::Number, Some(0.0)),
         curves(metrics, &rewards, "Implicit reward of each answer (nats)", Scale::Number, Some(0.0)),
         curve(metrics, metric::GRAD_NORM, "Gradient norm", Scale::Number, None),
         curve(metrics, metric::LEARNING_RATE, "Learning rate", Scale::Number, None),
     ]
     .into_iter()
-    .flatten()
-    .collect();
-    if figures.is_empty() {
-        return;
-    }
+    .flatten();
+    let Some(main) = figures.next() else { return };
     parts.push(Part::Heading("Training".into()));
+    parts.push(Part::Main(main));
     parts.push(Part::Text(
         "The implicit reward of an answer is beta times the log-ratio of policy to reference, in nats (SimPO: beta \
          times the mean log-probability of a token, without a reference). The margin is the chosen answer's reward \
          minus the rejected one's; a pair counts as right where the margin is above zero. Training accuracy is \
-         measured against the labels as observed, noise included."
+         measured against the labels as observed, noise included. Dashed rules are chance and zero."
             .into(),
     ));
-    parts.push(Part::Figures(figures));
+    parts.push(Part::Figures(figures.collect()));
 }
 
 fn latent(metrics: &Metrics, reading: Option<&CodeReading>, parts: &mut Vec<Part>) {
@@ -215,7 +216,8 @@ fn latent(metrics: &Metrics, reading: Option<&CodeReading>, parts: &mut Vec<Part
 
 /// How each source uses the codes, as shares of the source.
 pub(super) fn usage_heat(codes: &Codes, caption: &str) -> Option<Heat> {
-    if codes.by_source.is_empty() || codes.rows.is_empty() {
+    // A latent without codes has one row, which all sources use.
+    if codes.by_source.is_empty() || codes.rows.len() < 2 {
         return None;
     }
     let shares = |values: &Vec<f64>| {
@@ -232,20 +234,34 @@ pub(super) fn usage_heat(codes: &Codes, caption: &str) -> Option<Heat> {
     })
 }
 
+/// The first tokens of a list, spaces made visible.
+fn joined(tokens: &[String]) -> String {
+    let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| visible(t).replace(' ', "␣")).collect();
+    shown.join("  ")
+}
+
+/// What one vector for all prompts does to the logits.
+fn one_vector(vector: &Code, parts: &mut Vec<Part>) {
+    parts.push(Part::Heading("The learned vector".into()));
+    parts.push(Part::Text(format!(
+        "One vector, of norm {}, is added to the hidden state before the output head for all prompts alike. Of the \
+         next-token logits it raises most: {}",
+        number(Some(vector.norm), 3),
+        joined(&vector.top)
+    )));
+    parts.push(Part::Text(format!("It lowers most: {}", joined(&vector.bottom))));
+}
+
 fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
     parts.push(Part::Heading("The codes".into()));
     if let Some(heat) = usage_heat(codes, "share of each code in a source (prior), codes in columns") {
         parts.push(Part::Heat(heat));
     }
-    let join = |tokens: &[String]| {
-        let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| visible(t).replace(' ', "␣")).collect();
-        shown.join("  ")
-    };
     let rows = codes.rows.iter().map(|c| {
         let mut row = vec![
             c.code.to_string(),
-            join(&c.top),
-            join(&c.bottom),
+            joined(&c.top),
+            joined(&c.bottom),
             percent(c.usage_prior, 1),
             percent(c.usage_posterior, 1),
             number(Some(c.norm), 3),
@@ -268,18 +284,21 @@ fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
     ));
 }
 
-fn method(parts: &mut Vec<Part>) {
+fn method(latent: Option<&str>, parts: &mut Vec<Part>) {
+    let vector = match latent {
+        Some("none" | "mlp" | "bias" | "noise") => "",
+        Some("gaussian") => "Evaluation uses the prior's mean, never the posterior, which has seen the label. ",
+        _ => "Evaluation uses the prior's expected code vector, never the posterior, which has seen the label. ",
+    };
     parts.push(Part::Heading("How the numbers were made".into()));
-    parts.push(Part::Text(
-        "Evaluation uses the prior's expected code vector, never the posterior, which has seen the label. Accuracy is \
-         over the pairs of the test split, against the clean labels where labels were flipped; a tie counts as wrong. \
-         Intervals of accuracies are 95 % intervals for a proportion (Wilson)."
-            .into(),
-    ));
+    parts.push(Part::Text(format!(
+        "{vector}Accuracy is over the pairs of the test split, against the clean labels where labels were flipped; a \
+         tie counts as wrong. Intervals of accuracies are 95 % intervals for a proportion (Wilson)."
+    )));
 }
 
 /// Command, times, configuration.
-pub(super) fn provenance(dir: &Path, parts: &mut Vec<Part>) -> Result<()> {
+pub(super) fn provenance(caption: &str, dir: &Path, parts: &mut Vec<Part>) -> Result<()> {
     if let Some(manifest) = load::object(&dir.join(prepared::MANIFEST))? {
         let string = |key: &str| manifest.get(key).and_then(Value::as_str).unwrap_or("").to_string();
         let command = manifest.get("command").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -296,7 +315,7 @@ pub(super) fn provenance(dir: &Path, parts: &mut Vec<Part>) -> Result<()> {
         }
         rows.retain(|r| !r[1].is_empty());
         let header = ["", ""].map(String::from).to_vec();
-        parts.push(Part::Table(Table { caption: String::new(), header, rows, text_columns: 2 }));
+        parts.push(Part::Table(Table { caption: caption.into(), header, rows, text_columns: 2 }));
     }
     if let Some(config) = load::text(&dir.join(run::CONFIG))? {
         parts.push(Part::Fold("Resolved configuration (config.toml)".into(), config));

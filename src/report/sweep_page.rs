@@ -14,6 +14,8 @@ use crate::artifact;
 use crate::error::Result;
 use crate::schema::sweep;
 
+/// From so many seeds on an interval is drawn: with two, Student's t is 12.7 standard errors wide and tells nothing.
+const LEAST_SEEDS_DRAWN: f64 = 3.0;
 /// More lines than this in one chart cannot be told apart.
 const MAX_LINES: usize = 8;
 /// One cell over its seeds, from summary.parquet.
@@ -53,6 +55,12 @@ impl Cell {
         self.values.get(name).copied().flatten()
     }
 
+    /// The interval over the seeds as it is drawn; the table shows it for two seeds too.
+    fn drawn(&self, low: &str, high: &str) -> Option<(f64, f64)> {
+        let enough = self.get("n_seeds").is_some_and(|n| n >= LEAST_SEEDS_DRAWN);
+        self.get(low).zip(self.get(high)).filter(|_| enough)
+    }
+
     /// What is compared within a chart.
     fn line(&self) -> (String, usize) {
         (self.latent.clone(), self.codes)
@@ -64,10 +72,15 @@ impl Cell {
     }
 }
 
+/// Whether a latent has no codes, and is as large as an lpc with so many.
+fn sized(latent: &str) -> bool {
+    matches!(latent, "gaussian" | "mlp")
+}
+
 pub(super) fn line_name((latent, codes): &(String, usize)) -> String {
     match latent.as_str() {
         _ if *codes == 0 => latent.clone(),
-        "gaussian" | "mlp" => format!("{latent}, the size of {codes} codes"),
+        latent if sized(latent) => format!("{latent}, the size of {codes} codes"),
         _ => format!("{latent}, {codes} codes"),
     }
 }
@@ -141,7 +154,7 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     usage(&folders, &mut parts)?;
     every_run(&results, &mut parts);
     method(&results, &mut parts);
-    provenance(dir, &mut parts)?;
+    provenance("how this sweep was made", dir, &mut parts)?;
     Ok(Page {
         title: format!("Sweep: {}", folder_name(dir)),
         subtitle: "label noise, objectives and latents, every cell over its seeds".into(),
@@ -166,13 +179,8 @@ fn headline(results: &DataFrame, cells: &[Cell], parts: &mut Vec<Part>) {
     if let Some(best) = best {
         tiles.push(Tile {
             label: format!("largest of {compared} gains over none"),
-            value: points(best.get("difference")),
-            detail: format!(
-                "points; 95 %: {}; {} at {} flipped",
-                gains(best),
-                line_name(&best.line()),
-                percent(best.p, 0)
-            ),
+            value: format!("{} points", points(best.get("difference"))),
+            detail: format!("95 %: {}; {} at {} flipped", gains(best), line_name(&best.line()), percent(best.p, 0)),
         });
     }
     parts.push(Part::Tiles(tiles));
@@ -193,7 +201,7 @@ fn duration(seconds: f64) -> String {
 fn gains(cell: &Cell) -> String {
     match (cell.get("difference_low"), cell.get("difference_high")) {
         (Some(low), Some(high)) => format!("{} to {}", points(Some(low)), points(Some(high))),
-        _ => String::new(),
+        _ => "–".into(),
     }
 }
 
@@ -214,7 +222,7 @@ fn against_noise(
         for key in keys.iter().take(MAX_LINES) {
             let mut line: Vec<Point> = Vec::new();
             for cell in here.iter().filter(|c| c.line() == *key) {
-                let interval = cell.get(of[1]).zip(cell.get(of[2]));
+                let interval = cell.drawn(of[1], of[2]);
                 line.extend(cell.get(of[0]).map(|y| Point { x: cell.p, y, interval }));
             }
             line.sort_by(|a, b| a.x.total_cmp(&b.x));
@@ -239,15 +247,35 @@ fn against_noise(
     figures
 }
 
+/// What the charts of means draw beside them.
+fn bars(cells: &[Cell]) -> &'static str {
+    let seeds = |c: &Cell| c.get("n_seeds").unwrap_or(0.0);
+    let drawn = |c: &&Cell| seeds(c) >= LEAST_SEEDS_DRAWN;
+    match cells.iter().filter(drawn).count() {
+        0 if cells.iter().all(|c| seeds(c) < 2.0) => "A single seed gives no interval.",
+        0 => {
+            "Points are drawn without intervals: from two seeds an interval is too wide to tell anything, and stands in \
+             the table alone."
+        }
+        n if n < cells.len() => {
+            "Bars are 95 % intervals over the seeds; means of fewer than three seeds have none, and an interval of two \
+             seeds stands in the table alone."
+        }
+        _ => "Bars are 95 % intervals over the seeds.",
+    }
+}
+
 fn accuracy(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
     let of = ["eval_accuracy", "eval_accuracy_low", "eval_accuracy_high"];
+    let mut figures = against_noise(cells, colours, of, "Accuracy", 0.5, Scale::Percent).into_iter();
     parts.push(Part::Heading("Accuracy against label noise".into()));
-    parts.push(Part::Text(
-        "Preference accuracy on the test split against the clean labels, with the prior's expected code vector. Bars \
-         are 95 % intervals over the seeds; the rule is chance."
-            .into(),
-    ));
-    parts.push(Part::Figures(against_noise(cells, colours, of, "Accuracy", 0.5, Scale::Percent)));
+    parts.extend(figures.next().map(Part::Main));
+    parts.push(Part::Text(format!(
+        "Preference accuracy on the test split against the clean labels, mean over the seeds. The dashed rule is \
+         chance. {}",
+        bars(cells)
+    )));
+    parts.push(Part::Figures(figures.collect()));
     let row = |c: &Cell| {
         let text = |name: &str| c.get(name).map_or("–".to_string(), |v| percent(v, 1));
         vec![
@@ -257,7 +285,10 @@ fn accuracy(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
             percent(c.p, 0),
             number(c.get("n_seeds"), 0),
             text("eval_accuracy"),
-            interval(c.get("eval_accuracy_low"), c.get("eval_accuracy_high")),
+            match interval(c.get("eval_accuracy_low"), c.get("eval_accuracy_high")) {
+                none if none.is_empty() => "–".into(),
+                interval => interval,
+            },
             c.get("eval_accuracy_sd").map_or("–".into(), |s| format!("{:.1}", s * 100.0)),
             points(c.get("difference")),
             gains(c),
@@ -277,13 +308,14 @@ fn accuracy(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
         "95 % over pairs",
         "code perplexity",
     ];
-    parts.push(Part::Table(Table {
+    let table = Table {
         caption: "mean over the seeds; the difference is paired with latent = none on the same seeds and test pairs"
             .into(),
         header: header.map(String::from).to_vec(),
         rows: cells.iter().map(row).collect(),
         text_columns: 3,
-    }));
+    };
+    parts.push(Part::Table(table.without_empty_columns()));
 }
 
 /// Where a latent was run with several numbers of codes: accuracy against that number.
@@ -298,7 +330,7 @@ fn by_codes(cells: &[Cell], parts: &mut Vec<Part>) {
         for (i, p) in distinct(here.iter().map(|c| c.p.to_bits())).into_iter().take(MAX_LINES).enumerate() {
             let mut line: Vec<Point> = Vec::new();
             for cell in here.iter().filter(|c| c.p.to_bits() == p) {
-                let interval = cell.get("eval_accuracy_low").zip(cell.get("eval_accuracy_high"));
+                let interval = cell.drawn("eval_accuracy_low", "eval_accuracy_high");
                 let x = (cell.codes as f64).log2();
                 line.extend(cell.get("eval_accuracy").map(|y| Point { x, y, interval }));
             }
@@ -307,29 +339,32 @@ fn by_codes(cells: &[Cell], parts: &mut Vec<Part>) {
             legend.push((i + 1, format!("{} flipped", percent(f64::from_bits(p), 0))));
         }
         let (x_scale, y_scale) = (Scale::Log2, Scale::Percent);
-        let chart = Chart { x_label: "codes".into(), x_scale, y_scale, rule: None, lines };
-        let title = format!("Accuracy against the number of codes: {}, {}", panel.1, panel_name(&panel.0));
+        let sized = sized(&panel.1);
+        let x_label = if sized { "codes of an lpc of the same size" } else { "codes" };
+        let chart = Chart { x_label: x_label.into(), x_scale, y_scale, rule: None, lines };
+        let against = if sized { "its size" } else { "the number of codes" };
+        let title = format!("Accuracy against {against}: {}, {}", panel.1, panel_name(&panel.0));
         figures.push(Figure { title, caption: String::new(), legend, chart });
     }
     if !figures.is_empty() {
-        parts.push(Part::Heading("Number of codes".into()));
+        parts.push(Part::Heading("Size of the latent".into()));
         parts.push(Part::Figures(figures));
     }
 }
 
 fn audit(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
     let of = ["audit_auroc", "audit_auroc_low", "audit_auroc_high"];
-    let figures = against_noise(cells, colours, of, "Mislabel AUROC", 0.5, Scale::Number);
-    if figures.is_empty() {
-        return;
-    }
+    let mut figures = against_noise(cells, colours, of, "Mislabel AUROC", 0.5, Scale::Number).into_iter();
+    let Some(first) = figures.next() else { return };
     parts.push(Part::Heading("Finding the wrong labels".into()));
-    parts.push(Part::Text(
+    parts.push(Part::Main(first));
+    parts.push(Part::Text(format!(
         "Area under the ROC curve of the mislabel score: how often a flipped training pair is ranked above one that \
-         was not flipped. One half is chance. Without flips there is nothing to find."
-            .into(),
-    ));
-    parts.push(Part::Figures(figures));
+         was not flipped, mean over the seeds. The dashed rule, one half, is chance. Without flips there is nothing to \
+         find. {}",
+        bars(cells)
+    )));
+    parts.push(Part::Figures(figures.collect()));
 }
 
 fn every_run(results: &DataFrame, parts: &mut Vec<Part>) {
@@ -368,12 +403,13 @@ fn every_run(results: &DataFrame, parts: &mut Vec<Part>) {
         "time",
     ];
     parts.push(Part::Heading("Every run".into()));
-    parts.push(Part::Table(Table {
-        caption: String::new(),
+    let table = Table {
+        caption: "one row a run, in the order of results.parquet".into(),
         header: header.map(String::from).to_vec(),
         rows: (0..results.height()).map(row).collect(),
         text_columns: 4,
-    }));
+    };
+    parts.push(Part::Table(table.without_empty_columns()));
 }
 
 fn method(results: &DataFrame, parts: &mut Vec<Part>) {

@@ -27,7 +27,7 @@ fn a_run_report_is_whole_closed_and_the_same_each_time() {
     let page = std::fs::read_to_string(&path).unwrap();
     assert_closed(&page);
     assert!(page.contains("79.0 %") && page.contains("95 %: 77.0 to 81.0 %"));
-    assert!(page.matches("<svg ").count() >= 10, "{}", page.matches("<svg ").count());
+    assert!(page.matches("<svg role").count() >= 10, "{}", page.matches("<svg role").count());
     assert!(page.contains("flan_v2_niv2") && page.contains("\\n  ␣up11"));
     write(dir.path()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), page);
@@ -51,7 +51,7 @@ fn a_run_report_says_what_each_code_prefers() {
     let cells = "<tr><th scope=\"row\">0</th><td style=\"--v:0.000\" title=\"0 %\">0 %</td>\
                  <td style=\"--v:0.600\" title=\"100 %\"><b>100 %</b></td></tr>";
     assert!(page.contains(cells), "{}", &page[page.find("accuracy of each code alone").unwrap()..]);
-    assert!(page.contains("the darkest cell is 100 %, and 50 % or less has no shade"));
+    assert!(page.contains("the bluest cell is 100 %, and 50 % or less is not blue"));
     assert!(page.contains("codes 0 and 2 say the same: correlation 1.00."), "duplicates are named");
     // Prior and posterior: three of four rows the same. Priors of 0.9 and 0.1: e^(0.6931 - 0.3251) = 1.44.
     assert!(page.contains("both name the same code in 75.0 %") && page.contains("<td class=\"n\">1.44</td>"));
@@ -76,10 +76,10 @@ fn a_run_report_says_what_each_code_prefers() {
 #[test]
 fn a_sweep_report_shows_every_line_and_the_failure() {
     let dir = tempfile::tempdir().unwrap();
-    fixture::sweep(dir.path());
+    fixture::sweep(dir.path(), 3);
     let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
     assert_closed(&page);
-    for words in ["lpc, 32 codes", "lpc-reliable, 8 codes", "1 of 36 runs failed", "Mislabel AUROC", "codes in use"] {
+    for words in ["lpc, 32 codes", "lpc-reliable, 8 codes", "1 of 45 runs failed", "Mislabel AUROC", "codes in use"] {
         assert!(page.contains(words), "{words}");
     }
     assert!(page.contains("Accuracy against the number of codes"));
@@ -140,13 +140,145 @@ fn numbers_read_well() {
     assert_eq!(page::interval(Some(0.8), None), "");
 }
 
+/// The page of a folder that a fixture fills.
+fn page_of(fill: impl Fn(&Path)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
+    assert_closed(&page);
+    page
+}
+
+#[test]
+fn a_latent_without_codes_has_no_section_of_codes_and_no_empty_table() {
+    for latent in ["none", "noise", "mlp", "bias"] {
+        let page = page_of(|dir| fixture::run(dir, &Sample { latent, codes: 0, ..sample() }));
+        for words in ["The codes", "codes in use", "code perplexity", "each code", "expected code vector"] {
+            assert!(!page.contains(words), "{latent}: {words}");
+        }
+        // The sources' accuracies and the provenance.
+        assert_eq!(page.matches("<table").count(), 2, "{latent}");
+        assert!(!page.contains("<tbody>\n</tbody>"), "{latent}");
+        assert_eq!(page.contains("raises most: raised"), latent == "bias", "one vector for all is told in words");
+    }
+    let page = page_of(|dir| fixture::run(dir, &sample()));
+    assert!(page.contains("<h2>The codes</h2>") && page.contains("expected code vector"));
+}
+
+#[test]
+fn a_sweep_shows_no_usage_of_codes_for_cells_without() {
+    let page = page_of(|dir| fixture::sweep(dir, 1));
+    let usage = &page[page.find("<h2>Codes by source</h2>").unwrap()..];
+    let usage = &usage[..usage.find("</section>").unwrap()];
+    assert!(usage.contains("lpc, 8 codes") && !usage.contains("mlp") && !usage.contains("none"), "{usage}");
+}
+
+#[test]
+fn an_interval_is_drawn_from_three_seeds_on_and_stands_in_the_table_for_two() {
+    let bars = |page: &str| page.matches("class=\"bar\"").count();
+    let [one, two, three] = [1, 2, 3].map(|seeds| page_of(|dir| fixture::sweep(dir, seeds)));
+    assert_eq!((bars(&one), bars(&two)), (0, 0));
+    // Five lines at three rates; lpc with two sizes at three rates; the audit's five lines at two rates.
+    assert_eq!(bars(&three), 15 + 6 + 10);
+    assert!(two.contains("an interval is too wide to tell anything, and stands in the table alone"));
+    assert!(one.contains("A single seed gives no interval."));
+    assert!(three.contains("Bars are 95 % intervals over the seeds."));
+    let head = "<th scope=\"col\" class=\"n\">95 % over seeds</th>";
+    assert!(two.contains(head) && three.contains(head));
+    assert!(two.matches("<circle").count() == three.matches("<circle").count(), "the points are the same");
+}
+
+#[test]
+fn every_table_stands_in_a_named_scroll_container_under_its_caption() {
+    for page in [
+        page_of(|dir| {
+            fixture::run(dir, &sample());
+            fixture::posteriors(dir, true);
+        }),
+        page_of(|dir| fixture::sweep(dir, 3)),
+    ] {
+        let tables: Vec<_> = page.match_indices("<table").collect();
+        assert!(tables.len() >= 4);
+        for (at, _) in tables {
+            let before = &page[..at];
+            let open = &before[before.rfind("<div").unwrap()..];
+            let name = open.strip_prefix("<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"");
+            let name = name.and_then(|rest| rest.strip_suffix("\">")).unwrap_or_else(|| panic!("{open}"));
+            assert!(!name.is_empty());
+            assert!(before.contains(&format!("<p class=\"cap\">{name}</p>\n{open}")), "{name}");
+        }
+        // In the table a caption would be as narrow as the table.
+        assert!(!page.contains("<caption"));
+    }
+}
+
+#[test]
+fn the_main_chart_is_the_first_figure_and_alone_in_its_row() {
+    let run = page_of(|dir| fixture::run(dir, &sample()));
+    let sweep = page_of(|dir| fixture::sweep(dir, 3));
+    for (page, title) in [(&run, "Preference accuracy"), (&sweep, "Accuracy: dpo, uniform noise")] {
+        let first = page.find("<figure").unwrap();
+        assert!(page[first..].starts_with(&format!("<figure class=\"main\">\n<figcaption>{title}</figcaption>")));
+        assert!(first < page.find("<table").unwrap() && first < page.find("<div class=\"figures\">").unwrap());
+    }
+    // Without an accuracy the loss is what is read.
+    let page = page_of(|dir| std::fs::write(dir.join("metrics.jsonl"), "{\"step\":1,\"loss\":0.7}\n").unwrap());
+    assert!(page.contains("<figure class=\"main\">\n<figcaption>Loss</figcaption>"));
+}
+
+#[test]
+fn shades_are_named_by_hue_and_columns_without_a_value_are_left_out() {
+    let page = page_of(|dir| fixture::sweep(dir, 3));
+    let words = page.to_lowercase();
+    let words = words.split("</style>").nth(1).unwrap();
+    for scheme in ["dark", "light", "pale", "black", "white"] {
+        assert!(!words.contains(scheme), "true in one colour scheme alone: {scheme}");
+    }
+    assert!(words.contains("the bluest cell is"));
+    let table = page::Table {
+        header: ["name", "a", "b"].map(String::from).to_vec(),
+        rows: vec![vec!["".into(), "–".into(), "1".into()], vec!["".into(), "".into(), "–".into()]],
+        text_columns: 1,
+        ..page::Table::default()
+    };
+    let table = table.without_empty_columns();
+    assert_eq!(table.header, ["name", "b"]);
+    assert_eq!(table.rows, [["", "1"], ["", "–"]]);
+}
+
+#[test]
+fn long_names_are_broken_or_shortened_with_the_whole_in_the_title() {
+    let long = "org/preferences_of_the_helpfulness_only_subset-v2.3/part-00017-of-00128.jsonl";
+    let page = page_of(|dir| {
+        fixture::run(dir, &sample());
+        let mut frame = artifact::read_parquet(dir.join("codes.parquet")).unwrap();
+        frame.rename("usage_prior/sharegpt", format!("usage_prior/{long}").into()).unwrap();
+        artifact::write_parquet(dir.join("codes.parquet"), &mut frame).unwrap();
+        let summary = std::fs::read_to_string(dir.join("summary.json")).unwrap();
+        let mut summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        summary["by_source"][0]["source"] = long.into();
+        artifact::write_json(dir.join("summary.json"), &summary).unwrap();
+    });
+    let broken = "org/<wbr>preferences_<wbr>of_<wbr>the_<wbr>helpfulness_<wbr>only_<wbr>subset-<wbr>v2.<wbr>3/<wbr>part-\
+                  <wbr>00017-<wbr>of-<wbr>00128.<wbr>jsonl";
+    assert!(page.contains(&format!("<td class=\"long\" title=\"{long}\">{broken}</td>")));
+    let row = format!("<th scope=\"row\" class=\"long\" title=\"{long}\">");
+    let shown = &page[page.find(&row).unwrap() + row.len()..];
+    let shown = shown[..shown.find("</th>").unwrap()].replace("<wbr>", "");
+    assert_eq!(shown, "org/preferences_of_t…0017-of-00128.jsonl");
+    assert!(page.contains("<td>sharegpt</td>"), "short names stay as they are");
+}
+
 /// Writes samples to look at: `SAMPLE_REPORTS=DIR cargo test ... -- --ignored sample_reports`.
 #[test]
 #[ignore = "writes pages to look at: SAMPLE_REPORTS=DIR cargo test --release --lib sample_reports -- --ignored"]
 fn sample_reports() {
     let Some(dir) = std::env::var_os("SAMPLE_REPORTS").map(PathBuf::from) else { return };
     fixture::run(&dir.join("run"), &sample());
-    fixture::sweep(&dir.join("sweep"));
-    write(&dir.join("run")).unwrap();
-    write(&dir.join("sweep")).unwrap();
+    fixture::posteriors(&dir.join("run"), true);
+    fixture::sweep(&dir.join("sweep"), 3);
+    fixture::sweep(&dir.join("sweep-of-two-seeds"), 2);
+    for name in ["run", "sweep", "sweep-of-two-seeds"] {
+        write(&dir.join(name)).unwrap();
+    }
 }
