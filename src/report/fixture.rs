@@ -61,7 +61,7 @@ fn metrics(sample: &Sample<'_>) -> String {
         if step % 50 == 0 {
             let accuracy = 0.5 + (sample.accuracy - 0.5) * learned;
             let line = json!({"step": step, "eval_loss": loss + 0.02, "eval_rewards/accuracies": accuracy,
-                "eval_rewards/margins": 1.1 * learned});
+                "eval_rewards/margins": 1.1 * learned, "eval_lpc/kl": if latent { 0.2 * learned } else { 0.0 }});
             let _ = writeln!(out, "{line}");
         }
     }

@@ -92,8 +92,9 @@ pub(super) struct Heat {
 const HEAT_NUMBERS: usize = 16;
 /// Characters of a name in the head of a heat map's column, and of its row.
 const HEAT_NAMES: (usize, usize) = (24, 40);
-/// Characters of a word that has to fit into a line; a longer one may be broken.
-const LONG_WORD: usize = 20;
+/// Characters of a word that has to fit into a line, and into the head of a heat map's column; a longer one may be
+/// broken.
+const LONG_WORD: (usize, usize) = (20, 8);
 /// Characters of a row's name in a heat map that may be broken into lines.
 const LONG_ROW: usize = 14;
 /// Characters of a cell that may be broken into lines; its column is not made narrower than a few words.
@@ -288,13 +289,13 @@ impl Heat {
         open_table(out, &caption, class)?;
         write!(out, "<thead><tr><th scope=\"col\">{}</th>", html(&self.corner))?;
         for name in &self.columns {
-            let (title, name) = shortened(name, HEAT_NAMES.0);
+            let (title, name) = shortened(name, HEAT_NAMES.0, LONG_WORD.1);
             write!(out, "<th scope=\"col\" class=\"n\"{title}>{name}</th>")?;
         }
         out.push_str("</tr></thead>\n<tbody>\n");
         for (name, shares) in &self.rows {
             let class = if name.chars().count() > LONG_ROW { " class=\"long\"" } else { "" };
-            let (title, name) = shortened(name, HEAT_NAMES.1);
+            let (title, name) = shortened(name, HEAT_NAMES.1, LONG_WORD.0);
             write!(out, "<tr><th scope=\"row\"{class}{title}>{name}</th>")?;
             for (column, share) in shares.iter().enumerate() {
                 let depth = if share.is_finite() && room > 0.0 { (share - self.base).max(0.0) / room } else { 0.0 };
@@ -352,15 +353,20 @@ impl Figure {
 
 /// The name as a `title` attribute where a word of it is too long for a narrow line, and may stand broken.
 fn full_name(name: &str) -> String {
-    let long = name.split_whitespace().any(|word| word.chars().count() > LONG_WORD);
+    let long = name.split_whitespace().any(|word| word.chars().count() > LONG_WORD.0);
     if long { format!(" title=\"{}\"", html(name)) } else { String::new() }
 }
 
 /// Text for HTML content whose long words may be broken behind the characters that part names.
 fn breakable(text: &str) -> String {
+    broken(text, LONG_WORD.0)
+}
+
+/// [`breakable`], with words of more characters than `most` as the long ones.
+fn broken(text: &str, most: usize) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_inclusive(char::is_whitespace) {
-        if word.chars().count() <= LONG_WORD {
+        if word.chars().count() <= most {
             out.push_str(&html(word));
             continue;
         }
@@ -370,17 +376,18 @@ fn breakable(text: &str) -> String {
     out
 }
 
-/// A name with its middle left out where it has more characters than `most`, as HTML, and its `title` attribute.
-fn shortened(name: &str, most: usize) -> (String, String) {
+/// A name with its middle left out where it has more characters than `most`, as HTML, and its `title` attribute; words of
+/// more characters than `word` may be broken.
+fn shortened(name: &str, most: usize, word: usize) -> (String, String) {
     let chars: Vec<char> = name.chars().collect();
     if chars.len() <= most {
-        return (full_name(name), breakable(name));
+        return (full_name(name), broken(name, word));
     }
     // Names differ at their ends more often than in the middle.
     let end = (most - 1) / 2;
     let start: String = chars[..most - 1 - end].iter().collect();
     let end: String = chars[chars.len() - end..].iter().collect();
-    (format!(" title=\"{}\"", html(name)), breakable(&format!("{start}…{end}")))
+    (format!(" title=\"{}\"", html(name)), broken(&format!("{start}…{end}"), word))
 }
 
 /// Text made safe to show: control characters and direction marks, which could hide or reorder

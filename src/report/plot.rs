@@ -228,10 +228,11 @@ impl Chart {
 fn nice((low, high): (f64, f64), most: f64) -> Vec<f64> {
     let rough = (high - low) / most;
     let unit = 10f64.powf(rough.log10().floor());
-    let step =
-        [1.0, 2.0, 2.5, 5.0, 10.0].map(|m| m * unit).into_iter().find(|s| *s >= rough * 0.999).unwrap_or(10.0 * unit);
+    // Counts have no halves.
+    let steps = [1.0, 2.0, 2.5, 5.0].map(|m| m * unit).into_iter().filter(|s| *s != 2.5);
+    let step = steps.filter(|s| *s >= rough * 0.999).fold(10.0 * unit, f64::min);
     let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
-    (first..=last).map(|i| i as f64 * step).collect()
+    (first..=last).map(|i| i as f64 * step).filter(|v| v.is_finite()).collect()
 }
 
 /// A line with at most so many points: means of neighbours, so that a peak is softened, not dropped.
@@ -308,6 +309,9 @@ mod tests {
         assert_eq!(rounded((0.47, 0.93)), [0.5, 0.6, 0.7, 0.8, 0.9]);
         assert_eq!(rounded((-6.9, 0.4)), [-6.0, -4.0, -2.0, 0.0]);
         assert_eq!(rounded((1.0, 300.0)), [50.0, 100.0, 150.0, 200.0, 250.0, 300.0]);
+        assert_eq!(rounded((1.0, 12.9)), [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
+        assert_eq!(rounded((0.0, 14.9)), [0.0, 5.0, 10.0]);
+        assert_eq!(rounded((f64::MIN, f64::MAX)), [0.0; 0]);
         assert_eq!(rounded((-0.05, 1.2)), [0.0, 0.25, 0.5, 0.75, 1.0]);
     }
 

@@ -180,8 +180,11 @@ fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
 fn latent(metrics: &Metrics, reading: Option<&CodeReading>, parts: &mut Vec<Part>) {
     let entropies = [(metric::PRIOR_ENTROPY, "prior"), (metric::POSTERIOR_ENTROPY, "posterior")];
     let weights = [(metric::G, "g (prior's share of z)"), (metric::TAU, "temperature")];
+    // Evaluation logs a KL of 0 where there is no posterior; training then logs none.
+    let kl = curve(metrics, metric::KL, "KL(posterior || prior) (nats)", Scale::Number, Some(0.0))
+        .filter(|_| metrics.train.contains_key(metric::KL));
     let figures: Vec<Figure> = [
-        curve(metrics, metric::KL, "KL(posterior || prior) (nats)", Scale::Number, Some(0.0)),
+        kl,
         curve(metrics, metric::CODE_PERPLEXITY, "Code perplexity", Scale::Number, Some(1.0)),
         curve(metrics, metric::CODES_USED, "Codes in use", Scale::Number, None),
         curves(metrics, &entropies, "Entropy of the code distributions (nats)", Scale::Number, Some(0.0)),

@@ -64,7 +64,8 @@ fn a_run_report_says_what_each_code_prefers() {
     let table = crate::analysis::code_accuracy(&frame, &labels, "test").unwrap().unwrap();
     let page = std::fs::read_to_string(write_with(dir.path(), Some(&table)).unwrap().page).unwrap();
     assert_closed(&page);
-    let head = "<th scope=\"col\" class=\"n\">length=short</th><th scope=\"col\" class=\"n\">length=thorough</th></tr>";
+    let head = "<th scope=\"col\" class=\"n\">length=<wbr>short</th>\
+                <th scope=\"col\" class=\"n\">length=<wbr>thorough</th></tr>";
     assert!(page.contains(head), "a preference without pairs has no column");
     // 20 of 20: Wilson's lower end is 1 / (1 + 1.96^2 / 20) = 0.839.
     let row = "<td>length=thorough</td><td class=\"n\">20</td><td class=\"n\">100.0 %</td>\
@@ -153,7 +154,14 @@ fn page_of(fill: impl Fn(&Path)) -> String {
 fn a_latent_without_codes_has_no_section_of_codes_and_no_empty_table() {
     for latent in ["none", "noise", "mlp", "bias"] {
         let page = page_of(|dir| fixture::run(dir, &Sample { latent, codes: 0, ..sample() }));
-        for words in ["The codes", "codes in use", "code perplexity", "each code", "expected code vector"] {
+        for words in [
+            "The latent in training",
+            "The codes",
+            "codes in use",
+            "code perplexity",
+            "each code",
+            "expected code vector",
+        ] {
             assert!(!page.contains(words), "{latent}: {words}");
         }
         // The sources' accuracies and the provenance.
