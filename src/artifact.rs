@@ -1,16 +1,20 @@
 //! The one atomic writer: stage in the same folder, flush to disk, verify,
 //! rename, flush the folder. A reader sees the old file or the new one, never a part.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 mod claim;
+mod growing;
 mod portable;
 
 pub use claim::{Claim, WRITTEN_BY, lock as lock_folder, may_add};
+pub use growing::Growing;
 
 /// Prefix of files that are not finished.
 const STAGED: &str = ".staged-";
@@ -302,6 +306,32 @@ fn clear_unfinished(folder: &Path) {
     for place in std::iter::once(folder.to_path_buf()).chain(below) {
         for entry in entries(&place).filter(|e| e.file_name().to_string_lossy().starts_with(STAGED)) {
             let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Waits until no other process or thread makes the same thing in a folder, by a lock on a file of that name; nothing
+/// where the user interrupts the wait. `what` is told of while it waits.
+///
+/// # Errors
+/// [`Error::Io`] where the folder cannot be written or knows no locks.
+pub fn wait_for(folder: &Path, name: &str, what: &str, progress: &dyn Progress) -> Result<Option<File>> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let path = folder.join(format!(".{name}.lock"));
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(source)) => return Err(Error::Io { path, source }),
+            Err(TryLockError::WouldBlock) if progress.interrupted() => return Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                if !told {
+                    progress.note(&format!("{what}: waiting for another run that computes them"));
+                    told = true;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
         }
     }
 }

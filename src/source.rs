@@ -20,6 +20,15 @@ pub enum ModelSource {
     Gguf(PathBuf),
 }
 
+impl std::fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ModelSource::Tiny { width, layers } => write!(f, "tiny:{width}x{layers}"),
+            ModelSource::Folder(path) | ModelSource::Gguf(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 impl ModelSource {
     /// Resolves MODEL: `tiny[:WxL]`, a folder, a `.gguf` file, or a hub id `ORG/NAME[@REVISION]`
     /// (downloaded into the hub cache; see [`crate::hub`]).

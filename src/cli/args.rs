@@ -291,7 +291,13 @@ pub struct Train {
     /// Where the model computes: auto, cpu, cuda, metal
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
-    /// Continues a stopped run from its newest sound checkpoint
+    /// Pairs in posteriors.parquet: all, or test (a short run then computes no others but those of its steps)
+    #[arg(long, value_name = "all|test")]
+    posteriors: Option<String>,
+    /// Keeps the optimizer's moments when the run is finished, so that it can go on with more --max-steps
+    #[arg(long)]
+    keep_optimizer: bool,
+    /// Continues a stopped run from its newest sound checkpoint; without one it starts from the beginning
     #[arg(long)]
     pub resume: bool,
     /// Says what would be done, with how much memory and in which time; trains nothing
@@ -322,6 +328,8 @@ impl Train {
         flags.put("train.max_steps", "--max-steps", self.max_steps);
         flags.put("train.lr", "--lr", self.lr);
         flags.put("train.device", "--device", self.device.clone());
+        flags.put("train.posteriors", "--posteriors", self.posteriors.clone());
+        flags.put("train.keep_optimizer_state", "--keep-optimizer", self.keep_optimizer.then_some(true));
     }
 }
 

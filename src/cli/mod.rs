@@ -1,6 +1,7 @@
 //! Arguments -> configuration -> pipeline; the only place that prints.
 
 mod args;
+mod bar;
 mod flags;
 mod lines;
 mod memory;
@@ -207,11 +208,11 @@ fn trained(
             terminal.note("this run is finished already; nothing was done");
             printer.result(&summary, || tables::run(&summary, &config.out))
         }
-        train::Ended::Interrupted { step: 0, .. } => {
-            Err(interrupted("interrupted before the first step".into(), &again(&[])))
+        train::Ended::Interrupted { step: 0, what, .. } => {
+            Err(interrupted(format!("interrupted before the first step; {what}"), &again(&[])))
         }
-        train::Ended::Interrupted { step, steps } => {
-            let message = format!("interrupted after step {step} of {steps}; a checkpoint was written");
+        train::Ended::Interrupted { step, steps, what } => {
+            let message = format!("interrupted after step {step} of {steps}; {what}");
             Err(interrupted(message, &again(&["--resume"])))
         }
     }

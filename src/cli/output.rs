@@ -6,9 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
+use super::bar;
 use super::lines::Lines;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -114,6 +115,15 @@ impl Terminal {
     }
 }
 
+/// A bar's style, with the line of a step in it.
+fn style(template: &str, step: &str) -> ProgressStyle {
+    let step = safe(step);
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("line", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = out.write_str(&bar::line(&step, state.pos(), state.len(), state.elapsed(), bar::stderr_columns()));
+    })
+}
+
 impl Progress for Terminal {
     fn begin(&self, step: &str, total: Option<u64>) {
         self.with(|shown| {
@@ -122,15 +132,8 @@ impl Progress for Terminal {
                 shown.lines = Some(Lines::new(step, total));
                 return;
             }
-            let style = match total {
-                Some(_) => {
-                    "{prefix} [{bar:30}] {human_pos}/{human_len} · {per_sec} · {elapsed} · {eta} left · {wide_msg}"
-                }
-                None => "{prefix} {pos} · {elapsed} · {wide_msg}",
-            };
-            let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
             let new = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(5));
-            new.set_style(style);
+            new.set_style(style("{line}", step));
             new.set_prefix(step.to_string());
             new.enable_steady_tick(Duration::from_millis(500));
             shown.bar = Some(new);
@@ -151,10 +154,9 @@ impl Progress for Terminal {
     fn status(&self, line: &str) {
         self.with(|shown| {
             if let Some(bar) = &shown.bar {
-                if bar.message().is_empty() && bar.length().is_some() {
+                if bar.message().is_empty() {
                     // A status has a line of its own: beside the bar it would be cut off on a narrow terminal.
-                    let wide = "{prefix} [{bar:30}] {human_pos}/{human_len} · {elapsed} · {eta} left\n{wide_msg}";
-                    bar.set_style(ProgressStyle::with_template(wide).unwrap_or_else(|_| ProgressStyle::default_bar()));
+                    bar.set_style(style("{line}\n{wide_msg}", &bar.prefix()));
                 }
                 bar.set_message(safe(line));
             }
@@ -167,7 +169,8 @@ impl Progress for Terminal {
     fn end(&self) {
         self.with(|shown| {
             if let Some(bar) = shown.bar.take() {
-                bar.finish();
+                // It stays where it is: work that was interrupted is not done.
+                bar.abandon();
             }
             if let Some(line) = shown.lines.take().and_then(|lines| lines.last(Instant::now())) {
                 eprintln!("{}", safe(&line));

@@ -5,6 +5,7 @@ mod codes;
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::bar::{cut, significant, stdout_columns};
 use super::lines::clock;
 use crate::pipeline::demo::DemoSummary;
 use crate::pipeline::export::ExportSummary;
@@ -17,19 +18,36 @@ use crate::report::visible;
 use crate::synth::SynthSummary;
 pub use codes::codes;
 
-/// Columns aligned by their widest cell; the first column to the left, the others to the right.
+/// Columns aligned by their widest cell; the first column to the left, the others to the right. On a terminal, names
+/// that would push the numbers off its edge are cut.
 fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
+    columns_within(head, rows, stdout_columns())
+}
+
+/// Least columns that a name is cut to.
+const NAME: usize = 12;
+
+fn columns_within(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> String {
     // As it will be shown, so that names with control characters do not spoil the widths.
     let rows: Vec<Vec<String>> = rows.iter().map(|r| r.iter().map(|cell| visible(cell)).collect()).collect();
     let width = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
         cells.chain([head[i].chars().count()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let over =
+        |widths: &[usize]| limit.is_some_and(|limit| widths.iter().sum::<usize>() + 2 * (head.len() - 1) > limit);
+    while over(&widths)
+        && let Some(widest) =
+            (0..head.len()).filter(|&i| widths[i] > NAME.max(head[i].chars().count())).max_by_key(|&i| widths[i])
+    {
+        widths[widest] -= 1;
+    }
     let mut out = String::new();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (i, (cell, width)) in cells.zip(&widths).enumerate() {
+            let cell = cut(cell, *width);
             let _ = if i == 0 { write!(text, "{cell:<width$}") } else { write!(text, "  {cell:>width$}") };
         }
         out.push_str(text.trim_end());
@@ -44,6 +62,11 @@ fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
 
 fn percent(x: f64) -> String {
     if x.is_finite() { format!("{:.1} %", 100.0 * x) } else { "-".into() }
+}
+
+/// Two decimals, and two significant digits where these would say nothing.
+fn rate(x: f64) -> String {
+    if x.is_finite() && x > 0.0 && x < 0.1 { significant(x) } else { format!("{x:.2}") }
 }
 
 fn maybe(x: Option<f64>) -> String {
@@ -62,7 +85,7 @@ pub fn synth(s: &SynthSummary, out: &str) -> String {
     if let Some(over) = &s.over {
         let _ = writeln!(out, "{} rows read, {} kept", over.rows_read, over.rows_kept);
         for (reason, n) in &over.rejects {
-            let _ = writeln!(out, "  rejected: {n} {reason}");
+            let _ = writeln!(out, "  rows left out: {n} {reason}");
         }
         let unused = &over.unused;
         for (n, why) in [(unused.empty, "empty"), (unused.equal, "equal to another"), (unused.unrated, "not rated")] {
@@ -91,7 +114,7 @@ pub fn prepare(s: &PrepareSummary) -> String {
     let several = if s.pairs == s.rows_kept { String::new() } else { format!("{} rows and ", s.rows_kept) };
     let _ = writeln!(out, "\n{} rows read, {several}{} pairs kept", s.rows_read, s.pairs);
     for (reason, n) in &s.rejects {
-        let _ = writeln!(out, "  rejected: {n} {reason}");
+        let _ = writeln!(out, "  rows left out: {n} {reason}");
     }
     for (reason, n) in &s.pairs_dropped {
         let _ = writeln!(out, "  pairs dropped: {n} {reason}");
@@ -160,12 +183,16 @@ pub fn plan(p: &Plan) -> String {
     let row = |name: &str, value: String| vec![name.to_string(), value];
     let mib = |name: &str, value: f64| row(name, format!("{value:.0} MiB"));
     let flop = |name: &str, value: f64| row(name, format!("{value:.2e}"));
+    let pairs = |n: usize| if n == 1 { "1 pair".to_string() } else { format!("{n} pairs") };
     let time = |name: &str, value: f64| row(name, clock(Duration::from_secs_f64(value.clamp(0.0, 1e9))));
     let rows = vec![
         row("parameters", p.parameters.to_string()),
         row("trainable", p.trainable.to_string()),
         row("pairs to train on", p.pairs.to_string()),
         row("pairs to evaluate on", p.pairs_test.to_string()),
+        row("reference before the first step", pairs(p.pairs_reference.0)),
+        row("reference after the last step", pairs(p.pairs_reference.1)),
+        row("pairs in posteriors.parquet", p.pairs_posteriors.to_string()),
         row("steps", p.steps.to_string()),
         row("tokens", p.tokens.to_string()),
         row("tokens in an epoch", p.tokens_per_epoch.to_string()),
@@ -192,8 +219,10 @@ pub fn plan(p: &Plan) -> String {
     let mut out = columns(&["what a run would take", ""], &rows);
     let _ = writeln!(
         out,
-        "\ntimes by {}: {:.0} GFLOP/s training, {:.0} forward",
-        p.speed.how, p.speed.training_gflops, p.speed.forward_gflops
+        "\ntimes by {}: {} GFLOP/s training, {} forward",
+        p.speed.how,
+        significant(p.speed.training_gflops),
+        significant(p.speed.forward_gflops)
     );
     if !p.fits {
         let _ = writeln!(out, "it does not fit into this machine's memory; what would help:");
@@ -223,8 +252,12 @@ pub fn run(s: &RunSummary, out: &str) -> String {
     let mut text = columns(&["test split", "pairs", "accuracy", "95 % interval"], &rows);
     let _ = writeln!(
         text,
-        "\n{} with latent {}: {} steps, {:.2} pairs/s, {:.0} MiB peak",
-        s.objective, s.latent, s.steps, s.pairs_per_s, s.peak_rss_mb
+        "\n{} with latent {}: {} steps, {} pairs/s, {:.0} MiB peak",
+        s.objective,
+        s.latent,
+        s.steps,
+        rate(s.pairs_per_s),
+        s.peak_rss_mb
     );
     if s.codes > 1 {
         let _ = writeln!(
@@ -344,4 +377,21 @@ pub fn demo(s: &DemoSummary) -> String {
     }
     let _ = writeln!(text, "posteriors: {}/lpc-dpo/posteriors.parquet", s.out);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_do_not_push_numbers_off() {
+        let name = "a-source-with-a-name-that-goes-on-and-on-and-on-and-on-and-on-and-on-and-on";
+        let rows = vec![vec![name.to_string(), "120".into(), "55.0 %".into()]];
+        let head = ["test split", "pairs", "accuracy"];
+        let table = columns_within(&head, &rows, Some(40));
+        assert_eq!(table, "test split               pairs  accuracy\na-source-with-a-name-t…    120    55.0 %\n");
+        assert!(table.lines().all(|line| line.chars().count() <= 40));
+        // Elsewhere than on a terminal the name is whole.
+        assert!(columns_within(&head, &rows, None).contains(name));
+    }
 }

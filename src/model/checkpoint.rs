@@ -43,6 +43,14 @@ pub(super) fn assemble<T: Real>(
 ) -> Result<Vec<Param>> {
     let mut found = checkpoint.tensors();
     let wanted = shapes(config);
+    if let Some(error) = wrapped(&wanted, &found, origin) {
+        return Err(error);
+    }
+    // Of two tied matrices some programs store the head alone.
+    let under_head = config.tie_word_embeddings && !found.contains_key(names::EMBEDDING);
+    if under_head && let Some(head) = found.remove(names::HEAD) {
+        found.insert(names::EMBEDDING.into(), head);
+    }
     let mut faults = Vec::new();
     for (name, shape) in &wanted {
         match found.remove(name) {
@@ -63,7 +71,9 @@ pub(super) fn assemble<T: Real>(
     let params = wanted
         .into_iter()
         .map(|(name, shape)| {
-            let values = checkpoint.read::<T>(&name)?;
+            let stored = if under_head && name == names::EMBEDDING { names::HEAD } else { &name };
+            let values = checkpoint.read::<T>(stored)?;
+            finite(origin, stored, &values)?;
             param(name, values, shape)
         })
         .collect::<Result<Vec<Param>>>()?;
@@ -85,6 +95,67 @@ fn refusal(mut faults: Vec<String>, config: &LlamaConfig, origin: &str) -> Error
     error
 }
 
+/// What wraps a model puts a part of its own into the names of tensors: the part, what puts it there, and how the model
+/// inside is reached.
+const WRAPPERS: [(&str, &str, &str); 3] = [
+    ("_orig_mod", "torch.compile", "model._orig_mod"),
+    ("module", "DistributedDataParallel", "model.module"),
+    (
+        "_fsdp_wrapped_module",
+        "FullyShardedDataParallel",
+        "the state dict that FSDP gathers; for one process: model.module",
+    ),
+];
+
+/// The refusal of a checkpoint that was saved from such a wrapper.
+fn wrapped(wanted: &[(String, Vec<usize>)], found: &BTreeMap<String, Vec<usize>>, origin: &str) -> Option<Error> {
+    let own = |part: &&str| WRAPPERS.iter().all(|(wrapper, ..)| wrapper != part);
+    let (name, bare) = found.keys().find_map(|name| {
+        let bare = name.split('.').filter(own).collect::<Vec<_>>().join(".");
+        (bare != *name && wanted.iter().any(|(wanted, _)| *wanted == bare)).then_some((name, bare))
+    })?;
+    let there: Vec<_> = WRAPPERS.iter().filter(|(part, ..)| name.split('.').any(|p| p == *part)).collect();
+    let parts: Vec<String> = there.iter().map(|(part, by, _)| format!("`{part}.` of {by}")).collect();
+    let inside = there.first().map_or("model", |(.., inside)| inside);
+    let message = format!("tensor names carry {}: {name} is {bare} in a model saved by itself", parts.join(" and "));
+    let file = Path::new(origin).join("model.safetensors");
+    let mut hint = format!("save the model inside: {inside}.save_pretrained(DIR)");
+    if file.is_file() {
+        let strip: String = there.iter().map(|(part, ..)| format!(".replace('{part}.', '')")).collect();
+        hint += &format!(
+            "; or rename the tensors in the file:\n  python -c \"from safetensors.torch import load_file, save_file; \
+             f = '{}'; save_file({{k{strip}: v for k, v in load_file(f).items()}}, f, {{'format': 'pt'}})\"",
+            file.display()
+        );
+    }
+    Some(Error::model(origin, message).with_hint(hint))
+}
+
+/// Refuses numbers that are none, before anything is computed with them: one pass in parallel over what was just read.
+///
+/// # Errors
+/// [`Error::Model`] naming the tensor.
+pub(super) fn finite<T: Real>(origin: &str, name: &str, values: &[T]) -> Result<()> {
+    let count = |part: &[T]| part.iter().filter(|x| !x.is_finite()).count();
+    let faulty: usize = values.par_chunks(PER_TASK).map(count).sum();
+    if faulty == 0 {
+        return Ok(());
+    }
+    let bits = 8 * size_of::<T>();
+    let what = format!("not finite: NaN, infinite, or too large for {bits} bits");
+    Err(Error::model(origin, format!("tensor {name}: {faulty} of {} numbers are {what}", values.len()))
+        .with_hint("its file is damaged, or its training diverged: fetch it again, or take an earlier checkpoint"))
+}
+
+/// [`finite`] of a tensor in memory.
+///
+/// # Errors
+/// As [`finite`].
+pub fn finite_tensor(origin: &str, name: &str, tensor: &candle_core::Tensor) -> Result<()> {
+    let wide = tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?;
+    crate::nn::real::with_slice::<f32, _>(&wide.contiguous()?, |values| finite(origin, name, values))?
+}
+
 /// Some checkpoints carry the tied head once more. A head that differs is another model than config.json says.
 fn same_head<T: Real>(params: &[Param], checkpoint: &impl Checkpoint, origin: &str) -> Result<()> {
     let head = checkpoint.read::<T>(names::HEAD)?;
@@ -97,7 +168,9 @@ fn same_head<T: Real>(params: &[Param], checkpoint: &impl Checkpoint, origin: &s
         return Ok(());
     }
     Err(Error::model(origin, format!("{} differs from the embedding, but the configuration ties them", names::HEAD))
-        .with_hint("set \"tie_word_embeddings\": false in config.json to use both"))
+        .with_hint(
+            "set \"tie_word_embeddings\": false in config.json to use both, or remove the one that is not meant",
+        ))
 }
 
 /// A trainable backbone parameter.
@@ -186,7 +259,7 @@ impl Checkpoint for Folder {
             Dtype::BF16 => convert(bytes, |b| half::bf16::from_le_bytes(b).to_f64()),
             other => {
                 let origin = path.display().to_string();
-                return Err(Error::model(origin, format!("tensor {name}: type {other:?} is not supported"))
+                return Err(Error::model(origin, format!("tensor {name}: numbers of type {other} are not supported"))
                     .with_hint("supported: F64, F32, BF16, F16"));
             }
         })

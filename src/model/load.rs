@@ -106,7 +106,7 @@ fn covers(config: &LlamaConfig, vocab_size: usize, source: &ModelSource) -> Resu
         return Ok(());
     }
     let message = format!("the model knows {} tokens, the prepared data's tokenizer {vocab_size}", config.vocab_size);
-    Err(Error::model(format!("{source:?}"), message)
+    Err(Error::model(source.to_string(), message)
         .with_hint("prepare the data with this model's own tokenizer: prepare --tokenizer MODEL"))
 }
 

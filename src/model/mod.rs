@@ -22,6 +22,7 @@ pub mod params;
 pub mod peft;
 pub mod save;
 
+pub use checkpoint::finite_tensor;
 pub use composed::Place;
 pub use config::LlamaConfig;
 pub use decoder::Decoder;

@@ -180,6 +180,7 @@ fn read(folder: &Path) -> Result<Stored> {
     let (mut sides, mut unknown, mut head) = (BTreeMap::new(), Vec::new(), None);
     let mut halves: HashMap<String, [Option<Tensor>; 2]> = HashMap::new();
     for (name, tensor) in load::read_safetensors(&path).map_err(|e| Error::model(&origin, e.to_string()))? {
+        super::checkpoint::finite_tensor(&origin, &name, &tensor)?;
         let module = name.strip_prefix(PREFIX).and_then(|rest| {
             let side = |end: &str| rest.strip_suffix(end);
             side(".lora_A.weight").map(|m| (m, 0)).or_else(|| side(".lora_B.weight").map(|m| (m, 1)))
@@ -225,7 +226,7 @@ fn base<T: Real>(folder: &Path, stored: &Stored, vocab_size: usize, seed: Seed) 
     {
         return Err(Error::model(
             folder.display().to_string(),
-            format!("was trained over other weights than those of its base now, {source:?}"),
+            format!("was trained over other weights than those of its base now, {source}"),
         )
         .with_hint("give the base back its first content, or train the adapter anew"));
     }

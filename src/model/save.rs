@@ -46,21 +46,15 @@ fn kind_name(kind: DType) -> Result<&'static str> {
         DType::F32 => "F32",
         DType::F16 => "F16",
         DType::BF16 => "BF16",
-        other => return Err(Error::run(format!("numbers of type {other:?} are not written"))),
+        other => return Err(Error::run(format!("numbers of type {} are not written", other.as_str()))),
     })
 }
 
-/// Writes a safetensors file of these tensors, atomically; `fill` writes the bytes of one after the other, so that
-/// they never are in memory all at once.
+/// What stands before the numbers of a safetensors file of these tensors.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Run`] for a type that is not written; what `fill` gives.
-pub fn stream(
-    path: &Path,
-    about: &[(&str, &str)],
-    entries: &[Entry],
-    mut fill: impl FnMut(usize, &mut dyn Write) -> Result<()>,
-) -> Result<()> {
+/// [`Error::Run`] for a type that is not written.
+pub fn head(about: &[(&str, &str)], entries: &[Entry]) -> Result<Vec<u8>> {
     let mut header = Map::new();
     let about: Map<String, Value> = about.iter().map(|(k, v)| ((*k).to_string(), (*v).into())).collect();
     header.insert("__metadata__".into(), about.into());
@@ -74,9 +68,23 @@ pub fn stream(
     let mut header = serde_json::to_vec(&header)?;
     // Readers map the file: the numbers begin at a multiple of eight.
     header.resize(header.len().next_multiple_of(8), b' ');
+    Ok([&(header.len() as u64).to_le_bytes()[..], &header].concat())
+}
+
+/// Writes a safetensors file of these tensors, atomically; `fill` writes the bytes of one after the other, so that
+/// they never are in memory all at once.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Run`] for a type that is not written; what `fill` gives.
+pub fn stream(
+    path: &Path,
+    about: &[(&str, &str)],
+    entries: &[Entry],
+    mut fill: impl FnMut(usize, &mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let head = head(about, entries)?;
     artifact::write(path, |w| {
-        let io = Error::io(path);
-        w.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| w.write_all(&header)).map_err(io)?;
+        w.write_all(&head).map_err(Error::io(path))?;
         (0..entries.len()).try_for_each(|i| fill(i, w))
     })
 }

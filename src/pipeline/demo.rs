@@ -158,8 +158,8 @@ fn base(recipe: &Recipe) -> TrainConfig {
 fn finished(ended: Ended) -> Result<RunSummary> {
     match ended {
         Ended::Finished(summary) | Ended::Already(summary) => Ok(*summary),
-        Ended::Interrupted { step, steps } => Err(Error::Run {
-            message: format!("interrupted after step {step} of {steps}; a checkpoint was written"),
+        Ended::Interrupted { step, steps, what } => Err(Error::Run {
+            message: format!("interrupted after step {step} of {steps}; {what}"),
             hint: Some("the same command goes on from there".into()),
         }),
     }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::manifest::Manifest;
-use crate::model::{base, load, peft, save};
+use crate::model::load::{self, Loaded};
+use crate::model::{base, peft, save};
 use crate::progress::Progress;
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
@@ -146,11 +147,14 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
         return Err(Error::config("export.as", message));
     }
     let mut manifest = Manifest::begin("export", config)?;
-    let _lock = claim.take(&out)?;
     progress.note(&format!("exporting {}", model.display()));
-    match config.form {
-        ExportAs::Hf => merged(config, &model, &run_manifest, &out)?,
-        ExportAs::Peft => copied(&model, &out)?,
+    // A model that cannot be had leaves no folder behind. No tokenizer has a say here, and nothing is drawn from the seed.
+    let read = || load::load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
+    let loaded = if config.form == ExportAs::Hf { Some(read()?) } else { None };
+    let _lock = claim.take(&out)?;
+    match loaded {
+        Some(loaded) => merged(config, &model, loaded, &run_manifest, &out)?,
+        None => copied(&model, &out)?,
     }
     for name in BESIDE {
         copy(&model.join(name), &out.join(name))?;
@@ -171,15 +175,13 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
 }
 
 /// The model with its adapter merged, as a Hugging Face folder.
-fn merged(config: &ExportConfig, model: &Path, manifest: &Manifest, out: &Path) -> Result<()> {
+fn merged(config: &ExportConfig, model: &Path, loaded: Loaded, manifest: &Manifest, out: &Path) -> Result<()> {
     let kind = match config.dtype {
         ExportType::F32 => DType::F32,
         ExportType::Bf16 => DType::BF16,
         ExportType::F16 => DType::F16,
         ExportType::Base => base_kind(model, manifest)?,
     };
-    // No tokenizer has a say here, and nothing is drawn from the seed.
-    let loaded = load::load::<f32>(&ModelSource::Folder(model.to_path_buf()), 0, Seed(0))?;
     let weights: Vec<(String, Tensor)> =
         loaded.params.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
     save::model(out, &loaded.config, &weights, Some(kind), config.shard_mb as u64 * 1_000_000)

@@ -165,7 +165,7 @@ fn manifest_facts(manifest: &Manifest, facts: &mut Map<String, Value>) {
     }
     for input in &manifest.inputs {
         let rejected: u64 = input.rows_rejected.values().sum();
-        let text = format!("{} rows read, {} kept, {rejected} rejected", input.rows_read, input.rows_kept);
+        let text = format!("{} rows read, {} kept, {rejected} left out", input.rows_read, input.rows_kept);
         put(&format!("input {}", input.path), text.into());
     }
     for (key, value) in &manifest.facts {

@@ -76,18 +76,19 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let policy = folder::open::<f32>(&source, tokenizer.vocab_size(), seed, longest)?;
     progress.begin("scoring", Some(splits.iter().map(|s| s.rows.len()).sum::<usize>() as u64));
     let mut examples = Vec::new();
-    for split in &splits {
+    let found = splits.iter().try_for_each(|split| -> Result<()> {
         examples.extend(examine(&policy, &split.rows, |n| progress.advance(n as u64))?);
-    }
+        Ok(())
+    });
     progress.end();
+    found?;
+    let origin = Origin::of(&policy, &splits)?;
     let reference: reference::Reference = if policy.lpc.is_some() {
-        reference::compute(&policy, &splits, &crate::train::peers::ALONE, progress)?
-            .ok_or_else(|| Error::run("interrupted"))?
+        reference::compute(&policy, &splits, &origin, progress)?.ok_or_else(|| Error::run("interrupted"))?
     } else {
         let mut values = examples.iter().map(|e| e.logps);
         splits.iter().map(|s| values.by_ref().take(s.rows.len()).collect()).collect()
     };
-    let origin = Origin::of(&policy, &splits)?;
     let rows: Vec<(&str, &batch::TokenRow)> =
         splits.iter().flat_map(|s| s.rows.iter().map(|r| (s.name.as_str(), r))).collect();
     let texts = |name: &str, get: &dyn Fn(&(&str, &batch::TokenRow)) -> String| {

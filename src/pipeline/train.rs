@@ -17,17 +17,21 @@ use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::events::{JsonLines, Line, TensorBoard};
 pub use crate::train::peers;
-use crate::train::{Fit, Observer, Peers, TrainConfig, checkpoint, fit, machine, place, reference};
+use crate::train::plan::used;
+use crate::train::reference::{Found, Wanted};
+use crate::train::{Fit, Observer, Peers, Posteriors, TrainConfig, checkpoint, fit, machine, place, reference};
 
 mod evaluate;
 mod grouping;
 mod latent;
 mod outputs;
 mod plan;
+mod standing;
 mod tuning;
 
 use outputs::Trained;
 pub use plan::{Plan, plan};
+use standing::{Identity, Opened};
 
 /// Accuracy on one source of the test split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,12 +120,14 @@ fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64,
 pub enum Ended {
     /// The run folder is complete.
     Finished(Box<RunSummary>),
-    /// The user stopped it after this many steps of so many; a checkpoint was written.
+    /// The user stopped it after this many steps of so many.
     Interrupted {
         /// Steps taken.
         step: usize,
         /// Steps planned.
         steps: usize,
+        /// What is kept, in words.
+        what: String,
     },
     /// The run folder was complete already, and `resume` was asked for.
     Already(Box<RunSummary>),
@@ -193,36 +199,54 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let config = tuning::settled(config, &policy);
     let mut manifest = Manifest::begin("train", &config)?;
     manifest.seeds.insert("run".into(), seed.0);
-    let Data { splits, tokenizer, manifest: data, .. } = data;
+    let splits = &data.splits;
+    if config.posteriors == Posteriors::Test && splits[1..].iter().all(|s| s.rows.is_empty()) {
+        let why = "\"test\" has no pairs: the prepared data has no test split; give --posteriors all";
+        return Err(Error::config("train.posteriors", why));
+    }
     let weights = reference::fingerprint(&policy)?;
-    let identity = identity(&config, seed, &data, &weights, peers)?;
-    peers.same("configuration, data or model", &identity)?;
+    let identity = Identity::of(&config, seed, &data.manifest, &weights, peers)?;
+    peers.same("configuration, data or model", &identity.hash)?;
     let _lock = if peers.first() { Some(claim.take(&out)?) } else { None };
-    let from = match peers.from_first(|| opened(&config, seed, resume, &identity, progress))? {
+    let from = match peers.from_first(|| standing::opened(&config, seed, resume, &identity, progress))? {
         Opened::Finished(done) => return Ok(Ended::Already(done)),
-        Opened::From(from) => from,
+        Opened::From(from) => from.map(|from| *from),
     };
     let ledger = outputs::ledger(Path::new(&config.data))?;
-    let keys = grouping::keys(&config, &splits, &ledger, peers)?;
-    tuning::remember(&mut policy, &config, &splits, peers, progress)?;
-    let Some(reference) = references(&config, &policy, &splits, weights, peers, progress)? else {
-        let step = from.map_or(0, |(state, _)| state.step);
-        let steps = config.plan(splits[0].rows.len(), peers.size()).steps;
-        return Ok(Ended::Interrupted { step, steps });
+    let keys = grouping::keys(&config, splits, &ledger, peers)?;
+    let plan = config.plan(splits[0].rows.len(), peers.size());
+    let used = |steps| used(&splits[0].rows, keys[0].as_deref(), plan, seed, steps);
+    let first = from.as_ref().map_or(0, |(state, _)| state.step);
+    let stopped = |step, what| Ok(Ended::Interrupted { step, steps: plan.steps, what });
+    if !tuning::remember(&mut policy, &config, splits, &used(0..plan.warm.min(plan.steps)), peers, progress)? {
+        let kept = tuning::states_folder(&config);
+        return stopped(first, format!("the hidden states that were computed are kept in {}", kept.display()));
+    }
+    let needs = Needs::of(&config, splits, used(first..plan.steps));
+    let mut book = references(&config, &policy, splits, &weights)?;
+    let there = match book.look(&needs.first, peers, progress)? {
+        Found::All => true,
+        Found::Interrupted => false,
+        Found::Less => book.compute(&policy, &needs.first, reference::WHAT, peers, progress)?,
     };
+    if !there {
+        return stopped(first, book.stopped(&needs.first));
+    }
+    let (known, wanted) = book.counts(&needs.all);
     let work = Fit {
         config: &config,
         seed,
         rows: &splits[0].rows,
         keys: keys[0].as_deref(),
         unit: policy.lpc.as_ref().map_or(1.0, |lpc| lpc.basis.unit),
-        reference: &reference[0],
+        reference: &book.values()[0],
         checkpoints: out.join(schema::run::CHECKPOINTS),
-        identity: identity.clone(),
+        identity: identity.hash.clone(),
+        about: identity.about.clone(),
+        more: known < wanted,
         from,
         peers,
     };
-    let first = work.from.as_ref().map_or(0, |(state, _)| state.step);
     let mut kept: Vec<Box<dyn Observer>> = Vec::new();
     if peers.first() {
         kept.push(Box::new(JsonLines::open(&out.join(schema::run::METRICS), first)?));
@@ -230,7 +254,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     }
     let mut line = Line(progress);
     let mut evaluate = |policy: &Policy<f32>| {
-        evaluate::evaluation(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, peers)
+        evaluate::evaluation(policy, &splits[1], &book.values()[1], keys[1].as_deref(), &config, peers)
     };
     let outcome = {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
@@ -238,13 +262,20 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         fit(&mut policy, &work, &mut observers, progress, &mut evaluate)?
     };
     if outcome.interrupted {
-        return Ok(Ended::Interrupted { step: outcome.steps, steps: outcome.planned });
+        return stopped(outcome.steps, "a checkpoint was written".into());
+    }
+    if !config.tune.keeps_states() {
+        // A run that ends in its warm-up is examined as every other.
+        policy.states = None;
+    }
+    if !complete(&mut book, (&config, seed, &data), (&needs.all, &weights), peers, progress)? {
+        return stopped(outcome.steps, format!("a checkpoint was written; {}", book.stopped(&needs.all)));
     }
     let trained = Trained {
         config: &config,
         seed,
-        splits: &splits,
-        reference: &reference,
+        splits,
+        reference: book.values(),
         keys: &keys,
         ledger: &ledger,
         swap_overlap: None.into(),
@@ -253,14 +284,19 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let examples = trained.examine(&policy, peers, progress)?;
     let summary = peers.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = kept.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
-        let summary = trained.write(&out, &policy, &tokenizer, &examples, &mut observers, progress)?;
-        manifest.inputs.push(data_input(&config.data, &data)?);
-        manifest.fact("identity", &identity)?;
+        let summary = trained.write(&out, &policy, &data.tokenizer, &examples, &mut observers, progress)?;
+        manifest.inputs.push(data_input(&config.data, &data.manifest)?);
+        manifest.fact("identity", &identity.hash)?;
+        manifest.fact("identity_of", &identity.about)?;
         manifest.fact("ranks", peers.size())?;
         for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
             manifest.output(&out, name, None)?;
         }
         manifest.finish(&out)?;
+        if !config.keep_optimizer_state {
+            // Not before: an unfinished run goes on from it.
+            checkpoint::drop_optimizer(&out.join(schema::run::CHECKPOINTS))?;
+        }
         Ok(summary)
     })?;
     Ok(Ended::Finished(Box::new(summary)))
@@ -271,38 +307,22 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     let source = ModelSource::resolve(&config.model)?;
     let vocabulary = data.tokenizer.vocab_size();
     warn_of_memory(config, seed, &load::shape(&source, vocabulary)?, &data.splits, progress);
+    let policy = policy_at_start(config, seed, data)?;
+    basis::standardise(&policy, &data.splits[0].rows)?;
+    Ok(policy)
+}
+
+/// The same but for what the latent part knows of the data.
+fn policy_at_start(config: &TrainConfig, seed: Seed, data: &Data) -> Result<Policy<f32>> {
+    let source = ModelSource::resolve(&config.model)?;
+    let vocabulary = data.tokenizer.vocab_size();
     let mut policy = tuning::start(config, &source, vocabulary, seed, (&data.splits[0].rows, data.longest))?;
     if let Some(place) = place::open(config, peers::local_rank())? {
         policy = policy.placed(place)?;
     }
     policy.decoder.recompute = config.recompute;
     policy.decoder.precision = config.precision;
-    basis::standardise(&policy, &data.splits[0].rows)?;
     Ok(policy)
-}
-
-/// What was found in the run folder, which is ready now.
-#[derive(Serialize, Deserialize)]
-enum Opened {
-    /// A finished run, which is all that was asked for.
-    Finished(Box<RunSummary>),
-    /// The checkpoint to go on from, if any.
-    From(Option<(checkpoint::State, PathBuf)>),
-}
-
-fn opened(config: &TrainConfig, seed: Seed, resume: bool, identity: &str, progress: &dyn Progress) -> Result<Opened> {
-    let out = Path::new(&config.out);
-    if let Some(done) = standing(out, identity, config.max_steps, resume)? {
-        return Ok(Opened::Finished(done));
-    }
-    artifact::write_bytes(out.join(schema::run::CONFIG), config_text(config, seed)?.as_bytes())?;
-    let from = if resume { newest(out, identity, progress)? } else { None };
-    let checkpoints = out.join(schema::run::CHECKPOINTS);
-    if !resume {
-        artifact::remove(&checkpoints)?;
-    }
-    checkpoint::prepare(&checkpoints)?;
-    Ok(Opened::From(from))
 }
 
 /// Says so where a run will not fit into this machine's memory: it may still, on swap, or fail in hours.
@@ -316,109 +336,66 @@ fn warn_of_memory(config: &TrainConfig, seed: Seed, shape: &LlamaConfig, splits:
     ));
 }
 
-/// The reference log-probabilities of all splits: given, from the cache, or computed; `None` where the user stops it.
-fn references(
+/// What a run needs the reference of: for its steps and evaluations, and for what it leaves behind.
+struct Needs {
+    /// Before the first step.
+    first: Wanted,
+    /// In all.
+    all: Wanted,
+}
+
+impl Needs {
+    /// Of a run whose steps have these training rows.
+    fn of(config: &TrainConfig, splits: &[Split], used: Vec<bool>) -> Needs {
+        let mut first = reference::all(splits);
+        // What is known of a backbone that never moves gives the reference at once.
+        if config.posteriors == Posteriors::Test || !config.tune.keeps_states() {
+            first[0] = used;
+        }
+        let all = if config.posteriors == Posteriors::All { reference::all(splits) } else { first.clone() };
+        Needs { first, all }
+    }
+}
+
+/// Where the reference log-probabilities of all splits are: given, or in a cache that is added to.
+fn references<'a>(
     config: &TrainConfig,
     policy: &Policy<f32>,
-    splits: &[Split],
-    model: String,
+    splits: &'a [Split],
+    weights: &str,
+) -> Result<reference::Book<'a>> {
+    let origin = reference::Origin::known(policy, weights.to_string(), splits);
+    if !config.objective.needs_reference() {
+        return Ok(reference::Book::full(splits, origin, reference::none(splits)));
+    }
+    if config.reference.is_empty() {
+        return Ok(reference::Book::open(splits, origin, &Path::new(&config.data).join(prepared::REFERENCE)));
+    }
+    let given = reference::read(Path::new(&config.reference), splits, &origin)
+        .map_err(|e| e.with_hint("--reference wants what lpc-pipe score wrote with this --model and --data"))?;
+    Ok(reference::Book::full(splits, origin, given))
+}
+
+/// The reference of pairs that no step needed, by the model that training started from, which is read again; false where
+/// the user interrupted it.
+fn complete(
+    book: &mut reference::Book<'_>,
+    (config, seed, data): (&TrainConfig, Seed, &Data),
+    (wanted, weights): (&Wanted, &str),
     peers: &Peers,
     progress: &dyn Progress,
-) -> Result<Option<reference::Reference>> {
-    if !config.objective.needs_reference() {
-        return Ok(Some(reference::none(splits)));
+) -> Result<bool> {
+    match book.look(wanted, peers, progress)? {
+        Found::All => return Ok(true),
+        Found::Interrupted => return Ok(false),
+        Found::Less => {}
     }
-    let origin = reference::Origin::known(policy, model, splits);
-    if config.reference.is_empty() {
-        let cache = Path::new(&config.data).join(prepared::REFERENCE);
-        return reference::reference(policy, splits, &origin, &cache, peers, progress);
+    let policy = policy_at_start(config, seed, data)?;
+    if reference::fingerprint(&policy)? != weights {
+        return Err(Error::model(&config.model, "its weights have changed since training began")
+            .with_hint("the reference of the remaining pairs needs the model that training started from"));
     }
-    reference::read(Path::new(&config.reference), splits, &origin)
-        .map(Some)
-        .map_err(|e| e.with_hint("--reference wants what lpc-pipe score wrote with this --model and --data"))
-}
-
-/// config.toml: what ran, in the form of a recipe.
-fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
-    #[derive(Serialize)]
-    struct Written<'a> {
-        seed: u64,
-        train: &'a TrainConfig,
-    }
-    crate::recipe::to_toml(&Written { seed: seed.0, train: config })
-}
-
-/// What makes a run this run: configuration without place and limit, seed, data and starting weights. Two ranks with
-/// four pairs each make the same run as one with eight.
-fn identity(config: &TrainConfig, seed: Seed, data: &Manifest, weights: &str, peers: &Peers) -> Result<String> {
-    let config = TrainConfig {
-        batch: config.batch * peers.size(),
-        out: String::new(),
-        reference: String::new(),
-        data: String::new(),
-        max_steps: 0,
-        checkpoint_every: 0,
-        keep_checkpoints: 0,
-        eval_every: 0,
-        save_model: true,
-        recompute: false,
-        head: crate::train::HeadConfig::default(),
-        ..config.clone()
-    };
-    let tokens: Vec<&str> =
-        data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
-    // Weights by content: the starting model is the reference too, and a folder can be filled anew under its old name.
-    crate::manifest::hash_json(&serde_json::json!({
-        "config": config, "seed": seed.0, "tokens": tokens, "weights": weights,
-    }))
-}
-
-/// What already stands in the run folder: a finished run is taken (with `resume`) or refused.
-fn standing(out: &Path, identity: &str, max_steps: usize, resume: bool) -> Result<Option<Box<RunSummary>>> {
-    let marker = out.join(prepared::MANIFEST);
-    if !marker.exists() {
-        return Ok(None);
-    }
-    let manifest = Manifest::read(out)?;
-    if !resume {
-        return Err(Error::artifact(out, "holds a finished run")
-            .with_hint("choose another --out, or remove the folder; --resume continues a stopped run"));
-    }
-    if manifest.facts.get("identity").and_then(|v| v.as_str()) != Some(identity) {
-        return Err(other_run(out));
-    }
-    let path = out.join(schema::run::SUMMARY);
-    let text = std::fs::read(&path).map_err(Error::io(&path))?;
-    let summary: RunSummary = serde_json::from_slice(&text).map_err(|e| Error::artifact(&path, e.to_string()))?;
-    let before = manifest.config.get("max_steps").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
-    // A run that ended at its limit goes on when the limit is raised or lifted.
-    if before != 0 && (max_steps == 0 || max_steps > before) && summary.steps as usize == before {
-        std::fs::remove_file(&marker).map_err(Error::io(&marker))?;
-        return Ok(None);
-    }
-    Ok(Some(Box::new(summary)))
-}
-
-fn other_run(out: &Path) -> Error {
-    Error::artifact(out, "holds another run: configuration, seed, data or model differ")
-        .with_hint("compare config.toml there; resume with the same settings, or choose another --out")
-}
-
-fn newest(out: &Path, identity: &str, progress: &dyn Progress) -> Result<Option<(checkpoint::State, PathBuf)>> {
-    let found = checkpoint::newest(&out.join(schema::run::CHECKPOINTS), |path, error| {
-        progress.warn(&format!("{}: passed over: {error}", path.display()));
-    })?;
-    match found {
-        Some((state, _)) if state.identity != identity => Err(other_run(out)),
-        Some((state, path)) => {
-            progress.note(&format!("resuming after step {}", state.step));
-            Ok(Some((state, path)))
-        }
-        None => {
-            progress.note("no checkpoint to resume from: starting from the beginning");
-            Ok(None)
-        }
-    }
+    book.compute(&policy, wanted, "reference of the other pairs", peers, progress)
 }
 
 fn data_input(path: &str, data: &Manifest) -> Result<InputFile> {

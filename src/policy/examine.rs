@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 
 use super::{Policy, States};
 use crate::batch::{Sides, TokenRow};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lpc::{Codes, Inferred, entropy};
 use crate::nn::Real;
 
@@ -39,31 +39,71 @@ pub struct Example {
 
 /// Cuts rows into runs of at most [`ROWS_PER_PASS`] packed rows (always at least one example).
 pub fn passes<R: Borrow<TokenRow>>(rows: &[R]) -> Vec<&[R]> {
-    let mut out = Vec::new();
-    let (mut start, mut size) = (0, 0);
+    passes_of(rows, ROWS_PER_PASS)
+}
+
+/// Packed rows of a pass of long work that the user may stop between two.
+const ROWS_PER_STOP: usize = 512;
+
+/// Passes of long work that can be stopped. They are short where numbers do not depend on a pass' company; composed
+/// operations promise no such thing, and have [`passes`].
+pub fn stoppable<'a, T: Real, R: Borrow<TokenRow>>(policy: &Policy<T>, rows: &'a [R]) -> Vec<&'a [R]> {
+    passes_of(rows, if policy.decoder.place().is_none() { ROWS_PER_STOP } else { ROWS_PER_PASS })
+}
+
+/// Packed rows from which on a pass' numbers depend on nothing but its pairs: products of few rows may be summed in
+/// another order.
+pub const LEAST_ROWS: usize = 256;
+
+/// Packed rows of one pair.
+pub fn packed(row: &TokenRow) -> usize {
+    row.prompt_ids.len() + row.chosen_ids.len() + row.rejected_ids.len()
+}
+
+/// [`passes`] of at most so many packed rows. A rest of less than [`LEAST_ROWS`] goes with the pass before it.
+pub fn passes_of<R: Borrow<TokenRow>>(rows: &[R], most: usize) -> Vec<&[R]> {
+    let mut cuts = vec![0];
+    let mut size = 0;
     for (i, row) in rows.iter().enumerate() {
-        let row: &TokenRow = row.borrow();
-        let n = row.prompt_ids.len() + row.chosen_ids.len() + row.rejected_ids.len();
-        if i > start && size + n > ROWS_PER_PASS {
-            out.push(&rows[start..i]);
-            (start, size) = (i, 0);
+        let n = packed(row.borrow());
+        if i > 0 && size > 0 && size + n > most {
+            cuts.push(i);
+            size = 0;
         }
         size += n;
     }
-    if start < rows.len() {
-        out.push(&rows[start..]);
+    if size < LEAST_ROWS && cuts.len() > 1 {
+        cuts.pop();
     }
-    out
+    cuts.push(rows.len());
+    cuts.windows(2).filter(|w| w[0] < w[1]).map(|w| &rows[w[0]..w[1]]).collect()
+}
+
+/// Log-probabilities that are no numbers: of whose, and of which pairs.
+pub fn not_finite(whose: &str, ids: &[&str]) -> Error {
+    let shown = ids[..ids.len().min(5)].join(" ");
+    let pairs = if ids.len() == 1 { "1 pair".to_string() } else { format!("{} pairs", ids.len()) };
+    Error::Run {
+        message: format!("the {whose}'s log-probability is not finite for {pairs}: {shown}"),
+        hint: Some("its weights are damaged, or too large for this precision; in training a lower --lr helps".into()),
+    }
 }
 
 /// Examines rows in order; `done` is called with the number of examples finished since the last call.
 ///
 /// # Errors
-/// [`crate::Error::Tensor`], and those of packing.
+/// [`crate::Error::Tensor`], and those of packing; [`Error::Run`] with the ids where a log-probability is not finite.
 pub fn examine<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl FnMut(usize)) -> Result<Vec<Example>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        out.extend(examine_batch(policy, &policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?)?);
+        let found = examine_batch(policy, &policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?)?;
+        let fine = |e: &Example| [e.logps, e.logps_posterior].iter().all(|(c, r)| c.is_finite() && r.is_finite());
+        let faulty = pass.iter().zip(&found).filter(|(_, e)| !fine(e));
+        let faulty: Vec<&str> = faulty.map(|(row, _)| row.id.as_str()).collect();
+        if !faulty.is_empty() {
+            return Err(not_finite("model", &faulty));
+        }
+        out.extend(found);
         done(pass.len());
     }
     Ok(out)
@@ -80,11 +120,19 @@ pub fn plain_logps<T: Real>(
 ) -> Result<Vec<(f64, f64)>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        let states = policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?;
-        out.extend(pairs(policy.logps(&states, None, None)?)?);
+        out.extend(plain_pass(policy, &pass.iter().collect::<Vec<_>>())?);
         done(pass.len());
     }
     Ok(out)
+}
+
+/// [`plain_logps`] of rows that are one pass.
+///
+/// # Errors
+/// As [`plain_logps`].
+pub fn plain_pass<T: Real>(policy: &Policy<T>, pass: &[&TokenRow]) -> Result<Vec<(f64, f64)>> {
+    let states = policy.states(pass, Sides::Both, None)?;
+    pairs(policy.logps(&states, None, None)?)
 }
 
 fn pairs(logps: super::SequenceLogps) -> Result<Vec<(f64, f64)>> {
@@ -172,5 +220,51 @@ mod tests {
         let sizes: Vec<usize> = passes(&rows).iter().map(|p| p.len()).collect();
         assert_eq!(sizes, [2, 2, 1, 2, 2]);
         assert!(passes::<TokenRow>(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_small_rest_goes_with_the_pass_before() {
+        let of = |n: usize| TokenRow { prompt_ids: vec![0; n], ..TokenRow::default() };
+        let sizes = |rows: &[TokenRow], most| passes_of(rows, most).iter().map(|p| p.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&[of(300), of(300), of(300), of(255)], 600), [2, 2]);
+        assert_eq!(sizes(&[of(300), of(300), of(300), of(100)], 700), [2, 2]);
+        assert_eq!(sizes(&[of(300), of(300), of(255)], 600), [3]);
+        assert_eq!(sizes(&[of(300), of(300), of(256)], 600), [2, 1]);
+        assert_eq!(sizes(&[of(10)], 600), [1]);
+    }
+
+    /// What a run knows of some pairs must be what another computes of all.
+    #[test]
+    fn a_pair_has_the_same_numbers_in_every_company() {
+        use crate::lpc::{LatentKind, LpcConfig};
+        use crate::model::{LlamaConfig, load};
+        use crate::nn::Precision;
+        use crate::seed::Seed;
+        let rows: Vec<TokenRow> = (0..48u32)
+            .map(|i| TokenRow {
+                id: i.to_string(),
+                prompt_ids: (0..3 + i * 7 % 19).map(|t| (t * 5 + i) % 300).collect(),
+                chosen_ids: (0..1 + i * 3 % 11).map(|t| (t * 7 + i) % 300).collect(),
+                rejected_ids: (0..1 + i * 5 % 13).map(|t| (t * 11 + i) % 300).collect(),
+                ..TokenRow::default()
+            })
+            .collect();
+        for (width, precision) in
+            [(32, Precision::F32), (512, Precision::F32), (1024, Precision::F32), (96, Precision::Bf16)]
+        {
+            let config = LlamaConfig::tiny(width, 1, 300);
+            let params = load::random::<f32>(&config, 0.05, Seed(3)).unwrap();
+            let lpc = LpcConfig { latent: LatentKind::None, ..LpcConfig::default() };
+            let mut policy = Policy::<f32>::new(load::Loaded { config, params }, &lpc, Seed(0), 64).unwrap();
+            policy.decoder.precision = precision;
+            let whole = plain_logps(&policy, &rows, |_| {}).unwrap();
+            for (step, most) in [(1, 256), (1, 512), (2, 300), (3, 10_000)] {
+                let some: Vec<&TokenRow> = rows.iter().step_by(step).collect();
+                let found: Vec<_> =
+                    passes_of(&some, most).iter().flat_map(|pass| plain_pass(&policy, pass).unwrap()).collect();
+                let wanted: Vec<_> = whole.iter().copied().step_by(step).collect();
+                assert!(found == wanted, "{width} {precision:?} {step} {most}");
+            }
+        }
     }
 }

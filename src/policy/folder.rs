@@ -10,7 +10,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::lpc::{Basis, CodeSpace, LatentKind, LpcConfig, names};
 use crate::model::load::{self, Loaded};
-use crate::model::{Group, Param, Params, base, peft};
+use crate::model::{Group, Param, Params, base, finite_tensor, peft};
 use crate::nn::Real;
 use crate::schema::run;
 use crate::seed::Seed;
@@ -82,6 +82,7 @@ pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longes
                 .remove(&name)
                 .filter(|t| t.dims() == shape)
                 .ok_or_else(|| Error::artifact(&weights, format!("tensor {name} of shape {shape:?} is missing")))?;
+            finite_tensor(&weights.display().to_string(), &name, &tensor)?;
             let var = Var::from_tensor(&tensor.to_dtype(T::KIND)?)?;
             params.push(Param { name, var, trainable: true, group: Group::Latent });
         }

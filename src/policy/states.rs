@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
-use super::examine::passes;
+use super::examine::stoppable;
 use super::{Policy, States};
+use crate::artifact::{self, Growing};
 use crate::batch::{PairBatch, Sides, TokenRow};
 use crate::error::{Error, Result};
 use crate::model::decoder::Packed;
@@ -97,7 +98,8 @@ fn compact(row: &TokenRow) -> TokenRow {
 
 impl HiddenStates {
     /// Takes the hidden states of these rows from their file, or computes them with the policy's backbone and writes
-    /// it. The file's name is a hash of all that they depend on: shape, weights below the head, tokens.
+    /// it. The file's name is a hash of all that they depend on: shape, weights below the head, tokens. `None` where the
+    /// user interrupted it; what was computed by then is kept beside the file's place, and gone on with.
     ///
     /// # Errors
     /// [`Error::Io`] where they are more than the budget and cannot be written; those of the backbone.
@@ -106,46 +108,114 @@ impl HiddenStates {
         rows: &[&TokenRow],
         keeping: Keeping<'_>,
         progress: &dyn Progress,
-    ) -> Result<HiddenStates> {
+    ) -> Result<Option<HiddenStates>> {
+        let (mut known, entry, path) = HiddenStates::place(policy, rows, keeping)?;
+        let found = |path: &PathBuf| -> Result<Option<(Bytes, usize)>> {
+            let found = read(path, &entry, keeping.budget)?;
+            if found.is_some() {
+                progress.note(&format!("hidden states: taken from {}", path.display()));
+            }
+            Ok(found)
+        };
+        if let Some((bytes, start)) = found(&path)? {
+            return Ok(Some(HiddenStates { bytes, start, ..known }));
+        }
+        let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        // A folder that knows no locks has one writer, as far as anybody can tell.
+        let lock = artifact::wait_for(keeping.folder, &name, "hidden states", progress);
+        if matches!(lock, Ok(None)) {
+            return Ok(None);
+        }
+        if let Some((bytes, start)) = found(&path)? {
+            return Ok(Some(HiddenStates { bytes, start, ..known }));
+        }
+        progress.note(&format!("hidden states: {} MiB to {}", entry.bytes() >> 20, path.display()));
+        let written = known.write(policy, rows, &entry, &path, progress);
+        let small = entry.bytes() <= keeping.budget;
+        let (bytes, start) = match written {
+            Ok(false) => return Ok(None),
+            Ok(true) => read(&path, &entry, keeping.budget)?
+                .ok_or_else(|| Error::artifact(&path, "is not what was written to it"))?,
+            // What fits into memory needs no file.
+            Err(error @ Error::Io { .. }) if small => {
+                progress.warn(&format!("hidden states are kept in memory alone: {error}"));
+                let mut memory = Vec::new();
+                progress.begin("hidden states", Some(rows.len() as u64));
+                for pass in stoppable(policy, rows) {
+                    if progress.interrupted() {
+                        progress.end();
+                        return Ok(None);
+                    }
+                    memory.extend(known.compute(policy, pass)?);
+                    progress.advance(pass.len() as u64);
+                }
+                progress.end();
+                (Bytes::Memory(memory), 0)
+            }
+            Err(error) => return Err(error),
+        };
+        (known.bytes, known.start) = (bytes, start);
+        Ok(Some(known))
+    }
+
+    /// The hidden states of these rows where their file is there.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`]; [`Error::Io`] where the file cannot be read.
+    pub fn find<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], keeping: Keeping<'_>) -> Result<Option<HiddenStates>> {
+        let (known, entry, path) = HiddenStates::place(policy, rows, keeping)?;
+        Ok(read(&path, &entry, keeping.budget)?.map(|(bytes, start)| HiddenStates { bytes, start, ..known }))
+    }
+
+    /// Where every row's hidden states are in their file, what that holds, and where it is.
+    fn place<T: Real>(
+        policy: &Policy<T>,
+        rows: &[&TokenRow],
+        keeping: Keeping<'_>,
+    ) -> Result<(HiddenStates, Entry, PathBuf)> {
         let mut known = HiddenStates::plan(policy, keeping.head_frozen)?;
         let total = known.arrange(rows);
         let entry = Entry { name: NAME.into(), kind: T::KIND, shape: vec![total, known.width()] };
         let path = keeping.folder.join(format!("{}.safetensors", known.key(policy, rows, keeping.about)?));
-        if let Some((bytes, start)) = read(&path, &entry, keeping.budget)? {
-            progress.note(&format!("hidden states: taken from {}", path.display()));
-            return Ok(HiddenStates { bytes, start, ..known });
+        Ok((known, entry, path))
+    }
+
+    /// Computes what is not in the file yet; false where the user interrupted it.
+    fn write<T: Real>(
+        &self,
+        policy: &Policy<T>,
+        rows: &[&TokenRow],
+        entry: &Entry,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<bool> {
+        let passes = stoppable(policy, rows);
+        let lines = |row: &&TokenRow| kept(row) + usize::from(self.prompts);
+        let bytes = (self.width() * T::KIND.size_in_bytes()) as u64;
+        let sizes: Vec<u64> = passes.iter().map(|p| p.iter().map(lines).sum::<usize>() as u64 * bytes).collect();
+        let mut file = Growing::open(path, &save::head(&[], std::slice::from_ref(entry))?, &sizes)?;
+        let there: usize = passes[..file.parts()].iter().map(|p| p.len()).sum();
+        if there > 0 {
+            progress.note(&format!("hidden states: {there} of {} pairs are kept from before", rows.len()));
         }
-        progress.note(&format!("hidden states: {} MiB to {}", entry.bytes() >> 20, path.display()));
-        progress.begin("hidden states", Some(rows.len() as u64));
-        let mut memory = Vec::new();
-        let small = entry.bytes() <= keeping.budget;
-        let written = save::stream(&path, &[], std::slice::from_ref(&entry), |_, w| {
-            known.compute(policy, rows, progress, &mut |part| {
-                if small {
-                    memory.extend_from_slice(part);
-                }
-                w.write_all(part).map_err(Error::io(&path))
-            })
-        });
-        let bytes = match written {
-            Ok(()) if small => Ok((Bytes::Memory(memory), 0)),
-            Ok(()) => read(&path, &entry, keeping.budget)?
-                .ok_or_else(|| Error::artifact(&path, "is not what was written to it")),
-            // What fits into memory needs no file.
-            Err(error @ Error::Io { .. }) if small => {
-                progress.warn(&format!("hidden states are kept in memory alone: {error}"));
-                memory.clear();
-                known.compute(policy, rows, &crate::progress::Silent, &mut |part| {
-                    memory.extend_from_slice(part);
-                    Ok(())
-                })?;
-                Ok((Bytes::Memory(memory), 0))
+        progress.begin("hidden states", Some((rows.len() - there) as u64));
+        for pass in &passes[file.parts()..] {
+            if progress.interrupted() {
+                progress.end();
+                return Ok(false);
             }
-            Err(error) => Err(error),
-        };
+            let part = self.compute(policy, pass).and_then(|part| file.append(&part));
+            if let Err(error) = part {
+                progress.end();
+                // A full disk stays full while it lies there.
+                file.abandon();
+                return Err(error);
+            }
+            progress.advance(pass.len() as u64);
+        }
         progress.end();
-        let (bytes, start) = bytes?;
-        Ok(HiddenStates { bytes, start, ..known })
+        file.finish()?;
+        Ok(true)
     }
 
     /// Bytes that the hidden states of these rows take.
@@ -252,54 +322,42 @@ impl HiddenStates {
         Ok(Some(States { batch, h: tensor(&h, total, self.hidden)?, prompt, tokens: None, reach }))
     }
 
-    /// Computes the rows that are kept, in the order of the pairs.
-    fn compute<T: Real>(
-        &self,
-        policy: &Policy<T>,
-        rows: &[&TokenRow],
-        progress: &dyn Progress,
-        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        for pass in passes(rows) {
-            if progress.interrupted() {
-                return Err(Error::run("interrupted; the hidden states that were computed are not kept"));
+    /// The rows that are kept of a pass' pairs, in their order, as bytes.
+    fn compute<T: Real>(&self, policy: &Policy<T>, pass: &[&TokenRow]) -> Result<Vec<u8>> {
+        let states = policy.computed(pass, Sides::Both, None)?;
+        let batch = &states.batch;
+        let known = match &self.reach {
+            None => None,
+            Some(tokens) => {
+                let index = Tensor::from_slice(&batch.predicting, batch.predicting.len(), &Device::Cpu)?;
+                let h = states.h.index_select(&index, 0)?;
+                Some(policy.decoder.others(&h, &batch.targets, &tokens.places)?)
             }
-            let states = policy.computed(pass, Sides::Both, None)?;
-            let batch = &states.batch;
-            let known = match &self.reach {
-                None => None,
-                Some(tokens) => {
-                    let index = Tensor::from_slice(&batch.predicting, batch.predicting.len(), &Device::Cpu)?;
-                    let h = states.h.index_select(&index, 0)?;
-                    Some(policy.decoder.others(&h, &batch.targets, &tokens.places)?)
+        };
+        let prompts =
+            states.prompt.as_ref().map(|p| with_slice::<T, _>(&p.contiguous()?, <[T]>::to_vec)).transpose()?;
+        let h = with_slice::<T, _>(&states.h.contiguous()?, <[T]>::to_vec)?;
+        let mut out: Vec<T> = Vec::new();
+        for (i, pair) in batch.pairs.iter().enumerate() {
+            let mut line = |state: &[T], rest: Option<usize>| {
+                out.extend_from_slice(state);
+                if let Some((lse, logit)) = &known {
+                    out.extend(rest.map_or([T::zero(); KNOWN], |at| [lse[at], logit[at]]));
                 }
             };
-            let prompts =
-                states.prompt.as_ref().map(|p| with_slice::<T, _>(&p.contiguous()?, <[T]>::to_vec)).transpose()?;
-            let h = with_slice::<T, _>(&states.h.contiguous()?, <[T]>::to_vec)?;
-            let mut out: Vec<T> = Vec::new();
-            for (i, pair) in batch.pairs.iter().enumerate() {
-                let mut line = |state: &[T], rest: Option<usize>| {
-                    out.extend_from_slice(state);
-                    if let Some((lse, logit)) = &known {
-                        out.extend(rest.map_or([T::zero(); KNOWN], |at| [lse[at], logit[at]]));
-                    }
-                };
-                if let Some(prompts) = prompts.as_ref().filter(|_| self.prompts) {
-                    line(&prompts[i * self.hidden..][..self.hidden], None);
-                }
-                let state = |row: usize| &h[row * self.hidden..][..self.hidden];
-                line(state(pair.prompt.end - 1), None);
-                for (side, rows) in [(i, pair.chosen.clone()), (batch.len() + i, pair.rejected.clone())] {
-                    let first = batch.responses[side].start;
-                    rows.enumerate().for_each(|(j, row)| line(state(row), Some(first + j)));
-                }
+            if let Some(prompts) = prompts.as_ref().filter(|_| self.prompts) {
+                line(&prompts[i * self.hidden..][..self.hidden], None);
             }
-            // SAFETY: plain numbers without padding, read as bytes.
-            sink(unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<u8>(), std::mem::size_of_val(&out[..])) })?;
-            progress.advance(pass.len() as u64);
+            let state = |row: usize| &h[row * self.hidden..][..self.hidden];
+            line(state(pair.prompt.end - 1), None);
+            for (side, rows) in [(i, pair.chosen.clone()), (batch.len() + i, pair.rejected.clone())] {
+                let first = batch.responses[side].start;
+                rows.enumerate().for_each(|(j, row)| line(state(row), Some(first + j)));
+            }
         }
-        Ok(())
+        // SAFETY: plain numbers without padding, read as bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<u8>(), std::mem::size_of_val(&out[..])) };
+        Ok(bytes.to_vec())
     }
 
     /// BLAKE3 over all that hidden states depend on.

@@ -30,6 +30,9 @@ pub struct State {
     pub seconds: f64,
     /// What the run is: configuration (without `max_steps`), data and model; a checkpoint of another run is refused.
     pub identity: String,
+    /// What `identity` is the hash of, so that a refusal can tell what differs.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub about: serde_json::Value,
     /// BLAKE3 of the two tensor files; filled in by [`write()`].
     #[serde(default)]
     pub hashes: [String; 2],
@@ -124,6 +127,14 @@ fn write_whole<T: Real>(
     Ok(place)
 }
 
+/// Removes the optimizer's moments of a finished run's checkpoints. The numbers that were trained stay.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn drop_optimizer(folder: &Path) -> Result<()> {
+    list(folder)?.into_iter().try_for_each(|(_, path)| artifact::remove(&path.join(OPTIMIZER)))
+}
+
 /// Checkpoint folders with their steps, oldest first.
 fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     if !folder.is_dir() {
@@ -161,6 +172,10 @@ fn sound(step: usize, path: &Path) -> Result<State> {
     let state: State = serde_json::from_slice(&text).map_err(|e| Error::artifact(&file, e.to_string()))?;
     if state.seal != state.sealed()? || state.step != step {
         return Err(Error::artifact(&file, "content changed since it was written"));
+    }
+    if !path.join(OPTIMIZER).exists() {
+        return Err(Error::artifact(path.join(OPTIMIZER), "the optimizer's moments are not there")
+            .with_hint("a finished run keeps them with --keep-optimizer (train.keep_optimizer_state = true)"));
     }
     for (name, wanted) in [PARAMS, OPTIMIZER].iter().zip(&state.hashes) {
         if &artifact::hash_file(path.join(name))?.1 != wanted {

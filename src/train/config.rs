@@ -33,6 +33,17 @@ impl Tune {
     }
 }
 
+/// Which pairs get a row in `posteriors.parquet`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Posteriors {
+    /// All pairs of all splits.
+    #[default]
+    All,
+    /// Those of the test split: a short run then reads no more pairs than its steps and the test split have.
+    Test,
+}
+
 /// Options of `--tune head`, `--tune latent` and of the latent part's warm-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -149,8 +160,14 @@ pub struct TrainConfig {
     pub checkpoint_every: usize,
     /// Checkpoints kept.
     pub keep_checkpoints: usize,
+    /// Whether a finished run keeps the optimizer's moments in its last checkpoint (twice the size of what was trained),
+    /// so that one that `max_steps` ended can go on from there; without them it can only take its steps again.
+    pub keep_optimizer_state: bool,
     /// Whether the trained model is written to the run folder.
     pub save_model: bool,
+    /// Which pairs the trained policy is asked about at the end: all of all splits (and the reference of all is then
+    /// computed too, for pairs that no step needed after the last step), or those of the test split.
+    pub posteriors: Posteriors,
     /// The adapter of `tune = "lora"`.
     pub lora: LoraConfig,
     /// Hidden states of `tune = "head"` and `"latent"`, and of the latent part's warm-up.
@@ -189,7 +206,9 @@ impl Default for TrainConfig {
             eval_every: 0,
             checkpoint_every: 200,
             keep_checkpoints: 1,
+            keep_optimizer_state: false,
             save_model: true,
+            posteriors: Posteriors::All,
             lora: LoraConfig::default(),
             head: HeadConfig::default(),
             objective: ObjectiveConfig::default(),

@@ -7,7 +7,7 @@ use std::ops::{Add, AddAssign};
 
 use serde::Serialize;
 
-use super::config::{TrainConfig, Tune};
+use super::config::{Posteriors, TrainConfig, Tune};
 use super::plan::{Feed, Plan};
 use crate::batch::{Split, TokenRow};
 use crate::model::LlamaConfig;
@@ -379,12 +379,21 @@ impl Flops {
             every => plan.steps.saturating_sub(1) / every,
         };
         let examined = |load: Load| forward(shape, regime, load, regime.evaluation_passes);
+        let last = if config.posteriors == Posteriors::All { all } else { test };
+        // Steps that a limit ends early need the reference of their own pairs alone, beside what is evaluated.
+        let trained = loads.all.pairs + loads.warm.pairs;
+        let part = (trained as f64 / loads.epoch.pairs.max(1) as f64).min(1.0);
+        let referenced = forward(shape, regime, loads.epoch, 1) * part + forward(shape, regime, test, 1);
         // The pass that fills the cache of hidden states is the reference's too.
         let first = config.objective.needs_reference() || regime.cached;
         let mut flops = Flops {
             training: training(shape, regime, loads.all) + forward(shape, regime, loads.warm, 1),
-            reference: if first { forward(shape, regime, all, 1) } else { 0.0 },
-            evaluation: examined(all) + evaluations as f64 * examined(test),
+            reference: match config.posteriors {
+                _ if !first => 0.0,
+                Posteriors::Test if !regime.cached => referenced,
+                _ => forward(shape, regime, all, 1),
+            },
+            evaluation: examined(last) + evaluations as f64 * examined(test),
             total: 0.0,
             per_step: 0.0,
         };

@@ -133,7 +133,8 @@ impl Observer for Line<'_> {
                     }
                 }
                 if let Some(rate) = get(metric::TOKENS_PER_S) {
-                    line += &format!(" · {rate:.0} tokens/s");
+                    let digits = if rate < 10.0 { 1 } else { 0 };
+                    line += &format!(" · {rate:.digits$} tokens/s");
                 }
                 self.0.status(&line);
                 self.0.advance(1);

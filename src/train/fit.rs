@@ -40,6 +40,10 @@ pub struct Fit<'a> {
     pub checkpoints: PathBuf,
     /// What the run is; see [`checkpoint::State::identity`].
     pub identity: String,
+    /// What its hash is that of; see [`checkpoint::State::about`].
+    pub about: serde_json::Value,
+    /// Whether work that can be interrupted comes behind the last step.
+    pub more: bool,
     /// Steps that a checkpoint has already taken; its numbers are in policy and optimizer.
     pub from: Option<(checkpoint::State, PathBuf)>,
     /// The ranks that train together; the first one writes checkpoints.
@@ -197,9 +201,9 @@ pub fn fit<T: Real>(
         let capped = last && plan.steps < plan.warm + plan.horizon;
         // Evaluating a long run takes its time too, and should not cost the training when it is cut short.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
-        if ((due && !last) || capped || long || (stop && !last)) && peers.first() {
-            let identity = fit.identity.clone();
-            let state = State { step: step + 1, tokens, seconds: outcome.seconds, identity, ..State::default() };
+        if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && peers.first() {
+            let (identity, about) = (fit.identity.clone(), fit.about.clone());
+            let state = State { step: step + 1, tokens, seconds: outcome.seconds, identity, about, ..State::default() };
             checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, state, config.keep_checkpoints)?;
         }
         if stop && !last {

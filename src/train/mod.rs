@@ -23,7 +23,7 @@ pub mod shares;
 pub mod step;
 pub mod tensorboard;
 
-pub use config::{DeviceKind, HeadConfig, Kernels, LrSchedule, TrainConfig, Tune};
+pub use config::{DeviceKind, HeadConfig, Kernels, LrSchedule, Posteriors, TrainConfig, Tune};
 pub use events::{Metrics, Observer, TrainEvent};
 pub use fit::{Fit, Outcome, fit};
 pub use peers::Peers;

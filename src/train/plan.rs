@@ -158,6 +158,27 @@ impl<'a> Feed<'a> {
     }
 }
 
+/// Whether each row is in one of these steps.
+pub fn used(
+    rows: &[TokenRow],
+    keys: Option<&[u64]>,
+    plan: Plan,
+    seed: Seed,
+    steps: std::ops::Range<usize>,
+) -> Vec<bool> {
+    let mut feed = Feed::new(rows, keys, plan, seed);
+    let (mut used, mut rest) = (vec![false; rows.len()], rows.len());
+    for step in steps {
+        if rest == 0 {
+            break;
+        }
+        for i in feed.step(step) {
+            rest -= usize::from(!std::mem::replace(&mut used[i], true));
+        }
+    }
+    used
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

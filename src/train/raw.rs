@@ -35,7 +35,7 @@ pub fn with_bytes<R>(tensor: &Tensor, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
         DType::F64 => with_slice::<f64, R>(&tensor, |v| f(bytes(v))),
         DType::BF16 => Ok(f(bytes(&tensor.flatten_all()?.to_vec1::<half::bf16>()?))),
         DType::F16 => Ok(f(bytes(&tensor.flatten_all()?.to_vec1::<half::f16>()?))),
-        other => Err(Error::run(format!("tensors of type {other:?} are not written"))),
+        other => Err(Error::run(format!("tensors of type {} are not written", other.as_str()))),
     }
 }
 
@@ -46,7 +46,7 @@ fn kind(dtype: DType) -> Result<(&'static str, usize)> {
         DType::F64 => Ok(("F64", 8)),
         DType::BF16 => Ok(("BF16", 2)),
         DType::F16 => Ok(("F16", 2)),
-        other => Err(Error::run(format!("tensors of type {other:?} are not written"))),
+        other => Err(Error::run(format!("tensors of type {} are not written", other.as_str()))),
     }
 }
 

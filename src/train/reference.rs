@@ -2,25 +2,26 @@
 //!
 //! A file is named after what its values depend on (see [`Origin`]), and carries that and a hash of its
 //! values, so that it is only ever used by those who would compute the same numbers, and a changed one by
-//! nobody. Processes and sweep cells that want the same values wait for the first of them.
+//! nobody. Processes and sweep cells that want the same values wait for the first of them. Values of some rows, where a
+//! run needs no more or was stopped, are in a file of their own until all are there.
 
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::peers::Peers;
-use super::shares;
 use crate::artifact;
-use crate::batch::Split;
+use crate::batch::{Split, TokenRow};
 use crate::error::{Error, Result};
 use crate::nn::Real;
 use crate::policy::Policy;
-use crate::policy::examine::passes;
 use crate::progress::Progress;
 use crate::schema::col;
+
+mod book;
+
+pub use book::{Book, Found, WHAT, Wanted, all, companions};
 
 /// Columns as TRL reads them.
 pub const REF_CHOSEN: &str = "ref_chosen_logps";
@@ -99,12 +100,11 @@ impl Mark {
     }
 }
 
-/// Takes the reference of these splits from a cache folder, or computes it with the policy as it stands and stores
-/// it there. `None` where the user interrupted it. A folder that cannot be written is passed over. Several ranks compute
-/// it in shares; the first one reads and writes the cache.
+/// The reference of all rows of these splits, from a cache folder or computed with the policy as it stands; `None` where
+/// the user interrupted it.
 ///
 /// # Errors
-/// [`Error::Tensor`], and those of packing; [`Error::Run`] where a value is not finite.
+/// As [`Book::compute`].
 pub fn reference<T: Real>(
     policy: &Policy<T>,
     splits: &[Split],
@@ -113,115 +113,28 @@ pub fn reference<T: Real>(
     peers: &Peers,
     progress: &dyn Progress,
 ) -> Result<Option<Reference>> {
-    let path = cache.join(format!("{}.parquet", origin.key()));
-    // Whoever comes second waits and then reads; the lock is held until the values are there.
-    let mut held = None;
-    let found = peers.from_first(|| {
-        if let Some(found) = cached(&path, splits, origin, progress) {
-            return Ok(Some(found));
-        }
-        let lock = lock(cache, &origin.key(), progress);
-        let waited = matches!(lock, Ok(Some(_)));
-        held = Some(lock);
-        // What was unsound before the wait has been told of.
-        let found = if waited { cached(&path, splits, origin, &crate::progress::Silent) } else { None };
-        if found.is_some() {
-            progress.note("reference log-probabilities: taken from the cache");
-        }
-        Ok(found)
-    })?;
-    if found.is_some() {
-        return Ok(found);
-    }
-    if peers.any(progress.interrupted())? {
-        return Ok(None);
-    }
-    let Some(found) = compute(policy, splits, peers, progress)? else { return Ok(None) };
-    if let Some(lock) = held
-        && let Err(error) = lock.and_then(|_lock| write(&path, splits, origin, &found))
-    {
-        progress.warn(&format!("reference log-probabilities are not cached: {error}"));
-    }
-    Ok(Some(found))
+    let (mut book, wanted) = (Book::open(splits, origin.clone(), cache), all(splits));
+    let there = match book.look(&wanted, peers, progress)? {
+        Found::All => true,
+        Found::Interrupted => false,
+        Found::Less => book.compute(policy, &wanted, WHAT, peers, progress)?,
+    };
+    Ok(there.then(|| book.into_values()))
 }
 
-/// The values of a file that is there and sound; one that is there and not sound is told of.
-fn cached(path: &Path, splits: &[Split], origin: &Origin, progress: &dyn Progress) -> Option<Reference> {
-    if !path.exists() {
-        return None;
-    }
-    match read(path, splits, origin) {
-        Ok(found) => {
-            progress.note("reference log-probabilities: taken from the cache");
-            Some(found)
-        }
-        Err(error) => {
-            progress.warn(&format!("{error}; the reference log-probabilities are computed again"));
-            None
-        }
-    }
-}
-
-/// Waits until no other process or thread computes the same values; nothing where the user interrupts it.
-fn lock(cache: &Path, key: &str, progress: &dyn Progress) -> Result<Option<File>> {
-    std::fs::create_dir_all(cache).map_err(Error::io(cache))?;
-    let path = cache.join(format!(".{key}.lock"));
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
-    let mut told = false;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::Error(e)) => return Err(Error::Io { path, source: e }),
-            Err(TryLockError::WouldBlock) if progress.interrupted() => return Ok(None),
-            Err(TryLockError::WouldBlock) => {
-                if !told {
-                    progress.note("reference log-probabilities: waiting for another run that computes them");
-                    told = true;
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        }
-    }
-}
-
-/// Computes the reference with the policy as it stands, codes left out; `None` where the user interrupted it.
+/// The reference of all rows, computed and kept nowhere; `None` where the user interrupted it.
 ///
 /// # Errors
-/// As [`reference`].
+/// As [`Book::compute`].
 pub fn compute<T: Real>(
     policy: &Policy<T>,
     splits: &[Split],
-    peers: &Peers,
+    origin: &Origin,
     progress: &dyn Progress,
 ) -> Result<Option<Reference>> {
-    let total: usize = splits.iter().map(|s| s.rows.len()).sum();
-    progress.begin("reference log-probabilities", Some(total as u64));
-    let mut out = Reference::new();
-    for split in splits {
-        let mut values = Vec::with_capacity(split.rows.len());
-        // A pass for every rank, then a look at the user.
-        for passes in passes(&split.rows).chunks(peers.size()) {
-            if peers.any(progress.interrupted())? {
-                progress.end();
-                return Ok(None);
-            }
-            let next = values.len() + passes.iter().map(|pass| pass.len()).sum::<usize>();
-            let rows = &split.rows[values.len()..next];
-            values.extend(shares::plain_logps(policy, rows, peers, |n| progress.advance(n as u64))?);
-        }
-        out.push(values);
-    }
-    progress.end();
-    let rows = splits.iter().flat_map(|s| &s.rows).zip(out.iter().flatten());
-    let faulty: Vec<&str> = rows.filter(|(_, v)| !is_finite(v)).map(|(row, _)| row.id.as_str()).collect();
-    if faulty.is_empty() {
-        return Ok(Some(out));
-    }
-    let shown = faulty[..faulty.len().min(5)].join(" ");
-    Err(Error::Run {
-        message: format!("the starting model's log-probability is not finite for {} pairs: {shown}", faulty.len()),
-        hint: Some("its weights are damaged, or too large for this precision".into()),
-    })
+    let mut book = Book::open(splits, origin.clone(), Path::new(""));
+    let whole = book.compute(policy, &all(splits), WHAT, &super::peers::ALONE, progress)?;
+    Ok(whole.then(|| book.into_values()))
 }
 
 fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
@@ -270,23 +183,37 @@ pub fn mark(origin: &Origin, splits: &[Split], found: &Reference) -> Result<(Str
     Ok((MARK.to_string(), serde_json::to_string(&Mark::of(origin, &ids(splits), &values))?))
 }
 
-fn write(path: &PathBuf, splits: &[Split], origin: &Origin, found: &Reference) -> Result<()> {
-    let ids = ids(splits);
-    let side = |get: fn(&(f64, f64)) -> f64| -> Vec<f64> { found.iter().flatten().map(get).collect() };
+/// Writes the values that are known.
+fn write(path: &Path, splits: &[Split], origin: &Origin, found: &Reference) -> Result<()> {
+    let known = ids(splits).into_iter().zip(found.iter().flatten().copied()).filter(|(_, value)| is_finite(value));
+    let (ids, values): (Vec<&str>, Vec<(f64, f64)>) = known.unzip();
     let columns = vec![
         Column::new(col::ID.into(), &ids),
-        Column::new(REF_CHOSEN.into(), side(|r| r.0)),
-        Column::new(REF_REJECTED.into(), side(|r| r.1)),
+        Column::new(REF_CHOSEN.into(), values.iter().map(|v| v.0).collect::<Vec<f64>>()),
+        Column::new(REF_REJECTED.into(), values.iter().map(|v| v.1).collect::<Vec<f64>>()),
     ];
     let mut frame = DataFrame::new(ids.len(), columns)?;
-    artifact::write_parquet_marked(path, &mut frame, &[mark(origin, splits, found)?])
+    let mark = serde_json::to_string(&Mark::of(origin, &ids, &values))?;
+    artifact::write_parquet_marked(path, &mut frame, &[(MARK.to_string(), mark)])
 }
 
-/// The values of a file: of a cache, or one that `score` wrote.
+/// The values of a file of all rows: one that `score` wrote.
 ///
 /// # Errors
 /// [`Error::Artifact`] where it is damaged or changed, or of another model, other data or options.
 pub fn read(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference> {
+    let found = read_some(path, splits, origin)?;
+    if found.iter().flatten().all(is_finite) {
+        return Ok(found);
+    }
+    Err(Error::artifact(path, "rows are missing"))
+}
+
+/// The values of a file of some or all rows, in their order; NaN for rows that are not in it.
+///
+/// # Errors
+/// As [`read`].
+fn read_some(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference> {
     let bad = |what: &str| Error::artifact(path, what);
     let text = artifact::read_mark(path, MARK)?;
     let text = text.ok_or_else(|| bad("holds no reference log-probabilities of ours"))?;
@@ -306,20 +233,25 @@ pub fn read(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference>
         let values: Option<Vec<f64>> = column(name)?.f64()?.iter().collect();
         values.ok_or_else(|| bad(&format!("column `{name}`: a value is missing")))
     };
-    let found: Vec<Option<&str>> = column(col::ID)?.str()?.iter().collect();
-    let wanted = ids(splits);
-    if found.len() != wanted.len() || found.iter().zip(&wanted).any(|(found, wanted)| *found != Some(*wanted)) {
-        return Err(bad("rows are missing, or in another order"));
-    }
+    let found: Option<Vec<&str>> = column(col::ID)?.str()?.iter().collect();
+    let found = found.ok_or_else(|| bad("column `id`: a value is missing"))?;
     let values: Vec<(f64, f64)> = numbers(REF_CHOSEN)?.into_iter().zip(numbers(REF_REJECTED)?).collect();
-    if Mark::of(origin, &wanted, &values) != told {
+    if Mark::of(origin, &found, &values) != told {
         return Err(bad("content changed since it was written"));
     }
     if !values.iter().all(is_finite) {
         return Err(bad("a value is not finite"));
     }
-    let mut values = values.into_iter();
-    Ok(splits.iter().map(|split| values.by_ref().take(split.rows.len()).collect()).collect())
+    let mut rest = found.iter().zip(values).peekable();
+    let mut take = |row: &TokenRow| match rest.next_if(|(id, _)| **id == row.id) {
+        Some((_, value)) => value,
+        None => (f64::NAN, f64::NAN),
+    };
+    let out = splits.iter().map(|split| split.rows.iter().map(&mut take).collect()).collect();
+    if rest.next().is_some() {
+        return Err(bad("rows are missing, or in another order"));
+    }
+    Ok(out)
 }
 
 /// A reference of zeros, for objectives that have none.

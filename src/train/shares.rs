@@ -135,9 +135,10 @@ pub fn examine<T: Real>(
         return examine::examine(policy, rows, done);
     }
     in_shares(
-        rows,
+        &examine::passes(rows),
         peers,
         &mut done,
+        |pass| pass.len(),
         |pass| {
             let mut numbers = Vec::new();
             for example in examine::examine(policy, pass, |_| {})? {
@@ -149,35 +150,34 @@ pub fn examine<T: Real>(
     )
 }
 
-/// [`examine::plain_logps`] in shares, as [`examine`].
+/// Log-probabilities without any z of passes in shares, as [`examine`].
 ///
 /// # Errors
 /// As [`examine`].
 pub fn plain_logps<T: Real>(
     policy: &Policy<T>,
-    rows: &[TokenRow],
+    passes: &[Vec<&TokenRow>],
     peers: &Peers,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<(f64, f64)>> {
-    if peers.size() == 1 {
-        return examine::plain_logps(policy, rows, done);
-    }
-    let of = |pass: &[TokenRow]| -> Result<Vec<f64>> {
-        Ok(examine::plain_logps(policy, pass, |_| {})?.into_iter().flat_map(|(c, r)| [c, r]).collect())
+    let of = |pass: &Vec<&TokenRow>| -> Result<Vec<f64>> {
+        Ok(examine::plain_pass(policy, pass)?.into_iter().flat_map(|(c, r)| [c, r]).collect())
     };
-    in_shares(rows, peers, &mut done, of, |numbers| Some((numbers.next()?, numbers.next()?)))
+    in_shares(passes, peers, &mut done, Vec::len, of, |numbers| Some((numbers.next()?, numbers.next()?)))
 }
 
 /// Every rank computes its passes as numbers; all ranks read all of them, in the order of the rows.
-fn in_shares<R>(
-    rows: &[TokenRow],
+fn in_shares<P, R>(
+    passes: &[P],
     peers: &Peers,
     done: &mut dyn FnMut(usize),
-    compute: impl Fn(&[TokenRow]) -> Result<Vec<f64>>,
+    rows: impl Fn(&P) -> usize,
+    compute: impl Fn(&P) -> Result<Vec<f64>>,
     read: impl Fn(&mut dyn Iterator<Item = f64>) -> Option<R>,
 ) -> Result<Vec<R>> {
-    let mut out = Vec::with_capacity(rows.len());
-    for passes in examine::passes(rows).chunks(PASSES_PER_MEETING * peers.size()) {
+    let total: usize = passes.iter().map(&rows).sum();
+    let mut out = Vec::with_capacity(total);
+    for passes in passes.chunks(PASSES_PER_MEETING * peers.size()) {
         let mut own = Vec::new();
         for pass in &passes[peers.share(passes.len())] {
             own.extend(compute(pass)?);
@@ -188,10 +188,10 @@ fn in_shares<R>(
                 out.push(found);
             }
         }
-        done(passes.iter().map(|pass| pass.len()).sum());
+        done(passes.iter().map(&rows).sum());
     }
-    if out.len() != rows.len() {
-        return Err(Error::run(format!("ranks examined {} of {} rows", out.len(), rows.len())));
+    if out.len() != total {
+        return Err(Error::run(format!("ranks examined {} of {total} rows", out.len())));
     }
     Ok(out)
 }

@@ -305,8 +305,7 @@ fn kept_states_give_the_latent_part_the_same_loss_and_gradient() {
             let found = examine(&policy, &rows, |_| ()).unwrap();
             let dir = tempfile::tempdir().unwrap();
             let keeping = Keeping { folder: dir.path(), budget: 1 << 20, about: "", head_frozen: true };
-            policy.states =
-                Some(HiddenStates::open(&policy, &rows.iter().collect::<Vec<_>>(), keeping, &Silent).unwrap());
+            policy.states = HiddenStates::open(&policy, &rows.iter().collect::<Vec<_>>(), keeping, &Silent).unwrap();
             let got = value(&policy, &rows, &reference, &pass);
             close("loss", &[got.0, got.1.kl, got.1.rewards.0], &[wanted.0, wanted.1.kl, wanted.1.rewards.0], 1e-9);
             for (name, slope) in gradients(&policy, &rows, &reference, &pass, 2) {

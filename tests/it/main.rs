@@ -25,6 +25,7 @@
 //! - `resume`: a stopped run ends with the same bits.
 //! - `running`: what a training run says, and where it gives up.
 //! - `signals`: the real program, interrupted and killed.
+//! - `stopping`: what is computed before the first step: no more than is needed, nothing twice.
 //! - `trajectory`: fifty steps of training beside those of TRL.
 //! - `tokenize`: renderings and token ids recorded from transformers.
 //! - `tuning`: adapters and head-only tuning, as functions and as files.
@@ -55,6 +56,7 @@ mod refused;
 mod resume;
 mod running;
 mod signals;
+mod stopping;
 mod support;
 mod tokenize;
 mod trajectory;

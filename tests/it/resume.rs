@@ -228,7 +228,7 @@ fn stopped_by_a_limit_and_resumed() {
     // The first step, the end of the first epoch, and within the second.
     for limit in [1, ground.per_epoch, ground.per_epoch + 3, ground.steps - 1] {
         let out = format!("limit-{limit}");
-        let limited = TrainConfig { max_steps: limit, ..ground.config(&out) };
+        let limited = TrainConfig { max_steps: limit, keep_optimizer_state: true, ..ground.config(&out) };
         assert_eq!(finished(run(&limited, &Silent)).steps as usize, limit);
         assert_eq!(losses(&ground.place(&out)).len(), limit);
         // The same limit again finds nothing to do; a higher one goes on.

@@ -146,17 +146,39 @@ fn numbers_that_are_none_stop_it_with_the_ids() {
     sandbox.ok(&(train("run") + " --max-steps 1 --quiet"));
     let ids: BTreeSet<String> =
         crate::support::texts(&sandbox.parquet("data/pairs/train.parquet"), "id").into_iter().collect();
-    // The last weight of the file becomes none.
-    let mut bytes = sandbox.bytes("run/model/model.safetensors");
-    let at = bytes.len() - 4;
-    bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(sandbox.path("run/model/model.safetensors"), bytes).expect("written");
+    // Weights of the final norm that are finite, and what comes of them is not.
+    let sound = sandbox.bytes("run/model/model.safetensors");
+    let put = |x: f32| {
+        let mut bytes = sound.clone();
+        let at = bytes.len() - 4 * 32;
+        bytes[at..].as_chunks_mut::<4>().0.iter_mut().for_each(|b| *b = x.to_le_bytes());
+        std::fs::write(sandbox.path("run/model/model.safetensors"), bytes).expect("written");
+    };
+    put(f32::MAX);
     let line = "train --data data --model run/model --latent none --max-steps 2 --batch 3 --quiet";
     let referenced = sandbox.ends(1, &format!("{line} --out a")).stderr;
-    assert!(referenced.contains("the starting model's log-probability is not finite for 60 pairs: "), "{referenced}");
+    assert!(referenced.contains("the starting model's log-probability is not finite for "), "{referenced}");
+    assert!(referenced.lines().next().unwrap_or("").split(' ').any(|w| ids.contains(w)), "{referenced}");
+    let scored = sandbox.ends(1, "score --data data --model run/model --out s.parquet").stderr;
+    assert!(scored.contains("the model's log-probability is not finite for "), "{scored}");
     let plain = sandbox.ends(1, &format!("{line} --objective simpo --out b")).stderr;
     assert!(plain.contains("is NaN on the batch with ids "), "{plain}");
     let named: Vec<&str> = plain.lines().next().unwrap_or("").split(' ').filter(|w| ids.contains(*w)).collect();
     assert_eq!(named.len(), 3, "{plain}");
     assert!(!sandbox.exists("b/manifest.json") && sandbox.files("b/checkpoints").is_empty());
+    // Weights that are none are refused before anything is computed, by every command that reads them.
+    put(f32::NAN);
+    for command in [
+        format!("{line} --out c"),
+        format!("{line} --objective sft --out c"),
+        format!("{line} --objective simpo --out c"),
+        format!("{line} --tune lora --out c"),
+        "score --data data --model run/model --out s.parquet".to_string(),
+        "export --run run --out c".to_string(),
+    ] {
+        let told = sandbox.ends(3, &command).stderr;
+        let wanted = "tensor model.norm.weight: 32 of 32 numbers are not finite";
+        assert!(told.contains(wanted) && told.contains("hint: "), "{command}: {told}");
+        assert!(!sandbox.exists("c") && !sandbox.exists("s.parquet"), "{command}");
+    }
 }

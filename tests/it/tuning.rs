@@ -320,7 +320,7 @@ fn head_against_full<T: Real>(tied: bool, lpc: &LpcConfig, kind: ObjectiveKind, 
             let budget = if round == "mapped" { 0 } else { 1 << 20 };
             let keeping = Keeping { folder: dir.path(), budget, about: "", head_frozen: false };
             head.states = None;
-            head.states = Some(HiddenStates::open(&head, &all_of(&rows), keeping, &Silent).unwrap());
+            head.states = HiddenStates::open(&head, &all_of(&rows), keeping, &Silent).unwrap();
             assert_eq!(head.states.as_ref().unwrap().memory() == 0, round == "mapped");
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{round}: one file, found again");
         }
@@ -371,7 +371,7 @@ fn kept_states_are_those_of_the_same_content_only() {
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
     let mut policy = headed::<f32>(&llama(true), &plain());
     let fresh = logps(&policy, &rows);
-    policy.states = Some(HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap());
+    policy.states = HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 1);
     near(&logps(&policy, &rows), &fresh, 1e-6);
     // Pairs that are not kept go through the backbone; so do other lengths under a known id.
@@ -399,13 +399,13 @@ fn kept_states_are_those_of_the_same_content_only() {
     }
     policy.states = None;
     let wanted = logps(&policy, &rows);
-    policy.states = Some(HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap());
+    policy.states = HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     near(&logps(&policy, &rows), &wanted, 1e-6);
     // No place to write: what is small stays in memory, what is not is an error.
     let nowhere = dir.path().join(std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().file_name());
     let nowhere = nowhere.join("below-a-file");
     let lost = Keeping { folder: &nowhere, ..keeping };
-    policy.states = Some(HiddenStates::open(&policy, &all_of(&rows), lost, &Silent).unwrap());
+    policy.states = HiddenStates::open(&policy, &all_of(&rows), lost, &Silent).unwrap();
     near(&logps(&policy, &rows), &wanted, 1e-6);
     assert!(HiddenStates::open(&policy, &all_of(&rows), Keeping { budget: 0, ..lost }, &Silent).is_err());
 }

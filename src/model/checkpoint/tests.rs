@@ -212,5 +212,78 @@ fn damaged_files_are_refused() {
         views.push((name.clone(), view.unwrap()));
     }
     std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
-    assert!(fails(&dir).contains("tensor model.norm.weight: type I16"), "{}", fails(&dir));
+    assert!(fails(&dir).contains("tensor model.norm.weight: numbers of type I16"), "{}", fails(&dir));
+}
+
+#[test]
+fn a_tied_head_may_stand_for_the_embedding() {
+    let config = LlamaConfig { tie_word_embeddings: true, ..config() };
+    let whole = weights(&config);
+    let dir = folder(&config);
+    let path = dir.path().join("model.safetensors");
+    let mut stored = whole.clone();
+    let embedding = stored.remove(names::EMBEDDING).unwrap();
+    stored.insert(names::HEAD.into(), embedding.clone());
+    write(&path, stored.clone());
+    same(&open(&dir).unwrap(), &whole);
+    // Both, and the same.
+    stored.insert(names::EMBEDDING.into(), embedding.clone());
+    write(&path, stored.clone());
+    same(&open(&dir).unwrap(), &whole);
+    // Both, and not: which of them is meant is not ours to say.
+    stored.insert(names::HEAD.into(), (embedding * 2.0).unwrap());
+    write(&path, stored);
+    let refused = open(&dir).unwrap_err();
+    assert!(refused.to_string().contains("lm_head.weight differs from the embedding"), "{refused}");
+    assert!(refused.hint().unwrap().contains("tie_word_embeddings"));
+}
+
+#[test]
+fn prefixes_of_wrappers_are_named_with_the_remedy() {
+    let config = config();
+    let dir = folder(&config);
+    let path = dir.path().join("model.safetensors");
+    for (prefix, by, inside) in [
+        ("_orig_mod.", "torch.compile", "model._orig_mod.save_pretrained"),
+        ("module.", "DistributedDataParallel", "model.module.save_pretrained"),
+        ("module._orig_mod.", "torch.compile", "save_pretrained"),
+    ] {
+        write(&path, weights(&config).into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)));
+        let refused = open(&dir).unwrap_err();
+        let told = refused.to_string();
+        for part in prefix.split_terminator('.') {
+            assert!(told.contains(&format!("`{part}.`")), "{told}");
+        }
+        assert!(told.contains(by) && !told.contains("missing tensor"), "{told}");
+        let hint = refused.hint().unwrap();
+        assert!(hint.contains(inside) && hint.contains("save_file") && hint.contains("model.safetensors"), "{hint}");
+    }
+    // A layer alone that was compiled.
+    let compiled = |name: String| name.replace("model.layers.0.", "model.layers.0._orig_mod.");
+    write(&path, weights(&config).into_iter().map(|(name, t)| (compiled(name), t)));
+    assert!(fails(&dir).contains("`_orig_mod.` of torch.compile"), "{}", fails(&dir));
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_by_name() {
+    let config = config();
+    let dir = folder(&config);
+    let path = dir.path().join("model.safetensors");
+    let with = |name: &str, bad: f64, kind: DType| {
+        let mut stored = weights(&config);
+        let tensor = &stored[name];
+        let mut values = tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        (values[1], values[3]) = (bad, bad);
+        let changed = Tensor::from_vec(values, tensor.shape(), &Device::Cpu).unwrap().to_dtype(kind).unwrap();
+        stored.insert(name.into(), changed);
+        write(&path, stored);
+        fails(&dir)
+    };
+    let told = with(names::NORM, f64::NAN, DType::F32);
+    assert!(told.contains("tensor model.norm.weight: 2 of 32 numbers are not finite"), "{told}");
+    let told = with("model.layers.1.mlp.up_proj.weight", f64::NEG_INFINITY, DType::BF16);
+    assert!(told.contains("tensor model.layers.1.mlp.up_proj.weight: 2 of"), "{told}");
+    // Finite as it is stored, and not as it is used.
+    let told = with(names::EMBEDDING, 1e300, DType::F64);
+    assert!(told.contains("tensor model.embed_tokens.weight: 2 of") && told.contains("32 bits"), "{told}");
 }

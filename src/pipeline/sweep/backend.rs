@@ -192,8 +192,8 @@ impl SweepBackend for Pipelines<'_> {
         let ended = train::run(&config, Seed(cell.seed), true, &quiet)?;
         let summary = match ended {
             train::Ended::Finished(summary) | train::Ended::Already(summary) => summary,
-            train::Ended::Interrupted { step, steps } => {
-                return Err(Error::run(format!("interrupted after step {step} of {steps}")));
+            train::Ended::Interrupted { step, steps, what } => {
+                return Err(Error::run(format!("interrupted after step {step} of {steps}; {what}")));
             }
         };
         // Usage of a latent without codes would read as one code that is always used.
@@ -260,6 +260,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
         "train.save_model",
         "train.checkpoint_every",
         "train.keep_checkpoints",
+        "train.keep_optimizer_state",
     ];
     let sweep = super::Sweep {
         config: &recipe.sweep,

@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::schema::{self, col, prepared};
 use crate::seed::Seed;
 use crate::tokenize::ModelTokenizer;
-use crate::train::{Observer, Outcome, Peers, TrainConfig, reference, shares};
+use crate::train::{Observer, Outcome, Peers, Posteriors, TrainConfig, reference, shares};
 
 /// A trained policy on its way to disk.
 pub(super) struct Trained<'a> {
@@ -47,16 +47,22 @@ impl Trained<'_> {
         progress: &dyn Progress,
     ) -> Result<(Vec<Vec<Example>>, Duration)> {
         let clock = Instant::now();
-        let total: usize = self.splits.iter().map(|s| s.rows.len()).sum();
+        let asked = |i: usize| i > 0 || self.config.posteriors == Posteriors::All;
+        let asked_rows = |(i, split): (usize, &Split)| if asked(i) { split.rows.len() } else { 0 };
+        let total: usize = self.splits.iter().enumerate().map(asked_rows).sum();
         progress.begin("posteriors", Some(total as u64));
         let examples: Result<Vec<_>> = self
             .splits
             .iter()
-            .map(|s| shares::examine(policy, &s.rows, peers, |n| progress.advance(n as u64)))
+            .enumerate()
+            .map(|(i, s)| {
+                let rows = if asked(i) { s.rows.as_slice() } else { &[] };
+                shares::examine(policy, rows, peers, |n| progress.advance(n as u64))
+            })
             .collect();
         progress.end();
         let mut examples = examples?;
-        for (i, (split, examples)) in self.splits.iter().zip(&mut examples).enumerate() {
+        for (i, (split, examples)) in self.splits.iter().zip(&mut examples).enumerate().filter(|(i, _)| asked(*i)) {
             let keys = self.keys[i].as_deref();
             if let Some(sum) = evaluate::settled(policy, split, examples, &self.reference[i], keys, self.config)? {
                 self.swap_overlap.set(Some(self.swap_overlap.get().unwrap_or(0.0) + sum / total.max(1) as f64));
@@ -85,9 +91,9 @@ impl Trained<'_> {
             .zip(self.reference)
             .map(|((split, examples), reference)| Part {
                 split: &split.name,
-                rows: &split.rows,
+                rows: &split.rows[..examples.len()],
                 examples,
-                reference: self.config.objective.needs_reference().then_some(reference.as_slice()),
+                reference: self.config.objective.needs_reference().then_some(&reference[..examples.len()]),
             })
             .collect();
         let path = out.join(schema::run::POSTERIORS);

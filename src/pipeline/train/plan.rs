@@ -2,16 +2,16 @@
 
 use serde::Serialize;
 
-use super::{Data, checked, open_data};
+use super::{Data, Needs, checked, open_data};
 use crate::batch::Split;
 use crate::error::Result;
 use crate::model::{LlamaConfig, load};
 use crate::seed::Seed;
 use crate::source::ModelSource;
-use crate::train::TrainConfig;
 use crate::train::estimate::{Flops, Loads, Memory, Regime};
 use crate::train::machine::{self, Seconds, Speed};
-use crate::train::plan::Plan as Steps;
+use crate::train::plan::{Plan as Steps, used};
+use crate::train::{Posteriors, TrainConfig};
 
 /// What `train --dry-run` says. Sizes are in MiB, times in seconds.
 #[derive(Debug, Serialize)]
@@ -24,6 +24,11 @@ pub struct Plan {
     pub pairs: usize,
     /// Pairs to evaluate on.
     pub pairs_test: usize,
+    /// Pairs whose reference log-probabilities are computed before the first step, and after the last one for
+    /// posteriors.parquet, where no cache has them.
+    pub pairs_reference: (usize, usize),
+    /// Pairs with a row in posteriors.parquet.
+    pub pairs_posteriors: usize,
     /// Steps to take.
     pub steps: usize,
     /// Tokens through the backbone in all steps, shared prompts counted once.
@@ -84,6 +89,11 @@ pub fn plan(config: &TrainConfig, seed: Seed) -> Result<Plan> {
     let Data { splits, tokenizer, longest, .. } = open_data(&config)?;
     let shape = load::shape(&ModelSource::resolve(&config.model)?, tokenizer.vocab_size())?;
     let Cost { regime, steps, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
+    let needs = Needs::of(&config, &splits, used(&splits[0].rows, None, steps, seed, 0..steps.steps));
+    let count = |wanted: &[Vec<bool>]| wanted.iter().flatten().filter(|w| **w).count();
+    let referenced = if config.objective.needs_reference() { (count(&needs.first), count(&needs.all)) } else { (0, 0) };
+    let tested: usize = splits[1..].iter().map(|s| s.rows.len()).sum();
+    let examined = if config.posteriors == Posteriors::All { tested + splits[0].rows.len() } else { tested };
     let machine_mb = machine::memory_mb();
     let hints = machine_mb.map_or_else(Vec::new, |mb| memory.advice(mb, config.batch, config.accumulate));
     let speed = Speed::measure(&config, &shape, &splits[0].rows)?;
@@ -91,7 +101,9 @@ pub fn plan(config: &TrainConfig, seed: Seed) -> Result<Plan> {
         parameters: regime.backbone,
         trainable: regime.trainable,
         pairs: splits[0].rows.len(),
-        pairs_test: splits[1..].iter().map(|s| s.rows.len()).sum(),
+        pairs_test: tested,
+        pairs_reference: (referenced.0, referenced.1 - referenced.0),
+        pairs_posteriors: examined,
         steps: steps.steps,
         tokens: loads.all.tokens,
         tokens_per_epoch: loads.epoch.tokens,

@@ -12,7 +12,8 @@ use crate::policy::{HiddenStates, Keeping, Policy, basis, flips};
 use crate::progress::Progress;
 use crate::seed::Seed;
 use crate::source::ModelSource;
-use crate::train::{Peers, TrainConfig, Tune, reference};
+use crate::train::reference::{self, companions};
+use crate::train::{Peers, TrainConfig, Tune};
 
 /// The policy that a run starts from.
 ///
@@ -111,8 +112,9 @@ pub(super) fn settled(config: TrainConfig, policy: &Policy<f32>) -> TrainConfig 
     }
 }
 
-/// Gives the policy the hidden states of all rows where its backbone never moves; and those of the training rows where
-/// it stays as it is while the latent part is trained alone, if they fit into the memory that is allowed for them.
+/// Gives the policy the hidden states of all rows where its backbone never moves; and those of the training rows that
+/// steps of the latent part's warm-up read, if they fit into the memory that is allowed for them. False where the user
+/// interrupted it: what was computed is kept.
 ///
 /// # Errors
 /// As [`HiddenStates::open`].
@@ -120,38 +122,62 @@ pub(super) fn remember(
     policy: &mut Policy<f32>,
     config: &TrainConfig,
     splits: &[Split],
+    warming: &[bool],
     peers: &Peers,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<bool> {
     let kept = config.tune.keeps_states();
     if !kept && config.latent_warmup() == 0.0 {
-        return Ok(());
+        return Ok(true);
     }
     let budget = (config.head.memory_mb as u64) << 20;
-    let own = match config.head.cache.as_str() {
-        "" => Path::new(&config.data).join("hidden"),
-        folder => PathBuf::from(folder),
-    };
+    let own = states_folder(config);
     let splits = if kept { splits } else { &splits[..1] };
-    let rows: Vec<_> = splits.iter().flat_map(|s| &s.rows).collect();
+    let all: Vec<&TokenRow> = splits.iter().flat_map(|s| &s.rows).collect();
     // The head is trained with the rest of a model behind the warm-up, and only then.
     let head_frozen = config.tune != Tune::Head;
+    let about = reference::options(policy);
+    let keeping = Keeping { folder: &own, budget, about: &about, head_frozen };
+    let mut rows = all.clone();
+    // Composed operations promise no numbers that are free of a pass' company.
+    if !kept && policy.decoder.place().is_none() {
+        let read = companions(&splits[0].rows, |i| warming[i]);
+        rows = read.into_iter().map(|i| &splits[0].rows[i]).collect();
+    }
     if !kept && HiddenStates::size(policy, &rows, head_frozen)? > budget {
         progress
             .note("hidden states are computed in every pass of train.lpc.warmup: they are more than head.memory_mb");
-        return Ok(());
+        return Ok(true);
     }
-    let about = reference::options(policy);
-    let keeping = Keeping { folder: &own, budget, about: &about, head_frozen };
+    let open = |policy: &Policy<f32>| -> Result<Option<HiddenStates>> {
+        // A longer run may have left those of all rows.
+        if rows.len() < all.len()
+            && HiddenStates::size(policy, &all, head_frozen)? <= budget
+            && let Some(found) = HiddenStates::find(policy, &all, keeping)?
+        {
+            return Ok(Some(found));
+        }
+        HiddenStates::open(policy, &rows, keeping, progress)
+    };
     // One rank computes and writes them, the others read.
     let mut states = None;
-    peers.from_first(|| {
-        states = Some(HiddenStates::open(policy, &rows, keeping, progress)?);
-        Ok(())
+    let whole = peers.from_first(|| {
+        states = open(policy)?;
+        Ok(states.is_some())
     })?;
-    policy.states = match states {
-        Some(states) => Some(states),
-        None => Some(HiddenStates::open(policy, &rows, keeping, progress)?),
-    };
-    Ok(())
+    if whole {
+        policy.states = match states {
+            Some(states) => Some(states),
+            None => open(policy)?,
+        };
+    }
+    Ok(whole)
+}
+
+/// Where hidden states are kept.
+pub(super) fn states_folder(config: &TrainConfig) -> PathBuf {
+    match config.head.cache.as_str() {
+        "" => Path::new(&config.data).join("hidden"),
+        folder => PathBuf::from(folder),
+    }
 }

@@ -1,0 +1,287 @@
+//! The values of one run: looked for in the cache, computed as far as they are wanted, kept when the user stops it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Origin, Reference, is_finite, read_some, write};
+use crate::artifact;
+use crate::batch::{Split, TokenRow};
+use crate::error::Result;
+use crate::nn::Real;
+use crate::policy::Policy;
+use crate::policy::examine::{LEAST_ROWS, not_finite, packed, passes, stoppable};
+use crate::progress::Progress;
+use crate::train::peers::Peers;
+use crate::train::shares;
+
+/// Which rows of every split a run needs the values of.
+pub type Wanted = Vec<Vec<bool>>;
+
+/// All rows of all splits.
+pub fn all(splits: &[Split]) -> Wanted {
+    splits.iter().map(|s| vec![true; s.rows.len()]).collect()
+}
+
+/// Time after which what was computed is written, in case the process is killed.
+const SAVED_EVERY: Duration = Duration::from_secs(60);
+
+/// The values that a run has, and the cache that it takes them from and adds to. A value that is not there is NaN: no
+/// loss could be computed with it unnoticed.
+#[derive(Debug)]
+pub struct Book<'a> {
+    splits: &'a [Split],
+    origin: Origin,
+    cache: PathBuf,
+    known: Reference,
+    /// Whether the cache holds all that is known.
+    kept: bool,
+    /// Whether the user has been told what the cache holds.
+    told: bool,
+    /// Keeps others from computing the same; or why nothing can be kept.
+    lock: Option<Result<Option<File>>>,
+}
+
+/// What looking into the cache has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// All that is wanted.
+    All,
+    /// Less: the rest is to be computed.
+    Less,
+    /// The user interrupted the wait for another run.
+    Interrupted,
+}
+
+impl<'a> Book<'a> {
+    /// A book without values, over a cache folder.
+    pub fn open(splits: &'a [Split], origin: Origin, cache: &Path) -> Book<'a> {
+        let known = splits.iter().map(|s| vec![(f64::NAN, f64::NAN); s.rows.len()]).collect();
+        Book { splits, origin, cache: cache.to_path_buf(), known, kept: true, told: false, lock: None }
+    }
+
+    /// A book that has all values, and no cache.
+    pub fn full(splits: &'a [Split], origin: Origin, known: Reference) -> Book<'a> {
+        Book { splits, origin, cache: PathBuf::new(), known, kept: true, told: false, lock: None }
+    }
+
+    /// The values, by split.
+    pub fn values(&self) -> &Reference {
+        &self.known
+    }
+
+    /// The values alone.
+    pub fn into_values(self) -> Reference {
+        self.known
+    }
+
+    /// What is kept of the wanted values where the user stops, in words.
+    pub fn stopped(&self, wanted: &Wanted) -> String {
+        let (known, all) = self.counts(wanted);
+        match (known, self.kept) {
+            (0, _) => format!("the {WHAT} begin anew"),
+            (_, true) => format!("{known} of {all} {WHAT} are kept in {}", self.cache.display()),
+            (_, false) => format!("the {WHAT} could not be kept and begin anew"),
+        }
+    }
+
+    /// Values that are there of those that are wanted, and how many these are.
+    pub fn counts(&self, wanted: &Wanted) -> (usize, usize) {
+        let each = self.known.iter().flatten().zip(wanted.iter().flatten()).filter(|(_, wanted)| **wanted);
+        each.fold((0, 0), |(known, all), (value, _)| (known + usize::from(is_finite(value)), all + 1))
+    }
+
+    /// Looks for what is wanted in the cache. Where it is not there, whoever else computes the same values waits until
+    /// [`Book::compute`] has ended. The first of several ranks reads.
+    ///
+    /// # Errors
+    /// As [`Peers::meet`].
+    pub fn look(&mut self, wanted: &Wanted, peers: &Peers, progress: &dyn Progress) -> Result<Found> {
+        let missing = |book: &Book<'_>| {
+            let (known, all) = book.counts(wanted);
+            known < all
+        };
+        if !missing(self) {
+            return Ok(Found::All);
+        }
+        let known = peers.from_first(|| {
+            let told = std::mem::replace(&mut self.told, true);
+            self.read_cache(if told { &crate::progress::Silent } else { progress });
+            if missing(self) {
+                let lock = artifact::wait_for(&self.cache, &self.origin.key(), WHAT, progress);
+                // What was unsound before the wait has been told of.
+                if matches!(lock, Ok(Some(_))) {
+                    self.read_cache(&crate::progress::Silent);
+                }
+                self.lock = Some(lock);
+            }
+            match self.counts(wanted) {
+                (known, all) if known == all => {
+                    self.lock = None;
+                    progress.note(&format!("{WHAT}: taken from the cache"));
+                }
+                (0, _) => {}
+                _ if told => {}
+                (known, all) => progress.note(&format!("{WHAT}: {known} of {all} are kept from before")),
+            }
+            Ok(self
+                .known
+                .iter()
+                .map(|s| s.iter().map(|(c, r)| (c.to_bits(), r.to_bits())).collect())
+                .collect::<Vec<Vec<_>>>())
+        })?;
+        let value = |(c, r): (u64, u64)| (f64::from_bits(c), f64::from_bits(r));
+        self.known = known.into_iter().map(|s| s.into_iter().map(value).collect()).collect();
+        if !missing(self) {
+            return Ok(Found::All);
+        }
+        if peers.any(progress.interrupted())? {
+            self.lock = None;
+            return Ok(Found::Interrupted);
+        }
+        Ok(Found::Less)
+    }
+
+    /// Computes what is wanted and not there with the policy as it stands, codes left out, and adds it to the cache; a
+    /// folder that cannot be written is passed over. False where the user interrupted it: what was computed is in the
+    /// cache then. Several ranks compute in shares; the first one writes.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`], and those of packing; [`Error::Run`] where a value is not finite.
+    pub fn compute<T: Real>(
+        &mut self,
+        policy: &Policy<T>,
+        wanted: &Wanted,
+        what: &str,
+        peers: &Peers,
+        progress: &dyn Progress,
+    ) -> Result<bool> {
+        let passes = self.passes(policy, wanted);
+        let rows: usize = passes.iter().map(|(_, pass)| pass.len()).sum();
+        progress.begin(what, Some(rows as u64));
+        let mut saved = Instant::now();
+        let mut whole = true;
+        // A pass for every rank, then a look at the user.
+        for passes in passes.chunks(peers.size()) {
+            if peers.any(progress.interrupted())? {
+                whole = false;
+                break;
+            }
+            let picked: Vec<Vec<&TokenRow>> = passes
+                .iter()
+                .map(|(split, pass)| pass.iter().map(|&i| &self.splits[*split].rows[i]).collect())
+                .collect();
+            let found = shares::plain_logps(policy, &picked, peers, |n| progress.advance(n as u64))?;
+            let faulty = picked.iter().flatten().zip(&found).filter(|(_, value)| !is_finite(value));
+            let faulty: Vec<&str> = faulty.map(|(row, _)| row.id.as_str()).collect();
+            if !faulty.is_empty() {
+                progress.end();
+                return Err(not_finite("starting model", &faulty));
+            }
+            let places = passes.iter().flat_map(|(split, pass)| pass.iter().map(|&i| (*split, i)));
+            for ((split, i), value) in places.zip(found) {
+                self.known[split][i] = value;
+            }
+            if saved.elapsed() > SAVED_EVERY {
+                self.write_cache(&crate::progress::Silent);
+                saved = Instant::now();
+            }
+        }
+        progress.end();
+        self.kept = self.write_cache(progress);
+        self.lock = None;
+        Ok(whole)
+    }
+
+    /// Split and places of the rows of every pass that is to be computed. Where numbers depend on a pass' company, passes
+    /// are those of the whole split.
+    fn passes<T: Real>(&self, policy: &Policy<T>, wanted: &Wanted) -> Vec<(usize, Vec<usize>)> {
+        let mut out = Vec::new();
+        for (at, (split, wanted)) in self.splits.iter().zip(wanted).enumerate() {
+            let rows = &split.rows;
+            let missing = |i: usize| wanted[i] && !is_finite(&self.known[at][i]);
+            if policy.decoder.place().is_none() {
+                let picked = companions(rows, missing);
+                let refs: Vec<&TokenRow> = picked.iter().map(|&i| &rows[i]).collect();
+                let mut picked = picked.into_iter();
+                out.extend(stoppable(policy, &refs).iter().map(|p| (at, picked.by_ref().take(p.len()).collect())));
+                continue;
+            }
+            let mut start = 0;
+            for pass in passes(rows) {
+                let places = start..start + pass.len();
+                start = places.end;
+                if places.clone().any(missing) {
+                    out.push((at, places.collect()));
+                }
+            }
+        }
+        out
+    }
+
+    fn part(&self) -> PathBuf {
+        self.cache.join(format!(".{}.part", self.origin.key()))
+    }
+
+    fn whole(&self) -> PathBuf {
+        self.cache.join(format!("{}.parquet", self.origin.key()))
+    }
+
+    /// Takes over what sound files hold; one that is there and not sound is told of.
+    fn read_cache(&mut self, progress: &dyn Progress) {
+        for path in [self.whole(), self.part()] {
+            if !path.exists() {
+                continue;
+            }
+            match read_some(&path, self.splits, &self.origin) {
+                Ok(found) => {
+                    let both = self.known.iter_mut().flatten().zip(found.into_iter().flatten());
+                    both.filter(|(_, found)| is_finite(found)).for_each(|(known, found)| *known = found);
+                }
+                Err(error) => progress.warn(&format!("{error}; the {WHAT} are computed again")),
+            }
+        }
+    }
+
+    /// Writes all that is known; nothing where another process may do so, or the folder cannot be written.
+    fn write_cache(&self, progress: &dyn Progress) -> bool {
+        let Some(lock) = &self.lock else { return false };
+        let write = || -> Result<()> {
+            if self.known.iter().flatten().all(is_finite) {
+                write(&self.whole(), self.splits, &self.origin, &self.known)?;
+                return artifact::remove(&self.part());
+            }
+            write(&self.part(), self.splits, &self.origin, &self.known)
+        };
+        let outcome = match lock {
+            Ok(Some(_)) => write().map_err(|e| e.to_string()),
+            Ok(None) => return false,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = &outcome {
+            progress.warn(&format!("{WHAT} are not cached: {error}"));
+        }
+        outcome.is_ok()
+    }
+}
+
+/// What this is called.
+pub const WHAT: &str = "reference log-probabilities";
+
+/// The rows that are wanted, with neighbours where they are so few that their numbers would depend on their company.
+pub fn companions(rows: &[TokenRow], wanted: impl Fn(usize) -> bool) -> Vec<usize> {
+    let mut picked: Vec<usize> = (0..rows.len()).filter(|&i| wanted(i)).collect();
+    if picked.is_empty() {
+        return picked;
+    }
+    let mut size: usize = picked.iter().map(|&i| packed(&rows[i])).sum();
+    for i in (0..rows.len()).filter(|&i| !wanted(i)) {
+        if size >= LEAST_ROWS {
+            break;
+        }
+        size += packed(&rows[i]);
+        picked.push(i);
+    }
+    picked.sort_unstable();
+    picked
+}
