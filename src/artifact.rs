@@ -310,20 +310,20 @@ fn clear_unfinished(folder: &Path) {
     }
 }
 
-/// Waits until no other process or thread makes the same thing in a folder, by a lock on a file of that name; nothing
-/// where the user interrupts the wait. `what` is told of while it waits.
+/// Waits until no other process or thread makes the same thing, by a lock on this file, which is made where it is not
+/// there; nothing where the user interrupts the wait. `what` is told of while it waits.
 ///
 /// # Errors
 /// [`Error::Io`] where the folder cannot be written or knows no locks.
-pub fn wait_for(folder: &Path, name: &str, what: &str, progress: &dyn Progress) -> Result<Option<File>> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let path = folder.join(format!(".{name}.lock"));
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+pub fn wait_for(path: &Path, what: &str, progress: &dyn Progress) -> Result<Option<File>> {
+    let folder = parent(path);
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(Error::io(path))?;
     let mut told = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::Error(source)) => return Err(Error::Io { path, source }),
+            Err(TryLockError::Error(source)) => return Err(Error::Io { path: path.to_path_buf(), source }),
             Err(TryLockError::WouldBlock) if progress.interrupted() => return Ok(None),
             Err(TryLockError::WouldBlock) => {
                 if !told {

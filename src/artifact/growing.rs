@@ -22,7 +22,18 @@ pub struct Growing {
     parts: usize,
 }
 
+/// The name of a hidden file beside another one.
+fn beside(path: &Path, kind: &str) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    parent(path).join(format!(".{name}.{kind}"))
+}
+
 impl Growing {
+    /// Where a file is until it is whole: also what processes that would make it wait for.
+    pub fn staged(path: &Path) -> PathBuf {
+        beside(path, "part")
+    }
+
     /// Goes on with what an earlier process left of this file, or begins it: `head` stands before the first part,
     /// and parts have these sizes. One process at a time.
     ///
@@ -31,8 +42,7 @@ impl Growing {
     pub fn open(path: &Path, head: &[u8], sizes: &[u64]) -> Result<Growing> {
         let folder = parent(path);
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let (staged, hashes) = (folder.join(format!(".{name}.part")), folder.join(format!(".{name}.sums")));
+        let (staged, hashes) = (Growing::staged(path), beside(path, "sums"));
         let open = |path: &Path| {
             File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(Error::io(path))
         };

@@ -120,13 +120,14 @@ impl HiddenStates {
         if let Some((bytes, start)) = found(&path)? {
             return Ok(Some(HiddenStates { bytes, start, ..known }));
         }
-        let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // A folder that knows no locks has one writer, as far as anybody can tell.
-        let lock = artifact::wait_for(keeping.folder, &name, "hidden states", progress);
+        let lock = artifact::wait_for(&Growing::staged(&path), "hidden states", progress);
         if matches!(lock, Ok(None)) {
             return Ok(None);
         }
         if let Some((bytes, start)) = found(&path)? {
+            // What was made to wait for, behind the back of the one who finished.
+            artifact::remove(&Growing::staged(&path))?;
             return Ok(Some(HiddenStates { bytes, start, ..known }));
         }
         progress.note(&format!("hidden states: {} MiB to {}", entry.bytes() >> 20, path.display()));

@@ -108,7 +108,7 @@ impl<'a> Book<'a> {
             let told = std::mem::replace(&mut self.told, true);
             self.read_cache(if told { &crate::progress::Silent } else { progress });
             if missing(self) {
-                let lock = artifact::wait_for(&self.cache, &self.origin.key(), WHAT, progress);
+                let lock = artifact::wait_for(&self.cache.join(format!(".{}.lock", self.origin.key())), WHAT, progress);
                 // What was unsound before the wait has been told of.
                 if matches!(lock, Ok(Some(_))) {
                     self.read_cache(&crate::progress::Silent);
