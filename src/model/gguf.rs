@@ -144,8 +144,9 @@ fn dequantize<T: Real>(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<T>, Strin
     let n = tensor.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
     let n = n.ok_or_else(|| bad("too large".into()))?;
     let (block, size) = (kind.block_size(), kind.type_size());
-    if !tensor.shape.last().copied().unwrap_or(1).is_multiple_of(block) {
-        return Err(bad(format!("rows of {:?} numbers are no whole blocks of {block}", tensor.shape.last())));
+    let row = tensor.shape.last().copied().unwrap_or(1);
+    if !row.is_multiple_of(block) {
+        return Err(bad(format!("rows of {row} numbers are no whole blocks of {block}")));
     }
     let len = (n / block).checked_mul(size).ok_or_else(|| bad("too large".into()))?;
     let bytes = gguf.bytes(tensor.start, len as u64).ok_or_else(|| bad("the file ends before its numbers".into()))?;
@@ -228,8 +229,7 @@ impl Metadata<'_> {
     fn expected(&self, key: &str, what: &str) -> Error {
         let found = match self.get(key) {
             None => "nothing".to_string(),
-            Some(Value::Array(_)) => "a list".into(),
-            Some(other) => format!("{other:?}"),
+            Some(value) => shown(value),
         };
         self.refuse(format!("metadata `{}.{key}`: expected {what}, got {found}", self.prefix))
     }
@@ -303,7 +303,8 @@ impl Metadata<'_> {
             (None | Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
             (kind, _) => {
                 let kind = kind.unwrap_or("none");
-                let message = format!("rope scaling {kind:?} in GGUF is not supported with factor {factor:?}");
+                let factor = factor.map_or_else(|| "no factor".into(), |factor| format!("factor {factor}"));
+                let message = format!("rope scaling \"{kind}\" in GGUF is not supported with {factor}");
                 return Err(self.refuse(message).with_hint("supported: none, linear, and Llama 3's table"));
             }
         };
@@ -393,6 +394,25 @@ fn llama3_of(table: &[f64], plain: &LlamaConfig) -> Option<RopeScaling> {
     let fits = table.len() == before.len()
         && table.iter().zip(before.iter().zip(&after)).all(|(t, (b, a))| (t * a / b - 1.0).abs() < 1e-4);
     fits.then_some(scaling)
+}
+
+/// A value as a person writes it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::U8(x) => x.to_string(),
+        Value::I8(x) => x.to_string(),
+        Value::U16(x) => x.to_string(),
+        Value::I16(x) => x.to_string(),
+        Value::U32(x) => x.to_string(),
+        Value::I32(x) => x.to_string(),
+        Value::U64(x) => x.to_string(),
+        Value::I64(x) => x.to_string(),
+        Value::F32(x) => x.to_string(),
+        Value::F64(x) => x.to_string(),
+        Value::Bool(x) => x.to_string(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(_) => "a list".into(),
+    }
 }
 
 /// A whole number of any width.

@@ -102,7 +102,7 @@ impl LoraConfig {
         check(alpha == 0.0 || alpha == found.alpha, "alpha", alpha.to_string(), found.alpha.to_string());
         let targets = expanded(&self.targets);
         let same = targets.is_empty() || targets == found.targets;
-        check(same, "targets", format!("{:?}", self.targets), format!("{:?}", found.targets));
+        check(same, "targets", self.targets.join(", "), found.targets.join(", "));
         check(!self.rslora || found.rslora, "rslora", "true".into(), "false".into());
         faults
     }

@@ -139,7 +139,8 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     let model = from.join(run::MODEL);
     let adapter = peft::is_adapter(&model);
     if !adapter && !base::is_latent_alone(&model) && !model.join("config.json").is_file() {
-        return Err(Error::artifact(&model, "no model").with_hint("train with train.save_model = true keeps it"));
+        return Err(Error::artifact(&model, "no model")
+            .with_hint("train keeps it unless it is told --set train.save_model=false"));
     }
     if config.form == ExportAs::Peft && !adapter {
         let tune = run_manifest.config["tune"].as_str().unwrap_or("full").to_string();

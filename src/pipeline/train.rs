@@ -151,7 +151,7 @@ fn open_data(config: &TrainConfig) -> Result<Data> {
     let longest = batch::longest(splits.iter().flat_map(|s| &s.rows));
     if longest > config.max_length {
         return Err(Error::artifact(data, format!("a pair has {longest} tokens, more than {}", config.max_length))
-            .with_hint("prepare with a smaller --max-length, or raise train.max_length"));
+            .with_hint("prepare with a smaller --max-length, or raise it: --set train.max_length=N"));
     }
     let manifest = Manifest::read(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;

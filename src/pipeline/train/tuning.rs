@@ -146,7 +146,7 @@ pub(super) fn remember(
     }
     if !kept && HiddenStates::size(policy, &rows, head_frozen)? > budget {
         progress
-            .note("hidden states are computed in every pass of train.lpc.warmup: they are more than head.memory_mb");
+            .note("hidden states are computed in every pass of train.lpc.warmup: they are more than --set train.head.memory_mb allows");
         return Ok(true);
     }
     let open = |policy: &Policy<f32>| -> Result<Option<HiddenStates>> {
