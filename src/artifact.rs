@@ -19,6 +19,23 @@ pub use growing::Growing;
 /// Prefix of files that are not finished.
 const STAGED: &str = ".staged-";
 
+/// How a pointer begins that Git LFS leaves in the place of a large file.
+const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// What helps where a file is a pointer of Git LFS.
+pub const LFS_ADVICE: &str = "`git lfs pull` in its folder fetches the data";
+
+/// Whether a file is a pointer of Git LFS, by its first bytes.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn is_lfs_pointer(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(LFS.len() as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+    Ok(start == LFS)
+}
+
 /// What a finished file is: for manifests.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FileDigest {

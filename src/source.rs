@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::artifact;
 use crate::error::{Error, Result};
 
 /// A model as the command line names it, resolved to something on this disk.
@@ -41,9 +42,15 @@ impl ModelSource {
         }
         let path = Path::new(name);
         if path.is_dir() {
+            let files = std::fs::read_dir(path).map_err(Error::io(path))?.flatten().map(|entry| entry.path());
+            let mut read = files.filter(|file| {
+                file.is_file() && file.extension().is_some_and(|ending| ending == "json" || ending == "safetensors")
+            });
+            read.try_for_each(|file| whole(&file))?;
             return Ok(ModelSource::Folder(path.to_path_buf()));
         }
         if path.is_file() {
+            whole(path)?;
             if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
                 return Ok(ModelSource::Gguf(path.to_path_buf()));
             }
@@ -70,6 +77,37 @@ impl ModelSource {
             _ => {
                 Err(Error::model(name, "expected tiny:WIDTHxLAYERS, width a multiple of 16 up to 4096, 1 to 64 layers"))
             }
+        }
+    }
+}
+
+/// Refuses a file that only points to the model.
+fn whole(file: &Path) -> Result<()> {
+    if !artifact::is_lfs_pointer(file)? {
+        return Ok(());
+    }
+    let name = file.display().to_string();
+    Err(Error::model(name, "a pointer of Git LFS, not the model").with_hint(artifact::LFS_ADVICE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_of_git_lfs_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("model");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("config.json"), "{}").unwrap();
+        assert!(ModelSource::resolve(&folder.display().to_string()).is_ok());
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+        std::fs::write(folder.join("model.safetensors"), pointer).unwrap();
+        std::fs::write(dir.path().join("m.gguf"), pointer).unwrap();
+        for name in [folder, dir.path().join("m.gguf")] {
+            let error = ModelSource::resolve(&name.display().to_string()).unwrap_err();
+            assert!(error.to_string().contains("a pointer of Git LFS, not the model"), "{error}");
+            assert!(error.hint().unwrap().contains("git lfs pull"));
         }
     }
 }

@@ -5,6 +5,7 @@
 //! not fit it is a fault, and all faults are reported at once.
 
 mod check;
+mod home;
 mod layers;
 
 use std::path::Path;
@@ -86,7 +87,10 @@ pub fn resolve_named<T: Default + Serialize + DeserializeOwned>(
         faults.extend(layer.faults);
         for written in layer.written {
             match known.accept::<T>(&written) {
-                Ok(leaves) => leaves.into_iter().for_each(|(path, value)| check::put(&mut resolved, &path, value)),
+                Ok(leaves) => leaves.into_iter().for_each(|(path, value)| {
+                    let value = home::expanded(&path, value);
+                    check::put(&mut resolved, &path, value);
+                }),
                 Err(found) => faults.extend(found),
             }
         }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 
 use super::Input;
+use crate::artifact;
 use crate::error::{Error, Result};
 
 pub mod arrow;
@@ -16,9 +17,6 @@ pub mod csv;
 pub mod guard;
 pub mod parquet;
 pub mod text;
-
-/// How a pointer begins that Git LFS leaves in the place of a large file.
-pub const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// How a file is packed, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +43,9 @@ impl Packing {
     pub fn of(input: &Input) -> Result<Packing> {
         let mut start = Vec::new();
         let file = File::open(&input.path).map_err(Error::io(&input.label))?;
-        file.take(LFS.len() as u64).read_to_end(&mut start).map_err(Error::io(&input.label))?;
-        if start == LFS {
-            let message = "a pointer of Git LFS, not the data";
-            return Err(input.fault(None, message).with_hint("`git lfs pull` in its folder fetches the data"));
+        file.take(6).read_to_end(&mut start).map_err(Error::io(&input.label))?;
+        if start.starts_with(b"versio") && artifact::is_lfs_pointer(&input.path)? {
+            return Err(input.fault(None, "a pointer of Git LFS, not the data").with_hint(artifact::LFS_ADVICE));
         }
         Ok(match &start[..] {
             [] => Packing::Empty,
@@ -56,7 +53,7 @@ impl Packing {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
             [b'P', b'A', b'R', b'1', ..] => Packing::Parquet,
             // A stream begins with the length of its schema, marked since Arrow 0.15.
-            [b'A', b'R', b'R', b'O', b'W', b'1', ..] | [0xff, 0xff, 0xff, 0xff, ..] => Packing::Arrow,
+            b"ARROW1" | [0xff, 0xff, 0xff, 0xff, ..] => Packing::Arrow,
             _ => Packing::Plain,
         })
     }

@@ -25,8 +25,8 @@ const HELD_OUT: [&str; 9] = ["test", "testing", "validation", "valid", "val", "d
 /// What the name of a part begins with, before its number.
 const PART: [&str; 4] = ["", "part", "shard", "chunk"];
 
-/// Resolves files, folders, patterns (`*`, `?`, `[...]`) and hub addresses; `~` is the home folder. Files are
-/// sorted by name; one that was named twice is read once.
+/// Resolves files, folders, patterns (`*`, `?`, `[...]`) and hub addresses. Files are sorted by name; one that
+/// was named twice is read once.
 ///
 /// # Errors
 /// [`Error::Data`] where a path does not exist or a folder has no usable file.
@@ -37,7 +37,7 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
             inputs.extend(crate::hub::fetch_dataset(name, progress)?.into_iter().map(from_hub));
             continue;
         }
-        let path = at_home(name);
+        let path = PathBuf::from(name);
         if path.exists() || !name.contains(['*', '?', '[']) {
             inputs.extend(files_of(&path)?.into_iter().map(Input::new));
             continue;
@@ -158,16 +158,6 @@ fn is_layout(name: &str) -> bool {
 
 fn refused(path: &Path, message: &str, hint: &str) -> Error {
     Error::Data { path: path.into(), line: None, field: None, message: message.into(), hint: Some(hint.into()) }
-}
-
-/// A path as the user wrote it, `~` replaced.
-fn at_home(name: &str) -> PathBuf {
-    match (name.strip_prefix('~'), std::env::var_os("HOME")) {
-        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
-            Path::new(&home).join(rest.trim_start_matches('/'))
-        }
-        _ => PathBuf::from(name),
-    }
 }
 
 /// The files and folders that fit a pattern, by name.
@@ -316,16 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn patterns_and_the_home_folder_are_understood() {
+    fn patterns_are_understood() {
         let files = ["a-1.jsonl", "a-2.jsonl", "b.jsonl", "[x].jsonl", "d/a-3.jsonl"];
         assert_eq!(found(&files, "a-*.jsonl").unwrap(), ["a-1.jsonl", "a-2.jsonl"]);
         assert_eq!(found(&files, "**/a-[13].jsonl").unwrap(), ["a-1.jsonl", "d/a-3.jsonl"]);
         assert_eq!(found(&files, "[x].jsonl").unwrap(), ["[x].jsonl"], "a name that is there is no pattern");
         assert!(found(&files, "c*.jsonl").unwrap_err().contains("no file fits this pattern"));
-        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
-        assert_eq!(at_home("~/x/y"), home.join("x/y"));
-        assert_eq!(at_home("~"), home.join(""));
-        assert_eq!(at_home("~x/y"), Path::new("~x/y"));
     }
 
     #[test]
