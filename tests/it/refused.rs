@@ -33,7 +33,7 @@ fn refused(sandbox: &Sandbox, flags: &str, field: &str, reason: &str, message: &
     assert!(!sandbox.exists("out"), "nothing is left");
 
     let said = sandbox.ok(&format!("{PREPARE} --out out --on-bad-row skip {flags}")).stdout;
-    assert!(said.contains(&format!("rejected: 1 {reason}")) && said.contains("5 pairs kept"), "{said}");
+    assert!(said.contains(&format!("rows left out: 1 {reason}")) && said.contains("5 pairs kept"), "{said}");
     let rejects = sandbox.parquet("out/rejects.parquet");
     let line = rejects.column("line").expect("line").u64().expect("line").get(0);
     assert_eq!((rejects.height(), line), (1, Some(4)));

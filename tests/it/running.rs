@@ -118,7 +118,8 @@ fn lines_where_there_is_no_terminal() {
 fn checkpoints_that_cannot_be_written() {
     let sandbox = Sandbox::new();
     sandbox.prepared(60);
-    // Not a folder: refused before any work.
+    // Not a folder: refused before any work. The folder is that of an earlier run.
+    sandbox.write("blocked/.lock", "");
     sandbox.write("blocked/checkpoints", "in the way");
     let line = "train --data data --model tiny:64x2 --latent none --seed 4 --max-steps 4 --resume --out";
     let refused = sandbox.ends(1, &format!("{line} blocked")).stderr;
