@@ -179,15 +179,32 @@ pub fn labels(inputs: &[Input]) -> Vec<String> {
     inputs.iter().map(|i| i.label.display().to_string()).collect()
 }
 
-/// What a file's name says of its rows, without endings and the number of a part. A file that is named after
+/// The source tag that a file's name gives its rows: its [`stem`], or where its split was taken from a name that
+/// says nothing else, the name of the folder, which the files of the other split share.
+pub fn tag(input: &Input) -> String {
+    let name = base(&input.label);
+    match input.split {
+        Some(_) if is_layout(&name.to_lowercase()) => folder_name(&input.label).unwrap_or(name),
+        _ => stem(&input.label),
+    }
+}
+
+/// What a file's name says of its rows, without endings and the number of a part. A part that is named after
 /// its split or its number alone is known by the folder of its data set.
 pub fn stem(path: &Path) -> String {
     let name = base(path);
     let unnumbered = name.trim_end_matches(|c: char| c.is_ascii_digit());
     let is_part = unnumbered.len() < name.len() && PART.contains(&unnumbered.trim_end_matches(['-', '_']));
-    if !is_part && !is_layout(&name.to_lowercase()) {
-        return name;
+    let was_numbered = without_ending(&name_of(path)).is_some_and(|whole| whole != name);
+    match is_part || was_numbered && is_layout(&name.to_lowercase()) {
+        true => folder_name(path).unwrap_or(name),
+        false => name,
     }
+}
+
+/// The folder that a data set is known by: the nearest one that is not named after a split or `data`, else the
+/// nearest.
+fn folder_name(path: &Path) -> Option<String> {
     let above = path.parent().into_iter().flat_map(Path::components).rev();
     let folders: Vec<String> = above
         .filter_map(|part| match part {
@@ -196,8 +213,7 @@ pub fn stem(path: &Path) -> String {
             _ => None,
         })
         .collect();
-    let own = folders.iter().find(|folder| !is_layout(&folder.to_lowercase()));
-    own.or(folders.first()).cloned().unwrap_or(name)
+    folders.iter().find(|folder| !is_layout(&folder.to_lowercase())).or(folders.first()).cloned()
 }
 
 /// A file's name without endings and the number of a part.
@@ -331,7 +347,7 @@ mod tests {
     #[test]
     fn the_parts_and_splits_of_a_data_set_have_one_stem() {
         let stem = |path: &str| stem(Path::new(path));
-        for file in ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001", "validation", "train/data"]
+        for file in ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001", "train/data-00000-of-00001"]
         {
             assert_eq!(stem(&format!("sets/farm/data/{file}.parquet")), "farm", "{file}");
         }
@@ -341,8 +357,22 @@ mod tests {
             assert_eq!(stem(&format!("farm/{file}")), "farm", "{file}");
         }
         assert_eq!(stem("farm/v2.jsonl"), "v2");
-        assert_eq!(stem("train.jsonl"), "train");
+        for file in ["train", "data"] {
+            assert_eq!(stem(&format!("x/{file}.jsonl")), file, "a file of its own");
+        }
         assert_eq!(stem("farm/train_prefs-00000-of-00001.parquet"), "train_prefs");
+    }
+
+    #[test]
+    fn files_that_only_name_their_split_share_the_tag_of_their_folder() {
+        let tags = |files: [&str; 2]| {
+            let mut inputs = files.map(Input::new);
+            declare_splits(&mut inputs);
+            inputs.map(|input| tag(&input))
+        };
+        assert_eq!(tags(["farm/train.jsonl", "farm/test.jsonl"]), ["farm", "farm"]);
+        assert_eq!(tags(["farm/train.jsonl", "farm/more.jsonl"]), ["train", "more"], "no split was taken");
+        assert_eq!(tags(["farm/a_train.jsonl", "farm/a_test.jsonl"]), ["a_train", "a_test"]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub fn tagger(
 ) -> Result<(Tagger, Vec<FileDigest>)> {
     let origin = |(file, input): (usize, &Input)| Origin {
         label: input.label.display().to_string(),
-        stem: inputs::stem(&input.label),
+        stem: inputs::tag(input),
         tag: mix.source_of(file as u32).to_string(),
     };
     let origins = inputs.iter().enumerate().map(origin).collect();
