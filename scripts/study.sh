@@ -11,8 +11,9 @@ set -euo pipefail
 out="${1:-runs/study}"
 program="${LPC_PIPE:-target/release/lpc-pipe}"
 seeds="${SEEDS:-1 2 3 4 5}"
-runs="${RUNS:-dpo lpc latent dpo-long ipo latent-ipo lpc-ipo simpo latent-simpo lpc-simpo one-code static mlp bias noise
-    flips-dpo flips-rdpo flips-latent flips-lpc}"
+runs="${RUNS:-dpo lpc latent dpo-long ipo latent-ipo lpc-ipo ipo-long simpo latent-simpo lpc-simpo simpo-long
+    one-code static mlp mlp-slow bias noise flips-dpo flips-rdpo flips-mix flips-latent flips-lpc
+    flips40-dpo flips40-rdpo flips40-mix flips40-latent flips40-lpc}"
 mkdir -p "$out"
 
 # run NAME DATA SEED ARGS...: one run folder, small enough to keep.
@@ -37,15 +38,27 @@ for seed in $seeds; do
     test -e "$out/flips-$seed/manifest.json" ||
         "$program" prepare --input "$corpus/corpus.jsonl" --seed "$seed" --tokenizer "$out/sft-$seed/model" \
             --flip-rate 0.2 --out "$out/flips-$seed" --quiet
+    test -e "$out/flips40-$seed/manifest.json" ||
+        "$program" prepare --input "$corpus/corpus.jsonl" --seed "$seed" --tokenizer "$out/sft-$seed/model" \
+            --flip-rate 0.4 --out "$out/flips40-$seed" --quiet
     for name in $runs; do
         alone=(--tune latent --epochs 4 --codes 16)
         both=(--lr 3e-3 --epochs 2 --codes 16)
+        # Flipped labels: the folder, and the rate that mix and rDPO are told.
+        folder="${name%%-*}"
+        case "$folder" in
+            flips40) told=(--set train.objective.label_smoothing=0.4) ;;
+            *) told=(--set train.objective.label_smoothing=0.2) ;;
+        esac
         case "$name" in
             dpo) run "$name" data "$seed" --objective dpo --latent none --lr 3e-3 --epochs 2 ;;
             dpo-long) run "$name" data "$seed" --objective dpo --latent none --lr 3e-3 --epochs 10 ;;
             lpc) run "$name" data "$seed" --objective dpo --latent lpc "${both[@]}" ;;
             latent) run "$name" data "$seed" --objective dpo --latent lpc "${alone[@]}" ;;
             ipo | simpo) run "$name" data "$seed" --objective "$name" --latent none --lr 3e-3 --epochs 2 ;;
+            ipo-long | simpo-long)
+                run "$name" data "$seed" --objective "${name%-long}" --latent none --lr 3e-3 --epochs 6
+                ;;
             latent-ipo | latent-simpo)
                 run "$name" data "$seed" --objective "${name#latent-}" --latent lpc "${alone[@]}"
                 ;;
@@ -56,20 +69,23 @@ for seed in $seeds; do
                     --set train.lpc.prior_input=none
                 ;;
             mlp) run "$name" data "$seed" --objective dpo --latent mlp "${alone[@]}" ;;
+            mlp-slow)
+                run "$name" data "$seed" --objective dpo --latent mlp "${alone[@]}" --set train.lpc.code_lr=0.02
+                ;;
             bias) run "$name" data "$seed" --objective dpo --latent bias --tune latent --epochs 4 ;;
             noise) run "$name" data "$seed" --objective dpo --latent noise --lr 3e-3 --epochs 2 ;;
-            flips-dpo) run "$name" flips "$seed" --objective dpo --latent none --lr 1e-3 --epochs 6 ;;
-            flips-rdpo)
-                run "$name" flips "$seed" --objective rdpo --latent none --lr 3e-3 --epochs 4 \
-                    --set train.objective.label_smoothing=0.2
+            flips-dpo | flips40-dpo) run "$name" "$folder" "$seed" --objective dpo --latent none --lr 1e-3 --epochs 6 ;;
+            flips-rdpo | flips40-rdpo)
+                run "$name" "$folder" "$seed" --objective rdpo --latent none --lr 3e-3 --epochs 4 "${told[@]}"
                 ;;
-            flips-latent)
-                run "$name" flips "$seed" --objective mix --latent lpc "${alone[@]}" \
-                    --set train.objective.label_smoothing=0.2
+            flips-mix | flips40-mix)
+                run "$name" "$folder" "$seed" --objective mix --latent none --lr 3e-3 --epochs 4 "${told[@]}"
                 ;;
-            flips-lpc)
-                run "$name" flips "$seed" --objective mix --latent lpc "${both[@]}" \
-                    --set train.objective.label_smoothing=0.2
+            flips-latent | flips40-latent)
+                run "$name" "$folder" "$seed" --objective mix --latent lpc "${alone[@]}" "${told[@]}"
+                ;;
+            flips-lpc | flips40-lpc)
+                run "$name" "$folder" "$seed" --objective mix --latent lpc "${both[@]}" "${told[@]}"
                 ;;
             *)
                 echo "no run named $name" >&2
