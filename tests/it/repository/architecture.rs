@@ -64,7 +64,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
 const LONGEST: usize = 500;
 
 /// Longer files, and why.
-const LONG: [(&str, &str); 1] = [("tests/it/parity.rs", "one table of recorded numbers after the other")];
+const LONG: [(&str, &str); 1] = [("tests/it/numbers/parity.rs", "one table of recorded numbers after the other")];
 
 /// The sources, by path from the root, as lines of code.
 fn sources() -> BTreeMap<String, Vec<(usize, String)>> {

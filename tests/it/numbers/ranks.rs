@@ -20,7 +20,7 @@ use lpc_pipe::train::{Kernels, Peers, TrainConfig, Tune, shares};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::policies::{MIDDLE, close, codes, llama, numbers, objective, pairs, plain, policy, some_reference};
+use crate::numbers::policies::{MIDDLE, close, codes, llama, numbers, objective, pairs, plain, policy, some_reference};
 
 const SEED: Seed = Seed(7);
 

@@ -13,7 +13,7 @@ use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::seed::Seed;
 use serde_json::Value;
 
-use crate::policies::{close, numbers, objective};
+use crate::numbers::policies::{close, numbers, objective};
 
 fn flat(value: &Value) -> Vec<f64> {
     match value {

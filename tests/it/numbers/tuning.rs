@@ -17,8 +17,10 @@ use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 
-use crate::gradients::check;
-use crate::policies::{LONGEST, MIDDLE, codes, gradients, llama, objective, pairs, pass, plain, some_reference, value};
+use crate::numbers::gradients::check;
+use crate::numbers::policies::{
+    LONGEST, MIDDLE, codes, gradients, llama, objective, pairs, pass, plain, some_reference, value,
+};
 
 fn settings(targets: &[&str]) -> Lora {
     let targets = targets.iter().map(|t| (*t).to_string()).collect();
@@ -390,7 +392,7 @@ fn kept_states_are_those_of_the_same_content_only() {
     assert_eq!(files(), 2);
     HiddenStates::open(&policy, &all_of(&rows), Keeping { about: "bf16", ..keeping }, &Silent).unwrap();
     assert_eq!(files(), 3);
-    crate::policies::zero(&policy, "model.layers.0.mlp.up_proj.weight");
+    crate::numbers::policies::zero(&policy, "model.layers.0.mlp.up_proj.weight");
     HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 4);
     // A damaged file is made anew.

@@ -10,7 +10,7 @@ use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind, Reduction};
 use lpc_pipe::policy::{Policy, flips};
 use lpc_pipe::seed::Seed;
 
-use crate::policies::{
+use crate::numbers::policies::{
     LATENTS, MIDDLE, codes, gradients, latent, llama, objective, pairs, pass, plain, policy, policy_with,
     some_reference, value,
 };
@@ -232,9 +232,9 @@ fn detached_networks_leave_the_backbone_alone() {
     let rows = pairs(3);
     let reference = some_reference(&rows);
     let lpc = LpcConfig { balance: 0.0, ..lpc };
-    let coded = crate::policies::policy::<f64>(&llama(true), &lpc);
-    crate::policies::zero(&coded, "lpc.codebook");
-    let bare = crate::policies::policy::<f64>(&llama(true), &plain());
+    let coded = crate::numbers::policies::policy::<f64>(&llama(true), &lpc);
+    crate::numbers::policies::zero(&coded, "lpc.codebook");
+    let bare = crate::numbers::policies::policy::<f64>(&llama(true), &plain());
     let of = |p: &Policy<f64>| gradients(p, &rows, &reference, &pass(&dpo, MIDDLE, 3), 3);
     let (with, without) = (of(&coded), of(&bare));
     for (name, gradient) in &without {
@@ -287,7 +287,7 @@ fn frozen_parameters_have_no_gradient_and_change_no_others() {
             Params::new(list).unwrap(),
             &lpc,
             Basis::sized(&lpc, 16, 30),
-            crate::policies::LONGEST,
+            crate::numbers::policies::LONGEST,
         )
         .unwrap();
         let all = check("free", &free, &dpo, |_| false);

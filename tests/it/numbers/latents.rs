@@ -10,7 +10,7 @@ use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 use serde_json::Value;
 
-use crate::policies::{
+use crate::numbers::policies::{
     LATENTS, LONGEST, MIDDLE, close, latent, llama, numbers, objective, pairs, pass, plain, policy, policy_with,
     some_reference, swapped, value, zero,
 };
@@ -44,7 +44,7 @@ fn vectors_that_are_zero_change_no_bit() {
         assert!(moved.iter().zip(&wanted).all(|(a, b)| (a.0.0 - b.logps.0).abs() > 1e-5), "{kind:?}");
         // In training too; and no latent starts a step with another loss than the plain objective then.
         let (reference, mix) = (some_reference(&rows), objective(ObjectiveKind::Mix));
-        let bare = crate::policies::policy::<f32>(&llama(true), &plain());
+        let bare = crate::numbers::policies::policy::<f32>(&llama(true), &plain());
         let of = |p| value(p, &rows, &reference, &pass(&mix, MIDDLE, rows.len())).1.logps;
         assert_eq!(of(&policy), of(&bare), "{kind:?}");
     }
@@ -79,7 +79,7 @@ fn a_bias_is_lpc_with_one_code() {
         let (a, b) = (value(&coded, &rows, &reference, &pass), value(&bias, &rows, &reference, &pass));
         assert!((a.0 - b.0).abs() < 1e-12 && (a.1.objective - b.1.objective).abs() < 1e-12);
         let of = |p: &Policy<f64>, name: &str| {
-            crate::policies::gradients(p, &rows, &reference, &pass, rows.len()).remove(name).unwrap()
+            crate::numbers::policies::gradients(p, &rows, &reference, &pass, rows.len()).remove(name).unwrap()
         };
         close("gradient", &of(&bias, "lpc.bias"), &of(&coded, "lpc.codebook"), 1e-12);
     }
@@ -157,7 +157,7 @@ fn noise_is_random_in_training_and_nothing_in_evaluation() {
         };
         assert_eq!(of(&noisy, "0"), of(&noisy, "0"));
         assert!((of(&noisy, "0") - of(&noisy, "1")).abs() > 1e-6 && (of(&noisy, "0") - of(&bare, "0")).abs() > 1e-6);
-        let found = crate::policies::gradients(&noisy, &rows, &reference, &pass(&dpo, MIDDLE, 5), 5);
+        let found = crate::numbers::policies::gradients(&noisy, &rows, &reference, &pass(&dpo, MIDDLE, 5), 5);
         assert_eq!(found.len(), bare.params.len());
     }
 }

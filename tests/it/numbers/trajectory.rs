@@ -9,7 +9,7 @@ use lpc_pipe::source::ModelSource;
 use lpc_pipe::train::plan::{Feed, Plan};
 use serde_json::{Value, json};
 
-use crate::parity::{flat, ids, list, text};
+use crate::numbers::parity::{flat, ids, list, text};
 use crate::support::Sandbox;
 
 /// Seed of weights and order.

@@ -19,8 +19,8 @@ use lpc_pipe::source::ModelSource;
 use lpc_pipe::{Error, Result};
 use serde_json::Value;
 
-use crate::parity::{flat, hidden, ids, json, list, text};
-use crate::policies::{close, numbers, plain};
+use crate::numbers::parity::{flat, hidden, ids, json, list, text};
+use crate::numbers::policies::{close, numbers, plain};
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -71,7 +71,7 @@ fn agrees(recorded: &Value, case: &Value, loaded: Loaded, tolerance: f64) {
     let all: Vec<Vec<u32>> = list(&recorded["sequences"]).iter().map(ids).collect();
     // Both sequences in one pass: packing changes nothing.
     for ((sequence, ids), h) in list(&case["sequences"]).iter().zip(&all).zip(hidden(&policy, &all)) {
-        let rows = Tensor::new(crate::parity::ids(&sequence["logit_rows"]), &Device::Cpu).unwrap();
+        let rows = Tensor::new(crate::numbers::parity::ids(&sequence["logit_rows"]), &Device::Cpu).unwrap();
         let logits = policy.decoder.logits(&h.index_select(&rows, 0).unwrap()).unwrap();
         close(name, &numbers(&logits), &flat(&sequence["logits"]), tolerance);
         let h = h.narrow(0, 0, ids.len() - 1).unwrap();

@@ -22,7 +22,7 @@ use lpc_pipe::train::step::{self, Sums};
 use lpc_pipe::train::{Kernels, TrainConfig, Tune};
 use tempfile::TempDir;
 
-use crate::policies::{
+use crate::numbers::policies::{
     LONGEST, MIDDLE, close, codes, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference,
 };
 
@@ -215,7 +215,7 @@ fn products_read_bf16_and_masters_stay_whole() {
     let h = values_of(&policy, &pairs(1));
     assert_eq!(h.dtype(), DType::F32);
     // Rounded to bf16 the weights give these logits, up to the rounding of the rows.
-    let exact = crate::policies::policy::<f32>(&llama(true), &plain());
+    let exact = crate::numbers::policies::policy::<f32>(&llama(true), &plain());
     let head = exact.params.get(exact.params.position("model.embed_tokens.weight").unwrap());
     let rounded = head.var.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
     let rows = h.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();

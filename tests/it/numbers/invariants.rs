@@ -19,7 +19,7 @@ use lpc_pipe::seed::Seed;
 use lpc_pipe::train::plan::{Feed, Plan};
 use lpc_pipe::train::reference::{Origin, Reference, reference};
 
-use crate::policies::{
+use crate::numbers::policies::{
     LONGEST, MIDDLE, close, codes, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference,
     swapped, value, zero,
 };
@@ -269,7 +269,7 @@ fn a_shared_prompt_is_worth_two_sequences() {
         let [c, r] = separate(&policy, row);
         close("sums", &[chosen, rejected], &[c.iter().sum(), r.iter().sum()], 1e-12);
     }
-    let single = crate::policies::policy::<f32>(&llama(true), &plain());
+    let single = crate::numbers::policies::policy::<f32>(&llama(true), &plain());
     for (row, (chosen, rejected)) in rows.iter().zip(plain_logps(&single, &rows, |_| ()).unwrap()) {
         let [c, r] = separate(&single, row);
         close("sums", &[chosen, rejected], &[c.iter().sum(), r.iter().sum()], 1e-5);

@@ -22,7 +22,7 @@ use lpc_pipe::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
 use serde_json::Value;
 
-use crate::policies::{close, numbers, plain};
+use crate::numbers::policies::{close, numbers, plain};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity")

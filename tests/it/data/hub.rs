@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::{Output, PROGRAM, Sandbox, sample, texts};
 
-#[path = "../../src/hub/imitation.rs"]
+#[path = "../../../src/hub/imitation.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 mod imitation;
 

@@ -12,8 +12,8 @@ use lpc_pipe::seed::Seed;
 use lpc_pipe::train::step::Pass;
 use rand::Rng as _;
 
-use crate::gradients::check;
-use crate::policies::{
+use crate::numbers::gradients::check;
+use crate::numbers::policies::{
     LONGEST, MIDDLE, close, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference, swapped,
     value,
 };
@@ -183,7 +183,7 @@ fn one_code_is_the_plain_objective_with_a_bias() {
         let objective = objective(name);
         let pass = pass(&objective, lpc_pipe::lpc::Moment { balance: 0.0, ..MIDDLE }, rows.len());
         let coded = policy::<f64>(&llama(true), &LpcConfig { codes: 1, ..bayes() });
-        crate::policies::zero(&coded, "lpc.codebook");
+        crate::numbers::policies::zero(&coded, "lpc.codebook");
         let bare = policy::<f64>(&llama(true), &plain());
         let of = |policy: &Policy<f64>| value(policy, &rows, &reference, &pass);
         let (a, b) = (of(&coded), of(&bare));

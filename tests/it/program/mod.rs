@@ -1,0 +1,27 @@
+//! What a person or another program relies on: commands, messages, files, and what is left after a crash or a stop.
+//!
+//! - `cli`: what a person sees: help, tables, errors, exit codes.
+//! - `contract`: commands, folders and columns, as other programs rely on them.
+//! - `bad_input`: every way in which a row or a file can be broken.
+//! - `refused`: rows that the chat template or the tokenizer refuses.
+//! - `no_effect`: settings of `prepare` that would change nothing.
+//! - `outputs`: files that no command may overwrite.
+//! - `crash`: a killed process, a full disk, folders that cannot be written, links, pipes.
+//! - `signals`: the real program, interrupted and killed.
+//! - `resume`: a run that was stopped and resumed gives the same bits.
+//! - `running`: what a training run reports, and when it gives up.
+//! - `stopping`: nothing is computed that is not needed, and nothing twice.
+//! - `reference`: the cache of reference log-probabilities, and what `score` adds to it.
+
+mod bad_input;
+mod cli;
+mod contract;
+mod crash;
+mod no_effect;
+mod outputs;
+mod reference;
+mod refused;
+mod resume;
+mod running;
+mod signals;
+mod stopping;

@@ -1,0 +1,7 @@
+//! The sources, recipes and documents themselves.
+//!
+//! - `architecture`: who may import whom; who may print; who may draw random numbers; how long a file may be.
+//! - `recipes`: every recipe under `pipelines/` resolves, and the documents say what the program does.
+
+mod architecture;
+mod recipes;
