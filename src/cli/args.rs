@@ -3,6 +3,8 @@
 //! Values are checked where the recipe is resolved, so that flags, `--set` and
 //! files are judged alike and all faults appear at once.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "doc comments are help texts: [FLIP] is no link")]
+
 use std::path::PathBuf;
 
 use clap::Args;

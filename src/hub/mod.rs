@@ -9,7 +9,7 @@
 //! - A request is repeated a few times, and a silent server is given up.
 //! - Whatever a server answers, files are written only below the cache folder: names and commits are
 //!   checked ([`names`]), links that lead out are not followed, and every file is finished in a folder
-//!   of its own before it is moved to its place ([`shelf`]).
+//!   of its own before it is moved to its place (`shelf`).
 //! - The token goes to the endpoint alone; a redirect to another host drops it.
 
 use std::path::{Path, PathBuf};

@@ -147,10 +147,10 @@ pub(super) fn finite<T: Real>(origin: &str, name: &str, values: &[T]) -> Result<
         .with_hint("its file is damaged, or its training diverged: fetch it again, or take an earlier checkpoint"))
 }
 
-/// [`finite`] of a tensor in memory.
+/// Refuses a tensor in memory with a value that is not finite.
 ///
 /// # Errors
-/// As [`finite`].
+/// [`Error::Model`] naming the tensor.
 pub fn finite_tensor(origin: &str, name: &str, tensor: &candle_core::Tensor) -> Result<()> {
     let wide = tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?;
     crate::nn::real::with_slice::<f32, _>(&wide.contiguous()?, |values| finite(origin, name, values))?

@@ -41,7 +41,7 @@ pub struct Param {
     pub group: Group,
 }
 
-/// All parameters, sorted by name once [`Params::seal`]ed, so that nothing depends on hash order.
+/// All parameters, sorted by name, so that nothing depends on hash order.
 #[derive(Debug, Clone, Default)]
 pub struct Params {
     list: Vec<Param>,

@@ -37,7 +37,7 @@ pub struct Example {
     pub logps_posterior: (f64, f64),
 }
 
-/// Cuts rows into runs of at most [`ROWS_PER_PASS`] packed rows (always at least one example).
+/// Cuts rows into runs of at most `ROWS_PER_PASS` packed rows (always at least one example).
 pub fn passes<R: Borrow<TokenRow>>(rows: &[R]) -> Vec<&[R]> {
     passes_of(rows, ROWS_PER_PASS)
 }

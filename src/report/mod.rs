@@ -48,10 +48,10 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     Ok(write_with(dir, None)?.page)
 }
 
-/// [`write`], with each code's accuracy on the pairs of each planted preference, where that is known of a run.
+/// [`write()`], with each code's accuracy on the pairs of each planted preference, where that is known of a run.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<Written> {
     let mut codes = None;
     let page = if dir.join(schema::sweep::RESULTS).is_file() {

@@ -7,7 +7,7 @@ pub enum Matcher {
     Prefix(String),
     /// `contains:TEXT`: TEXT is anywhere in the question.
     Contains(String),
-    /// `file:GLOB`: the input's path or file name fits the [`glob`].
+    /// `file:GLOB`: the input's path or file name fits the [`glob()`].
     File(String),
 }
 
@@ -48,7 +48,7 @@ impl Rule {
 }
 
 /// Whether a pattern fits an input: a pattern with `*` or `?` its whole path or its file name, as a
-/// [`glob`]; any other any part of its path.
+/// [`glob()`]; any other any part of its path.
 pub fn fits_input(pattern: &str, label: &str) -> bool {
     if pattern.contains(['*', '?']) {
         let name = label.rsplit(['/', '\\']).next().unwrap_or(label);

@@ -128,7 +128,7 @@ pub fn pack(rows: &[TokenRow]) -> Result<Vec<u8>> {
 /// [`ROWS_PER_BATCH`] rows however the pieces are cut, so that the bytes depend on the rows alone.
 ///
 /// # Errors
-/// As [`write`], and what `pieces` gives.
+/// As [`write()`], and what `pieces` gives.
 pub fn write_pieces(path: impl AsRef<Path>, pieces: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<u64> {
     let path = path.as_ref();
     let readers = pieces.into_iter().map(|bytes| {
@@ -141,7 +141,7 @@ pub fn write_pieces(path: impl AsRef<Path>, pieces: impl IntoIterator<Item = Res
 /// Writes one token file of several others, as [`write_pieces`] does, and gives the number of rows.
 ///
 /// # Errors
-/// As [`write`]; [`Error::Artifact`] where a file is damaged.
+/// As [`write()`]; [`Error::Artifact`] where a file is damaged.
 pub fn write_files(path: impl AsRef<Path>, files: &[std::path::PathBuf]) -> Result<u64> {
     write_batches(path.as_ref(), files.iter().map(|file| open(file)))
 }

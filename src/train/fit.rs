@@ -70,7 +70,7 @@ pub struct Outcome {
 /// Trains a policy in place. `evaluate` is called with the step where evaluation is due, and returns metrics.
 ///
 /// # Errors
-/// [`Error::Run`] where loss or gradient are not finite; those of checkpoints and observers.
+/// [`crate::Error::Run`] where loss or gradient are not finite; those of checkpoints and observers.
 pub fn fit<T: Real>(
     policy: &mut Policy<T>,
     fit: &Fit<'_>,

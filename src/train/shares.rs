@@ -150,10 +150,10 @@ pub fn examine<T: Real>(
     )
 }
 
-/// Log-probabilities without any z of passes in shares, as [`examine`].
+/// Log-probabilities without any z of passes in shares, as [`examine()`].
 ///
 /// # Errors
-/// As [`examine`].
+/// As [`examine()`].
 pub fn plain_logps<T: Real>(
     policy: &Policy<T>,
     passes: &[Vec<&TokenRow>],

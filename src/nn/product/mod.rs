@@ -50,9 +50,9 @@ pub fn available() -> bool {
 /// The side of a product that an operand is packed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Left: panels of [`MR`] rows.
+    /// Left: panels of `MR` rows.
     Left,
-    /// Right: panels of [`NR`] columns.
+    /// Right: panels of `NR` columns.
     Right,
 }
 

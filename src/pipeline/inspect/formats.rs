@@ -36,7 +36,7 @@ fn format(path: &Path) -> Option<&'static str> {
     known.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, kind)| *kind)
 }
 
-/// Whether [`file`] can read it.
+/// Whether [`file()`] can read it.
 pub(super) fn is_known(path: &Path) -> bool {
     format(path).is_some()
 }

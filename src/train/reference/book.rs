@@ -147,7 +147,7 @@ impl<'a> Book<'a> {
     /// cache then. Several ranks compute in shares; the first one writes.
     ///
     /// # Errors
-    /// [`Error::Tensor`], and those of packing; [`Error::Run`] where a value is not finite.
+    /// [`crate::Error::Tensor`], and those of packing; [`crate::Error::Run`] where a value is not finite.
     pub fn compute<T: Real>(
         &mut self,
         policy: &Policy<T>,
