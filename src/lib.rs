@@ -19,6 +19,47 @@
 //! `tokenize`, Arrow on disk, candle tensors from `batch` to `posteriors`.
 //! Stages do not import each other; [`pipeline`] wires them, [`cli`] drives it.
 //!
+//! # From raw data to posteriors
+//!
+//! ```
+//! use lpc_pipe::pipeline::{prepare, train};
+//! use lpc_pipe::progress::Silent;
+//! use lpc_pipe::seed::Seed;
+//! use lpc_pipe::{synth, train::TrainConfig};
+//! use polars::prelude::*;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let path = |name: &str| folder.path().join(name).display().to_string();
+//!
+//! // 40 prompts with four scored completions each, in UltraFeedback's shape.
+//! let corpus = synth::SynthConfig { rows: 40, out: path("raw"), ..Default::default() };
+//! synth::write(&corpus, Seed(1), &Silent)?;
+//!
+//! // Pairs, split by prompt, a fifth of the labels flipped; token batches.
+//! let mut data = prepare::PrepareConfig { input: vec![path("raw")], out: path("data"), ..Default::default() };
+//! data.noise.flip_rate = 0.2;
+//! data.pairs.test_fraction = 0.25;
+//! let prepared = prepare::run(&data, Seed(1), &Silent)?;
+//!
+//! // Three steps of LPC-DPO on a tiny Llama.
+//! let mut run = TrainConfig { data: path("data"), model: "tiny:16x1".into(), out: path("run"), ..Default::default() };
+//! run.max_steps = 3;
+//! run.lpc.codes = 4;
+//! train::run(&run, Seed(1), false, &Silent)?;
+//!
+//! // One row for each pair of both splits.
+//! let posteriors = ParquetReader::new(std::fs::File::open(path("run/posteriors.parquet"))?).finish()?;
+//! assert_eq!(posteriors.height() as u64, prepared.pairs);
+//! let posterior = posteriors.column("posterior")?.list()?.get_as_series(0).ok_or("no rows")?;
+//! assert_eq!(posterior.len(), 4);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/` in the repository has whole programs: a prepared folder, posteriors in a frame, an objective of one's
+//! own, a policy that is scored.
+//!
 //! # Symbols
 //! B pairs · T tokens · V vocabulary · H hidden size · K codes.
 

@@ -39,6 +39,22 @@ pub struct Marginal {
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use lpc_pipe::lpc::bayes::marginal;
+///
+/// # fn main() -> lpc_pipe::Result<()> {
+/// // One pair, two codes: p = (3/4, 1/4), and losses with e^-l = (1/3, 1).
+/// let log_prior = Tensor::new(&[[0.75f64.ln(), 0.25f64.ln()]], &Device::Cpu)?;
+/// let losses = Tensor::new(&[[3f64.ln(), 0.0]], &Device::Cpu)?;
+/// let found = marginal(&log_prior, &losses, 1.0, &[0..1])?;
+/// // -ln(1/4 + 1/4) = ln 2, and both codes explain the pair equally well.
+/// assert!((found.losses.to_vec1::<f64>()?[0] - 2f64.ln()).abs() < 1e-12);
+/// assert!((found.log_posterior.exp()?.to_vec2::<f64>()?[0][0] - 0.5).abs() < 1e-12);
+/// # Ok(())
+/// # }
+/// ```
 pub fn marginal(log_prior: &Tensor, losses: &Tensor, weight: f64, groups: &[Range<usize>]) -> Result<Marginal> {
     let pairs = log_prior.dim(0)?;
     let (log_prior, losses) = if groups.len() == pairs {

@@ -3,6 +3,28 @@
 //! The reduction of log-probabilities belongs to the objective: DPO and its
 //! relatives sum over response tokens, SimPO averages, IPO exists both ways.
 //! The mean over examples is taken by the caller.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use lpc_pipe::objective::{ObjectiveConfig, PreferenceLogps};
+//!
+//! # fn main() -> lpc_pipe::Result<()> {
+//! let one = |x: f64| Tensor::new(&[x], &Device::Cpu);
+//! let logps = PreferenceLogps {
+//!     chosen_logps: one(-10.0)?,
+//!     rejected_logps: one(-30.0)?,
+//!     reference_chosen_logps: one(-15.0)?,
+//!     reference_rejected_logps: one(-15.0)?,
+//!     n_chosen: one(2.0)?,
+//!     n_rejected: one(4.0)?,
+//! };
+//! // DPO with beta = 0.1: D = 5 + 15 = 20, and -ln sigmoid(2) = 0.1269.
+//! let found = ObjectiveConfig::default().resolved().losses(&logps)?;
+//! assert!((found.losses.to_vec1::<f64>()?[0] - 0.126_928).abs() < 1e-6);
+//! assert!((found.margins()?.to_vec1::<f64>()?[0] - 2.0).abs() < 1e-12);
+//! # Ok(())
+//! # }
+//! ```
 
 mod dpo;
 mod ipo;
@@ -77,6 +99,31 @@ pub struct ObjectiveConfig {
     pub gamma_beta_ratio: f64,
     /// IPO's reduction.
     pub reduction: Reduction,
+    /// A loss of one's own in place of the named objective's; for programs that use the library, and no setting.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomObjective>,
+}
+
+/// An objective of one's own. The named objective beside it still says whether there is a reference, and gives beta and
+/// the unit of margins from which codes take their size.
+#[derive(Debug, Clone, Copy)]
+pub struct CustomObjective {
+    /// Its name in `config.toml` and `summary.json`.
+    pub name: &'static str,
+    /// Losses and implicit rewards, element by element: where there are codes, an element is a pair under one code.
+    pub losses: fn(&ObjectiveConfig, &PreferenceLogps) -> Result<PreferenceLosses>,
+}
+
+impl PartialEq for CustomObjective {
+    fn eq(&self, other: &CustomObjective) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Serialize for CustomObjective {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.serialize_str(self.name)
+    }
 }
 
 impl Default for ObjectiveConfig {
@@ -88,6 +135,7 @@ impl Default for ObjectiveConfig {
             mix_flip: MixFlip::Fixed,
             gamma_beta_ratio: OWN_DEFAULT,
             reduction: Reduction::Mean,
+            custom: None,
         }
     }
 }
@@ -222,6 +270,9 @@ impl ObjectiveConfig {
     pub fn losses_with(&self, logps: &PreferenceLogps, flips: Option<&Tensor>) -> Result<PreferenceLosses> {
         if self.beta == OWN_DEFAULT {
             return Err(Error::run("objective: the configuration was not resolved"));
+        }
+        if let Some(custom) = &self.custom {
+            return (custom.losses)(self, logps);
         }
         match self.name {
             ObjectiveKind::Dpo => dpo::dpo(self, logps),
@@ -388,6 +439,23 @@ mod tests {
         }
         // The others have no use for it.
         assert_eq!(of(ObjectiveKind::Dpo, Some(rates.as_tensor())).0, of(ObjectiveKind::Dpo, None).0);
+    }
+
+    #[test]
+    fn an_objective_of_ones_own() {
+        fn hinge(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
+            let found = dpo::dpo(config, logps)?;
+            Ok(PreferenceLosses { losses: found.margins()?.affine(-1.0, 1.0)?.relu()?, ..found })
+        }
+        let custom = Some(CustomObjective { name: "hinge", losses: hinge });
+        let config = ObjectiveConfig { custom, ..config(ObjectiveKind::Dpo) };
+        // D = -5: beta D = -0.5, and 1 + 0.5 is left of the hinge.
+        let (c, r) = (Var::new(&[-15.0f64], &Device::Cpu).unwrap(), Var::new(&[-10.0f64], &Device::Cpu).unwrap());
+        assert_eq!(config.losses(&logps(&c, &r)).unwrap().losses.to_vec1::<f64>().unwrap(), [1.5]);
+        // It is recorded by its name, and is no setting.
+        let written = serde_json::to_value(&config).unwrap();
+        assert_eq!(written["custom"], "hinge");
+        assert!(serde_json::from_value::<ObjectiveConfig>(written).is_err());
     }
 
     #[test]

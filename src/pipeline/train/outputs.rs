@@ -183,7 +183,10 @@ impl Trained<'_> {
             codes_used_posterior: usage[1].codes_used() as u64,
             kl: examples.iter().flatten().map(|e| e.kl).sum::<f64>() / all,
             audit_auroc: auroc.is_finite().then_some(auroc),
-            objective: name(serde_json::to_value(self.config.objective.name)?),
+            objective: match &self.config.objective.custom {
+                Some(custom) => custom.name.to_string(),
+                None => name(serde_json::to_value(self.config.objective.name)?),
+            },
             latent: name(serde_json::to_value(self.config.lpc.latent)?),
             codes: if self.config.lpc.coded() { self.config.lpc.codes as u64 } else { 1 },
             mix_flip_rate: latent::mix_flip_rate(policy, &self.config.objective, &usage[0])?,
