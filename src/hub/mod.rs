@@ -3,13 +3,13 @@
 //! Environment: `HF_ENDPOINT`, `HF_TOKEN` (or the token file of `hf auth login`: `HF_TOKEN_PATH`, else
 //! `HF_HOME/token`), `HF_HOME` / `HF_HUB_CACHE`, `HF_HUB_OFFLINE`.
 //!
-//! - What is in the cache is not fetched again. A branch or tag costs one question, which commit it
-//!   stands for; a commit costs none.
-//! - Without a hub (offline, or out of reach) the cache serves what it holds, and what it lacks is told.
-//! - A request is repeated a few times, and a silent server is given up.
+//! - A file in the cache is not fetched again. For a branch or tag the hub is asked once, which commit it
+//!   stands for; for a commit it is not asked.
+//! - Offline, or where the hub cannot be reached, files come from the cache; an error names those it lacks.
+//! - A request is repeated a few times; then a silent server is an error.
 //! - Whatever a server answers, files are written only below the cache folder: names and commits are
-//!   checked ([`names`]), links that lead out are not followed, and every file is finished in a folder
-//!   of its own before it is moved to its place (`shelf`).
+//!   checked ([`names`]), links that lead out are not followed, and every file is completed in a temporary
+//!   folder before it is moved to its final path (`cache`).
 //! - The token goes to the endpoint alone; a redirect to another host drops it.
 
 use std::path::{Path, PathBuf};
@@ -20,23 +20,23 @@ use hf_hub::{HFRepositorySync, RepoType};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Silent};
 
+mod cache;
+mod error;
 pub mod names;
-mod shelf;
-mod trouble;
 mod wire;
 
 #[cfg(test)]
-pub mod imitation;
+mod fake_hub;
 
+use cache::RepoCache;
+use error::HubError;
 pub use names::looks_like_id;
 use names::{DatasetAddress, is_commit, is_commit_name, is_pattern, is_safe_name, matches_glob, split_id};
-use shelf::Shelf;
-use trouble::Trouble;
 use wire::{Listing, is_outage};
 
-/// What a PEFT adapter is; a repository that holds it is an adapter, whatever else it holds.
+/// Configuration of a PEFT adapter. A repository that holds it is an adapter, whatever else it holds.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// An adapter's numbers.
+/// Weights of a PEFT adapter.
 const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Files of a model that are fetched where the repository has them.
@@ -56,31 +56,31 @@ const MODEL_FILES: [&str; 10] = [
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Where the hub is and where its files go.
+/// The address of a hub, and the cache for its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hub {
     /// Base address.
     pub endpoint: String,
     /// Cache folder, in the layout of `huggingface_hub`.
     pub cache: PathBuf,
-    /// Access token; empty for what the environment holds.
+    /// Access token; none is sent where it is empty.
     pub token: String,
     /// Use the cache alone.
     pub offline: bool,
-    /// How long to wait and how often to try.
+    /// Timeouts and repetitions.
     pub patience: Patience,
 }
 
-/// How long to wait for a hub and how often to try.
+/// Timeouts and repetitions of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// For a connection. Default: 10 s.
+    /// Longest wait for a connection. Default: 10 s.
     pub connect: Duration,
-    /// For the next bytes of an answer. Default: 20 s.
+    /// Longest wait for the next bytes of an answer. Default: 20 s.
     pub silence: Duration,
     /// Repetitions after a failure that may pass (429, 5xx, timeouts, broken transfers). Default: 3.
     pub retries: usize,
-    /// Before the first repetition; doubles each time. Default: 300 ms.
+    /// Pause before the first repetition; it doubles with each one. Default: 300 ms.
     pub pause: Duration,
 }
 
@@ -98,7 +98,7 @@ impl Default for Patience {
 /// A file of a data set, in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubFile {
-    /// Where it is on this disk.
+    /// Path in the cache.
     pub path: PathBuf,
     /// `hf://datasets/ORG/NAME@COMMIT/PATH`: the same bytes on every machine and on every day.
     pub address: String,
@@ -126,12 +126,12 @@ pub fn fetch_dataset(url: &str, progress: &dyn Progress) -> Result<Vec<HubFile>>
 }
 
 impl Hub {
-    /// What the environment says.
+    /// The hub that the environment's variables describe.
     pub fn from_env() -> Hub {
         Hub::from_vars(&|name| std::env::var(name).ok())
     }
 
-    /// What these variables say.
+    /// As [`Hub::from_env`], with variables from `var`.
     pub fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Hub {
         let var = |name: &str| var(name).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
         let on = |v: String| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off");
@@ -167,22 +167,22 @@ impl Hub {
         let Some((org, name, revision)) = split_id(id) else {
             return Err(fail("is no hub id".into(), "hub ids are ORG/NAME or ORG/NAME@REVISION"));
         };
-        let shelf = Shelf::new(&self.cache, "models", org, name);
-        self.model(&shelf, (org, name, revision), progress).map_err(|e| self.explain(e, &fail))
+        let cache = RepoCache::new(&self.cache, "models", org, name);
+        self.model(&cache, (org, name, revision), progress).map_err(|e| self.explain(e, &fail))
     }
 
     fn model(
         &self,
-        shelf: &Shelf,
+        cache: &RepoCache,
         (org, name, revision): (&str, &str, &str),
         progress: &dyn Progress,
-    ) -> Result<PathBuf, Trouble> {
-        let cached = || match shelf.commit_of(revision) {
-            Some(commit) => cached_model(shelf, &commit),
+    ) -> Result<PathBuf, HubError> {
+        let cached = || match cache.commit_of(revision) {
+            Some(commit) => cached_model(cache, &commit),
             None => Ok(None),
         };
-        // A commit whose files are known and here: there is nothing to ask.
-        if self.offline || (is_commit(revision) && shelf.listing(revision).is_some()) {
+        // A commit never changes: if its files are known and in the cache, the hub need not be asked.
+        if self.offline || (is_commit(revision) && cache.listing(revision).is_some()) {
             match cached()? {
                 Some(folder) => return Ok(folder),
                 None if self.offline => return Err(self.not_cached(&[])),
@@ -205,14 +205,14 @@ impl Hub {
         let listed = |file: &str| listing.files.iter().any(|f| f == file);
         let adapter = listed(ADAPTER_CONFIG);
         if !listed("config.json") && !adapter {
-            return Err(Trouble::Other(
+            return Err(HubError::Other(
                 "holds no config.json".into(),
                 "is it a transformers model? A .gguf file must be downloaded and named as a file".into(),
             ));
         }
-        let _held = shelf.hold(progress)?;
-        shelf.keep_listing(commit, &listing.files)?;
-        let get = |file: &str| self.obtain(&repository, shelf, commit, file, progress);
+        let _lock = cache.lock(progress)?;
+        cache.keep_listing(commit, &listing.files)?;
+        let get = |file: &str| self.obtain(&repository, cache, commit, file, progress);
         for file in MODEL_FILES.iter().filter(|file| listed(file)) {
             get(file)?;
         }
@@ -223,17 +223,17 @@ impl Hub {
             get(WEIGHTS)?;
         } else if listed(INDEX) && !adapter {
             let index = get(INDEX)?;
-            for shard in shards(&index).map_err(|e| Trouble::Other(e, String::new()))? {
+            for shard in shards(&index).map_err(|e| HubError::Other(e, String::new()))? {
                 get(&shard)?;
             }
         } else {
-            return Err(Trouble::Other(
+            return Err(HubError::Other(
                 "holds no safetensors weights".into(),
                 "convert it with transformers: save_pretrained(...)".into(),
             ));
         }
-        shelf.remember(revision, commit)?;
-        Ok(shelf.snapshot(commit))
+        cache.remember(revision, commit)?;
+        Ok(cache.snapshot(commit))
     }
 
     /// See [`fetch_dataset`].
@@ -251,16 +251,16 @@ impl Hub {
         let Some(address) = DatasetAddress::parse(url) else {
             return Err(fail("cannot be read".into(), "the form is hf://datasets/ORG/NAME[@REVISION]/PATH"));
         };
-        let shelf = Shelf::new(&self.cache, "datasets", address.org, address.name);
-        self.dataset(&shelf, &address, progress).map_err(|e| self.explain(e, &fail))
+        let cache = RepoCache::new(&self.cache, "datasets", address.org, address.name);
+        self.dataset(&cache, &address, progress).map_err(|e| self.explain(e, &fail))
     }
 
     fn dataset(
         &self,
-        shelf: &Shelf,
+        cache: &RepoCache,
         address: &DatasetAddress<'_>,
         progress: &dyn Progress,
-    ) -> Result<Vec<HubFile>, Trouble> {
+    ) -> Result<Vec<HubFile>, HubError> {
         let (revision, pattern) = (address.revision.as_str(), address.pattern);
         let files = |commit: &str, found: Vec<(String, PathBuf)>| -> Vec<HubFile> {
             let file = |(name, path): (String, PathBuf)| HubFile {
@@ -271,23 +271,23 @@ impl Hub {
             found.into_iter().map(file).collect()
         };
         if self.offline {
-            return match cached_files(shelf, revision, pattern, progress)? {
+            return match cached_files(cache, revision, pattern, progress)? {
                 Cached::Whole(commit, found) => Ok(files(&commit, found)),
                 Cached::Missing(missing) => Err(self.not_cached(&missing)),
             };
         }
-        // A commit whose files are known and here: there is nothing to ask.
-        let known = !is_pattern(pattern) || shelf.listing(revision).is_some();
+        // A commit never changes: if its files are known and in the cache, the hub need not be asked.
+        let known = !is_pattern(pattern) || cache.listing(revision).is_some();
         if is_commit(revision)
             && known
-            && let Cached::Whole(commit, found) = cached_files(shelf, revision, pattern, progress)?
+            && let Cached::Whole(commit, found) = cached_files(cache, revision, pattern, progress)?
         {
             return Ok(files(&commit, found));
         }
         let repository = wire::client(self)?.dataset(address.org, address.name);
         let listing = match wire::list_dataset(&repository, revision, &self.patience) {
             Ok(listing) => checked(listing, revision)?,
-            Err(e) if is_outage(&e) => match cached_files(shelf, revision, pattern, progress)? {
+            Err(e) if is_outage(&e) => match cached_files(cache, revision, pattern, progress)? {
                 Cached::Whole(commit, found) => {
                     progress.warn(&self.cache_serves());
                     return Ok(files(&commit, found));
@@ -300,14 +300,14 @@ impl Hub {
         if names.is_empty() {
             return Err(nothing_matches(pattern, &listing.files));
         }
-        let _held = shelf.hold(progress)?;
-        shelf.keep_listing(&listing.commit, &listing.files)?;
+        let _lock = cache.lock(progress)?;
+        cache.keep_listing(&listing.commit, &listing.files)?;
         let mut found = Vec::with_capacity(names.len());
         for name in names {
-            let path = self.obtain(&repository, shelf, &listing.commit, &name, progress)?;
+            let path = self.obtain(&repository, cache, &listing.commit, &name, progress)?;
             found.push((name, path));
         }
-        shelf.remember(revision, &listing.commit)?;
+        cache.remember(revision, &listing.commit)?;
         Ok(files(&listing.commit, found))
     }
 
@@ -315,29 +315,29 @@ impl Hub {
     fn obtain<T: RepoType>(
         &self,
         repository: &HFRepositorySync<T>,
-        shelf: &Shelf,
+        cache: &RepoCache,
         commit: &str,
         name: &str,
         progress: &dyn Progress,
-    ) -> Result<PathBuf, Trouble> {
-        if let Some(path) = shelf.file(commit, name)? {
+    ) -> Result<PathBuf, HubError> {
+        if let Some(path) = cache.file(commit, name)? {
             return Ok(path);
         }
-        shelf.take(commit, name, |folder| wire::download(repository, commit, name, folder, &self.patience, progress))
+        cache.add(commit, name, |folder| wire::download(repository, commit, name, folder, &self.patience, progress))
     }
 
     fn cache_serves(&self) -> String {
         format!("{} cannot be reached: what the cache {} holds is used", self.endpoint, self.cache.display())
     }
 
-    fn not_cached(&self, missing: &[String]) -> Trouble {
+    fn not_cached(&self, missing: &[String]) -> HubError {
         let cache = self.cache.display();
         let what = match missing {
             [] => format!("is not (wholly) in the cache {cache}"),
             [one] => format!("`{one}` is not in the cache {cache}"),
             [one, ..] => format!("`{one}` and {} more are not in the cache {cache}", missing.len() - 1),
         };
-        Trouble::Other(
+        HubError::Other(
             what + ", and HF_HUB_OFFLINE is set",
             "fetch it once with HF_HUB_OFFLINE unset, or name a local path".into(),
         )
@@ -345,13 +345,13 @@ impl Hub {
 }
 
 /// Refuses a listing of another commit than the one asked for, or of one that is no folder's name.
-fn checked(listing: Listing, revision: &str) -> Result<Listing, Trouble> {
+fn checked(listing: Listing, revision: &str) -> Result<Listing, HubError> {
     let commit = &listing.commit;
     if !is_commit_name(commit) {
-        return Err(Trouble::Other(format!("the server names a commit {commit:?}, which is not accepted"), "".into()));
+        return Err(HubError::Other(format!("the server names a commit {commit:?}, which is not accepted"), "".into()));
     }
     if is_commit(revision) && commit != revision {
-        return Err(Trouble::Other(format!("asked for commit {revision}, the server gives {commit}"), "".into()));
+        return Err(HubError::Other(format!("asked for commit {revision}, the server gives {commit}"), "".into()));
     }
     Ok(listing)
 }
@@ -364,24 +364,24 @@ fn matching(files: &[String], pattern: &str) -> Vec<String> {
     names
 }
 
-fn nothing_matches(pattern: &str, files: &[String]) -> Trouble {
+fn nothing_matches(pattern: &str, files: &[String]) -> HubError {
     let mut near: Vec<&String> = files.iter().filter(|f| is_safe_name(f)).collect();
     near.sort_by(|a, b| strsim::jaro(b, pattern).total_cmp(&strsim::jaro(a, pattern)));
     let near: Vec<&str> = near.into_iter().take(5).map(String::as_str).collect();
-    Trouble::Other(format!("no file matches `{pattern}`"), format!("files there: {}", near.join(", ")))
+    HubError::Other(format!("no file matches `{pattern}`"), format!("files there: {}", near.join(", ")))
 }
 
-/// What the cache holds of the files asked for.
+/// Whether the cache has the files asked for.
 enum Cached {
-    /// All of them: the commit, names and paths.
+    /// The cache has all of them: the commit, names and paths.
     Whole(String, Vec<(String, PathBuf)>),
-    /// Not these.
+    /// The cache lacks these.
     Missing(Vec<String>),
 }
 
-fn cached_files(shelf: &Shelf, revision: &str, pattern: &str, progress: &dyn Progress) -> Result<Cached, Trouble> {
-    let Some(commit) = shelf.commit_of(revision) else { return Ok(Cached::Missing(Vec::new())) };
-    let names = match shelf.listing(&commit) {
+fn cached_files(cache: &RepoCache, revision: &str, pattern: &str, progress: &dyn Progress) -> Result<Cached, HubError> {
+    let Some(commit) = cache.commit_of(revision) else { return Ok(Cached::Missing(Vec::new())) };
+    let names = match cache.listing(&commit) {
         _ if !is_pattern(pattern) => vec![pattern.to_string()],
         Some(listed) => {
             let names = matching(&listed, pattern);
@@ -390,20 +390,20 @@ fn cached_files(shelf: &Shelf, revision: &str, pattern: &str, progress: &dyn Pro
             }
             names
         }
-        // Filled by another program: what it left out, nobody can say.
+        // Another program filled the cache: which files it left out is not known.
         None => {
-            let names = matching(&shelf.files(&commit), pattern);
+            let names = matching(&cache.files(&commit), pattern);
             if names.is_empty() {
                 return Ok(Cached::Missing(Vec::new()));
             }
-            let here = shelf.snapshot(&commit);
+            let here = cache.snapshot(&commit);
             progress.warn(&format!("{}: the cache may hold only some of the files of `{pattern}`", here.display()));
             names
         }
     };
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for name in names {
-        match shelf.file(&commit, &name)? {
+        match cache.file(&commit, &name)? {
             Some(path) => found.push((name, path)),
             None => missing.push(name),
         }
@@ -412,9 +412,9 @@ fn cached_files(shelf: &Shelf, revision: &str, pattern: &str, progress: &dyn Pro
 }
 
 /// The folder of a commit, if all of the model's files are there.
-fn cached_model(shelf: &Shelf, commit: &str) -> Result<Option<PathBuf>, Trouble> {
-    let has = |name: &str| shelf.file(commit, name).map(|f| f.is_some());
-    let listing = shelf.listing(commit).unwrap_or_default();
+fn cached_model(cache: &RepoCache, commit: &str) -> Result<Option<PathBuf>, HubError> {
+    let has = |name: &str| cache.file(commit, name).map(|f| f.is_some());
+    let listing = cache.listing(commit).unwrap_or_default();
     let adapter = has(ADAPTER_CONFIG)?;
     for name in MODEL_FILES {
         // `has` comes first: it refuses a link that leads out, listed or not.
@@ -423,19 +423,19 @@ fn cached_model(shelf: &Shelf, commit: &str) -> Result<Option<PathBuf>, Trouble>
         }
     }
     if adapter || listing.iter().any(|f| f == ADAPTER_CONFIG) {
-        return Ok((adapter && has(ADAPTER_WEIGHTS)?).then(|| shelf.snapshot(commit)));
+        return Ok((adapter && has(ADAPTER_WEIGHTS)?).then(|| cache.snapshot(commit)));
     }
     if has(WEIGHTS)? {
-        return Ok(Some(shelf.snapshot(commit)));
+        return Ok(Some(cache.snapshot(commit)));
     }
-    let Some(index) = shelf.file(commit, INDEX)? else { return Ok(None) };
+    let Some(index) = cache.file(commit, INDEX)? else { return Ok(None) };
     let names = shards(&index).unwrap_or_default();
     for name in &names {
         if !has(name)? {
             return Ok(None);
         }
     }
-    Ok((!names.is_empty()).then(|| shelf.snapshot(commit)))
+    Ok((!names.is_empty()).then(|| cache.snapshot(commit)))
 }
 
 /// Shard names of a safetensors index, each once.

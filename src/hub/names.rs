@@ -1,4 +1,4 @@
-//! What a user or a server may call a repository, a revision or a file; patterns of file names.
+//! Accepted names of repositories, revisions and files; patterns of file names.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ pub const MAIN: &str = "main";
 /// `hf://datasets/ORG/NAME[@REVISION]/PATH` in its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetAddress<'a> {
-    /// Who holds it.
+    /// Its owner.
     pub org: &'a str,
     /// The repository's name.
     pub name: &'a str,
@@ -19,7 +19,7 @@ pub struct DatasetAddress<'a> {
 }
 
 impl<'a> DatasetAddress<'a> {
-    /// Reads an address; none where it is not one.
+    /// Parses an address; `None` where it is not one.
     pub fn parse(url: &'a str) -> Option<DatasetAddress<'a>> {
         let rest = url.strip_prefix("hf://datasets/")?;
         let (org, rest) = rest.split_once('/')?;
@@ -38,7 +38,7 @@ impl<'a> DatasetAddress<'a> {
         good.then_some(DatasetAddress { org, name, revision, pattern })
     }
 
-    /// The address of one file at one commit: the same bytes everywhere and for good.
+    /// The address of one file at one commit, whose bytes never change.
     pub fn pinned(&self, commit: &str, file: &str) -> String {
         format!("hf://datasets/{}/{}@{commit}/{file}", self.org, self.name)
     }
@@ -66,7 +66,7 @@ pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether a server may call a commit so: one plain word, which names a folder.
+/// Whether a commit's name is accepted from a server: one plain word, since it becomes a folder's name.
 pub fn is_commit_name(commit: &str) -> bool {
     !commit.is_empty() && commit.len() <= 64 && commit.bytes().all(|b| b.is_ascii_alphanumeric())
 }
@@ -81,7 +81,7 @@ fn is_repo_part(part: &str) -> bool {
         && !part.ends_with(['.', '-'])
 }
 
-/// A relative path of plain parts: nothing that leaves the folder on any system.
+/// Whether a name is a relative path that stays in its folder on every system.
 pub fn is_safe_name(name: &str) -> bool {
     let plain = |part: &str| {
         !part.is_empty()
@@ -99,45 +99,11 @@ pub fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?'])
 }
 
-/// `*` and `?` within a folder, `**` across folders, all else literal.
-#[allow(clippy::needless_range_loop, reason = "three arrays are walked at one index")]
+/// Whether a file's path fits a pattern: `*` and `?` stay within a folder, a part `**` crosses folders (or stands for
+/// none). All else is literal, `[` too, which file names on a hub may hold.
 pub fn matches_glob(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    // reach[j]: the pattern so far matches the first j characters.
-    let mut reach = vec![false; name.len() + 1];
-    reach[0] = true;
-    let mut i = 0;
-    while i < pattern.len() {
-        let deep = pattern[i..].starts_with(&['*', '*']);
-        let mut now = vec![false; name.len() + 1];
-        match pattern[i] {
-            '*' => {
-                // `**/` also stands for no folder at all.
-                let skip = deep && pattern.get(i + 2) == Some(&'/');
-                let mut open = false;
-                for j in 0..=name.len() {
-                    open |= reach[j];
-                    now[j] = if skip { reach[j] || (open && j > 0 && name[j - 1] == '/') } else { open };
-                    if !deep && name.get(j) == Some(&'/') {
-                        open = false;
-                    }
-                }
-                i += match (deep, skip) {
-                    (_, true) => 3,
-                    (true, false) => 2,
-                    (false, false) => 1,
-                };
-            }
-            wanted => {
-                for j in 0..name.len() {
-                    now[j + 1] = reach[j] && (name[j] == wanted || (wanted == '?' && name[j] != '/'));
-                }
-                i += 1;
-            }
-        }
-        reach = now;
-    }
-    reach[name.len()]
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    glob::Pattern::new(&pattern.replace('[', "[[]")).is_ok_and(|pattern| pattern.matches_with(name, options))
 }
 
 #[cfg(test)]
@@ -225,6 +191,10 @@ mod tests {
             ("a*b*c", "a__b__c", true),
             ("a*b*c", "a__c__b", false),
             ("*é*", "café-1", true),
+            ("[ab]*", "[ab]c", true),
+            ("[ab]*", "ac", false),
+            // `**` is a whole part of a path.
+            ("d/**.txt", "d/a.txt", false),
         ] {
             assert_eq!(matches_glob(pattern, name), fits, "{pattern} {name}");
         }

@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
-use super::imitation::{Answer, COMMIT, Fault, Imitation, Script, info_path, repository};
-use super::shelf::files_below;
+use super::cache::files_below;
+use super::fake_hub::{Answer, COMMIT, FakeHub, Fault, Script, info_path, repository};
 use super::*;
 
 const SHARDED: [(&str, &[u8]); 5] = [
@@ -26,7 +26,7 @@ fn quick() -> Patience {
     Patience { connect: ms(2000), silence: ms(150), retries: 2, pause: ms(2) }
 }
 
-fn hub(server: &Imitation, cache: &Path) -> Hub {
+fn hub(server: &FakeHub, cache: &Path) -> Hub {
     Hub {
         endpoint: server.endpoint.clone(),
         cache: cache.into(),
@@ -40,8 +40,8 @@ fn names<'a>(files: &[(&'a str, &[u8])]) -> Vec<&'a str> {
     files.iter().map(|(n, _)| *n).collect()
 }
 
-fn models(files: &[(&str, &[u8])], listed: &[&str]) -> Imitation {
-    Imitation::serve(repository("models", files, listed), "hf_test")
+fn models(files: &[(&str, &[u8])], listed: &[&str]) -> FakeHub {
+    FakeHub::serve(repository("models", files, listed), "hf_test")
 }
 
 fn data() -> Script {
@@ -163,7 +163,7 @@ fn refusals_are_plain() {
     let mut script = data();
     let gated = Answer::new(403, r#"{"error":"Access to dataset org/name is restricted."}"#);
     script.insert(info_path("datasets", "gated"), vec![gated]);
-    let server = Imitation::serve(script, "hf_test");
+    let server = FakeHub::serve(script, "hf_test");
     let at = hub(&server, cache.path());
     let error = dataset(&at, "@gated/x").unwrap_err();
     assert!(error.to_string().contains("HTTP 403): Access to dataset org/name is restricted."), "{error}");
@@ -180,7 +180,7 @@ fn refusals_are_plain() {
 
 #[test]
 fn data_set_files_by_path_and_pattern() {
-    let server = Imitation::serve(data(), "hf_test");
+    let server = FakeHub::serve(data(), "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&server, cache.path());
     assert_eq!(contents(&dataset(&hub, "/README.md").unwrap()), "r");
@@ -196,7 +196,7 @@ fn data_set_files_by_path_and_pattern() {
 
 #[test]
 fn a_second_run_fetches_no_bytes_and_a_commit_asks_nothing() {
-    let server = Imitation::serve(data(), "hf_test");
+    let server = FakeHub::serve(data(), "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&server, cache.path());
     let first = dataset(&hub, "/data/*.parquet").unwrap();
@@ -216,7 +216,7 @@ fn a_second_run_fetches_no_bytes_and_a_commit_asks_nothing() {
 
 #[test]
 fn offline_serves_all_or_says_what_is_missing() {
-    let server = Imitation::serve(data(), "hf_test");
+    let server = FakeHub::serve(data(), "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&server, cache.path());
     let offline = Hub { endpoint: "http://127.0.0.1:1".into(), offline: true, ..hub.clone() };
@@ -247,7 +247,7 @@ fn offline_serves_all_or_says_what_is_missing() {
 #[test]
 fn links_are_followed_within_the_cache_only() {
     use std::os::unix::fs::symlink;
-    let server = Imitation::serve(data(), "hf_test");
+    let server = FakeHub::serve(data(), "hf_test");
     let around = tempfile::tempdir().unwrap();
     let cache = around.path().join("cache");
     let hub = hub(&server, &cache);
@@ -295,7 +295,7 @@ fn a_server_cannot_name_files_outside() {
         let said = says(model(&hub(&models(&files, &["config.json", INDEX, evil]), &cache)));
         assert!(said.contains("not accepted"), "{evil}: {said}");
         let script = repository("datasets", &[(evil, b"evil")], &[evil]);
-        let said = says(dataset(&hub(&Imitation::serve(script, ""), &cache), "/**"));
+        let said = says(dataset(&hub(&FakeHub::serve(script, ""), &cache), "/**"));
         assert!(said.contains("not accepted"), "{evil}: {said}");
         // Nor from a listing that somebody changed on this disk.
         let listings = cache.join("datasets--org--name/listings");
@@ -308,7 +308,7 @@ fn a_server_cannot_name_files_outside() {
         let mut script = data();
         let info = serde_json::json!({"id": "org/name", "sha": commit, "siblings": []}).to_string();
         script.insert(info_path("datasets", "main"), vec![Answer::new(200, info)]);
-        let said = says(dataset(&hub(&Imitation::serve(script, ""), &cache), "/**"));
+        let said = says(dataset(&hub(&FakeHub::serve(script, ""), &cache), "/**"));
         assert!(said.contains("names a commit"), "{said}");
     }
     // A commit that was asked for is not exchanged for another.
@@ -316,7 +316,7 @@ fn a_server_cannot_name_files_outside() {
     let mut script = data();
     let info = script[&info_path("datasets", "main")].clone();
     script.insert(info_path("datasets", &other), info);
-    let said = says(dataset(&hub(&Imitation::serve(script, ""), &cache), &format!("@{other}/README.md")));
+    let said = says(dataset(&hub(&FakeHub::serve(script, ""), &cache), &format!("@{other}/README.md")));
     assert!(said.contains("asked for commit ffff"), "{said}");
     let outside: Vec<String> = files_below(around.path())
         .into_iter()
@@ -328,11 +328,11 @@ fn a_server_cannot_name_files_outside() {
 
 #[test]
 fn the_token_stays_with_the_hub() {
-    let store = Imitation::serve(Script::from([("/blob".into(), vec![Answer::new(200, "far")])]), "");
+    let store = FakeHub::serve(Script::from([("/blob".into(), vec![Answer::new(200, "far")])]), "");
     let mut script = data();
     let moved = Answer::new(302, "").with(&format!("Location: {}/blob", store.endpoint));
     script.insert(TRAIN.into(), vec![moved]);
-    let server = Imitation::serve(script, "hf_test");
+    let server = FakeHub::serve(script, "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let files = dataset(&hub(&server, cache.path()), "/data/train-*.parquet").unwrap();
     assert_eq!(contents(&files), "far1");
@@ -355,7 +355,7 @@ fn failures_that_pass_are_waited_for() {
         let told = format!("{failures:?}");
         let mut script = data();
         script.insert(TRAIN.into(), failures.into_iter().chain([last.clone()]).collect());
-        let server = Imitation::serve(script, "hf_test");
+        let server = FakeHub::serve(script, "hf_test");
         let cache = tempfile::tempdir().unwrap();
         let files = dataset(&hub(&server, cache.path()), "/data/train-0.parquet").expect(&told);
         assert_eq!(std::fs::read(&files[0].path).unwrap(), last.body);
@@ -376,7 +376,7 @@ fn failures_that_stay_end_in_time_and_leave_nothing() {
     ] {
         let mut script = data();
         script.insert(TRAIN.into(), vec![Answer { status: answer.status, ..answer.clone() }]);
-        let server = Imitation::serve(script, "hf_test");
+        let server = FakeHub::serve(script, "hf_test");
         let cache = tempfile::tempdir().unwrap();
         let begin = std::time::Instant::now();
         let said = says(dataset(&hub(&server, cache.path()), "/data/train-0.parquet"));
@@ -391,7 +391,7 @@ fn failures_that_stay_end_in_time_and_leave_nothing() {
     script.insert(info_path("datasets", "main"), vec![Answer::new(200, "").failing(Fault::Silence(5000))]);
     script.insert(info_path("datasets", "page"), vec![Answer::new(200, "<html>log in</html>")]);
     script.insert(info_path("datasets", "bare"), vec![Answer::new(200, "{}")]);
-    let server = Imitation::serve(script, "hf_test");
+    let server = FakeHub::serve(script, "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let at = hub(&server, cache.path());
     assert!(says(dataset(&at, "/README.md")).contains("no answer from http"));
@@ -406,14 +406,14 @@ fn a_server_says_when_to_come_again() {
     let busy = Answer::new(429, "").with("Retry-After: 0");
     let sound = script[&path][0].clone();
     script.insert(path, vec![busy.clone(), busy.clone(), busy.clone(), busy, sound]);
-    let server = Imitation::serve(script, "hf_test");
+    let server = FakeHub::serve(script, "hf_test");
     let cache = tempfile::tempdir().unwrap();
     assert_eq!(contents(&dataset(&hub(&server, cache.path()), "/README.md").unwrap()), "r");
 }
 
 #[test]
 fn two_that_want_the_same_file_fetch_it_once() {
-    let server = Imitation::serve(data(), "hf_test");
+    let server = FakeHub::serve(data(), "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&server, cache.path());
     let base = cache.path().join("datasets--org--name");
@@ -434,7 +434,7 @@ fn two_that_want_the_same_file_fetch_it_once() {
 fn a_transfer_tells_how_far_it_is() {
     let body = vec![b'x'; 300 << 10];
     let script = repository("datasets", &[("a.jsonl", &body)], &["a.jsonl"]);
-    let server = Imitation::serve(script, "hf_test");
+    let server = FakeHub::serve(script, "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let notes = Notes::default();
     hub(&server, cache.path()).fetch_dataset("hf://datasets/org/name/a.jsonl", &notes).unwrap();

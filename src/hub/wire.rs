@@ -1,4 +1,4 @@
-//! What goes over the wire, through `hf-hub`: listings and files, with patience but not without end.
+//! Requests to the hub, through `hf-hub`: listings and files, repeated a limited number of times.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::repository::RepoSibling;
 use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, RepoType, RepoTypeDataset, RepoTypeModel};
 
+use super::error::HubError;
 use super::names::MAIN;
-use super::trouble::Trouble;
 use super::{Hub, Patience};
 use crate::progress::Progress;
 
-/// Longest pause that a server may ask for.
+/// Longest wait that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A repository's revision as the server describes it.
@@ -26,7 +26,7 @@ pub struct Listing {
     pub files: Vec<String>,
 }
 
-/// A client for this hub, which gives up on a server that says nothing.
+/// A client for this hub, with its timeouts.
 ///
 /// # Errors
 /// [`HFError`] where the endpoint is no address.
@@ -90,7 +90,7 @@ fn listing(commit: Option<String>, siblings: Option<Vec<RepoSibling>>) -> Result
 /// Fetches one file into `folder`, under its own name.
 ///
 /// # Errors
-/// [`Trouble::Hub`].
+/// [`HubError::Hub`].
 pub fn download<T: RepoType>(
     repository: &HFRepositorySync<T>,
     commit: &str,
@@ -98,7 +98,7 @@ pub fn download<T: RepoType>(
     folder: &Path,
     patience: &Patience,
     progress: &dyn Progress,
-) -> Result<(), Trouble> {
+) -> Result<(), HubError> {
     let gauge = Arc::new(Gauge::default());
     let work = || {
         patiently(patience, || {
@@ -108,11 +108,11 @@ pub fn download<T: RepoType>(
         })
     };
     let result = watched(name, &gauge, progress, work);
-    result.map(|_| ()).map_err(|e| Trouble::Hub(Box::new(e)))
+    result.map(|_| ()).map_err(|e| HubError::Hub(Box::new(e)))
 }
 
-/// Repeats what `hf-hub` does not: transfers that broke off, and requests whose answer said when to
-/// come again. Requests that fail before an answer it has repeated already.
+/// Repeats what `hf-hub` does not repeat: transfers that broke off, and requests whose answer names a time to wait.
+/// `hf-hub` itself repeats requests that fail before an answer.
 fn patiently<R>(patience: &Patience, mut work: impl FnMut() -> Result<R, HFError>) -> Result<R, HFError> {
     let mut pause = patience.pause;
     for _ in 0..patience.retries {
@@ -127,7 +127,7 @@ fn patiently<R>(patience: &Patience, mut work: impl FnMut() -> Result<R, HFError
     work()
 }
 
-/// Whether a body ended before its end; one that came whole and is no JSON did not.
+/// Whether a body ended early. A complete body that is no JSON is a decoding error too, but did not.
 fn broke_off(error: &reqwest::Error) -> bool {
     let json = std::error::Error::source(error).is_some_and(|s| s.is::<serde_json::Error>());
     (error.is_body() || error.is_decode()) && !json
@@ -158,7 +158,7 @@ impl ProgressHandler for Watch {
     }
 }
 
-/// Does the work on a thread of its own and tells meanwhile how far it is, in KiB.
+/// Does the work on another thread, and meanwhile reports its progress in KiB.
 fn watched<R: Send>(
     name: &str,
     gauge: &Gauge,
@@ -169,7 +169,7 @@ fn watched<R: Send>(
     let mut shown = 0;
     let mut show = |gauge: &Gauge| {
         let (done, total) = (gauge.done.load(Ordering::Relaxed) >> 10, gauge.total.load(Ordering::Relaxed) >> 10);
-        // A transfer that begins again is not taken back.
+        // A transfer that starts again from zero does not move the progress back.
         progress.advance(done.saturating_sub(shown));
         shown = shown.max(done);
         progress.status(&format!("of {total}"));
@@ -192,7 +192,7 @@ fn watched<R: Send>(
     result
 }
 
-/// Whether an error says nothing of the repository, only that the hub is not to be had now.
+/// Whether an error means that the hub cannot be used now, whatever the repository.
 pub fn is_outage(error: &HFError) -> bool {
     match error {
         HFError::Request { .. } | HFError::RateLimited { .. } => true,

@@ -4,11 +4,11 @@ use std::process::Command;
 
 use crate::support::{Output, PROGRAM, Sandbox, sample, texts};
 
-#[path = "../../../src/hub/imitation.rs"]
+#[path = "../../../src/hub/fake_hub.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
-mod imitation;
+mod fake_hub;
 
-use imitation::{COMMIT, Imitation, repository};
+use fake_hub::{COMMIT, FakeHub, repository};
 
 /// `prepare` of a data set at this hub, with further variables of the environment.
 fn prepare(sandbox: &Sandbox, endpoint: &str, input: &str, out: &str, vars: &[(&str, &str)]) -> Output {
@@ -23,7 +23,7 @@ fn a_pinned_run_from_a_hub_needs_it_only_once() {
     let (raw, given) = (sample("ultrafeedback.jsonl"), sample("trl_standard.jsonl"));
     let files: [(&str, &[u8]); 3] =
         [("data/train-0.jsonl", raw.as_bytes()), ("data/train-1.jsonl", given.as_bytes()), ("README.md", b"x")];
-    let server = Imitation::serve(repository("datasets", &files, &files.map(|(name, _)| name)), "hf_file");
+    let server = FakeHub::serve(repository("datasets", &files, &files.map(|(name, _)| name)), "hf_file");
     let sandbox = Sandbox::new();
     // The token of `hf auth login`.
     sandbox.write(".hub/token", "hf_file\n");
@@ -62,7 +62,7 @@ fn a_pinned_run_from_a_hub_needs_it_only_once() {
 
 #[test]
 fn refusals_of_a_hub_are_told_with_advice() {
-    let server = Imitation::serve(repository("datasets", &[("a.jsonl", b"{}")], &["a.jsonl"]), "hf_right");
+    let server = FakeHub::serve(repository("datasets", &[("a.jsonl", b"{}")], &["a.jsonl"]), "hf_right");
     let sandbox = Sandbox::new();
     let input = "hf://datasets/org/name/a.jsonl";
     let output = prepare(&sandbox, &server.endpoint, input, "out", &[("HF_TOKEN", "hf_wrong")]);

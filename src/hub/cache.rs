@@ -1,32 +1,32 @@
-//! One repository's place in the cache, in the layout of `huggingface_hub`:
+//! The cache of one repository, in the layout of `huggingface_hub`:
 //! `KIND--ORG--NAME/refs/REVISION` names a commit, `KIND--ORG--NAME/snapshots/COMMIT/` holds files.
 //!
-//! Ours besides: `listings/COMMIT.json`, the names of all files of a commit. A commit never changes,
-//! so that with its listing a pattern can be resolved without the hub, and one knows what is missing.
+//! This program adds `listings/COMMIT.json`, the names of all files of a commit. A commit never changes, so its
+//! listing resolves a pattern without the hub, and tells which files are missing.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::error::HubError;
 use super::names::{is_commit_name, is_safe_name};
-use super::trouble::Trouble;
 use crate::artifact;
 use crate::progress::Progress;
 
-/// Prefix of the folders in which files are finished.
+/// Prefix of the temporary folders in which files are completed.
 const STAGING: &str = ".lpc-pipe-";
 
-/// One repository in the cache.
+/// The cache of one repository.
 #[derive(Debug, Clone)]
-pub struct Shelf {
+pub struct RepoCache {
     cache: PathBuf,
     base: PathBuf,
 }
 
-impl Shelf {
-    /// The shelf of a repository; nothing is made yet. `kind` is `models` or `datasets`.
-    pub fn new(cache: &Path, kind: &str, org: &str, name: &str) -> Shelf {
-        Shelf { cache: cache.to_path_buf(), base: cache.join(format!("{kind}--{org}--{name}")) }
+impl RepoCache {
+    /// The cache of a repository; creates no folder. `kind` is `models` or `datasets`.
+    pub fn new(cache: &Path, kind: &str, org: &str, name: &str) -> RepoCache {
+        RepoCache { cache: cache.to_path_buf(), base: cache.join(format!("{kind}--{org}--{name}")) }
     }
 
     /// The folder of one commit's files.
@@ -34,7 +34,7 @@ impl Shelf {
         self.base.join("snapshots").join(commit)
     }
 
-    /// The commit that a revision was last seen to stand for, if files of it are here.
+    /// The commit that a revision stood for when it was last fetched, if the cache has files of it.
     pub fn commit_of(&self, revision: &str) -> Option<String> {
         if is_commit_name(revision) && self.snapshot(revision).is_dir() {
             return Some(revision.to_string());
@@ -44,50 +44,50 @@ impl Shelf {
         (is_commit_name(commit) && self.snapshot(commit).is_dir()).then(|| commit.to_string())
     }
 
-    /// Notes which commit a branch or tag stood for.
+    /// Records which commit a branch or tag stands for.
     ///
     /// # Errors
-    /// [`Trouble::Own`].
-    pub fn remember(&self, revision: &str, commit: &str) -> Result<(), Trouble> {
+    /// [`HubError::Own`].
+    pub fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit {
             return Ok(());
         }
         let path = self.base.join("refs").join(revision);
         self.require_inside(&path)?;
-        artifact::write_bytes(path, commit.as_bytes()).map_err(Trouble::Own)
+        artifact::write_bytes(path, commit.as_bytes()).map_err(HubError::Own)
     }
 
-    /// Names of all files of a commit, if they are known.
+    /// Names of all files of a commit, if they were saved.
     pub fn listing(&self, commit: &str) -> Option<Vec<String>> {
         let bytes = std::fs::read(self.listing_path(commit)).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Keeps the names of all files of a commit.
+    /// Saves the names of all files of a commit.
     ///
     /// # Errors
-    /// [`Trouble::Own`].
-    pub fn keep_listing(&self, commit: &str, files: &[String]) -> Result<(), Trouble> {
+    /// [`HubError::Own`].
+    pub fn keep_listing(&self, commit: &str, files: &[String]) -> Result<(), HubError> {
         if self.listing(commit).is_some_and(|known| known == files) {
             return Ok(());
         }
-        std::fs::create_dir_all(&self.base).map_err(|e| Trouble::io(&self.base, e))?;
+        std::fs::create_dir_all(&self.base).map_err(|e| HubError::io(&self.base, e))?;
         let path = self.listing_path(commit);
         self.require_inside(&path)?;
-        artifact::write_json(path, &files).map_err(Trouble::Own)
+        artifact::write_json(path, &files).map_err(HubError::Own)
     }
 
     fn listing_path(&self, commit: &str) -> PathBuf {
         self.base.join("listings").join(format!("{commit}.json"))
     }
 
-    /// The path of a file, if it is here.
+    /// The path of a file, if the cache has it.
     ///
     /// # Errors
-    /// [`Trouble::Name`] for a name that leads out of the folder, [`Trouble::Outside`] for a link that does.
-    pub fn file(&self, commit: &str, name: &str) -> Result<Option<PathBuf>, Trouble> {
+    /// [`HubError::Name`] for a name that leads out of the folder, [`HubError::Outside`] for a link that does.
+    pub fn file(&self, commit: &str, name: &str) -> Result<Option<PathBuf>, HubError> {
         if !is_safe_name(name) {
-            return Err(Trouble::Name(name.into()));
+            return Err(HubError::Name(name.into()));
         }
         let path = self.snapshot(commit).join(name);
         if !path.is_file() {
@@ -97,49 +97,49 @@ impl Shelf {
         Ok(Some(path))
     }
 
-    /// Names of the files of a commit that are here, sorted.
+    /// Names of a commit's files that the cache has, sorted.
     pub fn files(&self, commit: &str) -> Vec<String> {
         files_below(&self.snapshot(commit))
     }
 
-    /// Takes a file that `fill` writes below the folder it is given, under the file's own name. It
-    /// appears among the commit's files when it is whole.
+    /// Adds a file to a commit's folder: `fill` writes it under its own name below a temporary folder, from which the
+    /// complete file is moved.
     ///
     /// # Errors
-    /// Those of [`Shelf::file`] and of `fill`; [`Trouble::Own`].
-    pub fn take(
+    /// Those of [`RepoCache::file`] and of `fill`; [`HubError::Own`].
+    pub fn add(
         &self,
         commit: &str,
         name: &str,
-        fill: impl FnOnce(&Path) -> Result<(), Trouble>,
-    ) -> Result<PathBuf, Trouble> {
+        fill: impl FnOnce(&Path) -> Result<(), HubError>,
+    ) -> Result<PathBuf, HubError> {
         if !is_safe_name(name) {
-            return Err(Trouble::Name(name.into()));
+            return Err(HubError::Name(name.into()));
         }
         let path = self.snapshot(commit).join(name);
         let parent = path.parent().unwrap_or(&self.base);
-        std::fs::create_dir_all(&self.base).map_err(|e| Trouble::io(&self.base, e))?;
+        std::fs::create_dir_all(&self.base).map_err(|e| HubError::io(&self.base, e))?;
         self.require_inside(parent)?;
         let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(&self.base);
-        let staging = staging.map_err(|e| Trouble::io(&self.base, e))?;
+        let staging = staging.map_err(|e| HubError::io(&self.base, e))?;
         fill(staging.path())?;
         let staged = staging.path().join(name);
-        std::fs::create_dir_all(parent).map_err(|e| Trouble::io(parent, e))?;
-        File::open(&staged).and_then(|f| f.sync_all()).map_err(|e| Trouble::io(&staged, e))?;
-        std::fs::rename(&staged, &path).map_err(|e| Trouble::io(&path, e))?;
+        std::fs::create_dir_all(parent).map_err(|e| HubError::io(parent, e))?;
+        File::open(&staged).and_then(|f| f.sync_all()).map_err(|e| HubError::io(&staged, e))?;
+        std::fs::rename(&staged, &path).map_err(|e| HubError::io(&path, e))?;
         Ok(path)
     }
 
-    /// Holds the shelf for one writer, so that two processes do not fetch the same file; clears what
-    /// a killed one left. Where the file system knows no locks, work goes on without one.
+    /// Locks the repository for one writer, so that two processes do not fetch the same file, and removes temporary
+    /// folders that a killed process left. `None` where the file system has no locks.
     ///
     /// # Errors
-    /// [`Trouble::Own`].
-    pub fn hold(&self, progress: &dyn Progress) -> Result<Option<File>, Trouble> {
-        std::fs::create_dir_all(&self.base).map_err(|e| Trouble::io(&self.base, e))?;
+    /// [`HubError::Own`].
+    pub fn lock(&self, progress: &dyn Progress) -> Result<Option<File>, HubError> {
+        std::fs::create_dir_all(&self.base).map_err(|e| HubError::io(&self.base, e))?;
         let path = self.base.join(".lpc-pipe.lock");
         let opened = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = opened.map_err(|e| Trouble::io(&path, e))?;
+        let file = opened.map_err(|e| HubError::io(&path, e))?;
         let mut told = false;
         loop {
             match file.try_lock() {
@@ -156,7 +156,7 @@ impl Shelf {
         }
         for entry in std::fs::read_dir(&self.base).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(STAGING) {
-                // What cannot be removed is in nobody's way.
+                // A folder that cannot be removed does no harm.
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
@@ -165,7 +165,7 @@ impl Shelf {
 
     /// Refuses a path that links lead out of the cache (or of the repository's folder, which may
     /// itself be a link to another disk).
-    fn require_inside(&self, path: &Path) -> Result<(), Trouble> {
+    fn require_inside(&self, path: &Path) -> Result<(), HubError> {
         let mut existing = path;
         while !existing.exists() {
             match existing.parent() {
@@ -173,10 +173,10 @@ impl Shelf {
                 None => break,
             }
         }
-        let real = existing.canonicalize().map_err(|e| Trouble::io(existing, e))?;
+        let real = existing.canonicalize().map_err(|e| HubError::io(existing, e))?;
         let roots = [&self.cache, &self.base];
         let inside = roots.iter().any(|root| root.canonicalize().is_ok_and(|root| real.starts_with(root)));
-        if inside { Ok(()) } else { Err(Trouble::Outside(path.to_path_buf(), real)) }
+        if inside { Ok(()) } else { Err(HubError::Outside(path.to_path_buf(), real)) }
     }
 }
 

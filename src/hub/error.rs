@@ -1,4 +1,4 @@
-//! What can go wrong on the way to a file, and what a user is told of it.
+//! Errors of fetching a file, and the sentences in which a user is told of them.
 
 use std::path::{Path, PathBuf};
 
@@ -7,46 +7,46 @@ use hf_hub::HFError;
 use super::Hub;
 use crate::error::Error;
 
-/// What can go wrong on the way to a file.
+/// An error of fetching a file.
 #[derive(Debug)]
-pub enum Trouble {
-    /// The hub or the way to it.
+pub enum HubError {
+    /// The hub, or the connection to it.
     Hub(Box<HFError>),
-    /// This machine.
+    /// A path of this machine.
     Own(Error),
     /// A file name that is not accepted.
     Name(String),
-    /// A path in the cache, and the place outside that it leads to.
+    /// A path in the cache, and the path outside of the cache that its links lead to.
     Outside(PathBuf, PathBuf),
     /// Anything else: what is wrong, and what to do.
     Other(String, String),
 }
 
-impl From<HFError> for Trouble {
-    fn from(error: HFError) -> Trouble {
-        Trouble::Hub(Box::new(error))
+impl From<HFError> for HubError {
+    fn from(error: HFError) -> HubError {
+        HubError::Hub(Box::new(error))
     }
 }
 
-impl Trouble {
-    /// A path of this machine that failed.
-    pub fn io(path: &Path, source: std::io::Error) -> Trouble {
-        Trouble::Own(Error::Io { path: path.to_path_buf(), source })
+impl HubError {
+    /// A path of this machine that could not be read or written.
+    pub fn io(path: &Path, source: std::io::Error) -> HubError {
+        HubError::Own(Error::Io { path: path.to_path_buf(), source })
     }
 }
 
 impl Hub {
-    /// A plain sentence and advice for what went wrong.
-    pub fn explain(&self, trouble: Trouble, fail: &dyn Fn(String, &str) -> Error) -> Error {
-        match trouble {
-            Trouble::Hub(e) => self.explain_hub(&e, fail),
-            Trouble::Own(e) => e,
-            Trouble::Name(name) => fail(format!("the server names a file {name:?}, which is not accepted"), ""),
-            Trouble::Outside(path, real) => fail(
+    /// The error that a user sees: `fail` makes it of a sentence and a hint.
+    pub fn explain(&self, error: HubError, fail: &dyn Fn(String, &str) -> Error) -> Error {
+        match error {
+            HubError::Hub(e) => self.explain_hub(&e, fail),
+            HubError::Own(e) => e,
+            HubError::Name(name) => fail(format!("the server names a file {name:?}, which is not accepted"), ""),
+            HubError::Outside(path, real) => fail(
                 format!("{} leads out of the cache, to {}", path.display(), real.display()),
                 "remove that link; the file is then fetched again",
             ),
-            Trouble::Other(message, hint) => fail(message, &hint),
+            HubError::Other(message, hint) => fail(message, &hint),
         }
     }
 
@@ -93,7 +93,7 @@ impl Hub {
     }
 }
 
-/// What the server said in words, cut to a line's length.
+/// The server's message, cut to a line's length.
 fn said(message: Option<&str>) -> String {
     let words = message.unwrap_or("").trim();
     let cut: String = words.chars().take(200).collect();

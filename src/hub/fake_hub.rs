@@ -1,5 +1,4 @@
-//! A hub of a few files on this machine, for tests: the endpoints that are asked, answers by script,
-//! and a record of who asked with which token.
+//! A hub server on this machine, for tests. It answers each path by a script and records every request with its token.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -19,14 +18,14 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Further header lines.
     pub headers: Vec<String>,
-    /// How it fails on the way.
+    /// How the transfer fails.
     pub fault: Fault,
 }
 
-/// How an answer fails on the way.
+/// How the transfer of an answer fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Not at all.
+    /// It does not fail.
     None,
     /// Not a byte is sent for so many milliseconds.
     Silence(u64),
@@ -48,24 +47,24 @@ impl Answer {
         self
     }
 
-    /// Failing so.
+    /// With a transfer that fails so.
     pub fn failing(mut self, fault: Fault) -> Answer {
         self.fault = fault;
         self
     }
 }
 
-/// Answers by path. Each GET takes the first of a path's answers away, but for the last.
+/// Answers by path. Each GET removes the first of a path's answers; the last one stays.
 pub type Script = BTreeMap<String, Vec<Answer>>;
 
-/// A running imitation; it ends with the test's process.
-pub struct Imitation {
+/// A running server; it ends with the test's process.
+pub struct FakeHub {
     /// Its address.
     pub endpoint: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
-/// One request as it came.
+/// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     /// `METHOD /path`
@@ -74,9 +73,9 @@ pub struct Asked {
     pub token: Option<String>,
 }
 
-impl Imitation {
-    /// Serves these answers, to everybody where `token` is empty.
-    pub fn serve(script: Script, token: &str) -> Imitation {
+impl FakeHub {
+    /// Serves these answers, to requests with this token only unless it is empty.
+    pub fn serve(script: Script, token: &str) -> FakeHub {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of this machine");
         let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -87,7 +86,7 @@ impl Imitation {
                 std::thread::spawn(move || talk(stream, &script, &log, &token));
             }
         });
-        Imitation { endpoint, asked }
+        FakeHub { endpoint, asked }
     }
 
     /// All requests so far.
@@ -136,7 +135,7 @@ fn talk(stream: TcpStream, script: &Mutex<Script>, log: &Mutex<Vec<Asked>>, toke
 fn next(script: &mut Script, method: &str, path: &str) -> Answer {
     match script.get_mut(path) {
         None => Answer::new(404, r#"{"error":"Not Found"}"#),
-        // A HEAD sees what will be there in the end.
+        // A HEAD gets the last answer, which a GET ends with.
         Some(answers) if method == "HEAD" => answers.last().cloned().unwrap_or_else(|| Answer::new(404, "")),
         Some(answers) if answers.len() > 1 => answers.remove(0),
         Some(answers) => answers[0].clone(),
@@ -149,7 +148,7 @@ fn send(stream: &mut TcpStream, method: &str, answer: &Answer) -> std::io::Resul
         pause(ms);
         return Ok(());
     }
-    // Headers from which a careless client would make file names.
+    // A client that made file names of these headers would write outside of its cache.
     let mut head = format!(
         "HTTP/1.1 {} x\r\nContent-Length: {}\r\nContent-Type: application/json\r\nETag: \"../../../evil\"\r\nX-Repo-Commit: ../../evil\r\n",
         answer.status,
@@ -192,7 +191,7 @@ pub fn repository(kind: &str, files: &[(&str, &[u8])], listed: &[&str]) -> Scrip
     script
 }
 
-/// The path at which `org/name` tells what a revision stands for.
+/// The path that answers which commit a revision of `org/name` stands for.
 pub fn info_path(kind: &str, revision: &str) -> String {
     format!("/api/{kind}/org/name/revision/{revision}")
 }
