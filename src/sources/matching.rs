@@ -57,33 +57,15 @@ pub fn fits_input(pattern: &str, label: &str) -> bool {
     label.contains(pattern)
 }
 
-/// Whether a text fits a pattern as a whole: `*` stands for any characters, slashes too, `?` for one.
+/// Whether a text fits a pattern as a whole: `*` stands for any characters, slashes too, `?` for one; all else is
+/// literal.
 pub fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t) = (0, 0);
-    // Where the last `*` was, and how much of the text it has taken so far.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((at, taken)) => {
-                    star = Some((at, taken + 1));
-                    p = at + 1;
-                    t = taken + 1;
-                }
-                None => return false,
-            },
-        }
+    let mut pattern = pattern.replace('[', "[[]");
+    // To the crate, two stars are something else than one.
+    while pattern.contains("**") {
+        pattern = pattern.replace("**", "*");
     }
-    pattern[p..].iter().all(|c| *c == '*')
+    glob::Pattern::new(&pattern).is_ok_and(|pattern| pattern.matches(text))
 }
 
 /// The form in which tags are compared: case, `-`, `_` and blanks make no difference.
@@ -107,6 +89,8 @@ mod tests {
             ("**", "", true),
             ("", "x", false),
             ("\u{e9}?", "\u{e9}\u{1f600}", true),
+            ("[ab]*", "[ab]c", true),
+            ("[ab]*", "ac", false),
         ] {
             assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
         }
