@@ -12,7 +12,7 @@ use minijinja::Value;
 use crate::message::Message;
 
 use super::ModelTokenizer;
-use super::encode::Head;
+use super::parts::Head;
 use super::python::is_space;
 
 /// Where a prompt was cut.

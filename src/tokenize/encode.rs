@@ -4,33 +4,16 @@ use minijinja::Value;
 
 use crate::error::{Error, Result};
 use crate::message::Message;
-
 use crate::rejects::reason;
 
 use super::cut::CutAt;
-use super::pieces::Before;
+use super::parts::{Before, Head};
 use super::store::TokenRow;
-use super::template::ChatTemplate;
+use super::template::{ChatTemplate, SHOWN, not_a_prefix};
 use super::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal, TokenizeConfig};
-
-/// Characters shown of either end in messages.
-const SHOWN: usize = 60;
 
 /// Advice where a template does not suit a conversation.
 const OTHER_TEMPLATE: &str = "choose another template: --template NAME";
-
-/// The prompt's rendering and ids, made once for both sides.
-pub(super) struct Head {
-    pub(super) text: String,
-    /// All ids of the prompt on its own, as in generation, without a BOS that the template does not write.
-    pub(super) ids: Vec<u32>,
-    /// The bytes of the text that each of `ids` covers.
-    pub(super) spans: Vec<(u32, u32)>,
-    /// Byte offset behind the last token at which text may be cut; 0 where there is none.
-    pub(super) cut: usize,
-    /// How many of `ids` lie before `cut`.
-    pub(super) kept: usize,
-}
 
 /// Why the encoding of a pair ends early.
 enum Stop {
@@ -260,19 +243,6 @@ impl ModelTokenizer {
         let failed = |error: Error| refused(reason::TEMPLATE_REFUSED, field, error.to_string(), None);
         self.template.render_values(messages, generation).map_err(failed)
     }
-}
-
-/// Where the prompt's rendering and the conversation's part.
-pub(super) fn not_a_prefix(template: &str, prompt: &str, full: &str) -> String {
-    let same = prompt.bytes().zip(full.bytes()).take_while(|(a, b)| a == b).count();
-    let at = (0..=same).rev().find(|i| prompt.is_char_boundary(*i) && full.is_char_boundary(*i)).unwrap_or(0);
-    let show = |text: &str| text[at..].chars().take(SHOWN).collect::<String>();
-    format!(
-        "the chat template `{template}` renders the prompt differently alone and with its response: \
-         at byte {at} {:?} alone, {:?} with it",
-        show(prompt),
-        show(full)
-    )
 }
 
 fn straddle(side: &'static str, full: &str, boundary: usize) -> Stop {

@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 
 use super::added::{Added, Part};
 use super::bpe::{Cache, Merges, Seeded, Table, both};
-use super::pieces::Pieces;
+use super::parts::Pieces;
 use super::words::{Split, words};
 
 /// The byte that a character of the byte-level alphabet stands for.

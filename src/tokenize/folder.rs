@@ -8,8 +8,8 @@ use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 
+use super::parts::{OWN_KEY, Parts};
 use super::specials::{self, Named};
-use super::tokenizer::{OWN_KEY, Parts};
 
 /// Reads a JSON file of a model folder; `None` where it does not exist.
 fn read_json(folder: &Path, name: &str) -> Result<Option<Value>> {

@@ -15,7 +15,7 @@ use tokenizers::Tokenizer;
 
 use super::added::{Added, Part};
 use super::bpe::{Cache, Merges, Seeded, Table, both, pair};
-use super::pieces::{Before, Pieces};
+use super::parts::{Before, Pieces};
 
 /// How a blank is written.
 const BLANK: char = '\u{2581}';

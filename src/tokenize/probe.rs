@@ -10,8 +10,7 @@ use tokenizers::Tokenizer;
 use crate::error::{Error, Result};
 use crate::message::Message;
 
-use super::encode::not_a_prefix;
-use super::template::{BUILTIN, ChatTemplate, builtin};
+use super::template::{BUILTIN, ChatTemplate, builtin, not_a_prefix};
 
 /// How the assistant's turn ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,9 @@
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
-use super::template::TEMPLATE_DATE;
+/// The day that templates are told when they ask for today: outputs must not depend on the day
+/// they were made. It is the day Llama 3's own template falls back to.
+pub const TEMPLATE_DATE: &str = "2024-07-26";
 
 /// Deepest nesting that is written.
 const DEEPEST: usize = 64;

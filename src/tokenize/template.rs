@@ -14,7 +14,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use crate::error::{Error, Result};
 use crate::message::Message;
 
-use super::{filters, show};
+use super::{python, show};
 
 /// Instructions that one rendering may take: a thousand turns take some 50,000.
 const FUEL: u64 = 5_000_000;
@@ -25,11 +25,10 @@ const OUTPUT_FLOOR: usize = 1 << 20;
 /// How many times longer than its messages a rendering may be.
 const OUTPUT_FACTOR: usize = 8;
 
-/// The day that templates are told when they ask for today: outputs must not depend on the day
-/// they were made. It is the day Llama 3's own template falls back to.
-pub const TEMPLATE_DATE: &str = "2024-07-26";
-
 const NAME: &str = "chat_template";
+
+/// Characters of a text that error messages show.
+pub(super) const SHOWN: usize = 60;
 
 /// Built-in templates by name, written from the formats' documentation.
 pub const BUILTIN: [(&str, &str); 4] = [
@@ -76,7 +75,7 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        filters::prepare(&mut environment);
+        python::prepare(&mut environment);
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -155,6 +154,19 @@ impl ChatTemplate {
         // The writer is only ever given whole strings.
         String::from_utf8(out.text).map_err(|_| fail("wrote something that is not UTF-8".into()))
     }
+}
+
+/// Where the prompt's rendering and the conversation's part.
+pub(super) fn not_a_prefix(template: &str, prompt: &str, full: &str) -> String {
+    let same = prompt.bytes().zip(full.bytes()).take_while(|(a, b)| a == b).count();
+    let at = (0..=same).rev().find(|i| prompt.is_char_boundary(*i) && full.is_char_boundary(*i)).unwrap_or(0);
+    let show = |text: &str| text[at..].chars().take(SHOWN).collect::<String>();
+    format!(
+        "the chat template `{template}` renders the prompt differently alone and with its response: \
+         at byte {at} {:?} alone, {:?} with it",
+        show(prompt),
+        show(full)
+    )
 }
 
 fn content_length(message: &Value) -> usize {
@@ -307,8 +319,8 @@ mod tests {
             ("\n{{ messages[0].content + 1 }}", "+"),
             ("\n{{ none | length }}", "has no length"),
             ("\n{{ nobody | tojson }}", "not JSON"),
-            ("\n{{ 'a'.index('b') }}", "is not in the text"),
-            ("\n{{ 'a'.ljust(99999999999) }}", "wider than"),
+            ("\n{{ 'a'.split('') }}", "empty separator"),
+            ("\n{{ 'a'.ljust(9) }}", "no method named ljust"),
         ] {
             let error = render(source, "x").unwrap_err().to_string();
             let line = error.contains("line 2") || error.contains(":2)");

@@ -12,8 +12,8 @@ use tokenizers::{AddedToken, Tokenizer};
 use crate::error::{Error, Result};
 
 use super::ModelTokenizer;
+use super::parts::Parts;
 use super::template::builtin;
-use super::tokenizer::Parts;
 
 /// Special tokens, in the order of their ids.
 const SPECIALS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];

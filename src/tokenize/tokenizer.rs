@@ -12,42 +12,16 @@ use crate::message::Message;
 use crate::source::ModelSource;
 
 use super::TokenizeConfig;
-use super::pieces::{Before, Fast};
+use super::parts::{Before, OWN_KEY, Parts, Pieces};
+use super::pieces::Fast;
 use super::probe::{self, TurnEnd};
-use super::specials::{self, Named};
+use super::show::TEMPLATE_DATE;
+use super::specials;
 use super::store::TokenRow;
-use super::template::{ChatTemplate, TEMPLATE_DATE};
-
-/// Key of our own facts in a saved `tokenizer_config.json`; other readers ignore it.
-pub(super) const OWN_KEY: &str = "lpc_pipe";
+use super::template::ChatTemplate;
 
 /// Special tokens that a saved tokenizer always tells; others where its template writes them.
 const OWN_SPECIALS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
-
-/// What a source of tokenizers must tell.
-#[derive(Debug, Default)]
-pub(super) struct Parts {
-    /// `folder`, `gguf` or `tiny`.
-    pub kind: String,
-    /// For messages.
-    pub model: String,
-    /// Content of `tokenizer.json`.
-    pub json: Vec<u8>,
-    /// Special tokens by their name in templates: `bos_token`, `eos_token` ...
-    pub specials: BTreeMap<String, String>,
-    /// Tokens that are named beside `tokenizer.json`, in the order in which they are added.
-    pub named: Vec<Named>,
-    /// Further tokens that end generation.
-    pub stop_ids: BTreeSet<u32>,
-    /// Whether a BOS is put in front; `None` asks the tokenizer's own post-processor.
-    pub add_bos: Option<bool>,
-    /// The model's own template: name and source.
-    pub template: Option<(String, String)>,
-    /// `model_type` of config.json, for the choice of a built-in template.
-    pub model_type: String,
-    /// Longest sequence the model was made for; 0 where not known.
-    pub model_max_length: usize,
-}
 
 /// A tokenizer ready to encode preference pairs. Shared between threads.
 pub struct ModelTokenizer {
@@ -197,6 +171,17 @@ impl ModelTokenizer {
         };
         let hint = "the template must write it once, at the very beginning, or not at all";
         Err(Error::model(&self.model, format!("chat template `{}`: {what}", self.template.name())).with_hint(hint))
+    }
+
+    /// Ids of a text with the bytes that each covers. Anything but [`Before::Nothing`] only where
+    /// [`ModelTokenizer::continues`] is true.
+    pub(super) fn pieces(&self, text: &str, before: Before) -> Result<Pieces> {
+        if let Some(pieces) = self.fast.as_ref().and_then(|fast| fast.pieces(text, before)) {
+            return Ok(pieces);
+        }
+        let encoded = self.inner.encode(text, false).map_err(|e| Error::run(format!("tokenizing: {e}")))?;
+        let spans = encoded.get_offsets().iter().map(|(start, end)| (*start as u32, *end as u32)).collect();
+        Ok((encoded.get_ids().to_vec(), spans))
     }
 
     /// Ids of a text, special tokens in it recognised, nothing added.

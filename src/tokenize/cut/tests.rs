@@ -138,7 +138,7 @@ fn templates_without_clear_beginnings() {
     for most in 8..30 {
         let messages: Vec<Message> = prompt.iter().map(|(role, content)| says(role, content)).collect();
         let values = super::super::template::ChatTemplate::values(&messages);
-        let (ids, spans) = tokenizer.pieces(rendered, super::super::pieces::Before::Nothing).unwrap();
+        let (ids, spans) = tokenizer.pieces(rendered, super::super::parts::Before::Nothing).unwrap();
         assert_eq!(tokenizer.template().render(&messages, true).unwrap(), rendered);
         let head = Head { text: rendered.into(), ids, spans, cut: 0, kept: 0 };
         if head.ids.len() <= most {

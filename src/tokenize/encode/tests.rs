@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::metaspace::tests::shapes;
+use super::super::parts::Parts;
 use super::super::template::builtin;
-use super::super::tokenizer::Parts;
 use super::super::tokenizer::tests::{says, tiny, with};
 use super::*;
 
