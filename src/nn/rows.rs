@@ -174,10 +174,7 @@ mod tests {
 
     #[test]
     fn bfloat16_products_are_those_of_rounded_numbers() {
-        if !product::available() {
-            eprintln!("skipped: this processor has no bfloat16 products");
-            return;
-        }
+        // Without bfloat16 products both precisions are float32, and agree as well.
         let (m, k, n) = (37, 50, 61);
         let round = |key: &str, n: usize| -> Vec<f32> {
             check::numbers(key, n).into_iter().map(|x| half::bf16::from_f64(x).to_f32()).collect()

@@ -277,16 +277,17 @@ fn long_names_are_broken_or_shortened_with_the_whole_in_the_title() {
     assert!(page.contains("<td>sharegpt</td>"), "short names stay as they are");
 }
 
-/// Writes samples to look at: `SAMPLE_REPORTS=DIR cargo test ... -- --ignored sample_reports`.
+/// Writes samples to look at into the folder that SAMPLE_REPORTS names, else into a temporary one.
 #[test]
-#[ignore = "writes pages to look at: SAMPLE_REPORTS=DIR cargo test --release --lib sample_reports -- --ignored"]
+#[ignore = "writes pages to look at: `SAMPLE_REPORTS=DIR cargo test --release --lib sample_reports -- --ignored`"]
 fn sample_reports() {
-    let Some(dir) = std::env::var_os("SAMPLE_REPORTS").map(PathBuf::from) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = std::env::var_os("SAMPLE_REPORTS").map_or_else(|| temporary.path().into(), PathBuf::from);
     fixture::run(&dir.join("run"), &sample());
     fixture::posteriors(&dir.join("run"), true);
     fixture::sweep(&dir.join("sweep"), 3);
     fixture::sweep(&dir.join("sweep-of-two-seeds"), 2);
     for name in ["run", "sweep", "sweep-of-two-seeds"] {
-        write(&dir.join(name)).unwrap();
+        assert_closed(&std::fs::read_to_string(write(&dir.join(name)).unwrap()).unwrap());
     }
 }

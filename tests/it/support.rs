@@ -154,6 +154,15 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What a test marked `#[ignore = "needs ..."]` needs: the path that a variable names, else this one in the repository.
+/// The test fails where it does not exist.
+pub fn needed(variable: &str, default: &str) -> PathBuf {
+    let named = std::env::var_os(variable).filter(|v| !v.is_empty());
+    let path = named.map_or_else(|| repository().join(default), PathBuf::from);
+    assert!(path.exists(), "{} does not exist; {variable} may name another path", path.display());
+    path
+}
+
 /// A file of `data/samples`.
 pub fn sample(name: &str) -> String {
     let path = repository().join("data/samples").join(name);

@@ -1,8 +1,6 @@
 //! Layouts and file formats through the command line, and real data where there is some.
 
-use std::path::PathBuf;
-
-use crate::support::{Sandbox, contents, repository, sample, texts};
+use crate::support::{Sandbox, contents, needed, sample, texts};
 
 /// Both splits of a column.
 fn both(sandbox: &Sandbox, out: &str, of: impl Fn(&polars::prelude::DataFrame) -> Vec<String>) -> Vec<String> {
@@ -201,17 +199,13 @@ fn wrong_tens_are_told_and_counted() {
     assert!(said.contains("prepare.ingest.wrong_tens: has no effect"), "{said}");
 }
 
-/// Real files beside the repository; none where there are none.
-fn shared(name: &str) -> Option<PathBuf> {
-    let root = repository();
-    let found = root.ancestors().skip(1).take(2).map(|above| above.join("shared/data").join(name)).find(|p| p.exists());
-    if found.is_none() {
-        println!("skipped: {name} is not there");
-    }
-    found
+/// A file of the folder with real data.
+fn real(name: &str) -> String {
+    needed("LPC_PIPE_DATA", "../shared/data").join(name).display().to_string()
 }
 
 #[test]
+#[ignore = "needs the real data of the folder LPC_PIPE_DATA; `just test-all` runs it"]
 fn real_files_are_read_to_the_last_row() {
     for (name, rows, kept) in [
         ("ultrafeedback_binarized/train.jsonl.gz", 1000, 1000 - 4 - 2),
@@ -220,10 +214,7 @@ fn real_files_are_read_to_the_last_row() {
         ("alpaca_eval_prefs/train.jsonl.gz", 685, 685),
         ("alpaca_eval_prefs/test.jsonl.gz", 120, 120),
     ] {
-        let Some(path) = shared(name) else { continue };
-        let sandbox = Sandbox::new();
-        let path = path.display().to_string();
-        let summary = sandbox.run(&["prepare", "--input", &path, "--dry-run", "--json"]).json();
+        let summary = Sandbox::new().run(&["prepare", "--input", &real(name), "--dry-run", "--json"]).json();
         assert_eq!(
             (summary["rows_read"].as_u64(), summary["rows_kept"].as_u64()),
             (Some(rows), Some(kept)),
@@ -231,9 +222,7 @@ fn real_files_are_read_to_the_last_row() {
         );
     }
     // One JSON array, of another kind of rows.
-    let Some(path) = shared("eval/truthfulqa_mc.json.gz") else { return };
-    let sandbox = Sandbox::new();
-    let path = path.display().to_string();
-    let output = sandbox.run(&["prepare", "--input", &path, "--dry-run", "--on-bad-row", "skip"]);
+    let path = real("eval/truthfulqa_mc.json.gz");
+    let output = Sandbox::new().run(&["prepare", "--input", &path, "--dry-run", "--on-bad-row", "skip"]);
     assert!(output.stderr.contains("none of the 817 rows read gives a pair: 817 unknown-layout"), "{}", output.stderr);
 }

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::numbers::parity::{flat, hidden, ids, json, list, text};
 use crate::numbers::policies::{close, numbers, plain};
+use crate::support::needed;
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -114,20 +115,20 @@ fn every_family_agrees_with_transformers() {
     }
 }
 
-/// Writes every family as it is saved, for `families.py` to read back with transformers.
+/// Saves every family, for `families.py` to read back with transformers: in the folder that LPC_PIPE_FAMILIES names, else
+/// in a temporary one.
 #[test]
-#[ignore = "writes models into the folder that LPC_PIPE_FAMILIES names; `just readback-models` runs it"]
+#[ignore = "writes models for another program; `just readback-models` runs it"]
 fn saved_families_for_transformers() {
-    let Some(out) = std::env::var_os("LPC_PIPE_FAMILIES").map(PathBuf::from) else {
-        eprintln!("skipped: LPC_PIPE_FAMILIES names no folder");
-        return;
-    };
+    let temporary = tempfile::tempdir().unwrap();
+    let out = std::env::var_os("LPC_PIPE_FAMILIES").map_or_else(|| temporary.path().into(), PathBuf::from);
     for case in list(&json("families.json")["cases"]) {
         let name = text(&case["name"]);
         let config = LlamaConfig::from_json(case["config"].to_string().as_bytes(), name).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let loaded = open(&folder(dir.path(), &case["config"], &weights(&config), DType::F32)).unwrap();
         load::save_folder(&out.join(name), &loaded.config, loaded.params.iter()).unwrap();
+        assert_eq!(open(&ModelSource::Folder(out.join(name))).unwrap().config, loaded.config, "{name}");
     }
 }
 
@@ -467,11 +468,9 @@ fn true_width(folder: &Path) {
 }
 
 #[test]
+#[ignore = "needs 9 GB of models; `just true-width` makes them and runs it"]
 fn true_width_models_agree_with_transformers() {
-    let Some(root) = std::env::var_os("LPC_PIPE_TRUE_WIDTH").filter(|v| !v.is_empty()) else {
-        eprintln!("skipped: `just true-width` makes the models, and LPC_PIPE_TRUE_WIDTH names their folder");
-        return;
-    };
+    let root = needed("LPC_PIPE_TRUE_WIDTH", "target/true-width");
     let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<PathBuf> = folders.filter(|f| f.join("reference.safetensors").is_file()).collect();
     folders.sort();

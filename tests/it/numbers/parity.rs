@@ -23,6 +23,7 @@ use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
 use serde_json::Value;
 
 use crate::numbers::policies::{close, numbers, plain};
+use crate::support::needed;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity")
@@ -134,26 +135,14 @@ fn small_llamas_in_f64_agree_with_a_second_f64_forward_pass() {
     llama::<f64>("llama_untied", 1e-9);
 }
 
-// SmolLM2: tokenizer, template and numbers of a real model, where its file is at hand.
+// SmolLM2: tokenizer, template and numbers of a real model.
 
-/// A path that a variable names, or one in the repository; says so where there is none.
-fn model(variable: &str, place: &str) -> Option<PathBuf> {
-    let path = std::env::var_os(variable)
-        .filter(|v| !v.is_empty())
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(place), PathBuf::from);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: no {}; scripts/fetch_smollm2.sh gets it, and {variable} may name it", path.display());
-    None
+fn smollm2_gguf() -> ModelSource {
+    ModelSource::Gguf(needed("LPC_PIPE_SMOLLM2", "models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 }
 
-fn smollm2_gguf() -> Option<ModelSource> {
-    model("LPC_PIPE_SMOLLM2", "models/SmolLM2-135M-Instruct.Q4_1.gguf").map(ModelSource::Gguf)
-}
-
-fn smollm2_folder() -> Option<ModelSource> {
-    model("LPC_PIPE_SMOLLM2_HF", "models/SmolLM2-135M-Instruct-hf").map(ModelSource::Folder)
+fn smollm2_folder() -> ModelSource {
+    ModelSource::Folder(needed("LPC_PIPE_SMOLLM2_HF", "models/SmolLM2-135M-Instruct-hf"))
 }
 
 fn messages(value: &Value) -> Vec<Message> {
@@ -249,31 +238,29 @@ fn smollm2_numbers(source: &ModelSource, suffix: &str) {
 /// name and keeps GPT-2's expression alone, which splits two of the recorded strings otherwise; SmolLM2's own
 /// tokenizer.json, and llama.cpp, split digits. So a GGUF file is held to `ids_ggml_pre`.
 #[test]
+#[ignore = "needs the model of scripts/fetch_smollm2.sh; `just test-all` runs it"]
 fn smollm2_gguf_tokens_and_template() {
-    if let Some(source) = smollm2_gguf() {
-        smollm2_text(&source, "_ggml_pre");
-    }
+    smollm2_text(&smollm2_gguf(), "_ggml_pre");
 }
 
 #[test]
+#[ignore = "needs the model of scripts/fetch_smollm2.sh; `just test-all` runs it"]
 fn smollm2_gguf_numbers() {
-    if let Some(source) = smollm2_gguf() {
-        smollm2_numbers(&source, "_ggml_pre");
-    }
+    smollm2_numbers(&smollm2_gguf(), "_ggml_pre");
 }
 
 /// A folder that transformers saved from the GGUF file: its tokenizer.json is what transformers made of it.
 #[test]
+#[ignore = "needs the folder of scripts/smollm2_folder.py; `just test-all` runs it"]
 fn smollm2_folder_tokens_template_and_numbers() {
-    if let Some(source) = smollm2_folder() {
-        smollm2_text(&source, "");
-        smollm2_numbers(&source, "");
-    }
+    smollm2_text(&smollm2_folder(), "");
+    smollm2_numbers(&smollm2_folder(), "");
 }
 
 #[test]
+#[ignore = "needs the model of scripts/fetch_smollm2.sh; `just test-all` runs it"]
 fn smollm2_continues_a_prompt_as_transformers_does() {
-    let Some(source) = smollm2_gguf() else { return };
+    let source = smollm2_gguf();
     let recorded = json("smollm2.json");
     let policy = open::<f32>(&source, 49152, 256);
     let (mut so_far, wanted) = (ids(&recorded["greedy"]["prompt_ids"]), ids(&recorded["greedy"]["new_ids"]));

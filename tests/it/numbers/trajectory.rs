@@ -47,14 +47,13 @@ fn of(row: &TokenRow) -> Value {
     json!({"id": row.id, "prompt_ids": row.prompt_ids, "chosen_ids": row.chosen_ids, "rejected_ids": row.rejected_ids})
 }
 
-/// Writes what the recorder reads: the starting model as a Hugging Face folder, the rows, the rows of each step.
+/// Writes what the recorder reads (the starting model as a Hugging Face folder, the rows, the rows of each step) into the
+/// folder that LPC_PIPE_TRAJECTORY names, else into a temporary one.
 #[test]
-#[ignore = "writes the input of tests/fixtures/trajectory/record.py into the folder that LPC_PIPE_TRAJECTORY names; `just trajectory` runs it"]
+#[ignore = "writes the input of tests/fixtures/trajectory/record.py; `just trajectory` runs it"]
 fn inputs_for_the_recorder() {
-    let Some(out) = std::env::var_os("LPC_PIPE_TRAJECTORY").map(PathBuf::from) else {
-        eprintln!("skipped: LPC_PIPE_TRAJECTORY names no folder");
-        return;
-    };
+    let temporary = tempfile::tempdir().unwrap();
+    let out = std::env::var_os("LPC_PIPE_TRAJECTORY").map_or_else(|| temporary.path().into(), PathBuf::from);
     let (sandbox, rows) = prepared();
     let vocabulary = lpc_pipe::tokenize::ModelTokenizer::open(&sandbox.path("data/tokenizer")).unwrap().vocab_size();
     let loaded = load::load::<f32>(&ModelSource::resolve(MODEL).unwrap(), vocabulary, Seed(SEED)).unwrap();
@@ -70,6 +69,8 @@ fn inputs_for_the_recorder() {
         "steps": steps(&rows),
     });
     std::fs::write(out.join("inputs.json"), inputs.to_string()).unwrap();
+    let saved = load::load::<f32>(&ModelSource::Folder(out.join("model")), vocabulary, Seed(SEED)).unwrap();
+    assert_eq!(saved.config, loaded.config);
 }
 
 /// Asserts that every step's number agrees: relative to what was recorded, or to `least` where that is smaller.
