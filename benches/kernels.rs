@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::Rng;
 
 use lpc_pipe::nn::attention::{self, Heads, Scheme, Segment};
-use lpc_pipe::nn::{Precision, Rows, gather, linear};
+use lpc_pipe::nn::{Precision, Rows, linear, token_logps};
 use lpc_pipe::seed::Seed;
 
 /// Packed tokens of one pass: four pairs of a prompt of 64 and two responses of 96.
@@ -99,11 +99,11 @@ fn gathers(c: &mut Criterion) {
     let ones = vec![1f32; rows];
     for (kind, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
         group.bench_function(format!("forward, {kind}"), |b| {
-            b.iter(|| gather::forward(black_box(&h), &w, &targets, HIDDEN, precision));
+            b.iter(|| token_logps::forward(black_box(&h), &w, &targets, HIDDEN, precision));
         });
-        let lse = gather::forward(&h, &w, &targets, HIDDEN, precision).lse;
+        let lse = token_logps::forward(&h, &w, &targets, HIDDEN, precision).lse;
         group.bench_function(format!("backward, input, {kind}"), |b| {
-            b.iter(|| gather::backward(black_box(&h), &w, &targets, &lse, &ones, precision, None));
+            b.iter(|| token_logps::backward(black_box(&h), &w, &targets, &lse, &ones, precision, None));
         });
     }
     group.finish();

@@ -9,7 +9,7 @@
 //! 5. [`noise`]: pairs -> pairs with observed labels and the ledger of the truth.
 //! 6. [`tokenize`]: pairs -> Arrow token batches.
 //! 7. [`batch`]: Arrow -> packed tensors, order a pure function of (seed, epoch).
-//! 8. [`model`] on [`nn`]: tokens -> hidden states and log-probabilities, differentiable.
+//! 8. [`model`] on [`nn`]: tokens -> hidden states and log-probabilities, differentiable; [`weights`]: its files.
 //! 9. [`objective`] and [`lpc`]: log-probabilities and hidden states -> losses.
 //! 10. [`policy`] joins decoder and codes; [`train`]: batches -> a trained policy.
 //! 11. [`posteriors`]: every example's code posterior as Parquet.
@@ -99,6 +99,8 @@ pub mod batch;
 pub mod nn;
 
 pub mod model;
+
+pub mod weights;
 
 pub mod objective;
 

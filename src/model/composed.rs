@@ -8,18 +8,18 @@
 //! candle builds gradients one layer at a time: what a layer needs is freed before the next one begins.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, Var};
 
-use super::decoder::Packed;
 use super::layer::LayerWeights;
 use super::linear::{Linear, Weight};
-use super::params::{Gradients, Params};
+use super::packed::PackedTokens;
+use super::params::{Gradients, Group, Params};
 use crate::nn::Real;
 use crate::nn::attention::Heads;
-use crate::nn::composed::{self, Angles, CHUNK, Gather, Group};
-use crate::nn::real::with_slice;
+use crate::nn::composed::{self, Angles, AttentionGroup, CHUNK, TokenLogps};
+use crate::nn::custom_op::{input, lock};
 
 /// Where the decoder computes, and in which type.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl Copies {
     pub fn new(params: &Params, compute: DType, lookup: Option<usize>) -> Result<Copies> {
         let matrices = params.iter().enumerate().filter(|(i, p)| {
             Some(*i) != lookup
-                && p.group != super::Group::Latent
+                && p.group != Group::Latent
                 && p.trainable
                 && p.var.dtype() != compute
                 && p.var.rank() == 2
@@ -99,7 +99,7 @@ pub(super) struct Parts {
 struct Shared {
     angles: Angles,
     /// Who sees whom, for each window in use.
-    groups: BTreeMap<usize, Vec<Group>>,
+    groups: BTreeMap<usize, Vec<AttentionGroup>>,
 }
 
 /// One stretch of the way from tokens to hidden states: its input as a leaf, and its output where that is kept.
@@ -166,7 +166,7 @@ impl Parts {
         composed::norm(x, &self.vector(&self.norm, gradients, x.dtype())?, self.eps)
     }
 
-    fn begin<T: Real>(&self, packed: Packed<'_>) -> Result<(Tensor, Tensor, Shared)> {
+    fn begin<T: Real>(&self, packed: PackedTokens<'_>) -> Result<(Tensor, Tensor, Shared)> {
         let device = &self.place.device;
         let ids = Tensor::from_slice(packed.ids, packed.ids.len(), device)?;
         let x = self.embedding.tensor.detach().index_select(&ids, 0)?.to_dtype(T::KIND)?;
@@ -179,7 +179,7 @@ impl Parts {
     }
 
     /// Last hidden states, in memory; with `gradients`, part of candle's graph.
-    pub fn hidden<T: Real>(&self, packed: Packed<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
+    pub fn hidden<T: Real>(&self, packed: PackedTokens<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
         let (ids, mut x, shared) = self.begin::<T>(packed)?;
         let Some(gradients) = gradients else {
             for i in 0..self.layers.len() {
@@ -319,12 +319,12 @@ impl<T: Real> CustomOp1 for Backbone<T> {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let values = std::mem::take(&mut *self.values.lock().unwrap_or_else(PoisonError::into_inner));
+        let values = std::mem::take(&mut *lock(&self.values));
         Ok((T::to_cpu_storage_owned(values), self.shape.clone()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad_res: &Tensor) -> Result<Option<Tensor>> {
-        let Some(tape) = self.tape.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        let Some(tape) = lock(&self.tape).take() else {
             candle_core::bail!("composed-backbone: a second backward pass")
         };
         self.parts.backward::<T>(tape, grad_res, &self.gradients)?;
@@ -343,13 +343,13 @@ struct Head<T> {
 }
 
 impl<T: Real> Head<T> {
-    fn gather(&self, second: &Tensor) -> Result<Gather> {
+    fn operation(&self, second: &Tensor) -> Result<TokenLogps> {
         let w = self.parts.copies.read(&self.parts.head).detach();
         let biases = match &self.pair_of {
             Some(of) => Some((second.detach().to_device(&self.parts.place.device)?, of.clone())),
             None => None,
         };
-        Ok(Gather { w, targets: self.targets.clone(), wide: T::KIND, biases, chunk: CHUNK })
+        Ok(TokenLogps { w, targets: self.targets.clone(), wide: T::KIND, biases, chunk: CHUNK })
     }
 }
 
@@ -366,14 +366,11 @@ impl<T: Real> CustomOp2 for Head<T> {
         second_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let tensor = |storage: &CpuStorage, layout: &Layout, device: &Device| {
-            let Some((start, end)) = layout.contiguous_offsets() else {
-                candle_core::bail!("composed-token-logps needs contiguous inputs")
-            };
-            Tensor::from_slice(&T::cpu_storage_as_slice(storage)?[start..end], layout.shape(), device)
+            Tensor::from_slice(input::<T>(storage, layout, self.name())?, layout.shape(), device)
         };
         let h = tensor(storage, layout, &self.parts.place.device)?;
-        let gather = self.gather(&tensor(second, second_layout, &Device::Cpu)?)?;
-        let logps = gather.forward(&h)?.to_device(&Device::Cpu)?.to_vec1::<T>()?;
+        let operation = self.operation(&tensor(second, second_layout, &Device::Cpu)?)?;
+        let logps = operation.forward(&h)?.to_device(&Device::Cpu)?.to_vec1::<T>()?;
         let rows = logps.len();
         Ok((T::to_cpu_storage_owned(logps), rows.into()))
     }
@@ -391,7 +388,7 @@ impl<T: Real> CustomOp2 for Head<T> {
         let device = &self.parts.place.device;
         let (h, g) = (arg.detach().to_device(device)?, grad_res.contiguous()?.to_device(device)?);
         let position = self.parts.head.position;
-        let (dh, dw, dbiases) = self.gather(second)?.backward(&h, &g, gradients.wants(position))?;
+        let (dh, dw, dbiases) = self.operation(second)?.backward(&h, &g, gradients.wants(position))?;
         if let Some(dw) = dw {
             gradients.add_tensor::<T>(position, &dw)?;
         }
@@ -400,22 +397,11 @@ impl<T: Real> CustomOp2 for Head<T> {
     }
 }
 
-/// A parameter's values in memory, as numbers of this type, wherever they are.
-///
-/// # Errors
-/// [`crate::Error::Tensor`].
-pub fn in_memory<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> crate::Result<R> {
-    if tensor.device().is_cpu() && tensor.dtype() == T::KIND {
-        return with_slice::<T, R>(tensor, f);
-    }
-    with_slice::<T, R>(&tensor.detach().to_device(&Device::Cpu)?.to_dtype(T::KIND)?.contiguous()?, f)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Param;
     use crate::model::linear::Adapter;
-    use crate::model::{Group, Param};
     use crate::nn::{Precision, Rows, check};
 
     #[test]

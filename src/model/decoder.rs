@@ -3,7 +3,7 @@
 mod head;
 pub mod shifted;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 
@@ -11,35 +11,18 @@ use head::Head;
 
 use super::composed::{Copies, Parts, Place};
 use super::config::LlamaConfig;
-use super::constant::ConstantRows;
-use super::layer::{Layer, LayerWeights, Pass};
+use super::frozen_rows::FrozenRows;
+use super::layer::{Layer, LayerPass, LayerWeights};
 use super::linear::{Adapter, Linear, Weight};
 use super::lora::{self, Lora};
+use super::names;
+use super::packed::PackedTokens;
 use super::params::{Gradients, Group, Param, Params};
 use crate::error::{Error, Result};
-use crate::nn::attention::{Heads, Segment};
+use crate::nn::attention::Heads;
+use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, norm, rope};
-
-/// Names of a checkpoint's tensors.
-pub mod names {
-    /// Input embedding.
-    pub const EMBEDDING: &str = "model.embed_tokens.weight";
-    /// Final norm.
-    pub const NORM: &str = "model.norm.weight";
-    /// Output head, where it is not the embedding.
-    pub const HEAD: &str = "lm_head.weight";
-
-    /// A weight of layer `i`.
-    pub fn layer(i: usize, part: &str) -> String {
-        format!("model.layers.{i}.{part}.weight")
-    }
-
-    /// A bias of layer `i`.
-    pub fn bias(i: usize, part: &str) -> String {
-        format!("model.layers.{i}.{part}.bias")
-    }
-}
 
 /// A Llama-family decoder over [`Params`].
 #[derive(Debug)]
@@ -56,37 +39,20 @@ pub struct Decoder<T> {
     layers: Vec<LayerWeights>,
     norm: Weight,
     head: Weight,
-    rope: Arc<rope::Table<T>>,
+    rope: Arc<rope::RotaryTable<T>>,
     longest: usize,
     /// Whether training leaves everything below the head as it is.
     frozen: bool,
 }
 
-/// Packed input of one pass.
-#[derive(Debug, Clone, Copy)]
-pub struct Packed<'a> {
-    /// Token of every row.
-    pub ids: &'a [u32],
-    /// Position of every row in its sequence.
-    pub positions: &'a [u32],
-    /// Who attends to whom.
-    pub segments: &'a [Segment],
-}
-
 impl<T: Real> Decoder<T> {
-    /// A decoder that reads these parameters; sequences may be up to `longest` tokens.
+    /// A decoder over these parameters, with the adapter that is among them if any; sequences may be up to `longest`
+    /// tokens.
     ///
     /// # Errors
-    /// [`Error::Run`] naming a parameter that is missing.
-    pub fn new(config: LlamaConfig, params: &Params, longest: usize) -> Result<Decoder<T>> {
-        Decoder::adapted(config, params, None, longest)
-    }
-
-    /// [`Decoder::new`] with the adapter that is among the parameters.
-    ///
-    /// # Errors
-    /// As [`Decoder::new`]; also where there are adapters among the parameters and `lora` is none.
-    pub fn adapted(config: LlamaConfig, params: &Params, lora: Option<&Lora>, longest: usize) -> Result<Decoder<T>> {
+    /// [`Error::Run`] naming a parameter that is missing, and where there are adapters among the parameters but `lora`
+    /// is `None`.
+    pub fn new(config: LlamaConfig, params: &Params, lora: Option<&Lora>, longest: usize) -> Result<Decoder<T>> {
         if lora.is_none() && params.iter().any(|p| p.group == Group::Adapter) {
             return Err(Error::run("adapters without their settings"));
         }
@@ -131,7 +97,7 @@ impl<T: Real> Decoder<T> {
             norm: weight(names::NORM)?,
             head: weight(head)?,
             layers,
-            rope: Arc::new(rope::Table::new(&config.rope_frequencies(), longest.max(1))),
+            rope: Arc::new(rope::RotaryTable::new(&config.rope_frequencies(), longest.max(1))),
             longest,
             config,
             precision: Precision::F32,
@@ -205,7 +171,7 @@ impl<T: Real> Decoder<T> {
     ///
     /// # Errors
     /// [`Error::Run`] for a token outside the vocabulary or a position beyond the longest sequence.
-    pub fn hidden(&self, packed: Packed<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
+    pub fn hidden(&self, packed: PackedTokens<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
         Ok(self.hidden_at(packed, None, gradients)?.0)
     }
 
@@ -216,7 +182,7 @@ impl<T: Real> Decoder<T> {
     /// As [`Decoder::hidden`]; [`Error::Run`] for a layer that is not there, and with composed operations for any.
     pub fn hidden_at(
         &self,
-        packed: Packed<'_>,
+        packed: PackedTokens<'_>,
         layer: Option<usize>,
         gradients: Option<&Arc<Gradients>>,
     ) -> Result<(Tensor, Option<Tensor>)> {
@@ -236,7 +202,7 @@ impl<T: Real> Decoder<T> {
             return Ok((parts.hidden::<T>(packed, gradients)?, None));
         }
         let pass = |window: usize| {
-            Arc::new(Pass {
+            Arc::new(LayerPass {
                 heads: self.heads(),
                 intermediate: self.config.intermediate_size,
                 eps: self.config.rms_norm_eps,
@@ -321,7 +287,7 @@ impl<T: Real> Decoder<T> {
     ///
     /// # Errors
     /// As [`Decoder::token_logps`].
-    pub fn token_logps_of_constants(
+    pub fn token_logps_of_frozen(
         &self,
         rows: &Tensor,
         shifts: Option<(&Tensor, &[u32])>,
@@ -329,7 +295,7 @@ impl<T: Real> Decoder<T> {
         gradients: &Arc<Gradients>,
     ) -> Result<Tensor> {
         self.in_vocabulary(targets)?;
-        let op = ConstantRows::<T> {
+        let op = FrozenRows::<T> {
             rows: rows.detach().contiguous()?,
             pair_of: shifts.map(|(_, of)| of.to_vec()),
             targets: targets.to_vec(),
@@ -362,17 +328,6 @@ impl<T: Real> Decoder<T> {
             return Ok(parts.logits(h)?);
         }
         Ok(h.contiguous()?.detach().matmul(&self.head.tensor.detach().t()?)?)
-    }
-}
-
-pub(super) fn failed(error: Error) -> candle_core::Error {
-    candle_core::Error::Msg(error.to_string())
-}
-
-pub(super) fn input<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> candle_core::Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
-        None => candle_core::bail!("{name} needs a contiguous input"),
     }
 }
 
@@ -410,8 +365,7 @@ impl<T: Real> CustomOp1 for Embed<T> {
                     row.iter_mut().zip(dy).for_each(|(s, &d)| *s += d);
                 }
             })
-        })
-        .map_err(failed)??;
+        })??;
         // candle skips variables in its backward pass, so that nothing more is needed here.
         Ok(None)
     }
@@ -434,31 +388,23 @@ impl<T: Real> CustomOp1 for Norm<T> {
         let x = input::<T>(storage, layout, self.name())?;
         let (rows, _) = layout.shape().dims2()?;
         let (mut y, mut inverse) = (vec![T::zero(); x.len()], vec![T::zero(); rows]);
-        with_slice::<T, _>(&self.weight.tensor, |w| norm::forward(x, w, self.eps, &mut y, &mut inverse))
-            .map_err(failed)?;
-        *self.inverse.lock().unwrap_or_else(PoisonError::into_inner) = inverse;
+        with_slice::<T, _>(&self.weight.tensor, |w| norm::forward(x, w, self.eps, &mut y, &mut inverse))?;
+        *lock(&self.inverse) = inverse;
         Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let Some(gradients) = &self.gradients else { candle_core::bail!("final-norm: a backward pass in evaluation") };
         let grad = grad_res.contiguous()?;
-        let inverse = self.inverse.lock().unwrap_or_else(PoisonError::into_inner);
+        let inverse = lock(&self.inverse);
         let mut dx = vec![T::zero(); arg.elem_count()];
-        let mut all = |dw: Option<&mut [T]>| -> Result<()> {
+        gradients.with_sum::<T, ()>(self.weight.position, |dw| {
             with_slice::<T, _>(arg, |x| {
                 with_slice::<T, _>(&grad, |dy| {
                     with_slice::<T, _>(&self.weight.tensor, |w| norm::backward(x, w, &inverse, dy, &mut dx, dw))
                 })
             })??
-        };
-        if gradients.wants(self.weight.position) {
-            let mut outcome = Ok(());
-            gradients.add::<T>(self.weight.position, |dw| outcome = all(Some(dw)))?;
-            outcome.map_err(failed)?;
-        } else {
-            all(None).map_err(failed)?;
-        }
+        })?;
         Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
     }
 }

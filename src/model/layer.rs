@@ -4,13 +4,14 @@
 //! `x + Wdown (silu(Wgate m) * Wup m)` with `m = norm(x)`. The backward pass reads
 //! what the forward pass kept, and adds weight gradients to the shared sums.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::linear::{Linear, Weight};
 use super::params::Gradients;
 use crate::nn::attention::{self, Heads, Scheme, Segment};
+use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, Rows, norm, rope, swiglu};
 
@@ -31,7 +32,7 @@ pub struct LayerWeights {
 
 /// What all layers share in one pass.
 #[derive(Debug)]
-pub struct Pass<T> {
+pub struct LayerPass<T> {
     /// Heads of the model.
     pub heads: Heads,
     /// I.
@@ -41,7 +42,7 @@ pub struct Pass<T> {
     /// Operands of the matrix products.
     pub precision: Precision,
     /// Rotary table.
-    pub rope: Arc<rope::Table<T>>,
+    pub rope: Arc<rope::RotaryTable<T>>,
     /// Position of every packed row.
     pub positions: Vec<u32>,
     /// Who attends to whom.
@@ -54,7 +55,7 @@ pub struct Pass<T> {
     pub recompute: bool,
 }
 
-impl<T> Pass<T> {
+impl<T> LayerPass<T> {
     fn scheme(&self) -> Scheme<'_> {
         Scheme { segments: &self.segments, heads: self.heads, window: self.window, precision: self.precision }
     }
@@ -87,7 +88,7 @@ impl<T> Kept<T> {
 #[derive(Debug)]
 pub struct Layer<T> {
     weights: LayerWeights,
-    pass: Arc<Pass<T>>,
+    pass: Arc<LayerPass<T>>,
     kept: Mutex<Option<Kept<T>>>,
 }
 
@@ -95,13 +96,9 @@ fn zeros<T: Real>(n: usize) -> Vec<T> {
     vec![T::zero(); n]
 }
 
-fn failed(error: crate::Error) -> candle_core::Error {
-    candle_core::Error::Msg(error.to_string())
-}
-
 impl<T: Real> Layer<T> {
     /// A layer for one pass.
-    pub fn new(weights: LayerWeights, pass: Arc<Pass<T>>) -> Layer<T> {
+    pub fn new(weights: LayerWeights, pass: Arc<LayerPass<T>>) -> Layer<T> {
         Layer { weights, pass, kept: Mutex::new(None) }
     }
 
@@ -112,7 +109,7 @@ impl<T: Real> Layer<T> {
 
     /// Bytes kept for the backward pass, besides the layer's input.
     pub fn kept_bytes(&self) -> usize {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Kept::bytes)
+        lock(&self.kept).as_ref().map_or(0, Kept::bytes)
     }
 
     fn forward(&self, x: &[T]) -> candle_core::Result<(Vec<T>, Kept<T>)> {
@@ -211,27 +208,22 @@ impl<T: Real> CustomOp1 for Layer<T> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("decoder-layer needs a contiguous input")
-        };
-        let (out, kept) = self.forward(&T::cpu_storage_as_slice(storage)?[start..end])?;
+        let (out, kept) = self.forward(input::<T>(storage, layout, self.name())?)?;
         if self.pass.gradients.is_some() && !self.pass.recompute {
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+            *lock(&self.kept) = Some(kept);
         }
         Ok((T::to_cpu_storage_owned(out), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = lock(&self.kept).take();
         let kept = match kept {
             Some(kept) => kept,
-            None if self.pass.recompute => with_slice::<T, _>(arg, |x| self.forward(x)).map_err(failed)??.1,
+            None if self.pass.recompute => with_slice::<T, _>(arg, |x| self.forward(x))??.1,
             None => candle_core::bail!("decoder-layer: nothing was kept for a backward pass"),
         };
         let grad = grad_res.contiguous()?;
-        let dx = with_slice::<T, _>(arg, |x| with_slice::<T, _>(&grad, |dout| self.backward(x, dout, kept)))
-            .and_then(|inner| inner)
-            .map_err(failed)??;
+        let dx = with_slice::<T, _>(arg, |x| with_slice::<T, _>(&grad, |dout| self.backward(x, dout, kept)))???;
         Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
     }
 }
@@ -241,13 +233,14 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::model::{LlamaConfig, Param, Params, decoder::names, load};
+    use crate::model::init::{normal, random};
+    use crate::model::{LlamaConfig, Param, Params, names};
     use crate::seed::Seed;
 
     #[test]
     fn computing_again_keeps_nothing_and_gives_the_same_bits() {
         let config = LlamaConfig::tiny(32, 1, 20);
-        let params = Params::new(load::random::<f32>(&config, 0.3, Seed(2)).unwrap()).unwrap();
+        let params = Params::new(random::<f32>(&config, 0.3, Seed(2)).unwrap()).unwrap();
         let weight = |part: &str| {
             let position = params.position(&names::layer(0, part)).unwrap();
             Weight { tensor: params.get(position).var.as_tensor().clone(), position }
@@ -265,18 +258,18 @@ mod tests {
             down_proj: linear("mlp.down_proj"),
         };
         let rows = 6;
-        let x: Vec<f32> = load::normal(Seed(3), "x", rows * 32).map(|x| x as f32).collect();
-        let dy: Vec<f32> = load::normal(Seed(3), "dy", rows * 32).map(|x| x as f32).collect();
+        let x: Vec<f32> = normal(Seed(3), "x", rows * 32).map(|x| x as f32).collect();
+        let dy: Vec<f32> = normal(Seed(3), "dy", rows * 32).map(|x| x as f32).collect();
         let [x, dy] = [x, dy].map(|v| Tensor::from_vec(v, (rows, 32), &Device::Cpu).unwrap());
         let run = |recompute: bool| {
             let gradients = Arc::new(Gradients::new(&params));
-            let pass = Pass {
+            let pass = LayerPass {
                 heads: Heads { query: 2, kv: 1, size: 16 },
                 intermediate: config.intermediate_size,
                 eps: 1e-5,
                 precision: Precision::F32,
                 window: 0,
-                rope: Arc::new(rope::Table::new(&config.rope_frequencies(), rows)),
+                rope: Arc::new(rope::RotaryTable::new(&config.rope_frequencies(), rows)),
                 positions: (0..rows as u32).collect(),
                 segments: vec![Segment { start: 0, len: rows, prefix_start: 0, prefix_len: 0, group: 0 }],
                 gradients: Some(gradients.clone()),

@@ -26,7 +26,7 @@ impl Weight {
     /// # Errors
     /// [`candle_core::Error`] where they are of another number type.
     pub fn with<T: Real, R>(&self, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
-        with_slice::<T, R>(&self.tensor, f).map_err(|e| candle_core::Error::Msg(e.to_string()))
+        Ok(with_slice::<T, R>(&self.tensor, f)?)
     }
 }
 

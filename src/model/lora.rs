@@ -11,24 +11,13 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::config::LlamaConfig;
-use super::decoder::names;
-use super::load::{self, Loaded};
-use super::params::{Group, Param};
+use super::init::Loaded;
+use super::names::{self, TARGETS};
+use super::params::Param;
 use crate::error::{Error, Fault, Result};
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, Rows, linear};
 use crate::seed::Seed;
-
-/// Linear maps of a layer: as PEFT's `target_modules` names them, and as checkpoints do.
-pub const TARGETS: [(&str, &str); 7] = [
-    ("q_proj", "self_attn.q_proj"),
-    ("k_proj", "self_attn.k_proj"),
-    ("v_proj", "self_attn.v_proj"),
-    ("o_proj", "self_attn.o_proj"),
-    ("gate_proj", "mlp.gate_proj"),
-    ("up_proj", "mlp.up_proj"),
-    ("down_proj", "mlp.down_proj"),
-];
 
 /// All of [`TARGETS`].
 pub const ALL_LINEAR: &str = "all-linear";
@@ -146,7 +135,7 @@ pub struct Lora {
     pub base: String,
     /// Revision of a hub id; "" = none.
     pub revision: String,
-    /// [`super::fingerprint`] of the base as it was loaded, before any device rounds it; "" = not known.
+    /// Fingerprint of the base as it was loaded, before any device rounds it; "" = not known.
     pub fingerprint: String,
 }
 
@@ -185,7 +174,7 @@ impl Lora {
 
     /// Adapted weights of a model: name, outputs, inputs.
     pub fn weights(&self, config: &LlamaConfig) -> Vec<(String, usize, usize)> {
-        let shapes: HashMap<String, Vec<usize>> = load::shapes(config).into_iter().collect();
+        let shapes: HashMap<String, Vec<usize>> = names::shapes(config).into_iter().collect();
         let layers = (0..config.num_hidden_layers).flat_map(|i| TARGETS.iter().map(move |(_, part)| (i, *part)));
         layers
             .filter(|(i, part)| self.covers(*i, part))
@@ -214,26 +203,16 @@ pub fn side(weight: &str, side: char) -> String {
 /// # Errors
 /// [`Error::Tensor`].
 pub fn attach<T: Real>(loaded: &mut Loaded, lora: &Lora, seed: Seed) -> Result<()> {
-    freeze(loaded);
+    loaded.freeze();
     for (name, outputs, inputs) in lora.weights(&loaded.config) {
         let (a, b) = (side(&name, 'A'), side(&name, 'B'));
         let mut rng = seed.rng("lora", &a);
         let bound = (inputs as f64).sqrt().recip();
         let values: Vec<T> = (0..lora.rank * inputs).map(|_| T::of(rng.random_range(-bound..bound))).collect();
-        loaded.params.push(adapter(a, Tensor::from_vec(values, (lora.rank, inputs), &Device::Cpu)?)?);
-        loaded.params.push(adapter(b, Tensor::zeros((outputs, lora.rank), T::KIND, &Device::Cpu)?)?);
+        loaded.params.push(Param::adapter(a, Tensor::from_vec(values, (lora.rank, inputs), &Device::Cpu)?)?);
+        loaded.params.push(Param::adapter(b, Tensor::zeros((outputs, lora.rank), T::KIND, &Device::Cpu)?)?);
     }
     Ok(())
-}
-
-/// Marks all parameters as not to be trained.
-pub fn freeze(loaded: &mut Loaded) {
-    loaded.params.iter_mut().for_each(|p| p.trainable = false);
-}
-
-/// A trainable side of an addition.
-pub(super) fn adapter(name: String, tensor: Tensor) -> Result<Param> {
-    Ok(Param { name, var: Var::from_tensor(&tensor)?, trainable: true, group: Group::Adapter })
 }
 
 /// Adds `s B A` to a weight, in the weight's own precision.
@@ -266,6 +245,8 @@ pub fn merge<T: Real>(weight: &Var, a: &Tensor, b: &Tensor, scale: f64) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Group;
+    use crate::model::init::random;
 
     fn lora(targets: &[&str]) -> LoraConfig {
         LoraConfig { targets: targets.iter().map(|t| (*t).to_string()).collect(), ..LoraConfig::default() }
@@ -312,7 +293,7 @@ mod tests {
     fn first_values_depend_on_seed_and_name_and_lie_within_the_bound() {
         let config = LlamaConfig::tiny(32, 1, 10);
         let made = |seed| {
-            let params = load::random::<f32>(&config, 0.02, Seed(1)).unwrap();
+            let params = random::<f32>(&config, 0.02, Seed(1)).unwrap();
             let mut loaded = Loaded { config: config.clone(), params };
             attach::<f32>(&mut loaded, &Lora::new(&lora(&["q_proj", "o_proj"])), Seed(seed)).unwrap();
             loaded.params

@@ -7,24 +7,22 @@
 //! # Symbols
 //! N packed rows · H hidden size · I feed-forward size · Hq, Hkv heads · D head size · V vocabulary · R response rows.
 
-pub mod base;
-mod checkpoint;
 pub mod composed;
 pub mod config;
-mod constant;
 pub mod decoder;
-pub mod gguf;
+mod frozen_rows;
+pub mod init;
 pub mod layer;
 pub mod linear;
-pub mod load;
 pub mod lora;
+pub mod names;
+pub mod packed;
 pub mod params;
-pub mod peft;
-pub mod save;
 
-pub use checkpoint::finite_tensor;
 pub use composed::Place;
 pub use config::LlamaConfig;
 pub use decoder::Decoder;
+pub use init::Loaded;
 pub use lora::{Lora, LoraConfig};
-pub use params::{Gradients, Group, Param, Params, fingerprint, hash_weights};
+pub use packed::PackedTokens;
+pub use params::{Gradients, Group, Param, Params};

@@ -6,14 +6,14 @@
 //! accumulation over micro-batches free.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Device, Tensor, Var};
 
-use super::composed::in_memory;
 use crate::error::{Error, Result};
 use crate::nn::Real;
+use crate::nn::custom_op::lock;
 
 /// Parameters that share a learning rate and weight decay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,26 @@ pub struct Param {
     pub group: Group,
 }
 
-/// All parameters, sorted by name, so that nothing depends on hash order.
+impl Param {
+    /// A trainable parameter of the backbone, in memory.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the values do not fill the shape.
+    pub fn backbone<T: Real>(name: String, values: Vec<T>, shape: Vec<usize>) -> Result<Param> {
+        let group = if shape.len() == 1 { Group::BackboneNorm } else { Group::Backbone };
+        Ok(Param { var: Var::from_vec(values, shape, &Device::Cpu)?, name, trainable: true, group })
+    }
+
+    /// One trainable side of an adapter.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn adapter(name: String, tensor: Tensor) -> Result<Param> {
+        Ok(Param { name, var: Var::from_tensor(&tensor)?, trainable: true, group: Group::Adapter })
+    }
+}
+
+/// All parameters, sorted by name once [`Params::seal`]ed, so that nothing depends on hash order.
 #[derive(Debug, Clone, Default)]
 pub struct Params {
     list: Vec<Param>,
@@ -110,61 +129,6 @@ impl Params {
         let idle = self.iter().filter(|p| p.group == Group::Adapter && p.name.contains(".lora_B.")).all(zero);
         self.iter().filter(move |p| p.group != Group::Latent && !(idle && p.group == Group::Adapter))
     }
-
-    /// What training changes, name -> tensor, for writing.
-    pub fn tensors(&self) -> Vec<(String, Tensor)> {
-        self.iter().filter(|p| p.trainable).map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
-    }
-
-    /// Overwrites what training changes from tensors of the same names and shapes.
-    ///
-    /// # Errors
-    /// [`Error::Run`] naming what is missing or has another shape.
-    pub fn restore(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        for param in self.iter().filter(|p| p.trainable) {
-            let found = tensors.get(&param.name).ok_or_else(|| Error::run(format!("no tensor {}", param.name)))?;
-            if found.shape() != param.var.shape() {
-                return Err(Error::run(format!(
-                    "tensor {}: expected shape {:?}, got {:?}",
-                    param.name,
-                    param.var.shape(),
-                    found.shape()
-                )));
-            }
-            param.var.set(&found.to_dtype(param.var.dtype())?.to_device(param.var.device())?)?;
-        }
-        Ok(())
-    }
-}
-
-/// BLAKE3 over the backbone's weights, sorted by name, lower-case hex: the content of a model, whatever its place is
-/// called.
-///
-/// # Errors
-/// [`Error::Tensor`].
-pub fn fingerprint<'a, T: Real>(params: impl Iterator<Item = &'a Param>) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 weights");
-    hash_weights::<T>(params, &mut hasher)?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// Adds names and numbers of all parameters but the latent part's, sorted by name.
-///
-/// # Errors
-/// [`Error::Tensor`].
-pub fn hash_weights<'a, T: Real>(params: impl Iterator<Item = &'a Param>, hasher: &mut blake3::Hasher) -> Result<()> {
-    let mut sorted: Vec<&Param> = params.filter(|p| p.group != Group::Latent).collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    for param in sorted {
-        hasher.update(param.name.as_bytes());
-        in_memory::<T, _>(param.var.as_tensor(), |values| {
-            // SAFETY: plain numbers without padding, read as bytes.
-            let bytes =
-                unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values)) };
-            hasher.update(bytes);
-        })?;
-    }
-    Ok(())
 }
 
 /// Sums of gradients, one slot for each parameter: numbers in memory, or a tensor where the parameter is on another
@@ -194,7 +158,7 @@ impl Gradients {
         Gradients { shapes, ..Gradients::new(params) }
     }
 
-    /// Empty sums that are tensors for all of the backbone, wherever it is.
+    /// Empty sums that are tensors for all of the backbone, as they are on another device: tests have none.
     pub fn as_tensors(params: &Params) -> Gradients {
         let on_device = params.iter().map(|p| p.group != Group::Latent).collect();
         Gradients { on_device, ..Gradients::new(params) }
@@ -202,8 +166,8 @@ impl Gradients {
 
     /// Whether there is a sum for this parameter.
     pub fn has(&self, position: usize) -> bool {
-        let tensor = self.tensors[position].lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        tensor || self.slots[position].lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        let tensor = lock(&self.tensors[position]).is_some();
+        tensor || lock(&self.slots[position]).is_some()
     }
 
     /// Adds a tensor to a parameter's sum; nothing happens where it is frozen.
@@ -219,7 +183,7 @@ impl Gradients {
             let values = gradient.flatten_all()?.to_vec1::<T>()?;
             return self.add::<T>(position, |sum| sum.iter_mut().zip(values).for_each(|(s, v)| *s += v));
         }
-        let mut slot = self.tensors[position].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.tensors[position]);
         *slot = Some(match slot.take() {
             None => gradient,
             Some(sum) => (sum + gradient)?,
@@ -233,7 +197,7 @@ impl Gradients {
     /// Those of `f`.
     pub fn each_tensor(&self, mut f: impl FnMut(usize, &mut Tensor) -> Result<()>) -> Result<()> {
         for (position, slot) in self.tensors.iter().enumerate() {
-            if let Some(sum) = slot.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            if let Some(sum) = lock(slot).as_mut() {
                 f(position, sum)?;
             }
         }
@@ -272,14 +236,28 @@ impl Gradients {
     /// # Errors
     /// [`Error::Tensor`] where the sum has another number type.
     pub fn add<T: Real>(&self, position: usize, f: impl FnOnce(&mut [T])) -> candle_core::Result<()> {
+        self.with_sum::<T, ()>(position, |sum| {
+            sum.map(f);
+            Ok(())
+        })
+    }
+
+    /// Calls `f` with a parameter's sum, to add to, where its gradient is wanted, and without one where it is frozen.
+    ///
+    /// # Errors
+    /// Those of `f`; [`candle_core::Error`] where the sum has another number type.
+    pub fn with_sum<T: Real, R>(
+        &self,
+        position: usize,
+        f: impl FnOnce(Option<&mut [T]>) -> Result<R>,
+    ) -> candle_core::Result<R> {
         if !self.wants(position) {
-            return Ok(());
+            return Ok(f(None)?);
         }
-        let mut slot = self.slots[position].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.slots[position]);
         let elements = self.shapes[position].0.elem_count();
         let storage = slot.get_or_insert_with(|| T::to_cpu_storage_owned(vec![T::zero(); elements]));
-        f(T::storage_mut(storage)?);
-        Ok(())
+        Ok(f(Some(T::storage_mut(storage)?))?)
     }
 
     /// Adds the gradients that candle's own backward pass found for these parameters.
@@ -300,7 +278,7 @@ impl Gradients {
     /// Those of `f`.
     pub fn each<T: Real>(&self, mut f: impl FnMut(usize, &mut [T]) -> Result<()>) -> Result<()> {
         for (position, slot) in self.slots.iter().enumerate() {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = lock(slot);
             if let Some(storage) = slot.as_mut() {
                 f(position, T::storage_mut(storage)?)?;
             }
@@ -315,7 +293,7 @@ impl Gradients {
     pub fn clear<T: Real>(&self) -> Result<()> {
         use rayon::prelude::*;
         for slot in &self.tensors {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *lock(slot) = None;
         }
         self.each::<T>(|_, sum| {
             sum.par_chunks_mut(1 << 18).for_each(|part| part.fill(T::zero()));
@@ -328,10 +306,10 @@ impl Gradients {
     /// # Errors
     /// [`Error::Tensor`].
     pub fn tensor(&self, position: usize) -> Result<Option<Tensor>> {
-        if let Some(sum) = &*self.tensors[position].lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(sum) = &*lock(&self.tensors[position]) {
             return Ok(Some(sum.to_device(&Device::Cpu)?));
         }
-        let slot = self.slots[position].lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = lock(&self.slots[position]);
         let shape = self.shapes[position].0.clone();
         Ok(match &*slot {
             Some(CpuStorage::F32(v)) => Some(Tensor::from_slice(v, shape, &Device::Cpu)?),

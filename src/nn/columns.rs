@@ -12,12 +12,12 @@ const ROWS: usize = 16;
 
 /// Vocabulary entries per chunk of logits: a multiple of the product kernel's tile.
 pub const CHUNK: usize = 3072;
-/// Place of a target that is not among the columns.
+/// Column of a target that is not among them.
 pub const ELSEWHERE: u32 = u32::MAX;
 
 /// Columns of the output layer, and the target of every row.
 #[derive(Debug, Clone, Copy)]
-pub struct Columns<'a, T> {
+pub struct ScoredColumns<'a, T> {
     /// Weights of the columns (C,H).
     pub w: &'a [T],
     /// H.
@@ -39,7 +39,7 @@ pub struct Others<'a, T> {
     pub target: &'a [T],
 }
 
-impl<T: Real> Columns<'_, T> {
+impl<T: Real> ScoredColumns<'_, T> {
     /// C.
     pub fn count(&self) -> usize {
         self.w.len() / self.hidden.max(1)
@@ -98,11 +98,11 @@ impl<T: Real> Columns<'_, T> {
         (self.targets[row] as usize).checked_sub(at).filter(|&i| i < width)
     }
 
-    /// Log-sum-exp of every row's logits over the columns whose place is [`ELSEWHERE`], and the logit of its target.
+    /// Log-sum-exp of every row's logits over the columns that `column_of` puts [`ELSEWHERE`], and the logit of its target.
     ///
     /// # Shapes
-    /// h (R,H) · places (C) -> (R), (R).
-    pub fn others_of(&self, h: &[T], places: &[u32]) -> (Vec<T>, Vec<T>) {
+    /// h (R,H) · column_of (C) -> (R), (R).
+    pub fn others_of(&self, h: &[T], column_of: &[u32]) -> (Vec<T>, Vec<T>) {
         let h = Rows::new(h, self.rows(), self.precision);
         let (mut state, mut picked) = (vec![(T::neg_infinity(), T::zero()); self.rows()], vec![T::zero(); self.rows()]);
         let mut room = self.room();
@@ -114,11 +114,11 @@ impl<T: Real> Columns<'_, T> {
                     *picked = logits[row * width + i];
                 }
             }
-            let left_out = &places[at..at + width];
+            let left_out = &column_of[at..at + width];
             logits.par_chunks_mut(ROWS * width).zip(state.par_chunks_mut(ROWS)).for_each(|(logits, state)| {
                 for (row, (largest, sum)) in logits.chunks_exact_mut(width).zip(state) {
-                    for (logit, &place) in row.iter_mut().zip(left_out) {
-                        if place != ELSEWHERE {
+                    for (logit, &column) in row.iter_mut().zip(left_out) {
+                        if column != ELSEWHERE {
                             *logit = T::neg_infinity();
                         }
                     }
@@ -146,7 +146,7 @@ impl<T: Real> Columns<'_, T> {
 
 /// Gradients of what rows were scored with.
 #[derive(Debug)]
-pub struct Scores<T> {
+pub struct ShiftGradients<T> {
     /// Of the shifts.
     pub shifts: Vec<T>,
     /// Of the rows (R,H); empty where it was not wanted.
@@ -163,7 +163,7 @@ mod tests {
         let (hidden, v) = (3, CHUNK + 4);
         let (h, w) = (check::numbers("h", 2 * hidden), check::numbers("w", v * hidden));
         let targets = [5, v as u32 - 1];
-        let columns = Columns { w: &w, hidden, targets: &targets, others: None, precision: Precision::F32 };
+        let columns = ScoredColumns { w: &w, hidden, targets: &targets, others: None, precision: Precision::F32 };
         let logit = |row: usize, c: usize| check::dot(&h[row * hidden..][..hidden], &w[c * hidden..][..hidden]);
         for kept in [vec![], vec![0, 5, v - 1], (0..CHUNK).collect(), (0..v - 1).collect::<Vec<usize>>()] {
             let mut places = vec![ELSEWHERE; v];

@@ -77,7 +77,7 @@ impl Angles {
 
 /// Rows that attend to each other, and who sees whom among them.
 #[derive(Debug, Clone)]
-pub struct Group {
+pub struct AttentionGroup {
     start: usize,
     len: usize,
     /// 0 where row i sees row j, minus infinity elsewhere (len,len).
@@ -89,7 +89,12 @@ pub struct Group {
 ///
 /// # Errors
 /// [`candle_core::Error`] where the rows of a group do not lie together.
-pub fn groups(segments: &[Segment], window: usize, dtype: candle_core::DType, device: &Device) -> Result<Vec<Group>> {
+pub fn groups(
+    segments: &[Segment],
+    window: usize,
+    dtype: candle_core::DType,
+    device: &Device,
+) -> Result<Vec<AttentionGroup>> {
     segments
         .chunk_by(|a, b| a.group == b.group)
         .map(|group| {
@@ -115,7 +120,7 @@ pub fn groups(segments: &[Segment], window: usize, dtype: candle_core::DType, de
                 }
             }
             let mask = Tensor::from_vec(mask, (len, len), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
-            Ok(Group { start, len, mask })
+            Ok(AttentionGroup { start, len, mask })
         })
         .collect()
 }
@@ -127,7 +132,7 @@ pub fn groups(segments: &[Segment], window: usize, dtype: candle_core::DType, de
 ///
 /// # Errors
 /// [`candle_core::Error`].
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, groups: &[Group], heads: Heads) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, groups: &[AttentionGroup], heads: Heads) -> Result<Tensor> {
     let share = heads.query / heads.kv;
     let scale = (heads.size as f64).sqrt().recip();
     let parts = groups
@@ -242,7 +247,7 @@ pub const CHUNK: usize = 1 << 26;
 /// Log-probabilities of given tokens under `log_softmax(W h)`, computed in chunks of rows; and their backward pass,
 /// which computes each chunk's logits again.
 #[derive(Debug)]
-pub struct Gather {
+pub struct TokenLogps {
     /// (V,H), of the type of the products; no part of a graph, or every chunk would be kept for it.
     pub w: Tensor,
     /// (R), on the device.
@@ -255,7 +260,7 @@ pub struct Gather {
     pub chunk: usize,
 }
 
-impl Gather {
+impl TokenLogps {
     fn chunks(&self, rows: usize) -> Result<impl Iterator<Item = (usize, usize)>> {
         let step = (self.chunk / self.w.dim(0)?.max(1)).max(1);
         Ok((0..rows).step_by(step).map(move |at| (at, step.min(rows - at))))
@@ -330,7 +335,9 @@ mod tests {
     use candle_core::{DType, Var};
 
     use super::*;
-    use crate::nn::{Precision, attention as fused, check, gather, norm as fused_norm, rope, swiglu as fused_swiglu};
+    use crate::nn::{
+        Precision, attention as fused, check, norm as fused_norm, rope, swiglu as fused_swiglu, token_logps,
+    };
 
     const HEADS: Heads = Heads { query: 4, kv: 2, size: 4 };
 
@@ -381,7 +388,7 @@ mod tests {
         let ((x, mut wanted), mut dy) = (var("x", (n, 8)), check::numbers("dy", n * 8));
         let y = Angles::new(&frequencies, &positions, DType::F64, &Device::Cpu).unwrap().turn(&x).unwrap();
         let found = gradients(&y, &dy, &[&x]);
-        let table = rope::Table::<f64>::new(&frequencies, 8);
+        let table = rope::RotaryTable::<f64>::new(&frequencies, 8);
         table.turn(&mut wanted, &positions, false);
         close("y", &numbers(&y), &wanted);
         table.turn(&mut dy, &positions, true);
@@ -460,12 +467,12 @@ mod tests {
         let on_device = Tensor::new(&targets, &Device::Cpu).unwrap();
         // Chunks of two rows.
         let composed =
-            Gather { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, biases: None, chunk: 2 * v };
+            TokenLogps { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, biases: None, chunk: 2 * v };
         assert_eq!(composed.chunks(r).unwrap().collect::<Vec<_>>(), [(0, 2), (2, 1)]);
-        let wanted = gather::forward(&hs, &ws, &targets, hidden, Precision::F32);
+        let wanted = token_logps::forward(&hs, &ws, &targets, hidden, Precision::F32);
         close("logps", &numbers(&composed.forward(&h).unwrap()), &wanted.logps);
         let mut dw = vec![0.0; v * hidden];
-        let dh = gather::backward(&hs, &ws, &targets, &wanted.lse, &g, Precision::F32, Some(&mut dw));
+        let dh = token_logps::backward(&hs, &ws, &targets, &wanted.lse, &g, Precision::F32, Some(&mut dw));
         let g = Tensor::from_vec(g, r, &Device::Cpu).unwrap();
         let (found, found_w, _) = composed.backward(&h, &g, true).unwrap();
         close("dh", &numbers(&found), &dh);

@@ -6,7 +6,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
-use super::Real;
+use super::custom_op::input;
+use super::real::Real;
 
 struct LogSigmoid;
 
@@ -29,10 +30,7 @@ fn slope<T: Real>(x: T) -> T {
 }
 
 fn forward<T: Real>(storage: &CpuStorage, layout: &Layout) -> Result<CpuStorage> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        candle_core::bail!("log-sigmoid needs a contiguous input")
-    };
-    let x = &T::cpu_storage_as_slice(storage)?[start..end];
+    let x = input::<T>(storage, layout, "log-sigmoid")?;
     Ok(T::to_cpu_storage_owned(x.iter().map(|&x| value(x)).collect()))
 }
 

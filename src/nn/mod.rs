@@ -12,9 +12,7 @@
 pub mod attention;
 pub mod columns;
 pub mod composed;
-pub mod gather;
-pub mod gather_biased;
-pub mod gather_codes;
+pub mod custom_op;
 pub mod linear;
 pub mod log_sigmoid;
 pub mod norm;
@@ -24,6 +22,9 @@ pub mod rope;
 pub mod rows;
 pub mod segment;
 pub mod swiglu;
+pub mod token_logps;
+pub mod token_logps_biased;
+pub mod token_logps_codes;
 pub mod vector;
 
 pub use real::Real;

@@ -1,12 +1,14 @@
 //! The number types of the kernels, access to candle's storage, wide vectors, and raw matrix products.
 
-use candle_core::{CpuStorage, DType, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, Device, Tensor, WithDType};
 use num_traits::Float;
 
 use crate::error::{Error, Result};
 
 /// `f32` for training, `f64` for finite differences.
-pub trait Real: WithDType + Float + std::iter::Sum + std::ops::AddAssign + std::ops::MulAssign + 'static {
+pub trait Real:
+    WithDType + Float + bytemuck::NoUninit + std::iter::Sum + std::ops::AddAssign + std::ops::MulAssign + 'static
+{
     /// candle's name of the type.
     const KIND: DType;
 
@@ -138,6 +140,15 @@ pub fn with_slice<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Res
         return Err(Error::run("this operation needs a contiguous tensor"));
     };
     Ok(f(&T::cpu_storage_as_slice(storage)?[start..end]))
+}
+
+/// Calls `f` with a tensor's numbers, copied to memory and converted where they are elsewhere or of another type.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn in_memory<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
+    let tensor = tensor.detach().to_device(&Device::Cpu)?.to_dtype(T::KIND)?.contiguous()?;
+    with_slice::<T, R>(&tensor, f)
 }
 
 /// Vectors of a processor.

@@ -10,7 +10,7 @@ use super::real::{Real, wide};
 
 /// Cosines and sines for positions `0..positions`.
 #[derive(Debug, Clone)]
-pub struct Table<T> {
+pub struct RotaryTable<T> {
     /// (positions, D/2)
     cos: Vec<T>,
     /// (positions, D/2)
@@ -18,11 +18,11 @@ pub struct Table<T> {
     half: usize,
 }
 
-impl<T: Real> Table<T> {
+impl<T: Real> RotaryTable<T> {
     /// The table for frequencies in radians per position, one for each plane of a head.
-    pub fn new(frequencies: &[f64], positions: usize) -> Table<T> {
+    pub fn new(frequencies: &[f64], positions: usize) -> RotaryTable<T> {
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
-        Table {
+        RotaryTable {
             // Angles are rounded to f32 first where transformers does so; in f64 they are exact.
             cos: angles().map(|a| T::of(a.cos())).collect(),
             sin: angles().map(|a| T::of(a.sin())).collect(),
@@ -69,13 +69,13 @@ mod tests {
     #[test]
     fn a_quarter_turn_and_back() {
         // One plane, frequency pi/2: position 1 turns (1, 0) into (0, 1).
-        let table = Table::<f64>::new(&[std::f64::consts::FRAC_PI_2], 2);
+        let table = RotaryTable::<f64>::new(&[std::f64::consts::FRAC_PI_2], 2);
         let mut x = [1.0, 0.0, 1.0, 0.0];
         table.turn(&mut x, &[0, 1], false);
         assert!((x[0] - 1.0).abs() < 1e-12 && x[2].abs() < 1e-12 && (x[3] - 1.0).abs() < 1e-12);
         let before = check::numbers("x", 6 * 8);
         let mut after = before.clone();
-        let table = Table::<f64>::new(&[1.0, 0.1], 6);
+        let table = RotaryTable::<f64>::new(&[1.0, 0.1], 6);
         table.turn(&mut after, &[5, 4, 3, 2, 1, 0], false);
         assert!(after.iter().zip(&before).any(|(a, b)| (a - b).abs() > 0.1));
         table.turn(&mut after, &[5, 4, 3, 2, 1, 0], true);
@@ -86,7 +86,7 @@ mod tests {
     fn backward_is_the_inverse_turn() {
         let (n, width) = (4, 8);
         let positions = [0, 1, 7, 2];
-        let table = Table::<f64>::new(&[1.0, 0.1], 8);
+        let table = RotaryTable::<f64>::new(&[1.0, 0.1], 8);
         let (x, dy) = (check::numbers("x", n * width), check::numbers("dy", n * width));
         let mut dx = dy.clone();
         table.turn(&mut dx, &positions, true);

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use serde::{Deserialize, Serialize};
 
-use super::product::{self, Packed, Side};
+use super::product::{self, Operand, Packed};
 use super::real::{Real, View, gemm};
 
 /// Number type of the operands of matrix products. Sums, and all else, are float32 in either case.
@@ -85,19 +85,19 @@ impl<'a, T: Real> Rows<'a, T> {
     }
 
     /// The packed form of one side, transposed or not.
-    fn packed(&self, side: Side, transposed: bool) -> &Packed {
+    fn packed(&self, side: Operand, transposed: bool) -> &Packed {
         let cell = match side {
-            Side::Left => &self.left[usize::from(transposed)],
-            Side::Right => &self.right[usize::from(transposed)],
+            Operand::Left => &self.left[usize::from(transposed)],
+            Operand::Right => &self.right[usize::from(transposed)],
         };
         cell.get_or_init(|| {
             let values = T::floats(self.values).unwrap_or_default();
             let (rows, width) = (self.rows, self.width);
             match (side, transposed) {
-                (Side::Left, false) => Packed::left(values, rows, width, self.parallel),
-                (Side::Left, true) => Packed::left_transposed(values, width, rows, self.parallel),
-                (Side::Right, false) => Packed::right(values, width, rows, self.parallel),
-                (Side::Right, true) => Packed::right_transposed(values, rows, width, self.parallel),
+                (Operand::Left, false) => Packed::left(values, rows, width, self.parallel),
+                (Operand::Left, true) => Packed::left_transposed(values, width, rows, self.parallel),
+                (Operand::Right, false) => Packed::right(values, width, rows, self.parallel),
+                (Operand::Right, true) => Packed::right_transposed(values, rows, width, self.parallel),
             }
         })
     }
@@ -131,7 +131,7 @@ impl<'a, T: Real> Rows<'a, T> {
         if a.0.precision == Precision::Bf16
             && let Some(out) = T::floats_mut(out)
         {
-            let (left, right) = (a.0.packed(Side::Left, a.1), b.0.packed(Side::Right, b.1));
+            let (left, right) = (a.0.packed(Operand::Left, a.1), b.0.packed(Operand::Right, b.1));
             product::multiply(left, right, out, accumulate, a.0.parallel);
             return;
         }

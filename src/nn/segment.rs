@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
-use super::Real;
+use super::custom_op::input;
+use super::real::Real;
 
 struct Segments {
     ranges: Vec<Range<usize>>,
@@ -39,10 +40,7 @@ impl Segments {
     }
 
     fn forward<T: Real>(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("segments need a contiguous input")
-        };
-        let x = &T::cpu_storage_as_slice(storage)?[start..end];
+        let x = input::<T>(storage, layout, "segments")?;
         let rows = layout.shape().dims()[0];
         let width = layout.shape().elem_count() / rows.max(1);
         let mut out = Vec::with_capacity(self.ranges.len() * width);

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::manifest::Manifest;
-use crate::model::load::{self, Loaded};
-use crate::model::{base, peft, save};
+use crate::model::Loaded;
 use crate::progress::Progress;
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::weights::load::load;
+use crate::weights::{base, folder, latent, peft};
 
 /// Form of an exported model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -65,7 +66,7 @@ impl Default for ExportConfig {
             out: String::new(),
             form: ExportAs::Hf,
             dtype: ExportType::F32,
-            shard_mb: (save::SHARD / 1_000_000) as usize,
+            shard_mb: (folder::SHARD / 1_000_000) as usize,
         }
     }
 }
@@ -138,7 +139,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     }
     let model = from.join(run::MODEL);
     let adapter = peft::is_adapter(&model);
-    if !adapter && !base::is_latent_alone(&model) && !model.join("config.json").is_file() {
+    if !adapter && !latent::is_latent_alone(&model) && !model.join("config.json").is_file() {
         return Err(Error::artifact(&model, "no model")
             .with_hint("train keeps it unless it is told --set train.save_model=false"));
     }
@@ -150,7 +151,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     let mut manifest = Manifest::begin("export", config)?;
     progress.note(&format!("exporting {}", model.display()));
     // A model that cannot be had leaves no folder behind. No tokenizer has a say here, and nothing is drawn from the seed.
-    let read = || load::load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
+    let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
     let loaded = if config.form == ExportAs::Hf { Some(read()?) } else { None };
     let _lock = claim.take(&out)?;
     match loaded {
@@ -185,24 +186,24 @@ fn merged(config: &ExportConfig, model: &Path, loaded: Loaded, manifest: &Manife
     };
     let weights: Vec<(String, Tensor)> =
         loaded.params.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
-    save::model(out, &loaded.config, &weights, Some(kind), config.shard_mb as u64 * 1_000_000)
+    folder::save_weights(out, &loaded.config, &weights, Some(kind), config.shard_mb as u64 * 1_000_000)
 }
 
 /// The type of the weights that training started from.
 fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
     let source = if peft::is_adapter(model) {
         peft::base_source(model)?
-    } else if base::is_latent_alone(model) {
-        base::source(model)?
+    } else if latent::is_latent_alone(model) {
+        latent::source(model)?
     } else {
         ModelSource::resolve(manifest.config["model"].as_str().unwrap_or_default())?
     };
     match source {
         ModelSource::Folder(folder) if peft::is_adapter(&folder) => match peft::base_source(&folder)? {
-            ModelSource::Folder(base) => load::stored_kind(&base),
+            ModelSource::Folder(base) => folder::stored_kind(&base),
             _ => Ok(DType::F32),
         },
-        ModelSource::Folder(folder) => load::stored_kind(&folder),
+        ModelSource::Folder(folder) => folder::stored_kind(&folder),
         // Made in, or dequantized to, 32 bits.
         ModelSource::Tiny { .. } | ModelSource::Gguf(_) => Ok(DType::F32),
     }
@@ -211,13 +212,13 @@ fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
 /// The adapter as it is, with its base where that stands beside it.
 fn copied(model: &Path, out: &Path) -> Result<()> {
     copy(&model.join(peft::WEIGHTS), &out.join(peft::WEIGHTS))?;
-    let base = model.join(peft::BASE);
+    let base = model.join(base::FOLDER);
     if !base.is_dir() {
         return copy(&model.join(peft::CONFIG), &out.join(peft::CONFIG));
     }
     for entry in std::fs::read_dir(&base).map_err(Error::io(&base))? {
         let name = entry.map_err(Error::io(&base))?.file_name();
-        copy(&base.join(&name), &out.join(peft::BASE).join(&name))?;
+        copy(&base.join(&name), &out.join(base::FOLDER).join(&name))?;
     }
     peft::rebase(model, out)
 }
@@ -234,7 +235,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Files of the folder that are the export's.
 fn written(out: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for (below, prefix) in [(out.to_path_buf(), String::new()), (out.join(peft::BASE), format!("{}/", peft::BASE))] {
+    for (below, prefix) in [(out.to_path_buf(), String::new()), (out.join(base::FOLDER), format!("{}/", base::FOLDER))]
+    {
         let Ok(entries) = std::fs::read_dir(&below) else { continue };
         for entry in entries {
             let entry = entry.map_err(Error::io(&below))?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact;
 use crate::batch;
 use crate::error::{Error, Fault, Result};
-use crate::policy::{examine, folder};
+use crate::policy::{evaluate, saved};
 use crate::progress::Progress;
 use crate::schema::{col, prepared};
 use crate::seed::Seed;
@@ -73,11 +73,11 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
     let longest = batch::longest(splits.iter().flat_map(|s| &s.rows));
     let source = ModelSource::resolve(&config.model)?;
-    let policy = folder::open::<f32>(&source, tokenizer.vocab_size(), seed, longest)?;
+    let policy = saved::open::<f32>(&source, tokenizer.vocab_size(), seed, longest)?;
     progress.begin("scoring", Some(splits.iter().map(|s| s.rows.len()).sum::<usize>() as u64));
     let mut examples = Vec::new();
     let found = splits.iter().try_for_each(|split| -> Result<()> {
-        examples.extend(examine(&policy, &split.rows, |n| progress.advance(n as u64))?);
+        examples.extend(evaluate(&policy, &split.rows, |n| progress.advance(n as u64))?);
         Ok(())
     });
     progress.end();

@@ -8,7 +8,7 @@ use crate::artifact;
 use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
-use crate::model::{LlamaConfig, load};
+use crate::model::LlamaConfig;
 use crate::policy::{Policy, basis};
 use crate::progress::Progress;
 use crate::schema::{self, prepared};
@@ -20,6 +20,7 @@ pub use crate::train::peers;
 use crate::train::plan::used;
 use crate::train::reference::{Found, Wanted};
 use crate::train::{Fit, Observer, Peers, Posteriors, TrainConfig, checkpoint, fit, machine, place, reference};
+use crate::weights::load;
 
 mod evaluate;
 mod grouping;

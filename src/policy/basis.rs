@@ -5,13 +5,12 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::Policy;
-use super::examine::passes;
+use super::evaluate::passes;
 use crate::batch::{Sides, TokenRow};
 use crate::error::Result;
 use crate::lpc::basis::{LEAST_PROMPTS, frequent};
 use crate::lpc::{Basis, CodeSpace, LpcConfig, names};
-use crate::model::decoder::names as decoder;
-use crate::model::load::Loaded;
+use crate::model::{Loaded, names as decoder};
 use crate::nn::Real;
 
 /// Training pairs from which the unit of the codes is taken.

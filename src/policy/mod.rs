@@ -4,30 +4,31 @@
 //! and `score`, so that they cannot disagree.
 
 pub mod basis;
-mod each;
-pub mod examine;
+pub mod evaluate;
+mod exact;
 pub mod flips;
-pub mod folder;
-pub mod states;
+pub mod hidden_cache;
+mod hidden_states;
+pub mod saved;
 
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 
-use crate::batch::PairBatch;
+use crate::batch::{PairBatch, Sides, TokenRow};
 use crate::error::Result;
 use crate::lpc::{Basis, Context, Inferred, LAST_LAYER, Lpc, LpcConfig, Pooling};
-use crate::model::base::Base;
-use crate::model::decoder::Packed;
-use crate::model::decoder::shifted::{Reach, Shifts};
-use crate::model::load::{Loaded, normal};
-use crate::model::{Decoder, Gradients, Group, Lora, Param, Params, Place};
+use crate::model::decoder::shifted::Shifts;
+use crate::model::init::normal;
+use crate::model::{Decoder, Gradients, Group, LlamaConfig, Loaded, Lora, PackedTokens, Param, Params, Place};
 use crate::nn::{Real, segment};
 use crate::seed::Seed;
+use crate::weights::latent::Base;
 
-pub use each::CodeLogps;
-pub use examine::{Example, examine};
-pub use states::{HiddenStates, Keeping};
+pub use evaluate::{Example, evaluate};
+pub use exact::CodeLogps;
+pub use hidden_cache::Keeping;
+pub use hidden_states::{HiddenStates, States};
 
 /// Decoder, latent part, and the parameters of both.
 #[derive(Debug)]
@@ -46,21 +47,6 @@ pub struct Policy<T> {
     pub states: Option<HiddenStates>,
 }
 
-/// A batch and what the backbone makes of it, without z.
-#[derive(Debug)]
-pub struct States {
-    /// The packed pairs.
-    pub batch: PairBatch,
-    /// Hidden states (N,H), after the final norm.
-    pub h: Tensor,
-    /// Hidden states that represent the prompts (B,H), where the latent part reads them.
-    pub prompt: Option<Tensor>,
-    /// Known tokens of the prompts, where it reads these: see [`Context::tokens`].
-    pub tokens: Option<(Vec<u32>, Vec<std::ops::Range<usize>>)>,
-    /// The head as far as codes reach, where the rest of it is known.
-    pub reach: Option<Reach>,
-}
-
 /// Sequence log-probabilities of a batch.
 ///
 /// # Shapes
@@ -74,20 +60,12 @@ pub struct SequenceLogps {
 }
 
 impl<T: Real> Policy<T> {
-    /// A policy on a loaded model, its latent part new from the seed, of the size that the vocabulary allows.
+    /// A policy on a loaded model, with the adapter that is among its parameters if any; the latent part is new, from
+    /// the seed.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`].
-    pub fn new(loaded: Loaded, lpc: &LpcConfig, seed: Seed, longest: usize) -> Result<Policy<T>> {
-        let basis = Basis::sized(lpc, loaded.config.hidden_size, loaded.config.vocab_size);
-        Policy::adapted(loaded, None, lpc, basis, seed, longest)
-    }
-
-    /// [`Policy::new`] with the adapter that is among the loaded parameters.
-    ///
-    /// # Errors
-    /// As [`Policy::new`].
-    pub fn adapted(
+    /// As [`Policy::over`].
+    pub fn new(
         loaded: Loaded,
         adapter: Option<Lora>,
         lpc: &LpcConfig,
@@ -112,25 +90,17 @@ impl<T: Real> Policy<T> {
                 push(name, vec![start; shape.iter().product()], shape, false)?;
             }
         }
-        Policy::joined(config, Params::new(params)?, adapter, lpc, basis, longest)
+        Policy::over(config, Params::new(params)?, adapter, lpc, basis, longest)
     }
 
-    /// A policy over parameters that are already there.
+    /// A policy over parameters that exist already, those of its latent part and its adapter among them; sequences may
+    /// be up to `longest` tokens.
     ///
     /// # Errors
-    /// [`crate::Error::Run`] naming a parameter that is missing.
+    /// [`crate::Error::Run`] naming a parameter that is missing; [`crate::Error::Config`] where the latent part reads a
+    /// layer that the model does not have.
     pub fn over(
-        config: crate::model::LlamaConfig,
-        params: Params,
-        lpc: &LpcConfig,
-        basis: Basis,
-        longest: usize,
-    ) -> Result<Policy<T>> {
-        Policy::joined(config, params, None, lpc, basis, longest)
-    }
-
-    fn joined(
-        config: crate::model::LlamaConfig,
+        config: LlamaConfig,
         params: Params,
         adapter: Option<Lora>,
         lpc: &LpcConfig,
@@ -141,7 +111,7 @@ impl<T: Real> Policy<T> {
             let message = format!("layer {}: the model has {}", lpc.prompt_layer, config.num_hidden_layers);
             return Err(crate::Error::config("train.lpc.prompt_layer", message));
         }
-        let decoder = Decoder::adapted(config, &params, adapter.as_ref(), longest)?;
+        let decoder = Decoder::new(config, &params, adapter.as_ref(), longest)?;
         let lpc = if lpc.active() {
             Some(Lpc::new(lpc.clone(), basis, |name| Ok(params.get(params.position(name)?).var.clone()))?)
         } else {
@@ -167,7 +137,7 @@ impl<T: Real> Policy<T> {
             Ok(Param { var: Var::from_tensor(&tensor)?, ..param.clone() })
         };
         let params = Params::new(self.params.iter().map(moved).collect::<Result<_>>()?)?;
-        let decoder = Decoder::adapted(self.decoder.config, &params, self.adapter.as_ref(), longest)?;
+        let decoder = Decoder::new(self.decoder.config, &params, self.adapter.as_ref(), longest)?;
         let decoder = decoder.composed(place, &params)?;
         Ok(Policy { params, decoder, ..self })
     }
@@ -177,8 +147,29 @@ impl<T: Real> Policy<T> {
     /// # Errors
     /// As [`Decoder::hidden`].
     pub fn hidden(&self, batch: &PairBatch, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
-        let packed = Packed { ids: &batch.ids, positions: &batch.positions, segments: &batch.segments };
-        self.decoder.hidden(packed, gradients)
+        self.decoder.hidden(packed(batch), gradients)
+    }
+
+    /// A batch and its hidden states, without z: those that are kept, else the backbone's.
+    ///
+    /// # Errors
+    /// Those of packing, and as [`Decoder::hidden`].
+    pub fn states(&self, rows: &[&TokenRow], sides: Sides, gradients: Option<&Arc<Gradients>>) -> Result<States> {
+        let tokens = self.lpc.as_ref().and_then(|lpc| lpc.tokens(rows.iter().map(|row| row.prompt_ids.as_slice())));
+        if let Some(states) = &self.states
+            && let Some(kept) = states.of::<T>(rows, sides)?
+        {
+            return Ok(States { tokens, ..kept });
+        }
+        Ok(States { tokens, ..self.computed(rows, sides, gradients)? })
+    }
+
+    /// A batch and its hidden states from the backbone.
+    fn computed(&self, rows: &[&TokenRow], sides: Sides, gradients: Option<&Arc<Gradients>>) -> Result<States> {
+        let batch = PairBatch::pack(rows.iter().copied(), sides)?;
+        let (h, beside) = self.decoder.hidden_at(packed(&batch), self.layer_beside(), gradients)?;
+        let prompt = self.pooled_prompts(&h, beside.as_ref(), &batch)?;
+        Ok(States { batch, h, prompt, tokens: None, reach: None })
     }
 
     /// What the latent part makes of a batch, where there is one.
@@ -263,7 +254,7 @@ impl<T: Real> Policy<T> {
             }
             (_, Some(gradients)) if !h.track_op() && self.decoder.place().is_none() => {
                 let shifts = z.map(|z| (z, batch.pair_of.as_slice()));
-                self.decoder.token_logps_of_constants(&rows, shifts, &batch.targets, gradients)?
+                self.decoder.token_logps_of_frozen(&rows, shifts, &batch.targets, gradients)?
             }
             (Some(shifts), _) => {
                 self.decoder.token_logps_shifted(&rows, shifts, &batch.pair_of, &batch.targets, None, gradients)?
@@ -277,6 +268,10 @@ impl<T: Real> Policy<T> {
             rejected: if batch.responses.len() > pairs { Some(sums.narrow(0, pairs, pairs)?) } else { None },
         })
     }
+}
+
+fn packed(batch: &PairBatch) -> PackedTokens<'_> {
+    PackedTokens { ids: &batch.ids, positions: &batch.positions, segments: &batch.segments }
 }
 
 /// One packed row of each pair.

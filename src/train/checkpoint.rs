@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamW;
-use super::raw::{self, Entry};
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::model::{Params, load};
+use crate::model::Params;
 use crate::nn::Real;
+use crate::weights::safetensors::{self, TensorEntry};
 
 const PARAMS: &str = "params.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -107,10 +107,10 @@ fn write_whole<T: Real>(
     // Frozen ones are those of the starting model, which the run's identity names.
     let tensors: Vec<(&str, candle_core::Tensor)> =
         params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), p.var.as_detached_tensor())).collect();
-    let entries = tensors.iter().map(|(name, tensor)| Entry::tensor(*name, tensor)).collect::<Result<Vec<_>>>()?;
+    let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
     state.hashes = [
-        raw::write_safetensors(&staged.path().join(PARAMS), &entries)?,
-        raw::write_safetensors(&staged.path().join(OPTIMIZER), &optimizer.entries(params)?)?,
+        safetensors::write_hashed(&staged.path().join(PARAMS), &entries)?,
+        safetensors::write_hashed(&staged.path().join(OPTIMIZER), &optimizer.entries(params))?,
     ];
     state.seal = state.sealed()?;
     artifact::write_json(staged.path().join(STATE), &state)?;
@@ -191,7 +191,7 @@ fn sound(step: usize, path: &Path) -> Result<State> {
 /// [`Error::Artifact`] where it is damaged or of another model.
 pub fn restore<T: Real>(path: &Path, params: &Params, optimizer: &mut AdamW<T>, steps: u64) -> Result<()> {
     let fits = |e: Error| Error::artifact(path, e.to_string());
-    let found = load::read_safetensors(&path.join(PARAMS))?;
+    let found = safetensors::read(&path.join(PARAMS))?;
     for param in params.iter().filter(|p| p.trainable) {
         let tensor = found.get(&param.name).filter(|t| t.dims() == param.var.dims());
         let tensor = tensor.ok_or_else(|| {
@@ -200,7 +200,7 @@ pub fn restore<T: Real>(path: &Path, params: &Params, optimizer: &mut AdamW<T>, 
         param.var.set(&tensor.to_dtype(param.var.dtype())?.to_device(param.var.device())?)?;
     }
     drop(found);
-    optimizer.restore(params, &load::read_safetensors(&path.join(OPTIMIZER))?, steps).map_err(fits)
+    optimizer.restore(params, &safetensors::read(&path.join(OPTIMIZER))?, steps).map_err(fits)
 }
 
 #[cfg(test)]
@@ -211,7 +211,9 @@ mod tests {
     use crate::train::optimizer::AdamWConfig;
 
     fn parts() -> (Params, AdamW<f32>) {
-        let params = Params::new(load::random::<f32>(&LlamaConfig::tiny(32, 1, 20), 0.02, Seed(3)).unwrap()).unwrap();
+        let params =
+            Params::new(crate::model::init::random::<f32>(&LlamaConfig::tiny(32, 1, 20), 0.02, Seed(3)).unwrap())
+                .unwrap();
         let constants = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
         let optimizer = AdamW::new(constants, &params);
         (params, optimizer)

@@ -239,7 +239,7 @@ impl Memory {
         let (q, kv) =
             ((shape.num_attention_heads * shape.head_dim) as f64, (shape.num_key_value_heads * shape.head_dim) as f64);
         let (layers, tokens) = (shape.num_hidden_layers as f64, largest.tokens as f64);
-        let chunk = crate::nn::gather::CHUNK.min(shape.vocab_size) as f64;
+        let chunk = crate::nn::token_logps::CHUNK.min(shape.vocab_size) as f64;
         let head = |responses: f64| 4.0 * responses * (2.0 * chunk + 4.0 * h);
         let kept = match (regime.cached, regime.recompute) {
             (true, _) => 0.0,

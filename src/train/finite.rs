@@ -59,12 +59,13 @@ fn culprits<T: Real>(params: &Params, gradients: &Gradients) -> Result<Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{LlamaConfig, load};
+    use crate::model::LlamaConfig;
+    use crate::model::init::random;
     use crate::seed::Seed;
 
     #[test]
     fn the_tensors_at_fault_are_named() {
-        let params = Params::new(load::random::<f32>(&LlamaConfig::tiny(32, 2, 20), 0.02, Seed(3)).unwrap()).unwrap();
+        let params = Params::new(random::<f32>(&LlamaConfig::tiny(32, 2, 20), 0.02, Seed(3)).unwrap()).unwrap();
         let gradients = Gradients::new(&params);
         let ids = || vec!["a1".to_string(), "b2".to_string()];
         let put = |name: &str, x: f32| gradients.add::<f32>(params.position(name).unwrap(), |g| g[3] = x).unwrap();

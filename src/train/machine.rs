@@ -13,11 +13,11 @@ use super::peers::ALONE;
 use super::step::{self, Pass, Sums};
 use crate::batch::TokenRow;
 use crate::error::Result;
-use crate::lpc::{LatentKind, LpcConfig};
-use crate::model::load::{self, Loaded};
-use crate::model::{Gradients, LlamaConfig};
+use crate::lpc::{Basis, LatentKind, LpcConfig};
+use crate::model::init::random;
+use crate::model::{Gradients, LlamaConfig, Loaded};
 use crate::policy::Policy;
-use crate::policy::examine::plain_logps;
+use crate::policy::evaluate::plain_logps;
 use crate::seed::Seed;
 
 /// Elements of the layer that is timed, at most: enough to leave every cache, made in a moment.
@@ -92,9 +92,11 @@ impl Speed {
             ..config.clone()
         };
         let regime = Regime::of(&config, &small);
-        let params = load::random::<f32>(&small, 0.02, Seed(0))?;
+        let params = random::<f32>(&small, 0.02, Seed(0))?;
         let longest = crate::batch::longest(&rows);
-        let mut policy = Policy::<f32>::new(Loaded { config: small.clone(), params }, &config.lpc, Seed(0), longest)?;
+        let basis = Basis::sized(&config.lpc, small.hidden_size, small.vocab_size);
+        let loaded = Loaded { config: small.clone(), params };
+        let mut policy = Policy::<f32>::new(loaded, None, &config.lpc, basis, Seed(0), longest)?;
         policy.decoder.precision = config.precision;
         policy.decoder.recompute = config.recompute;
         let mut reference = Vec::new();

@@ -17,7 +17,6 @@ pub mod optimizer;
 pub mod peers;
 pub mod place;
 pub mod plan;
-pub mod raw;
 pub mod reference;
 pub mod shares;
 pub mod step;

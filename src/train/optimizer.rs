@@ -8,11 +8,11 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
-use super::raw::Entry;
 use crate::error::{Error, Result};
 use crate::model::{Gradients, Group, Param, Params};
 use crate::nn::Real;
 use crate::nn::real::wide;
+use crate::weights::safetensors::TensorEntry;
 
 const PER_TASK: usize = 1 << 16;
 
@@ -210,19 +210,16 @@ impl<T: Real> AdamW<T> {
     }
 
     /// Moments by name, for a checkpoint: `first.NAME` and `second.NAME`. Nothing is copied.
-    ///
-    /// # Errors
-    /// [`Error::Run`] for a number type that is not written.
-    pub fn entries<'a>(&'a self, params: &'a Params) -> Result<Vec<Entry<'a>>> {
+    pub fn entries<'a>(&'a self, params: &'a Params) -> Vec<TensorEntry<'a>> {
         let mut out = Vec::new();
         for (param, (first, second)) in params.iter().zip(&self.moments) {
             if param.trainable {
                 let shape = param.var.dims();
-                out.push(Entry::slice(format!("first.{}", param.name), shape, first)?);
-                out.push(Entry::slice(format!("second.{}", param.name), shape, second)?);
+                out.push(TensorEntry::slice(format!("first.{}", param.name), shape, first));
+                out.push(TensorEntry::slice(format!("second.{}", param.name), shape, second));
             }
         }
-        Ok(out)
+        out
     }
 
     /// Takes the moments of a checkpoint.

@@ -142,16 +142,14 @@ fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
 }
 
 /// BLAKE3 over a model's shape and weights, the latent part left out, lower-case hex: the content of a model, whatever
-/// its place is called and however it is cut into files. Hashed in parallel, so that it takes less than loading did.
+/// its place is called and however it is cut into files.
 ///
 /// # Errors
 /// [`Error::Tensor`].
 pub fn fingerprint<T: Real>(policy: &Policy<T>) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 2 model");
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 3 model");
     hasher.update(crate::manifest::hash_json(&serde_json::to_value(&policy.decoder.config)?)?.as_bytes());
-    for param in policy.params.starting() {
-        super::raw::hash_tensor(&mut hasher, &param.name, param.var.as_tensor())?;
-    }
+    crate::weights::fingerprint::hash_weights::<T>(policy.params.starting(), &mut hasher)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

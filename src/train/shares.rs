@@ -10,7 +10,7 @@ use crate::lpc::Usage;
 use crate::model::{Gradients, Params};
 use crate::nn::Real;
 use crate::policy::Policy;
-use crate::policy::examine::{self, Example};
+use crate::policy::evaluate::{self, Example};
 
 /// Passes whose results are exchanged at once: bounds what one meeting carries.
 const PASSES_PER_MEETING: usize = 64;
@@ -120,11 +120,11 @@ impl Sums {
     }
 }
 
-/// [`examine::examine`] in shares; every rank gets all examples. Passes hold the same rows for any number of ranks, so
+/// [`evaluate::evaluate`] in shares; every rank gets all examples. Passes hold the same rows for any number of ranks, so
 /// that no number depends on it.
 ///
 /// # Errors
-/// As [`examine::examine`] and [`Peers::meet`].
+/// As [`evaluate::evaluate`] and [`Peers::meet`].
 pub fn examine<T: Real>(
     policy: &Policy<T>,
     rows: &[TokenRow],
@@ -132,16 +132,16 @@ pub fn examine<T: Real>(
     mut done: impl FnMut(usize),
 ) -> Result<Vec<Example>> {
     if peers.size() == 1 {
-        return examine::examine(policy, rows, done);
+        return evaluate::evaluate(policy, rows, done);
     }
     in_shares(
-        &examine::passes(rows),
+        &evaluate::passes(rows),
         peers,
         &mut done,
         |pass| pass.len(),
         |pass| {
             let mut numbers = Vec::new();
-            for example in examine::examine(policy, pass, |_| {})? {
+            for example in evaluate::evaluate(policy, pass, |_| {})? {
                 write_example(&example, &mut numbers);
             }
             Ok(numbers)
@@ -161,7 +161,7 @@ pub fn plain_logps<T: Real>(
     mut done: impl FnMut(usize),
 ) -> Result<Vec<(f64, f64)>> {
     let of = |pass: &Vec<&TokenRow>| -> Result<Vec<f64>> {
-        Ok(examine::plain_pass(policy, pass)?.into_iter().flat_map(|(c, r)| [c, r]).collect())
+        Ok(evaluate::plain_pass(policy, pass)?.into_iter().flat_map(|(c, r)| [c, r]).collect())
     };
     in_shares(passes, peers, &mut done, Vec::len, of, |numbers| Some((numbers.next()?, numbers.next()?)))
 }

@@ -1,15 +1,14 @@
 //! Token log-probabilities of hidden rows, as candle's graph sees them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::{failed, input};
-use crate::error::Result;
 use crate::model::linear::Weight;
 use crate::model::params::Gradients;
+use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
-use crate::nn::{Precision, Real, gather};
+use crate::nn::{Precision, Real, token_logps};
 
 /// Linear, log-softmax and gather.
 pub(super) struct Head<T> {
@@ -28,33 +27,24 @@ impl<T: Real> CustomOp1 for Head<T> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let h = input::<T>(storage, layout, self.name())?;
         let hidden = layout.shape().dims2()?.1;
-        let got =
-            with_slice::<T, _>(&self.weight.tensor, |w| gather::forward(h, w, &self.targets, hidden, self.precision))
-                .map_err(failed)?;
-        *self.lse.lock().unwrap_or_else(PoisonError::into_inner) = got.lse;
+        let got = with_slice::<T, _>(&self.weight.tensor, |w| {
+            token_logps::forward(h, w, &self.targets, hidden, self.precision)
+        })?;
+        *lock(&self.lse) = got.lse;
         Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let Some(gradients) = &self.gradients else { candle_core::bail!("token-logps: a backward pass in evaluation") };
         let dlogps = grad_res.to_vec1::<T>()?;
-        let lse = self.lse.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut dh = Vec::new();
-        let mut all = |dw: Option<&mut [T]>| -> Result<()> {
-            dh = with_slice::<T, _>(arg, |h| {
+        let lse = lock(&self.lse);
+        let dh = gradients.with_sum::<T, _>(self.weight.position, |dw| {
+            with_slice::<T, _>(arg, |h| {
                 with_slice::<T, _>(&self.weight.tensor, |w| {
-                    gather::backward(h, w, &self.targets, &lse, &dlogps, self.precision, dw)
+                    token_logps::backward(h, w, &self.targets, &lse, &dlogps, self.precision, dw)
                 })
-            })??;
-            Ok(())
-        };
-        if gradients.wants(self.weight.position) {
-            let mut outcome = Ok(());
-            gradients.add::<T>(self.weight.position, |dw| outcome = all(Some(dw)))?;
-            outcome.map_err(failed)?;
-        } else {
-            all(None).map_err(failed)?;
-        }
+            })?
+        })?;
         Ok(Some(Tensor::from_vec(dh, arg.shape(), arg.device())?))
     }
 }

@@ -1,21 +1,22 @@
 //! Token log-probabilities under shifts of the logits: the same few for all rows (codes), one for each pair, or both.
 //!
 //! A shift is a vector that is added to the hidden state, or a bias on the logits of some tokens. Of codes every one is
-//! wanted for every row: [`crate::nn::gather_codes`] has them for the price of one softmax.
+//! wanted for every row: [`crate::nn::token_logps_codes`] has them for the price of one softmax.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 
-use super::{Decoder, failed, input};
+use super::Decoder;
 use crate::error::{Error, Result};
 use crate::model::linear::Weight;
 use crate::model::params::Gradients;
-use crate::nn::columns::{Columns, Others, Scores};
-use crate::nn::gather_codes::Taken;
+use crate::nn::columns::{Others, ScoredColumns, ShiftGradients};
+use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
-use crate::nn::{Precision, Real, Rows, gather_biased, gather_codes, linear};
+use crate::nn::token_logps_codes::Taken;
+use crate::nn::{Precision, Real, Rows, linear, token_logps_biased, token_logps_codes};
 
 /// Where shifts act.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +36,8 @@ pub struct Reach {
     pub others: Tensor,
     /// Logit of each row's target (R).
     pub known: Tensor,
-    /// Place of each row's target among the tokens; [`crate::nn::columns::ELSEWHERE`] where it is not.
-    pub places: Vec<u32>,
+    /// Column of each row's target among the tokens, or [`crate::nn::columns::ELSEWHERE`] (R).
+    pub columns: Vec<u32>,
 }
 
 impl<T: Real> Decoder<T> {
@@ -130,21 +131,21 @@ impl<T: Real> Decoder<T> {
         Ok(self.head.tensor.detach().index_select(&index, 0)?)
     }
 
-    /// For every row the log-sum-exp of its logits over the tokens that have no place
+    /// For every row the log-sum-exp of its logits over the tokens that have no column
     /// ([`crate::nn::columns::ELSEWHERE`]), and the logit of its target.
     ///
     /// # Shapes
-    /// h (R,H) · targets (R) · places (V) -> (R), (R).
+    /// h (R,H) · targets (R) · column_of (V) -> (R), (R).
     ///
     /// # Errors
     /// As [`Decoder::token_logps_of_codes`].
-    pub fn others(&self, h: &Tensor, targets: &[u32], places: &[u32]) -> Result<(Vec<T>, Vec<T>)> {
+    pub fn others(&self, h: &Tensor, targets: &[u32], column_of: &[u32]) -> Result<(Vec<T>, Vec<T>)> {
         self.in_vocabulary(targets)?;
         let hidden = self.config.hidden_size;
         with_slice::<T, _>(&h.contiguous()?, |h| {
             with_slice::<T, _>(&self.head.tensor, |w| {
-                let columns = Columns { w, hidden, targets, others: None, precision: self.precision };
-                columns.others_of(h, places)
+                let columns = ScoredColumns { w, hidden, targets, others: None, precision: self.precision };
+                columns.others_of(h, column_of)
             })
         })?
     }
@@ -228,10 +229,10 @@ impl Takers {
 /// What the backward pass needs of the forward one.
 enum Kept<T> {
     /// All shifts over one softmax.
-    Together(gather_codes::Scored<T>),
+    Together(token_logps_codes::ShiftedLogps<T>),
     /// Shift by shift, where there are no shared ones or their entries are too far apart: the shared ones, and behind
     /// them the rows' own.
-    Each(Vec<gather_biased::Scored<T>>),
+    Each(Vec<token_logps_biased::BiasedLogps<T>>),
 }
 
 /// Log-probabilities over (h, shifts).
@@ -251,14 +252,14 @@ struct ShiftedHead<T> {
 
 impl<T: Real> ShiftedHead<T> {
     /// `f` with the columns that are scored and the shifts of their logits (S,C).
-    fn over<R>(&self, shifts: &[T], hidden: usize, f: impl FnOnce(&Columns<'_, T>, &[T]) -> R) -> Result<R> {
+    fn over<R>(&self, shifts: &[T], hidden: usize, f: impl FnOnce(&ScoredColumns<'_, T>, &[T]) -> R) -> Result<R> {
         let (targets, precision) = (self.targets.as_slice(), self.precision);
         if let Some(reach) = &self.reach {
             return with_slice::<T, _>(&reach.weights, |w| {
                 with_slice::<T, _>(&reach.others, |lse| {
                     with_slice::<T, _>(&reach.known, |target| {
                         let others = Some(Others { lse, target });
-                        f(&Columns { w, hidden, targets: &reach.places, others, precision }, shifts)
+                        f(&ScoredColumns { w, hidden, targets: &reach.columns, others, precision }, shifts)
                     })
                 })
             })??;
@@ -281,13 +282,13 @@ impl<T: Real> ShiftedHead<T> {
                     out
                 }
             };
-            f(&Columns { w, hidden, targets, others: None, precision }, &dense)
+            f(&ScoredColumns { w, hidden, targets, others: None, precision }, &dense)
         })
     }
 
     /// The shifts that are scored one after the other, the rows' own last, each with the shift that every row takes of
     /// its part.
-    fn parts<'s>(&'s self, columns: &Columns<'_, T>, shifts: &'s [T]) -> Vec<(&'s [T], Cow<'s, [u32]>)> {
+    fn parts<'s>(&'s self, columns: &ScoredColumns<'_, T>, shifts: &'s [T]) -> Vec<(&'s [T], Cow<'s, [u32]>)> {
         let count = columns.count();
         let (shared, own) = shifts.split_at(self.takers.shared * count);
         let first = vec![0; columns.rows()];
@@ -297,14 +298,14 @@ impl<T: Real> ShiftedHead<T> {
         parts
     }
 
-    fn forward(&self, h: &[T], columns: &Columns<'_, T>, shifts: &[T]) -> (Vec<T>, Kept<T>) {
-        if self.takers.shared > 0 && gather_codes::fits(shifts, columns.count()) {
-            let mut scored = gather_codes::forward(h, columns, shifts, self.takers.taken());
+    fn forward(&self, h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T]) -> (Vec<T>, Kept<T>) {
+        if self.takers.shared > 0 && token_logps_codes::fits(shifts, columns.count()) {
+            let mut scored = token_logps_codes::forward(h, columns, shifts, self.takers.taken());
             return (std::mem::take(&mut scored.logps), Kept::Together(scored));
         }
         let parts = self.parts(columns, shifts);
         let each: Vec<_> =
-            parts.iter().map(|(shifts, of_row)| gather_biased::forward(h, columns, shifts, of_row)).collect();
+            parts.iter().map(|(shifts, of_row)| token_logps_biased::forward(h, columns, shifts, of_row)).collect();
         let mut logps = Vec::with_capacity(columns.rows() * each.len());
         (0..columns.rows()).for_each(|row| logps.extend(each.iter().map(|scored| scored.logps[row])));
         (logps, Kept::Each(each))
@@ -313,24 +314,27 @@ impl<T: Real> ShiftedHead<T> {
     fn backward(
         &self,
         h: &[T],
-        columns: &Columns<'_, T>,
+        columns: &ScoredColumns<'_, T>,
         shifts: &[T],
         kept: &Kept<T>,
         dlogps: &[T],
         mut dw: Option<&mut [T]>,
-    ) -> Scores<T> {
+    ) -> ShiftGradients<T> {
         match kept {
             Kept::Together(scored) => {
                 let taken = self.takers.taken();
-                gather_codes::backward(h, columns, shifts, taken, scored, dlogps, self.rows_wanted, dw)
+                token_logps_codes::backward(h, columns, shifts, taken, scored, dlogps, self.rows_wanted, dw)
             }
             Kept::Each(each) => {
-                let mut all =
-                    Scores { shifts: Vec::new(), rows: vec![T::zero(); if self.rows_wanted { h.len() } else { 0 }] };
+                let mut all = ShiftGradients {
+                    shifts: Vec::new(),
+                    rows: vec![T::zero(); if self.rows_wanted { h.len() } else { 0 }],
+                };
                 for (i, (scored, (shifts, of_row))) in each.iter().zip(self.parts(columns, shifts)).enumerate() {
                     let g: Vec<T> = dlogps.iter().skip(i).step_by(each.len()).copied().collect();
                     let dw = dw.as_deref_mut();
-                    let part = gather_biased::backward(h, columns, shifts, &of_row, scored, &g, self.rows_wanted, dw);
+                    let part =
+                        token_logps_biased::backward(h, columns, shifts, &of_row, scored, &g, self.rows_wanted, dw);
                     all.shifts.extend(part.shifts);
                     all.rows.iter_mut().zip(part.rows).for_each(|(sum, x)| *sum += x);
                 }
@@ -381,9 +385,8 @@ impl<T: Real> CustomOp2 for ShiftedHead<T> {
         let rows = input::<T>(h, h_layout, self.name())?;
         let shifts = input::<T>(shifts, shifts_layout, self.name())?;
         let hidden = h_layout.shape().dims2()?.1;
-        let (logps, kept) =
-            self.over(shifts, hidden, |columns, shifts| self.forward(rows, columns, shifts)).map_err(failed)?;
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        let (logps, kept) = self.over(shifts, hidden, |columns, shifts| self.forward(rows, columns, shifts))?;
+        *lock(&self.kept) = Some(kept);
         let shape = (self.targets.len(), self.takers.taken().of_row()).into();
         Ok((T::to_cpu_storage_owned(logps), shape))
     }
@@ -397,30 +400,22 @@ impl<T: Real> CustomOp2 for ShiftedHead<T> {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let dlogps = grad_res.flatten_all()?.to_vec1::<T>()?;
         let hidden = h.dim(1)?;
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         let Some(kept) = kept.as_ref() else { candle_core::bail!("token-logps-shifted: backward before forward") };
-        let mut got = None;
-        let mut all = |mut dw: Option<&mut [T]>| -> Result<()> {
-            let (dh, dshifts) = with_slice::<T, _>(h, |h| {
+        let all = |mut dw: Option<&mut [T]>| -> Result<(Vec<T>, Vec<T>)> {
+            with_slice::<T, _>(h, |h| {
                 with_slice::<T, _>(shifts, |given| {
-                    let scores = self.over(given, hidden, |columns, shifts| {
+                    let found = self.over(given, hidden, |columns, shifts| {
                         self.backward(h, columns, shifts, kept, &dlogps, dw.as_deref_mut())
                     })?;
-                    Ok::<_, Error>((scores.rows, self.narrowed(given, scores.shifts, hidden, dw)?))
+                    Ok((found.rows, self.narrowed(given, found.shifts, hidden, dw)?))
                 })
-            })???;
-            got = Some((dh, dshifts));
-            Ok(())
+            })??
         };
-        match self.gradients.as_ref().filter(|g| g.wants(self.weight.position)) {
-            Some(gradients) => {
-                let mut outcome = Ok(());
-                gradients.add::<T>(self.weight.position, |dw| outcome = all(Some(dw)))?;
-                outcome.map_err(failed)?;
-            }
-            None => all(None).map_err(failed)?,
-        }
-        let (dh, dshifts) = got.unwrap_or_default();
+        let (dh, dshifts) = match &self.gradients {
+            Some(gradients) => gradients.with_sum::<T, _>(self.weight.position, all)?,
+            None => all(None)?,
+        };
         let dh = if self.rows_wanted { Some(Tensor::from_vec(dh, h.shape(), h.device())?) } else { None };
         Ok((dh, Some(Tensor::from_vec(dshifts, shifts.shape(), shifts.device())?)))
     }

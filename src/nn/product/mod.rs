@@ -49,19 +49,19 @@ pub fn available() -> bool {
 
 /// The side of a product that an operand is packed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum Operand {
     /// Left: panels of `MR` rows.
     Left,
     /// Right: panels of `NR` columns.
     Right,
 }
 
-impl Side {
+impl Operand {
     /// Lines (rows of the left, columns of the right operand) of one panel.
     fn width(self) -> usize {
         match self {
-            Side::Left => MR,
-            Side::Right => NR,
+            Operand::Left => MR,
+            Operand::Right => NR,
         }
     }
 }
@@ -69,7 +69,7 @@ impl Side {
 /// An operand in panels of bfloat16 pairs along the inner dimension.
 #[derive(Debug)]
 pub struct Packed {
-    side: Side,
+    side: Operand,
     /// Rows of a left, columns of a right operand.
     lines: usize,
     /// Pairs of the inner dimension, the last one filled up with a zero.
@@ -87,7 +87,7 @@ impl Packed {
     /// # Panics
     /// Where neither distance is 1, the view reaches beyond `data`, or the processor lacks the instructions.
     pub fn new(
-        side: Side,
+        side: Operand,
         data: &[f32],
         (lines, inner): (usize, usize),
         (line, step): (usize, usize),
@@ -119,22 +119,22 @@ impl Packed {
 
     /// A left operand from row-major rows of `inner` numbers.
     pub fn left(x: &[f32], rows: usize, inner: usize, parallel: bool) -> Packed {
-        Packed::new(Side::Left, x, (rows, inner), (inner, 1), parallel)
+        Packed::new(Operand::Left, x, (rows, inner), (inner, 1), parallel)
     }
 
     /// The transpose of a row-major matrix as left operand: `inner` rows of `rows` numbers.
     pub fn left_transposed(x: &[f32], rows: usize, inner: usize, parallel: bool) -> Packed {
-        Packed::new(Side::Left, x, (rows, inner), (1, rows), parallel)
+        Packed::new(Operand::Left, x, (rows, inner), (1, rows), parallel)
     }
 
     /// A right operand from row-major rows of `columns` numbers.
     pub fn right(x: &[f32], columns: usize, inner: usize, parallel: bool) -> Packed {
-        Packed::new(Side::Right, x, (columns, inner), (1, columns), parallel)
+        Packed::new(Operand::Right, x, (columns, inner), (1, columns), parallel)
     }
 
     /// The transpose of a row-major matrix as right operand: `columns` rows of `inner` numbers.
     pub fn right_transposed(x: &[f32], columns: usize, inner: usize, parallel: bool) -> Packed {
-        Packed::new(Side::Right, x, (columns, inner), (inner, 1), parallel)
+        Packed::new(Operand::Right, x, (columns, inner), (inner, 1), parallel)
     }
 }
 
@@ -146,7 +146,7 @@ impl Packed {
 /// # Panics
 /// Where shapes do not fit each other.
 pub fn multiply(left: &Packed, right: &Packed, dst: &mut [f32], accumulate: bool, parallel: bool) {
-    assert!(left.side == Side::Left && right.side == Side::Right && left.pairs == right.pairs);
+    assert!(left.side == Operand::Left && right.side == Operand::Right && left.pairs == right.pairs);
     assert_eq!(dst.len(), left.lines * right.lines);
     // SAFETY: `dst` is a row-major matrix of the product's shape, borrowed mutably.
     unsafe { multiply_into(left, right, Shared::new(dst), right.lines, accumulate, parallel) }

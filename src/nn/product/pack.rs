@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
-use super::{MR, NR, Side};
+use super::{MR, NR, Operand};
 use crate::nn::real::{Shared, View};
 
 /// Lines that one transposition handles.
@@ -13,11 +13,17 @@ const GROUP: usize = 16;
 const STEP: usize = 16;
 
 /// Packs all panels; see [`super::Packed::new`] for what the view means.
-pub(super) fn pack(side: Side, view: View<f32>, (lines, inner): (usize, usize), parallel: bool, packed: &mut Vec<u32>) {
+pub(super) fn pack(
+    side: Operand,
+    view: View<f32>,
+    (lines, inner): (usize, usize),
+    parallel: bool,
+    packed: &mut Vec<u32>,
+) {
     let (width, pairs) = (side.width(), inner.div_ceil(2));
     let panels = lines.div_ceil(width);
     // Two panels of rows fill one vector; a panel of columns fills three.
-    let together = if side == Side::Left { 2 * 8 } else { 4 };
+    let together = if side == Operand::Left { 2 * 8 } else { 4 };
     let len = panels * pairs * width;
     let out = Shared::new(&mut packed.spare_capacity_mut()[..len]);
     let source = Shared::of(view.data);
@@ -28,10 +34,10 @@ pub(super) fn pack(side: Side, view: View<f32>, (lines, inner): (usize, usize), 
             let view = View { data: source.at(0).cast_const(), ..view };
             let out = out.at(0).cast::<u32>();
             match (side, view.column == 1) {
-                (Side::Left, true) => left_along(view, (lines, inner), out, first..last),
-                (Side::Left, false) => left_across(view, (lines, inner), out, first..last),
-                (Side::Right, true) => right_along(view, (lines, inner), out, first..last),
-                (Side::Right, false) => right_across(view, (lines, inner), out, first..last),
+                (Operand::Left, true) => left_along(view, (lines, inner), out, first..last),
+                (Operand::Left, false) => left_across(view, (lines, inner), out, first..last),
+                (Operand::Right, true) => right_along(view, (lines, inner), out, first..last),
+                (Operand::Right, false) => right_across(view, (lines, inner), out, first..last),
             }
         }
     };

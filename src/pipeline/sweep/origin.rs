@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::SCHEMA_VERSION;
-use crate::model::{base, peft};
 use crate::pipeline::prepare::inputs;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
+use crate::weights::{latent, peft};
 
 /// Endings of the files of a model folder that a model is read from.
 const MODEL_FILES: [&str; 3] = ["json", "safetensors", "jinja"];
@@ -99,7 +99,7 @@ fn fingerprint(source: &ModelSource) -> Result<String> {
             // What an adapter or a latent part stands over may lie elsewhere.
             let below = match () {
                 () if peft::is_adapter(folder) => Some(peft::base_source(folder)?),
-                () if base::is_latent_alone(folder) => Some(base::source(folder)?),
+                () if latent::is_latent_alone(folder) => Some(latent::source(folder)?),
                 () => None,
             };
             if let Some(below) = below {

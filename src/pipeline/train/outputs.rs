@@ -13,7 +13,7 @@ use crate::batch::Split;
 use crate::error::Result;
 use crate::lpc::usage::hard_code;
 use crate::lpc::{CollapseSigns, Usage, collapse};
-use crate::policy::{Example, Policy, folder};
+use crate::policy::{Example, Policy, saved};
 use crate::posteriors::{self, Ledger, Part, Settings};
 use crate::progress::Progress;
 use crate::schema::{self, col, prepared};
@@ -104,7 +104,7 @@ impl Trained<'_> {
         artifact::write_parquet(out.join(schema::run::CODES), &mut latent::codes(policy, tokenizer, &frame)?)?;
         if self.config.save_model {
             let model = out.join(schema::run::MODEL);
-            folder::save(policy, &model)?;
+            saved::save(policy, &model)?;
             tokenizer.save(&model)?;
         }
         let summary = self.summary(policy, &frame, examples)?;

@@ -5,13 +5,14 @@ use serde::Serialize;
 use super::{Data, Needs, checked, open_data};
 use crate::batch::Split;
 use crate::error::Result;
-use crate::model::{LlamaConfig, load};
+use crate::model::LlamaConfig;
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::train::estimate::{Flops, Loads, Memory, Regime};
 use crate::train::machine::{self, Seconds, Speed};
 use crate::train::plan::{Plan as Steps, used};
 use crate::train::{Posteriors, TrainConfig};
+use crate::weights::load;
 
 /// What `train --dry-run` says. Sizes are in MiB, times in seconds.
 #[derive(Debug, Serialize)]

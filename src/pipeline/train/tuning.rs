@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use crate::batch::{Split, TokenRow};
 use crate::error::{Error, Result};
 use crate::lpc::Basis;
-use crate::model::base::Base;
-use crate::model::{Lora, fingerprint, load, lora, peft};
+use crate::model::{Lora, lora};
 use crate::objective::MixFlip;
-use crate::policy::{HiddenStates, Keeping, Policy, basis, flips};
+use crate::policy::{HiddenStates, Keeping, Policy, basis, flips, hidden_cache};
 use crate::progress::Progress;
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::train::reference::{self, companions};
 use crate::train::{Peers, TrainConfig, Tune};
+use crate::weights::latent::Base;
+use crate::weights::load::{load, load_adapter};
+use crate::weights::{fingerprint, peft};
 
 /// The policy that a run starts from.
 ///
@@ -28,16 +30,16 @@ pub(super) fn start(
     (rows, longest): (&[TokenRow], usize),
 ) -> Result<Policy<f32>> {
     let (mut loaded, adapter) = match config.tune {
-        Tune::Full => (load::load::<f32>(source, vocab_size, seed)?, None),
-        Tune::Head => (load::own_head(load::load::<f32>(source, vocab_size, seed)?)?, None),
+        Tune::Full => (load::<f32>(source, vocab_size, seed)?, None),
+        Tune::Head => (load::<f32>(source, vocab_size, seed)?.head_alone()?, None),
         Tune::Latent => {
-            let mut loaded = load::load::<f32>(source, vocab_size, seed)?;
+            let mut loaded = load::<f32>(source, vocab_size, seed)?;
             loaded.params.iter_mut().for_each(|p| p.trainable = false);
             (loaded, None)
         }
         Tune::Lora => match source {
             ModelSource::Folder(folder) if peft::is_adapter(folder) => {
-                let (loaded, mut found) = peft::open::<f32>(folder, vocab_size, seed)?;
+                let (loaded, mut found) = load_adapter::<f32>(folder, vocab_size, seed)?;
                 let conflicts = config.lora.conflicts(&found, "train.lora");
                 if !conflicts.is_empty() {
                     return Err(Error::Config(conflicts));
@@ -46,7 +48,7 @@ pub(super) fn start(
                 (loaded, Some(found))
             }
             _ => {
-                let mut loaded = load::load::<f32>(source, vocab_size, seed)?;
+                let mut loaded = load::<f32>(source, vocab_size, seed)?;
                 let fingerprint = fingerprint::<f32>(loaded.params.iter())?;
                 let mut new = Lora { fingerprint, ..Lora::new(&config.lora) };
                 lora::attach::<f32>(&mut loaded, &new, seed)?;
@@ -78,7 +80,7 @@ pub(super) fn start(
     } else {
         Basis::sized(&config.lpc, loaded.config.hidden_size, loaded.config.vocab_size)
     };
-    let mut policy = Policy::adapted(loaded, adapter, &config.lpc, basis, seed, longest)?;
+    let mut policy = Policy::new(loaded, adapter, &config.lpc, basis, seed, longest)?;
     policy.base = base;
     policy.start_flips(config.objective.label_smoothing)?;
     Ok(policy)
@@ -117,7 +119,7 @@ pub(super) fn settled(config: TrainConfig, policy: &Policy<f32>) -> TrainConfig 
 /// interrupted it: what was computed is kept.
 ///
 /// # Errors
-/// As [`HiddenStates::open`].
+/// As [`hidden_cache::open`].
 pub(super) fn remember(
     policy: &mut Policy<f32>,
     config: &TrainConfig,
@@ -144,7 +146,7 @@ pub(super) fn remember(
         let read = companions(&splits[0].rows, |i| warming[i]);
         rows = read.into_iter().map(|i| &splits[0].rows[i]).collect();
     }
-    if !kept && HiddenStates::size(policy, &rows, head_frozen)? > budget {
+    if !kept && hidden_cache::size(policy, &rows, head_frozen)? > budget {
         progress
             .note("hidden states are computed in every pass of train.lpc.warmup: they are more than --set train.head.memory_mb allows");
         return Ok(true);
@@ -152,12 +154,12 @@ pub(super) fn remember(
     let open = |policy: &Policy<f32>| -> Result<Option<HiddenStates>> {
         // A longer run may have left those of all rows.
         if rows.len() < all.len()
-            && HiddenStates::size(policy, &all, head_frozen)? <= budget
-            && let Some(found) = HiddenStates::find(policy, &all, keeping)?
+            && hidden_cache::size(policy, &all, head_frozen)? <= budget
+            && let Some(found) = hidden_cache::find(policy, &all, keeping)?
         {
             return Ok(Some(found));
         }
-        HiddenStates::open(policy, &rows, keeping, progress)
+        hidden_cache::open(policy, &rows, keeping, progress)
     };
     // One rank computes and writes them, the others read.
     let mut states = None;

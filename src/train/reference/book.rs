@@ -10,7 +10,7 @@ use crate::batch::{Split, TokenRow};
 use crate::error::Result;
 use crate::nn::Real;
 use crate::policy::Policy;
-use crate::policy::examine::{LEAST_ROWS, not_finite, packed, passes, stoppable};
+use crate::policy::evaluate::{LEAST_ROWS, not_finite, packed, passes, stoppable};
 use crate::progress::Progress;
 use crate::train::peers::Peers;
 use crate::train::shares;

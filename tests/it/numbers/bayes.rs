@@ -5,7 +5,7 @@ use lpc_pipe::lpc::{CodeSpace, LatentKind, LpcConfig, Normalise, PriorInput};
 use lpc_pipe::model::{Group, Params};
 use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
-use lpc_pipe::policy::{HiddenStates, Keeping, Policy, examine};
+use lpc_pipe::policy::{Keeping, Policy, evaluate, hidden_cache};
 use lpc_pipe::posteriors::{self, Settings};
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
@@ -89,7 +89,7 @@ fn by_hand<T: Real>(
     let lpc = policy.lpc.as_ref().unwrap();
     let codes = lpc.codes().unwrap().vectors();
     let states = policy.states(&rows.iter().collect::<Vec<_>>(), Sides::Both, None).unwrap();
-    let prior = examine(policy, rows, |_| ()).unwrap();
+    let prior = evaluate(policy, rows, |_| ()).unwrap();
     let mut losses = vec![Vec::new(); rows.len()];
     for code in 0..lpc.config.codes {
         let z = codes.narrow(0, code, 1).unwrap().broadcast_as((rows.len(), codes.dim(1).unwrap())).unwrap();
@@ -116,7 +116,7 @@ fn by_hand<T: Real>(
 
 /// The mean objective with the prior's expected z, as evaluation takes it.
 fn under_prior<T: Real>(policy: &Policy<T>, rows: &[TokenRow], objective: &ObjectiveConfig) -> f64 {
-    let found = examine(policy, rows, |_| ()).unwrap();
+    let found = evaluate(policy, rows, |_| ()).unwrap();
     let losses = found.iter().zip(some_reference(rows)).map(|(example, reference)| {
         let d = (example.logps.0 - reference.0) - (example.logps.1 - reference.1);
         (1.0 + (-objective.beta * d).exp()).ln()
@@ -199,7 +199,7 @@ fn the_prior_does_not_see_the_label_and_the_posterior_does() {
     let lpc = &policy.lpc.as_ref().unwrap().config;
     let settings = Settings { objective: &dpo, lpc, flips: None };
     let settled = |rows: &[TokenRow], reference: &[(f64, f64)], keys: Option<&[u64]>| {
-        let mut found = examine(&policy, rows, |_| ()).unwrap();
+        let mut found = evaluate(&policy, rows, |_| ()).unwrap();
         assert!(found.iter().all(|e| e.posterior.is_empty() && e.code_logps.len() == 8));
         posteriors::settle(rows, &mut found, Some(reference), keys, settings).unwrap();
         found
@@ -287,7 +287,7 @@ fn frozen(config: &lpc_pipe::model::LlamaConfig, lpc: &LpcConfig) -> Policy<f64>
     let mut list: Vec<_> = free.params.iter().cloned().collect();
     list.iter_mut().for_each(|p| p.trainable = p.trainable && p.group == Group::Latent);
     let basis = free.lpc.as_ref().unwrap().basis.clone();
-    Policy::over(config.clone(), Params::new(list).unwrap(), lpc, basis, LONGEST).unwrap()
+    Policy::over(config.clone(), Params::new(list).unwrap(), None, lpc, basis, LONGEST).unwrap()
 }
 
 #[test]
@@ -302,16 +302,16 @@ fn kept_states_give_the_latent_part_the_same_loss_and_gradient() {
             let wanted = value(&policy, &rows, &reference, &pass);
             let slopes = gradients(&policy, &rows, &reference, &pass, 2);
             assert!(slopes.keys().all(|name| name.starts_with("lpc.")) && slopes.contains_key("lpc.codebook"));
-            let found = examine(&policy, &rows, |_| ()).unwrap();
+            let found = evaluate(&policy, &rows, |_| ()).unwrap();
             let dir = tempfile::tempdir().unwrap();
             let keeping = Keeping { folder: dir.path(), budget: 1 << 20, about: "", head_frozen: true };
-            policy.states = HiddenStates::open(&policy, &rows.iter().collect::<Vec<_>>(), keeping, &Silent).unwrap();
+            policy.states = hidden_cache::open(&policy, &rows.iter().collect::<Vec<_>>(), keeping, &Silent).unwrap();
             let got = value(&policy, &rows, &reference, &pass);
             close("loss", &[got.0, got.1.kl, got.1.rewards.0], &[wanted.0, wanted.1.kl, wanted.1.rewards.0], 1e-9);
             for (name, slope) in gradients(&policy, &rows, &reference, &pass, 2) {
                 close(&name, &slope, &slopes[&name], 1e-9);
             }
-            for (a, b) in examine(&policy, &rows, |_| ()).unwrap().iter().zip(&found) {
+            for (a, b) in evaluate(&policy, &rows, |_| ()).unwrap().iter().zip(&found) {
                 close("logps", &[a.logps.0, a.logps.1], &[b.logps.0, b.logps.1], 1e-9);
             }
         }

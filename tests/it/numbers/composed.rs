@@ -109,7 +109,7 @@ fn what_is_frozen_has_no_gradient_on_composed_operations() {
         for param in &mut list {
             param.trainable = !frozen.contains(&param.name.as_str());
         }
-        Policy::<f64>::over(llama(false), Params::new(list).unwrap(), &lpc, Basis::sized(&lpc, 16, 30), LONGEST)
+        Policy::<f64>::over(llama(false), Params::new(list).unwrap(), None, &lpc, Basis::sized(&lpc, 16, 30), LONGEST)
             .unwrap()
     };
     let of = |policy: &Policy<f64>| gradients(policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), 3);
@@ -224,9 +224,15 @@ fn products_read_bf16_and_masters_stay_whole() {
     // A frozen matrix has the compute type alone.
     let mut list: Vec<_> = exact.params.iter().cloned().collect();
     list.iter_mut().for_each(|p| p.trainable = p.name.contains("q_proj"));
-    let held =
-        Policy::<f32>::over(llama(true), Params::new(list).unwrap(), &plain(), Basis::sized(&plain(), 16, 30), LONGEST)
-            .unwrap();
+    let held = Policy::<f32>::over(
+        llama(true),
+        Params::new(list).unwrap(),
+        None,
+        &plain(),
+        Basis::sized(&plain(), 16, 30),
+        LONGEST,
+    )
+    .unwrap();
     let held = held.placed(composed(DType::BF16)).unwrap();
     for param in held.params.iter() {
         let wide = param.trainable || param.var.rank() == 1;

@@ -285,6 +285,7 @@ fn frozen_parameters_have_no_gradient_and_change_no_others() {
         let held = Policy::<f64>::over(
             llama(tied),
             Params::new(list).unwrap(),
+            None,
             &lpc,
             Basis::sized(&lpc, 16, 30),
             crate::numbers::policies::LONGEST,

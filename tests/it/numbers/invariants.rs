@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::{PairBatch, Sides, Split, TokenRow};
 use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Moment, Pooling};
-use lpc_pipe::model::decoder::Packed;
-use lpc_pipe::model::{Gradients, LlamaConfig, load};
+use lpc_pipe::model::init::random;
+use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, PackedTokens};
 use lpc_pipe::nn::Real;
 use lpc_pipe::nn::attention::Segment;
 use lpc_pipe::objective::ObjectiveKind;
-use lpc_pipe::policy::examine::plain_logps;
-use lpc_pipe::policy::{Example, Policy, examine};
+use lpc_pipe::policy::evaluate::plain_logps;
+use lpc_pipe::policy::{Example, Policy, evaluate};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::train::plan::{Feed, Plan};
@@ -29,7 +29,7 @@ fn usual() -> LpcConfig {
 }
 
 fn examined<T: Real>(policy: &Policy<T>, rows: &[TokenRow]) -> Vec<Example> {
-    examine(policy, rows, |_| ()).unwrap()
+    evaluate(policy, rows, |_| ()).unwrap()
 }
 
 fn logps_of(examples: &[Example]) -> Vec<f64> {
@@ -251,7 +251,10 @@ fn separate<T: Real>(policy: &Policy<T>, row: &TokenRow) -> [Vec<f64>; 2] {
         let ids = [row.prompt_ids.clone(), response.clone()].concat();
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
         let segments = [Segment { start: 0, len: ids.len(), prefix_start: 0, prefix_len: 0, group: 0 }];
-        let h = policy.decoder.hidden(Packed { ids: &ids, positions: &positions, segments: &segments }, None).unwrap();
+        let h = policy
+            .decoder
+            .hidden(PackedTokens { ids: &ids, positions: &positions, segments: &segments }, None)
+            .unwrap();
         // Log-softmax over the whole vocabulary, by hand.
         let logits = policy.decoder.logits(&h).unwrap().to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap();
         (row.prompt_ids.len()..ids.len())
@@ -373,9 +376,9 @@ fn larger() -> (LlamaConfig, Vec<TokenRow>) {
 #[test]
 fn threads_change_no_bit() {
     let (config, rows) = larger();
-    let params = || load::random::<f32>(&config, 0.1, Seed(5)).unwrap();
-    let loaded = load::Loaded { config: config.clone(), params: params() };
-    let policy = Policy::<f32>::new(loaded, &usual(), Seed(6), 256).unwrap();
+    let params = || random::<f32>(&config, 0.1, Seed(5)).unwrap();
+    let loaded = Loaded { config: config.clone(), params: params() };
+    let policy = crate::numbers::policies::new_policy::<f32>(loaded, &usual(), Seed(6), 256);
     let reference: Vec<(f64, f64)> = rows.iter().map(|_| (-700.0, -400.0)).collect();
     let dpo = objective(ObjectiveKind::Dpo);
     let with = |threads: usize| {

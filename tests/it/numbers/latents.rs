@@ -3,16 +3,16 @@
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::{Sides, TokenRow};
 use lpc_pipe::lpc::{Basis, CodeSpace, LatentKind, LpcConfig, Mixture, Moment, Noise, Pooling, Preset, shapes};
-use lpc_pipe::model::load;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
-use lpc_pipe::policy::{Policy, examine, flips, folder};
+use lpc_pipe::policy::{Policy, evaluate, flips, saved};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
+use lpc_pipe::weights::safetensors;
 use serde_json::Value;
 
 use crate::numbers::policies::{
     LATENTS, LONGEST, MIDDLE, close, latent, llama, numbers, objective, pairs, pass, plain, policy, policy_with,
-    some_reference, swapped, value, zero,
+    some_reference, swapped, value, write_tensors, zero,
 };
 use crate::support::{Sandbox, columns, lists, numbers as column, texts};
 
@@ -23,7 +23,7 @@ mod recorded;
 #[test]
 fn vectors_that_are_zero_change_no_bit() {
     let rows = pairs(5);
-    let wanted = examine(&policy::<f32>(&llama(true), &plain()), &rows, |_| ()).unwrap();
+    let wanted = evaluate(&policy::<f32>(&llama(true), &plain()), &rows, |_| ()).unwrap();
     for (kind, name) in [
         (LatentKind::LpcReliable, "lpc.codebook"),
         (LatentKind::Gaussian, "lpc.directions"),
@@ -32,7 +32,7 @@ fn vectors_that_are_zero_change_no_bit() {
     ] {
         let policy = policy::<f32>(&llama(true), &latent(kind));
         let logps = |p: &Policy<f32>| {
-            let found = examine(p, &rows, |_| ()).unwrap();
+            let found = evaluate(p, &rows, |_| ()).unwrap();
             found.into_iter().map(|e| (e.logps, e.logps_posterior)).collect::<Vec<_>>()
         };
         let moved = logps(&policy);
@@ -60,7 +60,7 @@ fn a_bias_is_lpc_with_one_code() {
     let vector = numbers(&coded.lpc.as_ref().unwrap().vectors().unwrap().unwrap());
     let param = bias.params.get(bias.params.position("lpc.bias").unwrap());
     param.var.set(&Tensor::new(vector.as_slice(), &Device::Cpu).unwrap()).unwrap();
-    let (mut a, b) = (examine(&coded, &rows, |_| ()).unwrap(), examine(&bias, &rows, |_| ()).unwrap());
+    let (mut a, b) = (evaluate(&coded, &rows, |_| ()).unwrap(), evaluate(&bias, &rows, |_| ()).unwrap());
     // The one code alone is what the prior makes of it; a bias is no code.
     for example in &mut a {
         let alone = std::mem::take(&mut example.code_logps);
@@ -118,8 +118,8 @@ fn evaluation_takes_the_priors_expected_z() {
     let rows = pairs(6);
     for kind in LATENTS.into_iter().filter(|k| *k != LatentKind::None) {
         let policy = policy::<f64>(&llama(true), &latent(kind));
-        let found = examine(&policy, &rows, |_| ()).unwrap();
-        let turned = examine(&policy, &swapped(&rows), |_| ()).unwrap();
+        let found = evaluate(&policy, &rows, |_| ()).unwrap();
+        let turned = evaluate(&policy, &swapped(&rows), |_| ()).unwrap();
         for (a, b) in found.iter().zip(&turned) {
             // The prior sees the prompt alone: exchanging the sides exchanges the log-probabilities.
             close("logps", &[a.logps.0, a.logps.1], &[b.logps.1, b.logps.0], 1e-12);
@@ -132,7 +132,7 @@ fn evaluation_takes_the_priors_expected_z() {
             }
         }
         // No sample: twice the same. In training, the noise of another occasion is another.
-        assert_eq!(found, examine(&policy, &rows, |_| ()).unwrap());
+        assert_eq!(found, evaluate(&policy, &rows, |_| ()).unwrap());
         let (reference, mix) = (some_reference(&rows), objective(ObjectiveKind::Mix));
         let of = |occasion| {
             value(&policy, &rows, &reference, &lpc_pipe::train::step::Pass { occasion, ..pass(&mix, MIDDLE, 6) }).0
@@ -150,7 +150,7 @@ fn noise_is_random_in_training_and_nothing_in_evaluation() {
     for code_space in [CodeSpace::Hidden, CodeSpace::Vocabulary] {
         let noisy = policy::<f64>(&llama(true), &LpcConfig { code_space, ..latent(LatentKind::Noise) });
         assert_eq!(noisy.params.len(), bare.params.len());
-        assert_eq!(examine(&noisy, &rows, |_| ()).unwrap(), examine(&bare, &rows, |_| ()).unwrap());
+        assert_eq!(evaluate(&noisy, &rows, |_| ()).unwrap(), evaluate(&bare, &rows, |_| ()).unwrap());
         let of = |policy: &Policy<f64>, occasion| {
             let pass = lpc_pipe::train::step::Pass { occasion, ..pass(&dpo, MIDDLE, 5) };
             value(policy, &rows, &reference, &pass).0
@@ -238,20 +238,20 @@ fn every_latent_comes_back_from_its_folder() {
         let dir = tempfile::tempdir().unwrap();
         let further = vec![flips::parameter::<f32>().unwrap()];
         let policy = policy_with::<f32>(&llama(true), &LpcConfig { pooling: Pooling::Last, ..latent(kind) }, further);
-        folder::save(&policy, dir.path()).unwrap();
+        saved::save(&policy, dir.path()).unwrap();
         assert_eq!(dir.path().join("lpc_model.safetensors").exists(), kind != LatentKind::None);
         let source = ModelSource::Folder(dir.path().into());
-        let again: Policy<f32> = folder::open(&source, 30, Seed(0), LONGEST).unwrap();
-        assert_eq!(examine(&policy, &rows, |_| ()).unwrap(), examine(&again, &rows, |_| ()).unwrap(), "{kind:?}");
+        let again: Policy<f32> = saved::open(&source, 30, Seed(0), LONGEST).unwrap();
+        assert_eq!(evaluate(&policy, &rows, |_| ()).unwrap(), evaluate(&again, &rows, |_| ()).unwrap(), "{kind:?}");
         // A learned flip rate belongs to the training.
         assert!(again.flip_rate().unwrap().is_none() && policy.flip_rate().unwrap().is_some());
         if kind != LatentKind::None {
             assert_eq!(again.lpc.unwrap().config, policy.lpc.as_ref().unwrap().config);
             // A part that is not whole is refused.
-            let tensors = load::read_safetensors(&dir.path().join("lpc_model.safetensors")).unwrap();
+            let tensors = safetensors::read(&dir.path().join("lpc_model.safetensors")).unwrap();
             let rest: Vec<_> = tensors.into_iter().skip(1).collect();
-            load::write_safetensors(&dir.path().join("lpc_model.safetensors"), &rest).unwrap();
-            assert!(folder::open::<f32>(&source, 30, Seed(0), LONGEST).is_err());
+            write_tensors(&dir.path().join("lpc_model.safetensors"), &rest);
+            assert!(saved::open::<f32>(&source, 30, Seed(0), LONGEST).is_err());
         }
     }
 }

@@ -9,18 +9,19 @@ use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::TokenRow;
 use lpc_pipe::model::config::RopeScaling;
-use lpc_pipe::model::load::{self, Loaded};
-use lpc_pipe::model::{LlamaConfig, load::shapes};
+use lpc_pipe::model::names::shapes;
+use lpc_pipe::model::{LlamaConfig, Loaded};
 use lpc_pipe::nn::Precision;
-use lpc_pipe::policy::Policy;
-use lpc_pipe::policy::examine::plain_logps;
+use lpc_pipe::policy::evaluate::plain_logps;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
+use lpc_pipe::weights::load::load;
+use lpc_pipe::weights::{folder, safetensors};
 use lpc_pipe::{Error, Result};
 use serde_json::Value;
 
 use crate::numbers::parity::{flat, hidden, ids, json, list, text};
-use crate::numbers::policies::{close, numbers, plain};
+use crate::numbers::policies::{close, new_policy, numbers, plain, write_tensors};
 use crate::support::needed;
 
 type Tensors = BTreeMap<String, Tensor>;
@@ -57,7 +58,7 @@ fn folder(dir: &Path, config: &Value, tensors: &Tensors, kind: DType) -> ModelSo
     for (part, file) in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"].iter().enumerate() {
         let those = tensors.iter().enumerate().filter(|(i, _)| i % 2 == part);
         let those: Vec<(String, Tensor)> = those.map(|(_, (n, t))| (n.clone(), t.to_dtype(kind).unwrap())).collect();
-        load::write_safetensors(&dir.join(file), &those).unwrap();
+        write_tensors(&dir.join(file), &those);
         map.extend(those.iter().map(|(n, _)| (n.clone(), (*file).into())));
     }
     let index = serde_json::json!({"weight_map": map});
@@ -68,7 +69,7 @@ fn folder(dir: &Path, config: &Value, tensors: &Tensors, kind: DType) -> ModelSo
 /// Logits, token and sequence log-probabilities of one recorded case.
 fn agrees(recorded: &Value, case: &Value, loaded: Loaded, tolerance: f64) {
     let name = text(&case["name"]);
-    let policy = Policy::<f32>::new(loaded, &plain(), Seed(0), 256).unwrap();
+    let policy = new_policy::<f32>(loaded, &plain(), Seed(0), 256);
     let all: Vec<Vec<u32>> = list(&recorded["sequences"]).iter().map(ids).collect();
     // Both sequences in one pass: packing changes nothing.
     for ((sequence, ids), h) in list(&case["sequences"]).iter().zip(&all).zip(hidden(&policy, &all)) {
@@ -93,7 +94,7 @@ fn agrees(recorded: &Value, case: &Value, loaded: Loaded, tolerance: f64) {
 }
 
 fn open(source: &ModelSource) -> Result<Loaded> {
-    load::load::<f32>(source, 1, Seed(0))
+    load::<f32>(source, 1, Seed(0))
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn every_family_agrees_with_transformers() {
         // What is saved is the same model.
         let saved = tempfile::tempdir().unwrap();
         let loaded = open(&source).unwrap();
-        load::save_folder(saved.path(), &loaded.config, loaded.params.iter()).unwrap();
+        folder::save(saved.path(), &loaded.config, loaded.params.iter()).unwrap();
         let again = open(&ModelSource::Folder(saved.path().into())).unwrap();
         assert_eq!(again.config, loaded.config);
         agrees(&recorded, case, again, 2e-4);
@@ -127,7 +128,7 @@ fn saved_families_for_transformers() {
         let config = LlamaConfig::from_json(case["config"].to_string().as_bytes(), name).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let loaded = open(&folder(dir.path(), &case["config"], &weights(&config), DType::F32)).unwrap();
-        load::save_folder(&out.join(name), &loaded.config, loaded.params.iter()).unwrap();
+        folder::save(&out.join(name), &loaded.config, loaded.params.iter()).unwrap();
         assert_eq!(open(&ModelSource::Folder(out.join(name))).unwrap().config, loaded.config, "{name}");
     }
 }
@@ -432,11 +433,11 @@ fn apart(got: &[f64], wanted: &[f64], width: usize) -> f64 {
 /// One folder of `true_width.py`; says the differences.
 fn true_width(folder: &Path) {
     let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-    let reference = load::read_safetensors(&folder.join("reference.safetensors")).unwrap();
+    let reference = safetensors::read(&folder.join("reference.safetensors")).unwrap();
     let loaded = open(&ModelSource::Folder(folder.to_path_buf())).unwrap();
     let (width, window) = (loaded.config.vocab_size, loaded.config.sliding_window);
     assert_eq!((loaded.config.hidden_size, loaded.config.num_hidden_layers), (4096, 2), "{name}");
-    let mut policy = Policy::<f32>::new(loaded, &plain(), Seed(0), 8192).unwrap();
+    let mut policy = new_policy::<f32>(loaded, &plain(), Seed(0), 8192);
     for i in 0.. {
         let Some(ids) = reference.get(&format!("ids.{i}")) else { break };
         let ids: Vec<u32> = ids.to_vec1::<i64>().unwrap().into_iter().map(|id| id as u32).collect();

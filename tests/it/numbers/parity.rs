@@ -9,17 +9,17 @@ use lpc_pipe::lpc::{
     Basis, Codebook, Codes, Context, Features, Inferred, LatentKind, Lpc, LpcConfig, Moment, Normalise, Preset,
 };
 use lpc_pipe::message::Message;
-use lpc_pipe::model::decoder::{Packed, names};
-use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params, load};
+use lpc_pipe::model::{Gradients, Group, LlamaConfig, PackedTokens, Param, Params, names};
 use lpc_pipe::nn::Real;
 use lpc_pipe::nn::attention::Segment;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps, Reduction};
-use lpc_pipe::policy::examine::plain_logps;
+use lpc_pipe::policy::evaluate::plain_logps;
 use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 use lpc_pipe::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
+use lpc_pipe::weights::load::load;
 use serde_json::Value;
 
 use crate::numbers::policies::{close, numbers, plain};
@@ -59,7 +59,7 @@ pub fn list(value: &Value) -> &Vec<Value> {
 }
 
 fn open<T: Real>(source: &ModelSource, vocabulary: usize, longest: usize) -> Policy<T> {
-    Policy::new(load::load::<T>(source, vocabulary, Seed(0)).unwrap(), &plain(), Seed(0), longest).unwrap()
+    crate::numbers::policies::new_policy(load::<T>(source, vocabulary, Seed(0)).unwrap(), &plain(), Seed(0), longest)
 }
 
 /// Hidden states of sequences, packed end to end in one pass.
@@ -70,7 +70,8 @@ pub fn hidden<T: Real>(policy: &Policy<T>, sequences: &[Vec<u32>]) -> Vec<Tensor
         positions.extend(0..ids.len() as u32);
         all.extend_from_slice(ids);
     }
-    let h = policy.decoder.hidden(Packed { ids: &all, positions: &positions, segments: &segments }, None).unwrap();
+    let h =
+        policy.decoder.hidden(PackedTokens { ids: &all, positions: &positions, segments: &segments }, None).unwrap();
     segments.iter().map(|s| h.narrow(0, s.start, s.len).unwrap()).collect()
 }
 
@@ -457,7 +458,7 @@ impl Latent {
             let values = flat(&recorded["weights"][name.strip_prefix("lpc.").unwrap()]);
             params.push(param(name, values, shape, Group::Latent));
         }
-        let policy = Policy::over(config, Params::new(params).unwrap(), &lpc, basis, 8).unwrap();
+        let policy = Policy::over(config, Params::new(params).unwrap(), None, &lpc, basis, 8).unwrap();
         let moment = Moment { g: setting("g"), tau: setting("tau"), kl_weight: setting("lambda"), balance: 0.0 };
         Latent { recorded, policy, moment }
     }

@@ -1,19 +1,21 @@
 //! Small policies and random pairs, for the tests of numbers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::TokenRow;
-use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Moment, Pooling, Preset};
-use lpc_pipe::model::load::{self, Loaded, normal};
-use lpc_pipe::model::{Gradients, LlamaConfig, Param};
+use lpc_pipe::lpc::{Basis, Features, LatentKind, LpcConfig, Moment, Pooling, Preset};
+use lpc_pipe::model::init::{normal, random};
+use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, Param};
 use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::policy::Policy;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::train::peers::ALONE;
 use lpc_pipe::train::step::{self, Pass, Sums};
+use lpc_pipe::weights::safetensors::TensorEntry;
 
 /// Vocabulary of [`llama`].
 pub const VOCABULARY: u32 = 30;
@@ -66,6 +68,18 @@ pub const LATENTS: [LatentKind; 7] = [
     LatentKind::Bias,
 ];
 
+/// Writes tensors as one safetensors file.
+pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) {
+    let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(name, tensor, None)).collect();
+    lpc_pipe::weights::safetensors::write(path, &[], &entries).unwrap();
+}
+
+/// A policy without an adapter over a model, its latent part of the size that the vocabulary allows.
+pub fn new_policy<T: Real>(loaded: Loaded, lpc: &LpcConfig, seed: Seed, longest: usize) -> Policy<T> {
+    let basis = Basis::sized(lpc, loaded.config.hidden_size, loaded.config.vocab_size);
+    Policy::new(loaded, None, lpc, basis, seed, longest).unwrap()
+}
+
 /// A policy with random weights. Norm weights and biases are random too: at their usual start of 1 and 0
 /// many mistakes do not show.
 pub fn policy<T: Real>(config: &LlamaConfig, lpc: &LpcConfig) -> Policy<T> {
@@ -74,9 +88,9 @@ pub fn policy<T: Real>(config: &LlamaConfig, lpc: &LpcConfig) -> Policy<T> {
 
 /// The same with further parameters.
 pub fn policy_with<T: Real>(config: &LlamaConfig, lpc: &LpcConfig, further: Vec<Param>) -> Policy<T> {
-    let mut params = load::random::<T>(config, 0.3, Seed(5)).unwrap();
+    let mut params = random::<T>(config, 0.3, Seed(5)).unwrap();
     params.extend(further);
-    let policy = Policy::<T>::new(Loaded { config: config.clone(), params }, lpc, Seed(6), LONGEST).unwrap();
+    let policy = new_policy::<T>(Loaded { config: config.clone(), params }, lpc, Seed(6), LONGEST);
     for param in policy.params.iter().filter(|p| p.var.rank() == 1) {
         let n = param.var.elem_count();
         let noise: Vec<T> = normal(Seed(7), &param.name, n).map(|x| T::of(0.2 * x)).collect();

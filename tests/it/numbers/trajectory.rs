@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use lpc_pipe::batch::{TokenRow, read_splits};
-use lpc_pipe::model::load;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 use lpc_pipe::train::plan::{Feed, Plan};
+use lpc_pipe::weights::folder;
+use lpc_pipe::weights::load::load;
 use serde_json::{Value, json};
 
 use crate::numbers::parity::{flat, ids, list, text};
@@ -56,8 +57,8 @@ fn inputs_for_the_recorder() {
     let out = std::env::var_os("LPC_PIPE_TRAJECTORY").map_or_else(|| temporary.path().into(), PathBuf::from);
     let (sandbox, rows) = prepared();
     let vocabulary = lpc_pipe::tokenize::ModelTokenizer::open(&sandbox.path("data/tokenizer")).unwrap().vocab_size();
-    let loaded = load::load::<f32>(&ModelSource::resolve(MODEL).unwrap(), vocabulary, Seed(SEED)).unwrap();
-    load::save_folder(&out.join("model"), &loaded.config, loaded.params.iter()).unwrap();
+    let loaded = load::<f32>(&ModelSource::resolve(MODEL).unwrap(), vocabulary, Seed(SEED)).unwrap();
+    folder::save(&out.join("model"), &loaded.config, loaded.params.iter()).unwrap();
     std::fs::create_dir_all(out.join("tokenizer")).unwrap();
     for file in std::fs::read_dir(sandbox.path("data/tokenizer")).unwrap() {
         let file = file.unwrap().path();

@@ -6,20 +6,21 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use lpc_pipe::batch::{Sides, TokenRow};
 use lpc_pipe::lpc::{Basis, Features, LpcConfig, Pooling};
-use lpc_pipe::model::decoder::names;
-use lpc_pipe::model::load::{self, Loaded, normal};
-use lpc_pipe::model::{Gradients, Group, LlamaConfig, Lora, LoraConfig, Params, Place, fingerprint, lora, peft};
+use lpc_pipe::model::init::{normal, random};
+use lpc_pipe::model::{Gradients, Group, LlamaConfig, Loaded, Lora, LoraConfig, Params, Place, lora, names};
 use lpc_pipe::nn::Real;
 use lpc_pipe::objective::ObjectiveKind;
-use lpc_pipe::policy::examine::plain_logps;
-use lpc_pipe::policy::{HiddenStates, Keeping, Policy, examine, folder};
+use lpc_pipe::policy::evaluate::plain_logps;
+use lpc_pipe::policy::{Keeping, Policy, evaluate, hidden_cache, saved};
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
+use lpc_pipe::weights::load::{load, load_adapter};
+use lpc_pipe::weights::{fingerprint, folder};
 
 use crate::numbers::gradients::check;
 use crate::numbers::policies::{
-    LONGEST, MIDDLE, codes, gradients, llama, objective, pairs, pass, plain, some_reference, value,
+    LONGEST, MIDDLE, codes, gradients, llama, new_policy, objective, pairs, pass, plain, some_reference, value,
 };
 
 fn settings(targets: &[&str]) -> Lora {
@@ -28,7 +29,7 @@ fn settings(targets: &[&str]) -> Lora {
 }
 
 fn loaded<T: Real>(config: &LlamaConfig) -> Loaded {
-    Loaded { config: config.clone(), params: load::random::<T>(config, 0.3, Seed(5)).unwrap() }
+    Loaded { config: config.clone(), params: random::<T>(config, 0.3, Seed(5)).unwrap() }
 }
 
 /// A policy with a new adapter; `filled` gives B numbers too.
@@ -40,12 +41,12 @@ fn adapted<T: Real>(config: &LlamaConfig, settings: &Lora, lpc: &LpcConfig, fill
         param.var.set(&Tensor::from_vec(values, param.var.shape(), &Device::Cpu).unwrap()).unwrap();
     }
     let basis = Basis::sized(lpc, config.hidden_size, config.vocab_size);
-    Policy::adapted(loaded, Some(settings.clone()), lpc, basis, Seed(6), LONGEST).unwrap()
+    Policy::new(loaded, Some(settings.clone()), lpc, basis, Seed(6), LONGEST).unwrap()
 }
 
 /// A policy of which only the head is trained.
 fn headed<T: Real>(config: &LlamaConfig, lpc: &LpcConfig) -> Policy<T> {
-    Policy::new(load::own_head(loaded::<T>(config)).unwrap(), lpc, Seed(6), LONGEST).unwrap()
+    new_policy(loaded::<T>(config).head_alone().unwrap(), lpc, Seed(6), LONGEST)
 }
 
 fn all_of(rows: &[TokenRow]) -> Vec<&TokenRow> {
@@ -89,7 +90,7 @@ fn adapters_have_exact_gradients_and_nothing_else_has_any() {
 fn a_new_adapter_changes_no_bit_and_its_b_has_a_gradient() {
     for tied in [true, false] {
         let rows = pairs(5);
-        let base = Policy::<f32>::new(loaded::<f32>(&llama(tied)), &plain(), Seed(6), LONGEST).unwrap();
+        let base = new_policy::<f32>(loaded::<f32>(&llama(tied)), &plain(), Seed(6), LONGEST);
         let policy = adapted::<f32>(&llama(tied), &settings(&["all-linear"]), &plain(), false);
         assert_eq!(logps(&base, &rows), logps(&policy, &rows));
         let dpo = objective(ObjectiveKind::Dpo);
@@ -110,7 +111,7 @@ fn memory_follows_what_is_trained() {
     let lora = settings(&["q_proj", "down_proj"]);
     let policy = adapted::<f32>(&config, &lora, &plain(), false);
     assert_eq!(policy.params.trainable_elements(), lora.elements(&config));
-    assert_eq!(policy.params.tensors().len(), 2 * 2 * 2, "checkpoints hold the adapter alone");
+    assert_eq!(policy.params.iter().filter(|p| p.trainable).count(), 2 * 2 * 2, "checkpoints hold the adapter alone");
     let rows = pairs(2);
     let dpo = objective(ObjectiveKind::Dpo);
     let found = gradients(&policy, &rows, &some_reference(&rows), &pass(&dpo, MIDDLE, 2), 2);
@@ -122,10 +123,10 @@ fn memory_follows_what_is_trained() {
 /// Saves a base and an adapter over it; gives the adapter's folder and the policy that was saved.
 fn saved(dir: &Path, config: &LlamaConfig, lora: &Lora, lpc: &LpcConfig) -> (PathBuf, Policy<f32>) {
     let (base, place) = (dir.join("base-model"), dir.join("adapter"));
-    load::save_folder(&base, config, loaded::<f32>(config).params.iter()).unwrap();
+    folder::save(&base, config, loaded::<f32>(config).params.iter()).unwrap();
     let lora = Lora { base: base.display().to_string(), ..lora.clone() };
     let policy = adapted::<f32>(config, &lora, lpc, true);
-    folder::save(&policy, &place).unwrap();
+    saved::save(&policy, &place).unwrap();
     (place, policy)
 }
 
@@ -140,17 +141,16 @@ fn saved_loaded_and_merged_are_one_function() {
         let (place, policy) = saved(dir.path(), &llama(tied), &lora, &plain());
         let wanted = logps(&policy, &rows);
         // On top of its base: the same bits. Merged: the same numbers.
-        let (again, found) = peft::open::<f32>(&place, 30, Seed(0)).unwrap();
+        let (again, found) = load_adapter::<f32>(&place, 30, Seed(0)).unwrap();
         assert_eq!((found.config(), &found.layers), (policy.adapter.as_ref().unwrap().config(), &lora.layers));
         let again =
-            Policy::<f32>::adapted(again, Some(found), &plain(), Basis::sized(&plain(), 16, 30), Seed(0), LONGEST)
-                .unwrap();
+            Policy::<f32>::new(again, Some(found), &plain(), Basis::sized(&plain(), 16, 30), Seed(0), LONGEST).unwrap();
         assert_eq!(logps(&again, &rows), wanted);
-        let merged = folder::open::<f32>(&ModelSource::Folder(place), 30, Seed(0), LONGEST).unwrap();
+        let merged = saved::open::<f32>(&ModelSource::Folder(place), 30, Seed(0), LONGEST).unwrap();
         assert!(merged.adapter.is_none() && merged.params.iter().all(|p| p.group != Group::Adapter));
         near(&logps(&merged, &rows), &wanted, 1e-5);
         // The adapter counts: without it the numbers are others.
-        let base = Policy::<f32>::new(loaded::<f32>(&llama(tied)), &plain(), Seed(6), LONGEST).unwrap();
+        let base = new_policy::<f32>(loaded::<f32>(&llama(tied)), &plain(), Seed(6), LONGEST);
         assert!(logps(&base, &rows).iter().zip(&wanted).any(|(a, b)| (a - b).abs() > 1e-2));
     }
 }
@@ -160,7 +160,7 @@ fn saved_loaded_and_merged_are_one_function() {
 fn an_adapter_from_a_place_of_less_precision_finds_its_base() {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().join("base-model");
-    load::save_folder(&base, &llama(true), loaded::<f32>(&llama(true)).params.iter()).unwrap();
+    folder::save(&base, &llama(true), loaded::<f32>(&llama(true)).params.iter()).unwrap();
     let fingerprint = fingerprint::<f32>(loaded::<f32>(&llama(true)).params.iter()).unwrap();
     let place = || Place { device: Device::Cpu, compute: DType::BF16 };
     for named in [true, false] {
@@ -170,8 +170,8 @@ fn an_adapter_from_a_place_of_less_precision_finds_its_base() {
         }
         let policy = adapted::<f32>(&llama(true), &lora, &plain(), true).placed(place()).unwrap();
         let folder = dir.path().join(format!("adapter-{named}"));
-        folder::save(&policy, &folder).unwrap();
-        load::load::<f32>(&ModelSource::Folder(folder), 30, Seed(0)).unwrap();
+        saved::save(&policy, &folder).unwrap();
+        load::<f32>(&ModelSource::Folder(folder), 30, Seed(0)).unwrap();
     }
 }
 
@@ -181,9 +181,9 @@ fn a_latent_part_stands_beside_an_adapter() {
     let rows = pairs(4);
     let lpc = codes(Features::Difference, Pooling::Mean);
     let (place, policy) = saved(dir.path(), &llama(true), &settings(&["v_proj"]), &lpc);
-    let opened = folder::open::<f32>(&ModelSource::Folder(place), 30, Seed(0), LONGEST).unwrap();
+    let opened = saved::open::<f32>(&ModelSource::Folder(place), 30, Seed(0), LONGEST).unwrap();
     let of = |policy: &Policy<f32>| {
-        flat(examine(policy, &rows, |_| ()).unwrap().into_iter().map(|e| e.logps).collect::<Vec<_>>())
+        flat(evaluate(policy, &rows, |_| ()).unwrap().into_iter().map(|e| e.logps).collect::<Vec<_>>())
     };
     near(&of(&opened), &of(&policy), 1e-5);
     assert!(opened.lpc.is_some());
@@ -195,7 +195,7 @@ fn adapters_that_cannot_be_applied_exactly_are_refused_by_name() {
     let (place, _) = saved(dir.path(), &llama(true), &settings(&["q_proj"]), &plain());
     let config = place.join("adapter_config.json");
     let whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
-    let load = || load::load::<f32>(&ModelSource::Folder(place.clone()), 30, Seed(0));
+    let open = || load::<f32>(&ModelSource::Folder(place.clone()), 30, Seed(0));
     for (key, value) in [
         ("peft_type", serde_json::json!("LOHA")),
         ("use_dora", serde_json::json!(true)),
@@ -214,7 +214,7 @@ fn adapters_that_cannot_be_applied_exactly_are_refused_by_name() {
         let mut changed = whole.clone();
         changed[key] = value;
         std::fs::write(&config, changed.to_string()).unwrap();
-        let error = load().unwrap_err();
+        let error = open().unwrap_err();
         let named = match key {
             "base_model_name_or_path" => "base model",
             "r" if changed["r"] == 4 => "of rank 4",
@@ -234,11 +234,11 @@ fn adapters_that_cannot_be_applied_exactly_are_refused_by_name() {
         fine[key] = value;
     }
     std::fs::write(&config, fine.to_string()).unwrap();
-    load().unwrap();
+    open().unwrap();
     // Another base under the same name is seen.
-    let other = load::random::<f32>(&llama(true), 0.3, Seed(55)).unwrap();
-    load::save_folder(&dir.path().join("base-model"), &llama(true), other.iter()).unwrap();
-    let error = load().unwrap_err().to_string();
+    let other = random::<f32>(&llama(true), 0.3, Seed(55)).unwrap();
+    folder::save(&dir.path().join("base-model"), &llama(true), other.iter()).unwrap();
+    let error = open().unwrap_err().to_string();
     assert!(error.contains("other weights"), "{error}");
 }
 
@@ -251,7 +251,7 @@ fn a_base_is_found_from_here_from_the_adapter_or_in_it() {
     let mut loads = |name: &str| {
         json["base_model_name_or_path"] = name.into();
         std::fs::write(&config, json.to_string()).unwrap();
-        load::load::<f32>(&ModelSource::Folder(place.clone()), 30, Seed(0)).is_ok()
+        load::<f32>(&ModelSource::Folder(place.clone()), 30, Seed(0)).is_ok()
     };
     assert!(loads("../base-model"));
     assert!(!loads(""));
@@ -261,9 +261,9 @@ fn a_base_is_found_from_here_from_the_adapter_or_in_it() {
     // Without a name the base is written beside the adapter.
     let own = adapted::<f32>(&llama(true), &settings(&["q_proj"]), &plain(), true);
     let place = dir.path().join("alone");
-    folder::save(&own, &place).unwrap();
+    saved::save(&own, &place).unwrap();
     assert!(place.join("base/config.json").is_file());
-    let merged = folder::open::<f32>(&ModelSource::Folder(place), 30, Seed(0), LONGEST).unwrap();
+    let merged = saved::open::<f32>(&ModelSource::Folder(place), 30, Seed(0), LONGEST).unwrap();
     near(&logps(&merged, &pairs(3)), &logps(&policy, &pairs(3)), 1e-5);
 }
 
@@ -292,14 +292,14 @@ fn adapters_of_python_give_the_same_log_probabilities() {
             triples.iter().flat_map(|t| [of(t, "chosen"), of(t, "rejected")]).collect()
         };
         let source = ModelSource::Folder(fixtures.join(name));
-        let policy = folder::open::<f32>(&source, 199, Seed(0), 64).unwrap();
+        let policy = saved::open::<f32>(&source, 199, Seed(0), 64).unwrap();
         let got = logps(&policy, &rows);
         near(&got, &wanted(""), 2e-5);
         assert!(got.iter().zip(wanted("_base")).any(|(a, b)| (a - b).abs() > 0.1), "the adapter counts");
     }
     // The one that adapts its head is merged, not trained on.
-    assert!(peft::open::<f32>(&fixtures.join("peft_tied"), 199, Seed(0)).is_ok());
-    let error = peft::open::<f32>(&fixtures.join("peft_untied"), 199, Seed(0)).unwrap_err().to_string();
+    assert!(load_adapter::<f32>(&fixtures.join("peft_tied"), 199, Seed(0)).is_ok());
+    let error = load_adapter::<f32>(&fixtures.join("peft_untied"), 199, Seed(0)).unwrap_err().to_string();
     assert!(error.contains("lm_head"), "{error}");
 }
 
@@ -311,9 +311,9 @@ fn head_against_full<T: Real>(tied: bool, lpc: &LpcConfig, kind: ObjectiveKind, 
     let pass = pass(&what, MIDDLE, 5);
     let mut head = headed::<T>(&llama(tied), lpc);
     // The same function, with the head as a parameter of its own.
-    let mut free = load::own_head(loaded::<T>(&llama(tied))).unwrap();
+    let mut free = loaded::<T>(&llama(tied)).head_alone().unwrap();
     free.params.iter_mut().for_each(|p| p.trainable = true);
-    let full = Policy::<T>::new(free, lpc, Seed(6), LONGEST).unwrap();
+    let full = new_policy::<T>(free, lpc, Seed(6), LONGEST);
     let wanted = value(&full, &rows, &reference, &pass);
     let all = gradients(&full, &rows, &reference, &pass, 2);
     let dir = tempfile::tempdir().unwrap();
@@ -322,7 +322,7 @@ fn head_against_full<T: Real>(tied: bool, lpc: &LpcConfig, kind: ObjectiveKind, 
             let budget = if round == "mapped" { 0 } else { 1 << 20 };
             let keeping = Keeping { folder: dir.path(), budget, about: "", head_frozen: false };
             head.states = None;
-            head.states = HiddenStates::open(&head, &all_of(&rows), keeping, &Silent).unwrap();
+            head.states = hidden_cache::open(&head, &all_of(&rows), keeping, &Silent).unwrap();
             assert_eq!(head.states.as_ref().unwrap().memory() == 0, round == "mapped");
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{round}: one file, found again");
         }
@@ -373,7 +373,7 @@ fn kept_states_are_those_of_the_same_content_only() {
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
     let mut policy = headed::<f32>(&llama(true), &plain());
     let fresh = logps(&policy, &rows);
-    policy.states = HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
+    policy.states = hidden_cache::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 1);
     near(&logps(&policy, &rows), &fresh, 1e-6);
     // Pairs that are not kept go through the backbone; so do other lengths under a known id.
@@ -386,14 +386,14 @@ fn kept_states_are_those_of_the_same_content_only() {
     // The head may change, what is below it may not; nor may the tokens.
     let head = policy.params.get(policy.params.position(names::HEAD).unwrap());
     head.var.set(&head.var.zeros_like().unwrap()).unwrap();
-    HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
+    hidden_cache::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 1);
-    HiddenStates::open(&policy, &all_of(&rows[..3]), keeping, &Silent).unwrap();
+    hidden_cache::open(&policy, &all_of(&rows[..3]), keeping, &Silent).unwrap();
     assert_eq!(files(), 2);
-    HiddenStates::open(&policy, &all_of(&rows), Keeping { about: "bf16", ..keeping }, &Silent).unwrap();
+    hidden_cache::open(&policy, &all_of(&rows), Keeping { about: "bf16", ..keeping }, &Silent).unwrap();
     assert_eq!(files(), 3);
     crate::numbers::policies::zero(&policy, "model.layers.0.mlp.up_proj.weight");
-    HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
+    hidden_cache::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 4);
     // A damaged file is made anew.
     for file in std::fs::read_dir(dir.path()).unwrap() {
@@ -401,15 +401,15 @@ fn kept_states_are_those_of_the_same_content_only() {
     }
     policy.states = None;
     let wanted = logps(&policy, &rows);
-    policy.states = HiddenStates::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
+    policy.states = hidden_cache::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     near(&logps(&policy, &rows), &wanted, 1e-6);
     // No place to write: what is small stays in memory, what is not is an error.
     let nowhere = dir.path().join(std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().file_name());
     let nowhere = nowhere.join("below-a-file");
     let lost = Keeping { folder: &nowhere, ..keeping };
-    policy.states = HiddenStates::open(&policy, &all_of(&rows), lost, &Silent).unwrap();
+    policy.states = hidden_cache::open(&policy, &all_of(&rows), lost, &Silent).unwrap();
     near(&logps(&policy, &rows), &wanted, 1e-6);
-    assert!(HiddenStates::open(&policy, &all_of(&rows), Keeping { budget: 0, ..lost }, &Silent).is_err());
+    assert!(hidden_cache::open(&policy, &all_of(&rows), Keeping { budget: 0, ..lost }, &Silent).is_err());
 }
 
 #[test]
@@ -422,8 +422,9 @@ fn a_frozen_policy_keeps_no_graph() {
     let adapters = Params::new(
         adapted::<f32>(&llama(true), &settings(&["q_proj"]), &plain(), false).params.iter().cloned().collect(),
     );
-    let error = Policy::<f32>::over(llama(true), adapters.unwrap(), &plain(), Basis::sized(&plain(), 16, 30), LONGEST)
-        .unwrap_err()
-        .to_string();
+    let error =
+        Policy::<f32>::over(llama(true), adapters.unwrap(), None, &plain(), Basis::sized(&plain(), 16, 30), LONGEST)
+            .unwrap_err()
+            .to_string();
     assert!(error.contains("adapters without their settings"), "{error}");
 }

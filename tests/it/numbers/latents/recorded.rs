@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use lpc_pipe::batch::{PairBatch, PairRows};
 use lpc_pipe::lpc::{Basis, Codebook, Context, Draw, Inferred, LpcConfig, Moment, Noise, Part, Preset, shapes};
-use lpc_pipe::model::decoder::names;
+use lpc_pipe::model::names;
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params};
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use lpc_pipe::policy::{Policy, States};
@@ -61,7 +61,7 @@ impl Recorded<'_> {
             // Equal shapes: the recorder found the same sizes by trying.
             params.push(param(name.clone(), flat(&wanted[&name["lpc.".len()..]]), shape, Group::Latent));
         }
-        let policy = Policy::over(config, Params::new(params).unwrap(), &lpc, basis, 8).unwrap();
+        let policy = Policy::over(config, Params::new(params).unwrap(), None, &lpc, basis, 8).unwrap();
         let moment = Moment { g: setting("g"), tau: setting("tau"), kl_weight: setting("lambda"), balance: 0.0 };
         Recorded { all, case, policy, moment }
     }

@@ -3,19 +3,19 @@
 //! The rows' own gradient is a third of the head's work in training. Here it is left out, and the shifts' one is
 //! summed over each pair's rows before it goes through the head.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 
-use super::decoder::{failed, input};
 use super::linear::Weight;
 use super::params::Gradients;
 use crate::error::Result;
+use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
-use crate::nn::{Precision, Real, gather};
+use crate::nn::{Precision, Real, token_logps};
 
 /// `log_softmax(W (h + z))[target]` over (W, z); h is a constant.
-pub(super) struct ConstantRows<T> {
+pub(super) struct FrozenRows<T> {
     /// h (R,H).
     pub rows: Tensor,
     /// Pair of every row, where there are shifts.
@@ -32,7 +32,7 @@ pub(super) struct ConstantRows<T> {
     pub kept: Mutex<(Vec<T>, Vec<T>)>,
 }
 
-impl<T: Real> ConstantRows<T> {
+impl<T: Real> FrozenRows<T> {
     /// `h + z`.
     fn shifted(&self, z: &[T]) -> Result<Vec<T>> {
         let hidden = self.rows.dim(1)?;
@@ -47,9 +47,9 @@ impl<T: Real> ConstantRows<T> {
     }
 }
 
-impl<T: Real> CustomOp2 for ConstantRows<T> {
+impl<T: Real> CustomOp2 for FrozenRows<T> {
     fn name(&self) -> &'static str {
-        "token-logps-of-constants"
+        "token-logps-of-frozen"
     }
 
     fn cpu_fwd(
@@ -60,9 +60,9 @@ impl<T: Real> CustomOp2 for ConstantRows<T> {
         z_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let w = input::<T>(head, head_layout, self.name())?;
-        let rows = self.shifted(input::<T>(z, z_layout, self.name())?).map_err(failed)?;
-        let got = gather::forward(&rows, w, &self.targets, head_layout.shape().dims2()?.1, self.precision);
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = (rows, got.lse);
+        let rows = self.shifted(input::<T>(z, z_layout, self.name())?)?;
+        let got = token_logps::forward(&rows, w, &self.targets, head_layout.shape().dims2()?.1, self.precision);
+        *lock(&self.kept) = (rows, got.lse);
         Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
     }
 
@@ -74,26 +74,17 @@ impl<T: Real> CustomOp2 for ConstantRows<T> {
         grad_res: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let dlogps = grad_res.to_vec1::<T>()?;
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         let (rows, lse) = (&kept.0, &kept.1);
         let wanted = match &self.pair_of {
-            Some(pair_of) => gather::Wanted::Sums { of: pair_of, groups: z.dim(0)? },
-            None => gather::Wanted::Nothing,
+            Some(pair_of) => token_logps::RowGradient::Sums { of: pair_of, groups: z.dim(0)? },
+            None => token_logps::RowGradient::Nothing,
         };
-        let mut dz = Vec::new();
-        let mut all = |dw: Option<&mut [T]>| -> Result<()> {
-            dz = with_slice::<T, _>(head, |w| {
-                gather::backward_for(rows, w, &self.targets, lse, &dlogps, self.precision, wanted, dw)
-            })?;
-            Ok(())
-        };
-        if self.gradients.wants(self.head.position) {
-            let mut outcome = Ok(());
-            self.gradients.add::<T>(self.head.position, |dw| outcome = all(Some(dw)))?;
-            outcome.map_err(failed)?;
-        } else {
-            all(None).map_err(failed)?;
-        }
+        let dz = self.gradients.with_sum::<T, _>(self.head.position, |dw| {
+            with_slice::<T, _>(head, |w| {
+                token_logps::backward_for(rows, w, &self.targets, lse, &dlogps, self.precision, wanted, dw)
+            })
+        })?;
         // candle skips variables in its backward pass: the head's gradient is in the sums already.
         let dz = match self.pair_of {
             Some(_) => Some(Tensor::from_vec(dz, z.shape(), &Device::Cpu)?),

@@ -1,11 +1,14 @@
-use candle_core::{DType, Tensor};
-use safetensors::tensor::TensorView;
+use ::safetensors::tensor::TensorView;
+use candle_core::Device;
 use serde_json::json;
 
 use super::*;
-use crate::model::load::{self, Loaded, random};
+use crate::model::Loaded;
+use crate::model::init::random;
 use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::weights::load::load;
+use crate::weights::safetensors::{self, TensorEntry};
 
 /// Tensors in memory, by name.
 type Tensors = BTreeMap<String, Tensor>;
@@ -30,7 +33,8 @@ fn weights(config: &LlamaConfig) -> Tensors {
 
 fn write(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) {
     let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
-    load::write_safetensors(path, &tensors).unwrap();
+    let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(name, tensor, None)).collect();
+    safetensors::write(path, &[], &entries).unwrap();
 }
 
 fn folder(config: &LlamaConfig) -> tempfile::TempDir {
@@ -40,7 +44,7 @@ fn folder(config: &LlamaConfig) -> tempfile::TempDir {
 }
 
 fn open(dir: &tempfile::TempDir) -> Result<Loaded> {
-    load::load::<f32>(&ModelSource::Folder(dir.path().into()), 50, Seed(0))
+    load::<f32>(&ModelSource::Folder(dir.path().into()), 50, Seed(0))
 }
 
 fn fails(dir: &tempfile::TempDir) -> String {
@@ -205,13 +209,13 @@ fn damaged_files_are_refused() {
         .collect();
     for (name, shape, bytes) in &stored {
         let view = if name == names::NORM {
-            TensorView::new(Dtype::I16, shape.clone(), &numbers)
+            TensorView::new(::safetensors::Dtype::I16, shape.clone(), &numbers)
         } else {
-            TensorView::new(Dtype::F32, shape.clone(), bytes)
+            TensorView::new(::safetensors::Dtype::F32, shape.clone(), bytes)
         };
         views.push((name.clone(), view.unwrap()));
     }
-    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    std::fs::write(&path, ::safetensors::serialize(views, None).unwrap()).unwrap();
     assert!(fails(&dir).contains("tensor model.norm.weight: numbers of type I16"), "{}", fails(&dir));
 }
 

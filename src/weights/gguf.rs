@@ -12,10 +12,10 @@ use candle_core::quantized::{GgmlDType, ggml_file};
 use rayon::prelude::*;
 
 use super::checkpoint::{Checkpoint, assemble};
-use super::config::{LlamaConfig, RopeScaling};
-use super::load::Loaded;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, Value};
+use crate::model::config::RopeScaling;
+use crate::model::{LlamaConfig, Loaded, names};
 use crate::nn::Real;
 
 /// The table of stretched rotary frequencies.
@@ -187,8 +187,8 @@ fn rename(name: &str) -> Option<String> {
             };
             let layer = layer.parse().ok()?;
             match kind {
-                "weight" => super::decoder::names::layer(layer, part),
-                "bias" => super::decoder::names::bias(layer, part),
+                "weight" => names::layer(layer, part),
+                "bias" => names::bias(layer, part),
                 _ => return None,
             }
         }

@@ -15,7 +15,7 @@
 
 use rayon::prelude::*;
 
-use super::columns::{Columns, Scores};
+use super::columns::{ScoredColumns, ShiftGradients};
 use super::real::Real;
 use super::rows::{Precision, Rows};
 use super::vector;
@@ -43,7 +43,7 @@ impl Taken<'_> {
 
 /// Result of [`forward`], and what [`backward`] needs of it.
 #[derive(Debug)]
-pub struct Scored<T> {
+pub struct ShiftedLogps<T> {
     /// Log-probability of each row's target under each shift that it takes (R,K), its own behind them (R,K+1); nats.
     pub logps: Vec<T>,
     /// Each row's largest logit (R).
@@ -67,7 +67,7 @@ pub fn fits<T: Real>(shifts: &[T], columns: usize) -> bool {
 }
 
 /// Largest entry of every shift (0 where columns without a shift are left out), and the exponentials relative to it.
-fn exponentials<T: Real>(columns: &Columns<'_, T>, shifts: &[T]) -> (Vec<T>, Vec<T>) {
+fn exponentials<T: Real>(columns: &ScoredColumns<'_, T>, shifts: &[T]) -> (Vec<T>, Vec<T>) {
     let width = columns.count();
     let least = if columns.others.is_some() { T::zero() } else { T::neg_infinity() };
     let tops: Vec<T> = shifts.par_chunks(width).map(|shift| vector::max(least, shift)).collect();
@@ -87,7 +87,7 @@ fn chunk_of<T: Real>(all: &[T], columns: usize, (at, width): (usize, usize)) -> 
 ///
 /// # Shapes
 /// h (R,H) · shifts (S,C).
-pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, shifts: &[T], taken: Taken<'_>) -> Scored<T> {
+pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], taken: Taken<'_>) -> ShiftedLogps<T> {
     let (rows, count, k) = (columns.rows(), columns.count(), taken.shared);
     let (tops, exp) = exponentials(columns, shifts);
     let h = Rows::new(h, rows, columns.precision);
@@ -155,7 +155,7 @@ pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, shifts: &[T], taken: 
         logps.extend((0..k).map(|code| logp(code, sums[row * k + code])));
         logps.extend(own_of(row).map(|shift| logp(shift, own[row])));
     }
-    Scored { logps, largest, sums, own }
+    ShiftedLogps { logps, largest, sums, own }
 }
 
 /// Gradients of the shifts, of the rows where wanted, and the columns' added to `dw` where wanted.
@@ -169,19 +169,19 @@ pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, shifts: &[T], taken: 
 #[allow(clippy::too_many_arguments, reason = "what the forward pass took, and what is wanted")]
 pub fn backward<T: Real>(
     h: &[T],
-    columns: &Columns<'_, T>,
+    columns: &ScoredColumns<'_, T>,
     shifts: &[T],
     taken: Taken<'_>,
-    scored: &Scored<T>,
+    scored: &ShiftedLogps<T>,
     dlogps: &[T],
     rows_wanted: bool,
     mut dw: Option<&mut [T]>,
-) -> Scores<T> {
+) -> ShiftGradients<T> {
     let (rows, count, k) = (columns.rows(), columns.count(), taken.shared);
     let mut dshifts = vec![T::zero(); shifts.len()];
     let mut dh = vec![T::zero(); if rows_wanted { h.len() } else { 0 }];
     if rows == 0 || shifts.is_empty() {
-        return Scores { shifts: dshifts, rows: dh };
+        return ShiftGradients { shifts: dshifts, rows: dh };
     }
     let (_, exp) = exponentials(columns, shifts);
     let h = Rows::new(h, rows, columns.precision);
@@ -262,7 +262,7 @@ pub fn backward<T: Real>(
         }
         columns.back(&h, logits, chunk, rows_wanted.then_some(&mut dh[..]), dw.as_deref_mut());
     }
-    Scores { shifts: dshifts, rows: dh }
+    ShiftGradients { shifts: dshifts, rows: dh }
 }
 
 #[cfg(test)]
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
     use crate::nn::check;
     use crate::nn::columns::{CHUNK, ELSEWHERE, Others};
-    use crate::nn::{gather, gather_biased};
+    use crate::nn::{token_logps, token_logps_biased};
 
     const HIDDEN: usize = 4;
 
@@ -278,8 +278,8 @@ mod tests {
         Taken { shared, own: None }
     }
 
-    fn columns<'a>(w: &'a [f64], targets: &'a [u32]) -> Columns<'a, f64> {
-        Columns { w, hidden: HIDDEN, targets, others: None, precision: Precision::F32 }
+    fn columns<'a>(w: &'a [f64], targets: &'a [u32]) -> ScoredColumns<'a, f64> {
+        ScoredColumns { w, hidden: HIDDEN, targets, others: None, precision: Precision::F32 }
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
         assert!(fits(&shifts, v));
         let got = forward(&h, &columns, &shifts, all(k));
         for (code, shift) in shifts.chunks(v).enumerate() {
-            let alone = gather_biased::forward(&h, &columns, shift, &vec![0; r]);
+            let alone = token_logps_biased::forward(&h, &columns, shift, &vec![0; r]);
             for row in 0..r {
                 assert!((got.logps[row * k + code] - alone.logps[row]).abs() < 1e-11);
             }
@@ -300,13 +300,13 @@ mod tests {
         // A row's own shift, behind the shared ones.
         let own: Vec<u32> = (0..r as u32).map(|row| row % 2).collect();
         let got = forward(&h, &columns, &shifts, Taken { shared: 1, own: Some(&own) });
-        let pairs = gather_biased::forward(&h, &columns, &shifts[v..], &own);
-        let first = gather_biased::forward(&h, &columns, &shifts[..v], &vec![0; r]);
+        let pairs = token_logps_biased::forward(&h, &columns, &shifts[v..], &own);
+        let first = token_logps_biased::forward(&h, &columns, &shifts[..v], &vec![0; r]);
         for (row, got) in got.logps.chunks(2).enumerate() {
             assert!((got[0] - first.logps[row]).abs() < 1e-11 && (got[1] - pairs.logps[row]).abs() < 1e-11);
         }
         // No shift is the plain softmax.
-        let plain = gather::forward(&h, &w, &targets, HIDDEN, Precision::F32);
+        let plain = token_logps::forward(&h, &w, &targets, HIDDEN, Precision::F32);
         let got = forward(&h, &columns, &vec![0.0; v], all(1));
         assert!(got.logps.iter().zip(&plain.logps).all(|(a, b)| (a - b).abs() < 1e-12));
     }
@@ -364,7 +364,7 @@ mod tests {
         let lse: Vec<f64> = (0..r).map(|row| (kept..v).map(|c| logit(row, c).exp()).sum::<f64>().ln()).collect();
         let known: Vec<f64> = (0..r).map(|row| logit(row, targets[row] as usize)).collect();
         let places: Vec<u32> = targets.iter().map(|&t| if (t as usize) < kept { t } else { ELSEWHERE }).collect();
-        let part = Columns {
+        let part = ScoredColumns {
             w: &w[..kept * HIDDEN],
             hidden: HIDDEN,
             targets: &places,
@@ -402,7 +402,8 @@ mod tests {
         let wide = forward(&h, &columns(&w, &targets), &shifts, taken);
         let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let (h, w, shifts, g) = (narrow(&h), narrow(&w), narrow(&shifts), narrow(&g));
-        let columns = Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
+        let columns =
+            ScoredColumns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
         let with = |threads| {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
                 let scored = forward(&h, &columns, &shifts, taken);

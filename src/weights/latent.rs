@@ -1,15 +1,16 @@
-//! A model folder that holds no weights of the network: it names the model that they are of, and its content.
+//! A model folder that holds a latent part alone: it names the model that the latent part was trained over, and keeps
+//! that model's fingerprint.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::load::Loaded;
-use super::params::{Group, Params};
-use super::{LlamaConfig, fingerprint, peft, save};
+use super::base::{self, locate};
+use super::fingerprint::fingerprint;
+use super::folder;
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::model::{LlamaConfig, Loaded, Params};
 use crate::nn::Real;
 use crate::schema::run;
 use crate::source::ModelSource;
@@ -56,23 +57,6 @@ pub fn source(folder: &Path) -> Result<ModelSource> {
     }
 }
 
-/// What a folder that needs a base model names: a folder or file, as seen from here or from that folder, the folder
-/// `base` in it, or a hub id at a revision.
-///
-/// # Errors
-/// [`Error::Model`] where it is none of these.
-pub(super) fn locate(folder: &Path, name: &str, revision: &str) -> Result<ModelSource> {
-    let places = [PathBuf::from(name), folder.join(name), folder.join(peft::BASE)];
-    let place = places.iter().enumerate().find(|(i, p)| (*i == 2 || !name.is_empty()) && p.exists()).map(|(_, p)| p);
-    match place {
-        Some(place) => ModelSource::resolve(&place.display().to_string()),
-        None if crate::hub::looks_like_id(name) && !name.contains('@') && !revision.is_empty() => {
-            ModelSource::resolve(&format!("{name}@{revision}"))
-        }
-        None => ModelSource::resolve(name),
-    }
-}
-
 /// Refuses a base that is not the model that the latent part of a folder was trained over.
 ///
 /// # Errors
@@ -93,17 +77,15 @@ pub fn verify<T: Real>(folder: &Path, loaded: &Loaded) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn save<T: Real>(folder: &Path, config: &LlamaConfig, base: &Base, params: &Params) -> Result<()> {
+pub fn save<T: Real>(to: &Path, config: &LlamaConfig, base: &Base, params: &Params) -> Result<()> {
     let fingerprint = match base.fingerprint.as_str() {
         "" => fingerprint::<T>(params.iter())?,
         known => known.to_string(),
     };
     if base.base_model_name_or_path.is_empty() {
-        let place = folder.join(peft::BASE);
-        std::fs::create_dir_all(&place).map_err(Error::io(&place))?;
-        let backbone = params.iter().filter(|p| matches!(p.group, Group::Backbone | Group::BackboneNorm));
-        let weights: Vec<(String, Tensor)> = backbone.map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
-        save::model(&place, config, &weights, None, save::SHARD)?;
+        let beside = to.join(base::FOLDER);
+        std::fs::create_dir_all(&beside).map_err(Error::io(&beside))?;
+        folder::save(&beside, config, params.iter())?;
     }
-    artifact::write_json(folder.join(run::LPC_BASE), &Base { fingerprint, ..base.clone() })
+    artifact::write_json(to.join(run::LPC_BASE), &Base { fingerprint, ..base.clone() })
 }

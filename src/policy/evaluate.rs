@@ -89,14 +89,14 @@ pub fn not_finite(whose: &str, ids: &[&str]) -> Error {
     }
 }
 
-/// Examines rows in order; `done` is called with the number of examples finished since the last call.
+/// Evaluates rows in order; `done` is called with the number of examples finished since the last call.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`], and those of packing; [`Error::Run`] with the ids where a log-probability is not finite.
-pub fn examine<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl FnMut(usize)) -> Result<Vec<Example>> {
+pub fn evaluate<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl FnMut(usize)) -> Result<Vec<Example>> {
     let mut out = Vec::with_capacity(rows.len());
     for pass in passes(rows) {
-        let found = examine_batch(policy, &policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?)?;
+        let found = evaluate_batch(policy, &policy.states(&pass.iter().collect::<Vec<_>>(), Sides::Both, None)?)?;
         let fine = |e: &Example| [e.logps, e.logps_posterior].iter().all(|(c, r)| c.is_finite() && r.is_finite());
         let faulty = pass.iter().zip(&found).filter(|(_, e)| !fine(e));
         let faulty: Vec<&str> = faulty.map(|(row, _)| row.id.as_str()).collect();
@@ -112,7 +112,7 @@ pub fn examine<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl Fn
 /// Summed log-probabilities without any z: the reference, and plain scoring.
 ///
 /// # Errors
-/// As [`examine`].
+/// As [`evaluate`].
 pub fn plain_logps<T: Real>(
     policy: &Policy<T>,
     rows: &[TokenRow],
@@ -145,7 +145,7 @@ fn numbers(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.to_dtype(DType::F64)?.to_vec1::<f64>()?)
 }
 
-fn examine_batch<T: Real>(policy: &Policy<T>, states: &States) -> Result<Vec<Example>> {
+fn evaluate_batch<T: Real>(policy: &Policy<T>, states: &States) -> Result<Vec<Example>> {
     let with = |z: Option<&Tensor>| pairs(policy.logps(states, z.map(Tensor::detach).as_ref(), None)?);
     let bare = |logps: (f64, f64), logps_posterior: (f64, f64)| Example {
         prior: vec![1.0],
@@ -236,8 +236,10 @@ mod tests {
     /// What a run knows of some pairs must be what another computes of all.
     #[test]
     fn a_pair_has_the_same_numbers_in_every_company() {
+        use crate::lpc::Basis;
         use crate::lpc::{LatentKind, LpcConfig};
-        use crate::model::{LlamaConfig, load};
+        use crate::model::LlamaConfig;
+        use crate::model::init::{Loaded, random};
         use crate::nn::Precision;
         use crate::seed::Seed;
         let rows: Vec<TokenRow> = (0..48u32)
@@ -253,9 +255,10 @@ mod tests {
             [(32, Precision::F32), (512, Precision::F32), (1024, Precision::F32), (96, Precision::Bf16)]
         {
             let config = LlamaConfig::tiny(width, 1, 300);
-            let params = load::random::<f32>(&config, 0.05, Seed(3)).unwrap();
+            let params = random::<f32>(&config, 0.05, Seed(3)).unwrap();
             let lpc = LpcConfig { latent: LatentKind::None, ..LpcConfig::default() };
-            let mut policy = Policy::<f32>::new(load::Loaded { config, params }, &lpc, Seed(0), 64).unwrap();
+            let (basis, loaded) = (Basis::sized(&lpc, width, 300), Loaded { config, params });
+            let mut policy = Policy::<f32>::new(loaded, None, &lpc, basis, Seed(0), 64).unwrap();
             policy.decoder.precision = precision;
             let whole = plain_logps(&policy, &rows, |_| {}).unwrap();
             for (step, most) in [(1, 256), (1, 512), (2, 300), (3, 10_000)] {

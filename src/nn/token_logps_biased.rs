@@ -1,9 +1,9 @@
 //! Log-probabilities of given tokens where every pair has a bias on the vocabulary of its own:
-//! [`super::gather`] for `W h + b`.
+//! [`super::token_logps`] for `W h + b`.
 
 use rayon::prelude::*;
 
-use super::columns::{Columns, Scores};
+use super::columns::{ScoredColumns, ShiftGradients};
 use super::real::Real;
 use super::rows::Rows;
 use super::vector;
@@ -13,7 +13,7 @@ const ROWS: usize = 16;
 
 /// Result of [`forward`].
 #[derive(Debug)]
-pub struct Scored<T> {
+pub struct BiasedLogps<T> {
     /// Log-probability of each row's target (R), nats.
     pub logps: Vec<T>,
     /// Log-sum-exp of each row's logits (R).
@@ -24,7 +24,7 @@ pub struct Scored<T> {
 ///
 /// # Shapes
 /// h (R,H) · biases (B,C) · pair_of (R), each below B.
-pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, biases: &[T], pair_of: &[u32]) -> Scored<T> {
+pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, biases: &[T], pair_of: &[u32]) -> BiasedLogps<T> {
     let (rows, count) = (columns.rows(), columns.count());
     let h = Rows::new(h, rows, columns.precision);
     let mut picked = columns.known_targets();
@@ -55,7 +55,7 @@ pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, biases: &[T], pair_of
     }
     let lse: Vec<T> = state.iter().map(|(largest, sum)| *largest + sum.ln()).collect();
     let logps = picked.iter().zip(&lse).map(|(&p, &l)| p - l).collect();
-    Scored { logps, lse }
+    BiasedLogps { logps, lse }
 }
 
 /// Gradients of the biases, of the rows where wanted, and the columns' added to `dw` where wanted.
@@ -67,14 +67,14 @@ pub fn forward<T: Real>(h: &[T], columns: &Columns<'_, T>, biases: &[T], pair_of
 #[allow(clippy::too_many_arguments, reason = "what the forward pass took, and what is wanted")]
 pub fn backward<T: Real>(
     h: &[T],
-    columns: &Columns<'_, T>,
+    columns: &ScoredColumns<'_, T>,
     biases: &[T],
     pair_of: &[u32],
-    scored: &Scored<T>,
+    scored: &BiasedLogps<T>,
     dlogps: &[T],
     rows_wanted: bool,
     mut dw: Option<&mut [T]>,
-) -> Scores<T> {
+) -> ShiftGradients<T> {
     let (rows, count) = (columns.rows(), columns.count());
     let mut dbiases = vec![T::zero(); biases.len()];
     let mut dh = vec![T::zero(); if rows_wanted { h.len() } else { 0 }];
@@ -104,14 +104,14 @@ pub fn backward<T: Real>(
         });
         columns.back(&h, logits, chunk, rows_wanted.then_some(&mut dh[..]), dw.as_deref_mut());
     }
-    Scores { shifts: dbiases, rows: dh }
+    ShiftGradients { shifts: dbiases, rows: dh }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::columns::CHUNK;
-    use crate::nn::{Precision, check, gather};
+    use crate::nn::{Precision, check, token_logps};
 
     const HIDDEN: usize = 3;
 
@@ -119,8 +119,9 @@ mod tests {
     fn without_a_bias_it_is_the_plain_softmax_and_a_bias_counts() {
         let (h, w) = (check::numbers("h", 2 * HIDDEN), check::numbers("w", 5 * HIDDEN));
         let targets = [1, 4];
-        let columns = Columns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
-        let plain = gather::forward(&h, &w, &targets, HIDDEN, Precision::F32);
+        let columns =
+            ScoredColumns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
+        let plain = token_logps::forward(&h, &w, &targets, HIDDEN, Precision::F32);
         let got = forward(&h, &columns, &[0.0; 10], &[0, 1]);
         assert!(got.logps.iter().zip(&plain.logps).all(|(a, b)| (a - b).abs() < 1e-14));
         // Raising the target's own logit by ln 2: p -> 2p / (1 + p).
@@ -137,8 +138,8 @@ mod tests {
         let (h, w) = (check::numbers("h", r * HIDDEN), check::numbers("w", v * HIDDEN));
         let (b, g) = (check::numbers("b", 2 * v), check::numbers("g", r));
         let (targets, pair_of) = ([0, 9, v as u32 - 1, 9], [0, 1, 1, 0]);
-        fn over<'a>(w: &'a [f64], targets: &'a [u32]) -> Columns<'a, f64> {
-            Columns { w, hidden: HIDDEN, targets, others: None, precision: Precision::F32 }
+        fn over<'a>(w: &'a [f64], targets: &'a [u32]) -> ScoredColumns<'a, f64> {
+            ScoredColumns { w, hidden: HIDDEN, targets, others: None, precision: Precision::F32 }
         }
         let f = |h: &[f64], w: &[f64], b: &[f64]| check::dot(&forward(h, &over(w, &targets), b, &pair_of).logps, &g);
         let scored = forward(&h, &over(&w, &targets), &b, &pair_of);

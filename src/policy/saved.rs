@@ -9,42 +9,43 @@ use super::Policy;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::lpc::{Basis, CodeSpace, LatentKind, LpcConfig, names};
-use crate::model::load::{self, Loaded};
-use crate::model::{Group, Param, Params, base, finite_tensor, peft};
+use crate::model::{Group, Loaded, Param, Params};
 use crate::nn::Real;
 use crate::schema::run;
 use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::weights::checkpoint::finite_tensor;
+use crate::weights::load::load;
+use crate::weights::safetensors::{PYTORCH, TensorEntry};
+use crate::weights::{folder, latent, peft, safetensors};
 
 /// Writes a policy: config.json and model.safetensors as Hugging Face reads them, or where it has an adapter that as
 /// PEFT reads it, or where it never moved the name of its base alone; `lpc_config.json` and `lpc_model.safetensors` where there is a latent.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn save<T: Real>(policy: &Policy<T>, folder: &Path) -> Result<()> {
+pub fn save<T: Real>(policy: &Policy<T>, to: &Path) -> Result<()> {
     match (&policy.adapter, &policy.base) {
-        (Some(lora), _) => peft::save::<T>(folder, &policy.decoder.config, lora, &policy.params)?,
-        (None, Some(named)) => base::save::<T>(folder, &policy.decoder.config, named, &policy.params)?,
-        (None, None) => load::save_folder(folder, &policy.decoder.config, policy.params.iter())?,
+        (Some(lora), _) => peft::save::<T>(to, &policy.decoder.config, lora, &policy.params)?,
+        (None, Some(named)) => latent::save::<T>(to, &policy.decoder.config, named, &policy.params)?,
+        (None, None) => folder::save(to, &policy.decoder.config, policy.params.iter())?,
     }
     if let Some(lpc) = &policy.lpc {
-        let mut tensors: Vec<(String, Tensor)> = policy
-            .params
-            .iter()
-            .filter(|p| p.group == Group::Latent && p.name.starts_with("lpc."))
-            .map(|p| (p.name.clone(), p.var.as_detached_tensor()))
-            .collect();
         let lists = [
             (names::CODE_TOKENS, lpc.basis.code_tokens.as_deref()),
             (names::PRIOR_TOKENS, Some(&lpc.basis.prior_tokens)),
         ];
+        let mut tensors: Vec<(&str, Tensor)> = Vec::new();
         for (name, tokens) in lists.into_iter().filter_map(|(name, tokens)| Some((name, tokens?))) {
             // Other programs' safetensors have no unsigned 32-bit numbers.
             let wide: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
-            tensors.push((name.to_string(), Tensor::from_vec(wide, tokens.len(), &Device::Cpu)?));
+            tensors.push((name, Tensor::from_vec(wide, tokens.len(), &Device::Cpu)?));
         }
-        load::write_safetensors(&folder.join(run::LPC_WEIGHTS), &tensors)?;
-        artifact::write_json(folder.join(run::LPC_CONFIG), &lpc.config)?;
+        let learned = policy.params.iter().filter(|p| p.group == Group::Latent && p.name.starts_with("lpc."));
+        tensors.extend(learned.map(|p| (p.name.as_str(), p.var.as_detached_tensor())));
+        let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
+        safetensors::write(&to.join(run::LPC_WEIGHTS), &[PYTORCH], &entries)?;
+        artifact::write_json(to.join(run::LPC_CONFIG), &lpc.config)?;
     }
     Ok(())
 }
@@ -54,7 +55,7 @@ pub fn save<T: Real>(policy: &Policy<T>, folder: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Model`] where something is missing or damaged.
 pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longest: usize) -> Result<Policy<T>> {
-    let Loaded { config, mut params } = load::load::<T>(source, vocab_size, seed)?;
+    let Loaded { config, mut params } = load::<T>(source, vocab_size, seed)?;
     let mut lpc = LpcConfig { latent: LatentKind::None, ..LpcConfig::default() };
     let mut basis = Basis { hidden: config.hidden_size, code_tokens: None, prior_tokens: Vec::new(), unit: 1.0 };
     if let ModelSource::Folder(folder) = source
@@ -64,7 +65,7 @@ pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longes
         let text = std::fs::read(&path).map_err(Error::io(&path))?;
         lpc = serde_json::from_slice(&text).map_err(|e| Error::artifact(&path, e.to_string()))?;
         let weights = folder.join(run::LPC_WEIGHTS);
-        let mut tensors = load::read_safetensors(&weights)?;
+        let mut tensors = safetensors::read(&weights)?;
         let mut tokens = |name: &str| -> Result<Vec<u32>> {
             let bad = |what: &str| Error::artifact(&weights, format!("tensor {name}: {what}"));
             let found = tensors.remove(name).ok_or_else(|| bad("is missing"))?.to_vec1::<i64>();
@@ -87,5 +88,5 @@ pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longes
             params.push(Param { name, var, trainable: true, group: Group::Latent });
         }
     }
-    Policy::over(config, Params::new(params)?, &lpc, basis, longest)
+    Policy::over(config, Params::new(params)?, None, &lpc, basis, longest)
 }

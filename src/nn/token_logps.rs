@@ -18,7 +18,7 @@ pub const CHUNK: usize = 3072;
 const ROWS: usize = 16;
 
 /// Result of [`forward`].
-pub struct Gathered<T> {
+pub struct ForwardLogps<T> {
     /// Log-probability of each row's target, nats.
     pub logps: Vec<T>,
     /// Log-sum-exp of each row's logits.
@@ -29,7 +29,7 @@ pub struct Gathered<T> {
 ///
 /// # Shapes
 /// h (R,H) · w (V,H) · targets (R), each below V.
-pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precision: Precision) -> Gathered<T> {
+pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precision: Precision) -> ForwardLogps<T> {
     let rows = targets.len();
     let vocabulary = w.len() / hidden;
     let h = Rows::new(h, rows, precision);
@@ -59,12 +59,12 @@ pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precis
     }
     let lse: Vec<T> = state.iter().map(|(largest, sum)| *largest + sum.ln()).collect();
     let logps = picked.iter().zip(&lse).map(|(&p, &l)| p - l).collect();
-    Gathered { logps, lse }
+    ForwardLogps { logps, lse }
 }
 
 /// Which gradient of the hidden rows is wanted.
 #[derive(Debug, Clone, Copy)]
-pub enum Wanted<'a> {
+pub enum RowGradient<'a> {
     /// That of every row.
     Rows,
     /// Its sum over the rows of each group, for a vector that was added to all of them: a fraction of the work.
@@ -93,7 +93,7 @@ pub fn backward<T: Real>(
     precision: Precision,
     dw: Option<&mut [T]>,
 ) -> Vec<T> {
-    backward_for(h, w, targets, lse, dlogps, precision, Wanted::Rows, dw)
+    backward_for(h, w, targets, lse, dlogps, precision, RowGradient::Rows, dw)
 }
 
 /// [`backward`] with the gradient that is wanted: (R,H), (groups,H), or nothing.
@@ -108,7 +108,7 @@ pub fn backward_for<T: Real>(
     lse: &[T],
     dlogps: &[T],
     precision: Precision,
-    wanted: Wanted<'_>,
+    wanted: RowGradient<'_>,
     mut dw: Option<&mut [T]>,
 ) -> Vec<T> {
     let rows = targets.len();
@@ -117,13 +117,13 @@ pub fn backward_for<T: Real>(
     }
     let hidden = h.len() / rows;
     let mut dh = match wanted {
-        Wanted::Rows => vec![T::zero(); h.len()],
-        Wanted::Sums { groups, .. } => vec![T::zero(); groups * hidden],
-        Wanted::Nothing => Vec::new(),
+        RowGradient::Rows => vec![T::zero(); h.len()],
+        RowGradient::Sums { groups, .. } => vec![T::zero(); groups * hidden],
+        RowGradient::Nothing => Vec::new(),
     };
     // Sums over groups as a product with this matrix of zeros and ones (R, groups).
     let mut member = Vec::new();
-    if let Wanted::Sums { of, groups } = wanted {
+    if let RowGradient::Sums { of, groups } = wanted {
         member = vec![T::zero(); rows * groups];
         of.iter().enumerate().for_each(|(row, &group)| member[row * groups + group as usize] = T::one());
     }
@@ -151,13 +151,13 @@ pub fn backward_for<T: Real>(
             });
         let logits = h.like(logits, rows);
         match wanted {
-            Wanted::Rows => linear::backward_input(&logits, &w[chunk.clone()], &mut dh, true),
-            Wanted::Sums { groups, .. } => {
+            RowGradient::Rows => linear::backward_input(&logits, &w[chunk.clone()], &mut dh, true),
+            RowGradient::Sums { groups, .. } => {
                 let mut sums = vec![T::zero(); groups * width];
                 linear::backward_weight(&h.like(&member, rows), &logits, &mut sums);
                 linear::backward_input(&h.like(&sums, groups), &w[chunk.clone()], &mut dh, true);
             }
-            Wanted::Nothing => {}
+            RowGradient::Nothing => {}
         }
         if let Some(dw) = dw.as_deref_mut() {
             linear::backward_weight(&logits, &h, &mut dw[chunk]);
@@ -190,14 +190,14 @@ mod tests {
             let mut dw = vec![0.0; w.len()];
             (backward_for(&h, &w, &targets, &lse, &g, Precision::F32, wanted, Some(&mut dw)), dw)
         };
-        let (rows, dw) = run(Wanted::Rows);
-        let (sums, same) = run(Wanted::Sums { of: &of, groups: 4 });
+        let (rows, dw) = run(RowGradient::Rows);
+        let (sums, same) = run(RowGradient::Sums { of: &of, groups: 4 });
         let mut by_hand = vec![0.0; 4 * hidden];
         for (row, group) in rows.chunks(hidden).zip(of) {
             row.iter().enumerate().for_each(|(i, x)| by_hand[group as usize * hidden + i] += x);
         }
         assert!(sums.iter().zip(&by_hand).all(|(a, b)| (a - b).abs() < 1e-12) && sums.len() == by_hand.len());
-        let (nothing, again) = run(Wanted::Nothing);
+        let (nothing, again) = run(RowGradient::Nothing);
         assert!(nothing.is_empty() && dw == same && dw == again);
     }
 

@@ -1,0 +1,170 @@
+//! Hidden states that are known: a batch of pairs and what the backbone makes of it, kept pair by pair.
+//!
+//! Of a pair only the prompt's last row and the responses' rows are kept: they predict the response tokens, and the
+//! latent part reads them. A batch of kept pairs is packed with prompts of a single token. Where the latent part reads
+//! hidden states of the prompt, the vector that represents the prompt is kept in front of the pair's rows. Where the
+//! head is frozen too and codes are biases of some tokens, two numbers are kept with each response row: the log-sum-exp
+//! of the logits of all other tokens, and the logit of the row's target. Scoring then takes the columns of those tokens
+//! alone, and not the whole vocabulary.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::batch::{PairBatch, Sides, TokenRow};
+use crate::error::{Error, Result};
+use crate::model::decoder::shifted::Reach;
+use crate::nn::Real;
+
+/// A batch and what the backbone makes of it, without z.
+#[derive(Debug)]
+pub struct States {
+    /// The packed pairs.
+    pub batch: PairBatch,
+    /// Hidden states (N,H), after the final norm.
+    pub h: Tensor,
+    /// Hidden states that represent the prompts (B,H), where the latent part reads them.
+    pub prompt: Option<Tensor>,
+    /// Known tokens of the prompts, where it reads these: see [`crate::lpc::Context::tokens`].
+    pub tokens: Option<(Vec<u32>, Vec<std::ops::Range<usize>>)>,
+    /// The head as far as codes reach, where the rest of it is known.
+    pub reach: Option<Reach>,
+}
+
+/// Hidden states by pair.
+#[derive(Debug)]
+pub struct HiddenStates {
+    pub(super) bytes: Bytes,
+    /// Offset of the numbers in the bytes.
+    pub(super) start: usize,
+    /// Rows of every pair, by id.
+    pub(super) spans: HashMap<String, Span>,
+    /// H.
+    pub(super) hidden: usize,
+    /// Whether a row that represents the prompt comes first of a pair's rows.
+    pub(super) prompts: bool,
+    pub(super) reach: Option<Tokens>,
+}
+
+/// Tokens that take biases, where the rest of the head is known.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    /// Their weights in the head (C,H).
+    pub weights: Tensor,
+    /// Column of each token of the vocabulary among them, or [`crate::nn::columns::ELSEWHERE`] (V).
+    pub column_of: Vec<u32>,
+}
+
+/// Numbers behind the hidden state in a row where the rest of the head is known.
+pub(super) const KNOWN: usize = 2;
+
+#[derive(Debug)]
+pub(super) enum Bytes {
+    Memory(Vec<u8>),
+    Mapped(memmap2::Mmap),
+}
+
+/// The first kept row of a pair, and how many tokens its responses have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    first: usize,
+    chosen: usize,
+    rejected: usize,
+}
+
+/// Rows that are kept of a pair, but for the one that represents the prompt.
+pub(super) fn kept(row: &TokenRow) -> usize {
+    1 + row.chosen_ids.len() + row.rejected_ids.len()
+}
+
+/// The pair as it is packed when its hidden states are known: with the prompt's last token alone.
+fn compact(row: &TokenRow) -> TokenRow {
+    TokenRow {
+        id: row.id.clone(),
+        prompt_ids: row.prompt_ids.last().copied().into_iter().collect(),
+        chosen_ids: row.chosen_ids.clone(),
+        rejected_ids: row.rejected_ids.clone(),
+        ..TokenRow::default()
+    }
+}
+
+impl HiddenStates {
+    /// Gives every pair its rows, in order; returns how many rows that is.
+    pub(super) fn arrange(&mut self, rows: &[&TokenRow]) -> usize {
+        let mut total = 0;
+        for row in rows {
+            let span = Span { first: total, chosen: row.chosen_ids.len(), rejected: row.rejected_ids.len() };
+            self.spans.insert(row.id.clone(), span);
+            total += kept(row) + usize::from(self.prompts);
+        }
+        total
+    }
+
+    /// Numbers in a row.
+    pub(super) fn width(&self) -> usize {
+        self.hidden + if self.reach.is_some() { KNOWN } else { 0 }
+    }
+
+    /// Bytes in memory.
+    pub fn memory(&self) -> usize {
+        match &self.bytes {
+            Bytes::Memory(bytes) => bytes.len(),
+            Bytes::Mapped(_) => 0,
+        }
+    }
+
+    /// A batch of pairs as it is packed when its hidden states are known; `None` where a pair is not among those kept.
+    pub(super) fn of<T: Real>(&self, rows: &[&TokenRow], sides: Sides) -> Result<Option<States>> {
+        let all = match &self.bytes {
+            Bytes::Memory(bytes) => bytes.as_slice(),
+            Bytes::Mapped(map) => map,
+        };
+        let (width, size) = (self.width(), T::KIND.size_in_bytes());
+        let (mut h, mut prompts, mut total) = (Vec::new(), Vec::new(), 0);
+        // Of chosen and rejected tokens: log-sum-exp of the others, logit of the target.
+        let mut known = [Vec::new(), Vec::new()];
+        for row in rows {
+            let Some(span) = self.spans.get(&row.id) else { return Ok(None) };
+            if (span.chosen, span.rejected) != (row.chosen_ids.len(), row.rejected_ids.len()) {
+                return Ok(None);
+            }
+            let rejected = if sides == Sides::Both { span.rejected } else { 0 };
+            let n = usize::from(self.prompts) + 1 + span.chosen + rejected;
+            let at = self.start + span.first * width * size;
+            let part = all.get(at..at + n * width * size);
+            let part = part.ok_or_else(|| Error::run("the file of hidden states is too short"))?;
+            let mut lines = part.chunks_exact(width * size);
+            if self.prompts {
+                prompts.extend_from_slice(&lines.next().unwrap_or_default()[..self.hidden * size]);
+            }
+            for (i, line) in lines.enumerate() {
+                let (state, rest) = line.split_at(self.hidden * size);
+                h.extend_from_slice(state);
+                if i > 0 && self.reach.is_some() {
+                    known[usize::from(i > span.chosen)].extend_from_slice(rest);
+                }
+            }
+            total += n - usize::from(self.prompts);
+        }
+        let tensor = |bytes: &[u8], rows: usize, width: usize| {
+            Tensor::from_raw_buffer(bytes, T::KIND, &[rows, width], &Device::Cpu)
+        };
+        let compact: Vec<TokenRow> = rows.iter().map(|row| compact(row)).collect();
+        let batch = PairBatch::pack(&compact, sides)?;
+        let reach = match &self.reach {
+            None => None,
+            Some(tokens) => {
+                let known = tensor(&known.concat(), batch.targets.len(), KNOWN)?;
+                let column = |i: usize| known.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+                Some(Reach {
+                    weights: tokens.weights.clone(),
+                    others: column(0)?,
+                    known: column(1)?,
+                    columns: batch.targets.iter().map(|&token| tokens.column_of[token as usize]).collect(),
+                })
+            }
+        };
+        let prompt = if self.prompts { Some(tensor(&prompts, rows.len(), self.hidden)?) } else { None };
+        Ok(Some(States { batch, h: tensor(&h, total, self.hidden)?, prompt, tokens: None, reach }))
+    }
+}
