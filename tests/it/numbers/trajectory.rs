@@ -70,7 +70,7 @@ fn inputs_for_the_recorder() {
         "steps": steps(&rows),
     });
     std::fs::write(out.join("inputs.json"), inputs.to_string()).unwrap();
-    let saved = load::load::<f32>(&ModelSource::Folder(out.join("model")), vocabulary, Seed(SEED)).unwrap();
+    let saved = load::<f32>(&ModelSource::Folder(out.join("model")), vocabulary, Seed(SEED)).unwrap();
     assert_eq!(saved.config, loaded.config);
 }
 
