@@ -110,6 +110,11 @@ pub mod col {
 /// Split names, in the order in which they are written.
 pub const SPLITS: [&str; 2] = ["train", "test"];
 
+/// The name of a choice as settings and files spell it.
+pub fn name_of(choice: &impl serde::Serialize) -> String {
+    serde_json::to_value(choice).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
+}
+
 /// Files of a prepared folder.
 pub mod prepared {
     /// Manifest of any folder of ours.
@@ -164,13 +169,163 @@ pub mod sweep {
     pub const SUMMARY: &str = "summary.parquet";
     /// Run folders by cell name.
     pub const CELLS: &str = "cells";
-    /// Self-contained report.
-    pub const REPORT: &str = "report.html";
+    /// Prepared folders, one per noise setting.
+    pub const PREPARED: &str = "prepared";
+    /// Marker of a finished cell, in its run folder.
+    pub const CELL_MARKER: &str = "cell.json";
+    /// Marker of a finished prepared folder, in it.
+    pub const DATA_MARKER: &str = "data.json";
+    /// Settings under which the sweep was begun.
+    pub const SETTINGS: &str = "sweep.json";
+}
+
+/// Files of a report, in a run or sweep folder.
+pub mod report {
+    /// The self-contained page.
+    pub const HTML: &str = "report.html";
+    /// The same in Markdown, figures left out.
+    pub const MARKDOWN: &str = "report.md";
+}
+
+/// Columns of `posteriors.parquet`, and of what `score` writes, beside those in [`col`].
+pub mod posterior {
+    /// p(z|x), one number a code.
+    pub const PRIOR: &str = "prior";
+    /// p(z|x, observed pair), one number a code.
+    pub const POSTERIOR: &str = "posterior";
+    /// Most probable code given the prompt.
+    pub const PRIOR_CODE: &str = "prior_code";
+    /// Most probable code given the prompt and the observed pair.
+    pub const POSTERIOR_CODE: &str = "posterior_code";
+    /// KL of the posterior from the prior, nats.
+    pub const KL: &str = "kl";
+    /// Entropy of the prior over the codes, nats.
+    pub const PRIOR_ENTROPY: &str = "prior_entropy";
+    /// Entropy of the posterior over the codes, nats.
+    pub const POSTERIOR_ENTROPY: &str = "posterior_entropy";
+    /// Summed log-probability of the chosen response with the prior's z, nats.
+    pub const LOGPS_CHOSEN: &str = "logps_chosen";
+    /// The same of the rejected response.
+    pub const LOGPS_REJECTED: &str = "logps_rejected";
+    /// Summed reference log-probability of the chosen response, as TRL names it, nats.
+    pub const REF_CHOSEN: &str = "ref_chosen_logps";
+    /// The same of the rejected response.
+    pub const REF_REJECTED: &str = "ref_rejected_logps";
+    /// Implicit reward margin of the observed order, with the posterior's z. That with the prior's is `margin`.
+    pub const MARGIN_POSTERIOR: &str = "margin_posterior";
+}
+
+/// Columns of `codes.parquet`, one row a code. `usage_prior`, `usage_posterior` and `accuracy` are also there by source,
+/// as [`by_source`](codes::by_source) names them.
+pub mod codes {
+    /// The code, from 0.
+    pub const CODE: &str = "code";
+    /// Share of the pairs whose most probable code by the prior this is.
+    pub const USAGE_PRIOR: &str = "usage_prior";
+    /// The same by the posterior.
+    pub const USAGE_POSTERIOR: &str = "usage_posterior";
+    /// Tokens whose logits the code raises most.
+    pub const TOP_TOKENS: &str = "top_tokens";
+    /// Tokens whose logits the code lowers most.
+    pub const BOTTOM_TOKENS: &str = "bottom_tokens";
+    /// Euclidean norm of the code.
+    pub const NORM: &str = "norm";
+    /// Flip rate of the code, for `lpc-reliable`.
+    pub const FLIP_RATE: &str = "flip_rate";
+    /// Accuracy of the code alone on all test pairs.
+    pub const ACCURACY: &str = "accuracy";
+    /// A lower code that says the same, if any.
+    pub const DUPLICATE_OF: &str = "duplicate_of";
+    /// Name of a column for the pairs of one source.
+    pub fn by_source(column: &str, source: &str) -> String {
+        format!("{column}/{source}")
+    }
+}
+
+/// Columns of the tables of accuracies by source.
+pub mod accuracy {
+    /// Pairs.
+    pub const N: &str = "n";
+    /// Pairs that are ranked as their clean label says.
+    pub const CORRECT: &str = "correct";
+    /// Their share.
+    pub const ACCURACY: &str = "accuracy";
+    /// Lower end of its interval.
+    pub const LOW: &str = "low";
+    /// Upper end of its interval.
+    pub const HIGH: &str = "high";
+    /// What stands for all sources together in the column `source`.
+    pub const ALL: &str = "all";
+}
+
+/// What a run or a sweep finds: keys of `summary.json`, columns of `results.parquet` and `summary.parquet`.
+pub mod result {
+    /// Objective.
+    pub const OBJECTIVE: &str = "objective";
+    /// Latent.
+    pub const LATENT: &str = "latent";
+    /// Number of codes.
+    pub const CODES: &str = "codes";
+    /// Whether flipped prompts carry the marker.
+    pub const MARKED: &str = "marked";
+    /// Training seed.
+    pub const SEED: &str = "seed";
+    /// Seed of the flips.
+    pub const NOISE_SEED: &str = "noise_seed";
+    /// `ok`, or `failed: ...`.
+    pub const STATUS: &str = "status";
+    /// Finished seeds of a cell.
+    pub const N_SEEDS: &str = "n_seeds";
+    /// Failed seeds of a cell.
+    pub const N_FAILED: &str = "n_failed";
+    /// Test pairs.
+    pub const N_EVAL: &str = "n_eval";
+    /// Preference accuracy on the test split against the clean labels, with the prior's z.
+    pub const EVAL_ACCURACY: &str = "eval_accuracy";
+    /// Its standard deviation over seeds.
+    pub const EVAL_ACCURACY_SD: &str = "eval_accuracy_sd";
+    /// Lower end of its interval.
+    pub const EVAL_ACCURACY_LOW: &str = "eval_accuracy_low";
+    /// Upper end of its interval.
+    pub const EVAL_ACCURACY_HIGH: &str = "eval_accuracy_high";
+    /// Accuracy minus that without a latent, paired.
+    pub const DIFFERENCE: &str = "difference";
+    /// Lower end of its interval.
+    pub const DIFFERENCE_LOW: &str = "difference_low";
+    /// Upper end of its interval.
+    pub const DIFFERENCE_HIGH: &str = "difference_high";
+    /// Pairs in the paired comparison.
+    pub const N_PAIRED: &str = "n_paired";
+    /// Area under the ROC curve of the margin as a detector of flipped labels.
+    pub const AUDIT_AUROC: &str = "audit_auroc";
+    /// Lower end of its interval.
+    pub const AUDIT_AUROC_LOW: &str = "audit_auroc_low";
+    /// Upper end of its interval.
+    pub const AUDIT_AUROC_HIGH: &str = "audit_auroc_high";
+    /// Codes in use.
+    pub const CODES_USED: &str = "codes_used";
+    /// Perplexity of the use of codes.
+    pub const CODE_PERPLEXITY: &str = "code_perplexity";
+    /// Seconds in training steps.
+    pub const TRAIN_SECONDS: &str = "train_seconds";
+    /// Test accuracy by source, a list.
+    pub const BY_SOURCE: &str = "by_source";
+    /// Steps taken.
+    pub const STEPS: &str = "steps";
+    /// Flip rate of objective `mix`.
+    pub const MIX_FLIP_RATE: &str = "mix_flip_rate";
+    /// Median pairs per second.
+    pub const PAIRS_PER_S: &str = "pairs_per_s";
+    /// Peak resident memory, MiB.
+    pub const PEAK_RSS_MB: &str = "peak_rss_mb";
 }
 
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.
 pub mod metric {
     #![allow(missing_docs, reason = "the key says it")]
+    /// What metrics of the test split begin with.
+    pub const EVAL_PREFIX: &str = "eval_";
+    pub const EVAL_RUNTIME: &str = "eval_runtime";
     pub const LOSS: &str = "loss";
     pub const LEARNING_RATE: &str = "learning_rate";
     pub const GRAD_NORM: &str = "grad_norm";

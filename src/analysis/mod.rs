@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod codes;
+pub mod headline;
 pub mod intervals;
 pub mod ranking;
 pub mod reading;
@@ -12,6 +13,7 @@ pub mod tables;
 
 pub use agreement::{Contingency, ami, chi_square, contingency, cramers_v, entropy, nmi, perplexity, purity};
 pub use codes::{CodeAccuracy, CodeMargins, Duplicate, LabelAccuracy, Labels, code_accuracy};
+pub use headline::{Headline, SourceAccuracy, headline};
 pub use intervals::{Interval, bootstrap_paired, mean_interval_t, wilson};
 pub use ranking::{auroc, average_precision};
 pub use reading::{CodeAgreement, CodeReading, code_agreement, code_columns, read_codes};

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::agreement::{entropy, nmi};
 use super::codes::{CodeAccuracy, CodeMargins, DUPLICATE_CORRELATION, Duplicate, LabelAccuracy, Labels};
-use super::tables::{code_usage, codes, numbers, posterior, texts};
+use super::tables::{code_usage, codes, numbers, texts};
 use crate::error::{Error, Result};
-use crate::schema::{SPLITS, col};
+use crate::schema::codes::{ACCURACY, DUPLICATE_OF, USAGE_POSTERIOR, USAGE_PRIOR, by_source};
+use crate::schema::{SPLITS, accuracy, col, posterior};
 
 /// Share of the examples from which on a code counts as used.
 pub const USED_SHARE: f64 = 0.01;
@@ -163,7 +164,7 @@ pub fn read_codes(posteriors: &DataFrame) -> Result<Option<CodeReading>> {
     if usage.height() < 2 {
         return Ok(None);
     }
-    let (prior, post) = (numbers(&usage, "usage_prior")?, numbers(&usage, "usage_posterior")?);
+    let (prior, post) = (numbers(&usage, USAGE_PRIOR)?, numbers(&usage, USAGE_POSTERIOR)?);
     let used = used(&prior, &post);
     let mut order: Vec<usize> = (0..used.len()).filter(|&k| used[k]).collect();
     let falling = |values: &[f64], a: usize, b: usize| values[b].partial_cmp(&values[a]).unwrap_or(Ordering::Equal);
@@ -183,7 +184,7 @@ pub fn read_codes(posteriors: &DataFrame) -> Result<Option<CodeReading>> {
         duplicate_correlation: DUPLICATE_CORRELATION,
     };
     if let Some(margins) = margins(posteriors, used.len())? {
-        reading.all = margins.accuracy(&Labels::one("all", posteriors.height()))?.labels.pop();
+        reading.all = margins.accuracy(&Labels::one(accuracy::ALL, posteriors.height()))?.labels.pop();
         reading.sources = Some(margins.accuracy(&Labels::of_texts(&texts(posteriors, col::SOURCE)?))?);
         reading.duplicates = margins.duplicates(&used, DUPLICATE_CORRELATION);
     }
@@ -206,14 +207,14 @@ fn margins(posteriors: &DataFrame, codes: usize) -> Result<Option<CodeMargins>> 
 /// `duplicate_of` (null or a lower code in use that says the same), and `accuracy/SOURCE` for every source in
 /// alphabetical order. Accuracies are null where no test pair stands behind them.
 ///
-/// No columns where `posteriors` has no margins of single codes; `codes` is K.
+/// No columns where `posteriors` has no margins of single codes; `usage` is [`code_usage`] of the same posteriors.
 ///
 /// # Errors
 /// As [`read_codes`].
-pub fn code_columns(posteriors: &DataFrame, codes: usize) -> Result<Vec<Column>> {
+pub fn code_columns(posteriors: &DataFrame, usage: &DataFrame) -> Result<Vec<Column>> {
+    let codes = usage.height();
     let Some(margins) = margins(posteriors, codes)? else { return Ok(Vec::new()) };
-    let usage = code_usage(posteriors)?;
-    let used = used(&numbers(&usage, "usage_prior")?, &numbers(&usage, "usage_posterior")?);
+    let used = used(&numbers(usage, USAGE_PRIOR)?, &numbers(usage, USAGE_POSTERIOR)?);
     let mut duplicate_of: Vec<Option<u32>> = vec![None; codes];
     for found in margins.duplicates(&used, DUPLICATE_CORRELATION) {
         duplicate_of[found.code as usize] = Some(found.duplicate_of);
@@ -222,11 +223,11 @@ pub fn code_columns(posteriors: &DataFrame, codes: usize) -> Result<Vec<Column>>
         let values: Vec<Option<f64>> = (0..codes).map(|k| label.codes.get(k).map(|i| i.estimate)).collect();
         Column::new(name.into(), values)
     };
-    let all = margins.accuracy(&Labels::one("all", posteriors.height()))?;
+    let all = margins.accuracy(&Labels::one(accuracy::ALL, posteriors.height()))?;
     let sources = margins.accuracy(&Labels::of_texts(&texts(posteriors, col::SOURCE)?))?;
-    let mut columns: Vec<Column> = all.labels.iter().map(|label| column("accuracy".into(), label)).collect();
-    columns.push(Column::new("duplicate_of".into(), duplicate_of));
-    columns.extend(sources.labels.iter().map(|label| column(format!("accuracy/{}", label.label), label)));
+    let mut columns: Vec<Column> = all.labels.iter().map(|label| column(ACCURACY.into(), label)).collect();
+    columns.push(Column::new(DUPLICATE_OF.into(), duplicate_of));
+    columns.extend(sources.labels.iter().map(|label| column(by_source(ACCURACY, &label.label), label)));
     Ok(columns)
 }
 
@@ -322,7 +323,7 @@ mod tests {
     #[test]
     fn columns_of_the_table_of_codes() {
         let frame = frame();
-        let table = DataFrame::new(3, code_columns(&frame, 3).unwrap()).unwrap();
+        let table = DataFrame::new(3, code_columns(&frame, &code_usage(&frame).unwrap()).unwrap()).unwrap();
         assert_eq!(table.get_column_names(), ["accuracy", "duplicate_of", "accuracy/a", "accuracy/b"]);
         assert_eq!(numbers(&table, "accuracy/a").unwrap(), [1.0, 0.0, 1.0]);
         let duplicates: Vec<Option<u32>> = table.column("duplicate_of").unwrap().u32().unwrap().iter().collect();

@@ -8,21 +8,8 @@ use super::agreement::{ami, chi_square, contingency, cramers_v, nmi};
 use super::intervals::wilson;
 use super::ranking::auroc;
 use crate::error::{Error, Result};
-use crate::schema::col;
-
-/// Columns of `posteriors.parquet` that are read here.
-pub mod posterior {
-    /// Most probable code given the prompt.
-    pub const PRIOR_CODE: &str = "prior_code";
-    /// Most probable code given the prompt and the observed pair.
-    pub const POSTERIOR_CODE: &str = "posterior_code";
-    /// p(z|x), one number a code.
-    pub const PRIOR: &str = "prior";
-    /// p(z|x, observed pair), one number a code.
-    pub const POSTERIOR: &str = "posterior";
-    /// Implicit reward margin of the observed order, with the prior's z.
-    pub const MARGIN: &str = "margin";
-}
+use crate::schema::codes::{CODE, USAGE_POSTERIOR, USAGE_PRIOR, by_source};
+use crate::schema::{accuracy, col, posterior};
 
 /// A text column without nulls.
 ///
@@ -68,7 +55,7 @@ fn whole<T>(name: &str, values: impl Iterator<Item = Option<T>>) -> Result<Vec<T
 /// # Errors
 /// As [`numbers`] and [`flags`].
 pub fn clean_correct(posteriors: &DataFrame) -> Result<Vec<bool>> {
-    let margins = numbers(posteriors, posterior::MARGIN)?;
+    let margins = numbers(posteriors, col::MARGIN)?;
     let flipped = flags(posteriors, col::FLIPPED)?;
     Ok(margins.iter().zip(&flipped).map(|(&m, &f)| if f { m < 0.0 } else { m > 0.0 }).collect())
 }
@@ -85,7 +72,7 @@ pub fn code_usage(posteriors: &DataFrame) -> Result<DataFrame> {
     let sources = texts(posteriors, col::SOURCE)?;
     let kinds = [posterior::PRIOR_CODE, posterior::POSTERIOR_CODE].map(|name| codes(posteriors, name));
     let [prior, post] = kinds;
-    let kinds = [("usage_prior", prior?), ("usage_posterior", post?)];
+    let kinds = [(USAGE_PRIOR, prior?), (USAGE_POSTERIOR, post?)];
     let listed = posteriors
         .column(posterior::PRIOR)
         .ok()
@@ -108,13 +95,13 @@ pub fn code_usage(posteriors: &DataFrame) -> Result<DataFrame> {
         }
         counts.iter().map(|c| if n > 0.0 { c / n } else { 0.0 }).collect()
     };
-    let mut columns = vec![Column::new("code".into(), (0..k as u32).collect::<Vec<_>>())];
+    let mut columns = vec![Column::new(CODE.into(), (0..k as u32).collect::<Vec<_>>())];
     for (name, codes) in &kinds {
         columns.push(Column::new((*name).into(), shares(codes, &mut (0..codes.len()))));
     }
     for (name, codes) in &kinds {
         for (source, rows) in &rows_of {
-            columns.push(Column::new(format!("{name}/{source}").into(), shares(codes, &mut rows.iter().copied())));
+            columns.push(Column::new(by_source(name, source).into(), shares(codes, &mut rows.iter().copied())));
         }
     }
     Ok(DataFrame::new(k, columns)?)
@@ -142,7 +129,7 @@ pub fn accuracy_by_source(posteriors: &DataFrame) -> Result<DataFrame> {
             }
         }
     }
-    let name = |source: &str| if source.is_empty() { "all".to_string() } else { source.to_string() };
+    let name = |source: &str| if source.is_empty() { accuracy::ALL.to_string() } else { source.to_string() };
     let intervals: Vec<_> = counts.values().map(|&(n, hits)| wilson(hits, n, 0.95)).collect();
     let floats = |get: fn(&super::Interval) -> f64| intervals.iter().map(get).collect::<Vec<f64>>();
     Ok(DataFrame::new(
@@ -150,11 +137,11 @@ pub fn accuracy_by_source(posteriors: &DataFrame) -> Result<DataFrame> {
         vec![
             Column::new(col::SPLIT.into(), counts.keys().map(|k| k.0.to_string()).collect::<Vec<_>>()),
             Column::new(col::SOURCE.into(), counts.keys().map(|k| name(k.1)).collect::<Vec<_>>()),
-            Column::new("n".into(), counts.values().map(|c| c.0).collect::<Vec<_>>()),
-            Column::new("correct".into(), counts.values().map(|c| c.1).collect::<Vec<_>>()),
-            Column::new("accuracy".into(), floats(|i| i.estimate)),
-            Column::new("low".into(), floats(|i| i.low)),
-            Column::new("high".into(), floats(|i| i.high)),
+            Column::new(accuracy::N.into(), counts.values().map(|c| c.0).collect::<Vec<_>>()),
+            Column::new(accuracy::CORRECT.into(), counts.values().map(|c| c.1).collect::<Vec<_>>()),
+            Column::new(accuracy::ACCURACY.into(), floats(|i| i.estimate)),
+            Column::new(accuracy::LOW.into(), floats(|i| i.low)),
+            Column::new(accuracy::HIGH.into(), floats(|i| i.high)),
         ],
     )?)
 }
@@ -166,7 +153,7 @@ pub fn accuracy_by_source(posteriors: &DataFrame) -> Result<DataFrame> {
 /// # Errors
 /// As [`code_usage`].
 pub fn mislabel_auroc(posteriors: &DataFrame) -> Result<f64> {
-    let doubt: Vec<f64> = numbers(posteriors, posterior::MARGIN)?.iter().map(|m| -m).collect();
+    let doubt: Vec<f64> = numbers(posteriors, col::MARGIN)?.iter().map(|m| -m).collect();
     Ok(auroc(&doubt, &flags(posteriors, col::FLIPPED)?))
 }
 

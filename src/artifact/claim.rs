@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{FolderLock, clear_unfinished};
 use crate::error::{Error, Result};
-use crate::schema::{prepared, run, sweep};
+use crate::schema::{prepared, report, run, sweep};
 
 /// Key of the metadata of a Parquet file that a command writes under a name of the user's choice; its value is the
 /// command's name.
@@ -54,16 +54,16 @@ impl Names {
                 run::CODES,
                 run::SUMMARY,
                 prepared::MANIFEST,
-                "report.html",
-                "report.md",
+                report::HTML,
+                report::MARKDOWN,
             ],
             "noise-sweep" => &[
                 run::CONFIG,
-                "sweep.json",
+                sweep::SETTINGS,
                 sweep::RESULTS,
                 sweep::SUMMARY,
-                sweep::REPORT,
-                "report.md",
+                report::HTML,
+                report::MARKDOWN,
                 prepared::MANIFEST,
             ],
             "demo" => &["demo.json"],
@@ -456,10 +456,10 @@ mod tests {
     #[test]
     fn reports_go_beside_what_is_ours() {
         let dir = tempfile::tempdir().unwrap();
-        may_add(dir.path(), &["report.html"]).unwrap();
-        std::fs::write(dir.path().join("report.html"), "mine").unwrap();
-        assert!(may_add(dir.path(), &["report.html"]).is_err());
+        may_add(dir.path(), &[report::HTML]).unwrap();
+        std::fs::write(dir.path().join(report::HTML), "mine").unwrap();
+        assert!(may_add(dir.path(), &[report::HTML]).is_err());
         manifest(dir.path(), "train");
-        may_add(dir.path(), &["report.html"]).unwrap();
+        may_add(dir.path(), &[report::HTML]).unwrap();
     }
 }

@@ -19,7 +19,9 @@ use crate::pipeline::{demo, export, inspect, merge, plant, planted, prepare, sco
 use crate::progress::Progress;
 use crate::recipe::{self, Recipe};
 use crate::report;
+use crate::schema;
 use crate::seed::Seed;
+use crate::train::ranks;
 
 use flags::Flags;
 use output::{Printer, Terminal};
@@ -87,7 +89,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let printer = Printer::new(cli.global.json);
     // One of several processes speaks for all.
-    printer.mute(train::peers::launched_rank() > 0);
+    printer.mute(ranks::launched_rank() > 0);
     match run(&cli, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -122,14 +124,14 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
         // Fails only where a pool exists already, which is then used.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(recipe.threads).build_global();
     }
-    let peers = match &cli.command {
-        Command::Train(_) => train::peers::join()?,
-        _ if train::peers::launched() > 1 => {
+    let ranks = match &cli.command {
+        Command::Train(_) => ranks::join()?,
+        _ if ranks::launched() > 1 => {
             return Err(Error::config("", "of all commands only `train` works over several processes"));
         }
-        _ => train::peers::Peers::alone(),
+        _ => ranks::Ranks::alone(),
     };
-    let terminal = Terminal::new(global.quiet || !peers.first());
+    let terminal = Terminal::new(global.quiet || !ranks.first());
     let seed = Seed(recipe.seed);
     match &cli.command {
         Command::Demo(_) => {
@@ -156,7 +158,7 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
         }
         Command::Train(a) => {
             terminal.catch_interrupts();
-            trained(a, recipe, &peers, &terminal, printer)
+            trained(a, recipe, &ranks, &terminal, printer)
         }
         Command::Export(_) => {
             let summary = export::run(&recipe.export, &terminal)?;
@@ -169,8 +171,8 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
         Command::Report(a) => {
             let found = a.truth.as_deref().map(|truth| planted::recover_run(truth, &a.dir)).transpose()?;
             let preferences = found.as_ref().and_then(|f| f.preferences.as_ref());
-            artifact::may_add(&a.dir, &[report::HTML, report::MARKDOWN])?;
-            let report::Written { page, codes } = report::write_with(&a.dir, preferences)?;
+            artifact::may_add(&a.dir, &[schema::report::HTML, schema::report::MARKDOWN])?;
+            let report::WrittenReport { page, codes } = report::write_with(&a.dir, preferences)?;
             let mut told = serde_json::json!({"report": page, "planted": found.as_ref().map(|f| &f.scores)});
             told["codes"] = serde_json::to_value(&codes)?;
             if let Some(codes) = told["codes"].as_object_mut() {
@@ -193,16 +195,16 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
 fn trained(
     args: &args::Train,
     recipe: &Recipe,
-    peers: &train::peers::Peers,
+    ranks: &ranks::Ranks,
     terminal: &Terminal,
     printer: &Printer,
 ) -> Result<()> {
     let (config, seed) = (&recipe.train, Seed(recipe.seed));
     if args.dry_run {
-        let plan = train::plan(config, seed)?;
-        return printer.result(&plan, || tables::plan(&plan));
+        let found = train::dry_run(config, seed)?;
+        return printer.result(&found, || tables::dry_run(&found));
     }
-    match train::run_among(config, seed, args.resume, terminal, peers)? {
+    match train::run_among(config, seed, args.resume, terminal, ranks)? {
         train::Ended::Finished(summary) => printer.result(&summary, || tables::run(&summary, &config.out)),
         train::Ended::Already(summary) => {
             terminal.note("this run is finished already; nothing was done");

@@ -13,7 +13,7 @@ use crate::pipeline::planted::PlantedScores;
 use crate::pipeline::prepare::PrepareSummary;
 use crate::pipeline::score::ScoreSummary;
 use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
-use crate::pipeline::train::{Plan, RunSummary};
+use crate::pipeline::train::{DryRun, RunSummary};
 use crate::report::visible;
 use crate::synth::SynthSummary;
 pub use codes::codes;
@@ -178,7 +178,7 @@ pub fn export(s: &ExportSummary) -> String {
 }
 
 /// `train --dry-run`.
-pub fn plan(p: &Plan) -> String {
+pub fn dry_run(p: &DryRun) -> String {
     let (m, f, t) = (&p.memory_mb, &p.flops, &p.seconds);
     let row = |name: &str, value: String| vec![name.to_string(), value];
     let mib = |name: &str, value: f64| row(name, format!("{value:.0} MiB"));

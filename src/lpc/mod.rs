@@ -84,7 +84,7 @@ pub struct Lpc {
     /// What it has from the training data.
     pub basis: Basis,
     /// Its parameters.
-    pub part: Part,
+    pub parameters: LatentParameters,
     /// Row of the prior's table by token; [`UNKNOWN`] for tokens that it cannot tell apart.
     places: Vec<u32>,
 }
@@ -94,7 +94,7 @@ const UNKNOWN: u32 = u32::MAX;
 
 /// Parameters of a latent part, by its kind.
 #[derive(Debug, Clone)]
-pub enum Part {
+pub enum LatentParameters {
     /// `lpc`, `lpc-hard`, `lpc-reliable`.
     Codes(Codebook),
     /// `gaussian`.
@@ -196,11 +196,11 @@ impl Lpc {
     /// [`crate::Error::Run`] naming a parameter that `find` does not know.
     pub fn new(config: LpcConfig, basis: Basis, find: impl Fn(&str) -> Result<Var>) -> Result<Lpc> {
         let tensor = |name: &str| -> Result<Tensor> { Ok(find(name)?.as_tensor().clone()) };
-        let part = match config.latent {
-            LatentKind::Gaussian => Part::Gaussian(Gaussian::find(&config, &tensor)?),
-            LatentKind::Noise => Part::Noise,
-            LatentKind::Mlp | LatentKind::Bias => Part::Point(Point::find(&config, &tensor)?),
-            _ => Part::Codes(Codebook::find(&config, &tensor)?),
+        let parameters = match config.latent {
+            LatentKind::Gaussian => LatentParameters::Gaussian(Gaussian::find(&config, &tensor)?),
+            LatentKind::Noise => LatentParameters::Noise,
+            LatentKind::Mlp | LatentKind::Bias => LatentParameters::Point(Point::find(&config, &tensor)?),
+            _ => LatentParameters::Codes(Codebook::find(&config, &tensor)?),
         };
         let mut places = Vec::new();
         for (row, &token) in basis.prior_tokens.iter().enumerate() {
@@ -209,12 +209,14 @@ impl Lpc {
             }
             places[token as usize] = row as u32;
         }
-        Ok(Lpc { config, basis, part, places })
+        Ok(Lpc { config, basis, parameters, places })
     }
 
     /// The known tokens of prompts, for [`Context::tokens`]; none where the prior reads no tokens.
     pub fn tokens<'a>(&self, prompts: impl Iterator<Item = &'a [u32]>) -> Option<(Vec<u32>, Vec<Range<usize>>)> {
-        if !self.config.prior_input.tokens() || matches!(self.part, Part::Noise | Part::Point(Point::Bias(_))) {
+        if !self.config.prior_input.tokens()
+            || matches!(self.parameters, LatentParameters::Noise | LatentParameters::Point(Point::Bias(_)))
+        {
             return None;
         }
         let (mut rows, mut ranges) = (Vec::new(), Vec::new());
@@ -245,8 +247,8 @@ impl Lpc {
 
     /// Codebook and networks, where there are codes.
     pub fn codes(&self) -> Option<&Codebook> {
-        match &self.part {
-            Part::Codes(codes) => Some(codes),
+        match &self.parameters {
+            LatentParameters::Codes(codes) => Some(codes),
             _ => None,
         }
     }
@@ -256,9 +258,9 @@ impl Lpc {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn vectors(&self) -> Result<Option<Tensor>> {
-        match &self.part {
-            Part::Codes(codes) => Ok(Some(codes.vectors().clone())),
-            Part::Point(Point::Bias(z)) => Ok(Some(z.unsqueeze(0)?)),
+        match &self.parameters {
+            LatentParameters::Codes(codes) => Ok(Some(codes.vectors().clone())),
+            LatentParameters::Point(Point::Bias(z)) => Ok(Some(z.unsqueeze(0)?)),
             _ => Ok(None),
         }
     }
@@ -268,14 +270,14 @@ impl Lpc {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn infer(&self, context: &Context) -> Result<Inferred> {
-        Ok(match &self.part {
-            Part::Codes(codes) => match codes.infer(&self.config, context)? {
+        Ok(match &self.parameters {
+            LatentParameters::Codes(codes) => match codes.infer(&self.config, context)? {
                 Some(found) => Inferred::Codes(found),
                 None => Inferred::Prior(codes.log_prior(&self.config, context)?),
             },
-            Part::Gaussian(gaussian) => Inferred::Normals(gaussian.infer(&self.config, context)?),
-            Part::Point(point) => Inferred::Point(point.z(&self.config, context)?),
-            Part::Noise => Inferred::Noise(context.pairs),
+            LatentParameters::Gaussian(gaussian) => Inferred::Normals(gaussian.infer(&self.config, context)?),
+            LatentParameters::Point(point) => Inferred::Point(point.z(&self.config, context)?),
+            LatentParameters::Noise => Inferred::Noise(context.pairs),
         })
     }
 
@@ -291,9 +293,9 @@ impl Lpc {
         noise: &Noise<'_>,
         kind: candle_core::DType,
     ) -> Result<Vec<Draw>> {
-        match (&self.part, found) {
-            (Part::Codes(codes), Inferred::Codes(found)) => codes.draws(&self.config, found, moment, noise),
-            (Part::Gaussian(gaussian), Inferred::Normals(found)) => gaussian.draws(found, moment, noise),
+        match (&self.parameters, found) {
+            (LatentParameters::Codes(codes), Inferred::Codes(found)) => codes.draws(&self.config, found, moment, noise),
+            (LatentParameters::Gaussian(gaussian), Inferred::Normals(found)) => gaussian.draws(found, moment, noise),
             (_, Inferred::Point(z)) => Ok(vec![Draw { z: Some(z.clone()), ..Draw::default() }]),
             (_, Inferred::Noise(pairs)) => {
                 let size = self.config.code_init * self.basis.unit;
@@ -310,12 +312,12 @@ impl Lpc {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn expected(&self, found: &Inferred) -> Result<Expected> {
-        let (prior, posterior) = match (&self.part, found) {
-            (Part::Codes(codes), Inferred::Codes(found)) => {
+        let (prior, posterior) = match (&self.parameters, found) {
+            (LatentParameters::Codes(codes), Inferred::Codes(found)) => {
                 (Some(codes.expected(&found.log_prior)?), Some(codes.expected(&found.log_posterior)?))
             }
-            (Part::Codes(codes), Inferred::Prior(log_prior)) => (Some(codes.expected(log_prior)?), None),
-            (Part::Gaussian(gaussian), Inferred::Normals(found)) => {
+            (LatentParameters::Codes(codes), Inferred::Prior(log_prior)) => (Some(codes.expected(log_prior)?), None),
+            (LatentParameters::Gaussian(gaussian), Inferred::Normals(found)) => {
                 (Some(gaussian.mixed(&found.prior.mean)?), Some(gaussian.mixed(&found.posterior.mean)?))
             }
             (_, Inferred::Point(z)) => (Some(z.clone()), None),

@@ -1,6 +1,4 @@
-//! How codes are used: counted over examples, never over batch means.
-
-pub use super::collapse::collapse;
+//! How codes are used, counted over examples: a batch mean would hide that each example uses one code.
 
 /// Running counts over examples.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,9 +38,9 @@ impl Usage {
     }
 }
 
-/// The most probable code; the first of equals.
-pub fn hard_code(weights: &[f64]) -> Option<usize> {
-    let mut best: Option<(usize, f64)> = None;
+/// The most probable code, the first of equals; none without codes.
+pub fn hard_code<T: Copy + PartialOrd>(weights: &[T]) -> Option<usize> {
+    let mut best: Option<(usize, T)> = None;
     for (i, &w) in weights.iter().enumerate() {
         if best.is_none_or(|(_, b)| w > b) {
             best = Some((i, w));
@@ -64,6 +62,6 @@ mod tests {
         assert_eq!(usage.codes_used(), 2);
         assert!((usage.perplexity() - 2.0).abs() < 1e-12);
         assert_eq!(hard_code(&[0.5, 0.5]), Some(0));
-        assert_eq!(hard_code(&[]), None);
+        assert_eq!(hard_code::<f64>(&[]), None);
     }
 }

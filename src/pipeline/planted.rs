@@ -8,11 +8,11 @@ use std::path::Path;
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::tables::{clean_correct, codes, posterior, texts};
+use crate::analysis::tables::{clean_correct, codes, texts};
 use crate::analysis::{CodeAccuracy, ami, nmi, purity};
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::schema::{SPLITS, col, prepared};
+use crate::schema::{SPLITS, col, posterior, prepared};
 use crate::synth::{CeilingRow, Ceilings, TRUTH, ceilings};
 
 /// Agreement of one code column with the truth.

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::artifact;
 use crate::batch;
 use crate::error::{Error, Fault, Result};
+use crate::lpc::usage::hard_code;
 use crate::policy::{evaluate, saved};
 use crate::progress::Progress;
-use crate::schema::{col, prepared};
+use crate::schema::{col, posterior, prepared};
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
-use crate::train::reference::{self, Origin, REF_CHOSEN, REF_REJECTED};
+use crate::train::reference::{self, ReferenceOrigin};
 
 /// The command, as its file names it.
 const STAGE: &str = "score";
@@ -82,7 +83,7 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     });
     progress.end();
     found?;
-    let origin = Origin::of(&policy, &splits)?;
+    let origin = ReferenceOrigin::of(&policy, &splits)?;
     let reference: reference::Reference = if policy.lpc.is_some() {
         reference::compute(&policy, &splits, &origin, progress)?.ok_or_else(|| Error::run("interrupted"))?
     } else {
@@ -104,19 +105,16 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         texts(col::SPLIT, &|(s, _)| (*s).to_string()),
         texts(col::SOURCE, &|(_, r)| r.source.clone()),
         Column::new(col::FLIPPED.into(), rows.iter().map(|(_, r)| r.flipped).collect::<Vec<bool>>()),
-        Column::new("logps_chosen".into(), chosen.as_slice()),
-        Column::new("logps_rejected".into(), rejected.as_slice()),
-        Column::new(REF_CHOSEN.into(), reference.iter().flatten().map(|r| r.0).collect::<Vec<f64>>()),
-        Column::new(REF_REJECTED.into(), reference.iter().flatten().map(|r| r.1).collect::<Vec<f64>>()),
+        Column::new(posterior::LOGPS_CHOSEN.into(), chosen.as_slice()),
+        Column::new(posterior::LOGPS_REJECTED.into(), rejected.as_slice()),
+        Column::new(posterior::REF_CHOSEN.into(), reference.iter().flatten().map(|r| r.0).collect::<Vec<f64>>()),
+        Column::new(posterior::REF_REJECTED.into(), reference.iter().flatten().map(|r| r.1).collect::<Vec<f64>>()),
         counts(col::N_CHOSEN, |r| r.chosen_ids.len()),
         counts(col::N_REJECTED, |r| r.rejected_ids.len()),
     ];
     if policy.lpc.as_ref().is_some_and(|l| l.config.coded()) {
-        let code = |e: &crate::policy::Example| {
-            let weights: Vec<f64> = e.prior.iter().map(|&w| f64::from(w)).collect();
-            crate::lpc::usage::hard_code(&weights).unwrap_or(0) as u32
-        };
-        columns.push(Column::new("prior_code".into(), examples.iter().map(code).collect::<Vec<u32>>()));
+        let codes = examples.iter().map(|e| hard_code(&e.prior).unwrap_or(0) as u32).collect::<Vec<u32>>();
+        columns.push(Column::new(posterior::PRIOR_CODE.into(), codes));
     }
     let written_by = (artifact::WRITTEN_BY.to_string(), STAGE.to_string());
     let marks = [reference::mark(&origin, &splits, &reference)?, written_by];

@@ -5,9 +5,9 @@
 //! read one prepared folder. What a cell needs done is behind [`SweepBackend`].
 
 mod backend;
+mod folder;
 mod grid;
-mod ledger;
-mod origin;
+mod inputs;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,9 +26,9 @@ use crate::progress::Progress;
 use crate::schema;
 
 pub use backend::{Pipelines, run};
+pub use folder::{CELL_MARKER, CellRecord, settings};
+use folder::{Sorted, Why};
 pub use grid::{Cell, NoiseCell, grid};
-pub use ledger::{CELL_MARKER, CellRecord, settings};
-use ledger::{Sorted, Why};
 pub use tables::{ResultRow, SummaryRow};
 
 /// Folder of the prepared data sets, one per noise setting.
@@ -240,24 +240,24 @@ impl Sweep<'_> {
             return Err(Error::Config(faults));
         }
         let _lock = artifact::Claim { stage: "noise-sweep", inputs: &self.inputs }.take(self.out)?;
-        let ledger = ledger::Ledger::open(self.out, &self.settings)?;
+        let sweep_folder = folder::SweepFolder::open(self.out, &self.settings)?;
         artifact::write_bytes(self.out.join(schema::run::CONFIG), self.resolved.as_bytes())?;
         let mut manifest = Manifest::begin("noise-sweep", &(self.config, &self.settings))?;
 
         let rows = grid(self.config, self.base_codes);
-        let sorted = ledger.sort(&rows);
+        let sorted = sweep_folder.sort(&rows);
         if let Some(line) = sorted.sentence() {
             progress.note(&line);
         }
         let Sorted { done, pending } = sorted;
         for (cell, _) in pending.iter().filter(|(_, why)| *why == Why::Other) {
-            ledger.forget(cell)?;
+            sweep_folder.forget(cell)?;
         }
         let (reused, pending) = (done.len(), pending.into_iter().map(|(cell, _)| cell).collect::<Vec<_>>());
         let board = Board { rows: &rows, out: self.out, results: Mutex::new(done) };
         board.publish()?;
-        let unprepared = self.prepare(&pending, &ledger, backend, progress)?;
-        self.train(&pending, &unprepared, &ledger, &board, backend, progress)?;
+        let unprepared = self.prepare(&pending, &sweep_folder, backend, progress)?;
+        self.train(&pending, &unprepared, &sweep_folder, &board, backend, progress)?;
 
         let results = board.rows()?;
         let summary = tables::summarize(&results, self.out, self.config.noise_seed, &|line| progress.warn(line))?;
@@ -278,7 +278,7 @@ impl Sweep<'_> {
     fn prepare(
         &self,
         pending: &[&Cell],
-        ledger: &ledger::Ledger,
+        sweep_folder: &folder::SweepFolder,
         backend: &dyn SweepBackend,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<String, String>> {
@@ -287,9 +287,10 @@ impl Sweep<'_> {
         progress.begin("prepare", Some(wanted.len() as u64));
         for (name, noise) in wanted {
             progress.status(&name);
-            let folder = ledger.data_folder(noise);
-            if !ledger.is_prepared(noise)
-                && let Err(reason) = guarded(|| backend.prepare(noise, &folder).and_then(|()| ledger.prepared(noise)))
+            let folder = sweep_folder.data_folder(noise);
+            if !sweep_folder.is_prepared(noise)
+                && let Err(reason) =
+                    guarded(|| backend.prepare(noise, &folder).and_then(|()| sweep_folder.prepared(noise)))
             {
                 progress.warn(&format!("data {name}: {}", brief(&reason)));
                 failed.insert(name, format!("prepare: {reason}"));
@@ -305,7 +306,7 @@ impl Sweep<'_> {
         &self,
         pending: &[&Cell],
         unprepared: &BTreeMap<String, String>,
-        ledger: &ledger::Ledger,
+        sweep_folder: &folder::SweepFolder,
         board: &Board<'_>,
         backend: &dyn SweepBackend,
         progress: &dyn Progress,
@@ -323,9 +324,9 @@ impl Sweep<'_> {
                 let record = match unprepared.get(&cell.noise.name()) {
                     Some(reason) => CellRecord::failed(cell, reason),
                     None => {
-                        let (data, folder) = (ledger.data_folder(&cell.noise), ledger.cell_folder(&name));
+                        let (data, folder) = (sweep_folder.data_folder(&cell.noise), sweep_folder.cell_folder(&name));
                         match guarded(|| backend.train(cell, &data, &folder)) {
-                            Ok(outcome) => ledger.finish(cell, &outcome)?,
+                            Ok(outcome) => sweep_folder.finish(cell, &outcome)?,
                             Err(reason) => CellRecord::failed(cell, &reason),
                         }
                     }

@@ -1,37 +1,44 @@
-//! Bayes' posterior of examined pairs: from the objective under every code.
+//! Bayes' posterior of examined pairs, computed from the objective under every code.
 
 use candle_core::{Device, Tensor};
 
-use super::{Part, preference};
+use super::SplitExamples;
+use super::margins::preference;
 use crate::batch::{TokenRow, runs};
 use crate::error::Result;
 use crate::lpc::{LpcConfig, bayes};
 use crate::objective::{ObjectiveConfig, PreferenceLogps, PreferenceLosses};
 use crate::policy::Example;
 
-/// What a posterior needs to know of the run.
+/// What posteriors and margins depend on besides the pairs.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings<'a> {
+pub struct PosteriorContext<'a> {
     /// Resolved objective.
     pub objective: &'a ObjectiveConfig,
     /// Resolved latent part.
     pub lpc: &'a LpcConfig,
-    /// Flip rates of the labels that were learned: one for every code, or one for all.
+    /// Learned flip rates of the labels: one for each code, or one for all.
     pub flips: Option<&'a [f64]>,
 }
 
-/// The objective of every pair, its sides swapped where said, under every code, pair by pair; none without codes.
-fn under_codes(part: &Part<'_>, settings: Settings<'_>, swapped: bool) -> Result<Option<(usize, PreferenceLosses)>> {
-    let k = part.examples.first().map_or(0, |example| example.code_logps.len() / 2);
+/// K, and the objective of every pair under every code, pair by pair (B*K); with `swapped`, chosen and rejected are
+/// exchanged. None without codes.
+fn under_codes(
+    split: &SplitExamples<'_>,
+    context: PosteriorContext<'_>,
+    swapped: bool,
+) -> Result<Option<(usize, PreferenceLosses)>> {
+    let k = split.examples.first().map_or(0, |example| example.code_logps.len() / 2);
     if k == 0 {
         return Ok(None);
     }
     let side = |from: usize| -> Vec<f64> {
-        part.examples.iter().flat_map(|e| &e.code_logps[from..from + k]).map(|&x| f64::from(x)).collect()
+        split.examples.iter().flat_map(|e| &e.code_logps[from..from + k]).map(|&x| f64::from(x)).collect()
     };
-    let each = |t: Tensor| -> Result<Tensor> { Ok(t.unsqueeze(1)?.broadcast_as((part.rows.len(), k))?.flatten_all()?) };
-    let n = part.rows.len() * k;
-    let p = preference(part, |_| (0.0, 0.0))?;
+    let each =
+        |t: Tensor| -> Result<Tensor> { Ok(t.unsqueeze(1)?.broadcast_as((split.rows.len(), k))?.flatten_all()?) };
+    let n = split.rows.len() * k;
+    let p = preference(split, |_| (0.0, 0.0))?;
     let logps = PreferenceLogps {
         chosen_logps: Tensor::from_vec(side(0), n, &Device::Cpu)?,
         rejected_logps: Tensor::from_vec(side(k), n, &Device::Cpu)?,
@@ -41,47 +48,49 @@ fn under_codes(part: &Part<'_>, settings: Settings<'_>, swapped: bool) -> Result
         n_rejected: each(p.n_rejected)?,
     };
     let logps = if swapped { logps.swapped() } else { logps };
-    let flips = settings.flips.map(|rates| {
+    let flips = context.flips.map(|rates| {
         let of = |code: usize| rates.get(code).or(rates.first()).copied().unwrap_or(0.0);
         Tensor::from_vec((0..n).map(|i| of(i % k)).collect::<Vec<f64>>(), n, &Device::Cpu)
     });
-    Ok(Some((k, settings.objective.losses_with(&logps, flips.transpose()?.as_ref())?)))
+    Ok(Some((k, context.objective.losses_with(&logps, flips.transpose()?.as_ref())?)))
 }
 
-/// Implicit reward margins of the observed order with each code alone, pair by pair; empty lists without codes.
+/// Implicit reward margins of the observed order with each code alone: a list of K for each pair, empty without codes.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
-pub fn code_margins(part: &Part<'_>, settings: Settings<'_>) -> Result<Vec<Vec<f32>>> {
-    let Some((k, found)) = under_codes(part, settings, false)? else { return Ok(vec![Vec::new(); part.rows.len()]) };
+pub fn code_margins(split: &SplitExamples<'_>, context: PosteriorContext<'_>) -> Result<Vec<Vec<f32>>> {
+    let Some((k, found)) = under_codes(split, context, false)? else { return Ok(vec![Vec::new(); split.rows.len()]) };
     let margins = found.margins()?.to_vec1::<f64>()?;
     Ok(margins.chunks(k).map(|m| m.iter().map(|&x| x as f32).collect()).collect())
 }
 
-/// Fills in the posteriors of examples that have none yet: `q_k` proportional to `p_k e^(-l_k / lambda)`, in the
-/// observed order; rows of one key that follow one another share it. With it their divergence and its entropy. The sum
-/// of the swap overlaps is returned (`sum_k sqrt(q_k q'_k)` with the posterior of the sides swapped), none where the
-/// posterior is a network's.
+/// Computes the posteriors of examples that have none yet, with their KL from the prior and their entropy:
+/// `q_k` proportional to `p_k e^(-l_k / lambda)`, l being the losses in the observed order. Neighbouring rows with the
+/// same key share a posterior, whose losses are their sums.
+///
+/// Returns the sum over the examples of the swap overlap `sum_k sqrt(q_k q'_k)`, q' being the posterior of the pair with
+/// its sides swapped; none where a network gives the posterior.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
-pub fn settle(
+pub fn add_posteriors(
     rows: &[TokenRow],
     examples: &mut [Example],
     reference: Option<&[(f64, f64)]>,
     keys: Option<&[u64]>,
-    settings: Settings<'_>,
+    context: PosteriorContext<'_>,
 ) -> Result<Option<f64>> {
-    if !settings.lpc.bayesian() || examples.is_empty() {
+    if !context.lpc.bayesian() || examples.is_empty() {
         return Ok(None);
     }
-    let part = Part { split: "", rows, examples, reference };
-    let Some((k, found)) = under_codes(&part, settings, false)? else { return Ok(None) };
+    let split = SplitExamples { split: "", rows, examples, reference };
+    let Some((k, found)) = under_codes(&split, context, false)? else { return Ok(None) };
     let losses = found.losses.to_vec1::<f64>()?;
     let swapped =
-        under_codes(&part, settings, true)?.map_or(Ok(Vec::new()), |(_, found)| found.losses.to_vec1::<f64>())?;
+        under_codes(&split, context, true)?.map_or(Ok(Vec::new()), |(_, found)| found.losses.to_vec1::<f64>())?;
     let mut overlaps = 0.0;
-    let weight = settings.lpc.kl_weight * settings.objective.loss_unit();
+    let weight = context.lpc.kl_weight * context.objective.loss_unit();
     let groups = match keys {
         Some(keys) => runs(keys),
         None => (0..rows.len()).map(|i| i..i + 1).collect(),

@@ -1,10 +1,14 @@
-//! Every example's code posterior, written as `posteriors.parquet` with arrow and parquet.
+//! What a trained policy infers of every pair: `posteriors.parquet`, and `codes.parquet` on what each code does.
 //!
-//! Exactly one row for each prepared example of every split, in the order of the
-//! token files. Margins in the headline column use the prior's z; the posterior
-//! has seen the label.
+//! `posteriors.parquet` has one row for each examined pair, in the order of the token files. The column `margin` is
+//! computed with the prior's z. Columns of the posterior are computed from the observed label, and measure nothing
+//! that is to be predicted from the prompt.
 
 pub mod bayes;
+pub mod codes;
+pub mod evaluation;
+mod margins;
+pub mod usage;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,27 +18,27 @@ use arrow::array::{
     ArrayRef, BooleanArray, Float32Builder, Float64Array, ListBuilder, RecordBatch, StringArray, UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Schema};
-use candle_core::{Device, Tensor};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use polars::prelude::{Column, DataFrame, NamedFrom, Series};
 
 use crate::artifact;
 use crate::batch::TokenRow;
 use crate::error::{Error, Result};
 use crate::lpc::usage::hard_code;
-use crate::objective::{ObjectiveConfig, PreferenceLogps};
 use crate::policy::Example;
-use crate::schema::col;
-pub use bayes::{Settings, settle};
+use crate::schema::{col, posterior};
+pub use bayes::{PosteriorContext, add_posteriors};
+pub use margins::Margins;
 
 /// Rows per record batch and row group.
 const ROWS_PER_GROUP: usize = 16_384;
 
 /// What the token files do not say of a pair.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Ledger {
+pub struct PairFacts {
     /// SHA-256 of the prompt text.
     pub prompt_id: String,
     /// Noise model.
@@ -45,7 +49,7 @@ pub struct Ledger {
 
 /// One split's rows with what evaluation found of them.
 #[derive(Debug)]
-pub struct Part<'a> {
+pub struct SplitExamples<'a> {
     /// Split name.
     pub split: &'a str,
     /// Token rows.
@@ -54,37 +58,6 @@ pub struct Part<'a> {
     pub examples: &'a [Example],
     /// Reference log-probabilities, row by row; `None` where the objective has none.
     pub reference: Option<&'a [(f64, f64)]>,
-}
-
-/// Implicit reward margins of the observed order: with the prior's z, and with the posterior's.
-///
-/// # Errors
-/// [`Error::Tensor`].
-pub fn margins(part: &Part<'_>, objective: &ObjectiveConfig) -> Result<Vec<(f64, f64)>> {
-    if part.rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let of = |logps: fn(&Example) -> (f64, f64)| -> Result<Vec<f64>> {
-        Ok(objective.losses(&preference(part, logps)?)?.margins()?.to_vec1::<f64>()?)
-    };
-    Ok(of(|e| e.logps)?.into_iter().zip(of(|e| e.logps_posterior)?).collect())
-}
-
-/// Log-probabilities of a part in the form of the objectives.
-fn preference(part: &Part<'_>, logps: fn(&Example) -> (f64, f64)) -> Result<PreferenceLogps> {
-    let n = part.rows.len();
-    let column = |values: Vec<f64>| Tensor::from_vec(values, n, &Device::Cpu);
-    let reference = |side: fn(&(f64, f64)) -> f64| -> Vec<f64> {
-        part.reference.map_or_else(|| vec![0.0; n], |r| r.iter().map(side).collect())
-    };
-    Ok(PreferenceLogps {
-        chosen_logps: column(part.examples.iter().map(|e| logps(e).0).collect())?,
-        rejected_logps: column(part.examples.iter().map(|e| logps(e).1).collect())?,
-        reference_chosen_logps: column(reference(|r| r.0))?,
-        reference_rejected_logps: column(reference(|r| r.1))?,
-        n_chosen: column(part.rows.iter().map(|r| r.chosen_ids.len() as f64).collect())?,
-        n_rejected: column(part.rows.iter().map(|r| r.rejected_ids.len() as f64).collect())?,
-    })
 }
 
 fn schema() -> Schema {
@@ -101,52 +74,37 @@ fn schema() -> Schema {
         Field::new(col::FLIPPED, DataType::Boolean, false),
         text(col::NOISE_KIND),
         number(col::NOISE_P),
-        weights("prior"),
-        weights("posterior"),
-        whole("prior_code"),
-        whole("posterior_code"),
-        number("kl"),
-        number("prior_entropy"),
-        number("posterior_entropy"),
-        number("logps_chosen"),
-        number("logps_rejected"),
-        Field::new("ref_chosen_logps", DataType::Float64, true),
-        Field::new("ref_rejected_logps", DataType::Float64, true),
-        number("margin"),
-        number("margin_posterior"),
+        weights(posterior::PRIOR),
+        weights(posterior::POSTERIOR),
+        whole(posterior::PRIOR_CODE),
+        whole(posterior::POSTERIOR_CODE),
+        number(posterior::KL),
+        number(posterior::PRIOR_ENTROPY),
+        number(posterior::POSTERIOR_ENTROPY),
+        number(posterior::LOGPS_CHOSEN),
+        number(posterior::LOGPS_REJECTED),
+        Field::new(posterior::REF_CHOSEN, DataType::Float64, true),
+        Field::new(posterior::REF_REJECTED, DataType::Float64, true),
+        number(col::MARGIN),
+        number(posterior::MARGIN_POSTERIOR),
         whole(col::N_CHOSEN),
         whole(col::N_REJECTED),
         weights(col::CODE_MARGINS),
     ])
 }
 
-/// Numbers of a part's rows.
-struct Margins {
-    /// With the prior's z, and with the posterior.
-    of_pairs: Vec<(f64, f64)>,
-    /// With each code alone.
-    of_codes: Vec<Vec<f32>>,
-}
-
-/// The margins of a part. Under Bayes' posterior that with the posterior is its mean over the codes.
-fn all_margins(part: &Part<'_>, settings: Settings<'_>) -> Result<Margins> {
-    let of_codes = bayes::code_margins(part, settings)?;
-    let mut of_pairs = margins(part, settings.objective)?;
-    if settings.lpc.bayesian() {
-        for ((pair, example), codes) in of_pairs.iter_mut().zip(part.examples).zip(&of_codes) {
-            pair.1 = example.posterior.iter().zip(codes).map(|(&q, &m)| f64::from(q) * f64::from(m)).sum();
-        }
-    }
-    Ok(Margins { of_pairs, of_codes })
-}
-
-/// Writes the posteriors of all parts, atomically; the rows are counted before the rename.
+/// Writes the posteriors of all splits, atomically; the rows are counted before the rename. `facts` is by id.
 ///
 /// # Errors
-/// [`Error::Run`] where a pair is not in the ledger; [`Error::Io`], [`Error::Parquet`].
-pub fn write(path: &Path, parts: &[Part<'_>], ledger: &HashMap<String, Ledger>, settings: Settings<'_>) -> Result<()> {
+/// [`Error::Run`] where a pair is not in `facts`; [`Error::Io`], [`Error::Parquet`].
+pub fn write(
+    path: &Path,
+    splits: &[SplitExamples<'_>],
+    margins: &[Margins],
+    facts: &HashMap<String, PairFacts>,
+) -> Result<()> {
     let schema = Arc::new(schema());
-    let total: usize = parts.iter().map(|p| p.rows.len()).sum();
+    let total: usize = splits.iter().map(|s| s.rows.len()).sum();
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
@@ -155,18 +113,17 @@ pub fn write(path: &Path, parts: &[Part<'_>], ledger: &HashMap<String, Ledger>, 
         path,
         |w| {
             let mut writer = ArrowWriter::try_new(w, schema.clone(), Some(properties))?;
-            for part in parts {
-                let margins = all_margins(part, settings)?;
-                for start in (0..part.rows.len()).step_by(ROWS_PER_GROUP) {
-                    let end = part.rows.len().min(start + ROWS_PER_GROUP);
-                    let chunk = Part {
-                        split: part.split,
-                        rows: &part.rows[start..end],
-                        examples: &part.examples[start..end],
-                        reference: part.reference.map(|r| &r[start..end]),
+            for (split, margins) in splits.iter().zip(margins) {
+                for start in (0..split.rows.len()).step_by(ROWS_PER_GROUP) {
+                    let end = split.rows.len().min(start + ROWS_PER_GROUP);
+                    let chunk = SplitExamples {
+                        split: split.split,
+                        rows: &split.rows[start..end],
+                        examples: &split.examples[start..end],
+                        reference: split.reference.map(|r| &r[start..end]),
                     };
-                    let of_pairs = &margins.of_pairs[start..end];
-                    writer.write(&to_batch(&schema, &chunk, of_pairs, &margins.of_codes[start..end], ledger)?)?;
+                    let (of_pairs, of_codes) = (&margins.of_pairs[start..end], &margins.of_codes[start..end]);
+                    writer.write(&to_batch(&schema, &chunk, of_pairs, of_codes, facts)?)?;
                 }
             }
             writer.close()?;
@@ -185,22 +142,22 @@ pub fn write(path: &Path, parts: &[Part<'_>], ledger: &HashMap<String, Ledger>, 
 
 fn to_batch(
     schema: &Arc<Schema>,
-    part: &Part<'_>,
+    split: &SplitExamples<'_>,
     margins: &[(f64, f64)],
     code_margins: &[Vec<f32>],
-    ledger: &HashMap<String, Ledger>,
+    facts: &HashMap<String, PairFacts>,
 ) -> Result<RecordBatch> {
-    let known: Vec<&Ledger> = part
-        .rows
+    let (rows, examples) = (split.rows, split.examples);
+    let known: Vec<&PairFacts> = rows
         .iter()
-        .map(|r| ledger.get(&r.id).ok_or_else(|| Error::run(format!("pair {} is not in the pairs file", r.id))))
+        .map(|r| facts.get(&r.id).ok_or_else(|| Error::run(format!("pair {} is not in the pairs file", r.id))))
         .collect::<Result<_>>()?;
     let text = |values: Vec<&str>| -> ArrayRef { Arc::new(StringArray::from(values)) };
     let number = |get: &dyn Fn(usize) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from((0..part.rows.len()).map(get).collect::<Vec<f64>>()))
+        Arc::new(Float64Array::from((0..rows.len()).map(get).collect::<Vec<f64>>()))
     };
     let whole = |get: &dyn Fn(usize) -> usize| -> ArrayRef {
-        Arc::new(UInt32Array::from((0..part.rows.len()).map(|i| get(i) as u32).collect::<Vec<u32>>()))
+        Arc::new(UInt32Array::from((0..rows.len()).map(|i| get(i) as u32).collect::<Vec<u32>>()))
     };
     let lists = |lists: &mut dyn Iterator<Item = &Vec<f32>>| -> ArrayRef {
         let item = Field::new("item", DataType::Float32, false);
@@ -212,28 +169,26 @@ fn to_batch(
         Arc::new(builder.finish())
     };
     let reference = |side: fn(&(f64, f64)) -> f64| -> ArrayRef {
-        let values: Vec<Option<f64>> = match part.reference {
+        let values: Vec<Option<f64>> = match split.reference {
             Some(r) => r.iter().map(|r| Some(side(r))).collect(),
-            None => vec![None; part.rows.len()],
+            None => vec![None; rows.len()],
         };
         Arc::new(Float64Array::from(values))
     };
-    let code = |weights: &[f32]| hard_code(&weights.iter().map(|&w| f64::from(w)).collect::<Vec<_>>()).unwrap_or(0);
-    let (rows, examples) = (part.rows, part.examples);
     Ok(RecordBatch::try_new(
         schema.clone(),
         vec![
             text(rows.iter().map(|r| r.id.as_str()).collect()),
             text(known.iter().map(|l| l.prompt_id.as_str()).collect()),
             text(rows.iter().map(|r| r.source.as_str()).collect()),
-            text(vec![part.split; rows.len()]),
+            text(vec![split.split; rows.len()]),
             Arc::new(BooleanArray::from(rows.iter().map(|r| r.flipped).collect::<Vec<bool>>())),
             text(known.iter().map(|l| l.noise_kind.as_str()).collect()),
             number(&|i| known[i].noise_p),
             lists(&mut examples.iter().map(|e| &e.prior)),
             lists(&mut examples.iter().map(|e| &e.posterior)),
-            whole(&|i| code(&examples[i].prior)),
-            whole(&|i| code(&examples[i].posterior)),
+            whole(&|i| hard_code(&examples[i].prior).unwrap_or(0)),
+            whole(&|i| hard_code(&examples[i].posterior).unwrap_or(0)),
             number(&|i| examples[i].kl),
             number(&|i| examples[i].prior_entropy),
             number(&|i| examples[i].posterior_entropy),
@@ -250,10 +205,41 @@ fn to_batch(
     )?)
 }
 
+/// The columns of `posteriors.parquet` that the tables of a run are made from, as a frame: split, source, flipped, both
+/// codes, both margins, the prior, and the margins of single codes.
+///
+/// # Errors
+/// [`Error::Frame`].
+pub fn frame(splits: &[SplitExamples<'_>], margins: &[Margins]) -> Result<DataFrame> {
+    let rows = || splits.iter().flat_map(|s| s.rows);
+    let examples = || splits.iter().flat_map(|s| s.examples);
+    let of_pairs = || margins.iter().flat_map(|m| &m.of_pairs);
+    let code = |name: &str, get: fn(&Example) -> &Vec<f32>| {
+        Column::new(name.into(), examples().map(|e| hard_code(get(e)).unwrap_or(0) as u32).collect::<Vec<u32>>())
+    };
+    let lists = |name: &str, lists: &mut dyn Iterator<Item = &Vec<f32>>| {
+        Column::new(name.into(), lists.map(|list| Series::new("".into(), list.as_slice())).collect::<Vec<Series>>())
+    };
+    let split_of = splits.iter().flat_map(|s| std::iter::repeat_n(s.split, s.rows.len()));
+    let columns = vec![
+        Column::new(col::SOURCE.into(), rows().map(|r| r.source.as_str()).collect::<Vec<&str>>()),
+        Column::new(col::SPLIT.into(), split_of.collect::<Vec<&str>>()),
+        Column::new(col::FLIPPED.into(), rows().map(|r| r.flipped).collect::<Vec<bool>>()),
+        lists(posterior::PRIOR, &mut examples().map(|e| &e.prior)),
+        code(posterior::PRIOR_CODE, |e| &e.prior),
+        code(posterior::POSTERIOR_CODE, |e| &e.posterior),
+        Column::new(col::MARGIN.into(), of_pairs().map(|m| m.0).collect::<Vec<f64>>()),
+        Column::new(posterior::MARGIN_POSTERIOR.into(), of_pairs().map(|m| m.1).collect::<Vec<f64>>()),
+        lists(col::CODE_MARGINS, &mut margins.iter().flat_map(|m| &m.of_codes)),
+    ];
+    Ok(DataFrame::new(rows().count(), columns)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objective::ObjectiveKind;
+    use crate::lpc::LpcConfig;
+    use crate::objective::{ObjectiveConfig, ObjectiveKind};
 
     #[test]
     fn rows_are_written_with_margins_by_hand() {
@@ -273,24 +259,31 @@ mod tests {
             logps_posterior: (-2.0, -4.0),
             ..Example::default()
         }];
-        let part = Part { split: "test", rows: &rows, examples: &examples, reference: Some(&[(-3.5, -3.0)]) };
-        let dpo = ObjectiveConfig::default().resolved();
+        let split = SplitExamples { split: "test", rows: &rows, examples: &examples, reference: Some(&[(-3.5, -3.0)]) };
+        let lpc = LpcConfig::default();
+        let margins = |name| {
+            let objective = ObjectiveConfig { name, ..ObjectiveConfig::default() }.resolved();
+            Margins::of(&split, PosteriorContext { objective: &objective, lpc: &lpc, flips: None }).unwrap()
+        };
         // beta 0.1: ((-3 + 3.5) - (-4 + 3)) * 0.1 = 0.15; with the posterior ((-2 + 3.5) + 1) * 0.1 = 0.25.
-        let got = margins(&part, &dpo).unwrap()[0];
+        let dpo = margins(ObjectiveKind::Dpo);
+        let got = dpo.of_pairs[0];
         assert!((got.0 - 0.15).abs() < 1e-12 && (got.1 - 0.25).abs() < 1e-12);
-        let simpo = ObjectiveConfig { name: ObjectiveKind::Simpo, ..ObjectiveConfig::default() }.resolved();
         // beta 2: (-3/2 - -4/1) * 2 = 5.
-        assert!((margins(&part, &simpo).unwrap()[0].0 - 5.0).abs() < 1e-12);
-        let ledger = HashMap::from([("a".to_string(), Ledger { prompt_id: "p".into(), ..Ledger::default() })]);
-        let lpc = crate::lpc::LpcConfig::default();
-        let settings = |objective| Settings { objective, lpc: &lpc, flips: None };
-        write(&path, &[part], &ledger, settings(&dpo)).unwrap();
-        let frame = artifact::read_parquet(&path).unwrap();
-        assert_eq!(frame.height(), 1);
-        let code = frame.column("prior_code").unwrap().u32().unwrap().get(0);
-        let tie = frame.column("posterior_code").unwrap().u32().unwrap().get(0);
+        assert!((margins(ObjectiveKind::Simpo).of_pairs[0].0 - 5.0).abs() < 1e-12);
+        let facts = HashMap::from([("a".to_string(), PairFacts { prompt_id: "p".into(), ..PairFacts::default() })]);
+        let (splits, margins) = ([split], [dpo]);
+        write(&path, &splits, &margins, &facts).unwrap();
+        let file = artifact::read_parquet(&path).unwrap();
+        assert_eq!(file.height(), 1);
+        let code = file.column(posterior::PRIOR_CODE).unwrap().u32().unwrap().get(0);
+        let tie = file.column(posterior::POSTERIOR_CODE).unwrap().u32().unwrap().get(0);
         assert_eq!((code, tie), (Some(1), Some(0)));
-        let unknown = Part { split: "test", rows: &rows, examples: &examples, reference: None };
-        assert!(write(&path, &[unknown], &HashMap::new(), settings(&dpo)).is_err());
+        // What the tables are made from is what the file says.
+        let frame = frame(&splits, &margins).unwrap();
+        for column in frame.columns() {
+            assert!(column.equals(file.column(column.name()).unwrap()), "{}", column.name());
+        }
+        assert!(write(&path, &splits, &margins, &HashMap::new()).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! What each code is good for: accuracies of single codes, by source and by planted preference.
 
-use super::page::{Heat, Part, Table, interval, number, percent};
+use super::page::{Block, Heat, Table, interval, number, percent};
 use crate::analysis::{CodeAccuracy, CodeAgreement, CodeReading, LabelAccuracy};
 
 /// Codes shown at most, the most used first.
@@ -9,10 +9,10 @@ const CODES_SHOWN: usize = 64;
 const DUPLICATES_NAMED: usize = 12;
 
 /// Prior against posterior, for the section of the latent.
-pub(super) fn agreement(found: &CodeAgreement) -> Part {
+pub(super) fn agreement(found: &CodeAgreement) -> Block {
     let row = |name: &str, prior: String, posterior: String| vec![name.to_string(), prior, posterior];
     let figure = |x: f64| number(Some(x), 2);
-    Part::Table(Table {
+    Block::Table(Table {
         caption: format!(
             "the codes on the {} pairs of the {} split; both name the same code in {} of them; normalised mutual \
              information of the two codes: {}",
@@ -31,10 +31,10 @@ pub(super) fn agreement(found: &CodeAgreement) -> Part {
 }
 
 /// Accuracies of single codes, and codes that say the same. Nothing where the run's posteriors hold no such margins.
-pub(super) fn meaning(reading: &CodeReading, preferences: Option<&CodeAccuracy>, parts: &mut Vec<Part>) {
+pub(super) fn meaning(reading: &CodeReading, preferences: Option<&CodeAccuracy>, parts: &mut Vec<Block>) {
     let Some(sources) = reading.sources.as_ref().filter(|_| reading.n > 0) else { return };
-    parts.push(Part::Heading("What each code prefers".into()));
-    parts.push(Part::Text(format!(
+    parts.push(Block::Heading("What each code prefers".into()));
+    parts.push(Block::Text(format!(
         "Each code alone, without prior or posterior, on the {} pairs of the {} split: the share of pairs that it \
          orders as their clean label does; a tie is wrong. Codes in use are shown, the most used first. A code that \
          stands for a preference is high where that preference decides, and near one half or lower elsewhere.",
@@ -42,7 +42,7 @@ pub(super) fn meaning(reading: &CodeReading, preferences: Option<&CodeAccuracy>,
     )));
     if reading.used.len() > CODES_SHOWN {
         let (shown, all) = (CODES_SHOWN, reading.used.len());
-        parts.push(Part::Text(format!("The {shown} most used of {all} codes in use are shown.")));
+        parts.push(Block::Text(format!("The {shown} most used of {all} codes in use are shown.")));
     }
     for (what, table) in preferences.map(|p| ("planted preference", p)).into_iter().chain([("source", sources)]) {
         matrix(reading, what, table, parts);
@@ -51,11 +51,11 @@ pub(super) fn meaning(reading: &CodeReading, preferences: Option<&CodeAccuracy>,
 }
 
 /// One matrix of codes by labels, and what can be read off each column.
-fn matrix(reading: &CodeReading, what: &str, table: &CodeAccuracy, parts: &mut Vec<Part>) {
+fn matrix(reading: &CodeReading, what: &str, table: &CodeAccuracy, parts: &mut Vec<Block>) {
     let labels: Vec<&LabelAccuracy> = table.labels.iter().filter(|l| l.n > 0).collect();
     let share = |label: &LabelAccuracy, code: u32| label.codes.get(code as usize).map_or(f64::NAN, |i| i.estimate);
     let row = |&code: &u32| (code.to_string(), labels.iter().map(|l| share(l, code)).collect());
-    parts.push(Part::Heat(Heat {
+    parts.push(Block::Heat(Heat {
         caption: format!("accuracy of each code alone, by {what}; the best shown code of each column stands out"),
         corner: "code".into(),
         columns: labels.iter().map(|l| l.label.clone()).collect(),
@@ -76,7 +76,7 @@ fn matrix(reading: &CodeReading, what: &str, table: &CodeAccuracy, parts: &mut V
         ]
     };
     let header = [what, "pairs", "prior's choice", "95 %", "best code", "its accuracy", "95 %"];
-    parts.push(Part::Table(Table {
+    parts.push(Block::Table(Table {
         caption: format!(
             "the best of {} codes was chosen on the same pairs: with few pairs its accuracy is too high",
             reading.codes
@@ -87,13 +87,13 @@ fn matrix(reading: &CodeReading, what: &str, table: &CodeAccuracy, parts: &mut V
     }));
 }
 
-fn duplicates(reading: &CodeReading, parts: &mut Vec<Part>) {
+fn duplicates(reading: &CodeReading, parts: &mut Vec<Block>) {
     if reading.duplicates.is_empty() {
         return;
     }
     if reading.all_say_the_same() {
         let lowest = reading.duplicates.iter().map(|d| d.correlation).fold(1.0, f64::min);
-        return parts.push(Part::Text(format!(
+        return parts.push(Block::Text(format!(
             "All {} codes in use say nearly the same of every pair (correlation of their margins with the lowest \
              code's: {lowest:.2} or more): what is preferred hardly depends on the code.",
             reading.used.len()
@@ -102,7 +102,7 @@ fn duplicates(reading: &CodeReading, parts: &mut Vec<Part>) {
     let named: Vec<String> = reading.duplicates.iter().take(DUPLICATES_NAMED).map(ToString::to_string).collect();
     let more = reading.duplicates.len().saturating_sub(DUPLICATES_NAMED);
     let more = if more > 0 { format!("; and {more} more (duplicate_of in codes.parquet)") } else { String::new() };
-    parts.push(Part::Text(format!(
+    parts.push(Block::Text(format!(
         "Duplicates, by the correlation of their margins (above {:.2}): {}{more}.",
         reading.duplicate_correlation,
         named.join("; ")

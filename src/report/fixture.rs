@@ -170,8 +170,8 @@ pub(super) fn posteriors(folder: &Path, margins: bool) {
 
 /// A finished sweep: three noise rates, five lines, so many seeds.
 pub(super) fn sweep(folder: &Path, seeds: u64) {
-    type Row = (String, u32, f64, u64, f64, Option<f64>);
-    let mut rows: Vec<Row> = Vec::new();
+    type CodeRow = (String, u32, f64, u64, f64, Option<f64>);
+    let mut rows: Vec<CodeRow> = Vec::new();
     let lines =
         [("none", 0usize, 0.82), ("lpc", 8, 0.84), ("lpc", 32, 0.845), ("mlp", 8, 0.83), ("lpc-reliable", 8, 0.85)];
     for p in [0.0, 0.2, 0.4] {
@@ -209,11 +209,11 @@ pub(super) fn sweep(folder: &Path, seeds: u64) {
     .unwrap();
     artifact::write_parquet(folder.join("results.parquet"), &mut results).unwrap();
 
-    let cells: Vec<&[Row]> = rows.chunks(seeds as usize).collect();
-    let of = |get: &dyn Fn(&[Row]) -> Option<f64>| cells.iter().map(|c| get(c)).collect::<Vec<_>>();
-    let mean = |c: &[Row]| c.iter().map(|r| r.4).sum::<f64>() / seeds as f64;
-    let auroc = |c: &[Row]| Some(c.iter().map(|r| r.5).sum::<Option<f64>>()? / seeds as f64);
-    let gain = |c: &[Row]| (c[0].1 > 0).then(|| 0.01 + 0.08 * c[0].2);
+    let cells: Vec<&[CodeRow]> = rows.chunks(seeds as usize).collect();
+    let of = |get: &dyn Fn(&[CodeRow]) -> Option<f64>| cells.iter().map(|c| get(c)).collect::<Vec<_>>();
+    let mean = |c: &[CodeRow]| c.iter().map(|r| r.4).sum::<f64>() / seeds as f64;
+    let auroc = |c: &[CodeRow]| Some(c.iter().map(|r| r.5).sum::<Option<f64>>()? / seeds as f64);
+    let gain = |c: &[CodeRow]| (c[0].1 > 0).then(|| 0.01 + 0.08 * c[0].2);
     let mut summary = df!(
         "objective" => vec!["dpo"; cells.len()], "latent" => cells.iter().map(|c| c[0].0.clone()).collect::<Vec<_>>(),
         "codes" => cells.iter().map(|c| c[0].1).collect::<Vec<_>>(), "noise_kind" => vec!["uniform"; cells.len()],

@@ -1,5 +1,5 @@
-//! What a report reads. Files that are not there yet are simply not shown;
-//! files that are damaged are errors.
+//! Reading the files that a report shows. A file that is not there yet is left out of the report; a damaged one is an
+//! error.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,19 +7,19 @@ use std::path::Path;
 use polars::prelude::*;
 use serde_json::{Map, Value};
 
-use super::plot::Point;
+use super::plot::PlotPoint;
 use crate::analysis::{self, CodeReading};
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::schema;
+use crate::schema::{codes, metric, run};
 
 /// `metrics.jsonl` as lines by key.
 #[derive(Default)]
-pub(super) struct Metrics {
+pub(super) struct MetricCurves {
     /// Training values by key.
-    pub train: BTreeMap<String, Vec<Point>>,
+    pub train: BTreeMap<String, Vec<PlotPoint>>,
     /// Evaluation values by key, without `eval_`.
-    pub eval: BTreeMap<String, Vec<Point>>,
+    pub eval: BTreeMap<String, Vec<PlotPoint>>,
     /// Lines that are no JSON object: a line being written, or damage.
     pub unreadable: usize,
 }
@@ -46,9 +46,9 @@ pub(super) fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
 }
 
 /// The metrics of a run folder.
-pub(super) fn metrics(folder: &Path) -> Result<Metrics> {
-    let mut metrics = Metrics::default();
-    for line in text(&folder.join(schema::run::METRICS))?.unwrap_or_default().lines() {
+pub(super) fn metrics(folder: &Path) -> Result<MetricCurves> {
+    let mut metrics = MetricCurves::default();
+    for line in text(&folder.join(run::METRICS))?.unwrap_or_default().lines() {
         if line.trim().is_empty() {
             continue;
         }
@@ -59,11 +59,11 @@ pub(super) fn metrics(folder: &Path) -> Result<Metrics> {
         let Some(x) = map.get("step").and_then(Value::as_f64) else { continue };
         for (key, value) in &map {
             let Some(y) = value.as_f64() else { continue };
-            let (side, key) = match key.strip_prefix("eval_") {
+            let (side, key) = match key.strip_prefix(metric::EVAL_PREFIX) {
                 Some(key) => (&mut metrics.eval, key),
                 None => (&mut metrics.train, key.as_str()),
             };
-            side.entry(key.to_string()).or_default().push(Point { x, y, interval: None });
+            side.entry(key.to_string()).or_default().push(PlotPoint { x, y, interval: None });
         }
     }
     // A resumed run may write a step again: the later line counts.
@@ -90,7 +90,7 @@ pub(super) struct Code {
 
 /// The codes of a run, and how each source uses them with the prior.
 #[derive(Default)]
-pub(super) struct Codes {
+pub(super) struct CodeTable {
     pub rows: Vec<Code>,
     /// Source and its share of each code.
     pub by_source: Vec<(String, Vec<f64>)>,
@@ -132,22 +132,22 @@ fn tokens(frame: &DataFrame, name: &str) -> Vec<Vec<String>> {
 
 /// What the posteriors of a run folder say of its codes, none where there are no posteriors or no codes.
 pub(super) fn reading(folder: &Path) -> Result<Option<CodeReading>> {
-    let path = folder.join(schema::run::POSTERIORS);
+    let path = folder.join(run::POSTERIORS);
     if path.is_file() { analysis::read_codes(&artifact::read_parquet(&path)?) } else { Ok(None) }
 }
 
 /// The codes of a run folder, none where it has none.
-pub(super) fn codes(folder: &Path) -> Result<Option<Codes>> {
-    let path = folder.join(schema::run::CODES);
+pub(super) fn codes(folder: &Path) -> Result<Option<CodeTable>> {
+    let path = folder.join(run::CODES);
     if !path.is_file() {
         return Ok(None);
     }
     let frame = artifact::read_parquet(&path)?;
     let number = |name: &str| numbers(&frame, name).into_iter().map(|v| v.unwrap_or(f64::NAN)).collect::<Vec<_>>();
-    let (code, norm) = (number("code"), number("norm"));
-    let (prior, posterior) = (number("usage_prior"), number("usage_posterior"));
-    let flip_rates = numbers(&frame, "flip_rate");
-    let (top, bottom) = (tokens(&frame, "top_tokens"), tokens(&frame, "bottom_tokens"));
+    let (code, norm) = (number(codes::CODE), number(codes::NORM));
+    let (prior, posterior) = (number(codes::USAGE_PRIOR), number(codes::USAGE_POSTERIOR));
+    let flip_rates = numbers(&frame, codes::FLIP_RATE);
+    let (top, bottom) = (tokens(&frame, codes::TOP_TOKENS), tokens(&frame, codes::BOTTOM_TOKENS));
     let rows = top.into_iter().zip(bottom).enumerate().map(|(i, (top, bottom))| Code {
         code: code[i] as i64,
         usage_prior: prior[i],
@@ -160,10 +160,10 @@ pub(super) fn codes(folder: &Path) -> Result<Option<Codes>> {
     let rows = rows.collect();
     let mut by_source = Vec::new();
     for name in frame.get_column_names() {
-        if let Some(source) = name.strip_prefix("usage_prior/") {
+        if let Some(source) = name.strip_prefix(&*codes::by_source(codes::USAGE_PRIOR, "")) {
             by_source.push((source.to_string(), number(name)));
         }
     }
     by_source.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(Some(Codes { rows, by_source }))
+    Ok(Some(CodeTable { rows, by_source }))
 }

@@ -19,19 +19,15 @@ use std::path::{Path, PathBuf};
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::schema;
+use crate::schema::report::{HTML, MARKDOWN};
+use crate::schema::{run, sweep};
 
-pub use crate::analysis::{CodeAccuracy, CodeReading};
+use crate::analysis::{CodeAccuracy, CodeReading};
 pub(crate) use page::visible;
-
-/// Name of the page.
-pub const HTML: &str = "report.html";
-/// Name of the same in Markdown, figures left out.
-pub const MARKDOWN: &str = "report.md";
 
 /// A report that was written, and what was read for it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Written {
+pub struct WrittenReport {
     /// Path of the page.
     pub page: PathBuf,
     /// A run's codes; `None` for a sweep, and where the run has no posteriors or no codes.
@@ -52,11 +48,11 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// As [`write()`].
-pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<Written> {
+pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<WrittenReport> {
     let mut codes = None;
-    let page = if dir.join(schema::sweep::RESULTS).is_file() {
+    let page = if dir.join(sweep::RESULTS).is_file() {
         sweep_page::page(dir)?
-    } else if dir.join(schema::run::METRICS).is_file() || dir.join(schema::run::SUMMARY).is_file() {
+    } else if dir.join(run::METRICS).is_file() || dir.join(run::SUMMARY).is_file() {
         codes = load::reading(dir)?;
         run_page::page(dir, codes.as_ref(), preferences)?
     } else {
@@ -66,7 +62,7 @@ pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<Writ
     artifact::write_bytes(dir.join(MARKDOWN), page.to_markdown().as_bytes())?;
     let path = dir.join(HTML);
     artifact::write_bytes(&path, page.to_html().as_bytes())?;
-    Ok(Written { page: path, codes })
+    Ok(WrittenReport { page: path, codes })
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ pub(super) struct Page {
     /// One line under it.
     pub subtitle: String,
     /// The parts, top to bottom.
-    pub parts: Vec<Part>,
+    pub parts: Vec<Block>,
 }
 
 /// A part of a report.
-pub(super) enum Part {
+pub(super) enum Block {
     /// A section starts.
     Heading(String),
     /// A paragraph.
@@ -119,7 +119,7 @@ impl Page {
         );
         let mut open = false;
         for part in &self.parts {
-            if let Part::Heading(text) = part {
+            if let Block::Heading(text) = part {
                 let _ = write!(out, "{}<section>\n<h2>{}</h2>\n", if open { "</section>\n" } else { "" }, html(text));
                 open = true;
             } else {
@@ -140,13 +140,13 @@ impl Page {
     }
 }
 
-impl Part {
+impl Block {
     fn to_html(&self, out: &mut String) {
         let _ = match self {
-            Part::Heading(text) => writeln!(out, "<h2>{}</h2>", html(text)),
-            Part::Text(text) => writeln!(out, "<p>{}</p>", html(text)),
-            Part::Warning(text) => writeln!(out, "<p class=\"warning\"><strong>Note.</strong> {}</p>", html(text)),
-            Part::Fold(name, text) => {
+            Block::Heading(text) => writeln!(out, "<h2>{}</h2>", html(text)),
+            Block::Text(text) => writeln!(out, "<p>{}</p>", html(text)),
+            Block::Warning(text) => writeln!(out, "<p class=\"warning\"><strong>Note.</strong> {}</p>", html(text)),
+            Block::Fold(name, text) => {
                 let (name, text) = (html(name), html(text));
                 writeln!(
                     out,
@@ -154,7 +154,7 @@ impl Part {
                      <pre tabindex=\"0\" role=\"region\" aria-label=\"{name}\">{text}</pre></details>"
                 )
             }
-            Part::Tiles(tiles) => {
+            Block::Tiles(tiles) => {
                 out.push_str("<dl class=\"tiles\">\n");
                 for t in tiles {
                     let (label, value, detail) = (html(&t.label), html(&t.value), html(&t.detail));
@@ -162,11 +162,11 @@ impl Part {
                 }
                 writeln!(out, "</dl>")
             }
-            Part::Table(table) => table.to_html(out),
-            Part::Heat(heat) => heat.to_html(out),
-            Part::Main(figure) => figure.to_html(out, true),
-            Part::Figures(figures) if figures.is_empty() => Ok(()),
-            Part::Figures(figures) => {
+            Block::Table(table) => table.to_html(out),
+            Block::Heat(heat) => heat.to_html(out),
+            Block::Main(figure) => figure.to_html(out, true),
+            Block::Figures(figures) if figures.is_empty() => Ok(()),
+            Block::Figures(figures) => {
                 out.push_str("<div class=\"figures\">\n");
                 figures.iter().try_for_each(|f| f.to_html(out, false)).and_then(|()| writeln!(out, "</div>"))
             }
@@ -175,26 +175,26 @@ impl Part {
 
     fn to_markdown(&self, out: &mut String) {
         let _ = match self {
-            Part::Heading(text) => writeln!(out, "\n## {}", markdown(text)),
-            Part::Text(text) => writeln!(out, "\n{}", markdown(text)),
-            Part::Warning(text) => writeln!(out, "\n> **Note.** {}", markdown(text)),
-            Part::Fold(name, text) => {
+            Block::Heading(text) => writeln!(out, "\n## {}", markdown(text)),
+            Block::Text(text) => writeln!(out, "\n{}", markdown(text)),
+            Block::Warning(text) => writeln!(out, "\n> **Note.** {}", markdown(text)),
+            Block::Fold(name, text) => {
                 // A fence longer than any in the text.
                 let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
                 let fence = "`".repeat(longest.max(2) + 1);
                 writeln!(out, "\n{}\n\n{fence}\n{}\n{fence}", markdown(name), text.trim_end())
             }
-            Part::Tiles(tiles) => {
+            Block::Tiles(tiles) => {
                 let row = |t: &Tile| vec![t.label.clone(), t.value.clone(), t.detail.clone()];
                 let header = ["", "value", ""].map(String::from).to_vec();
                 let table =
                     Table { header, rows: tiles.iter().map(row).collect(), text_columns: 3, ..Table::default() };
                 writeln!(out, "{}", table.as_markdown().trim_end())
             }
-            Part::Table(table) => writeln!(out, "{}", table.as_markdown().trim_end()),
-            Part::Heat(heat) => writeln!(out, "{}", heat.as_table().as_markdown().trim_end()),
-            Part::Main(figure) => writeln!(out, "\n{}", figure.as_markdown()),
-            Part::Figures(figures) => {
+            Block::Table(table) => writeln!(out, "{}", table.as_markdown().trim_end()),
+            Block::Heat(heat) => writeln!(out, "{}", heat.as_table().as_markdown().trim_end()),
+            Block::Main(figure) => writeln!(out, "\n{}", figure.as_markdown()),
+            Block::Figures(figures) => {
                 let lines: Vec<String> = figures.iter().map(Figure::as_markdown).collect();
                 writeln!(out, "\n{}", lines.join("\n"))
             }

@@ -1,10 +1,10 @@
-//! Line charts as SVG. Across, everything is placed in per cent and only the lines are stretched, so that a chart fills
+//! Curve charts as SVG. Across, everything is placed in per cent and only the lines are stretched, so that a chart fills
 //! any width while its text, marks and strokes keep their size; down, the units are CSS pixels. Colours are classes of
 //! the style sheet.
 
 use std::fmt::Write;
 
-/// Line colours, light and dark; the first is the quiet one, for a baseline.
+/// Curve colours, light and dark; the first is the quiet one, for a baseline.
 const COLOURS: [(&str, &str); 8] = [
     ("#6b727c", "#a0a7b2"),
     ("#2a6fc9", "#5b9df0"),
@@ -44,18 +44,18 @@ pub(super) enum Scale {
 
 /// A point, with an interval where there is one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Point {
+pub(super) struct PlotPoint {
     pub x: f64,
     pub y: f64,
     pub interval: Option<(f64, f64)>,
 }
 
 /// One line.
-pub(super) struct Line {
+pub(super) struct Curve {
     /// Index into the colours.
     pub colour: usize,
     /// Points by rising x.
-    pub points: Vec<Point>,
+    pub points: Vec<PlotPoint>,
     /// Whether each point gets a mark.
     pub marks: bool,
 }
@@ -67,7 +67,7 @@ pub(super) struct Chart {
     pub y_scale: Scale,
     /// A value that the y axis has to show (chance, zero), drawn as a dashed rule.
     pub rule: Option<f64>,
-    pub lines: Vec<Line>,
+    pub lines: Vec<Curve>,
 }
 
 /// The class of a colour.
@@ -236,14 +236,15 @@ fn nice((low, high): (f64, f64), most: f64) -> Vec<f64> {
 }
 
 /// A line with at most so many points: means of neighbours, so that a peak is softened, not dropped.
-pub(super) fn thinned(points: &[Point], at_most: usize) -> Vec<Point> {
-    let finite: Vec<Point> = points.iter().filter(|p| p.x.is_finite() && p.y.is_finite()).copied().collect();
+pub(super) fn thinned(points: &[PlotPoint], at_most: usize) -> Vec<PlotPoint> {
+    let finite: Vec<PlotPoint> = points.iter().filter(|p| p.x.is_finite() && p.y.is_finite()).copied().collect();
     if finite.len() <= at_most {
         return finite;
     }
     let size = finite.len().div_ceil(at_most.max(1));
-    let mean = |chunk: &[Point], get: fn(&Point) -> f64| chunk.iter().map(get).sum::<f64>() / chunk.len() as f64;
-    finite.chunks(size).map(|c| Point { x: mean(c, |p| p.x), y: mean(c, |p| p.y), interval: None }).collect()
+    let mean =
+        |chunk: &[PlotPoint], get: fn(&PlotPoint) -> f64| chunk.iter().map(get).sum::<f64>() / chunk.len() as f64;
+    finite.chunks(size).map(|c| PlotPoint { x: mean(c, |p| p.x), y: mean(c, |p| p.y), interval: None }).collect()
 }
 
 /// A label of an axis whose labels are at least `step` apart and at most `largest` from zero.
@@ -278,13 +279,13 @@ mod tests {
     use super::*;
 
     fn chart(ys: &[f64]) -> Chart {
-        let points = ys.iter().enumerate().map(|(i, &y)| Point { x: i as f64, y, interval: None }).collect();
+        let points = ys.iter().enumerate().map(|(i, &y)| PlotPoint { x: i as f64, y, interval: None }).collect();
         Chart {
             x_label: "step".into(),
             x_scale: Scale::Number,
             y_scale: Scale::Number,
             rule: None,
-            lines: vec![Line { colour: 1, points, marks: false }],
+            lines: vec![Curve { colour: 1, points, marks: false }],
         }
     }
 
@@ -318,8 +319,8 @@ mod tests {
     #[test]
     fn few_points_are_labelled_where_they_are_and_many_at_round_numbers() {
         let with = |xs: &[f64], marks: bool| {
-            let points = xs.iter().map(|&x| Point { x, y: 0.5, interval: None }).collect();
-            Chart { lines: vec![Line { colour: 1, points, marks }], x_scale: Scale::Percent, ..chart(&[]) }
+            let points = xs.iter().map(|&x| PlotPoint { x, y: 0.5, interval: None }).collect();
+            Chart { lines: vec![Curve { colour: 1, points, marks }], x_scale: Scale::Percent, ..chart(&[]) }
         };
         assert_eq!(with(&[0.0, 0.1, 0.4], true).x_ticks((-0.01, 0.41)), [0.0, 0.1, 0.4]);
         assert_eq!(with(&[0.0, 0.1, 0.4], false).x_ticks((-0.01, 0.41)).len(), 5);

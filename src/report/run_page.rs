@@ -5,12 +5,12 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::codes;
-use super::load::{self, Code, Codes, Metrics};
-use super::page::{Figure, Heat, Page, Part, Table, Tile, count, interval, number, percent, visible};
-use super::plot::{Chart, Line, Point, Scale};
+use super::load::{self, Code, CodeTable, MetricCurves};
+use super::page::{Block, Figure, Heat, Page, Table, Tile, count, interval, number, percent, visible};
+use super::plot::{Chart, Curve, PlotPoint, Scale};
 use crate::analysis::{CodeAccuracy, CodeReading};
 use crate::error::Result;
-use crate::schema::{metric, prepared, run};
+use crate::schema::{accuracy, col, metric, prepared, result, run};
 
 /// Tokens shown for each code and end.
 const TOKENS_SHOWN: usize = 10;
@@ -24,13 +24,13 @@ pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Optio
     let mut parts = Vec::new();
     match &summary {
         Some(summary) => headline(summary, &mut parts),
-        None => parts.push(Part::Warning("This run has no summary yet: it has not finished, or was stopped.".into())),
+        None => parts.push(Block::Warning("This run has no summary yet: it has not finished, or was stopped.".into())),
     }
     if metrics.unreadable > 0 {
-        parts.push(Part::Warning(format!("{} lines of metrics.jsonl could not be read.", metrics.unreadable)));
+        parts.push(Block::Warning(format!("{} lines of metrics.jsonl could not be read.", metrics.unreadable)));
     }
     training(&metrics, &mut parts);
-    if let Some(sources) = summary.as_ref().and_then(|s| s.get("by_source")).and_then(Value::as_array) {
+    if let Some(sources) = summary.as_ref().and_then(|s| s.get(result::BY_SOURCE)).and_then(Value::as_array) {
         by_source(sources, &mut parts);
     }
     latent(&metrics, reading, &mut parts);
@@ -44,9 +44,9 @@ pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Optio
         codes::meaning(reading, preferences, &mut parts);
     }
     let field = |key: &str| summary.as_ref().and_then(|s| s.get(key)).and_then(Value::as_str).map(String::from);
-    method(field("latent").as_deref(), &mut parts);
+    method(field(result::LATENT).as_deref(), &mut parts);
     provenance("how this run was made", dir, &mut parts)?;
-    let kind: Vec<String> = [field("objective"), field("latent")].into_iter().flatten().collect();
+    let kind: Vec<String> = [field(result::OBJECTIVE), field(result::LATENT)].into_iter().flatten().collect();
     Ok(Page { title: format!("Run: {}", folder_name(dir)), subtitle: kind.join(" · "), parts })
 }
 
@@ -60,61 +60,61 @@ fn get(map: &Map<String, Value>, key: &str) -> Option<f64> {
     map.get(key).and_then(Value::as_f64)
 }
 
-fn headline(summary: &Map<String, Value>, parts: &mut Vec<Part>) {
+fn headline(summary: &Map<String, Value>, parts: &mut Vec<Block>) {
     let value = |key: &str| get(summary, key);
     let mut tiles = Vec::new();
     let mut tile = |label: &str, value: String, detail: String| {
         tiles.push(Tile { label: label.into(), value, detail });
     };
-    if let Some(accuracy) = value("eval_accuracy") {
-        let range = interval(value("eval_accuracy_low"), value("eval_accuracy_high"));
+    if let Some(accuracy) = value(result::EVAL_ACCURACY) {
+        let range = interval(value(result::EVAL_ACCURACY_LOW), value(result::EVAL_ACCURACY_HIGH));
         let detail = if range.is_empty() { String::new() } else { format!("95 %: {range}") };
         tile("preference accuracy", percent(accuracy, 1), detail);
     }
-    for (key, label) in [("n_eval", "test pairs"), ("steps", "steps")] {
+    for (key, label) in [(result::N_EVAL, "test pairs"), (result::STEPS, "steps")] {
         if let Some(n) = value(key) {
             tile(label, count(n as u64), String::new());
         }
     }
     // One code is always used: that says nothing of a latent without codes.
-    let coded = value("codes").is_none_or(|n| n > 1.0);
-    if let Some(used) = value("codes_used").filter(|_| coded) {
-        let of = value("codes").map(|n| format!("of {n}")).unwrap_or_default();
+    let coded = value(result::CODES).is_none_or(|n| n > 1.0);
+    if let Some(used) = value(result::CODES_USED).filter(|_| coded) {
+        let of = value(result::CODES).map(|n| format!("of {n}")).unwrap_or_default();
         tile("codes in use", format!("{used:.0}"), of);
     }
-    if let Some(perplexity) = value("code_perplexity").filter(|_| coded) {
+    if let Some(perplexity) = value(result::CODE_PERPLEXITY).filter(|_| coded) {
         tile("code perplexity", number(Some(perplexity), 2), "1 is collapse".into());
     }
-    if let Some(rate) = value("mix_flip_rate") {
+    if let Some(rate) = value(result::MIX_FLIP_RATE) {
         tile("flip rate", percent(rate, 1), "of objective mix, at the end".into());
     }
-    if let Some(speed) = value("pairs_per_s") {
+    if let Some(speed) = value(result::PAIRS_PER_S) {
         tile("speed", number(Some(speed), 1), "pairs a second".into());
     }
-    if let Some(memory) = value("peak_rss_mb") {
+    if let Some(memory) = value(result::PEAK_RSS_MB) {
         tile("peak memory", count(memory as u64), "MB".into());
     }
-    parts.push(Part::Tiles(tiles));
-    if value("codes").unwrap_or(0.0) > 1.0 && value("codes_used").is_some_and(|n| n <= 1.0) {
-        parts.push(Part::Warning("The codes have collapsed: every example uses the same one.".into()));
+    parts.push(Block::Tiles(tiles));
+    if value(result::CODES).unwrap_or(0.0) > 1.0 && value(result::CODES_USED).is_some_and(|n| n <= 1.0) {
+        parts.push(Block::Warning("The codes have collapsed: every example uses the same one.".into()));
     }
 }
 
-fn by_source(sources: &[Value], parts: &mut Vec<Part>) {
+fn by_source(sources: &[Value], parts: &mut Vec<Block>) {
     if sources.is_empty() {
         return;
     }
     let row = |s: &Value| {
         let value = |key: &str| s.get(key).and_then(Value::as_f64);
         vec![
-            s.get("source").and_then(Value::as_str).unwrap_or("?").to_string(),
-            value("n").map_or("–".into(), |n| count(n as u64)),
-            value("accuracy").map_or("–".into(), |a| percent(a, 1)),
-            interval(value("low"), value("high")),
+            s.get(col::SOURCE).and_then(Value::as_str).unwrap_or("?").to_string(),
+            value(accuracy::N).map_or("–".into(), |n| count(n as u64)),
+            value(accuracy::ACCURACY).map_or("–".into(), |a| percent(a, 1)),
+            interval(value(accuracy::LOW), value(accuracy::HIGH)),
         ]
     };
-    parts.push(Part::Heading("Accuracy by source".into()));
-    parts.push(Part::Table(Table {
+    parts.push(Block::Heading("Accuracy by source".into()));
+    parts.push(Block::Table(Table {
         caption: "test pairs ranked as their clean label says".into(),
         header: ["source", "pairs", "accuracy", "95 % interval"].map(String::from).to_vec(),
         rows: sources.iter().map(row).collect(),
@@ -123,19 +123,25 @@ fn by_source(sources: &[Value], parts: &mut Vec<Part>) {
 }
 
 /// A figure of one metric, training and evaluation; none where neither was logged.
-fn curve(metrics: &Metrics, key: &str, title: &str, scale: Scale, rule: Option<f64>) -> Option<Figure> {
+fn curve(metrics: &MetricCurves, key: &str, title: &str, scale: Scale, rule: Option<f64>) -> Option<Figure> {
     curves(metrics, &[(key, "")], title, scale, rule)
 }
 
 /// A figure of several metrics; each is drawn for training and, where it was logged, evaluation.
-fn curves(metrics: &Metrics, keys: &[(&str, &str)], title: &str, scale: Scale, rule: Option<f64>) -> Option<Figure> {
+fn curves(
+    metrics: &MetricCurves,
+    keys: &[(&str, &str)],
+    title: &str,
+    scale: Scale,
+    rule: Option<f64>,
+) -> Option<Figure> {
     let (mut lines, mut legend) = (Vec::new(), Vec::new());
     let both = keys.iter().any(|(key, _)| metrics.eval.contains_key(*key));
     for (key, name) in keys {
         for (side, points) in [("training", metrics.train.get(*key)), ("evaluation", metrics.eval.get(*key))] {
             let Some(points) = points.filter(|p| !p.is_empty()) else { continue };
             let colour = lines.len() + 1;
-            lines.push(Line { colour, points: points.clone(), marks: side == "evaluation" && points.len() <= 60 });
+            lines.push(Curve { colour, points: points.clone(), marks: side == "evaluation" && points.len() <= 60 });
             let named = if both { [*name, side].join(", ") } else { name.to_string() };
             legend.push((colour, named.trim_start_matches(", ").to_string()));
         }
@@ -151,7 +157,7 @@ fn curves(metrics: &Metrics, keys: &[(&str, &str)], title: &str, scale: Scale, r
     Some(Figure { title: title.into(), caption: String::new(), legend, chart })
 }
 
-fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
+fn training(metrics: &MetricCurves, parts: &mut Vec<Block>) {
     let rewards = [(metric::REWARDS_CHOSEN, "chosen"), (metric::REWARDS_REJECTED, "rejected")];
     let accuracy = curve(metrics, metric::REWARDS_ACCURACIES, "Preference accuracy", Scale::Percent, Some(0.5));
     let mut figures = [
@@ -165,19 +171,19 @@ fn training(metrics: &Metrics, parts: &mut Vec<Part>) {
     .into_iter()
     .flatten();
     let Some(main) = figures.next() else { return };
-    parts.push(Part::Heading("Training".into()));
-    parts.push(Part::Main(main));
-    parts.push(Part::Text(
+    parts.push(Block::Heading("Training".into()));
+    parts.push(Block::Main(main));
+    parts.push(Block::Text(
         "The implicit reward of an answer is beta times the log-ratio of policy to reference, in nats (SimPO: beta \
          times the mean log-probability of a token, without a reference). The margin is the chosen answer's reward \
          minus the rejected one's; a pair counts as right where the margin is above zero. Training accuracy is \
          measured against the labels as observed, noise included. Dashed rules are chance and zero."
             .into(),
     ));
-    parts.push(Part::Figures(figures.collect()));
+    parts.push(Block::Figures(figures.collect()));
 }
 
-fn latent(metrics: &Metrics, reading: Option<&CodeReading>, parts: &mut Vec<Part>) {
+fn latent(metrics: &MetricCurves, reading: Option<&CodeReading>, parts: &mut Vec<Block>) {
     let entropies = [(metric::PRIOR_ENTROPY, "prior"), (metric::POSTERIOR_ENTROPY, "posterior")];
     let weights = [(metric::G, "g (prior's share of z)"), (metric::TAU, "temperature")];
     // Evaluation logs a KL of 0 where there is no posterior; training then logs none.
@@ -197,28 +203,28 @@ fn latent(metrics: &Metrics, reading: Option<&CodeReading>, parts: &mut Vec<Part
     let agreement = reading.and_then(|r| r.agreement.as_ref()).map(codes::agreement);
     if figures.is_empty() {
         if let Some(agreement) = agreement {
-            parts.push(Part::Heading("Latent codes".into()));
+            parts.push(Block::Heading("Latent codes".into()));
             parts.push(agreement);
         }
         return;
     }
     let coded = metrics.train.contains_key(metric::CODE_PERPLEXITY);
-    parts.push(Part::Heading(if coded { "Latent codes in training" } else { "The latent in training" }.into()));
+    parts.push(Block::Heading(if coded { "Latent codes in training" } else { "The latent in training" }.into()));
     if !coded {
-        return parts.push(Part::Figures(figures));
+        return parts.push(Block::Figures(figures));
     }
-    parts.push(Part::Text(
+    parts.push(Block::Text(
         "The posterior sees which answer was preferred, the prior sees the prompt alone. A KL near zero together with \
          a perplexity near one means that the codes have collapsed; a large KL means that the posterior knows what \
          the prompt does not tell."
             .into(),
     ));
-    parts.push(Part::Figures(figures));
+    parts.push(Block::Figures(figures));
     parts.extend(agreement);
 }
 
 /// How each source uses the codes, as shares of the source.
-pub(super) fn usage_heat(codes: &Codes, caption: &str) -> Option<Heat> {
+pub(super) fn usage_heat(codes: &CodeTable, caption: &str) -> Option<Heat> {
     // A latent without codes has one row, which all sources use.
     if codes.by_source.is_empty() || codes.rows.len() < 2 {
         return None;
@@ -244,21 +250,21 @@ fn joined(tokens: &[String]) -> String {
 }
 
 /// What one vector for all prompts does to the logits.
-fn one_vector(vector: &Code, parts: &mut Vec<Part>) {
-    parts.push(Part::Heading("The learned vector".into()));
-    parts.push(Part::Text(format!(
+fn one_vector(vector: &Code, parts: &mut Vec<Block>) {
+    parts.push(Block::Heading("The learned vector".into()));
+    parts.push(Block::Text(format!(
         "One vector, of norm {}, is added to the hidden state before the output head for all prompts alike. Of the \
          next-token logits it raises most: {}",
         number(Some(vector.norm), 3),
         joined(&vector.top)
     )));
-    parts.push(Part::Text(format!("It lowers most: {}", joined(&vector.bottom))));
+    parts.push(Block::Text(format!("It lowers most: {}", joined(&vector.bottom))));
 }
 
-fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
-    parts.push(Part::Heading("The codes".into()));
+fn code_parts(codes: &CodeTable, parts: &mut Vec<Block>) {
+    parts.push(Block::Heading("The codes".into()));
     if let Some(heat) = usage_heat(codes, "share of each code in a source (prior), codes in columns") {
-        parts.push(Part::Heat(heat));
+        parts.push(Block::Heat(heat));
     }
     let rows = codes.rows.iter().map(|c| {
         let mut row = vec![
@@ -274,34 +280,34 @@ fn code_parts(codes: &Codes, parts: &mut Vec<Part>) {
     });
     let mut header = ["code", "raises", "lowers", "use, prior", "use, posterior", "norm"].map(String::from).to_vec();
     header.extend(codes.rows.iter().any(|c| c.flip_rate.is_some()).then(|| "flip rate".to_string()));
-    parts.push(Part::Table(Table {
+    parts.push(Block::Table(Table {
         caption: "what each code does to the next-token logits: the tokens it raises and lowers most".into(),
         header,
         rows: rows.collect(),
         text_columns: 3,
     }));
-    parts.push(Part::Text(
+    parts.push(Block::Text(
         "A code is a vector added to the hidden state before the output head. The head is linear, so that its effect \
          on the logits is the same at every position and is read off exactly."
             .into(),
     ));
 }
 
-fn method(latent: Option<&str>, parts: &mut Vec<Part>) {
+fn method(latent: Option<&str>, parts: &mut Vec<Block>) {
     let vector = match latent {
         Some("none" | "mlp" | "bias" | "noise") => "",
         Some("gaussian") => "Evaluation uses the prior's mean, never the posterior, which has seen the label. ",
         _ => "Evaluation uses the prior's expected code vector, never the posterior, which has seen the label. ",
     };
-    parts.push(Part::Heading("How the numbers were made".into()));
-    parts.push(Part::Text(format!(
+    parts.push(Block::Heading("How the numbers were made".into()));
+    parts.push(Block::Text(format!(
         "{vector}Accuracy is over the pairs of the test split, against the clean labels where labels were flipped; a \
          tie counts as wrong. Intervals of accuracies are 95 % intervals for a proportion (Wilson)."
     )));
 }
 
 /// Command, times, configuration.
-pub(super) fn provenance(caption: &str, dir: &Path, parts: &mut Vec<Part>) -> Result<()> {
+pub(super) fn provenance(caption: &str, dir: &Path, parts: &mut Vec<Block>) -> Result<()> {
     if let Some(manifest) = load::object(&dir.join(prepared::MANIFEST))? {
         let string = |key: &str| manifest.get(key).and_then(Value::as_str).unwrap_or("").to_string();
         let command = manifest.get("command").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -318,15 +324,15 @@ pub(super) fn provenance(caption: &str, dir: &Path, parts: &mut Vec<Part>) -> Re
         }
         rows.retain(|r| !r[1].is_empty());
         let header = ["", ""].map(String::from).to_vec();
-        parts.push(Part::Table(Table { caption: caption.into(), header, rows, text_columns: 2 }));
+        parts.push(Block::Table(Table { caption: caption.into(), header, rows, text_columns: 2 }));
     }
     if let Some(config) = load::text(&dir.join(run::CONFIG))? {
-        parts.push(Part::Fold("Resolved configuration (config.toml)".into(), config));
+        parts.push(Block::Fold("Resolved configuration (config.toml)".into(), config));
     }
     Ok(())
 }
 
 /// The loss curve of a run, for a chart of several runs.
-pub(super) fn loss(dir: &Path) -> Result<Vec<Point>> {
+pub(super) fn loss(dir: &Path) -> Result<Vec<PlotPoint>> {
     Ok(load::metrics(dir)?.train.remove(metric::LOSS).unwrap_or_default())
 }

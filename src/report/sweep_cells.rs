@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::load;
-use super::page::{Figure, Part, percent};
-use super::plot::{Chart, Line, Scale, thinned};
+use super::page::{Block, Figure, percent};
+use super::plot::{Chart, Curve, Scale, thinned};
 use super::run_page::{folder_name, loss, usage_heat};
 use super::sweep_page::{Colours, distinct, line_name, panel_name};
 use crate::error::Result;
@@ -32,7 +32,7 @@ pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
     paths.sort();
     let mut folders = Vec::new();
     for path in paths {
-        let Some(marker) = load::object(&path.join("cell.json")).ok().flatten() else { continue };
+        let Some(marker) = load::object(&path.join(sweep::CELL_MARKER)).ok().flatten() else { continue };
         let Some(cell) = marker.get("cell") else { continue };
         let string = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or("").to_string();
         let noise = cell.get("noise").cloned().unwrap_or_default();
@@ -51,7 +51,7 @@ pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
 }
 
 /// The loss curves, one chart per noise setting.
-pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<Part>) -> Result<()> {
+pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<Block>) -> Result<()> {
     let panels = distinct(folders.iter().map(|f| f.panel.clone()));
     let mut figures = Vec::new();
     for panel in panels.iter().take(MAX_PANELS) {
@@ -64,7 +64,7 @@ pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<
                 continue;
             }
             let colour = colours.of(&folder.line);
-            lines.push(Line { colour, points, marks: false });
+            lines.push(Curve { colour, points, marks: false });
             legend.push((colour, line_name(&folder.line)));
         }
         if lines.is_empty() {
@@ -76,17 +76,17 @@ pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<
         figures.push(Figure { title: panel.clone(), caption: String::new(), legend, chart });
     }
     if !figures.is_empty() {
-        parts.push(Part::Heading("Training loss".into()));
-        parts.push(Part::Text(
+        parts.push(Block::Heading("Training loss".into()));
+        parts.push(Block::Text(
             "One line a run, each point the mean of neighbouring steps; seeds of a cell share a colour.".into(),
         ));
-        parts.push(Part::Figures(figures));
+        parts.push(Block::Figures(figures));
     }
     Ok(())
 }
 
 /// How the sources use the codes, one shaded table per cell.
-pub(super) fn usage(folders: &[CellFolder], parts: &mut Vec<Part>) -> Result<()> {
+pub(super) fn usage(folders: &[CellFolder], parts: &mut Vec<Block>) -> Result<()> {
     // One seed tells the story of a cell: codes of different seeds have no common order.
     let mut seen = Vec::new();
     let mut heats = Vec::new();
@@ -98,13 +98,13 @@ pub(super) fn usage(folders: &[CellFolder], parts: &mut Vec<Part>) -> Result<()>
         let Some(codes) = load::codes(&folder.path)? else { continue };
         let caption = format!("{}, {} ({})", line_name(&folder.line), folder.panel, folder.name);
         if let Some(heat) = usage_heat(&codes, &caption) {
-            heats.push(Part::Heat(heat));
+            heats.push(Block::Heat(heat));
             seen.push(key);
         }
     }
     if !heats.is_empty() {
-        parts.push(Part::Heading("Codes by source".into()));
-        parts.push(Part::Text(
+        parts.push(Block::Heading("Codes by source".into()));
+        parts.push(Block::Text(
             "Share of each code in a source, with the prior; the first seed of each cell. Rows that differ mean that \
              the codes tell sources apart; the order of the codes means nothing."
                 .into(),

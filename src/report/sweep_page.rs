@@ -6,20 +6,20 @@ use std::path::Path;
 use polars::prelude::DataFrame;
 
 use super::load::{numbers, texts};
-use super::page::{Figure, Page, Part, Table, Tile, count, interval, number, percent, points};
-use super::plot::{Chart, Line, Point, Scale};
+use super::page::{Block, Figure, Page, Table, Tile, count, interval, number, percent, points};
+use super::plot::{Chart, Curve, PlotPoint, Scale};
 use super::run_page::{folder_name, provenance};
 use super::sweep_cells::{cell_folders, losses, usage};
 use crate::artifact;
 use crate::error::Result;
-use crate::schema::sweep;
+use crate::schema::{col, result, sweep};
 
 /// From so many seeds on an interval is drawn: with two, Student's t is 12.7 standard errors wide and tells nothing.
 const LEAST_SEEDS_DRAWN: f64 = 3.0;
 /// More lines than this in one chart cannot be told apart.
 const MAX_LINES: usize = 8;
 /// One cell over its seeds, from summary.parquet.
-struct Cell {
+struct CellSummary {
     objective: String,
     latent: String,
     codes: usize,
@@ -31,33 +31,33 @@ struct Cell {
 
 /// Columns of summary.parquet that are numbers.
 const VALUES: [&str; 17] = [
-    "n_seeds",
-    "n_failed",
-    "n_eval",
-    "eval_accuracy",
-    "eval_accuracy_sd",
-    "eval_accuracy_low",
-    "eval_accuracy_high",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "n_paired",
-    "audit_auroc",
-    "audit_auroc_low",
-    "audit_auroc_high",
-    "codes_used",
-    "code_perplexity",
-    "train_seconds",
+    result::N_SEEDS,
+    result::N_FAILED,
+    result::N_EVAL,
+    result::EVAL_ACCURACY,
+    result::EVAL_ACCURACY_SD,
+    result::EVAL_ACCURACY_LOW,
+    result::EVAL_ACCURACY_HIGH,
+    result::DIFFERENCE,
+    result::DIFFERENCE_LOW,
+    result::DIFFERENCE_HIGH,
+    result::N_PAIRED,
+    result::AUDIT_AUROC,
+    result::AUDIT_AUROC_LOW,
+    result::AUDIT_AUROC_HIGH,
+    result::CODES_USED,
+    result::CODE_PERPLEXITY,
+    result::TRAIN_SECONDS,
 ];
 
-impl Cell {
+impl CellSummary {
     fn get(&self, name: &str) -> Option<f64> {
         self.values.get(name).copied().flatten()
     }
 
     /// The interval over the seeds as it is drawn; the table shows it for two seeds too.
     fn drawn(&self, low: &str, high: &str) -> Option<(f64, f64)> {
-        let enough = self.get("n_seeds").is_some_and(|n| n >= LEAST_SEEDS_DRAWN);
+        let enough = self.get(result::N_SEEDS).is_some_and(|n| n >= LEAST_SEEDS_DRAWN);
         self.get(low).zip(self.get(high)).filter(|_| enough)
     }
 
@@ -89,11 +89,13 @@ pub(super) fn panel_name((objective, kind, marked): &(String, String, bool)) -> 
     format!("{objective}, {kind} noise{}", if *marked { ", marked" } else { "" })
 }
 
-fn cells(frame: &DataFrame) -> Vec<Cell> {
-    let (objective, latent, kind) = (texts(frame, "objective"), texts(frame, "latent"), texts(frame, "noise_kind"));
-    let (codes, p, marked) = (numbers(frame, "codes"), numbers(frame, "noise_p"), numbers(frame, "marked"));
+fn cells(frame: &DataFrame) -> Vec<CellSummary> {
+    let (objective, latent, kind) =
+        (texts(frame, result::OBJECTIVE), texts(frame, result::LATENT), texts(frame, col::NOISE_KIND));
+    let (codes, p, marked) =
+        (numbers(frame, result::CODES), numbers(frame, col::NOISE_P), numbers(frame, result::MARKED));
     let values: Vec<(&'static str, Vec<Option<f64>>)> = VALUES.iter().map(|n| (*n, numbers(frame, n))).collect();
-    let cell = |i: usize| Cell {
+    let cell = |i: usize| CellSummary {
         objective: objective[i].clone(),
         latent: latent[i].clone(),
         codes: codes[i].unwrap_or(0.0) as usize,
@@ -120,8 +122,8 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 pub(super) struct Colours(Vec<(String, usize)>);
 
 impl Colours {
-    fn new(cells: &[Cell]) -> Colours {
-        let mut lines = distinct(cells.iter().map(Cell::line));
+    fn new(cells: &[CellSummary]) -> Colours {
+        let mut lines = distinct(cells.iter().map(CellSummary::line));
         lines.sort_by_key(|(latent, _)| latent != "none");
         if lines.first().is_none_or(|(latent, _)| latent != "none") {
             lines.insert(0, ("none".into(), 0));
@@ -143,7 +145,7 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     let mut parts = Vec::new();
     headline(&results, &cells, &mut parts);
     if cells.is_empty() {
-        parts.push(Part::Warning("This sweep has no summary yet: it has not finished, or was stopped.".into()));
+        parts.push(Block::Warning("This sweep has no summary yet: it has not finished, or was stopped.".into()));
     } else {
         accuracy(&cells, &colours, &mut parts);
         by_codes(&cells, &mut parts);
@@ -162,30 +164,30 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     })
 }
 
-fn headline(results: &DataFrame, cells: &[Cell], parts: &mut Vec<Part>) {
-    let status = texts(results, "status");
+fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) {
+    let status = texts(results, result::STATUS);
     let failed: Vec<usize> = (0..status.len()).filter(|&i| status[i] != "ok").collect();
-    let seeds = distinct(texts(results, "seed").into_iter());
-    let seconds: f64 = numbers(results, "train_seconds").into_iter().flatten().sum();
+    let seeds = distinct(texts(results, result::SEED).into_iter());
+    let seconds: f64 = numbers(results, result::TRAIN_SECONDS).into_iter().flatten().sum();
     let mut tiles = vec![
         Tile { label: "runs".into(), value: count(status.len() as u64), detail: format!("{} failed", failed.len()) },
         Tile { label: "seeds".into(), value: seeds.len().to_string(), detail: "of every cell".into() },
         Tile { label: "training time".into(), value: duration(seconds), detail: "all runs together".into() },
     ];
     // The best-placed difference is shown with its interval, so that it cannot be read without it.
-    let gain = |c: &&Cell| c.get("difference").unwrap_or(f64::NEG_INFINITY);
-    let compared = cells.iter().filter(|c| c.get("difference").is_some()).count();
-    let best = cells.iter().filter(|c| c.get("difference").is_some()).max_by(|a, b| gain(a).total_cmp(&gain(b)));
+    let gain = |c: &&CellSummary| c.get(result::DIFFERENCE).unwrap_or(f64::NEG_INFINITY);
+    let compared = cells.iter().filter(|c| c.get(result::DIFFERENCE).is_some()).count();
+    let best = cells.iter().filter(|c| c.get(result::DIFFERENCE).is_some()).max_by(|a, b| gain(a).total_cmp(&gain(b)));
     if let Some(best) = best {
         tiles.push(Tile {
             label: format!("largest of {compared} gains over none"),
-            value: format!("{} points", points(best.get("difference"))),
+            value: format!("{} points", points(best.get(result::DIFFERENCE))),
             detail: format!("95 %: {}; {} at {} flipped", gains(best), line_name(&best.line()), percent(best.p, 0)),
         });
     }
-    parts.push(Part::Tiles(tiles));
+    parts.push(Block::Tiles(tiles));
     if !failed.is_empty() {
-        parts.push(Part::Warning(format!("{} of {} runs failed; see the table of runs.", failed.len(), status.len())));
+        parts.push(Block::Warning(format!("{} of {} runs failed; see the table of runs.", failed.len(), status.len())));
     }
 }
 
@@ -198,8 +200,8 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-fn gains(cell: &Cell) -> String {
-    match (cell.get("difference_low"), cell.get("difference_high")) {
+fn gains(cell: &CellSummary) -> String {
+    match (cell.get(result::DIFFERENCE_LOW), cell.get(result::DIFFERENCE_HIGH)) {
         (Some(low), Some(high)) => format!("{} to {}", points(Some(low)), points(Some(high))),
         _ => "–".into(),
     }
@@ -207,7 +209,7 @@ fn gains(cell: &Cell) -> String {
 
 /// One chart per objective, noise model and marker: a value against the noise rate.
 fn against_noise(
-    cells: &[Cell],
+    cells: &[CellSummary],
     colours: &Colours,
     of: [&str; 3],
     title: &str,
@@ -215,19 +217,19 @@ fn against_noise(
     scale: Scale,
 ) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for panel in distinct(cells.iter().map(Cell::panel)) {
-        let here: Vec<&Cell> = cells.iter().filter(|c| c.panel() == panel && c.get(of[0]).is_some()).collect();
+    for panel in distinct(cells.iter().map(CellSummary::panel)) {
+        let here: Vec<&CellSummary> = cells.iter().filter(|c| c.panel() == panel && c.get(of[0]).is_some()).collect();
         let keys = distinct(here.iter().map(|c| c.line()));
         let (mut lines, mut legend) = (Vec::new(), Vec::new());
         for key in keys.iter().take(MAX_LINES) {
-            let mut line: Vec<Point> = Vec::new();
+            let mut line: Vec<PlotPoint> = Vec::new();
             for cell in here.iter().filter(|c| c.line() == *key) {
                 let interval = cell.drawn(of[1], of[2]);
-                line.extend(cell.get(of[0]).map(|y| Point { x: cell.p, y, interval }));
+                line.extend(cell.get(of[0]).map(|y| PlotPoint { x: cell.p, y, interval }));
             }
             line.sort_by(|a, b| a.x.total_cmp(&b.x));
             let colour = colours.of(key);
-            lines.push(Line { colour, points: line, marks: true });
+            lines.push(Curve { colour, points: line, marks: true });
             legend.push((colour, line_name(key)));
         }
         if lines.is_empty() {
@@ -248,9 +250,9 @@ fn against_noise(
 }
 
 /// What the charts of means draw beside them.
-fn bars(cells: &[Cell]) -> &'static str {
-    let seeds = |c: &Cell| c.get("n_seeds").unwrap_or(0.0);
-    let drawn = |c: &&Cell| seeds(c) >= LEAST_SEEDS_DRAWN;
+fn bars(cells: &[CellSummary]) -> &'static str {
+    let seeds = |c: &CellSummary| c.get(result::N_SEEDS).unwrap_or(0.0);
+    let drawn = |c: &&CellSummary| seeds(c) >= LEAST_SEEDS_DRAWN;
     match cells.iter().filter(drawn).count() {
         0 if cells.iter().all(|c| seeds(c) < 2.0) => "A single seed gives no interval.",
         0 => {
@@ -265,34 +267,34 @@ fn bars(cells: &[Cell]) -> &'static str {
     }
 }
 
-fn accuracy(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
-    let of = ["eval_accuracy", "eval_accuracy_low", "eval_accuracy_high"];
+fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
+    let of = [result::EVAL_ACCURACY, result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH];
     let mut figures = against_noise(cells, colours, of, "Accuracy", 0.5, Scale::Percent).into_iter();
-    parts.push(Part::Heading("Accuracy against label noise".into()));
-    parts.extend(figures.next().map(Part::Main));
-    parts.push(Part::Text(format!(
+    parts.push(Block::Heading("Accuracy against label noise".into()));
+    parts.extend(figures.next().map(Block::Main));
+    parts.push(Block::Text(format!(
         "Preference accuracy on the test split against the clean labels, mean over the seeds. The dashed rule is \
          chance. {}",
         bars(cells)
     )));
-    parts.push(Part::Figures(figures.collect()));
-    let row = |c: &Cell| {
+    parts.push(Block::Figures(figures.collect()));
+    let row = |c: &CellSummary| {
         let text = |name: &str| c.get(name).map_or("–".to_string(), |v| percent(v, 1));
         vec![
             c.objective.clone(),
             line_name(&c.line()),
             format!("{}{}", c.kind, if c.marked { ", marked" } else { "" }),
             percent(c.p, 0),
-            number(c.get("n_seeds"), 0),
-            text("eval_accuracy"),
-            match interval(c.get("eval_accuracy_low"), c.get("eval_accuracy_high")) {
+            number(c.get(result::N_SEEDS), 0),
+            text(result::EVAL_ACCURACY),
+            match interval(c.get(result::EVAL_ACCURACY_LOW), c.get(result::EVAL_ACCURACY_HIGH)) {
                 none if none.is_empty() => "–".into(),
                 interval => interval,
             },
-            c.get("eval_accuracy_sd").map_or("–".into(), |s| format!("{:.1}", s * 100.0)),
-            points(c.get("difference")),
+            c.get(result::EVAL_ACCURACY_SD).map_or("–".into(), |s| format!("{:.1}", s * 100.0)),
+            points(c.get(result::DIFFERENCE)),
             gains(c),
-            number(c.get("code_perplexity"), 2),
+            number(c.get(result::CODE_PERPLEXITY), 2),
         ]
     };
     let header = [
@@ -315,27 +317,28 @@ fn accuracy(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
         rows: cells.iter().map(row).collect(),
         text_columns: 3,
     };
-    parts.push(Part::Table(table.without_empty_columns()));
+    parts.push(Block::Table(table.without_empty_columns()));
 }
 
 /// Where a latent was run with several numbers of codes: accuracy against that number.
-fn by_codes(cells: &[Cell], parts: &mut Vec<Part>) {
+fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
     let mut figures = Vec::new();
     for panel in distinct(cells.iter().map(|c| (c.panel(), c.latent.clone()))) {
-        let here: Vec<&Cell> = cells.iter().filter(|c| (c.panel(), c.latent.clone()) == panel && c.codes > 0).collect();
+        let here: Vec<&CellSummary> =
+            cells.iter().filter(|c| (c.panel(), c.latent.clone()) == panel && c.codes > 0).collect();
         if distinct(here.iter().map(|c| c.codes)).len() < 2 {
             continue;
         }
         let (mut lines, mut legend) = (Vec::new(), Vec::new());
         for (i, p) in distinct(here.iter().map(|c| c.p.to_bits())).into_iter().take(MAX_LINES).enumerate() {
-            let mut line: Vec<Point> = Vec::new();
+            let mut line: Vec<PlotPoint> = Vec::new();
             for cell in here.iter().filter(|c| c.p.to_bits() == p) {
-                let interval = cell.drawn("eval_accuracy_low", "eval_accuracy_high");
+                let interval = cell.drawn(result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH);
                 let x = (cell.codes as f64).log2();
-                line.extend(cell.get("eval_accuracy").map(|y| Point { x, y, interval }));
+                line.extend(cell.get(result::EVAL_ACCURACY).map(|y| PlotPoint { x, y, interval }));
             }
             line.sort_by(|a, b| a.x.total_cmp(&b.x));
-            lines.push(Line { colour: i + 1, points: line, marks: true });
+            lines.push(Curve { colour: i + 1, points: line, marks: true });
             legend.push((i + 1, format!("{} flipped", percent(f64::from_bits(p), 0))));
         }
         let (x_scale, y_scale) = (Scale::Log2, Scale::Percent);
@@ -347,33 +350,35 @@ fn by_codes(cells: &[Cell], parts: &mut Vec<Part>) {
         figures.push(Figure { title, caption: String::new(), legend, chart });
     }
     if !figures.is_empty() {
-        parts.push(Part::Heading("Size of the latent".into()));
-        parts.push(Part::Figures(figures));
+        parts.push(Block::Heading("Size of the latent".into()));
+        parts.push(Block::Figures(figures));
     }
 }
 
-fn audit(cells: &[Cell], colours: &Colours, parts: &mut Vec<Part>) {
-    let of = ["audit_auroc", "audit_auroc_low", "audit_auroc_high"];
+fn audit(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
+    let of = [result::AUDIT_AUROC, result::AUDIT_AUROC_LOW, result::AUDIT_AUROC_HIGH];
     let mut figures = against_noise(cells, colours, of, "Mislabel AUROC", 0.5, Scale::Number).into_iter();
     let Some(first) = figures.next() else { return };
-    parts.push(Part::Heading("Finding the wrong labels".into()));
-    parts.push(Part::Main(first));
-    parts.push(Part::Text(format!(
+    parts.push(Block::Heading("Finding the wrong labels".into()));
+    parts.push(Block::Main(first));
+    parts.push(Block::Text(format!(
         "Area under the ROC curve of the mislabel score: how often a flipped training pair is ranked above one that \
          was not flipped, mean over the seeds. The dashed rule, one half, is chance. Without flips there is nothing to \
          find. {}",
         bars(cells)
     )));
-    parts.push(Part::Figures(figures.collect()));
+    parts.push(Block::Figures(figures.collect()));
 }
 
-fn every_run(results: &DataFrame, parts: &mut Vec<Part>) {
+fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
     let text = |name: &str| texts(results, name);
-    let (objective, latent, kind, status) = (text("objective"), text("latent"), text("noise_kind"), text("status"));
+    let (objective, latent, kind, status) =
+        (text(result::OBJECTIVE), text(result::LATENT), text(col::NOISE_KIND), text(result::STATUS));
     let value = |name: &str| numbers(results, name);
-    let (codes, p, marked, seed) = (value("codes"), value("noise_p"), value("marked"), text("seed"));
-    let (accuracy, auroc, used) = (value("eval_accuracy"), value("audit_auroc"), value("codes_used"));
-    let (perplexity, seconds) = (value("code_perplexity"), value("train_seconds"));
+    let (codes, p, marked, seed) =
+        (value(result::CODES), value(col::NOISE_P), value(result::MARKED), text(result::SEED));
+    let (accuracy, auroc, used) = (value(result::EVAL_ACCURACY), value(result::AUDIT_AUROC), value(result::CODES_USED));
+    let (perplexity, seconds) = (value(result::CODE_PERPLEXITY), value(result::TRAIN_SECONDS));
     let row = |i: usize| {
         vec![
             objective[i].clone(),
@@ -402,27 +407,27 @@ fn every_run(results: &DataFrame, parts: &mut Vec<Part>) {
         "perplexity",
         "time",
     ];
-    parts.push(Part::Heading("Every run".into()));
+    parts.push(Block::Heading("Every run".into()));
     let table = Table {
         caption: "one row a run, in the order of results.parquet".into(),
         header: header.map(String::from).to_vec(),
         rows: (0..results.height()).map(row).collect(),
         text_columns: 4,
     };
-    parts.push(Part::Table(table.without_empty_columns()));
+    parts.push(Block::Table(table.without_empty_columns()));
 }
 
-fn method(results: &DataFrame, parts: &mut Vec<Part>) {
+fn method(results: &DataFrame, parts: &mut Vec<Block>) {
     let list = |name: &str| distinct(texts(results, name).into_iter()).join(", ");
-    parts.push(Part::Heading("How the numbers were made".into()));
-    parts.push(Part::Text(format!(
+    parts.push(Block::Heading("How the numbers were made".into()));
+    parts.push(Block::Text(format!(
         "Every cell was trained with the seeds {}; labels were flipped with the noise seed {}, so that all cells of a \
          noise setting see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
          without flips are shared by all kinds of noise.",
-        list("seed"),
+        list(result::SEED),
         list("noise_seed")
     )));
-    parts.push(Part::Text(
+    parts.push(Block::Text(
         "Intervals of means are 95 % Student t intervals over the seeds (none for a single seed). Differences to \
          latent = none are paired: for each test pair the mean over the common seeds of being right or wrong, minus \
          the same of the baseline; their intervals are 95 % percentile bootstrap intervals over the test pairs. The \

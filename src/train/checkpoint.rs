@@ -21,7 +21,7 @@ const STAGED: &str = ".staged-";
 
 /// Where a run stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct CheckpointState {
     /// Steps taken.
     pub step: usize,
     /// Tokens seen.
@@ -41,10 +41,10 @@ pub struct State {
     pub seal: String,
 }
 
-impl State {
+impl CheckpointState {
     /// The hash of all but the seal itself.
     fn sealed(&self) -> Result<String> {
-        let bare = State { seal: String::new(), ..self.clone() };
+        let bare = CheckpointState { seal: String::new(), ..self.clone() };
         crate::manifest::hash_json(&serde_json::to_value(&bare)?)
     }
 }
@@ -85,7 +85,7 @@ pub fn write<T: Real>(
     folder: &Path,
     params: &Params,
     optimizer: &AdamW<T>,
-    state: State,
+    state: CheckpointState,
     keep: usize,
 ) -> Result<PathBuf> {
     let step = state.step;
@@ -99,7 +99,7 @@ fn write_whole<T: Real>(
     folder: &Path,
     params: &Params,
     optimizer: &AdamW<T>,
-    mut state: State,
+    mut state: CheckpointState,
     keep: usize,
 ) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
@@ -156,7 +156,7 @@ fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn newest(folder: &Path, mut skipped: impl FnMut(&Path, &Error)) -> Result<Option<(State, PathBuf)>> {
+pub fn newest(folder: &Path, mut skipped: impl FnMut(&Path, &Error)) -> Result<Option<(CheckpointState, PathBuf)>> {
     for (step, path) in list(folder)?.into_iter().rev() {
         match sound(step, &path) {
             Ok(state) => return Ok(Some((state, path))),
@@ -166,10 +166,10 @@ pub fn newest(folder: &Path, mut skipped: impl FnMut(&Path, &Error)) -> Result<O
     Ok(None)
 }
 
-fn sound(step: usize, path: &Path) -> Result<State> {
+fn sound(step: usize, path: &Path) -> Result<CheckpointState> {
     let file = path.join(STATE);
     let text = std::fs::read(&file).map_err(Error::io(&file))?;
-    let state: State = serde_json::from_slice(&text).map_err(|e| Error::artifact(&file, e.to_string()))?;
+    let state: CheckpointState = serde_json::from_slice(&text).map_err(|e| Error::artifact(&file, e.to_string()))?;
     if state.seal != state.sealed()? || state.step != step {
         return Err(Error::artifact(&file, "content changed since it was written"));
     }
@@ -219,8 +219,8 @@ mod tests {
         (params, optimizer)
     }
 
-    fn state(step: usize) -> State {
-        State { step, tokens: 7, seconds: 0.5, identity: "x".into(), ..State::default() }
+    fn state(step: usize) -> CheckpointState {
+        CheckpointState { step, tokens: 7, seconds: 0.5, identity: "x".into(), ..CheckpointState::default() }
     }
 
     fn steps(folder: &Path) -> Vec<usize> {

@@ -7,7 +7,7 @@ use crate::lpc::{LatentKind, LpcConfig};
 use crate::model::LoraConfig;
 use crate::nn::Precision;
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
-use crate::train::plan::Plan;
+use crate::train::step_plan::StepPlan;
 
 /// Which parameters are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -238,8 +238,14 @@ impl TrainConfig {
     }
 
     /// The steps of a run over so many examples by so many ranks. The configuration must be [`resolved`](Self::resolved).
-    pub fn plan(&self, examples: usize, ranks: usize) -> Plan {
-        Plan::warmed(examples, self.batch * self.accumulate * ranks, self.latent_warmup(), self.epochs, self.max_steps)
+    pub fn plan(&self, examples: usize, ranks: usize) -> StepPlan {
+        StepPlan::warmed(
+            examples,
+            self.batch * self.accumulate * ranks,
+            self.latent_warmup(),
+            self.epochs,
+            self.max_steps,
+        )
     }
 
     /// Settings that are missing, out of range or without effect.
@@ -296,7 +302,7 @@ impl TrainConfig {
             "reference",
             "has no effect: this objective has no reference".into(),
         );
-        faults.extend(super::place::faults(self));
+        faults.extend(super::device::faults(self));
         faults
     }
     /// Faults of the latent part, and of latent and objective together.

@@ -1,117 +1,99 @@
-//! What a run costs, from shapes and lengths alone: memory by part, floating-point operations.
-//!
-//! Nothing here reads a weight. Whatever changes the cost besides the model's shape and the data is a field of
-//! [`Regime`], so that other ways of tuning and other precisions only have to say what they are.
+//! What a run costs, computed from shapes and lengths without reading a weight: memory by part, floating-point
+//! operations.
 
-use std::ops::{Add, AddAssign};
+use std::ops::AddAssign;
 
 use serde::Serialize;
 
 use super::config::{Posteriors, TrainConfig, Tune};
-use super::plan::{Feed, Plan};
+use super::step_plan::{Feed, StepPlan};
 use crate::batch::{Split, TokenRow};
-use crate::model::LlamaConfig;
+use crate::lpc::Basis;
+use crate::model::{LlamaConfig, Lora};
 use crate::objective::ObjectiveKind;
 use crate::policy::Example;
 use crate::seed::Seed;
 
 /// Bytes in a MiB.
-pub const MIB: f64 = (1 << 20) as f64;
+const MIB: f64 = (1 << 20) as f64;
+/// Bytes of a weight, of a gradient's number and of each of AdamW's two moments: float32.
+const NUMBER: f64 = 4.0;
 /// Packed rows of an evaluation's pass.
 const EVALUATION_ROWS: usize = 4096;
-/// The program itself, its tokenizer, what the allocator holds back.
-const PROGRAM: f64 = 96.0 * MIB;
+/// MiB of the program itself, its tokenizer, and what the allocator holds back.
+const PROGRAM: f64 = 96.0;
 
 /// What decides a run's cost besides the model's shape and the data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Regime {
     /// Elements of the model, without what is added to it.
     pub backbone: usize,
-    /// Elements added to the model and trained: the latent part, adapters.
+    /// Elements added to the model and trained: the latent part, adapters, a copied head.
     pub added: usize,
     /// Elements that training changes, added ones included.
     pub trainable: usize,
-    /// Bytes of a stored weight.
-    pub weight_bytes: f64,
-    /// Bytes of a trainable weight's copy in full precision; 0 where the weight is that itself.
-    pub master_bytes: f64,
-    /// Bytes of a gradient's number.
-    pub gradient_bytes: f64,
-    /// Bytes of a number's two moments.
-    pub moment_bytes: f64,
     /// Bytes that a layer keeps of a packed row for its backward pass.
     pub kept_bytes: f64,
     /// Whether layers keep their input only, and compute the rest again.
     pub recompute: bool,
-    /// Share of the layers' matrices that need a gradient: 1 in full tuning, 0 with adapters.
-    pub backbone_gradient: f64,
+    /// Whether the layers' matrices need a gradient.
+    pub backbone_gradient: bool,
     /// Whether the head's matrix needs a gradient.
     pub head_gradient: bool,
     /// Elements of adapters that every token passes.
     pub adapters: usize,
-    /// Whether the backbone runs once before training, and its hidden states are kept: head-only tuning.
+    /// Whether the backbone runs once before training, and its hidden states are kept.
     pub cached: bool,
-    /// Passes through the head for each response in training: the codes, where the sum over them is exact.
-    pub head_passes: usize,
-    /// Passes through the head for each response in evaluation: prior and posterior.
+    /// Passes through the head for each response in evaluation: for the prior, and for a posterior.
     pub evaluation_passes: usize,
     /// Longest distance over which a token is attended to.
     pub window: usize,
 }
 
 impl Regime {
-    /// What a configuration asks for.
+    /// The regime of a configuration.
     pub fn of(config: &TrainConfig, shape: &LlamaConfig) -> Regime {
-        let latent = match config.lpc.active() {
-            true => {
-                let basis = crate::lpc::Basis::sized(&config.lpc, shape.hidden_size, shape.vocab_size);
-                crate::lpc::shapes(&config.lpc, &basis)
-            }
-            false => Vec::new(),
+        let latent = if config.lpc.active() {
+            crate::lpc::parameters(&config.lpc, &Basis::sized(&config.lpc, shape.hidden_size, shape.vocab_size))
+        } else {
+            0
         };
-        let latent: usize = latent.iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
         let backbone = shape.parameters();
         let (q, kv) = (shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim);
         // What `model::layer` keeps: queries, keys, values, attention's output, the residual stream before and
         // after it, gate and up, and a number for each head and norm.
         let kept = 2 * q + 2 * kv + 2 * shape.hidden_size + 2 * shape.intermediate_size;
         let kept = kept + shape.num_attention_heads + 2;
-        let adapter = if config.tune == Tune::Lora { crate::model::Lora::new(&config.lora).elements(shape) } else { 0 };
+        let adapters = if config.tune == Tune::Lora { Lora::new(&config.lora).elements(shape) } else { 0 };
         // A tied head is copied, so that it can change alone.
         let head = shape.vocab_size * shape.hidden_size;
         let copied = if config.tune == Tune::Head && shape.tie_word_embeddings { head } else { 0 };
-        let trainable = match config.tune {
-            Tune::Full => backbone + latent,
-            Tune::Lora => adapter + latent,
-            Tune::Head => head + latent,
-            Tune::Latent => latent,
+        let trained = match config.tune {
+            Tune::Full => backbone,
+            Tune::Lora => adapters,
+            Tune::Head => head,
+            Tune::Latent => 0,
         };
         let window =
             if shape.sliding_window > 0 && shape.first_windowed_layer == 0 { shape.sliding_window } else { usize::MAX };
         Regime {
             backbone,
-            added: latent + adapter + copied,
-            trainable,
-            weight_bytes: 4.0,
-            master_bytes: 0.0,
-            gradient_bytes: 4.0,
-            moment_bytes: 8.0,
-            kept_bytes: 4.0 * kept as f64,
+            added: latent + adapters + copied,
+            trainable: trained + latent,
+            kept_bytes: NUMBER * kept as f64,
             recompute: config.recompute,
-            backbone_gradient: if config.tune == Tune::Full { 1.0 } else { 0.0 },
+            backbone_gradient: config.tune == Tune::Full,
             head_gradient: matches!(config.tune, Tune::Full | Tune::Head),
-            adapters: adapter,
+            adapters,
             cached: config.tune.keeps_states(),
-            // Exact sums take all codes through one product.
-            head_passes: 1,
             evaluation_passes: if config.lpc.active() && config.lpc.latent.inferred() { 2 } else { 1 },
             window,
         }
     }
 }
 
-/// What has to be computed of some pairs; the prompt counts once for both responses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// The sizes of some pairs that decide what computing them costs; a prompt counts once for both responses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
     /// Pairs.
     pub pairs: u64,
@@ -120,32 +102,23 @@ pub struct Load {
     /// Of these, those that predict a response's token, for the head.
     pub responses: u64,
     /// Pairs of a token and one that it attends to.
-    #[serde(skip)]
     pub attended: u64,
-}
-
-impl Add for Load {
-    type Output = Load;
-
-    fn add(self, other: Load) -> Load {
-        Load {
-            pairs: self.pairs + other.pairs,
-            tokens: self.tokens + other.tokens,
-            responses: self.responses + other.responses,
-            attended: self.attended + other.attended,
-        }
-    }
 }
 
 impl AddAssign for Load {
     fn add_assign(&mut self, other: Load) {
-        *self = *self + other;
+        self.pairs += other.pairs;
+        self.tokens += other.tokens;
+        self.responses += other.responses;
+        self.attended += other.attended;
     }
 }
 
 impl std::iter::Sum for Load {
     fn sum<I: Iterator<Item = Load>>(all: I) -> Load {
-        all.fold(Load::default(), Add::add)
+        let mut sum = Load::default();
+        all.for_each(|load| sum += load);
+        sum
     }
 }
 
@@ -174,10 +147,10 @@ impl Load {
     }
 }
 
-/// What the steps of a run have to compute, exactly: the order of the examples is known beforehand.
+/// The loads of a run's steps. They are exact, because the order of the examples is known beforehand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Loads {
-    /// All steps that train more than the latent part.
+    /// All steps but those of the latent part's warm-up.
     pub all: Load,
     /// The steps of the latent part's warm-up.
     pub warm: Load,
@@ -189,7 +162,7 @@ pub struct Loads {
 
 impl Loads {
     /// The loads of a plan over rows.
-    pub fn of(config: &TrainConfig, rows: &[TokenRow], plan: Plan, seed: Seed, window: usize) -> Loads {
+    pub fn of(config: &TrainConfig, rows: &[TokenRow], plan: StepPlan, seed: Seed, window: usize) -> Loads {
         let both = config.objective.name != ObjectiveKind::Sft;
         let each: Vec<Load> = rows.iter().map(|row| Load::of(row, both, window)).collect();
         let mut loads = Loads { epoch: each.iter().copied().sum(), ..Loads::default() };
@@ -214,7 +187,7 @@ impl Loads {
 /// Memory of a run by part, in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Memory {
-    /// Weights, with their copies in full precision.
+    /// Weights.
     pub weights: f64,
     /// Gradients.
     pub gradients: f64,
@@ -233,51 +206,42 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Memory for a run whose largest pass is `largest`.
+    /// Memory of a run whose largest pass is `largest`.
     pub fn of(shape: &LlamaConfig, regime: &Regime, largest: Load, splits: &[Split], codes: usize) -> Memory {
         let (h, i) = (shape.hidden_size as f64, shape.intermediate_size as f64);
         let (q, kv) =
             ((shape.num_attention_heads * shape.head_dim) as f64, (shape.num_key_value_heads * shape.head_dim) as f64);
         let (layers, tokens) = (shape.num_hidden_layers as f64, largest.tokens as f64);
         let chunk = crate::nn::token_logps::CHUNK.min(shape.vocab_size) as f64;
-        let head = |responses: f64| 4.0 * responses * (2.0 * chunk + 4.0 * h);
+        let head = |responses: f64| NUMBER * responses * (2.0 * chunk + 4.0 * h);
         let kept = match (regime.cached, regime.recompute) {
             (true, _) => 0.0,
-            (false, true) => tokens * (layers * 4.0 * h + regime.kept_bytes),
+            (false, true) => tokens * (layers * NUMBER * h + regime.kept_bytes),
             (false, false) => tokens * layers * regime.kept_bytes,
         };
         // A layer's backward pass: the feed-forward part's gradients, some rows of the residual stream.
-        let layer = if regime.cached { 0.0 } else { 4.0 * tokens * (2.0 * i + 6.0 * h) };
+        let layer = if regime.cached { 0.0 } else { NUMBER * tokens * (2.0 * i + 6.0 * h) };
         let rows: f64 = splits.iter().map(|s| s.rows.len() as f64).sum();
         let ids = Load::of_splits(splits, regime.window).tokens as f64;
         let evaluated = (ids / rows.max(1.0)).max(EVALUATION_ROWS as f64).min(ids);
+        let trainable = NUMBER * regime.trainable as f64 / MIB;
         let mut memory = Memory {
-            weights: (regime.backbone + regime.added) as f64 * regime.weight_bytes
-                + regime.trainable as f64 * regime.master_bytes,
-            gradients: regime.trainable as f64 * regime.gradient_bytes,
-            moments: regime.trainable as f64 * regime.moment_bytes,
-            activations: kept + layer.max(head(largest.responses as f64)),
-            evaluation: rows * (size_of::<Example>() + 16 * codes) as f64
-                + 4.0 * evaluated * (3.0 * i + 2.0 * q + 2.0 * kv + 4.0 * h)
-                + head(evaluated),
+            weights: NUMBER * (regime.backbone + regime.added) as f64 / MIB,
+            gradients: trainable,
+            moments: 2.0 * trainable,
+            activations: (kept + layer.max(head(largest.responses as f64))) / MIB,
+            evaluation: (rows * (size_of::<Example>() + 16 * codes) as f64
+                + NUMBER * evaluated * (3.0 * i + 2.0 * q + 2.0 * kv + 4.0 * h)
+                + head(evaluated))
+                / MIB,
             // A row's three lists, texts and lengths; two reference values; cached hidden states.
-            data: 4.0 * ids
+            data: (NUMBER * ids
                 + rows * (size_of::<TokenRow>() as f64 + 64.0 + 16.0)
-                + if regime.cached { 4.0 * ids * h } else { 0.0 },
+                + if regime.cached { NUMBER * ids * h } else { 0.0 })
+                / MIB,
             program: PROGRAM,
             total: 0.0,
         };
-        for part in [
-            &mut memory.weights,
-            &mut memory.gradients,
-            &mut memory.moments,
-            &mut memory.activations,
-            &mut memory.evaluation,
-            &mut memory.data,
-            &mut memory.program,
-        ] {
-            *part /= MIB;
-        }
         memory.total = memory.fixed() + memory.activations.max(memory.evaluation);
         memory
     }
@@ -295,7 +259,7 @@ impl Memory {
         let mut advice = Vec::new();
         let room = limit - self.fixed();
         let fitting = if room > 0.0 { (batch as f64 * room / self.activations).floor() as usize } else { 0 };
-        // One that divides, so that steps stay what they are.
+        // A divisor of the batch, so that steps stay what they are.
         if let Some(smaller) = (1..=fitting.min(batch.saturating_sub(1))).rev().find(|b| batch.is_multiple_of(*b)) {
             let passes = accumulate * batch / smaller;
             advice.push(format!("--batch {smaller} --accumulate {passes} takes the same steps in smaller passes"));
@@ -315,7 +279,7 @@ impl Memory {
     }
 }
 
-/// Floating-point operations, useful ones: what recomputing adds is left out.
+/// Useful floating-point operations: those that recomputing adds are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Flops {
     /// All training steps, forward and backward; forward alone for the backbone in the latent part's warm-up.
@@ -330,28 +294,30 @@ pub struct Flops {
     pub per_step: f64,
 }
 
-/// Operations forward: two for each element of a matrix and token, four for each attended pair and channel.
+/// Operations forward, with so many passes through the head: two for each element of a matrix and token, four for each
+/// attended pair and channel.
 pub fn forward(shape: &LlamaConfig, regime: &Regime, load: Load, head_passes: usize) -> f64 {
-    let (layers, attention) = parts(shape, load);
+    let (layers, attention) = layers_and_attention(shape, load);
     layers + attention + 2.0 * regime.adapters as f64 * load.tokens as f64 + head_passes as f64 * head(shape, load)
 }
 
 /// Operations forward and backward: 6 for each element that is trained, 4 for each frozen one that a gradient passes.
+/// All codes take one pass through the head.
 pub fn training(shape: &LlamaConfig, regime: &Regime, load: Load) -> f64 {
-    let (layers, attention) = parts(shape, load);
-    let head = regime.head_passes as f64 * head(shape, load) * if regime.head_gradient { 3.0 } else { 2.0 };
-    // A head of its own is not part of the latent: it is counted with the head.
+    let (layers, attention) = layers_and_attention(shape, load);
+    let head = head(shape, load) * if regime.head_gradient { 3.0 } else { 2.0 };
+    // A copied head is counted with the head.
     let copied = if regime.cached && shape.tie_word_embeddings { shape.vocab_size * shape.hidden_size } else { 0 };
     let latent = 6.0 * regime.added.saturating_sub(regime.adapters + copied) as f64 * load.pairs as f64;
     if regime.cached {
         return head + latent;
     }
     let adapters = 6.0 * regime.adapters as f64 * load.tokens as f64;
-    layers * (2.0 + regime.backbone_gradient) + 3.0 * attention + adapters + head + latent
+    layers * if regime.backbone_gradient { 3.0 } else { 2.0 } + 3.0 * attention + adapters + head + latent
 }
 
 /// Forward operations of the layers' matrices, and of their attention.
-fn parts(shape: &LlamaConfig, load: Load) -> (f64, f64) {
+fn layers_and_attention(shape: &LlamaConfig, load: Load) -> (f64, f64) {
     let h = shape.hidden_size;
     let projections = 2 * h * shape.head_dim * (shape.num_attention_heads + shape.num_key_value_heads);
     let elements = shape.num_hidden_layers * (projections + 3 * h * shape.intermediate_size);
@@ -359,6 +325,7 @@ fn parts(shape: &LlamaConfig, load: Load) -> (f64, f64) {
     (2.0 * elements as f64 * load.tokens as f64, 4.0 * channels as f64 * load.attended as f64)
 }
 
+/// Forward operations of one pass through the head.
 fn head(shape: &LlamaConfig, load: Load) -> f64 {
     2.0 * shape.vocab_size as f64 * shape.hidden_size as f64 * load.responses as f64
 }
@@ -369,7 +336,7 @@ impl Flops {
         config: &TrainConfig,
         shape: &LlamaConfig,
         regime: &Regime,
-        (loads, plan): (&Loads, Plan),
+        (loads, plan): (&Loads, StepPlan),
         splits: &[Split],
     ) -> Flops {
         let all = Load::of_splits(splits, regime.window);
@@ -380,11 +347,11 @@ impl Flops {
         };
         let examined = |load: Load| forward(shape, regime, load, regime.evaluation_passes);
         let last = if config.posteriors == Posteriors::All { all } else { test };
-        // Steps that a limit ends early need the reference of their own pairs alone, beside what is evaluated.
+        // A run that a limit of steps ends early needs the reference of its own pairs and of those that are evaluated.
         let trained = loads.all.pairs + loads.warm.pairs;
         let part = (trained as f64 / loads.epoch.pairs.max(1) as f64).min(1.0);
         let referenced = forward(shape, regime, loads.epoch, 1) * part + forward(shape, regime, test, 1);
-        // The pass that fills the cache of hidden states is the reference's too.
+        // The pass that computes the hidden states to keep gives the reference too.
         let first = config.objective.needs_reference() || regime.cached;
         let mut flops = Flops {
             training: training(shape, regime, loads.all) + forward(shape, regime, loads.warm, 1),
@@ -401,6 +368,66 @@ impl Flops {
         flops.per_step = flops.training / plan.steps.max(1) as f64;
         flops
     }
+}
+
+/// What a run costs whatever the machine.
+pub struct Cost {
+    /// What decides it.
+    pub regime: Regime,
+    /// The steps.
+    pub plan: StepPlan,
+    /// Loads of the steps.
+    pub loads: Loads,
+    /// Memory.
+    pub memory: Memory,
+    /// Operations.
+    pub flops: Flops,
+}
+
+impl Cost {
+    /// The cost of a resolved configuration.
+    pub fn of(config: &TrainConfig, seed: Seed, shape: &LlamaConfig, splits: &[Split]) -> Cost {
+        let regime = Regime::of(config, shape);
+        let rows = &splits[0].rows;
+        let plan = config.plan(rows.len(), 1);
+        let loads = Loads::of(config, rows, plan, seed, regime.window);
+        let codes = if config.lpc.active() { config.lpc.codes } else { 1 };
+        let memory = Memory::of(shape, &regime, loads.largest, splits, codes);
+        let flops = Flops::of(config, shape, &regime, (&loads, plan), splits);
+        Cost { regime, plan, loads, memory, flops }
+    }
+}
+
+/// A warning where a run will not fit into this machine's memory: it may still run on swap, or fail after hours.
+pub fn memory_warning(config: &TrainConfig, seed: Seed, shape: &LlamaConfig, splits: &[Split]) -> Option<String> {
+    let memory = Cost::of(config, seed, shape, splits).memory;
+    let limit = available_memory_mb().filter(|limit| memory.total > *limit)?;
+    Some(format!(
+        "this run needs about {:.0} MiB and the machine has {limit:.0}: {}",
+        memory.total,
+        memory.advice(limit, config.batch, config.accumulate).join("; ")
+    ))
+}
+
+/// Memory that this process may use, MiB: the machine's, or its control group's where that has less; none where the
+/// system does not tell.
+pub fn available_memory_mb() -> Option<f64> {
+    let text = |path: &str| std::fs::read_to_string(path).ok();
+    let total = text("/proc/meminfo").and_then(|all| {
+        let line = all.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().to_string();
+        Some(line.strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+    });
+    // Of this process' own group where its path can be read, of the root's otherwise (as in a container).
+    let group = text("/proc/self/cgroup")
+        .and_then(|all| Some(all.lines().find_map(|l| l.strip_prefix("0::"))?.trim_matches('/').to_string()))
+        .unwrap_or_default();
+    let limits = [
+        format!("/sys/fs/cgroup/{group}/memory.max"),
+        "/sys/fs/cgroup/memory.max".to_string(),
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes".to_string(),
+    ];
+    let limits = limits.iter().filter_map(|path| Some(text(path)?.trim().parse::<f64>().ok()? / MIB));
+    limits.chain(total).reduce(f64::min)
 }
 
 #[cfg(test)]

@@ -115,9 +115,9 @@ impl Observer for TensorBoard {
 }
 
 /// One line of the current state for a person.
-pub struct Line<'a>(pub &'a dyn Progress);
+pub struct StatusLine<'a>(pub &'a dyn Progress);
 
-impl Observer for Line<'_> {
+impl Observer for StatusLine<'_> {
     fn observe(&mut self, event: &TrainEvent) -> Result<()> {
         match event {
             TrainEvent::Step { metrics, .. } => {

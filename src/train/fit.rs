@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::checkpoint::{self, State};
+use super::checkpoint::{self, CheckpointState};
 use super::config::{LrSchedule, TrainConfig};
 use super::events::{Metrics, Observer, TrainEvent};
-use super::finite::finite_norm;
-use super::optimizer::{AdamW, AdamWConfig, Rates};
-use super::peers::Peers;
-use super::plan::{Feed, Plan, boundary};
-use super::shares;
-use super::step::{self, Pass, Sums};
+use super::gradient_check::finite_norm;
+use super::metrics::metrics;
+use super::optimizer::{AdamW, AdamWConfig, LearningRates};
+use super::ranks::{Ranks, work};
+use super::step::{self, StepPass, Sums};
+use super::step_plan::{Feed, StepPlan, boundary};
 use crate::batch::TokenRow;
 use crate::error::Result;
 use crate::model::Gradients;
@@ -38,16 +38,16 @@ pub struct Fit<'a> {
     pub reference: &'a [(f64, f64)],
     /// Folder of checkpoints.
     pub checkpoints: PathBuf,
-    /// What the run is; see [`checkpoint::State::identity`].
+    /// What the run is; see [`checkpoint::CheckpointState::identity`].
     pub identity: String,
-    /// What its hash is that of; see [`checkpoint::State::about`].
+    /// What its hash is that of; see [`checkpoint::CheckpointState::about`].
     pub about: serde_json::Value,
     /// Whether work that can be interrupted comes behind the last step.
     pub more: bool,
     /// Steps that a checkpoint has already taken; its numbers are in policy and optimizer.
-    pub from: Option<(checkpoint::State, PathBuf)>,
+    pub from: Option<(checkpoint::CheckpointState, PathBuf)>,
     /// The ranks that train together; the first one writes checkpoints.
-    pub peers: &'a Peers,
+    pub ranks: &'a Ranks,
 }
 
 /// How a fit ended.
@@ -78,17 +78,10 @@ pub fn fit<T: Real>(
     progress: &dyn Progress,
     evaluate: &mut dyn FnMut(&Policy<T>) -> Result<Metrics>,
 ) -> Result<Outcome> {
-    let (config, peers) = (fit.config, fit.peers);
-    let per_pass = config.batch * peers.size();
-    let plan = config.plan(fit.rows.len(), peers.size());
-    let constants = AdamWConfig {
-        beta1: config.adam_beta1,
-        beta2: config.adam_beta2,
-        epsilon: config.adam_epsilon,
-        weight_decay: config.weight_decay,
-        latent_steps: plan.warm as u64,
-    };
-    let mut optimizer = AdamW::<T>::new(constants, &policy.params);
+    let (config, ranks) = (fit.config, fit.ranks);
+    let per_pass = config.batch * ranks.size();
+    let plan = config.plan(fit.rows.len(), ranks.size());
+    let mut optimizer = AdamW::<T>::new(AdamWConfig::of(config, plan.warm as u64), &policy.params);
     let (mut first, mut tokens, mut before) = (0, 0, 0.0);
     if let Some((state, path)) = &fit.from {
         checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;
@@ -126,37 +119,37 @@ pub fn fit<T: Real>(
         let cut = |at: usize| boundary(keys.as_deref(), at, picked.len());
         for pass in 0..picked.len().div_ceil(per_pass) {
             let (start, end) = (cut(pass * per_pass), cut((pass + 1) * per_pass));
-            let own = peers.share(end - start);
+            let own = ranks.share(end - start);
             let own = cut(start + own.start)..cut(start + own.end);
             let micro = &picked[own.clone()];
             if micro.is_empty() {
                 // The other ranks may have pairs of this pass; without any they meet nobody.
                 if end > start {
-                    step::idle(policy, moment, peers)?;
+                    step::idle(policy, moment, ranks)?;
                 }
                 continue;
             }
             let rows: Vec<&TokenRow> = micro.iter().map(|&i| &fit.rows[i]).collect();
             let reference: Vec<(f64, f64)> = micro.iter().map(|&i| fit.reference[i]).collect();
-            let pass = Pass {
+            let pass = StepPass {
                 objective: &config.objective,
                 moment,
                 seed: fit.seed,
                 occasion: &occasion,
                 step_examples: picked.len(),
-                peers,
+                ranks,
                 backbone: !warms,
                 keys: keys.as_ref().map(|keys| &keys[own]),
             };
             step::pass(policy, &rows, &reference, &pass, gradients, &mut sums)?;
         }
-        sums.join(peers)?;
-        shares::sum_gradients::<T>(peers, &policy.params, gradients)?;
+        sums.join(ranks)?;
+        work::sum_gradients::<T>(ranks, &policy.params, gradients)?;
         let ids = || picked.iter().map(|&i| fit.rows[i].id.clone()).collect();
         let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
         let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
         let [of_backbone, of_latent] = rate_shares(config, &plan, step);
-        let used = Rates {
+        let used = LearningRates {
             backbone: config.lr * of_backbone,
             latent: config.lpc.lr * of_latent,
             codes: config.lpc.code_lr * fit.unit * of_latent,
@@ -175,7 +168,7 @@ pub fn fit<T: Real>(
         if picked.len() >= plan.per_step || rates.is_empty() {
             rates.push(picked.len() as f64 / seconds);
         }
-        let mut metrics = metrics_of(&sums, moment, policy.lpc.as_ref());
+        let mut metrics = metrics(&sums, moment, policy.lpc.as_ref());
         metrics.extend([
             (metric::LEARNING_RATE.to_string(), used.backbone),
             (metric::GRAD_NORM.to_string(), norm),
@@ -195,15 +188,22 @@ pub fn fit<T: Real>(
                 observers.iter_mut().try_for_each(|o| o.observe(&event))?;
             }
         }
-        let stop = peers.any(progress.interrupted())?;
+        let stop = ranks.any(progress.interrupted())?;
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         // A run that a limit ends before its epochs do can go on later.
         let capped = last && plan.steps < plan.warm + plan.horizon;
         // Evaluating a long run takes its time too, and should not cost the training when it is cut short.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
-        if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && peers.first() {
+        if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && ranks.first() {
             let (identity, about) = (fit.identity.clone(), fit.about.clone());
-            let state = State { step: step + 1, tokens, seconds: outcome.seconds, identity, about, ..State::default() };
+            let state = CheckpointState {
+                step: step + 1,
+                tokens,
+                seconds: outcome.seconds,
+                identity,
+                about,
+                ..CheckpointState::default()
+            };
             checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, state, config.keep_checkpoints)?;
         }
         if stop && !last {
@@ -231,7 +231,7 @@ const LATENT_REST: f64 = 0.1;
 /// Shares of the peak learning rates at a step, of the backbone and of the latent part: warm-up in a line, then the
 /// schedule. Where the latent part is trained alone its rate falls along half a cosine to [`LATENT_REST`], and from there
 /// with the backbone's.
-fn rate_shares(config: &TrainConfig, plan: &Plan, step: usize) -> [f64; 2] {
+fn rate_shares(config: &TrainConfig, plan: &StepPlan, step: usize) -> [f64; 2] {
     if plan.warms(step) {
         let rise = ((step + 1) as f64 / LATENT_RISE.min(plan.warm) as f64).min(1.0);
         let fall = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / plan.warm as f64).cos());
@@ -252,21 +252,6 @@ fn rate_shares(config: &TrainConfig, plan: &Plan, step: usize) -> [f64; 2] {
     }
 }
 
-fn metrics_of(sums: &Sums, moment: crate::lpc::Moment, lpc: Option<&crate::lpc::Lpc>) -> Metrics {
-    let mean = |x: f64| x / sums.examples.max(1) as f64;
-    let mut out: Vec<(&str, f64)> = vec![
-        (metric::LOSS, mean(sums.objective)),
-        (metric::REWARDS_CHOSEN, mean(sums.rewards.0)),
-        (metric::REWARDS_REJECTED, mean(sums.rewards.1)),
-        (metric::REWARDS_MARGINS, mean(sums.rewards.0 - sums.rewards.1)),
-        (metric::REWARDS_ACCURACIES, mean(sums.right as f64)),
-        (metric::LOGPS_CHOSEN, mean(sums.logps.0)),
-        (metric::LOGPS_REJECTED, mean(sums.logps.1)),
-    ];
-    out.extend(super::latent::metrics(sums, moment, lpc));
-    out.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,7 +259,7 @@ mod tests {
     #[test]
     fn learning_rate_rises_then_falls() {
         let config = TrainConfig { warmup: 0.2, ..TrainConfig::default() };
-        let plan = Plan::new(10, 1, 1.0, 0);
+        let plan = StepPlan::new(10, 1, 1.0, 0);
         let share = |step| rate_shares(&config, &plan, step)[0];
         assert_eq!((share(0), share(1), share(2)), (0.5, 1.0, 1.0));
         // Half way through the remaining 8 steps: half the peak.
@@ -285,7 +270,7 @@ mod tests {
     #[test]
     fn the_latent_part_learns_most_while_it_is_alone() {
         let config = TrainConfig { warmup: 0.5, ..TrainConfig::default() };
-        let plan = Plan::warmed(100, 1, 1.0, 0.1, 0);
+        let plan = StepPlan::warmed(100, 1, 1.0, 0.1, 0);
         let shares = |step| rate_shares(&config, &plan, step);
         assert_eq!((plan.warm, plan.horizon), (100, 10));
         assert_eq!(shares(0), [0.0, 0.1]);

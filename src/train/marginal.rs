@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::step::{Constants, Pass, Sums, mean_of, total};
+use super::step::{Constants, StepPass, Sums, mean_of, total};
 use crate::error::Result;
 use crate::lpc::bayes;
 use crate::model::Gradients;
@@ -28,7 +28,7 @@ pub(super) fn forward<T: Real>(
     log_prior: &Tensor,
     constants: &Constants,
     groups: &[Range<usize>],
-    pass: &Pass<'_>,
+    pass: &StepPass<'_>,
     gradients: &Arc<Gradients>,
     sums: &mut Sums,
 ) -> Result<Tensor> {
@@ -62,7 +62,7 @@ pub(super) fn forward<T: Real>(
         loss = ((loss * (1.0 - pass.moment.g))? + (losses.sum_all()? * (share * pass.moment.g))?)?;
     }
     if pass.moment.balance > 0.0 {
-        let (mean, examples) = mean_of(log_prior, pass.peers)?;
+        let (mean, examples) = mean_of(log_prior, pass.ranks)?;
         let balance = crate::lpc::balance(&mean)?;
         loss = (loss + (&balance * (examples * share * pass.moment.balance))?)?;
         sums.balance += balance.to_dtype(DType::F64)?.to_vec0::<f64>()? * pairs as f64;
@@ -106,7 +106,7 @@ fn under_prior<T: Real>(
     logps: crate::policy::SequenceLogps,
     flips: Option<Tensor>,
     constants: &Constants,
-    pass: &Pass<'_>,
+    pass: &StepPass<'_>,
 ) -> Result<Tensor> {
     let pairs = logps.chosen.dim(0)?;
     let flips = match flips {

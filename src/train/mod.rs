@@ -6,23 +6,25 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod device;
 pub mod estimate;
 pub mod events;
-pub mod finite;
 pub mod fit;
-mod latent;
-pub mod machine;
+pub mod gradient_check;
+pub mod grouping;
 mod marginal;
+mod metrics;
 pub mod optimizer;
-pub mod peers;
-pub mod place;
-pub mod plan;
+pub mod ranks;
 pub mod reference;
-pub mod shares;
+pub mod run_folder;
 pub mod step;
+pub mod step_plan;
 pub mod tensorboard;
+pub mod timing;
+pub mod tuning;
 
 pub use config::{DeviceKind, HeadConfig, Kernels, LrSchedule, Posteriors, TrainConfig, Tune};
 pub use events::{Metrics, Observer, TrainEvent};
 pub use fit::{Fit, Outcome, fit};
-pub use peers::Peers;
+pub use ranks::Ranks;

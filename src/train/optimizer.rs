@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
+use super::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::model::{Gradients, Group, Param, Params};
 use crate::nn::Real;
@@ -31,9 +32,22 @@ pub struct AdamWConfig {
     pub latent_steps: u64,
 }
 
+impl AdamWConfig {
+    /// Those of a configuration, whose latent part is trained alone for so many steps.
+    pub fn of(config: &TrainConfig, latent_steps: u64) -> AdamWConfig {
+        AdamWConfig {
+            beta1: config.adam_beta1,
+            beta2: config.adam_beta2,
+            epsilon: config.adam_epsilon,
+            weight_decay: config.weight_decay,
+            latent_steps,
+        }
+    }
+}
+
 /// Learning rates of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rates {
+pub struct LearningRates {
     /// Backbone.
     pub backbone: f64,
     /// Inference networks, and learned flip rates.
@@ -58,11 +72,11 @@ pub struct AdamW<T> {
 struct Update<'a, T> {
     gradient: &'a [T],
     moments: Mutex<&'a mut (Vec<T>, Vec<T>)>,
-    rule: Rule,
+    rule: UpdateRule,
 }
 
 #[derive(Clone, Copy)]
-struct Rule {
+struct UpdateRule {
     config: AdamWConfig,
     lr: f64,
     decay: f64,
@@ -94,7 +108,7 @@ impl<T: Real> InplaceOp1 for Update<'_, T> {
     }
 }
 
-impl Rule {
+impl UpdateRule {
     #[inline(always)]
     fn apply<T: Real>(&self, values: &mut [T], first: &mut [T], second: &mut [T], gradient: &[T]) {
         let c = &self.config;
@@ -113,7 +127,7 @@ impl Rule {
     }
 }
 
-impl Rule {
+impl UpdateRule {
     /// The same step for tensors, on whatever device they are.
     fn apply_tensors(
         &self,
@@ -150,7 +164,7 @@ impl<T: Real> AdamW<T> {
     ///
     /// # Errors
     /// [`Error::Tensor`].
-    pub fn step(&mut self, params: &Params, gradients: &Gradients, rates: Rates, scale: f64) -> Result<()> {
+    pub fn step(&mut self, params: &Params, gradients: &Gradients, rates: LearningRates, scale: f64) -> Result<()> {
         self.steps += 1;
         let (config, steps) = (self.config, self.steps);
         let (moments, tensors) = (&mut self.moments, &mut self.tensors);
@@ -161,7 +175,7 @@ impl<T: Real> AdamW<T> {
                 _ => (rates.backbone, config.latent_steps),
             };
             let taken = steps.saturating_sub(before) as f64;
-            Rule {
+            UpdateRule {
                 config,
                 lr,
                 decay: if matches!(param.group, Group::Backbone | Group::Adapter) { config.weight_decay } else { 0.0 },

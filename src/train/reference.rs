@@ -1,62 +1,61 @@
-//! Reference log-probabilities: computed once by the starting model, kept beside the data, found again by content.
+//! Reference log-probabilities: computed once by the starting model, and cached beside the data.
 //!
-//! A file is named after what its values depend on (see [`Origin`]), and carries that and a hash of its
-//! values, so that it is only ever used by those who would compute the same numbers, and a changed one by
-//! nobody. Processes and sweep cells that want the same values wait for the first of them. Values of some rows, where a
-//! run needs no more or was stopped, are in a file of their own until all are there.
+//! The name of a cache file is a hash of what its values depend on (see [`ReferenceOrigin`]). The file holds these, and
+//! a hash of its values: it is read only where the same values would be computed, and not where it was changed.
+//! Processes and sweep cells that want the same values wait for the first of them. Where a run needs the values of some
+//! rows, or was stopped, these are in a separate file until all are computed.
 
 use std::path::Path;
 
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::peers::Peers;
+use super::ranks::Ranks;
 use crate::artifact;
 use crate::batch::{Split, TokenRow};
 use crate::error::{Error, Result};
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::progress::Progress;
-use crate::schema::col;
+use crate::schema::{col, posterior};
 
-mod book;
+mod needs;
+pub mod store;
 
-pub use book::{Book, Found, WHAT, Wanted, all, companions};
+pub use needs::ReferenceNeeds;
+pub use store::{ReferenceStore, WantedRows};
+use store::{WHAT, all};
 
-/// Columns as TRL reads them.
-pub const REF_CHOSEN: &str = "ref_chosen_logps";
-/// See [`REF_CHOSEN`].
-pub const REF_REJECTED: &str = "ref_rejected_logps";
-/// Key of the metadata of a file with these columns.
+/// Key of the metadata of a file with reference log-probabilities.
 const MARK: &str = "lpc_pipe.reference";
 
 /// Reference log-probabilities (chosen, rejected) of every row of every split, in nats, summed.
 pub type Reference = Vec<Vec<(f64, f64)>>;
 
-/// What reference log-probabilities depend on, each by its content. The tokenizer and every option of
-/// `prepare` are in the tokens.
+/// What reference log-probabilities depend on. The tokenizer and the options of `prepare` change the tokens, and are not
+/// named beside them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct ReferenceOrigin {
     /// [`fingerprint`] of the model.
     pub model: String,
     /// [`fingerprint_of_tokens`] of all splits.
     pub tokens: String,
-    /// Whatever else changes the values: the precision in which they are computed.
+    /// [`options`] of the policy.
     pub options: String,
 }
 
-impl Origin {
+impl ReferenceOrigin {
     /// The origin of a policy's values on these splits.
     ///
     /// # Errors
     /// [`Error::Tensor`].
-    pub fn of<T: Real>(policy: &Policy<T>, splits: &[Split]) -> Result<Origin> {
-        Ok(Origin::known(policy, fingerprint(policy)?, splits))
+    pub fn of<T: Real>(policy: &Policy<T>, splits: &[Split]) -> Result<ReferenceOrigin> {
+        Ok(ReferenceOrigin::known(policy, fingerprint(policy)?, splits))
     }
 
     /// The same where the model's [`fingerprint`] is known.
-    pub fn known<T: Real>(policy: &Policy<T>, model: String, splits: &[Split]) -> Origin {
-        Origin { model, tokens: fingerprint_of_tokens(splits), options: options(policy) }
+    pub fn known<T: Real>(policy: &Policy<T>, model: String, splits: &[Split]) -> ReferenceOrigin {
+        ReferenceOrigin { model, tokens: fingerprint_of_tokens(splits), options: options(policy) }
     }
 
     /// Name of the file: 32 hex digits.
@@ -70,7 +69,7 @@ impl Origin {
     }
 }
 
-/// How a policy computes, as far as its values depend on it: the one place to name it.
+/// How a policy computes, as far as its values depend on it: device and number types.
 pub fn options<T: Real>(policy: &Policy<T>) -> String {
     match policy.decoder.place() {
         Some(place) => place.to_string(),
@@ -78,17 +77,17 @@ pub fn options<T: Real>(policy: &Policy<T>) -> String {
     }
 }
 
-/// What a file says of itself.
+/// Metadata of a file of reference log-probabilities.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
-    origin: Origin,
+    origin: ReferenceOrigin,
     rows: usize,
     /// BLAKE3 of ids and values.
     content: String,
 }
 
 impl Mark {
-    fn of(origin: &Origin, ids: &[&str], values: &[(f64, f64)]) -> Mark {
+    fn of(origin: &ReferenceOrigin, ids: &[&str], values: &[(f64, f64)]) -> Mark {
         let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 2 reference values");
         for (id, (chosen, rejected)) in ids.iter().zip(values) {
             hasher.update(&(id.len() as u64).to_le_bytes());
@@ -104,45 +103,41 @@ impl Mark {
 /// the user interrupted it.
 ///
 /// # Errors
-/// As [`Book::compute`].
+/// As [`ReferenceStore::provide`].
 pub fn reference<T: Real>(
     policy: &Policy<T>,
     splits: &[Split],
-    origin: &Origin,
+    origin: &ReferenceOrigin,
     cache: &Path,
-    peers: &Peers,
+    ranks: &Ranks,
     progress: &dyn Progress,
 ) -> Result<Option<Reference>> {
-    let (mut book, wanted) = (Book::open(splits, origin.clone(), cache), all(splits));
-    let there = match book.look(&wanted, peers, progress)? {
-        Found::All => true,
-        Found::Interrupted => false,
-        Found::Less => book.compute(policy, &wanted, WHAT, peers, progress)?,
-    };
-    Ok(there.then(|| book.into_values()))
+    let mut store = ReferenceStore::open(splits, origin.clone(), cache);
+    let there = store.provide(&all(splits), WHAT, || Ok(policy), ranks, progress)?;
+    Ok(there.then(|| store.into_values()))
 }
 
-/// The reference of all rows, computed and kept nowhere; `None` where the user interrupted it.
+/// The reference of all rows, computed and not cached; `None` where the user interrupted it.
 ///
 /// # Errors
-/// As [`Book::compute`].
+/// As [`ReferenceStore::provide`].
 pub fn compute<T: Real>(
     policy: &Policy<T>,
     splits: &[Split],
-    origin: &Origin,
+    origin: &ReferenceOrigin,
     progress: &dyn Progress,
 ) -> Result<Option<Reference>> {
-    let mut book = Book::open(splits, origin.clone(), Path::new(""));
-    let whole = book.compute(policy, &all(splits), WHAT, &super::peers::ALONE, progress)?;
-    Ok(whole.then(|| book.into_values()))
+    let mut store = ReferenceStore::open(splits, origin.clone(), Path::new(""));
+    let whole = store.compute(policy, &all(splits), WHAT, &super::ranks::ALONE, progress)?;
+    Ok(whole.then(|| store.into_values()))
 }
 
 fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
     chosen.is_finite() && rejected.is_finite()
 }
 
-/// BLAKE3 over a model's shape and weights, the latent part left out, lower-case hex: the content of a model, whatever
-/// its place is called and however it is cut into files.
+/// BLAKE3 over a model's shape and weights without its latent part, lower-case hex. It does not depend on where the
+/// model lies, or on how it is cut into files. Hashed in parallel, which takes less time than loading does.
 ///
 /// # Errors
 /// [`Error::Tensor`].
@@ -151,6 +146,18 @@ pub fn fingerprint<T: Real>(policy: &Policy<T>) -> Result<String> {
     hasher.update(crate::manifest::hash_json(&serde_json::to_value(&policy.decoder.config)?)?.as_bytes());
     crate::weights::fingerprint::hash_weights::<T>(policy.params.starting(), &mut hasher)?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Refuses a policy whose weights do not have this [`fingerprint`]: the model has changed since training began.
+///
+/// # Errors
+/// [`Error::Model`] where it has; [`Error::Tensor`].
+pub fn unchanged<T: Real>(policy: &Policy<T>, weights: &str, model: &str) -> Result<()> {
+    if fingerprint(policy)? == weights {
+        return Ok(());
+    }
+    Err(Error::model(model, "its weights have changed since training began")
+        .with_hint("the reference of the remaining pairs needs the model that training started from"))
 }
 
 /// BLAKE3 over ids and tokens of all rows, lower-case hex.
@@ -172,34 +179,34 @@ fn ids(splits: &[Split]) -> Vec<&str> {
     splits.iter().flat_map(|s| &s.rows).map(|r| r.id.as_str()).collect()
 }
 
-/// What marks a Parquet file with these values, in the order of the splits' rows, as theirs: for its metadata.
+/// Key and text of the metadata of a Parquet file that has these values as columns, in the order of the splits' rows.
 ///
 /// # Errors
 /// [`Error::Json`].
-pub fn mark(origin: &Origin, splits: &[Split], found: &Reference) -> Result<(String, String)> {
+pub fn mark(origin: &ReferenceOrigin, splits: &[Split], found: &Reference) -> Result<(String, String)> {
     let values: Vec<(f64, f64)> = found.iter().flatten().copied().collect();
     Ok((MARK.to_string(), serde_json::to_string(&Mark::of(origin, &ids(splits), &values))?))
 }
 
 /// Writes the values that are known.
-fn write(path: &Path, splits: &[Split], origin: &Origin, found: &Reference) -> Result<()> {
+fn write(path: &Path, splits: &[Split], origin: &ReferenceOrigin, found: &Reference) -> Result<()> {
     let known = ids(splits).into_iter().zip(found.iter().flatten().copied()).filter(|(_, value)| is_finite(value));
     let (ids, values): (Vec<&str>, Vec<(f64, f64)>) = known.unzip();
     let columns = vec![
         Column::new(col::ID.into(), &ids),
-        Column::new(REF_CHOSEN.into(), values.iter().map(|v| v.0).collect::<Vec<f64>>()),
-        Column::new(REF_REJECTED.into(), values.iter().map(|v| v.1).collect::<Vec<f64>>()),
+        Column::new(posterior::REF_CHOSEN.into(), values.iter().map(|v| v.0).collect::<Vec<f64>>()),
+        Column::new(posterior::REF_REJECTED.into(), values.iter().map(|v| v.1).collect::<Vec<f64>>()),
     ];
     let mut frame = DataFrame::new(ids.len(), columns)?;
     let mark = serde_json::to_string(&Mark::of(origin, &ids, &values))?;
     artifact::write_parquet_marked(path, &mut frame, &[(MARK.to_string(), mark)])
 }
 
-/// The values of a file of all rows: one that `score` wrote.
+/// The values of a file that has all rows, as `score` writes it.
 ///
 /// # Errors
 /// [`Error::Artifact`] where it is damaged or changed, or of another model, other data or options.
-pub fn read(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference> {
+pub fn read(path: &Path, splits: &[Split], origin: &ReferenceOrigin) -> Result<Reference> {
     let found = read_some(path, splits, origin)?;
     if found.iter().flatten().all(is_finite) {
         return Ok(found);
@@ -207,11 +214,11 @@ pub fn read(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference>
     Err(Error::artifact(path, "rows are missing"))
 }
 
-/// The values of a file of some or all rows, in their order; NaN for rows that are not in it.
+/// The values of a file that may lack rows, in the order of the splits' rows; NaN for those that it lacks.
 ///
 /// # Errors
 /// As [`read`].
-fn read_some(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference> {
+fn read_some(path: &Path, splits: &[Split], origin: &ReferenceOrigin) -> Result<Reference> {
     let bad = |what: &str| Error::artifact(path, what);
     let text = artifact::read_mark(path, MARK)?;
     let text = text.ok_or_else(|| bad("holds no reference log-probabilities of ours"))?;
@@ -233,7 +240,8 @@ fn read_some(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference
     };
     let found: Option<Vec<&str>> = column(col::ID)?.str()?.iter().collect();
     let found = found.ok_or_else(|| bad("column `id`: a value is missing"))?;
-    let values: Vec<(f64, f64)> = numbers(REF_CHOSEN)?.into_iter().zip(numbers(REF_REJECTED)?).collect();
+    let values: Vec<(f64, f64)> =
+        numbers(posterior::REF_CHOSEN)?.into_iter().zip(numbers(posterior::REF_REJECTED)?).collect();
     if Mark::of(origin, &found, &values) != told {
         return Err(bad("content changed since it was written"));
     }
@@ -252,7 +260,7 @@ fn read_some(path: &Path, splits: &[Split], origin: &Origin) -> Result<Reference
     Ok(out)
 }
 
-/// A reference of zeros, for objectives that have none.
+/// A reference of zeros, for objectives that need none.
 pub fn none(splits: &[Split]) -> Reference {
     splits.iter().map(|s| vec![(0.0, 0.0); s.rows.len()]).collect()
 }

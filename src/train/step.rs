@@ -13,7 +13,7 @@ use crate::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
 use crate::train::marginal;
-use crate::train::peers::Peers;
+use crate::train::ranks::Ranks;
 
 /// Sums over examples of a step, from which means are taken.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,7 @@ pub struct Sums {
 
 /// What a pass needs besides the policy and the rows.
 #[derive(Debug)]
-pub struct Pass<'a> {
+pub struct StepPass<'a> {
     /// Resolved objective.
     pub objective: &'a ObjectiveConfig,
     /// State of the latent's schedules.
@@ -58,7 +58,7 @@ pub struct Pass<'a> {
     /// Examples of the whole step: a pass contributes its share of the mean.
     pub step_examples: usize,
     /// The ranks among which the pass is shared.
-    pub peers: &'a Peers,
+    pub ranks: &'a Ranks,
     /// Whether the backbone is trained, and not the latent part alone.
     pub backbone: bool,
     /// Key of every row: neighbours of one key share a code. None: every row has its own.
@@ -81,7 +81,7 @@ pub fn pass<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
     reference: &[(f64, f64)],
-    pass: &Pass<'_>,
+    pass: &StepPass<'_>,
     gradients: &Arc<Gradients>,
     sums: &mut Sums,
 ) -> Result<()> {
@@ -106,7 +106,7 @@ pub fn forward<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
     reference: &[(f64, f64)],
-    pass: &Pass<'_>,
+    pass: &StepPass<'_>,
     gradients: &Arc<Gradients>,
     sums: &mut Sums,
 ) -> Result<Tensor> {
@@ -192,7 +192,7 @@ pub fn forward<T: Real>(
     }
     if let (Some(codes), Some(lpc)) = (found.as_ref().and_then(Inferred::codes), &policy.lpc) {
         if pass.moment.balance > 0.0 {
-            let (mean, examples) = mean_of(&codes.log_posterior, pass.peers)?;
+            let (mean, examples) = mean_of(&codes.log_posterior, pass.ranks)?;
             let balance = crate::lpc::balance(&mean)?;
             loss = (loss + (&balance * (examples * share * pass.moment.balance))?)?;
             sums.balance += balance.to_dtype(DType::F64)?.to_vec0::<f64>()? * rows.len() as f64;
@@ -212,7 +212,7 @@ fn draws<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
     found: Option<&Inferred>,
-    pass: &Pass<'_>,
+    pass: &StepPass<'_>,
 ) -> Result<Vec<Draw>> {
     let mut draws = match (&policy.lpc, found) {
         (Some(lpc), Some(found)) => {
@@ -234,16 +234,16 @@ fn draws<T: Real>(
 ///
 /// # Shapes
 /// log_weights (B,K) -> (K).
-pub(super) fn mean_of(log_weights: &Tensor, peers: &Peers) -> Result<(Tensor, f64)> {
+pub(super) fn mean_of(log_weights: &Tensor, ranks: &Ranks) -> Result<(Tensor, f64)> {
     let own = log_weights.exp()?.sum(0)?;
     let n = log_weights.dim(0)? as f64;
-    if peers.size() == 1 {
+    if ranks.size() == 1 {
         return Ok((log_weights.exp()?.mean(0)?, n));
     }
     let mut numbers = vec![n];
     let own_numbers = own.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
     numbers.extend(&own_numbers);
-    let all = peers.total(numbers)?;
+    let all = ranks.total(numbers)?;
     let others: Vec<f64> = all[1..].iter().zip(&own_numbers).map(|(all, own)| all - own).collect();
     let others = Tensor::from_vec(others, own.shape(), own.device())?.to_dtype(own.dtype())?;
     Ok((((own + others)? / all[0])?, all[0]))
@@ -252,11 +252,11 @@ pub(super) fn mean_of(log_weights: &Tensor, peers: &Peers) -> Result<(Tensor, f6
 /// A rank's part in a pass of which it has no pairs.
 ///
 /// # Errors
-/// As [`Peers::meet`].
-pub fn idle<T: Real>(policy: &Policy<T>, moment: Moment, peers: &Peers) -> Result<()> {
+/// As [`Ranks::meet`].
+pub fn idle<T: Real>(policy: &Policy<T>, moment: Moment, ranks: &Ranks) -> Result<()> {
     match &policy.lpc {
         Some(lpc) if lpc.config.coded() && moment.balance > 0.0 => {
-            peers.total(vec![0.0; 1 + lpc.config.codes]).map(|_| ())
+            ranks.total(vec![0.0; 1 + lpc.config.codes]).map(|_| ())
         }
         _ => Ok(()),
     }

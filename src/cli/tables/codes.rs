@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::columns;
-use crate::report::{CodeAccuracy, CodeReading};
+use crate::analysis::{CodeAccuracy, CodeReading};
 
 /// Codes listed at most.
 const CODES_LISTED: usize = 16;

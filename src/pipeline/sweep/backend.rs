@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::origin::Origin;
+use super::inputs::SweepInputs;
 use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
@@ -243,7 +243,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     if !faults.is_empty() {
         return Err(Error::Config(faults));
     }
-    let origin = Origin::of(recipe, progress)?;
+    let origin = SweepInputs::of(recipe, progress)?;
     let set_by_grid = [
         "threads",
         "sweep",

@@ -40,7 +40,7 @@ impl SweepBackend for Fake {
 
     fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome> {
         let name = cell.name();
-        assert!(ledger::is_finished(data), "{name} before its data");
+        assert!(folder::is_finished(data), "{name} before its data");
         if self.fails == Some(name.as_str()) {
             return Err(Error::run("diverged at step 3"));
         }

@@ -28,13 +28,13 @@ fn a_pair_by_hand() {
 fn loads_are_those_of_the_steps() {
     let rows: Vec<TokenRow> = (0..5).map(|i| row(i, 10, i + 1, 1)).collect();
     let config = config();
-    let of = |epochs| Loads::of(&config, &rows, Plan::new(5, 2, epochs, 0), Seed(1), usize::MAX);
+    let of = |epochs| Loads::of(&config, &rows, StepPlan::new(5, 2, epochs, 0), Seed(1), usize::MAX);
     let one = of(1.0);
     assert_eq!(one.all, one.epoch);
     assert_eq!(one.all.tokens, 5 * 10 + 15 + 5);
-    assert_eq!(of(2.0).all, one.epoch + one.epoch);
+    assert_eq!(of(2.0).all, [one.epoch; 2].into_iter().sum());
     assert!(one.largest.pairs == 2 && one.largest.tokens > 22);
-    let stopped = Loads::of(&config, &rows, Plan::new(5, 2, 1.0, 1), Seed(1), usize::MAX);
+    let stopped = Loads::of(&config, &rows, StepPlan::new(5, 2, 1.0, 1), Seed(1), usize::MAX);
     assert_eq!(stopped.all.pairs, 2);
 }
 
@@ -54,7 +54,7 @@ fn operations_are_six_for_each_parameter_and_token() {
     assert_eq!(more, 3.0 * 4.0 * 7.0 * 64.0 * 3.0);
     // Frozen layers give no weight gradients; cached ones are not passed at all.
     let layers = 6.0 * (matrices - 500.0 * 64.0) * 100.0;
-    let frozen = Regime { backbone_gradient: 0.0, ..regime.clone() };
+    let frozen = Regime { backbone_gradient: false, ..regime.clone() };
     assert_eq!(training(&shape, &regime, load) - training(&shape, &frozen, load), layers / 3.0);
     let cached = Regime { cached: true, ..regime.clone() };
     assert_eq!(training(&shape, &cached, load), 6.0 * 500.0 * 64.0 * 100.0);
@@ -79,9 +79,6 @@ fn memory_is_what_the_numbers_take() {
     let again = of(&Regime { recompute: true, ..regime.clone() });
     let saved = 200.0 * (regime.kept_bytes - 2.0 * 4.0 * 64.0);
     assert!(((memory.activations - again.activations) * MIB - saved).abs() < 1.0);
-    // bf16 weights with copies of the trained ones.
-    let half = of(&Regime { weight_bytes: 2.0, master_bytes: 4.0, ..regime.clone() });
-    assert_eq!(half.weights, 1.5 * memory.weights);
 }
 
 #[test]
@@ -108,4 +105,11 @@ fn advice_names_what_takes_the_room() {
     let state = part(100.0, 200.0, 10.0).advice(150.0, 1, 1);
     assert!(state[0].contains("--tune"), "{state:?}");
     assert!(part(100.0, 0.0, 1.0).advice(50.0, 1, 1)[0].contains("smaller model"));
+}
+
+#[test]
+fn memory_is_told_on_linux() {
+    if std::path::Path::new("/proc/meminfo").exists() {
+        assert!(available_memory_mb().is_some_and(|mb| mb > 100.0 && mb < 1e8));
+    }
 }

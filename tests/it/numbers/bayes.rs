@@ -6,10 +6,10 @@ use lpc_pipe::model::{Group, Params};
 use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::policy::{Keeping, Policy, evaluate, hidden_cache};
-use lpc_pipe::posteriors::{self, Settings};
+use lpc_pipe::posteriors::{self, PosteriorContext};
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
-use lpc_pipe::train::step::Pass;
+use lpc_pipe::train::step::StepPass;
 use rand::Rng as _;
 
 use crate::numbers::gradients::check;
@@ -136,7 +136,7 @@ fn the_loss_is_the_marginal_over_codes_and_groups() {
             let alone: Vec<u64> = (0..6).collect();
             for (keys, g) in [(&keys, 0.0), (&alone, 0.0), (&keys, 0.4)] {
                 let moment = lpc_pipe::lpc::Moment { g, kl_weight: lambda, balance: 0.0, ..MIDDLE };
-                let pass = Pass { keys: Some(keys), ..pass(&dpo, moment, rows.len()) };
+                let pass = StepPass { keys: Some(keys), ..pass(&dpo, moment, rows.len()) };
                 let got = value(&policy, &rows, &some_reference(&rows), &pass).0;
                 let marginal = by_hand(&policy, &rows, &dpo, keys, lambda);
                 let wanted = (1.0 - g) * marginal + g * under_prior(&policy, &rows, &dpo);
@@ -152,7 +152,7 @@ fn groups_have_exact_gradients() {
     let (rows, keys) = grouped();
     let (reference, dpo) = (some_reference(&rows), objective(ObjectiveKind::Dpo));
     let policy = policy::<f64>(&llama(true), &bayes());
-    let pass = Pass { keys: Some(&keys), ..pass(&dpo, MIDDLE, rows.len()) };
+    let pass = StepPass { keys: Some(&keys), ..pass(&dpo, MIDDLE, rows.len()) };
     let found = gradients(&policy, &rows, &reference, &pass, rows.len());
     for (name, at) in
         [("lpc.codebook", 5), ("lpc.prior.2.weight", 3), ("lpc.prior.table", 40), ("model.norm.weight", 2)]
@@ -197,11 +197,11 @@ fn the_prior_does_not_see_the_label_and_the_posterior_does() {
     let policy = policy::<f64>(&llama(true), &LpcConfig { code_init: 3.0, ..bayes() });
     let dpo = objective(ObjectiveKind::Dpo);
     let lpc = &policy.lpc.as_ref().unwrap().config;
-    let settings = Settings { objective: &dpo, lpc, flips: None };
+    let settings = PosteriorContext { objective: &dpo, lpc, flips: None };
     let settled = |rows: &[TokenRow], reference: &[(f64, f64)], keys: Option<&[u64]>| {
         let mut found = evaluate(&policy, rows, |_| ()).unwrap();
         assert!(found.iter().all(|e| e.posterior.is_empty() && e.code_logps.len() == 8));
-        posteriors::settle(rows, &mut found, Some(reference), keys, settings).unwrap();
+        posteriors::add_posteriors(rows, &mut found, Some(reference), keys, settings).unwrap();
         found
     };
     let reference = some_reference(&rows);
@@ -249,8 +249,8 @@ fn found_of_decided(keys: Option<&[u64]>) -> f64 {
         rows.push(TokenRow { chosen_ids: vec![1], rejected_ids: vec![2], ..TokenRow::default() });
     }
     let (dpo, lpc) = (objective(ObjectiveKind::Dpo), LpcConfig { codes: CODES, ..bayes() });
-    let settings = Settings { objective: &dpo, lpc: &lpc, flips: None };
-    posteriors::settle(&rows, &mut examples, Some(&vec![(0.0, 0.0); rows.len()]), keys, settings).unwrap();
+    let settings = PosteriorContext { objective: &dpo, lpc: &lpc, flips: None };
+    posteriors::add_posteriors(&rows, &mut examples, Some(&vec![(0.0, 0.0); rows.len()]), keys, settings).unwrap();
     let first = |q: &[f32]| (0..CODES).fold(0, |best, k| if q[k] > q[best] { k } else { best }) as u32;
     let right = examples.iter().zip(&decided).filter(|(e, code)| first(&e.posterior) == **code).count();
     right as f64 / rows.len() as f64
@@ -272,7 +272,7 @@ fn dropped_tokens_are_a_function_of_the_pair_and_the_occasion() {
     let policy = policy::<f64>(&llama(true), &LpcConfig { prior_dropout: 0.5, ..bayes() });
     let (reference, dpo) = (some_reference(&rows), objective(ObjectiveKind::Dpo));
     let of = |rows: &[TokenRow], reference: &[(f64, f64)], occasion| {
-        value(&policy, rows, reference, &Pass { occasion, ..pass(&dpo, MIDDLE, 4) }).1.objective
+        value(&policy, rows, reference, &StepPass { occasion, ..pass(&dpo, MIDDLE, 4) }).1.objective
     };
     let all = of(&rows, &reference, "0");
     assert_eq!(all, of(&rows, &reference, "0"));

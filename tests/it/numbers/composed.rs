@@ -17,7 +17,7 @@ use lpc_pipe::policy::Policy;
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
-use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
+use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
 use lpc_pipe::train::step::{self, Sums};
 use lpc_pipe::train::{Kernels, TrainConfig, Tune};
 use tempfile::TempDir;
@@ -152,7 +152,7 @@ fn train_on<T: Real>(policy: &Policy<T>, sums: &Arc<Gradients>, steps: usize, lr
             let mut counted = Sums::default();
             step::pass(policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), sums, &mut counted).unwrap();
             let clip = 1.0 / global_norm::<T>(sums).unwrap();
-            optimizer.step(&policy.params, sums, Rates { backbone: lr, latent: lr, codes: lr }, clip).unwrap();
+            optimizer.step(&policy.params, sums, LearningRates { backbone: lr, latent: lr, codes: lr }, clip).unwrap();
             policy.decoder.refresh(&policy.params).unwrap();
             counted.objective / 3.0
         })

@@ -16,8 +16,8 @@ use lpc_pipe::policy::evaluate::plain_logps;
 use lpc_pipe::policy::{Example, Policy, evaluate};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
-use lpc_pipe::train::plan::{Feed, Plan};
-use lpc_pipe::train::reference::{Origin, Reference, reference};
+use lpc_pipe::train::reference::{Reference, ReferenceOrigin, reference};
+use lpc_pipe::train::step_plan::{Feed, StepPlan};
 
 use crate::numbers::policies::{
     LONGEST, MIDDLE, close, codes, gradients, llama, numbers, objective, pairs, pass, plain, policy, some_reference,
@@ -341,7 +341,7 @@ fn gradients_do_not_see_how_a_step_is_cut() {
 #[test]
 fn every_epoch_has_every_pair_once_in_an_order_of_its_own() {
     let rows = pairs(23);
-    let plan = Plan::new(rows.len(), 4, 3.0, 0);
+    let plan = StepPlan::new(rows.len(), 4, 3.0, 0);
     let per_epoch = plan.horizon / 3;
     let mut feed = Feed::new(&rows, None, plan, Seed(1));
     let epochs: Vec<Vec<usize>> =
@@ -430,8 +430,8 @@ impl Progress for Listener {
 }
 
 fn referenced(policy: &Policy<f32>, splits: &[Split], cache: &Path, progress: &dyn Progress) -> Reference {
-    let origin = Origin::of(policy, splits).unwrap();
-    reference(policy, splits, &origin, cache, &lpc_pipe::train::peers::ALONE, progress).unwrap().unwrap()
+    let origin = ReferenceOrigin::of(policy, splits).unwrap();
+    reference(policy, splits, &origin, cache, &lpc_pipe::train::ranks::ALONE, progress).unwrap().unwrap()
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn evaluation_takes_the_priors_expected_z() {
         assert_eq!(found, evaluate(&policy, &rows, |_| ()).unwrap());
         let (reference, mix) = (some_reference(&rows), objective(ObjectiveKind::Mix));
         let of = |occasion| {
-            value(&policy, &rows, &reference, &lpc_pipe::train::step::Pass { occasion, ..pass(&mix, MIDDLE, 6) }).0
+            value(&policy, &rows, &reference, &lpc_pipe::train::step::StepPass { occasion, ..pass(&mix, MIDDLE, 6) }).0
         };
         assert_eq!(of("0") == of("1"), !kind.inferred(), "{kind:?}");
         assert_eq!(of("0"), of("0"));
@@ -152,7 +152,7 @@ fn noise_is_random_in_training_and_nothing_in_evaluation() {
         assert_eq!(noisy.params.len(), bare.params.len());
         assert_eq!(evaluate(&noisy, &rows, |_| ()).unwrap(), evaluate(&bare, &rows, |_| ()).unwrap());
         let of = |policy: &Policy<f64>, occasion| {
-            let pass = lpc_pipe::train::step::Pass { occasion, ..pass(&dpo, MIDDLE, 5) };
+            let pass = lpc_pipe::train::step::StepPass { occasion, ..pass(&dpo, MIDDLE, 5) };
             value(policy, &rows, &reference, &pass).0
         };
         assert_eq!(of(&noisy, "0"), of(&noisy, "0"));

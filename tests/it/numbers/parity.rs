@@ -18,7 +18,7 @@ use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 use lpc_pipe::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
-use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, Rates, global_norm};
+use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
 use lpc_pipe::weights::load::load;
 use serde_json::Value;
 
@@ -371,7 +371,9 @@ fn adamw<T: Real>(key: &str, tolerance: f64) {
         let mut optimizer = AdamW::<T>::new(config, &params);
         for (grads, wanted) in list(&recorded["grads"]).iter().zip(list(&run["params_after_step"])) {
             put::<T>(&gradients, &params, grads);
-            optimizer.step(&params, &gradients, Rates { backbone: lr, latent: 99.0, codes: 99.0 }, 1.0).unwrap();
+            optimizer
+                .step(&params, &gradients, LearningRates { backbone: lr, latent: 99.0, codes: 99.0 }, 1.0)
+                .unwrap();
             for param in params.iter() {
                 close(&param.name, &numbers(param.var.as_tensor()), &flat(&wanted[&param.name]), tolerance);
             }
@@ -410,7 +412,7 @@ fn clipping_agrees_with_torch() {
         // Without decay of the first moment, it is the gradient that the optimizer used.
         let config = AdamWConfig { beta1: 0.0, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
         let mut optimizer = AdamW::<f32>::new(config, &params);
-        optimizer.step(&params, &gradients, Rates { backbone: 0.1, latent: 0.1, codes: 0.1 }, scale).unwrap();
+        optimizer.step(&params, &gradients, LearningRates { backbone: 0.1, latent: 0.1, codes: 0.1 }, scale).unwrap();
         for (name, tensor) in optimizer.tensors(&params).unwrap() {
             if let Some(param) = name.strip_prefix("first.") {
                 close(&name, &numbers(&tensor), &flat32(&case["clipped"][param]), 1e-6);

@@ -13,8 +13,8 @@ use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::policy::Policy;
 use lpc_pipe::seed::Seed;
-use lpc_pipe::train::peers::ALONE;
-use lpc_pipe::train::step::{self, Pass, Sums};
+use lpc_pipe::train::ranks::ALONE;
+use lpc_pipe::train::step::{self, StepPass, Sums};
 use lpc_pipe::weights::safetensors::TensorEntry;
 
 /// Vocabulary of [`llama`].
@@ -153,12 +153,26 @@ pub fn objective(name: ObjectiveKind) -> ObjectiveConfig {
 pub const MIDDLE: Moment = Moment { g: 0.3, tau: 0.7, kl_weight: 0.05, balance: 0.5 };
 
 /// What a pass over `rows` in one step is told.
-pub fn pass<'a>(objective: &'a ObjectiveConfig, moment: Moment, step_examples: usize) -> Pass<'a> {
-    Pass { objective, moment, seed: Seed(9), occasion: "0", step_examples, peers: &ALONE, backbone: true, keys: None }
+pub fn pass<'a>(objective: &'a ObjectiveConfig, moment: Moment, step_examples: usize) -> StepPass<'a> {
+    StepPass {
+        objective,
+        moment,
+        seed: Seed(9),
+        occasion: "0",
+        step_examples,
+        ranks: &ALONE,
+        backbone: true,
+        keys: None,
+    }
 }
 
 /// Value of the loss and the sums over examples.
-pub fn value<T: Real>(policy: &Policy<T>, rows: &[TokenRow], reference: &[(f64, f64)], pass: &Pass<'_>) -> (f64, Sums) {
+pub fn value<T: Real>(
+    policy: &Policy<T>,
+    rows: &[TokenRow],
+    reference: &[(f64, f64)],
+    pass: &StepPass<'_>,
+) -> (f64, Sums) {
     let rows: Vec<&TokenRow> = rows.iter().collect();
     let mut sums = Sums::default();
     let unused = Arc::new(Gradients::new(&policy.params));
@@ -171,7 +185,7 @@ pub fn gradients<T: Real>(
     policy: &Policy<T>,
     rows: &[TokenRow],
     reference: &[(f64, f64)],
-    pass: &Pass<'_>,
+    pass: &StepPass<'_>,
     batch: usize,
 ) -> BTreeMap<String, Vec<f64>> {
     let sum = Arc::new(Gradients::new(&policy.params));

@@ -14,9 +14,9 @@ use lpc_pipe::pipeline::train::{self, Ended};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
-use lpc_pipe::train::peers::threads::together;
-use lpc_pipe::train::step::{self, Pass, Sums};
-use lpc_pipe::train::{Kernels, Peers, TrainConfig, Tune, shares};
+use lpc_pipe::train::ranks::threads::together;
+use lpc_pipe::train::step::{self, StepPass, Sums};
+use lpc_pipe::train::{Kernels, Ranks, TrainConfig, Tune, shares};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,34 +25,34 @@ use crate::numbers::policies::{MIDDLE, close, codes, llama, numbers, objective, 
 const SEED: Seed = Seed(7);
 
 /// Gradients and counts of one step over five pairs in passes of three, in shares.
-fn one_step(lpc: &LpcConfig, peers: &Peers) -> (BTreeMap<String, Vec<f64>>, Sums) {
+fn one_step(lpc: &LpcConfig, ranks: &Ranks) -> (BTreeMap<String, Vec<f64>>, Sums) {
     let policy = policy::<f64>(&llama(true), lpc);
     let (rows, dpo) = (pairs(5), objective(ObjectiveKind::Dpo));
     let reference = some_reference(&rows);
     let gradients = Arc::new(Gradients::new(&policy.params));
     let mut sums = Sums::default();
-    let pass = Pass {
+    let pass = StepPass {
         objective: &dpo,
         moment: MIDDLE,
         seed: Seed(9),
         occasion: "0",
         step_examples: rows.len(),
-        peers,
+        ranks,
         backbone: true,
         keys: None,
     };
     for micro in [0..3, 3..5] {
-        let share = peers.share(micro.len());
+        let share = ranks.share(micro.len());
         let own = micro.start + share.start..micro.start + share.end;
         if own.is_empty() {
-            step::idle(&policy, MIDDLE, peers).unwrap();
+            step::idle(&policy, MIDDLE, ranks).unwrap();
             continue;
         }
         let own_rows: Vec<_> = rows[own.clone()].iter().collect();
         step::pass(&policy, &own_rows, &reference[own], &pass, &gradients, &mut sums).unwrap();
     }
-    sums.join(peers).unwrap();
-    shares::sum_gradients::<f64>(peers, &policy.params, &gradients).unwrap();
+    sums.join(ranks).unwrap();
+    work::sum_gradients::<f64>(ranks, &policy.params, &gradients).unwrap();
     let found = policy
         .params
         .iter()
@@ -69,12 +69,12 @@ fn gradients_of_ranks_add_up_to_those_of_one() {
         ("codes", LpcConfig { balance: 0.0, ..coded.clone() }),
         ("codes and their balance", LpcConfig { balance: 0.7, ..coded }),
     ] {
-        let (wanted, counted) = one_step(&lpc, &Peers::alone());
+        let (wanted, counted) = one_step(&lpc, &Ranks::alone());
         assert!(wanted.len() > 10);
         // With four and five ranks some have no pairs.
-        for ranks in 1..=5 {
-            for (rank, (found, sums)) in together(ranks, |peers| one_step(&lpc, peers)).into_iter().enumerate() {
-                let what = format!("{what}, rank {rank} of {ranks}");
+        for n in 1..=5 {
+            for (rank, (found, sums)) in together(n, |ranks| one_step(&lpc, ranks)).into_iter().enumerate() {
+                let what = format!("{what}, rank {rank} of {n}");
                 assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "{what}");
                 for (name, gradient) in &found {
                     close(&format!("{what}: {name}"), gradient, &wanted[name], 1e-12);
@@ -157,24 +157,24 @@ fn finished(ended: lpc_pipe::Result<Ended>) {
 #[test]
 fn a_run_of_ranks_is_that_of_one_with_their_batches_together() {
     finished(train::run(&config("one", 1), SEED, false, &Silent));
-    for ranks in [1, 2, 3] {
-        let out = format!("ranks-{ranks}");
+    for n in [1, 2, 3] {
+        let out = format!("ranks-{n}");
         // A reference of its own is computed in shares.
         let _ = std::fs::remove_dir_all(place("prepared").join("reference"));
-        for ended in together(ranks, |peers| train::run_among(&config(&out, ranks), SEED, false, &Silent, peers)) {
+        for ended in together(n, |ranks| train::run_among(&config(&out, n), SEED, false, &Silent, ranks)) {
             finished(ended);
         }
         let (losses, worst) = difference("one", &out);
-        assert!(losses < 1e-6 && worst < 1e-5, "{ranks} ranks: losses {losses:e}, metrics {worst:e}");
-        assert!(ranks > 1 || worst == 0.0);
+        assert!(losses < 1e-6 && worst < 1e-5, "{n} ranks: losses {losses:e}, metrics {worst:e}");
+        assert!(n > 1 || worst == 0.0);
         // And again, bit for bit.
-        let again = format!("again-{ranks}");
-        for ended in together(ranks, |peers| train::run_among(&config(&again, ranks), SEED, false, &Silent, peers)) {
+        let again = format!("again-{n}");
+        for ended in together(n, |ranks| train::run_among(&config(&again, n), SEED, false, &Silent, ranks)) {
             finished(ended);
         }
         for file in ["model/model.safetensors", "model/lpc_model.safetensors", "posteriors.parquet"] {
             let [a, b] = [&out, &again].map(|run| std::fs::read(place(run).join(file)).unwrap());
-            assert!(a == b, "{ranks} ranks: {file} differs between two runs");
+            assert!(a == b, "{n} ranks: {file} differs between two runs");
         }
     }
 }
@@ -205,7 +205,7 @@ fn other_ways_of_tuning_and_other_latents_are_shared_too() {
             TrainConfig { out, batch, max_steps: 5, ..case.clone() }
         };
         finished(train::run(&of("alone", 1), SEED, false, &Silent));
-        for ended in together(2, |peers| train::run_among(&of("both", 2), SEED, false, &Silent, peers)) {
+        for ended in together(2, |ranks| train::run_among(&of("both", 2), SEED, false, &Silent, ranks)) {
             finished(ended);
         }
         let (losses, worst) = difference(&format!("alone-{name}"), &format!("both-{name}"));
@@ -231,7 +231,7 @@ impl Progress for StopAfter {
 #[test]
 fn one_interrupted_rank_stops_all_and_all_go_on() {
     let run = |resume: bool, progress: &(dyn Fn(usize) -> Box<dyn Progress> + Sync)| {
-        together(2, |peers| train::run_among(&config("stopped", 2), SEED, resume, &*progress(peers.rank()), peers))
+        together(2, |ranks| train::run_among(&config("stopped", 2), SEED, resume, &*progress(ranks.rank()), ranks))
     };
     // Only the second rank is interrupted, after its third step.
     let ended = run(false, &|rank| if rank == 1 { Box::new(StopAfter(AtomicUsize::new(3))) } else { Box::new(Silent) });
@@ -241,7 +241,7 @@ fn one_interrupted_rank_stops_all_and_all_go_on() {
     for ended in run(true, &|_| Box::new(Silent)) {
         finished(ended);
     }
-    for ended in together(2, |peers| train::run_among(&config("straight", 2), SEED, false, &Silent, peers)) {
+    for ended in together(2, |ranks| train::run_among(&config("straight", 2), SEED, false, &Silent, ranks)) {
         finished(ended);
     }
     let files = ["model/model.safetensors", "model/lpc_model.safetensors", "posteriors.parquet"];
@@ -260,12 +260,12 @@ fn a_fault_at_one_rank_is_everybody_s() {
         ended.into_iter().map(|e| e.map(|_| ()).unwrap_err()).map(|e| (e.exit_code(), e.to_string())).collect()
     };
     // The third rank has no data: exit code 3 for all.
-    let ended = together(3, |peers| {
+    let ended = together(3, |ranks| {
         let mut config = config("faulty", 3);
-        if peers.rank() == 2 {
+        if ranks.rank() == 2 {
             config.data = place("nowhere").display().to_string();
         }
-        train::run_among(&config, SEED, false, &Silent, peers)
+        train::run_among(&config, SEED, false, &Silent, ranks)
     });
     for (rank, (code, text)) in said(ended).into_iter().enumerate() {
         assert_eq!(code, 3, "{text}");
@@ -273,17 +273,17 @@ fn a_fault_at_one_rank_is_everybody_s() {
     }
     assert!(!Path::new(&config("faulty", 3).out).exists());
     // Other settings at one rank are named.
-    let ended = together(2, |peers| {
-        let lr = if peers.rank() == 1 { 2e-3 } else { 1e-3 };
-        train::run_among(&TrainConfig { lr, ..config("faulty", 2) }, SEED, false, &Silent, peers)
+    let ended = together(2, |ranks| {
+        let lr = if ranks.rank() == 1 { 2e-3 } else { 1e-3 };
+        train::run_among(&TrainConfig { lr, ..config("faulty", 2) }, SEED, false, &Silent, ranks)
     });
     for (code, text) in said(ended) {
         assert_eq!((code, text.as_str()), (1, "rank 1 has another configuration, data or model than rank 0"));
     }
     // A loss that explodes at any rank stops all, with the ids of the batch.
-    let ended = together(2, |peers| {
+    let ended = together(2, |ranks| {
         let config = TrainConfig { lr: 1e30, clip: 0.0, warmup: 0.0, ..config("exploded", 2) };
-        train::run_among(&config, SEED, false, &Silent, peers)
+        train::run_among(&config, SEED, false, &Silent, ranks)
     });
     for (code, text) in said(ended) {
         assert!(code == 1 && text.contains("with ids"), "{code} {text}");

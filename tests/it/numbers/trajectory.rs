@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lpc_pipe::batch::{TokenRow, read_splits};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
-use lpc_pipe::train::plan::{Feed, Plan};
+use lpc_pipe::train::step_plan::{Feed, StepPlan};
 use lpc_pipe::weights::folder;
 use lpc_pipe::weights::load::load;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ fn prepared() -> (Sandbox, Vec<TokenRow>) {
 
 /// Rows of every step, as training draws them.
 fn steps(rows: &[TokenRow]) -> Vec<Vec<usize>> {
-    let plan = Plan::new(rows.len(), BATCH, EPOCHS.parse().unwrap(), 0);
+    let plan = StepPlan::new(rows.len(), BATCH, EPOCHS.parse().unwrap(), 0);
     assert_eq!((plan.horizon, plan.steps), (STEPS, STEPS));
     let mut feed = Feed::new(rows, None, plan, Seed(SEED));
     (0..STEPS).map(|step| feed.step(step)).collect()

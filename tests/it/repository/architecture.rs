@@ -61,7 +61,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "weights",
         ],
     ),
-    ("cli", &["pipeline", "recipe", "report", "synth"]),
+    ("cli", &["analysis", "pipeline", "recipe", "report", "synth", "train::ranks"]),
 ];
 
 /// Longest file, in lines.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use lpc_pipe::batch::{PairBatch, PairRows};
-use lpc_pipe::lpc::{Basis, Codebook, Context, Draw, Inferred, LpcConfig, Moment, Noise, Part, Preset, shapes};
+use lpc_pipe::lpc::{
+    Basis, Codebook, Context, Draw, Inferred, LatentParameters, LpcConfig, Moment, Noise, Preset, shapes,
+};
 use lpc_pipe::model::names;
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Param, Params};
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
@@ -83,14 +85,14 @@ impl Recorded<'_> {
     /// z's of the step with the recorded noise.
     fn draws(&self, found: &Inferred) -> Vec<Draw> {
         let lpc = self.policy.lpc.as_ref().unwrap();
-        match (&lpc.part, found) {
-            (Part::Codes(codes), Inferred::Codes(found)) if !lpc.config.exact => {
+        match (&lpc.parameters, found) {
+            (LatentParameters::Codes(codes), Inferred::Codes(found)) if !lpc.config.exact => {
                 let noise = (&self.noise("prior"), &self.noise("posterior"));
                 let weights = Codebook::weights(found, self.moment, noise, false).unwrap();
                 let (z, flips) = codes.mixed(&weights).unwrap();
                 vec![Draw { z: Some(z), weight: None, flips }]
             }
-            (Part::Gaussian(gaussian), Inferred::Normals(found)) => {
+            (LatentParameters::Gaussian(gaussian), Inferred::Normals(found)) => {
                 let noise = (&self.noise("prior"), &self.noise("posterior"));
                 let z = gaussian.sample(found, self.moment.g, noise).unwrap();
                 vec![Draw { z: Some(z), ..Draw::default() }]

@@ -1,78 +1,42 @@
-//! Evaluation of the test split: means over its examples, and over those of each source.
+//! Metrics of the test split: means over its examples, and over those of each source.
 
 use std::collections::BTreeMap;
 
+use super::SplitExamples;
+use super::margins::of_pairs;
 use crate::batch::Split;
 use crate::error::Result;
 use crate::objective::ObjectiveConfig;
-use crate::policy::{Example, Policy};
-use crate::posteriors::{self, Part, Settings};
+use crate::policy::Example;
 use crate::schema::metric;
-use crate::train::{Metrics, Peers, TrainConfig, shares};
-
-use super::latent;
 
 /// Sources with metrics of their own, the largest first: a data set may have thousands.
 const SOURCES: usize = 32;
 
-/// Examines the test split and gives its [`metrics`]; none where it has no examples.
-///
-/// # Errors
-/// As [`shares::examine`].
-pub(super) fn evaluation(
-    policy: &Policy<f32>,
-    split: &Split,
-    reference: &[(f64, f64)],
-    keys: Option<&[u64]>,
-    config: &TrainConfig,
-    peers: &Peers,
-) -> Result<Metrics> {
-    let mut examples = shares::examine(policy, &split.rows, peers, |_| {})?;
-    settled(policy, split, &mut examples, reference, keys, config)?;
-    metrics(split, &examples, reference, &config.objective)
-}
-
-/// Gives examples the posteriors that come from their losses; the sum of their swap overlaps, where there are any.
-///
-/// # Errors
-/// [`crate::Error::Tensor`].
-pub(super) fn settled(
-    policy: &Policy<f32>,
-    split: &Split,
-    examples: &mut [Example],
-    reference: &[(f64, f64)],
-    keys: Option<&[u64]>,
-    config: &TrainConfig,
-) -> Result<Option<f64>> {
-    let flips = latent::flip_rates(policy)?;
-    let settings = Settings { objective: &config.objective, lpc: &config.lpc, flips: flips.as_deref() };
-    let reference = config.objective.needs_reference().then_some(reference);
-    posteriors::settle(&split.rows, examples, reference, keys, settings)
-}
-
 /// Means over the test split, against the clean labels, with the prior's z: `eval_rewards/accuracies`,
-/// `eval_rewards/margins` (each also as `.../SOURCE`), `eval_logps/{chosen,rejected}`, `eval_lpc/kl`.
+/// `eval_rewards/margins` (each also as `.../SOURCE` where there are several sources), `eval_logps/{chosen,rejected}`
+/// and `eval_lpc/kl`. Empty where the split has no examples.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
-pub(super) fn metrics(
+pub fn metrics(
     split: &Split,
     examples: &[Example],
     reference: &[(f64, f64)],
     objective: &ObjectiveConfig,
-) -> Result<Metrics> {
+) -> Result<Vec<(String, f64)>> {
     if examples.is_empty() {
-        return Ok(Metrics::new());
+        return Ok(Vec::new());
     }
     let reference = objective.needs_reference().then_some(reference);
-    let part = Part { split: &split.name, rows: &split.rows, examples, reference };
-    let margins: Vec<f64> = posteriors::margins(&part, objective)?
+    let evaluated = SplitExamples { split: &split.name, rows: &split.rows, examples, reference };
+    let margins: Vec<f64> = of_pairs(&evaluated, objective, |e| e.logps)?
         .into_iter()
         .zip(&split.rows)
-        .map(|(m, row)| if row.flipped { -m.0 } else { m.0 })
+        .map(|(margin, row)| if row.flipped { -margin } else { margin })
         .collect();
     let mean = |get: fn(&Example) -> f64| examples.iter().map(get).sum::<f64>() / examples.len() as f64;
-    let key = |name: &str| format!("eval_{name}");
+    let key = |name: &str| format!("{}{name}", metric::EVAL_PREFIX);
     let (accuracy, margin) = accuracy_and_margin(&margins);
     let mut out = vec![
         (key(metric::REWARDS_ACCURACIES), accuracy),
@@ -85,14 +49,14 @@ pub(super) fn metrics(
     for (row, margin) in split.rows.iter().zip(&margins) {
         sources.entry(&row.source).or_default().push(*margin);
     }
-    // One source is the whole.
+    // With one source its metrics are those of the split.
     if sources.len() > 1 {
         let mut sources: Vec<(&str, Vec<f64>)> = sources.into_iter().collect();
         sources.sort_by_key(|(_, margins)| std::cmp::Reverse(margins.len()));
         for (source, margins) in sources.iter().take(SOURCES) {
             let (accuracy, margin) = accuracy_and_margin(margins);
-            out.push((format!("eval_{}/{source}", metric::REWARDS_ACCURACIES), accuracy));
-            out.push((format!("eval_{}/{source}", metric::REWARDS_MARGINS), margin));
+            out.push((format!("{}/{source}", key(metric::REWARDS_ACCURACIES)), accuracy));
+            out.push((format!("{}/{source}", key(metric::REWARDS_MARGINS)), margin));
         }
     }
     Ok(out)

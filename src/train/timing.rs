@@ -1,4 +1,4 @@
-//! What this machine has and how fast it is: measured when asked, never assumed.
+//! How fast this machine is: a timed pass of a small model, and the time of a run computed from it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,11 +6,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::config::TrainConfig;
-use super::estimate::{self, Flops, Load, MIB, Regime};
-use super::finite::finite_norm;
-use super::optimizer::{AdamW, AdamWConfig, Rates};
-use super::peers::ALONE;
-use super::step::{self, Pass, Sums};
+use super::estimate::{self, Flops, Load, Regime};
+use super::gradient_check::finite_norm;
+use super::optimizer::{AdamW, AdamWConfig, LearningRates};
+use super::ranks::ALONE;
+use super::step::{self, StepPass, Sums};
 use crate::batch::TokenRow;
 use crate::error::Result;
 use crate::lpc::{Basis, LatentKind, LpcConfig};
@@ -20,36 +20,16 @@ use crate::policy::Policy;
 use crate::policy::evaluate::plain_logps;
 use crate::seed::Seed;
 
-/// Elements of the layer that is timed, at most: enough to leave every cache, made in a moment.
+/// Most elements of the layer that is timed: more than fit into a processor's cache, and made in a moment.
 const ELEMENTS: usize = 16 << 20;
-/// Vocabulary of the timed model, at most.
+/// Largest vocabulary of the timed model.
 const VOCABULARY: usize = 4096;
 /// Packed rows of the timed pass.
 const ROWS: usize = 1024;
-/// Seconds that each of the two timings may take, and how often it is repeated at most.
+/// Seconds after which a timing is not repeated again.
 const SECONDS: f64 = 0.7;
+/// Most repetitions of a timing.
 const REPEATS: usize = 9;
-
-/// Memory that this process may use, MiB: the machine's, or its control group's where that has less; none where the
-/// system does not tell.
-pub fn memory_mb() -> Option<f64> {
-    let text = |path: &str| std::fs::read_to_string(path).ok();
-    let total = text("/proc/meminfo").and_then(|all| {
-        let line = all.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().to_string();
-        Some(line.strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
-    });
-    // Of this process' own group where its path can be read, of the root's otherwise (as in a container).
-    let group = text("/proc/self/cgroup")
-        .and_then(|all| Some(all.lines().find_map(|l| l.strip_prefix("0::"))?.trim_matches('/').to_string()))
-        .unwrap_or_default();
-    let limits = [
-        format!("/sys/fs/cgroup/{group}/memory.max"),
-        "/sys/fs/cgroup/memory.max".to_string(),
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes".to_string(),
-    ];
-    let limits = limits.iter().filter_map(|path| Some(text(path)?.trim().parse::<f64>().ok()? / MIB));
-    limits.chain(total).reduce(f64::min)
-}
 
 /// How fast this machine trains and evaluates, by a timed pass.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -78,8 +58,8 @@ pub struct Seconds {
 }
 
 impl Speed {
-    /// Times a model of one layer, as wide as `shape` or as wide as is made in a moment, on the first of `rows`:
-    /// forward, forward and backward, optimizer. Takes about two seconds.
+    /// Times a model of one layer, as wide as `shape` or narrowed, on the first of `rows`: forward, forward and
+    /// backward, and the optimizer. Takes about two seconds.
     ///
     /// # Errors
     /// Those of a pass.
@@ -106,26 +86,19 @@ impl Speed {
         })?;
         let gradients = Arc::new(Gradients::new(&policy.params));
         let picked: Vec<&TokenRow> = rows.iter().collect();
-        let pass = Pass {
+        let pass = StepPass {
             objective: &config.objective,
             moment: config.lpc.moment(0.0, 0.0),
             seed: Seed(0),
             occasion: "timing",
             step_examples: rows.len(),
-            peers: &ALONE,
+            ranks: &ALONE,
             backbone: true,
             keys: None,
         };
         let training = median(|| step::pass(&policy, &picked, &reference, &pass, &gradients, &mut Sums::default()))?;
-        let constants = AdamWConfig {
-            beta1: config.adam_beta1,
-            beta2: config.adam_beta2,
-            epsilon: config.adam_epsilon,
-            weight_decay: config.weight_decay,
-            latent_steps: 0,
-        };
-        let mut optimizer = AdamW::<f32>::new(constants, &policy.params);
-        let rates = Rates { backbone: 0.0, latent: 0.0, codes: 0.0 };
+        let mut optimizer = AdamW::<f32>::new(AdamWConfig::of(&config, 0), &policy.params);
+        let rates = LearningRates { backbone: 0.0, latent: 0.0, codes: 0.0 };
         let stepping = median(|| {
             finite_norm::<f32>(&policy.params, &gradients, 0, &Vec::new)?;
             optimizer.step(&policy.params, &gradients, rates, 1.0)?;
@@ -147,7 +120,7 @@ impl Speed {
         })
     }
 
-    /// Time for these operations, and for so many steps of an optimizer over so many numbers.
+    /// Seconds for these operations, and for `steps` of an optimizer over `trainable` numbers.
     pub fn seconds(&self, flops: &Flops, steps: usize, trainable: usize) -> Seconds {
         let optimizer = self.optimizer_seconds * trainable as f64 / 1e9 * steps as f64;
         let training = flops.training / (self.training_gflops * 1e9) + optimizer;
@@ -157,7 +130,7 @@ impl Speed {
     }
 }
 
-/// One layer of a model, halved in every direction until it is small enough.
+/// A model of one layer, halved in every dimension until it has at most [`ELEMENTS`] beside its embeddings.
 fn narrowed(shape: &LlamaConfig) -> LlamaConfig {
     let mut small = LlamaConfig {
         num_hidden_layers: 1,
@@ -200,7 +173,7 @@ fn sample(rows: &[TokenRow], vocabulary: u32) -> Vec<TokenRow> {
     out
 }
 
-/// Median seconds of some runs, after one that is not counted.
+/// Median seconds of `work`, after one call that is not counted.
 fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let begun = Instant::now();
@@ -217,13 +190,6 @@ fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_told_on_linux() {
-        if std::path::Path::new("/proc/meminfo").exists() {
-            assert!(memory_mb().is_some_and(|mb| mb > 100.0 && mb < 1e8));
-        }
-    }
 
     #[test]
     fn a_large_model_is_timed_as_a_small_one() {

@@ -1,4 +1,4 @@
-//! What each way of tuning makes of the starting model: everything trainable, an adapter, or a head of its own.
+//! The policy that a run starts from: the model with what `tune` makes trainable, and the latent part.
 
 use std::path::{Path, PathBuf};
 
@@ -11,28 +11,46 @@ use crate::policy::{HiddenStates, Keeping, Policy, basis, flips, hidden_cache};
 use crate::progress::Progress;
 use crate::seed::Seed;
 use crate::source::ModelSource;
-use crate::train::reference::{self, companions};
-use crate::train::{Peers, TrainConfig, Tune};
-use crate::weights::latent::Base;
-use crate::weights::load::{load, load_adapter};
+use crate::train::reference::{self, store::companions};
+use crate::train::{Ranks, TrainConfig, Tune, device, ranks};
+use crate::weights::latent::{self, Base};
+use crate::weights::load::{Loaded, load, load_adapter};
 use crate::weights::{fingerprint, peft};
 
-/// The policy that a run starts from.
+/// What the starting policy depends on in the data.
+#[derive(Debug, Clone, Copy)]
+pub struct DataShape<'a> {
+    /// Training rows.
+    pub rows: &'a [TokenRow],
+    /// Longest prompt and response, tokens.
+    pub longest: usize,
+    /// Tokens that the tokenizer knows.
+    pub vocabulary: usize,
+}
+
+/// The policy that a run starts from, on the device on which it is trained.
 ///
 /// # Errors
-/// [`Error::Model`] where the model cannot be had; [`Error::Config`] where the settings are not those of the adapter
-/// that it is.
-pub(super) fn start(
-    config: &TrainConfig,
-    source: &ModelSource,
-    vocab_size: usize,
-    seed: Seed,
-    (rows, longest): (&[TokenRow], usize),
-) -> Result<Policy<f32>> {
+/// [`Error::Model`] where the model cannot be read, or is a latent part and another one is to be trained over it;
+/// [`Error::Config`] where the model is an adapter with other settings, or the device is not there.
+pub fn start(config: &TrainConfig, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
+    let mut policy = in_memory(config, &ModelSource::resolve(&config.model)?, seed, data)?;
+    if let Some(place) = device::open(config, ranks::local_rank())? {
+        policy = policy.placed(place)?;
+    }
+    policy.decoder.recompute = config.recompute;
+    policy.decoder.precision = config.precision;
+    Ok(policy)
+}
+
+/// The starting policy in the computer's memory.
+fn in_memory(config: &TrainConfig, source: &ModelSource, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
+    let DataShape { rows, longest, vocabulary: vocab_size } = data;
     let (mut loaded, adapter) = match config.tune {
         Tune::Full => (load::<f32>(source, vocab_size, seed)?, None),
         Tune::Head => (load::<f32>(source, vocab_size, seed)?.head_alone()?, None),
         Tune::Latent => {
+            refuse_latent_base(config, source)?;
             let mut loaded = load::<f32>(source, vocab_size, seed)?;
             loaded.params.iter_mut().for_each(|p| p.trainable = false);
             (loaded, None)
@@ -60,17 +78,7 @@ pub(super) fn start(
     if config.objective.mix_flip == MixFlip::Learned {
         loaded.params.push(flips::parameter::<f32>()?);
     }
-    let base = match config.tune {
-        Tune::Latent => {
-            let (base_model_name_or_path, revision) = named(&config.model, source);
-            // An adapter that was merged on the way is no model by itself.
-            let merged = matches!(source, ModelSource::Folder(folder) if peft::is_adapter(folder));
-            let fingerprint = if merged { String::new() } else { fingerprint::<f32>(loaded.params.iter())? };
-            let named = if merged { (String::new(), String::new()) } else { (base_model_name_or_path, revision) };
-            Some(Base { base_model_name_or_path: named.0, revision: named.1, fingerprint })
-        }
-        _ => None,
-    };
+    let base = (config.tune == Tune::Latent).then(|| base_of_latent(config, source, &loaded)).transpose()?;
     let scales = |chosen: usize, rejected: usize| {
         let (of_chosen, of_rejected) = config.objective.margin_scales(chosen, rejected);
         (of_chosen / config.objective.margin_unit(), of_rejected / config.objective.margin_unit())
@@ -86,14 +94,39 @@ pub(super) fn start(
     Ok(policy)
 }
 
-/// The base of an adapter that is trained on: a place that is found from anywhere, or the hub id as it was.
+/// What a latent part names as its base. The weights of a merged adapter are in no file that could be named: its name is
+/// empty, and they are written beside the latent part.
+fn base_of_latent(config: &TrainConfig, source: &ModelSource, loaded: &Loaded) -> Result<Base> {
+    if matches!(source, ModelSource::Folder(folder) if peft::is_adapter(folder)) {
+        return Ok(Base::default());
+    }
+    let (base_model_name_or_path, revision) = named(&config.model, source);
+    Ok(Base { base_model_name_or_path, revision, fingerprint: fingerprint::<f32>(loaded.params.iter())? })
+}
+
+/// Refuses to train a latent part over a folder that is one: what came out would name a base without weights, and could
+/// not be read again.
+fn refuse_latent_base(config: &TrainConfig, source: &ModelSource) -> Result<()> {
+    let ModelSource::Folder(folder) = source else { return Ok(()) };
+    if !latent::is_latent_alone(folder) {
+        return Ok(());
+    }
+    let hint = match latent::source(folder)? {
+        ModelSource::Folder(path) | ModelSource::Gguf(path) => format!("give its base: --model {}", path.display()),
+        ModelSource::Tiny { .. } => "give the model that it was trained over".into(),
+    };
+    let what = "is a latent part itself, over which none can be trained with --tune latent";
+    Err(Error::model(&config.model, what).with_hint(hint))
+}
+
+/// Name and revision of the base of an adapter that is trained on: its absolute path, or the hub id as it was.
 fn base_of(source: &ModelSource, found: &Lora) -> (String, String) {
     let local = Path::new(&found.base).exists() || !crate::hub::looks_like_id(&found.base);
     if local { named("", source) } else { (found.base.clone(), found.revision.clone()) }
 }
 
-/// How PEFT finds a model again, and its revision: the hub id as it was given, or the absolute path; nothing for one
-/// made from the seed, which is written beside the adapter.
+/// Name and revision under which PEFT finds a model: the hub id as it was given, or the absolute path. Both are empty
+/// for a model made from the seed, which is written beside the adapter.
 fn named(name: &str, source: &ModelSource) -> (String, String) {
     let absolute = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()).display().to_string();
     match source {
@@ -106,26 +139,26 @@ fn named(name: &str, source: &ModelSource) -> (String, String) {
     }
 }
 
-/// The configuration with the adapter's settings written out.
-pub(super) fn settled(config: TrainConfig, policy: &Policy<f32>) -> TrainConfig {
+/// The configuration with the settings of the adapter that is trained on.
+pub fn settled(config: TrainConfig, policy: &Policy<f32>) -> TrainConfig {
     match &policy.adapter {
         Some(adapter) => TrainConfig { lora: adapter.config(), ..config },
         None => config,
     }
 }
 
-/// Gives the policy the hidden states of all rows where its backbone never moves; and those of the training rows that
-/// steps of the latent part's warm-up read, if they fit into the memory that is allowed for them. False where the user
-/// interrupted it: what was computed is kept.
+/// Gives the policy the hidden states of all rows where its backbone never changes. In a latent part's warm-up it gives
+/// those of the training rows in `warming`, if they fit into `train.head.memory_mb`. False where the user interrupted
+/// it: what was computed is kept.
 ///
 /// # Errors
 /// As [`hidden_cache::open`].
-pub(super) fn remember(
+pub fn remember(
     policy: &mut Policy<f32>,
     config: &TrainConfig,
     splits: &[Split],
     warming: &[bool],
-    peers: &Peers,
+    ranks: &Ranks,
     progress: &dyn Progress,
 ) -> Result<bool> {
     let kept = config.tune.keeps_states();
@@ -136,12 +169,12 @@ pub(super) fn remember(
     let own = states_folder(config);
     let splits = if kept { splits } else { &splits[..1] };
     let all: Vec<&TokenRow> = splits.iter().flat_map(|s| &s.rows).collect();
-    // The head is trained with the rest of a model behind the warm-up, and only then.
+    // With other ways of tuning the head is frozen as long as hidden states are read from memory.
     let head_frozen = config.tune != Tune::Head;
     let about = reference::options(policy);
     let keeping = Keeping { folder: &own, budget, about: &about, head_frozen };
     let mut rows = all.clone();
-    // Composed operations promise no numbers that are free of a pass' company.
+    // Other devices' numbers may depend on the rows that share a pass: there all rows are computed.
     if !kept && policy.decoder.place().is_none() {
         let read = companions(&splits[0].rows, |i| warming[i]);
         rows = read.into_iter().map(|i| &splits[0].rows[i]).collect();
@@ -152,7 +185,7 @@ pub(super) fn remember(
         return Ok(true);
     }
     let open = |policy: &Policy<f32>| -> Result<Option<HiddenStates>> {
-        // A longer run may have left those of all rows.
+        // A run that read all rows may have left its file.
         if rows.len() < all.len()
             && hidden_cache::size(policy, &all, head_frozen)? <= budget
             && let Some(found) = hidden_cache::find(policy, &all, keeping)?
@@ -163,7 +196,7 @@ pub(super) fn remember(
     };
     // One rank computes and writes them, the others read.
     let mut states = None;
-    let whole = peers.from_first(|| {
+    let whole = ranks.from_first(|| {
         states = open(policy)?;
         Ok(states.is_some())
     })?;
@@ -176,8 +209,8 @@ pub(super) fn remember(
     Ok(whole)
 }
 
-/// Where hidden states are kept.
-pub(super) fn states_folder(config: &TrainConfig) -> PathBuf {
+/// Folder of the files of hidden states.
+pub fn states_folder(config: &TrainConfig) -> PathBuf {
     match config.head.cache.as_str() {
         "" => Path::new(&config.data).join("hidden"),
         folder => PathBuf::from(folder),

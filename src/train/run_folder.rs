@@ -1,22 +1,24 @@
-//! What stands in a run folder: a finished run, one to go on with, or another run, which is refused.
+//! What a run folder holds before training: nothing, a run to go on with, a finished run, or another run, which is
+//! refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::RunSummary;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::schema::{self, prepared};
 use crate::seed::Seed;
-use crate::train::{Peers, TrainConfig, checkpoint};
+use crate::train::{Ranks, TrainConfig, checkpoint};
 
-/// Settings of `train` that are no part of what a run is: place, limit, what is kept and told.
-const BESIDE: [&str; 12] = [
+/// Settings of `train` that may change between two launches of one run: folders, the limit of steps, what is kept
+/// and shown.
+const NOT_IDENTIFYING: [&str; 12] = [
     "checkpoint_every",
     "data",
     "eval_every",
@@ -53,30 +55,30 @@ const FLAGS: [(&str, &str); 18] = [
     (WEIGHTS, "--model"),
 ];
 
-/// What differs where the prepared data does.
+/// Name of the prepared data among what differs.
 const TOKENS: &str = "tokens of the prepared data";
-/// What differs where the model does.
+/// Name of the model among what differs.
 const WEIGHTS: &str = "weights of the model";
 
-/// What makes a run this run.
-pub(super) struct Identity {
-    /// Hash of all of it.
+/// What tells a run from all others: only with the same identity a stopped run goes on.
+pub struct Identity {
+    /// Hash of `about`.
     pub hash: String,
-    /// All of it: configuration, seed, data and starting weights.
+    /// What is hashed: configuration, seed, data and starting weights.
     pub about: Value,
 }
 
 impl Identity {
-    /// Configuration without place and limit, seed, data and starting weights. Two ranks with four pairs each make the
-    /// same run as one with eight.
+    /// The identity of a run: its configuration without [`NOT_IDENTIFYING`], seed, prepared tokens and starting
+    /// weights. Two ranks with four pairs each make the same run as one with eight.
     ///
     /// # Errors
     /// [`Error::Json`].
-    pub fn of(config: &TrainConfig, seed: Seed, data: &Manifest, weights: &str, peers: &Peers) -> Result<Identity> {
-        let config = TrainConfig { batch: config.batch * peers.size(), ..config.clone() };
+    pub fn of(config: &TrainConfig, seed: Seed, data: &Manifest, weights: &str, ranks: &Ranks) -> Result<Identity> {
+        let config = TrainConfig { batch: config.batch * ranks.size(), ..config.clone() };
         let mut config = serde_json::to_value(config)?;
         if let Some(settings) = config.as_object_mut() {
-            settings.retain(|key, _| !BESIDE.contains(&key.as_str()));
+            settings.retain(|key, _| !NOT_IDENTIFYING.contains(&key.as_str()));
         }
         let tokens: Vec<&str> =
             data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
@@ -85,19 +87,20 @@ impl Identity {
         Ok(Identity { hash: crate::manifest::hash_json(&about)?, about })
     }
 
-    /// The refusal to go on with another run, whose own account is `other`.
+    /// The error for a folder that holds another run, whose identity is `other`.
     fn refuse(&self, out: &Path, other: &Value) -> Error {
         let differ = differences(other, &self.about);
-        let message = match differ.is_empty() {
-            true => "holds another run: configuration, seed, data or model differ".to_string(),
-            false => format!("holds another run; what differs:\n  {}", differ.join("\n  ")),
+        let message = if differ.is_empty() {
+            "holds another run: configuration, seed, data or model differ".to_string()
+        } else {
+            format!("holds another run; what differs:\n  {}", differ.join("\n  "))
         };
         Error::artifact(out, message)
             .with_hint("give the settings that it was begun with (config.toml there), or choose another --out")
     }
 }
 
-/// Every setting by its dotted key.
+/// Collects every setting by its dotted key.
 fn flat(key: String, value: &Value, out: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(name, value)| flat(format!("{key}.{name}"), value, out)),
@@ -106,7 +109,7 @@ fn flat(key: String, value: &Value, out: &mut BTreeMap<String, String>) {
     }
 }
 
-/// What differs between two runs, a line each: the flag, the key, the old and the new value.
+/// What differs between two runs, a line each: the key with its flag, the old and the new value.
 fn differences(old: &Value, new: &Value) -> Vec<String> {
     let all = |about: &Value| {
         let mut out = BTreeMap::new();
@@ -134,7 +137,7 @@ fn differences(old: &Value, new: &Value) -> Vec<String> {
             let flag = FLAGS.iter().find(|(known, _)| known == key).map(|(_, flag)| *flag);
             let name = flag.map_or_else(|| key.clone(), |flag| format!("{key} ({flag})"));
             match key.as_str() {
-                // Hashes tell nobody anything.
+                // Their values are hashes, which tell a reader nothing.
                 TOKENS | WEIGHTS => format!("{name}: not the same"),
                 _ => format!("{name}: {} before, {} now", value(&old, key), value(&new, key)),
             }
@@ -142,33 +145,34 @@ fn differences(old: &Value, new: &Value) -> Vec<String> {
         .collect()
 }
 
-/// What was found in the run folder, which is ready now.
+/// What was found in the run folder, which is ready now. `S` is the summary of a finished run.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Opened {
-    /// A finished run, which is all that was asked for.
-    Finished(Box<RunSummary>),
+pub enum Opened<S> {
+    /// A finished run with the steps that were asked for.
+    Finished(Box<S>),
     /// The checkpoint to go on from, if any.
-    From(Option<Box<(checkpoint::State, PathBuf)>>),
+    From(Option<Box<(checkpoint::CheckpointState, PathBuf)>>),
 }
 
-/// Makes a run folder ready, or finds out that nothing is to be done in it. A refusal leaves it as it is.
+/// Makes a run folder ready and writes `config_text` to config.toml; or finds a finished run there, with which nothing
+/// is left to do. A refusal leaves the folder as it is.
 ///
 /// # Errors
-/// [`Error::Artifact`] where it holds a finished run that nobody asked for, or another run.
-pub(super) fn opened(
+/// [`Error::Artifact`] where it holds a finished run and `resume` was not given, or another run.
+pub fn open<S: DeserializeOwned>(
     config: &TrainConfig,
-    seed: Seed,
+    config_text: &str,
     resume: bool,
     identity: &Identity,
     progress: &dyn Progress,
-) -> Result<Opened> {
+) -> Result<Opened<S>> {
     let out = Path::new(&config.out);
     if let Some(done) = finished(out, identity, config.max_steps, resume)? {
         return Ok(Opened::Finished(done));
     }
     let from = if resume { newest(out, identity, progress)? } else { None };
     artifact::remove(&out.join(prepared::MANIFEST))?;
-    artifact::write_bytes(out.join(schema::run::CONFIG), config_text(config, seed)?.as_bytes())?;
+    artifact::write_bytes(out.join(schema::run::CONFIG), config_text.as_bytes())?;
     let checkpoints = out.join(schema::run::CHECKPOINTS);
     if !resume {
         artifact::remove(&checkpoints)?;
@@ -177,19 +181,18 @@ pub(super) fn opened(
     Ok(Opened::From(from.map(Box::new)))
 }
 
-/// config.toml: what ran, in the form of a recipe.
-fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
-    #[derive(Serialize)]
-    struct Written<'a> {
-        seed: u64,
-        train: &'a TrainConfig,
+/// The summary of a finished run in the folder, with `resume`; without it, a finished run is an error. None where no run
+/// is finished, or one ended at a limit of steps that is higher now.
+fn finished<S: DeserializeOwned>(
+    out: &Path,
+    identity: &Identity,
+    max_steps: usize,
+    resume: bool,
+) -> Result<Option<Box<S>>> {
+    #[derive(Deserialize)]
+    struct Taken {
+        steps: u64,
     }
-    crate::recipe::to_toml(&Written { seed: seed.0, train: config })
-}
-
-/// A finished run in the folder is taken (with `resume`) or refused; nothing where there is none, or one that a limit
-/// ended that is higher now.
-fn finished(out: &Path, identity: &Identity, max_steps: usize, resume: bool) -> Result<Option<Box<RunSummary>>> {
     if !out.join(prepared::MANIFEST).exists() {
         return Ok(None);
     }
@@ -203,14 +206,21 @@ fn finished(out: &Path, identity: &Identity, max_steps: usize, resume: bool) -> 
     }
     let path = out.join(schema::run::SUMMARY);
     let text = std::fs::read(&path).map_err(Error::io(&path))?;
-    let summary: RunSummary = serde_json::from_slice(&text).map_err(|e| Error::artifact(&path, e.to_string()))?;
+    let damaged = |e: serde_json::Error| Error::artifact(&path, e.to_string());
+    let summary: S = serde_json::from_slice(&text).map_err(damaged)?;
+    let taken: Taken = serde_json::from_slice(&text).map_err(damaged)?;
     let before = manifest.config.get("max_steps").and_then(Value::as_u64).unwrap_or(0) as usize;
     // A run that ended at its limit goes on when the limit is raised or lifted.
-    let longer = before != 0 && (max_steps == 0 || max_steps > before) && summary.steps as usize == before;
+    let longer = before != 0 && (max_steps == 0 || max_steps > before) && taken.steps as usize == before;
     Ok(if longer { None } else { Some(Box::new(summary)) })
 }
 
-fn newest(out: &Path, identity: &Identity, progress: &dyn Progress) -> Result<Option<(checkpoint::State, PathBuf)>> {
+/// The newest sound checkpoint of this run.
+fn newest(
+    out: &Path,
+    identity: &Identity,
+    progress: &dyn Progress,
+) -> Result<Option<(checkpoint::CheckpointState, PathBuf)>> {
     let found = checkpoint::newest(&out.join(schema::run::CHECKPOINTS), |path, error| {
         let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
         progress.warn(&format!("{}: passed over: {error}{hint}", path.display()));

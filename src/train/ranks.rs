@@ -21,6 +21,7 @@ use crate::nn::real::Numbers;
 #[cfg(feature = "mpi")]
 mod mpi;
 pub mod threads;
+pub mod work;
 
 /// What carries numbers between ranks. Every rank calls the same methods in the same order.
 pub trait Wire: Send + Sync {
@@ -50,16 +51,16 @@ pub trait Wire: Send + Sync {
 }
 
 /// This rank's view of all of them.
-pub struct Peers {
+pub struct Ranks {
     wire: Option<Box<dyn Wire>>,
     /// Whether a meeting has told that some rank failed.
     stopped: AtomicBool,
 }
 
 /// One process that trains by itself.
-pub static ALONE: Peers = Peers::alone();
+pub static ALONE: Ranks = Ranks::alone();
 
-impl std::fmt::Debug for Peers {
+impl std::fmt::Debug for Ranks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "rank {} of {}", self.rank(), self.size())
     }
@@ -89,15 +90,15 @@ impl Failure {
     }
 }
 
-impl Peers {
+impl Ranks {
     /// One process that trains by itself.
-    pub const fn alone() -> Peers {
-        Peers { wire: None, stopped: AtomicBool::new(false) }
+    pub const fn alone() -> Ranks {
+        Ranks { wire: None, stopped: AtomicBool::new(false) }
     }
 
     /// Ranks over this wire.
-    pub fn over(wire: impl Wire + 'static) -> Peers {
-        Peers { wire: Some(Box::new(wire)), stopped: AtomicBool::new(false) }
+    pub fn over(wire: impl Wire + 'static) -> Ranks {
+        Ranks { wire: Some(Box::new(wire)), stopped: AtomicBool::new(false) }
     }
 
     /// This rank, from 0.
@@ -149,7 +150,7 @@ impl Peers {
     /// A meeting that adds up a few numbers, in the order of the ranks.
     ///
     /// # Errors
-    /// As [`Peers::meet`]; [`Error::Run`] where ranks bring different numbers of numbers.
+    /// As [`Ranks::meet`]; [`Error::Run`] where ranks bring different numbers of numbers.
     pub fn total(&self, own: Vec<f64>) -> Result<Vec<f64>> {
         if self.size() == 1 {
             return Ok(own);
@@ -169,7 +170,7 @@ impl Peers {
     /// Whether any rank says yes.
     ///
     /// # Errors
-    /// As [`Peers::meet`].
+    /// As [`Ranks::meet`].
     pub fn any(&self, own: bool) -> Result<bool> {
         Ok(self.meet(Ok(vec![u8::from(own)]))?.iter().any(|bytes| bytes == &[1]))
     }
@@ -177,7 +178,7 @@ impl Peers {
     /// Refuses to go on where ranks hold different values, for example because their data differ.
     ///
     /// # Errors
-    /// As [`Peers::meet`]; [`Error::Run`] naming the rank that differs from the first.
+    /// As [`Ranks::meet`]; [`Error::Run`] naming the rank that differs from the first.
     pub fn same(&self, what: &str, own: &str) -> Result<()> {
         let all = self.meet(Ok(own.as_bytes().to_vec()))?;
         match all.iter().position(|bytes| bytes != &all[0]) {
@@ -189,7 +190,7 @@ impl Peers {
     /// What the first rank finds, at every rank; the others do not look.
     ///
     /// # Errors
-    /// As [`Peers::meet`].
+    /// As [`Ranks::meet`].
     pub fn from_first<R: Serialize + DeserializeOwned>(&self, find: impl FnOnce() -> Result<R>) -> Result<R> {
         if self.size() == 1 {
             return find();
@@ -222,7 +223,7 @@ impl Peers {
     /// The last meeting: a result stands where all ranks have one.
     ///
     /// # Errors
-    /// As [`Peers::meet`].
+    /// As [`Ranks::meet`].
     pub fn close<R>(&self, own: Result<R>) -> Result<R> {
         if self.size() == 1 || self.stopped.load(Ordering::SeqCst) {
             return own;
@@ -268,20 +269,20 @@ fn told(names: &[&str]) -> Option<usize> {
 ///
 /// # Errors
 /// [`Error::Config`] where there are, and this build or the system has no MPI.
-pub fn join() -> Result<Peers> {
+pub fn join() -> Result<Ranks> {
     match launched() {
-        0 | 1 => Ok(Peers::alone()),
+        0 | 1 => Ok(Ranks::alone()),
         n => joined(n),
     }
 }
 
 #[cfg(feature = "mpi")]
-fn joined(n: usize) -> Result<Peers> {
-    mpi::World::open(n).map(Peers::over)
+fn joined(n: usize) -> Result<Ranks> {
+    mpi::World::open(n).map(Ranks::over)
 }
 
 #[cfg(not(feature = "mpi"))]
-fn joined(n: usize) -> Result<Peers> {
+fn joined(n: usize) -> Result<Ranks> {
     Err(Error::config(
         "",
         format!("{n} processes were started together, but this build has no MPI: rebuild with --features mpi"),
@@ -296,7 +297,7 @@ mod tests {
     #[test]
     fn shares_are_whole_and_even() {
         for n in 0..12 {
-            let shares = together(5, |peers| peers.share(n));
+            let shares = together(5, |ranks| ranks.share(n));
             assert_eq!(shares.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..n).collect::<Vec<_>>());
             let sizes: Vec<usize> = shares.iter().map(ExactSizeIterator::len).collect();
             assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
@@ -308,10 +309,10 @@ mod tests {
     fn sums_run_in_the_order_of_ranks() {
         // 1e8 + 1 - 1e8 in f32 is 0 in this order and 1 in the other: order shows.
         let values = [1e8f32, 1.0, -1e8];
-        let found = together(3, |peers| {
-            let mut sum = [values[peers.rank()], peers.rank() as f32];
-            peers.sum(&mut sum).unwrap();
-            let total = peers.total(vec![0.5, peers.rank() as f64]).unwrap();
+        let found = together(3, |ranks| {
+            let mut sum = [values[ranks.rank()], ranks.rank() as f32];
+            ranks.sum(&mut sum).unwrap();
+            let total = ranks.total(vec![0.5, ranks.rank() as f64]).unwrap();
             (sum, total)
         });
         for (sum, total) in found {
@@ -323,17 +324,17 @@ mod tests {
     #[test]
     fn a_failure_anywhere_ends_all_with_its_message_and_code() {
         for failing in 0..3 {
-            let found = together(3, |peers| {
+            let found = together(3, |ranks| {
                 let work = || -> Result<()> {
-                    if peers.rank() == failing {
+                    if ranks.rank() == failing {
                         return Err(Error::artifact("x", "is gone").with_hint("look again"));
                     }
                     // The others are at different meetings of theirs, and end all the same.
-                    peers.any(false)?;
-                    peers.total(vec![1.0])?;
+                    ranks.any(false)?;
+                    ranks.total(vec![1.0])?;
                     Ok(())
                 };
-                peers.close(work())
+                ranks.close(work())
             });
             for (rank, result) in found.into_iter().enumerate() {
                 let error = result.unwrap_err();
@@ -346,13 +347,13 @@ mod tests {
 
     #[test]
     fn the_first_rank_decides_and_differences_are_named() {
-        let found = together(3, |peers| peers.from_first(|| Ok(format!("by {}", peers.rank()))).unwrap());
+        let found = together(3, |ranks| ranks.from_first(|| Ok(format!("by {}", ranks.rank()))).unwrap());
         assert_eq!(found, ["by 0"; 3]);
-        let found = together(2, |peers| peers.from_first(|| -> Result<u8> { Err(Error::run("no")) }));
+        let found = together(2, |ranks| ranks.from_first(|| -> Result<u8> { Err(Error::run("no")) }));
         let said: Vec<String> = found.into_iter().map(|r| r.unwrap_err().to_string()).collect();
         assert_eq!(said, ["no", "rank 0: no"]);
-        let found = together(3, |peers| peers.same("data set", if peers.rank() == 2 { "b" } else { "a" }));
+        let found = together(3, |ranks| ranks.same("data set", if ranks.rank() == 2 { "b" } else { "a" }));
         assert!(found.into_iter().all(|r| r.unwrap_err().to_string() == "rank 2 has another data set than rank 0"));
-        assert_eq!(together(3, |peers| peers.any(peers.rank() == 1).unwrap()), [true; 3]);
+        assert_eq!(together(3, |ranks| ranks.any(ranks.rank() == 1).unwrap()), [true; 3]);
     }
 }

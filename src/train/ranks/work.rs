@@ -2,8 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::peers::{Peers, pack, unpack};
-use super::step::Sums;
+use super::{Ranks, pack, unpack};
 use crate::batch::TokenRow;
 use crate::error::{Error, Result};
 use crate::lpc::Usage;
@@ -11,6 +10,7 @@ use crate::model::{Gradients, Params};
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::policy::evaluate::{self, Example};
+use crate::train::step::Sums;
 
 /// Passes whose results are exchanged at once: bounds what one meeting carries.
 const PASSES_PER_MEETING: usize = 64;
@@ -18,24 +18,24 @@ const PASSES_PER_MEETING: usize = 64;
 /// Adds up every parameter's gradient over ranks.
 ///
 /// # Errors
-/// As [`Peers::meet`].
-pub fn sum_gradients<T: Real>(peers: &Peers, params: &Params, gradients: &Gradients) -> Result<()> {
-    if peers.size() == 1 {
+/// As [`Ranks::meet`].
+pub fn sum_gradients<T: Real>(ranks: &Ranks, params: &Params, gradients: &Gradients) -> Result<()> {
+    if ranks.size() == 1 {
         return Ok(());
     }
     // A rank without pairs in this step has no sums yet; where no rank has one, none is made.
     let present: Vec<u8> = (0..gradients.len()).map(|position| u8::from(gradients.has(position))).collect();
-    let all = peers.meet(Ok(present))?;
+    let all = ranks.meet(Ok(present))?;
     for (position, param) in params.iter().enumerate() {
         if all.iter().any(|rank| rank.get(position) == Some(&1)) {
             gradients.at_least_zero::<T>(position, param.var.device())?;
         }
     }
-    gradients.each::<T>(|_, sum| peers.sum(sum))?;
+    gradients.each::<T>(|_, sum| ranks.sum(sum))?;
     // Tensors of other devices travel through memory.
     gradients.each_tensor(|_, sum| {
         let mut values = sum.flatten_all()?.to_dtype(T::KIND)?.to_vec1::<T>()?;
-        peers.sum(&mut values)?;
+        ranks.sum(&mut values)?;
         *sum = Tensor::from_vec(values, sum.shape(), sum.device())?;
         Ok(())
     })
@@ -45,12 +45,12 @@ impl Sums {
     /// Adds up what the ranks counted in a step.
     ///
     /// # Errors
-    /// As [`Peers::meet`].
-    pub fn join(&mut self, peers: &Peers) -> Result<()> {
-        if peers.size() == 1 {
+    /// As [`Ranks::meet`].
+    pub fn join(&mut self, ranks: &Ranks) -> Result<()> {
+        if ranks.size() == 1 {
             return Ok(());
         }
-        let all = peers.meet(Ok(pack(&self.numbers())))?;
+        let all = ranks.meet(Ok(pack(&self.numbers())))?;
         *self = Sums::default();
         all.iter().try_for_each(|bytes| self.add(&unpack(bytes)))
     }
@@ -124,19 +124,19 @@ impl Sums {
 /// that no number depends on it.
 ///
 /// # Errors
-/// As [`evaluate::evaluate`] and [`Peers::meet`].
+/// As [`evaluate::evaluate`] and [`Ranks::meet`].
 pub fn examine<T: Real>(
     policy: &Policy<T>,
     rows: &[TokenRow],
-    peers: &Peers,
+    ranks: &Ranks,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<Example>> {
-    if peers.size() == 1 {
+    if ranks.size() == 1 {
         return evaluate::evaluate(policy, rows, done);
     }
     in_shares(
         &evaluate::passes(rows),
-        peers,
+        ranks,
         &mut done,
         |pass| pass.len(),
         |pass| {
@@ -157,19 +157,19 @@ pub fn examine<T: Real>(
 pub fn plain_logps<T: Real>(
     policy: &Policy<T>,
     passes: &[Vec<&TokenRow>],
-    peers: &Peers,
+    ranks: &Ranks,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<(f64, f64)>> {
     let of = |pass: &Vec<&TokenRow>| -> Result<Vec<f64>> {
         Ok(evaluate::plain_pass(policy, pass)?.into_iter().flat_map(|(c, r)| [c, r]).collect())
     };
-    in_shares(passes, peers, &mut done, Vec::len, of, |numbers| Some((numbers.next()?, numbers.next()?)))
+    in_shares(passes, ranks, &mut done, Vec::len, of, |numbers| Some((numbers.next()?, numbers.next()?)))
 }
 
 /// Every rank computes its passes as numbers; all ranks read all of them, in the order of the rows.
 fn in_shares<P, R>(
     passes: &[P],
-    peers: &Peers,
+    ranks: &Ranks,
     done: &mut dyn FnMut(usize),
     rows: impl Fn(&P) -> usize,
     compute: impl Fn(&P) -> Result<Vec<f64>>,
@@ -177,12 +177,12 @@ fn in_shares<P, R>(
 ) -> Result<Vec<R>> {
     let total: usize = passes.iter().map(&rows).sum();
     let mut out = Vec::with_capacity(total);
-    for passes in passes.chunks(PASSES_PER_MEETING * peers.size()) {
+    for passes in passes.chunks(PASSES_PER_MEETING * ranks.size()) {
         let mut own = Vec::new();
-        for pass in &passes[peers.share(passes.len())] {
+        for pass in &passes[ranks.share(passes.len())] {
             own.extend(compute(pass)?);
         }
-        for bytes in peers.meet(Ok(pack(&own)))? {
+        for bytes in ranks.meet(Ok(pack(&own)))? {
             let mut numbers = unpack(&bytes).into_iter();
             while let Some(found) = read(&mut numbers) {
                 out.push(found);
@@ -228,7 +228,7 @@ fn read_example(numbers: &mut dyn Iterator<Item = f64>) -> Option<Example> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::peers::threads::together;
+    use super::super::threads::together;
     use super::*;
 
     #[test]
@@ -241,9 +241,9 @@ mod tests {
             }
             sums
         };
-        for sums in together(3, |peers| {
-            let mut sums = of(peers.rank());
-            sums.join(peers).unwrap();
+        for sums in together(3, |ranks| {
+            let mut sums = of(ranks.rank());
+            sums.join(ranks).unwrap();
             sums
         }) {
             assert_eq!((sums.examples, sums.tokens, sums.objective, sums.right), (3, 30, 1.5, 3));

@@ -2,21 +2,21 @@
 
 use serde::Serialize;
 
-use super::{Data, Needs, checked, open_data};
-use crate::batch::Split;
+use super::checked;
+use super::data::Data;
 use crate::error::Result;
-use crate::model::LlamaConfig;
 use crate::seed::Seed;
 use crate::source::ModelSource;
-use crate::train::estimate::{Flops, Loads, Memory, Regime};
-use crate::train::machine::{self, Seconds, Speed};
-use crate::train::plan::{Plan as Steps, used};
+use crate::train::estimate::{self, Cost, Flops, Memory};
+use crate::train::reference::ReferenceNeeds;
+use crate::train::step_plan::used;
+use crate::train::timing::{Seconds, Speed};
 use crate::train::{Posteriors, TrainConfig};
 use crate::weights::load;
 
 /// What `train --dry-run` says. Sizes are in MiB, times in seconds.
 #[derive(Debug, Serialize)]
-pub struct Plan {
+pub struct DryRun {
     /// Parameters of the model, without the latent part.
     pub parameters: usize,
     /// Numbers that training changes, the latent part among them.
@@ -58,54 +58,31 @@ pub struct Plan {
     pub speed: Speed,
 }
 
-/// What a run costs whatever the machine.
-pub(super) struct Cost {
-    pub regime: Regime,
-    pub steps: Steps,
-    pub loads: Loads,
-    pub memory: Memory,
-    pub flops: Flops,
-}
-
-impl Cost {
-    /// The cost of a resolved configuration.
-    pub fn of(config: &TrainConfig, seed: Seed, shape: &LlamaConfig, splits: &[Split]) -> Cost {
-        let regime = Regime::of(config, shape);
-        let rows = &splits[0].rows;
-        let steps: Steps = config.plan(rows.len(), 1);
-        let loads = Loads::of(config, rows, steps, seed, regime.window);
-        let codes = if config.lpc.active() { config.lpc.codes } else { 1 };
-        let memory = Memory::of(shape, &regime, loads.largest, splits, codes);
-        let flops = Flops::of(config, shape, &regime, (&loads, steps), splits);
-        Cost { regime, steps, loads, memory, flops }
-    }
-}
-
-/// Says what a run would do, without doing it or reading a weight: shapes come from config.json or the GGUF header.
+/// What a run would take, without reading a weight: shapes come from config.json or the GGUF header.
 ///
 /// # Errors
 /// As [`super::run`].
-pub fn plan(config: &TrainConfig, seed: Seed) -> Result<Plan> {
+pub fn dry_run(config: &TrainConfig, seed: Seed) -> Result<DryRun> {
     let config = checked(config)?;
-    let Data { splits, tokenizer, longest, .. } = open_data(&config)?;
+    let Data { splits, tokenizer, longest, .. } = Data::open(&config)?;
     let shape = load::shape(&ModelSource::resolve(&config.model)?, tokenizer.vocab_size())?;
-    let Cost { regime, steps, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
-    let needs = Needs::of(&config, &splits, used(&splits[0].rows, None, steps, seed, 0..steps.steps));
+    let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
+    let needs = ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps));
     let count = |wanted: &[Vec<bool>]| wanted.iter().flatten().filter(|w| **w).count();
     let referenced = if config.objective.needs_reference() { (count(&needs.first), count(&needs.all)) } else { (0, 0) };
     let tested: usize = splits[1..].iter().map(|s| s.rows.len()).sum();
     let examined = if config.posteriors == Posteriors::All { tested + splits[0].rows.len() } else { tested };
-    let machine_mb = machine::memory_mb();
+    let machine_mb = estimate::available_memory_mb();
     let hints = machine_mb.map_or_else(Vec::new, |mb| memory.advice(mb, config.batch, config.accumulate));
     let speed = Speed::measure(&config, &shape, &splits[0].rows)?;
-    Ok(Plan {
+    Ok(DryRun {
         parameters: regime.backbone,
         trainable: regime.trainable,
         pairs: splits[0].rows.len(),
         pairs_test: tested,
         pairs_reference: (referenced.0, referenced.1 - referenced.0),
         pairs_posteriors: examined,
-        steps: steps.steps,
+        steps: plan.steps,
         tokens: loads.all.tokens,
         tokens_per_epoch: loads.epoch.tokens,
         response_tokens_per_epoch: loads.epoch.responses,
@@ -116,7 +93,7 @@ pub fn plan(config: &TrainConfig, seed: Seed) -> Result<Plan> {
         fits: hints.is_empty(),
         hints,
         flops,
-        seconds: speed.seconds(&flops, steps.steps, regime.trainable),
+        seconds: speed.seconds(&flops, plan.steps, regime.trainable),
         speed,
     })
 }

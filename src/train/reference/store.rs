@@ -1,10 +1,11 @@
-//! The values of one run: looked for in the cache, computed as far as they are wanted, kept when the user stops it.
+//! The reference log-probabilities of one run: read from the cache, and computed where they are wanted and not in it.
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Origin, Reference, is_finite, read_some, write};
+use super::{Reference, ReferenceOrigin, is_finite, read_some, write};
 use crate::artifact;
 use crate::batch::{Split, TokenRow};
 use crate::error::Result;
@@ -12,57 +13,56 @@ use crate::nn::Real;
 use crate::policy::Policy;
 use crate::policy::evaluate::{LEAST_ROWS, not_finite, packed, passes, stoppable};
 use crate::progress::Progress;
-use crate::train::peers::Peers;
-use crate::train::shares;
+use crate::train::ranks::{Ranks, work};
 
 /// Which rows of every split a run needs the values of.
-pub type Wanted = Vec<Vec<bool>>;
+pub type WantedRows = Vec<Vec<bool>>;
 
 /// All rows of all splits.
-pub fn all(splits: &[Split]) -> Wanted {
+pub fn all(splits: &[Split]) -> WantedRows {
     splits.iter().map(|s| vec![true; s.rows.len()]).collect()
 }
 
 /// Time after which what was computed is written, in case the process is killed.
 const SAVED_EVERY: Duration = Duration::from_secs(60);
 
-/// The values that a run has, and the cache that it takes them from and adds to. A value that is not there is NaN: no
-/// loss could be computed with it unnoticed.
+/// The values that a run has, and the cache that it takes them from and adds to. A value that is not known is NaN, so
+/// that a loss that was computed with it is not finite.
 #[derive(Debug)]
-pub struct Book<'a> {
+pub struct ReferenceStore<'a> {
     splits: &'a [Split],
-    origin: Origin,
+    origin: ReferenceOrigin,
     cache: PathBuf,
     known: Reference,
     /// Whether the cache holds all that is known.
     kept: bool,
     /// Whether the user has been told what the cache holds.
     told: bool,
-    /// Keeps others from computing the same; or why nothing can be kept.
+    /// While it is held, other processes do not compute the same values; or why nothing can be cached.
     lock: Option<Result<Option<File>>>,
 }
 
-/// What looking into the cache has found.
+/// What the cache holds of the values that are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// All that is wanted.
-    All,
-    /// Less: the rest is to be computed.
-    Less,
+enum CacheLookup {
+    /// All of them.
+    Complete,
+    /// Not all of them: the rest is to be computed.
+    Incomplete,
     /// The user interrupted the wait for another run.
     Interrupted,
 }
 
-impl<'a> Book<'a> {
-    /// A book without values, over a cache folder.
-    pub fn open(splits: &'a [Split], origin: Origin, cache: &Path) -> Book<'a> {
+impl<'a> ReferenceStore<'a> {
+    /// A store without values, over a cache folder.
+    pub fn open(splits: &'a [Split], origin: ReferenceOrigin, cache: &Path) -> ReferenceStore<'a> {
         let known = splits.iter().map(|s| vec![(f64::NAN, f64::NAN); s.rows.len()]).collect();
-        Book { splits, origin, cache: cache.to_path_buf(), known, kept: true, told: false, lock: None }
+        ReferenceStore { splits, origin, cache: cache.to_path_buf(), known, kept: true, told: false, lock: None }
     }
 
-    /// A book that has all values, and no cache.
-    pub fn full(splits: &'a [Split], origin: Origin, known: Reference) -> Book<'a> {
-        Book { splits, origin, cache: PathBuf::new(), known, kept: true, told: false, lock: None }
+    /// A store that has all values, and no cache.
+    pub fn full(splits: &'a [Split], origin: ReferenceOrigin, known: Reference) -> ReferenceStore<'a> {
+        ReferenceStore { splits, origin, cache: PathBuf::new(), known, kept: true, told: false, lock: None }
     }
 
     /// The values, by split.
@@ -75,8 +75,8 @@ impl<'a> Book<'a> {
         self.known
     }
 
-    /// What is kept of the wanted values where the user stops, in words.
-    pub fn stopped(&self, wanted: &Wanted) -> String {
+    /// Where the user stops the run: how many of the wanted values are cached, in words.
+    pub fn stopped(&self, wanted: &WantedRows) -> String {
         let (known, all) = self.counts(wanted);
         match (known, self.kept) {
             (0, _) => format!("the {WHAT} begin anew"),
@@ -85,31 +85,53 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// Values that are there of those that are wanted, and how many these are.
-    pub fn counts(&self, wanted: &Wanted) -> (usize, usize) {
+    /// Number of wanted values that are known, and of all that are wanted.
+    fn counts(&self, wanted: &WantedRows) -> (usize, usize) {
         let each = self.known.iter().flatten().zip(wanted.iter().flatten()).filter(|(_, wanted)| **wanted);
         each.fold((0, 0), |(known, all), (value, _)| (known + usize::from(is_finite(value)), all + 1))
     }
 
-    /// Looks for what is wanted in the cache. Where it is not there, whoever else computes the same values waits until
-    /// [`Book::compute`] has ended. The first of several ranks reads.
+    /// Whether a wanted value is not known.
+    pub fn lacks(&self, wanted: &WantedRows) -> bool {
+        let (known, all) = self.counts(wanted);
+        known < all
+    }
+
+    /// Makes sure that all wanted values are known: reads the cache, and computes what it lacks with the policy that
+    /// `policy` gives. False where the user interrupted it. `what` is shown with the progress.
     ///
     /// # Errors
-    /// As [`Peers::meet`].
-    pub fn look(&mut self, wanted: &Wanted, peers: &Peers, progress: &dyn Progress) -> Result<Found> {
-        let missing = |book: &Book<'_>| {
-            let (known, all) = book.counts(wanted);
-            known < all
-        };
-        if !missing(self) {
-            return Ok(Found::All);
+    /// As [`ReferenceStore::compute`] and [`Ranks::meet`]; those of `policy`.
+    pub fn provide<T: Real, P: Borrow<Policy<T>>>(
+        &mut self,
+        wanted: &WantedRows,
+        what: &str,
+        policy: impl FnOnce() -> Result<P>,
+        ranks: &Ranks,
+        progress: &dyn Progress,
+    ) -> Result<bool> {
+        match self.look(wanted, ranks, progress)? {
+            CacheLookup::Complete => Ok(true),
+            CacheLookup::Interrupted => Ok(false),
+            CacheLookup::Incomplete => self.compute(policy()?.borrow(), wanted, what, ranks, progress),
         }
-        let known = peers.from_first(|| {
+    }
+
+    /// Looks for what is wanted in the cache. Where it is not there, other processes that want the same
+    /// values wait until [`ReferenceStore::compute`] has ended. The first of several ranks reads.
+    ///
+    /// # Errors
+    /// As [`Ranks::meet`].
+    fn look(&mut self, wanted: &WantedRows, ranks: &Ranks, progress: &dyn Progress) -> Result<CacheLookup> {
+        if !self.lacks(wanted) {
+            return Ok(CacheLookup::Complete);
+        }
+        let known = ranks.from_first(|| {
             let told = std::mem::replace(&mut self.told, true);
             self.read_cache(if told { &crate::progress::Silent } else { progress });
-            if missing(self) {
+            if self.lacks(wanted) {
                 let lock = artifact::wait_for(&self.cache.join(format!(".{}.lock", self.origin.key())), WHAT, progress);
-                // What was unsound before the wait has been told of.
+                // Damaged files were warned of before the wait.
                 if matches!(lock, Ok(Some(_))) {
                     self.read_cache(&crate::progress::Silent);
                 }
@@ -132,28 +154,28 @@ impl<'a> Book<'a> {
         })?;
         let value = |(c, r): (u64, u64)| (f64::from_bits(c), f64::from_bits(r));
         self.known = known.into_iter().map(|s| s.into_iter().map(value).collect()).collect();
-        if !missing(self) {
-            return Ok(Found::All);
+        if !self.lacks(wanted) {
+            return Ok(CacheLookup::Complete);
         }
-        if peers.any(progress.interrupted())? {
+        if ranks.any(progress.interrupted())? {
             self.lock = None;
-            return Ok(Found::Interrupted);
+            return Ok(CacheLookup::Interrupted);
         }
-        Ok(Found::Less)
+        Ok(CacheLookup::Incomplete)
     }
 
-    /// Computes what is wanted and not there with the policy as it stands, codes left out, and adds it to the cache; a
-    /// folder that cannot be written is passed over. False where the user interrupted it: what was computed is in the
-    /// cache then. Several ranks compute in shares; the first one writes.
+    /// Computes what is wanted and not known with the policy's present weights, without codes, and adds it to the cache;
+    /// a warning says where the cache cannot be written. False where the user interrupted it: what was computed is then
+    /// in the cache. Each of several ranks computes a share; the first one writes.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`], and those of packing; [`crate::Error::Run`] where a value is not finite.
     pub fn compute<T: Real>(
         &mut self,
         policy: &Policy<T>,
-        wanted: &Wanted,
+        wanted: &WantedRows,
         what: &str,
-        peers: &Peers,
+        ranks: &Ranks,
         progress: &dyn Progress,
     ) -> Result<bool> {
         let passes = self.passes(policy, wanted);
@@ -161,9 +183,9 @@ impl<'a> Book<'a> {
         progress.begin(what, Some(rows as u64));
         let mut saved = Instant::now();
         let mut whole = true;
-        // A pass for every rank, then a look at the user.
-        for passes in passes.chunks(peers.size()) {
-            if peers.any(progress.interrupted())? {
+        // After a pass of every rank, the user may have interrupted the run.
+        for passes in passes.chunks(ranks.size()) {
+            if ranks.any(progress.interrupted())? {
                 whole = false;
                 break;
             }
@@ -171,7 +193,7 @@ impl<'a> Book<'a> {
                 .iter()
                 .map(|(split, pass)| pass.iter().map(|&i| &self.splits[*split].rows[i]).collect())
                 .collect();
-            let found = shares::plain_logps(policy, &picked, peers, |n| progress.advance(n as u64))?;
+            let found = work::plain_logps(policy, &picked, ranks, |n| progress.advance(n as u64))?;
             let faulty = picked.iter().flatten().zip(&found).filter(|(_, value)| !is_finite(value));
             let faulty: Vec<&str> = faulty.map(|(row, _)| row.id.as_str()).collect();
             if !faulty.is_empty() {
@@ -193,9 +215,9 @@ impl<'a> Book<'a> {
         Ok(whole)
     }
 
-    /// Split and places of the rows of every pass that is to be computed. Where numbers depend on a pass' company, passes
-    /// are those of the whole split.
-    fn passes<T: Real>(&self, policy: &Policy<T>, wanted: &Wanted) -> Vec<(usize, Vec<usize>)> {
+    /// The passes that are to be computed: of each, its split and the positions of its rows. On devices whose numbers
+    /// depend on the other rows of a pass, passes are those of the whole split.
+    fn passes<T: Real>(&self, policy: &Policy<T>, wanted: &WantedRows) -> Vec<(usize, Vec<usize>)> {
         let mut out = Vec::new();
         for (at, (split, wanted)) in self.splits.iter().zip(wanted).enumerate() {
             let rows = &split.rows;
@@ -227,7 +249,7 @@ impl<'a> Book<'a> {
         self.cache.join(format!("{}.parquet", self.origin.key()))
     }
 
-    /// Takes over what sound files hold; one that is there and not sound is told of.
+    /// Takes over the values of cache files; a warning says where one is damaged.
     fn read_cache(&mut self, progress: &dyn Progress) {
         for path in [self.whole(), self.part()] {
             if !path.exists() {
@@ -243,7 +265,7 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// Writes all that is known; nothing where another process may do so, or the folder cannot be written.
+    /// Writes all that is known, where this process holds the lock; whether it is in the cache now.
     fn write_cache(&self, progress: &dyn Progress) -> bool {
         let Some(lock) = &self.lock else { return false };
         let write = || -> Result<()> {
@@ -265,10 +287,11 @@ impl<'a> Book<'a> {
     }
 }
 
-/// What this is called.
+/// Name of the values in messages.
 pub const WHAT: &str = "reference log-probabilities";
 
-/// The rows that are wanted, with neighbours where they are so few that their numbers would depend on their company.
+/// The rows that are wanted. Where they are so few that their numbers would depend on the other rows of a pass, rows are
+/// added.
 pub fn companions(rows: &[TokenRow], wanted: impl Fn(usize) -> bool) -> Vec<usize> {
     let mut picked: Vec<usize> = (0..rows.len()).filter(|&i| wanted(i)).collect();
     if picked.is_empty() {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::SCHEMA_VERSION;
-use crate::pipeline::prepare::inputs;
+use crate::pipeline::prepare::inputs as prepare_inputs;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::source::ModelSource;
@@ -19,7 +19,7 @@ use crate::weights::{latent, peft};
 const MODEL_FILES: [&str; 3] = ["json", "safetensors", "jinja"];
 
 /// What the cells of a sweep are made from.
-pub struct Origin {
+pub struct SweepInputs {
     /// BLAKE3 of the input files by name.
     pub inputs: BTreeMap<String, String>,
     /// All files and folders that were named, and the input files.
@@ -34,18 +34,20 @@ pub struct Origin {
     noise_seed: u64,
 }
 
-impl Origin {
+impl SweepInputs {
     /// Reads all that the recipe names, to its end.
     ///
     /// # Errors
     /// [`Error::Data`] where an input is not there; [`Error::Model`] where model or tokenizer cannot be had;
     /// [`Error::Io`].
-    pub fn of(recipe: &Recipe, progress: &dyn Progress) -> Result<Origin> {
+    pub fn of(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepInputs> {
         let config = &recipe.prepare;
-        let read = inputs::resolve(&config.input, progress)?;
-        let beside =
-            [inputs::resolve(&config.sources.join, progress)?, inputs::resolve(&config.pairs.decontaminate, progress)?]
-                .concat();
+        let read = prepare_inputs::resolve(&config.input, progress)?;
+        let beside = [
+            prepare_inputs::resolve(&config.sources.join, progress)?,
+            prepare_inputs::resolve(&config.pairs.decontaminate, progress)?,
+        ]
+        .concat();
         let hash = |input: &crate::ingest::Input| -> Result<(String, String)> {
             Ok((input.label.display().to_string(), artifact::hash_file(&input.path)?.1))
         };
@@ -56,7 +58,7 @@ impl Origin {
         };
         let named = [&config.input, &config.sources.join, &config.pairs.decontaminate].into_iter().flatten();
         let named = named.chain([&config.tokenizer, &recipe.train.model]).map(PathBuf::from);
-        Ok(Origin {
+        Ok(SweepInputs {
             inputs: read.iter().map(hash).collect::<Result<_>>()?,
             files: named.chain(read.iter().chain(&beside).map(|input| input.path.clone())).collect(),
             beside: beside.iter().map(hash).collect::<Result<_>>()?,
@@ -159,7 +161,7 @@ mod tests {
         recipe.prepare.input = vec![at("rows.jsonl")];
         recipe.prepare.pairs.decontaminate = vec![at("bench.jsonl")];
         recipe.train.model = "tiny".into();
-        let now = |recipe: &Recipe| Origin::of(recipe, &Silent).unwrap().beside(json!({}));
+        let now = |recipe: &Recipe| SweepInputs::of(recipe, &Silent).unwrap().beside(json!({}));
         let first = now(&recipe);
         assert_eq!(now(&recipe), first);
         assert!(first["program"].as_str().unwrap().starts_with("lpc-pipe "));
@@ -172,6 +174,6 @@ mod tests {
             std::fs::write(at(file), "one").unwrap();
         }
         assert_eq!(now(&recipe), first);
-        assert_eq!(Origin::of(&Recipe::default(), &Silent).unwrap().files.len(), 2, "tokenizer and model");
+        assert_eq!(SweepInputs::of(&Recipe::default(), &Silent).unwrap().files.len(), 2, "tokenizer and model");
     }
 }

@@ -139,14 +139,14 @@ pub(super) fn is_finished(folder: &Path) -> bool {
 }
 
 /// The memory of one sweep folder.
-pub(super) struct Ledger {
+pub(super) struct SweepFolder {
     folder: PathBuf,
     hash: String,
 }
 
-impl Ledger {
+impl SweepFolder {
     /// Opens a folder for these settings; a new folder notes them before any work starts.
-    pub fn open(folder: &Path, settings: &Value) -> Result<Ledger> {
+    pub fn open(folder: &Path, settings: &Value) -> Result<SweepFolder> {
         let path = folder.join(SETTINGS);
         let hash = manifest::hash_json(settings)?;
         match std::fs::read(&path) {
@@ -160,7 +160,7 @@ impl Ledger {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => artifact::write_json(&path, settings)?,
             Err(e) => return Err(Error::io(&path)(e)),
         }
-        Ok(Ledger { folder: folder.to_path_buf(), hash })
+        Ok(SweepFolder { folder: folder.to_path_buf(), hash })
     }
 
     /// Where a cell's run is.

@@ -1,29 +1,30 @@
-//! Which pairs share a code: those of one prompt, where the configuration says so.
+//! Keys of pairs that share a code: those of one prompt, where `train.lpc.group = "prompt"`.
 
 use std::collections::HashMap;
 
 use crate::batch::{Split, runs};
 use crate::error::{Error, Result};
 use crate::lpc::Grouping;
-use crate::posteriors::Ledger;
-use crate::train::{Peers, TrainConfig};
+use crate::train::{Ranks, TrainConfig};
 
-/// Key of every row of every split: the same for pairs of one prompt. None where every pair has a code of its own.
+/// Key of every row of every split, the same for pairs of one prompt; none where every pair has a code of its own.
+/// `prompt_id` gives the prompt of a pair by the pair's id.
 ///
 /// # Errors
-/// [`Error::Config`] for a prompt with more pairs than a step has; [`Error::Run`] where a pair is not in the ledger.
-pub(super) fn keys(
+/// [`Error::Config`] for a prompt with more pairs than a pass has, or where no two pairs share a prompt; [`Error::Run`]
+/// where the prompt of a pair is not known, or pairs of one prompt do not lie together.
+pub fn keys<'a>(
     config: &TrainConfig,
     splits: &[Split],
-    ledger: &HashMap<String, Ledger>,
-    peers: &Peers,
+    prompt_id: impl Fn(&str) -> Option<&'a str>,
+    ranks: &Ranks,
 ) -> Result<Vec<Option<Vec<u64>>>> {
     if !config.lpc.bayesian() || config.lpc.group == Grouping::Pair {
         return Ok(vec![None; splits.len()]);
     }
     let key = |id: &String| -> Result<u64> {
-        let known = ledger.get(id).ok_or_else(|| Error::run(format!("pair {id} is not in the pairs file")))?;
-        let hash = blake3::hash(known.prompt_id.as_bytes());
+        let prompt = prompt_id(id).ok_or_else(|| Error::run(format!("pair {id} is not in the pairs file")))?;
+        let hash = blake3::hash(prompt.as_bytes());
         let mut first = [0; 8];
         first.copy_from_slice(&hash.as_bytes()[..8]);
         Ok(u64::from_le_bytes(first))
@@ -33,7 +34,7 @@ pub(super) fn keys(
     let mut counts: HashMap<u64, usize> = HashMap::new();
     keys[0].iter().for_each(|key| *counts.entry(*key).or_default() += 1);
     let largest = counts.values().copied().max().unwrap_or(0);
-    let pass = config.batch * peers.size();
+    let pass = config.batch * ranks.size();
     if largest > pass {
         let message = format!("a prompt has {largest} pairs, which share a code and so a pass; raise it from {pass}");
         return Err(Error::config("train.batch", message));
@@ -42,7 +43,7 @@ pub(super) fn keys(
         return Err(Error::config("train.lpc.group", "has no effect: no prompt has more than one pair")
             .with_hint("prepare with --pairs all-pairs or best-vs-each"));
     }
-    // Pairs of a prompt lie together in a prepared folder; elsewhere posteriors could not be shared.
+    // Posteriors are shared by neighbouring rows; `prepare` writes the pairs of a prompt next to one another.
     if let Some((split, _)) = splits.iter().zip(&keys).find(|(_, keys)| {
         let mut seen = std::collections::HashSet::new();
         !runs(keys).into_iter().all(|run| seen.insert(keys[run.start]))

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Peers, Wire, pack, unpack};
+use super::{Ranks, Wire, pack, unpack};
 use crate::error::{Error, Result};
 
 /// How long a rank waits for the others before it gives up.
@@ -11,13 +11,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where the ranks meet.
 #[derive(Debug)]
-struct Table {
-    state: Mutex<State>,
+struct MeetingTable {
+    state: Mutex<MeetingState>,
     complete: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct MeetingState {
     round: u64,
     present: usize,
     brought: Vec<Vec<u8>>,
@@ -29,22 +29,22 @@ struct State {
 struct Seat {
     rank: usize,
     size: usize,
-    table: Arc<Table>,
+    table: Arc<MeetingTable>,
 }
 
-/// Runs `work` once for each of `ranks` threads, and gives the results in the order of the ranks.
-pub fn together<R: Send>(ranks: usize, work: impl Fn(&Peers) -> R + Sync) -> Vec<R> {
-    let table = Arc::new(Table {
-        state: Mutex::new(State { round: 0, present: 0, brought: vec![Vec::new(); ranks], last: Arc::default() }),
+/// Runs `work` once for each of `size` threads, and gives the results in the order of the ranks.
+pub fn together<R: Send>(size: usize, work: impl Fn(&Ranks) -> R + Sync) -> Vec<R> {
+    let table = Arc::new(MeetingTable {
+        state: Mutex::new(MeetingState { round: 0, present: 0, brought: vec![Vec::new(); size], last: Arc::default() }),
         complete: Condvar::new(),
     });
-    let seat = |rank| Peers::over(Seat { rank, size: ranks, table: table.clone() });
+    let seat = |rank| Ranks::over(Seat { rank, size, table: table.clone() });
     std::thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> = (0..ranks)
+        let threads: Vec<_> = (0..size)
             .map(|rank| {
-                let peers = seat(rank);
-                scope.spawn(move || work(&peers))
+                let ranks = seat(rank);
+                scope.spawn(move || work(&ranks))
             })
             .collect();
         threads.into_iter().filter_map(|t| t.join().ok()).collect()

@@ -12,7 +12,7 @@ struct Passes {
 
 /// The steps of a run: those that train the latent part alone, then all others.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Plan {
+pub struct StepPlan {
     /// Examples.
     pub examples: usize,
     /// Examples of one step; the last step of an epoch may have fewer.
@@ -48,19 +48,19 @@ impl Passes {
     }
 }
 
-impl Plan {
+impl StepPlan {
     /// The plan for `epochs` over `examples`, stopping after `max_steps` (0 = no limit).
-    pub fn new(examples: usize, per_step: usize, epochs: f64, max_steps: usize) -> Plan {
-        Plan::warmed(examples, per_step, 0.0, epochs, max_steps)
+    pub fn new(examples: usize, per_step: usize, epochs: f64, max_steps: usize) -> StepPlan {
+        StepPlan::warmed(examples, per_step, 0.0, epochs, max_steps)
     }
 
     /// The same behind `warmup` passes that train the latent part alone. The limit counts all steps.
-    pub fn warmed(examples: usize, per_step: usize, warmup: f64, epochs: f64, max_steps: usize) -> Plan {
+    pub fn warmed(examples: usize, per_step: usize, warmup: f64, epochs: f64, max_steps: usize) -> StepPlan {
         let (warming, training) = (Passes::new(warmup, examples), Passes::new(epochs, examples));
         let warm = warming.steps(examples, per_step);
         let horizon = training.steps(examples, per_step);
         let steps = if max_steps == 0 { warm + horizon } else { (warm + horizon).min(max_steps) };
-        Plan { examples, per_step, warm, horizon, steps, warming, training }
+        StepPlan { examples, per_step, warm, horizon, steps, warming, training }
     }
 
     /// Whether a step trains the latent part alone.
@@ -77,7 +77,7 @@ impl Plan {
         }
     }
 
-    /// Examples of an epoch, counted as [`Plan::place`] does.
+    /// Examples of an epoch, counted as [`StepPlan::place`] does.
     fn of_epoch(&self, epoch: usize) -> usize {
         match epoch.checked_sub(self.warming.begun()) {
             None => self.warming.of(epoch, self.examples),
@@ -122,7 +122,7 @@ pub struct Feed<'a> {
     rows: &'a [TokenRow],
     /// Rows of one key stay together.
     keys: Option<&'a [u64]>,
-    plan: Plan,
+    plan: StepPlan,
     seed: Seed,
     /// Epoch, order of the rows, and their keys in it.
     order: (usize, Vec<usize>, Option<Vec<u64>>),
@@ -130,7 +130,7 @@ pub struct Feed<'a> {
 
 impl<'a> Feed<'a> {
     /// A feed over these rows; with keys, rows of one key are in one step.
-    pub fn new(rows: &'a [TokenRow], keys: Option<&'a [u64]>, plan: Plan, seed: Seed) -> Feed<'a> {
+    pub fn new(rows: &'a [TokenRow], keys: Option<&'a [u64]>, plan: StepPlan, seed: Seed) -> Feed<'a> {
         let mut feed = Feed { rows, keys, plan, seed, order: (0, Vec::new(), None) };
         feed.put_in_order(0);
         feed
@@ -162,7 +162,7 @@ impl<'a> Feed<'a> {
 pub fn used(
     rows: &[TokenRow],
     keys: Option<&[u64]>,
-    plan: Plan,
+    plan: StepPlan,
     seed: Seed,
     steps: std::ops::Range<usize>,
 ) -> Vec<bool> {
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn every_epoch_sees_every_row_once_and_the_last_batch_is_kept() {
         let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
-        let plan = Plan::new(10, 4, 2.0, 0);
+        let plan = StepPlan::new(10, 4, 2.0, 0);
         assert_eq!((plan.horizon, plan.steps), (6, 6));
         let mut feed = Feed::new(&rows, None, plan, Seed(1));
         for epoch in 0..2 {
@@ -203,25 +203,25 @@ mod tests {
 
     #[test]
     fn limits_and_fractions() {
-        assert_eq!(Plan::new(10, 4, 0.5, 0).horizon, 2);
+        assert_eq!(StepPlan::new(10, 4, 0.5, 0).horizon, 2);
         // Half of ten examples is five: a step of four and a step of one.
         let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
-        let half = Plan::new(10, 4, 1.5, 0);
+        let half = StepPlan::new(10, 4, 1.5, 0);
         assert_eq!(half.horizon, 5);
         let mut feed = Feed::new(&rows, None, half, Seed(1));
         let sizes: Vec<usize> = (0..5).map(|step| feed.step(step).len()).collect();
         assert_eq!(sizes, [4, 4, 2, 4, 1]);
         let done: Vec<f64> = (1..=5).map(|step| half.epochs_done(step)).collect();
         assert_eq!(done, [0.4, 0.8, 1.0, 1.4, 1.5]);
-        let capped = Plan::new(10, 4, 3.0, 5);
+        let capped = StepPlan::new(10, 4, 3.0, 5);
         assert_eq!((capped.horizon, capped.steps), (9, 5));
         assert_eq!(capped.share(8), 1.0);
-        assert_eq!(Plan::new(3, 4, 1.0, 0).share(0), 0.0);
+        assert_eq!(StepPlan::new(3, 4, 1.0, 0).share(0), 0.0);
     }
 
     #[test]
     fn steps_of_the_latent_part_come_first_and_do_not_count_as_epochs() {
-        let plan = Plan::warmed(10, 4, 1.5, 2.0, 0);
+        let plan = StepPlan::warmed(10, 4, 1.5, 2.0, 0);
         // 3 + 2 steps, then 6.
         assert_eq!((plan.warm, plan.horizon, plan.steps), (5, 6, 11));
         let places: Vec<_> = (0..11).map(|step| plan.place(step)).collect();
@@ -234,7 +234,7 @@ mod tests {
         let mut feed = Feed::new(&rows, None, plan, Seed(1));
         let sizes: Vec<usize> = (0..11).map(|step| feed.step(step).len()).collect();
         assert_eq!(sizes, [4, 4, 2, 4, 1, 4, 4, 2, 4, 4, 2]);
-        assert_eq!(Plan::warmed(10, 4, 1.5, 2.0, 3).steps, 3);
+        assert_eq!(StepPlan::warmed(10, 4, 1.5, 2.0, 3).steps, 3);
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
         let rows: Vec<TokenRow> =
             (0..keys.len()).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
         for (seed, per_step) in [(1, 4), (2, 4), (3, 5), (4, 7)] {
-            let plan = Plan::new(keys.len(), per_step, 2.0, 0);
+            let plan = StepPlan::new(keys.len(), per_step, 2.0, 0);
             let mut feed = Feed::new(&rows, Some(&keys), plan, Seed(seed));
             for epoch in 0..2 {
                 let steps: Vec<Vec<usize>> =

@@ -1,0 +1,84 @@
+//! The headline numbers of a run, from the frame of its `posteriors.parquet`.
+
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::intervals::{Interval, wilson};
+use super::tables::{accuracy_by_source, clean_correct, flags, mislabel_auroc, numbers, texts};
+use crate::error::Result;
+use crate::schema::{SPLITS, accuracy, col, posterior};
+
+/// Accuracy on one source of the test split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceAccuracy {
+    /// Source tag.
+    pub source: String,
+    /// Test examples.
+    pub n: u64,
+    /// Share of right preferences.
+    pub accuracy: f64,
+    /// Lower end of Wilson's 95 % interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// What the test split says of a run, against the clean labels; and how well its margins find flips in the training
+/// split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Headline {
+    /// Preference accuracy with the prior's z, with Wilson's 95 % interval.
+    pub accuracy: Interval,
+    /// Preference accuracy with the posterior's z, which has seen the observed label; NaN without test pairs.
+    pub accuracy_posterior: f64,
+    /// Mean implicit reward margin with the prior's z; NaN without test pairs.
+    pub margin: f64,
+    /// Accuracy by source, with the prior's z.
+    pub by_source: Vec<SourceAccuracy>,
+    /// [`mislabel_auroc`] of the training split; none without flips.
+    pub audit_auroc: Option<f64>,
+}
+
+/// Reads the headline numbers off the posteriors of a run.
+///
+/// # Errors
+/// As [`accuracy_by_source`].
+pub fn headline(posteriors: &DataFrame) -> Result<Headline> {
+    let split = |name: &str| posteriors.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit(name))).collect();
+    let (train, test) = (split(SPLITS[0])?, split(SPLITS[1])?);
+    let correct = clean_correct(&test)?;
+    let right = correct.iter().filter(|c| **c).count() as u64;
+    let flipped = flags(&test, col::FLIPPED)?;
+    let clean = |name: &str| -> Result<Vec<f64>> {
+        let margins = numbers(&test, name)?;
+        Ok(margins.iter().zip(&flipped).map(|(m, f)| if *f { -m } else { *m }).collect())
+    };
+    let (margins, seen) = (clean(col::MARGIN)?, clean(posterior::MARGIN_POSTERIOR)?);
+    let n = margins.len() as f64;
+    let auroc = mislabel_auroc(&train)?;
+    Ok(Headline {
+        accuracy: wilson(right, correct.len() as u64, 0.95),
+        accuracy_posterior: seen.iter().filter(|m| **m > 0.0).count() as f64 / n,
+        margin: margins.iter().sum::<f64>() / n,
+        by_source: by_source(&test)?,
+        audit_auroc: auroc.is_finite().then_some(auroc),
+    })
+}
+
+fn by_source(test: &DataFrame) -> Result<Vec<SourceAccuracy>> {
+    let table = accuracy_by_source(test)?;
+    let sources = texts(&table, col::SOURCE)?;
+    let column = |name: &str| numbers(&table, name);
+    let (n, share) = (column(accuracy::N)?, column(accuracy::ACCURACY)?);
+    let (low, high) = (column(accuracy::LOW)?, column(accuracy::HIGH)?);
+    Ok((0..sources.len())
+        .filter(|&i| sources[i] != accuracy::ALL)
+        .map(|i| SourceAccuracy {
+            source: sources[i].clone(),
+            n: n[i] as u64,
+            accuracy: share[i],
+            low: low[i],
+            high: high[i],
+        })
+        .collect())
+}

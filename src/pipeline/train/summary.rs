@@ -1,0 +1,119 @@
+//! `summary.json`: the headline numbers of a run.
+
+use polars::prelude::DataFrame;
+use serde::{Deserialize, Serialize};
+
+use super::outputs::Trained;
+use crate::analysis::{self, SourceAccuracy};
+use crate::error::Result;
+use crate::policy::{Example, Policy};
+use crate::posteriors::codes::mix_flip_rate;
+use crate::posteriors::usage::CodeUse;
+use crate::schema;
+
+/// `summary.json`: a run's headline numbers. Accuracies are against the clean labels, with the prior's z.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// Preference accuracy on the test split.
+    #[serde(deserialize_with = "number")]
+    pub eval_accuracy: f64,
+    /// Lower end of Wilson's 95 % interval.
+    #[serde(deserialize_with = "number")]
+    pub eval_accuracy_low: f64,
+    /// Upper end.
+    #[serde(deserialize_with = "number")]
+    pub eval_accuracy_high: f64,
+    /// Test examples.
+    pub n_eval: u64,
+    /// The same with the posterior's z, which has seen the observed label: never a headline. The same number without a
+    /// posterior.
+    #[serde(deserialize_with = "number")]
+    pub eval_accuracy_posterior: f64,
+    /// Mean implicit reward margin on the test split.
+    #[serde(deserialize_with = "number")]
+    pub eval_margin: f64,
+    /// The test split by source.
+    pub by_source: Vec<SourceAccuracy>,
+    /// Steps taken.
+    pub steps: u64,
+    /// Median pairs per second of training steps.
+    #[serde(deserialize_with = "number")]
+    pub pairs_per_s: f64,
+    /// Seconds in training steps.
+    #[serde(deserialize_with = "number")]
+    pub train_seconds: f64,
+    /// Peak resident memory, MiB.
+    #[serde(deserialize_with = "number")]
+    pub peak_rss_mb: f64,
+    /// Codes that are the prior's first choice for at least 1 % of the examples.
+    pub codes_used: u64,
+    /// e to the entropy of the mean prior.
+    #[serde(deserialize_with = "number")]
+    pub code_perplexity: f64,
+    /// Codes that are the posterior's first choice for at least 1 % of the examples.
+    pub codes_used_posterior: u64,
+    /// Mean KL(q || p), nats; 0 without a posterior.
+    #[serde(deserialize_with = "number")]
+    pub kl: f64,
+    /// Area under the ROC curve of the margin as a detector of flipped labels on the training split; absent
+    /// without flips.
+    pub audit_auroc: Option<f64>,
+    /// Objective.
+    pub objective: String,
+    /// Latent.
+    pub latent: String,
+    /// K; 1 without codes.
+    pub codes: u64,
+    /// Flip rate that objective mix ended with: the fixed or learned one, or for `lpc-reliable` the mean of the prior's
+    /// over all examples. Absent for other objectives.
+    pub mix_flip_rate: Option<f64>,
+    /// Seed.
+    pub seed: u64,
+    /// Pairs trained on.
+    pub n_train: u64,
+}
+
+/// Reads null as NaN: JSON has no NaN, as which the accuracy of a run without a test split would be written.
+fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// The summary of a trained policy. `frame` is [`crate::posteriors::frame`] of its examples.
+pub(super) fn of(
+    trained: &Trained<'_>,
+    policy: &Policy<f32>,
+    frame: &DataFrame,
+    examples: &[Vec<Example>],
+    used: &CodeUse,
+) -> Result<RunSummary> {
+    let config = trained.config;
+    let found = analysis::headline(frame)?;
+    let all = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+    Ok(RunSummary {
+        eval_accuracy: found.accuracy.estimate,
+        eval_accuracy_low: found.accuracy.low,
+        eval_accuracy_high: found.accuracy.high,
+        n_eval: found.accuracy.n as u64,
+        eval_accuracy_posterior: found.accuracy_posterior,
+        eval_margin: found.margin,
+        by_source: found.by_source,
+        steps: trained.outcome.steps as u64,
+        pairs_per_s: trained.outcome.pairs_per_s,
+        train_seconds: trained.outcome.seconds,
+        peak_rss_mb: crate::progress::peak_rss_mb(),
+        codes_used: used.prior.codes_used() as u64,
+        code_perplexity: used.prior.perplexity(),
+        codes_used_posterior: used.posterior.codes_used() as u64,
+        kl: examples.iter().flatten().map(|e| e.kl).sum::<f64>() / all,
+        audit_auroc: found.audit_auroc,
+        objective: match &config.objective.custom {
+            Some(custom) => custom.name.to_string(),
+            None => schema::name_of(&config.objective.name),
+        },
+        latent: schema::name_of(&config.lpc.latent),
+        codes: if config.lpc.coded() { config.lpc.codes as u64 } else { 1 },
+        mix_flip_rate: mix_flip_rate(policy, &config.objective, &used.prior)?,
+        seed: trained.seed.0,
+        n_train: trained.splits[0].rows.len() as u64,
+    })
+}

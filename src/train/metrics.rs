@@ -1,0 +1,42 @@
+//! The metrics of a training step.
+
+use super::events::Metrics;
+use super::step::Sums;
+use crate::lpc::{Lpc, Moment};
+use crate::schema::metric;
+
+/// Means over the examples of a step, and the state of the latent part's schedules.
+pub(super) fn metrics(sums: &Sums, moment: Moment, lpc: Option<&Lpc>) -> Metrics {
+    let mean = |x: f64| x / sums.examples.max(1) as f64;
+    let mut out = vec![
+        (metric::LOSS, mean(sums.objective)),
+        (metric::REWARDS_CHOSEN, mean(sums.rewards.0)),
+        (metric::REWARDS_REJECTED, mean(sums.rewards.1)),
+        (metric::REWARDS_MARGINS, mean(sums.rewards.0 - sums.rewards.1)),
+        (metric::REWARDS_ACCURACIES, mean(sums.right as f64)),
+        (metric::LOGPS_CHOSEN, mean(sums.logps.0)),
+        (metric::LOGPS_REJECTED, mean(sums.logps.1)),
+    ];
+    if let Some(flips) = sums.flips {
+        out.push((metric::FLIP_RATE, mean(flips)));
+    }
+    if let Some(config) = lpc.map(|lpc| &lpc.config) {
+        if config.latent.inferred() {
+            out.extend([(metric::KL, mean(sums.kl)), (metric::KL_WEIGHT, moment.kl_weight), (metric::G, moment.g)]);
+        }
+        if config.coded() {
+            let perplexity = sums.usage.perplexity();
+            out.extend([
+                (metric::TAU, moment.tau),
+                (metric::SWAP_OVERLAP, mean(sums.overlap)),
+                (metric::CODES_USED, sums.usage.codes_used() as f64),
+                (metric::CODE_PERPLEXITY, perplexity),
+                // e to the mutual information of pair and code: 1 where the posterior is the same for every pair.
+                (metric::EFFECTIVE_CODES, perplexity / mean(sums.entropy.1).exp()),
+                (metric::PRIOR_ENTROPY, mean(sums.entropy.0)),
+                (metric::POSTERIOR_ENTROPY, mean(sums.entropy.1)),
+            ]);
+        }
+    }
+    out.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+}
