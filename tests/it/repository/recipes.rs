@@ -91,6 +91,26 @@ fn the_readme_has_the_help_of_the_program() {
     assert_eq!(plain(shown), plain(&help), "README.md does not show what `lpc-pipe --help` prints");
 }
 
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    let root = repository();
+    let mut documents: Vec<String> =
+        ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md"].map(String::from).into();
+    documents.extend(
+        files_below(&root.join("docs")).into_iter().filter(|n| n.ends_with(".md")).map(|n| format!("docs/{n}")),
+    );
+    assert!(documents.len() > 6, "{documents:?}");
+    let mut broken = Vec::new();
+    for document in documents {
+        let text = std::fs::read_to_string(root.join(&document)).expect("a document");
+        let folder = root.join(&document).parent().expect("a folder").to_path_buf();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#', ' ']).next());
+        let local = targets.filter(|target| !target.is_empty() && !target.contains("://"));
+        broken.extend(local.filter(|target| !folder.join(target).exists()).map(|t| format!("{document}: {t}")));
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
 /// Code cells of a notebook.
 fn code_cells(notebook: &serde_json::Value) -> Vec<String> {
     let cells = notebook["cells"].as_array().expect("cells");
