@@ -1,8 +1,7 @@
-//! What the best possible method would reach on a planted corpus.
+//! Ceilings: what the best possible method would reach on a planted corpus.
 //!
-//! Where a prompt shows no preference, no method can name the one that counted:
-//! it can only weigh those that the source has. Figures of a trained model mean
-//! something beside these ceilings only.
+//! Where a prompt does not ask for a preference, no method can know which one decided; it can only weigh those of the
+//! source. Results of a trained model have to be compared with these ceilings.
 //!
 //! # The generator's own posterior
 //! Let z be the preference, x the prompt and (a, b) the style bits of an ordered pair, a preferred.
@@ -46,7 +45,8 @@ pub struct CeilingRow {
     pub prior_code: u32,
     /// Most probable preference id given the prompt and the observed, perhaps flipped pair.
     pub posterior_code: u32,
-    /// 1 where the Bayes-optimal bet on the clean order is right, 0 where wrong, 1/2 where it is a coin.
+    /// 1 where the Bayes-optimal bet on the clean order is right, 0 where it is wrong, 1/2 where both orders are equally
+    /// probable.
     pub right: f64,
     /// Probability with which that bet is right.
     pub expected: f64,
@@ -59,7 +59,7 @@ pub struct Ceilings {
     pub rows: Vec<CeilingRow>,
     /// Shares of clean pairs in which the liked value is in: chosen only, rejected only, both, neither.
     pub cells: [f64; 4],
-    /// Pairs whose prompt or responses the truth does not know.
+    /// Pairs whose prompt or responses are not in the truth.
     pub unmatched: u64,
     /// Preference ids that occur, in truth, in the matched pairs.
     pub preferences_used: usize,
@@ -85,7 +85,7 @@ struct Truth {
     styles: HashMap<u64, u32>,
 }
 
-/// A pair that the truth knows: index into the pairs frame, and styles in the observed order.
+/// A pair that is in the truth: index into the pairs frame, and styles in the observed order.
 struct Matched<'a> {
     row: usize,
     truth: &'a Truth,
@@ -129,7 +129,7 @@ pub fn ceilings(truth: &DataFrame, pairs: &DataFrame) -> Result<Ceilings> {
 }
 
 impl Ceilings {
-    /// Rows that belong to the truth, of so many pairs.
+    /// Ceilings of the matched rows of so many pairs.
     pub(super) fn of(rows: Vec<CeilingRow>, cells: [f64; 4], pairs: usize) -> Ceilings {
         let used: std::collections::BTreeSet<u32> = rows.iter().map(|r| r.preference).collect();
         let unmatched = (pairs - rows.len()) as u64;
@@ -137,7 +137,7 @@ impl Ceilings {
     }
 }
 
-/// The columns of prepared pairs that matter here.
+/// The columns of prepared pairs that ceilings are computed from.
 pub(super) struct Observed {
     ids: StringChunked,
     prompts: StringChunked,
@@ -259,7 +259,7 @@ pub(super) fn bet(as_seen: &[f64], reversed: &[f64], flipped: bool, noise: f64) 
         prior_code: 0,
         posterior_code: argmax(&posterior),
         right,
-        // Where neither order can be (all of it underflowed), it is a coin.
+        // Where both underflowed to zero, either order is as probable.
         expected: if clean + wrong > 0.0 { clean.max(wrong) / (clean + wrong) } else { 0.5 },
     }
 }

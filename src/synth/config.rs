@@ -1,4 +1,4 @@
-//! What `synth` can be told.
+//! Settings of `synth`, and their checks.
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,7 @@ impl SynthConfig {
         if faults.is_empty() { Ok(()) } else { Err(Error::Config(faults)) }
     }
 
-    /// All that is wrong with these settings, keys under `synth.`; layouts and columns are the reader's to judge.
+    /// All faults of these settings, with keys under `synth.`; the reader of the files checks layout and columns.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut check = |good: bool, key: &str, message: String| {

@@ -1,4 +1,4 @@
-//! Rows -> a line of JSON in raw UltraFeedback shape, and a row of the truth table.
+//! Writes rows: a line of JSON in raw UltraFeedback shape, and a row of the truth table, for each.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -36,7 +36,7 @@ pub(super) mod truth {
     pub const DIRECTION: &str = "direction";
     /// Preference id: factor and direction.
     pub const PREFERENCE: &str = "preference";
-    /// Who decided; null where the prompt shows it.
+    /// The annotator who decided; null where the prompt asks for the preference.
     pub const ANNOTATOR: &str = "annotator";
     /// Style of each completion; bit f is factor f.
     pub const STYLES: &str = "styles";
@@ -125,7 +125,7 @@ pub(super) fn line(row: &Row, config: &SynthConfig) -> Result<Vec<u8>> {
         instruction: &row.instruction,
         models: row.completions.iter().map(|c| c.model).collect(),
         completions: row.completions.iter().map(answer).collect(),
-        // UltraFeedback's way of saying that a question has no fixed answers.
+        // As in UltraFeedback for a question without fixed answers.
         correct_answers: ["None"],
         incorrect_answers: ["None"],
         annotator: row.annotator.filter(|_| config.annotators).map(|a| format!("annotator-{a}")),
@@ -140,7 +140,7 @@ pub(super) fn write_lines(path: &Path, out: &mut impl Write, lines: &[Vec<u8>]) 
     lines.iter().try_for_each(|line| out.write_all(line)).map_err(Error::io(path))
 }
 
-/// The truth table while it is being written, a chunk of rows at a time.
+/// Writes the truth table, a chunk of rows at a time.
 pub(super) struct TruthWriter<'a, 'f> {
     writer: ArrowWriter<&'a mut BufWriter<&'f mut File>>,
     /// The columns.

@@ -176,8 +176,8 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     },
 ];
 
-/// Reads a factor's value back from a response's words alone, whatever their case: `None` where the
-/// markers of both values occur, or of neither although one would have to.
+/// A factor's value by the words of a response, whatever their case; `None` where markers of both values occur, or of
+/// neither although both values have markers.
 pub fn detect(text: &str, factor: usize) -> Option<bool> {
     let text = text.to_lowercase();
     let found = |value: usize| FACTORS[factor].values[value].markers.iter().any(|m| text.contains(&m.to_lowercase()));
@@ -191,19 +191,19 @@ pub fn detect(text: &str, factor: usize) -> Option<bool> {
     }
 }
 
-/// What all sources say about their items: `soup will go well if ...`.
+/// Endings of the claim that all sources make about their items: `soup will go well if ...`.
 pub const QUALITIES: [&str; 4] = ["you plan", "you wait", "you practice", "it is simple"];
 
-/// What a thorough answer adds.
+/// Sentences that a thorough answer adds.
 pub const EXTRAS: [&str; 4] = ["tools save time", "small steps help", "order matters", "rest helps too"];
 
 /// Joins the two extra sentences of a thorough answer.
 pub const EXTRA_LINKS: [&str; 2] = ["Besides", "Also"];
 
-/// What an example tells.
+/// Sentences of examples.
 pub const EXAMPLES: [&str; 4] = ["a friend did it", "my cousin did it", "our baker did it", "a sailor did it"];
 
-/// What a conclusion says.
+/// Sentences of conclusions.
 pub const CONCLUSIONS: [&str; 3] = ["it is worth it", "less is enough", "patience wins"];
 
 #[cfg(test)]

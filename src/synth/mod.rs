@@ -23,7 +23,7 @@
 //!
 //! Truth labels for NMI: `factor` and `preference` (factor and direction). Both are reported.
 //!
-//! # What is possible at all
+//! # Ceilings
 //! Ceilings of the defaults, best against a random other completion (about; 3,000 prompts):
 //!
 //! | rows | accuracy | NMI, best code from the prompt | NMI, best code from prompt and pair |
@@ -69,7 +69,7 @@ pub const CORPUS: &str = "corpus.jsonl";
 /// corpus folder can be given to `prepare` as it is.
 pub const TRUTH: &str = "truth/truth.parquet";
 
-/// What was written.
+/// Counts and digests of a corpus.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SynthSummary {
     /// Rows (prompts).
@@ -90,12 +90,12 @@ pub struct SynthSummary {
     pub corpus_blake3: String,
     /// BLAKE3 of `truth.parquet`.
     pub truth_blake3: String,
-    /// What became of real texts, where there were some.
+    /// Counts of real texts, for a corpus over them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub over: Option<over::OverSummary>,
 }
 
-/// Rows made at once: the bound on memory (about 4 KiB a row), and the Parquet row group.
+/// Rows made at once, which bounds the memory (about 4 KiB a row).
 const CHUNK: u64 = 8192;
 
 /// Writes `corpus.jsonl`, `truth/truth.parquet` and `manifest.json` into `config.out`.

@@ -19,7 +19,7 @@ pub(super) struct Row {
     pub shown: bool,
     /// Preference id, into [`world::preferences`].
     pub preference: usize,
-    /// Who decided, where the prompt does not say.
+    /// The annotator who decided, where the prompt does not ask for the preference.
     pub annotator: Option<u32>,
     /// The prompt.
     pub instruction: String,
@@ -30,7 +30,7 @@ pub(super) struct Row {
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Completion {
-    /// Who is said to have written it.
+    /// Name of the model in the corpus.
     pub model: &'static str,
     /// Bit f is the value of factor f.
     pub style: u32,
@@ -52,35 +52,35 @@ pub(super) fn text_hash(text: &str) -> u64 {
 /// Makes row `row`.
 pub(super) fn make(config: &SynthConfig, seed: Seed, row: u64) -> Row {
     let rng = &mut seed.rng("synth row", &row.to_string());
-    let source = pick(rng, SOURCES.len());
-    let place = &SOURCES[source];
-    let preference = draw(rng, &place.prior(config.factors));
+    let at = pick(rng, SOURCES.len());
+    let source = &SOURCES[at];
+    let preference = draw(&source.prior(config.factors), rng.random());
     let shown = rng.random::<f64>() < config.shown_fraction;
     let favourite = world::preferences(config.factors)[preference];
     let many = world::preferences(config.factors).len();
     let favourites_owner = (pick(rng, ANNOTATORS_EACH) * many + preference) as u32;
-    let item = place.items[pick(rng, place.items.len())];
+    let item = source.items[pick(rng, source.items.len())];
     // The shift keeps names of different seeds apart; 30 bits of it matter.
     let name = world::name(row, seed.word("synth names", "") % world::MAX_ROWS);
-    let instruction = instruction(rng, place, item, &name, shown.then_some((favourite.factor, favourite.direction)));
+    let instruction = instruction(rng, source, item, &name, shown.then_some((favourite.factor, favourite.direction)));
     let styles = styles(rng, config, favourite.factor, favourite.direction);
     let models = shuffled(rng, MODELS);
     let mut completions: Vec<Completion> = Vec::with_capacity(styles.len());
     for (&style, model) in styles.iter().zip(models) {
-        let mut response = response(rng, config.factors, place, item, style);
+        let mut response = response(rng, config.factors, source, item, style);
         // Equal answers to one prompt make no pair; sixteen tries leave practically none.
         for _ in 0..16 {
             if completions.iter().all(|c| c.response != response) {
                 break;
             }
-            response = self::response(rng, config.factors, place, item, style);
+            response = self::response(rng, config.factors, source, item, style);
         }
         let agrees = (style >> favourite.factor) as usize & 1 == favourite.direction;
         let overall = score(rng, config.noise, agrees);
         completions.push(Completion { model, style, response, overall, ratings: ratings(rng, overall, style) });
     }
     let annotator = (!shown).then_some(favourites_owner);
-    Row { row, source, shown, preference, annotator, instruction, completions }
+    Row { row, source: at, shown, preference, annotator, instruction, completions }
 }
 
 /// A uniform index in `0..n`; `n` is never 0 here (tables and validated settings).
@@ -89,14 +89,13 @@ fn pick(rng: &mut ChaCha8Rng, n: usize) -> usize {
     rng.random_range(0..n.max(1) as u32) as usize
 }
 
-/// An index drawn with the given probabilities.
-fn draw(rng: &mut ChaCha8Rng, probabilities: &[f64]) -> usize {
-    let mut left = rng.random::<f64>();
+/// An index drawn with the given probabilities, by a uniform number of [0, 1).
+pub(super) fn draw(probabilities: &[f64], mut unit: f64) -> usize {
     for (i, p) in probabilities.iter().enumerate() {
-        if left < *p {
+        if unit < *p {
             return i;
         }
-        left -= p;
+        unit -= p;
     }
     // Rounding: the last one that can occur at all.
     probabilities.iter().rposition(|&p| p > 0.0).unwrap_or(0)
@@ -109,8 +108,8 @@ fn shuffled<const N: usize>(rng: &mut ChaCha8Rng, mut items: [&'static str; N]) 
     items
 }
 
-fn instruction(rng: &mut ChaCha8Rng, place: &Source, item: &str, name: &str, asked: Option<(usize, usize)>) -> String {
-    let question = place.questions[pick(rng, place.questions.len())].replace("{item}", item).replace("{name}", name);
+fn instruction(rng: &mut ChaCha8Rng, source: &Source, item: &str, name: &str, asked: Option<(usize, usize)>) -> String {
+    let question = source.questions[pick(rng, source.questions.len())].replace("{item}", item).replace("{name}", name);
     // Drawn in any case, so that the rest of the row does not depend on `shown`.
     let (wording, in_front) = (pick(rng, 4), pick(rng, 2) == 0);
     match asked {
@@ -194,9 +193,8 @@ impl Text {
     }
 }
 
-/// Words that realise a style. Every marker and filler is drawn, and the same number of draws is
-/// made whatever the style is.
-fn response(rng: &mut ChaCha8Rng, factors: usize, place: &Source, item: &str, style: u32) -> String {
+/// A response of a style. Whatever the style is, the same number of random numbers is drawn.
+fn response(rng: &mut ChaCha8Rng, factors: usize, source: &Source, item: &str, style: u32) -> String {
     let bit = |factor: usize| (style >> factor & 1) as usize;
     let mut draws = [0u32; 16];
     draws.iter_mut().for_each(|d| *d = rng.random());
@@ -231,9 +229,9 @@ fn response(rng: &mut ChaCha8Rng, factors: usize, place: &Source, item: &str, st
         text.say(&format!("{length} {}.", EXTRAS[first]));
         text.say(&format!("{}, {}.", EXTRA_LINKS[choose(13, EXTRA_LINKS.len())], EXTRAS[second]));
     }
-    let first = choose(14, place.steps.len());
-    let second = (first + 1 + choose(15, place.steps.len() - 1)) % place.steps.len();
-    let (first, second) = (place.steps[first], place.steps[second]);
+    let first = choose(14, source.steps.len());
+    let second = (first + 1 + choose(15, source.steps.len() - 1)) % source.steps.len();
+    let (first, second) = (source.steps[first], source.steps[second]);
     match marker(index::LAYOUT) {
         "" => text.say(&format!("{first}, then {second}.")),
         bullet if bit(index::LAYOUT) == 1 => text.0.push_str(&format!("{bullet}{first}{bullet}{second}")),

@@ -1,5 +1,5 @@
-//! The people and places of the planted corpus: sources, what each of them
-//! cares about, the annotators, and the preferences they can have.
+//! The sources of the planted corpus, the factors that each of them weighs, the annotators, and the preferences they can
+//! have.
 
 use super::grammar::{MAX_FACTORS, index};
 
@@ -15,10 +15,10 @@ pub struct Preference {
 /// Annotators per preference; annotator `a` favours preference `a % P`.
 pub const ANNOTATORS_EACH: usize = 3;
 
-/// How many of the factors are in open conflict, liked one way here and the other way there.
+/// Number of factors in conflict: some sources like one value of them, other sources the other.
 pub const CONFLICTS: usize = 2;
 
-/// The direction in which each factor is liked everywhere, for factors without a conflict.
+/// The value of each factor without a conflict that all sources like.
 const COMMON_DIRECTION: [usize; MAX_FACTORS] = [0, 0, 0, 1, 1, 0, 1, 1];
 
 /// All preferences that occur with `factors` active ones, by id.
@@ -34,7 +34,7 @@ pub fn preferences(factors: usize) -> Vec<Preference> {
     both.chain(one).collect()
 }
 
-/// One source: what it asks about and what it cares about.
+/// One source: its questions, and the factors that it weighs.
 #[derive(Debug, Clone, Copy)]
 pub struct Source {
     /// Tag.
@@ -139,7 +139,7 @@ pub const MODELS: [&str; 8] =
 /// Largest number of rows, and of distinct names: five of 64 syllables.
 pub const MAX_ROWS: u64 = 1 << 30;
 
-/// A made-up name, one to one with the row: the reason why no two prompts are equal.
+/// A made-up name, another for each row, so that no two prompts are equal.
 ///
 /// It has as many syllables as the row number needs, at least two: 2 below 4096, 3 below 262,144. An odd
 /// multiplier is a bijection of the integers modulo 64^k; `offset` shifts it by seed. Every syllable has

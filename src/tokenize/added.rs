@@ -1,4 +1,4 @@
-//! Added tokens: matched in a text before anything else is done with it.
+//! Added tokens, which are matched in a text before it is normalized or split.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use tokenizers::Tokenizer;
 struct Token {
     content: Box<[u8]>,
     id: u32,
-    /// Whether it takes the white space before and behind it.
+    /// Whether it covers the white space before it, and after it.
     lstrip: bool,
     rstrip: bool,
 }
@@ -19,7 +19,7 @@ struct Token {
 #[derive(Debug)]
 pub(super) struct Added(Vec<Vec<Token>>);
 
-/// A stretch of text between added tokens, or one of them.
+/// A text between added tokens, or an added token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
     Text(Range<usize>),
@@ -27,13 +27,13 @@ pub(super) enum Part {
 }
 
 impl Added {
-    /// `None` where a token is matched in another way than by its bytes.
+    /// `None` where a token is not matched by its bytes alone.
     pub(super) fn new(inner: &Tokenizer) -> Option<Added> {
         let mut by_byte: Vec<Vec<Token>> = (0..256).map(|_| Vec::new()).collect();
         let all = inner.get_added_vocabulary().get_added_tokens_decoder();
         let strips = all.values().any(|token| token.lstrip || token.rstrip);
         for (id, token) in all {
-            // Two tokens could claim the same white space.
+            // Two tokens could both cover the same white space.
             if strips && token.content.trim() != token.content {
                 return None;
             }

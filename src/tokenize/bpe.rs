@@ -1,4 +1,4 @@
-//! The core of byte-pair encoding: merging symbols by rank, and remembering what was merged.
+//! Byte-pair encoding: symbols merged by rank, and a cache of encoded words.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
-/// Words that a thread remembers, and how long they may be.
+/// Most words in a thread's cache, and the most bytes of one.
 const CACHED_WORDS: usize = 1 << 16;
 const CACHED_BYTES: usize = 48;
 
-/// Up to this many symbols the lowest rank is searched by looking at all of them.
+/// Up to this many symbols the lowest rank is found by comparing all of them.
 const SHORT_WORD: usize = 48;
 
 /// A hasher for short words, seeded per process.
@@ -82,7 +82,7 @@ pub(super) fn both(merge: &Value) -> Option<(&str, &str)> {
     }
 }
 
-/// Words that this thread has merged before, for the tokenizer used last.
+/// A thread's cache of encoded words, for the tokenizer that it used last.
 pub(super) struct Cache {
     owner: u64,
     words: Table<Box<[u8]>, Range<u32>>,
@@ -95,7 +95,7 @@ thread_local! {
 }
 
 impl Cache {
-    /// Appends the ids of a word: as remembered, else as `merge` appends them.
+    /// Appends the ids of a word, from the cache or else by `merge`.
     pub(super) fn word(&mut self, word: &[u8], out: &mut Vec<u32>, merge: impl FnOnce(&mut Vec<u32>)) {
         if let Some(known) = self.words.get(word) {
             out.extend_from_slice(&self.ids[known.start as usize..known.end as usize]);
@@ -133,7 +133,7 @@ impl Merges {
         Merges { owner: OWNERS.fetch_add(1, Ordering::Relaxed), table }
     }
 
-    /// Lends this thread's cache, emptied if another tokenizer had it.
+    /// Calls `work` with this thread's cache, cleared if another tokenizer used it.
     pub(super) fn with_cache<T>(&self, work: impl FnOnce(&mut Cache) -> T) -> T {
         CACHE.with(|cell| {
             let mut cache = cell.borrow_mut();
@@ -192,7 +192,7 @@ impl Merges {
         n
     }
 
-    /// The same with a heap, so that a long word (a line of dashes, a page of base64) costs n log n.
+    /// As `merge_short`, with a heap: a word of n symbols (a line of dashes, a page of base64) takes n log n steps.
     fn merge_long(&self, symbols: &mut [u32]) -> usize {
         const GONE: usize = usize::MAX;
         let n = symbols.len();

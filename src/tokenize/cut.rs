@@ -1,9 +1,8 @@
-//! Prompts longer than they may be: where they lose their beginning.
+//! Cuts the beginning of a prompt that is longer than allowed.
 //!
-//! What is kept is a part of the prompt's own tokens, so nothing is tokenized again. The cut lies, in
-//! this order, at the beginning of a message; at the beginning of a line of the last message, whose
-//! opening stays (what the template writes before the message's text); between two tokens there. A BOS
-//! that the prompt begins with stays in front.
+//! The kept part consists of the prompt's own tokens: nothing is tokenized again. The first of these places at which the
+//! rest fits is taken: the beginning of a message; the beginning of a line of the last message, whose opening (what the
+//! template writes before the message's text) is kept; a token there. A BOS at the prompt's beginning is kept.
 
 use std::ops::Range;
 
@@ -23,10 +22,10 @@ pub(super) enum CutAt {
     Token,
 }
 
-/// The opening of a message is kept where it takes no more than this share of the room.
+/// The opening of a message is kept where it has at most this share of the tokens.
 const OPENING_SHARE: (usize, usize) = (3, 4);
 
-/// Messages whose beginning is not found before the search among those that are too far back ends.
+/// The search for a message to begin with ends after this many whose beginning is not found and that are too far back.
 const UNKNOWN_BEGINNINGS: usize = 8;
 
 /// A prompt that is to be cut.
@@ -39,7 +38,7 @@ struct Long<'a> {
 }
 
 impl Long<'_> {
-    /// Tokens of an opening and of all that follows a place.
+    /// Number of tokens of an opening and of all tokens from `from` on.
     fn tokens(&self, opening: &Range<usize>, from: usize) -> usize {
         usize::from(self.adds_bos(opening, from)) + opening.len() + self.head.ids.len() - from
     }
@@ -65,8 +64,8 @@ impl Long<'_> {
         self.head.spans.get(first).filter(|(start, _)| *start as usize == byte).map(|_| first)
     }
 
-    /// Where to go on behind an opening, from token `begin` and before byte `end`: at the next line,
-    /// else at the next token.
+    /// Where the kept part goes on after an opening, from token `begin` on and before byte `end`: at the next line, else
+    /// at the next token.
     fn within(&self, opening: &Range<usize>, begin: usize, end: usize) -> Option<(usize, CutAt)> {
         let (text, spans) = (&self.head.text, &self.head.spans);
         let surplus = self.tokens(opening, begin).saturating_sub(self.most);
@@ -100,11 +99,11 @@ impl ModelTokenizer {
         let begin = head.spans.get(last)?.0 as usize;
         let content = Some(messages.last()?.content.trim_matches(is_space)).filter(|content| !content.is_empty())?;
         let rest = &head.text[begin..];
-        // An earlier message may say the same.
+        // An earlier message may have the same text.
         let known = last > 0 || messages.len() == 1;
         let written = if known { rest.find(content) } else { rest.rfind(content) };
         let Some(start) = written.map(|at| begin + at) else {
-            // The template writes it in other words.
+            // The template changes the message's text.
             let end = self.end_of_messages(values, &head.text);
             let (from, at) = long.within(&(0..0), last, end)?;
             return Some((long.keep(0..0, from), at));
@@ -122,8 +121,8 @@ impl ModelTokenizer {
         Some((long.keep(0..0, from), at))
     }
 
-    /// The first message from which on the prompt fits, as the token with which it begins; where there
-    /// is none, the token with which the last message begins, as far as it is known.
+    /// The first token of the first message from which on the prompt fits; as an error, the first token of the last
+    /// message, or 0 where it is not known.
     fn message_to_begin_with(&self, messages: &[Message], values: &[Value], long: &Long) -> Result<usize, usize> {
         let first_kept = long.head.ids.len().saturating_sub(long.most);
         let room = long.head.text.len() - long.head.spans.get(first_kept).map_or(0, |(start, _)| *start as usize);
@@ -142,15 +141,15 @@ impl ModelTokenizer {
         found.ok_or(0)
     }
 
-    /// The token with which a message begins: where the rendering of the messages before it ends.
+    /// The first token of a message: where the rendering of the messages before it ends.
     fn beginning_of(&self, k: usize, values: &[Value], long: &Long) -> Option<usize> {
         let before = self.template.render_values(values[..k].to_vec(), false).ok()?;
-        // Some templates write nothing, or the beginning alone, for what they cannot end with.
+        // Some templates write nothing, or their beginning alone, for messages that cannot be the last.
         let written = long.head.text.starts_with(&before) && !before.is_empty();
         long.token_at(before.len()).filter(|token| written && *token > 0)
     }
 
-    /// Where the header of the answer begins.
+    /// The byte at which the header of the answer begins.
     fn end_of_messages(&self, values: &[Value], text: &str) -> usize {
         let whole = self.template.render_values(values.to_vec(), false);
         whole.ok().filter(|whole| text.starts_with(whole)).map_or(text.len(), |whole| whole.len())

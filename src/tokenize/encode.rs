@@ -1,4 +1,4 @@
-//! One preference pair as token ids: where the response begins and ends, and what is cut.
+//! Encodes a preference pair as token ids.
 
 use minijinja::Value;
 
@@ -15,11 +15,11 @@ use super::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal, TokenizeCo
 /// Advice where a template does not suit a conversation.
 const OTHER_TEMPLATE: &str = "choose another template: --template NAME";
 
-/// Why the encoding of a pair ends early.
+/// Why a pair cannot be encoded.
 enum Stop {
-    /// The row is at fault.
+    /// The row is refused.
     Row(Refusal),
-    /// The work failed.
+    /// An error that is not the row's.
     Work(Error),
 }
 
@@ -100,7 +100,7 @@ impl ModelTokenizer {
         Ok(encoded)
     }
 
-    /// A prompt may begin with its own text of a BOS behind the template's.
+    /// Refuses a prompt whose text begins with a BOS after the template's.
     fn require_one_beginning(&self, head: &Head) -> Result<(), Stop> {
         let Some(bos) = self.bos.filter(|bos| head.ids.starts_with(&[*bos, *bos])) else { return Ok(()) };
         let start: String = head.text.chars().take(SHOWN).collect();
@@ -118,8 +118,8 @@ impl ModelTokenizer {
         Ok(Head { text, ids, spans, cut, kept })
     }
 
-    /// Whether a text may be cut behind a token. A line feed that is written as its byte has the id of
-    /// the byte's token, but is not that token in the text, which goes on behind it.
+    /// Whether a text may be split after a token. A line feed may be encoded as its byte with the id of an added token,
+    /// without being that token in the text.
     fn cuts_behind(&self, id: u32, text: &str, (start, end): (u32, u32)) -> bool {
         let token = self.cuts.get(&id);
         token.is_some_and(|token| text.as_bytes()[start as usize..end as usize].ends_with(token.as_bytes()))
@@ -141,7 +141,7 @@ impl ModelTokenizer {
             return Err(refused(reason::PROMPT_NOT_PREFIX, side, message, Some(OTHER_TEMPLATE)));
         };
         let rest = rest.strip_suffix(self.turn.suffix.as_str()).unwrap_or(rest);
-        // Between a cut token and the boundary lies only the turn's header, so little is done twice.
+        // Only what follows the last token at which text may be split is tokenized again: the turn's header.
         let end = head.text.len() + rest.len();
         let before = if head.cut > 0 { Before::Token } else { Before::Nothing };
         let (ids, spans) = self.pieces(&full[head.cut..end], before)?;
@@ -162,7 +162,7 @@ impl ModelTokenizer {
         Ok(ids)
     }
 
-    /// Leaves exactly one end of turn at the end.
+    /// Makes the ids end with exactly one end of turn.
     fn end_turn(&self, side: &'static str, full: &str, ids: &mut Vec<u32>) -> Result<(), Stop> {
         let end = self.turn.id;
         if self.turn.rendered {
@@ -183,7 +183,7 @@ impl ModelTokenizer {
         Ok(())
     }
 
-    /// The one rule of truncation; see the module's description.
+    /// Cuts prompt and responses to their lengths, as the description of [`super`] says.
     fn cut(
         &self,
         pair: &PairText,
@@ -234,7 +234,7 @@ impl ModelTokenizer {
         })
     }
 
-    /// Whether a BOS in front is the model's mark for the beginning, not just a token of the template.
+    /// Whether a BOS in front means the beginning of a sequence, rather than being any token of the template.
     pub(super) fn begins_with_bos(&self) -> bool {
         self.wants_bos || self.template.source().contains("bos_token")
     }

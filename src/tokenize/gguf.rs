@@ -15,7 +15,7 @@ use crate::gguf::{Gguf, Value as Entry};
 use super::parts::Parts;
 use super::words::{LLAMA3, QWEN2};
 
-/// Token types of `tokenizer.ggml.token_type` that are matched in text before anything else.
+/// Values of `tokenizer.ggml.token_type` for added tokens, which are matched before a text is split.
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
@@ -112,7 +112,7 @@ pub(super) fn parts(path: &Path) -> Result<Parts> {
     from_metadata(&Gguf::open(path)?.metadata, &path.display().to_string())
 }
 
-/// The same from the metadata alone.
+/// As [`parts`], from the metadata.
 fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts> {
     let data = Metadata { entries, model };
     let kind = data.text("tokenizer.ggml.model").unwrap_or_default();
@@ -158,7 +158,7 @@ fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts>
     let bos = specials.get("bos_token").filter(|_| add_bos).cloned();
     let stop = ["eos", "eot", "eom"].iter().filter_map(|n| data.id(&format!("tokenizer.ggml.{n}_token_id")));
     let stop: BTreeSet<u32> = stop.collect();
-    // Tokens with a part to play are marks, whatever type the file gives them.
+    // Tokens with a role (BOS, end of turn ...) are special, whatever type the file gives them.
     marks.extend(&stop);
     for (id, kind) in kinds.iter_mut().enumerate() {
         if marks.contains(&(id as u32)) {
@@ -181,7 +181,7 @@ fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts>
     })
 }
 
-/// The file that `transformers` would have written for this vocabulary.
+/// The `tokenizer.json` that `transformers` would write for this vocabulary.
 fn tokenizer_json(data: &Metadata, pre: &Pre, tokens: &[String], kinds: &[i64], bos: Option<&str>) -> Result<Vec<u8>> {
     let mut vocab = Map::new();
     for (id, token) in tokens.iter().enumerate() {

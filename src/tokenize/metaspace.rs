@@ -1,11 +1,10 @@
-//! BPE over the characters of a text, blanks written as U+2581 and unknown characters as bytes:
-//! the tokenizers of Llama 2, Mistral and Gemma, with the same ids as `tokenizers` gives.
+//! BPE over the characters of a text, with blanks written as U+2581 and unknown characters as bytes: the tokenizers of
+//! Llama 2, Mistral and Gemma, with the same ids as `tokenizers` gives.
 //!
-//! `tokenizers` merges a whole text as one word, since nothing splits it first. What makes this
-//! faster: a text may be cut between any two characters at which no merge of the vocabulary joins
-//! its halves, because merges on either side then never touch. What lies between cuts is short,
-//! and remembered. Source of that: BPE merges neighbours only, so a token across a border begins
-//! with a merge whose left symbol ends and whose right symbol begins there.
+//! `tokenizers` merges a whole text as one word, since nothing splits it first. Here a text is split between two
+//! characters wherever no merge of the vocabulary has a left symbol that ends with the first and a right symbol that
+//! begins with the second. BPE merges neighbours only, so no token can reach across such a border. The words between
+//! borders are short, and each thread remembers their ids.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -20,14 +19,14 @@ use super::parts::{Before, Pieces};
 /// How a blank is written.
 const BLANK: char = '\u{2581}';
 
-/// When a blank is put in front of a stretch of text.
+/// When a blank is put in front of a text between added tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Prefix {
     /// Always, also before a blank: the normalizer `Prepend`.
     Prepend,
-    /// The pre-tokenizer `Metaspace`: where no blank begins it...
+    /// The pre-tokenizer `Metaspace`: where it does not begin with a blank.
     Always,
-    /// ...and only at the beginning of the whole text.
+    /// As `Always`, but only at the beginning of the whole text.
     First,
     Never,
 }
@@ -54,13 +53,13 @@ pub(super) struct FastMetaspace {
 /// A character outside of the vocabulary.
 const UNKNOWN: u32 = u32::MAX;
 
-/// A blank and its mark are one and the same symbol.
+/// The blank and U+2581 are the same symbol.
 fn symbol(c: char) -> char {
     if c == BLANK { ' ' } else { c }
 }
 
 impl FastMetaspace {
-    /// Tables for a `tokenizer.json`, or none where it asks for anything not done here.
+    /// Tables for a `tokenizer.json`; `None` where it needs anything that is not supported here.
     pub(super) fn new(shape: &Value, inner: &Tokenizer) -> Option<FastMetaspace> {
         let model = &shape["model"];
         let empty = |v: &Value| v.is_null() || v == &json!("") || v == &json!(0.0);
@@ -83,7 +82,7 @@ impl FastMetaspace {
             let mut chars = token.chars();
             if let (Some(c), None) = (chars.next(), chars.next()) {
                 match symbol(c) {
-                    // A blank is never seen by the model.
+                    // The model never sees a blank: it is U+2581 by then.
                     _ if c == ' ' => {}
                     c if c.is_ascii() => ascii[c as usize] = id,
                     c => drop(others.insert(u64::from(u32::from(c)), id)),
@@ -100,7 +99,7 @@ impl FastMetaspace {
                     *id = found;
                     lengths[found as usize] = 0;
                 }
-                // Never asked for: a character of its own.
+                // Never used: the byte is a character with a token of its own.
                 None if byte < 128 && ascii[byte] != UNKNOWN => {}
                 None => return None,
             }
@@ -137,7 +136,7 @@ impl FastMetaspace {
         fast.agrees_with(inner).then_some(fast)
     }
 
-    /// A last look before it is trusted: both give the same ids for a text with a bit of everything.
+    /// A check before it is used: `tokenizers` gives the same ids for a text with characters of every kind.
     fn agrees_with(&self, inner: &Tokenizer) -> bool {
         let text = "Hello  world's 12345 \u{e9}t\u{e9}\u{1f600}!?\n\n  \t(x=1);\u{2581}\r\n\u{4f60}\u{597d}\u{a0}... ";
         inner.encode_fast(text, false).is_ok_and(|slow| slow.get_ids() == self.pieces(text, Before::Nothing).0)
@@ -163,7 +162,7 @@ impl FastMetaspace {
         (ids, spans)
     }
 
-    /// Whether a blank is put in front of a stretch.
+    /// Whether a blank is put in front of a text between added tokens.
     fn prefixes(&self, stretch: &str, before: Before) -> bool {
         let bare = !stretch.starts_with([' ', BLANK]);
         match self.prefix {
@@ -181,7 +180,7 @@ impl FastMetaspace {
         self.other_joins.contains(&pair(a.into(), b.into()))
     }
 
-    /// A stretch without added tokens, cut where nothing joins.
+    /// Encodes a text without added tokens, word by word.
     fn segment(
         &self,
         text: &str,
@@ -207,7 +206,7 @@ impl FastMetaspace {
         self.word(text, start..range.end, prefix, cache, ids, spans);
     }
 
-    /// One word, with or without a blank in front that is not in the text.
+    /// Encodes one word; with `prefix`, after a blank that is not in the text.
     fn word(
         &self,
         text: &str,
@@ -240,7 +239,7 @@ impl FastMetaspace {
             for _ in 0..written {
                 end += bytes.get(end).map_or(0, |lead| width(*lead));
             }
-            // A blank put in front alone covers the character behind it, as in `tokenizers`.
+            // As in `tokenizers`, a token of the added blank alone covers the next character.
             let covered = if end == start { start + bytes.get(start).map_or(0, |lead| width(*lead)) } else { end };
             spans.push((start as u32, covered as u32));
         }
@@ -266,7 +265,7 @@ impl FastMetaspace {
     }
 }
 
-/// Bytes of the character that begins with this one.
+/// Length in bytes of the UTF-8 character with this first byte.
 fn width(lead: u8) -> usize {
     match lead {
         0..=0xbf => 1,
@@ -276,14 +275,14 @@ fn width(lead: u8) -> usize {
     }
 }
 
-/// What normalizer and pre-tokenizer do to blanks, if it is one of the ways known here.
+/// What normalizer and pre-tokenizer do to blanks; `None` where that is not supported.
 fn shape_of(shape: &Value) -> Option<(Prefix, bool)> {
     let (normalizer, pre_tokenizer) = (&shape["normalizer"], &shape["pre_tokenizer"]);
     let mark = json!(BLANK.to_string());
     let replaces =
         |v: &Value| v["type"] == json!("Replace") && v["pattern"] == json!({ "String": " " }) && v["content"] == mark;
     let prepends = |v: &Value| v["type"] == json!("Prepend") && v["prepend"] == mark;
-    // Blanks are gone when it comes to splitting at them.
+    // The normalizer has replaced the blanks at which this pre-tokenizer would split.
     let idle = pre_tokenizer.is_null()
         || (pre_tokenizer["type"] == json!("Split")
             && pre_tokenizer["pattern"] == json!({ "String": " " })

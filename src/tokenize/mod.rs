@@ -2,17 +2,17 @@
 //!
 //! 1. A [`ModelTokenizer`] is read from a model folder or GGUF file, or trained on the corpus.
 //! 2. [`ModelTokenizer::encode_pair`] renders the whole conversation with the chat template once
-//!    per side, splits it at the end of the prompt's own rendering, and gives token ids: the prompt
+//!    per side, splits it where the rendering of the prompt alone ends, and returns token ids: the prompt
 //!    with its generation header, and each response up to and including the end of turn.
 //! 3. [`store`] keeps the rows as Arrow IPC files.
 //!
 //! # Truncation
-//! One rule for both sides, in this order. A prompt longer than `max_prompt_length` loses its
-//! beginning: it goes on at the first message from which on it fits; where not even its last message
-//! fits, at a line of that, behind the message's opening marks; where that has no further line, at a
-//! token. A beginning-of-sequence token stays in front. Then each response is cut at `max_length` minus the prompt's
-//! length; a cut response has no end of turn. Whoever was cut is marked `truncated`; a pair with
-//! no room for a response, or equal after cutting, is dropped with a reason.
+//! The same rule holds for both sides, in this order. A prompt longer than `max_prompt_length` loses its beginning: it
+//! then starts with the first message from which on it fits. If not even its last message fits, it starts with the
+//! opening marks of that message and goes on at one of the message's lines, or at a token where no line fits. A
+//! beginning-of-sequence token stays in front. Then each response is cut at `max_length` minus the prompt's length; a
+//! cut response has no end of turn. A row with a cut prompt or response is marked `truncated`. A pair without room for
+//! a response, or with equal responses after the cut, is dropped with a reason.
 
 mod added;
 mod bpe;
@@ -42,7 +42,7 @@ use store::TokenRow;
 
 pub use tokenizer::ModelTokenizer;
 
-/// How texts become tokens.
+/// Settings of tokenization.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeConfig {
@@ -102,23 +102,23 @@ pub struct PairText<'a> {
     pub source: &'a str,
 }
 
-/// What became of a pair.
+/// The result of encoding a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encoded {
     /// Token ids.
     Row(TokenRow),
-    /// Nothing to train on; counted by reason.
+    /// A pair without anything to train on; counted by reason.
     Dropped {
         /// One of [`DROP_REASONS`].
         reason: &'static str,
-        /// The numbers behind it.
+        /// The numbers that led to it.
         detail: String,
     },
-    /// A row at fault.
+    /// A row that the chat template or the tokenizer refuses.
     Refused(Refusal),
 }
 
-/// What the chat template or the tokenizer has against a row.
+/// Why the chat template or the tokenizer refuses a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// One of [`crate::rejects::reason`].
@@ -127,11 +127,11 @@ pub struct Refusal {
     pub field: &'static str,
     /// What was found.
     pub message: String,
-    /// What to do next, beside leaving out the row.
+    /// What the user can do other than leave out the row.
     pub hint: Option<&'static str>,
 }
 
-/// What happened to the pairs that were kept, to be added up and told.
+/// Counts of what happened to pairs that were kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EncodeCounts {
@@ -147,11 +147,10 @@ pub struct EncodeCounts {
     pub chosen_cut: u64,
     /// Rejected responses that lost their end.
     pub rejected_cut: u64,
-    /// Responses whose first token would have reached back into the prompt (or would have changed
-    /// the prompt's last tokens), and which were therefore tokenized from the boundary on, as they
-    /// are in generation.
+    /// Responses that were tokenized apart from the prompt, as in generation, because their first token would have
+    /// reached back into the prompt or changed its last tokens.
     pub forced_boundaries: u64,
-    /// Responses that hold an end of turn before their own, because their text spells it out.
+    /// Responses whose text spells out the end-of-turn token, so that one comes before the last.
     pub ends_inside: u64,
 }
 

@@ -1,24 +1,24 @@
-//! What the files of this module hand to one another: a tokenizer's parts, and pieces of encoded text.
+//! Types that the files of this module share: the parts of a tokenizer, and encoded text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::specials::Named;
 
-/// Key of our own facts in a saved `tokenizer_config.json`; other readers ignore it.
+/// Key of this program's facts in a saved `tokenizer_config.json`; other programs ignore it.
 pub(super) const OWN_KEY: &str = "lpc_pipe";
 
-/// What a source of tokenizers must tell.
+/// What a tokenizer is assembled from, read of a model folder or GGUF file, or trained.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     /// `folder`, `gguf` or `tiny`.
     pub kind: String,
-    /// For messages.
+    /// The model's name in messages.
     pub model: String,
     /// Content of `tokenizer.json`.
     pub json: Vec<u8>,
     /// Special tokens by their name in templates: `bos_token`, `eos_token` ...
     pub specials: BTreeMap<String, String>,
-    /// Tokens that are named beside `tokenizer.json`, in the order in which they are added.
+    /// Tokens that other files than `tokenizer.json` name, in the order in which they are added.
     pub named: Vec<Named>,
     /// Further tokens that end generation.
     pub stop_ids: BTreeSet<u32>,
@@ -35,25 +35,25 @@ pub(super) struct Parts {
 /// Token ids with the byte range of the text that each covers.
 pub(super) type Pieces = (Vec<u32>, Vec<(u32, u32)>);
 
-/// What stands before a text that is to be tokenized.
+/// What comes before a text that is to be tokenized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Before {
-    /// It is the beginning.
+    /// Nothing: the text is the beginning.
     Nothing,
-    /// An added token, which ends there.
+    /// An added token.
     Token,
-    /// More text: nothing may be put between.
+    /// More text, which this text continues: no blank may be put in front.
     Text,
 }
 
 /// The prompt's rendering and ids, made once for both sides.
 pub(super) struct Head {
     pub(super) text: String,
-    /// All ids of the prompt on its own, as in generation, without a BOS that the template does not write.
+    /// Ids of the prompt alone, as in generation, without a BOS that the template does not write.
     pub(super) ids: Vec<u32>,
     /// The bytes of the text that each of `ids` covers.
     pub(super) spans: Vec<(u32, u32)>,
-    /// Byte offset behind the last token at which text may be cut; 0 where there is none.
+    /// Byte offset after the last token at which text may be split; 0 where there is none.
     pub(super) cut: usize,
     /// How many of `ids` lie before `cut`.
     pub(super) kept: usize,

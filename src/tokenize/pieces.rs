@@ -1,5 +1,4 @@
-//! Text to ids with the bytes that each covers: by one of our own ways where the tokenizer is of a
-//! kind we know, else by `tokenizers`.
+//! The fast tokenizers of this program, for the kinds of `tokenizer.json` that they support.
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -8,14 +7,14 @@ use super::fast::FastBpe;
 use super::metaspace::FastMetaspace;
 use super::parts::{Before, Pieces};
 
-/// The kinds of tokenizers that have a way of their own.
+/// A fast tokenizer.
 pub(super) enum Fast {
     Bytes(Box<FastBpe>),
     Metaspace(Box<FastMetaspace>),
 }
 
 impl Fast {
-    /// The way for a `tokenizer.json`, where there is one.
+    /// The fast tokenizer for a `tokenizer.json`; `None` for a kind that is not supported.
     pub(super) fn new(shape: &Value, inner: &Tokenizer) -> Option<Fast> {
         let bytes = FastBpe::new(shape, inner).map(|fast| Fast::Bytes(fast.into()));
         bytes.or_else(|| FastMetaspace::new(shape, inner).map(|fast| Fast::Metaspace(fast.into())))
@@ -29,7 +28,7 @@ impl Fast {
         }
     }
 
-    /// Whether it continues a text as well as it begins one.
+    /// Whether it can encode a text that continues another.
     pub(super) fn continues(&self) -> bool {
         matches!(self, Fast::Metaspace(_))
     }

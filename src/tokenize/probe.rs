@@ -1,5 +1,5 @@
-//! What a tokenizer and its template do, found out by looking: the template to use, how a turn ends,
-//! whether a BOS is added, where a text may be cut.
+//! Finds out what a tokenizer and its template do by trying them: how a turn ends, whether a BOS is added, where a text
+//! may be split; and picks the template.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -76,7 +76,7 @@ pub(super) fn pick_template(
     ))
 }
 
-/// Renders a conversation of which we know the assistant's words, and looks at what follows them.
+/// Renders a conversation with a known answer, and finds the token that ends the turn after it.
 pub(super) fn find_turn_end(
     inner: &Tokenizer,
     template: &ChatTemplate,
@@ -95,7 +95,7 @@ pub(super) fn find_turn_end(
     let Some(at) = text.rfind(ANSWER) else {
         return Err(Error::model(model, "the chat template does not write the assistant's words unchanged"));
     };
-    // Tokenized whole, as conversations are: what stands before a token may decide whether it is one.
+    // Tokenized whole, as conversations are: the text before a token may decide whether it is one.
     let end = at + ANSWER.len();
     let tail = &text[end..];
     let encoded = inner.encode(text.as_str(), false).map_err(|e| Error::model(model, e.to_string()))?;
@@ -111,7 +111,7 @@ pub(super) fn find_turn_end(
         }
     }
     if let Some(mark) = mark_in(tail) {
-        // Marks that a model's files name as ordinary added tokens.
+        // Some models' files name their marks as added tokens that are not special.
         let mut tokens = encoded.get_ids().iter().zip(encoded.get_offsets());
         let is_mark = |id: &u32| added.get(id).is_some_and(|token| token.content == mark);
         if let Some((id, (_, stop))) = tokens.find(|(id, (start, _))| *start >= end && is_mark(id)) {
@@ -140,14 +140,14 @@ fn mark_in(text: &str) -> Option<&str> {
     })
 }
 
-/// Added tokens behind which a text goes on as if nothing stood before it but a token: id and content.
+/// Added tokens after which the ids of a text do not depend on what comes before the token: id and content.
 pub(super) fn cut_tokens(inner: &Tokenizer) -> BTreeMap<u32, String> {
     let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-    // `single_word` anywhere asks what stands to the left.
+    // A `single_word` token depends on the text to its left.
     if added.values().any(|t| t.single_word) {
         return BTreeMap::new();
     }
-    // A token that begins another (runs of line feeds do) might become the other by what follows.
+    // A token that begins another (as runs of line feeds do) might become the other by the text that follows.
     let mut contents: Vec<&str> = added.values().map(|t| t.content.as_str()).collect();
     contents.sort_unstable();
     let begins_another = |content: &str| {

@@ -68,7 +68,7 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
             let (separator, most): (Option<&str>, Option<usize>) = from_args(args)?;
             match (separator, most) {
                 (Some(""), _) => return Err(refuse("empty separator")),
-                (Some(separator), Some(most)) => text.splitn(most + 1, separator).collect(),
+                (Some(separator), Some(most)) => text.splitn(most.saturating_add(1), separator).collect(),
                 (Some(separator), None) => text.split(separator).collect(),
                 (None, None) => text.split(is_space).filter(|word| !word.is_empty()).collect(),
                 (None, Some(_)) => return Err(refuse("split() with a maximum needs a separator here")),

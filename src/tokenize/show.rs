@@ -1,10 +1,10 @@
-//! Values of templates as Python writes them: `str`, `repr`, `json.dumps`, `strftime`.
+//! Writes values of templates as Python does: `str`, `repr`, `json.dumps`, `strftime`.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
-/// The day that templates are told when they ask for today: outputs must not depend on the day
-/// they were made. It is the day Llama 3's own template falls back to.
+/// The date that templates get for today, since outputs must not depend on the day they were made. Llama 3's own
+/// template falls back to the same date.
 pub const TEMPLATE_DATE: &str = "2024-07-26";
 
 /// Deepest nesting that is written.
@@ -63,7 +63,7 @@ fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// A text in quotes: single ones, unless it holds single ones only.
+/// A text in single quotes, or in double ones if it holds single ones and no double ones.
 fn quote(out: &mut String, text: &str) {
     let mark = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(mark);
@@ -102,7 +102,7 @@ fn float(number: f64) -> String {
     if plain.contains('.') { plain } else { plain + ".0" }
 }
 
-/// How JSON is written.
+/// Options of `json.dumps`.
 struct Json {
     ascii: bool,
     indent: Option<String>,

@@ -1,10 +1,9 @@
-//! Tokens that a model folder names beside its `tokenizer.json`: marks that are matched in a text
-//! before anything else, whether or not the vocabulary has them.
+//! Added tokens that other files of a model folder than `tokenizer.json` name, whether or not its vocabulary has them.
 //!
 //! # Source
 //! `from_pretrained` of `transformers` 5 (`PreTrainedTokenizerBase._from_pretrained`,
-//! `TokenizersBackend.__init__`): which files are read, whose word counts, and in which order tokens are
-//! added, which decides the ids of those that the vocabulary lacks.
+//! `TokenizersBackend.__init__`): which files are read, which file wins, and in which order tokens are added. The order
+//! decides the ids of tokens that the vocabulary lacks.
 
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, Tokenizer};
@@ -12,35 +11,35 @@ use tokenizers::{AddedToken, Tokenizer};
 /// Names of special tokens, in the order in which they are added.
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// The file that tells flags and ids of added tokens.
+/// The file with flags and ids of added tokens.
 const CONFIG: &str = "tokenizer_config.json";
 
-/// A token that is named beside `tokenizer.json`.
+/// A token that another file than `tokenizer.json` names.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Named {
     /// The token with its flags.
     pub token: AddedToken,
-    /// Its id, where the file tells it: then its flags count too, also for a token that is there already.
+    /// Its id, where the file has it. Then the file's flags also replace those of a token that exists already.
     pub id: Option<u32>,
-    /// What it is called in templates, where it is called anything.
+    /// Its name in templates, if any.
     pub name: Option<String>,
-    /// Where it is named, for messages.
+    /// The file that names it, for messages.
     pub file: &'static str,
 }
 
-/// Whether a name may stand for a token that no text of a conversation holds: where nothing but this
-/// name tells of the token, and no other token comes behind it, it needs no id.
+/// Whether no conversation holds the token of this name. If only the name refers to the token, and no other token is
+/// added after it, it needs no id.
 pub(super) fn is_spare(name: &str) -> bool {
     NAMES[2..].contains(&name)
 }
 
-/// Reads what the three files say: `tokenizer_config.json`, `special_tokens_map.json` and
-/// `added_tokens.json`, null where there is none.
+/// The tokens that `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` name; a file that does not
+/// exist is null.
 ///
 /// # Errors
-/// In words, what is not understood.
+/// A sentence about an entry that is no token.
 pub(super) fn named(says: &Value, map: &Value, added: &Value) -> Result<Vec<Named>, String> {
-    // The older files count where the newer one does not list the tokens.
+    // The two older files are used only where tokenizer_config.json does not list the tokens.
     let by_id = says["added_tokens_decoder"].as_object();
     let value = |name: &str| match by_id.is_none() && !map[name].is_null() {
         true => (&map[name], "special_tokens_map.json"),
@@ -49,7 +48,7 @@ pub(super) fn named(says: &Value, map: &Value, added: &Value) -> Result<Vec<Name
     let mut found = Vec::new();
     for name in names(says, map, by_id.is_none()) {
         let (value, file) = value(&name);
-        // A map that does not count for `transformers` still tells what it is called.
+        // `transformers` ignores this map here, but it still gives the token its name.
         let (value, file) = if value.is_null() { (&map[&name], "special_tokens_map.json") } else { (value, file) };
         if !value.is_null() {
             let token = token(value, true).ok_or_else(|| format!("{file}: {name}: expected a token, found {value}"))?;
@@ -101,7 +100,7 @@ pub(super) fn named(says: &Value, map: &Value, added: &Value) -> Result<Vec<Name
     Ok(listed)
 }
 
-/// The names of named tokens: the usual ones, then what else the configuration calls a token.
+/// Names of special tokens: the usual ones, then all other keys of the configuration that end with `_token`.
 fn names(says: &Value, map: &Value, older: bool) -> Vec<String> {
     let mut names: Vec<String> = NAMES.map(str::to_string).into();
     let is_token = |v: &Value| v.is_string() || (v.is_object() && v["content"].is_string());
@@ -131,16 +130,16 @@ fn token(value: &Value, special: bool) -> Option<AddedToken> {
     Some(token.normalized(flag("normalized").unwrap_or(!special)))
 }
 
-/// A `tokenizer.json` with the named tokens among its added ones; none where it has them all.
+/// A `tokenizer.json` to which the named tokens were added; `None` where it has them all.
 ///
 /// # Errors
-/// In words, where a token would get another id than the one that its file tells.
+/// A sentence about tokens that would get another id than their file gives them.
 pub(super) fn added(file: &[u8], inner: &Tokenizer, named: &[Named]) -> Result<Option<Vec<u8>>, String> {
     let mut with = inner.clone();
     let has = |tokenizer: &Tokenizer, token: &AddedToken| {
         tokenizer.get_added_vocabulary().get_vocab().contains_key(&token.content)
     };
-    // Tokens behind the last one that needs an id.
+    // Tokens after the last one that needs an id are left out.
     let needed = |n: &Named| {
         n.id.is_some() || !n.name.as_deref().is_some_and(is_spare) || inner.token_to_id(&n.token.content).is_some()
     };

@@ -30,7 +30,7 @@ const NAME: &str = "chat_template";
 /// Characters of a text that error messages show.
 pub(super) const SHOWN: usize = 60;
 
-/// Built-in templates by name, written from the formats' documentation.
+/// Built-in templates by name.
 pub const BUILTIN: [(&str, &str); 4] = [
     (
         "chatml",
@@ -65,7 +65,7 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `name` is for people; `specials` become variables (`bos_token` ...).
+    /// Compiles a template. `name` is for messages; `specials` become variables (`bos_token` ...).
     ///
     /// # Errors
     /// [`Error::Model`] where the template's syntax is not understood.
@@ -156,7 +156,7 @@ impl ChatTemplate {
     }
 }
 
-/// Where the prompt's rendering and the conversation's part.
+/// The message about a template whose rendering of a conversation does not begin with that of its prompt.
 pub(super) fn not_a_prefix(template: &str, prompt: &str, full: &str) -> String {
     let same = prompt.bytes().zip(full.bytes()).take_while(|(a, b)| a == b).count();
     let at = (0..=same).rev().find(|i| prompt.is_char_boundary(*i) && full.is_char_boundary(*i)).unwrap_or(0);
@@ -195,8 +195,8 @@ impl Write for Limited {
     }
 }
 
-/// `{% generation %}` marks the assistant's text for masks that we compute otherwise: it becomes
-/// a block without effect, whitespace control kept.
+/// Replaces `{% generation %}` by a block without effect, with its whitespace control. It marks the assistant's text for
+/// loss masks, which this program computes otherwise.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

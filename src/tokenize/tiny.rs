@@ -18,7 +18,7 @@ use super::template::builtin;
 /// Special tokens, in the order of their ids.
 const SPECIALS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
-/// Bytes of text to learn from; more does not change five hundred merges.
+/// Most bytes of text to train on; more of them hardly change five hundred merges.
 const TRAINING_BYTES: usize = 8 << 20;
 
 /// 256 bytes and the special tokens.
@@ -51,7 +51,7 @@ impl ModelTokenizer {
             .into();
         tokenizer.train(&mut trainer, sample(texts).into_values()).map_err(fail)?;
         let json = tokenizer.to_string(false).map_err(fail)?.into_bytes();
-        // As the instruction-tuned models of this template do it, the end of turn is the end of sequence.
+        // As in instruction-tuned models with this template, the end of turn is the end of sequence.
         let specials = [("eos_token", 2), ("pad_token", 0), ("unk_token", 0)];
         let parts = Parts {
             kind: "tiny".into(),
@@ -66,9 +66,8 @@ impl ModelTokenizer {
     }
 }
 
-/// Distinct texts in the order of their hashes, as many as fit into [`TRAINING_BYTES`] (at least
-/// one). What has once been let go bounds what is still accepted: that makes the result
-/// independent of the order in which texts come.
+/// The distinct texts with the smallest hashes, as many as fit into [`TRAINING_BYTES`] (at least one). No text with a
+/// larger hash than one that was dropped is accepted later, so the result does not depend on the order of the texts.
 fn sample<S: AsRef<str>>(texts: impl Iterator<Item = S>) -> BTreeMap<[u8; 32], String> {
     let mut kept: BTreeMap<[u8; 32], String> = BTreeMap::new();
     let mut ceiling = None;

@@ -20,7 +20,7 @@ use super::specials;
 use super::store::TokenRow;
 use super::template::ChatTemplate;
 
-/// Special tokens that a saved tokenizer always tells; others where its template writes them.
+/// Special tokens that a saved tokenizer always names; others only if its template uses them.
 const OWN_SPECIALS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
 /// A tokenizer ready to encode preference pairs. Shared between threads.
@@ -31,9 +31,9 @@ pub struct ModelTokenizer {
     pub(super) turn: TurnEnd,
     pub(super) wants_bos: bool,
     pub(super) bos: Option<u32>,
-    /// Tokens at which text may be cut without changing how either half is tokenized.
+    /// Tokens after which a text may be split without changing the ids of either half.
     pub(super) cuts: BTreeMap<u32, String>,
-    /// Whether what continues a text can be tokenized without the text before it.
+    /// Whether the continuation of a text can be tokenized without the text before it.
     pub(super) continues: bool,
     eos: Option<u32>,
     stop_ids: BTreeSet<u32>,
@@ -53,7 +53,7 @@ impl std::fmt::Debug for ModelTokenizer {
 }
 
 impl ModelTokenizer {
-    /// Opens a folder that [`ModelTokenizer::save`] wrote, with the template that stands there.
+    /// Opens a folder that [`ModelTokenizer::save`] wrote, with the folder's template.
     ///
     /// # Errors
     /// As [`ModelTokenizer::load`].
@@ -78,7 +78,7 @@ impl ModelTokenizer {
         Self::assemble(parts, &config.template)
     }
 
-    /// Puts a tokenizer together and finds out how the template ends a turn.
+    /// Assembles a tokenizer and finds out how its template ends a turn.
     pub(super) fn assemble(parts: Parts, wanted_template: &str) -> Result<ModelTokenizer> {
         let bad = |what: String| Error::model(&parts.model, what);
         let damaged = |what: String| bad(format!("tokenizer.json: {what}"));
@@ -88,7 +88,7 @@ impl ModelTokenizer {
             json = with_all;
             inner = Tokenizer::from_bytes(&json).map_err(|e| damaged(e.to_string()))?;
         }
-        // Lengths are cut by our own rule, never by what the file says.
+        // This program truncates by its own rule, not by the file's.
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         inner.with_padding(None);
 
@@ -97,7 +97,7 @@ impl ModelTokenizer {
         for (name, text) in &specials {
             match inner.token_to_id(text) {
                 Some(id) => drop(ids.insert(name.clone(), id)),
-                // Padding is never tokenized; templates may still name it.
+                // Padding is never tokenized, but templates may name it.
                 None if specials::is_spare(name) => {}
                 None => return Err(bad(format!("{name} `{text}` is not in the vocabulary"))),
             }
@@ -108,7 +108,7 @@ impl ModelTokenizer {
             Some(says) => says,
             None => bos.is_some() && probe::post_processor_adds(&inner, bos).map_err(bad)?,
         };
-        // BOS and end of turn are placed by us; offsets must not be trimmed behind our back.
+        // This program places BOS and end of turn itself, and a post-processor might trim offsets.
         inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         if bos.is_none() {
             specials.remove("bos_token");
@@ -153,9 +153,9 @@ impl ModelTokenizer {
         Ok(tokenizer)
     }
 
-    /// Refuses a template and a tokenizer that together begin a conversation with two BOS.
+    /// Refuses a template and a tokenizer that both put a BOS at the beginning of a conversation.
     fn require_one_bos(&self) -> Result<()> {
-        // Where one token begins and ends, its number says nothing.
+        // If the BOS also ends turns, how often it occurs tells nothing.
         let begins = |bos: &u32| *bos != self.turn.id && self.begins_with_bos();
         let Some(bos) = self.bos.filter(begins) else { return Ok(()) };
         let Ok(text) = self.template.render(&[Message::user("probe")], true) else { return Ok(()) };
@@ -173,8 +173,8 @@ impl ModelTokenizer {
         Err(Error::model(&self.model, format!("chat template `{}`: {what}", self.template.name())).with_hint(hint))
     }
 
-    /// Ids of a text with the bytes that each covers. Anything but [`Before::Nothing`] only where
-    /// [`ModelTokenizer::continues`] is true.
+    /// Ids of a text with the byte range that each covers. `before` may be other than [`Before::Nothing`] only where
+    /// `continues` is true.
     pub(super) fn pieces(&self, text: &str, before: Before) -> Result<Pieces> {
         if let Some(pieces) = self.fast.as_ref().and_then(|fast| fast.pieces(text, before)) {
             return Ok(pieces);
@@ -184,7 +184,7 @@ impl ModelTokenizer {
         Ok((encoded.get_ids().to_vec(), spans))
     }
 
-    /// Ids of a text, special tokens in it recognised, nothing added.
+    /// Ids of a text. Special tokens in the text are recognised; none is added.
     ///
     /// # Errors
     /// [`Error::Model`] where the tokenizer fails.
@@ -201,7 +201,7 @@ impl ModelTokenizer {
         Ok(self.with_bos(ids))
     }
 
-    /// Ids with a BOS in front where the model wants one and it is not there yet.
+    /// Ids with a BOS in front, if the model wants one and they do not begin with it.
     pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(bos) = self.bos.filter(|_| self.lacks_bos(&ids)) {
             ids.insert(0, bos);
@@ -209,12 +209,12 @@ impl ModelTokenizer {
         ids
     }
 
-    /// Whether the model wants a BOS in front that is not there.
+    /// Whether the model wants a BOS in front and the ids do not begin with it.
     pub(super) fn lacks_bos(&self, ids: &[u32]) -> bool {
         self.wants_bos && self.bos.is_some_and(|bos| ids.first() != Some(&bos))
     }
 
-    /// Text of ids, special tokens left out where asked for.
+    /// Text of ids, without special tokens if `skip_special`.
     ///
     /// # Errors
     /// [`Error::Model`] where the tokenizer fails.
@@ -222,7 +222,7 @@ impl ModelTokenizer {
         self.inner.decode(ids, skip_special).map_err(|e| Error::model(&self.model, format!("decoding: {e}")))
     }
 
-    /// Text of one token, leading space included; a part of a character shows as U+FFFD.
+    /// Text of one token with its leading space; a part of a character becomes U+FFFD.
     pub fn decode_token(&self, id: u32) -> String {
         let Some(token) = self.inner.id_to_token(id) else { return format!("<{id}>") };
         if self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
@@ -280,7 +280,7 @@ impl ModelTokenizer {
         &self.template
     }
 
-    /// What a manifest should say: kind, hashes, template, special ids.
+    /// Facts for a manifest: kind, hashes, template, special ids.
     pub fn facts(&self) -> Value {
         let mut facts = json!({
             "kind": self.kind,

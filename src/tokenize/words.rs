@@ -1,5 +1,5 @@
-//! Texts cut into the words within which BPE merges: scanners written by hand that stop where the
-//! regular expressions of GPT-2, SmolLM, Llama 3 and Qwen 2 stop.
+//! Splits a text into the words within which BPE merges, as the regular expressions of GPT-2, SmolLM, Llama 3 and Qwen 2
+//! do, by scanners written by hand.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -56,7 +56,7 @@ impl Split {
     }
 }
 
-/// What the expressions ask of a character.
+/// The classes of characters that the expressions tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Other,
@@ -83,8 +83,8 @@ fn class(c: char) -> Class {
     }
 }
 
-/// The classes of all characters, asked of the regular-expression engine that `tokenizers` uses,
-/// so that both always know the same version of Unicode.
+/// The classes of all characters by the regular-expression engine of `tokenizers`, so that both use the same version of
+/// Unicode.
 fn all_classes() -> Vec<u8> {
     let mut classes = vec![0; 0x11_0000];
     let all: String = ('\u{80}'..=char::MAX).collect();
@@ -98,7 +98,7 @@ fn all_classes() -> Vec<u8> {
     classes
 }
 
-/// Walks over the characters of a stretch.
+/// Scans the characters of a text.
 struct Scanner<'a> {
     text: &'a str,
 }
@@ -207,7 +207,7 @@ impl Scanner<'_> {
     }
 }
 
-/// Calls `each` with the byte range of every word of a stretch.
+/// Calls `each` with the byte range of every word of a text.
 pub(super) fn words(split: Split, stretch: &str, each: &mut impl FnMut(Range<usize>)) {
     let mut scan = |offset: usize, text: &str, step: &dyn Fn(&Scanner, usize) -> usize| {
         let scanner = Scanner { text };

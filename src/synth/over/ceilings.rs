@@ -1,4 +1,4 @@
-//! What the best possible method would reach on planted preferences over real texts.
+//! Ceilings of planted preferences over real texts: what the best possible method would reach.
 //!
 //! # The annotators' own posterior
 //! Let z be the preference, x the prompt, R its responses and (a, b) an ordered pair of them, a preferred.
@@ -7,8 +7,8 @@
 //! - Scores are utilities plus Gumbel noise, so with w_i = exp(u_i(z) / T) the annotator's order is that of
 //!   Plackett and Luce, and p(a, b | R, z) follows from the rule by which the pair was chosen:
 //!   the best and any other one, w_a / sum w; the best and the worst, p(a first, b last); any two,
-//!   w_a / (w_a + w_b). Which of these rules made the pairs is read off the scores of all pairs at hand.
-//!   (What else chose pairs, such as a least margin, is not weighed.)
+//!   w_a / (w_a + w_b). The scores of all pairs at hand show which of these rules made the pairs. (Other choices of
+//!   pairs, such as a least margin, are not taken into account.)
 //!
 //! Hence p(z | x, R, a > b) is proportional to p(z | x, R) p(a, b | R, z); the better bet as in
 //! [`crate::synth::ceilings()`]. A method that sees the pair alone knows less of R, so nothing beats these on
@@ -41,7 +41,7 @@ struct Truth {
     utilities: Vec<f64>,
 }
 
-/// A pair that the truth knows: index into the pairs frame, and responses in the observed order.
+/// A pair that is in the truth: index into the pairs frame, and responses in the observed order.
 struct Matched<'a> {
     row: usize,
     truth: &'a Truth,
@@ -123,7 +123,7 @@ impl Truth {
 }
 
 impl Choice {
-    /// The rule that all pairs keep to: where no prompt has a third response, all rules are one.
+    /// The narrowest rule that all pairs follow. (With two responses to each prompt all rules are the same.)
     fn of(pairs: &[Matched<'_>]) -> Choice {
         let all = |keeps: &dyn Fn(&[f64], usize, usize) -> bool| {
             pairs.iter().all(|m| {

@@ -1,13 +1,13 @@
-//! Counting what traits are made of, in one pass over a text.
+//! The counts of a text that its traits are computed from.
 
-/// What is counted in a text.
+/// Counts of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Stretches between blanks with a letter or digit in them; not the marks of list items.
+    /// Words: strings between blanks that hold a letter or digit; marks of list items are none.
     pub words: u64,
     /// Lines that are not blank.
     pub lines: u64,
-    /// Lines that begin as an item of a list does.
+    /// Lines that begin with the mark of a list item.
     pub items: u64,
     /// Sentences: ended by `.`, `!`, `?` at a word's end, or by the line.
     pub sentences: u64,
@@ -55,7 +55,7 @@ impl Counts {
                 continue;
             }
             self.word(token);
-            // What closes a quotation or a bold span may stand behind the full stop.
+            // A closing quotation mark, bracket or bold mark may follow the full stop.
             let ended = token.trim_end_matches(['"', '\'', '\u{201d}', '\u{2019}', ')', ']', '*', '_']);
             open = !ended.ends_with(['.', '!', '?']);
             self.sentences += u64::from(!open);

@@ -1,4 +1,4 @@
-//! Planted prompts -> lines of JSON in raw UltraFeedback shape, and rows of the truth table.
+//! Writes planted prompts: lines of JSON in raw UltraFeedback shape, and rows of the truth table.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ struct Line<'a> {
     annotator: Option<String>,
 }
 
-/// A completion without ratings by aspect: those of the input were not given by the planted annotators.
+/// A completion without ratings by aspect, since the planted annotators did not give those of the input.
 #[derive(Serialize)]
 struct Scored<'a> {
     model: Option<&'a str>,
@@ -43,7 +43,7 @@ pub(super) fn line<'a>(row: &'a Planted, config: &SynthConfig) -> Result<Vec<u8>
         instruction: &row.instruction,
         models: row.answers.iter().map(|a| a.model.as_deref()).collect(),
         completions: row.answers.iter().map(scored).collect(),
-        // UltraFeedback's way of saying that a question has no fixed answers.
+        // As in UltraFeedback for a question without fixed answers.
         correct_answers: ["None"],
         incorrect_answers: ["None"],
         annotator: row.annotator.filter(|_| config.annotators).map(|a| format!("annotator-{a}")),
@@ -53,8 +53,8 @@ pub(super) fn line<'a>(row: &'a Planted, config: &SynthConfig) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Columns of the truth over real texts: those of made-up ones but for the style bits, which real texts do not
-/// have, and what the ceilings need instead.
+/// Columns of the truth over real texts: those of made-up texts without the style bits, which real texts do not have,
+/// and the columns that the ceilings need instead.
 pub(super) fn schema() -> Schema {
     Schema::new(vec![
         Field::new(col::PROMPT_ID, DataType::Utf8, false),

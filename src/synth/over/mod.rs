@@ -1,4 +1,4 @@
-//! Planted preferences over real texts: prompts and responses are given, who likes what is planted.
+//! Planted preferences over real texts: prompts and responses are given, the annotators' preferences are planted.
 //!
 //! # The plan of a prompt
 //! 1. Its responses are measured by traits ([`traits`]); a preference is a trait and a way of liking it.
@@ -18,7 +18,7 @@
 //! Every decision is a function of (seed, purpose, prompt text, response text), so that neither the order of rows
 //! and files nor threads matter.
 //!
-//! # What to keep in mind
+//! # Limits
 //! - Traits are not independent in real texts: where `length=long` decides, what goes with length follows it. The
 //!   manifest's fact `trait_correlations` holds, for every two traits, the correlation of their ranks within
 //!   prompts. Over 805 prompts of AlpacaEval with the answers of seven models, the default six are correlated by
@@ -76,7 +76,7 @@ pub struct Response {
     pub ratings: Vec<Option<f64>>,
 }
 
-/// What became of the input's rows.
+/// What was read of the input.
 #[derive(Debug, Clone, Default)]
 pub struct Account {
     /// The files, with all counts.
@@ -85,7 +85,7 @@ pub struct Account {
     pub rejects: Vec<Reject>,
 }
 
-/// What became of real texts.
+/// Counts of a corpus over real texts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct OverSummary {
     /// Rows of the input.
@@ -100,7 +100,7 @@ pub struct OverSummary {
     pub varying: BTreeMap<String, u64>,
 }
 
-/// Takes prompts in, and says of each why it was left out, if it was.
+/// Takes prompts; returns for each, why it was left out, or `None`.
 pub type Sink<'a> = dyn FnMut(Vec<Texts>) -> Result<Vec<Option<Refusal>>> + 'a;
 
 /// The aspects that decide, by name; none where traits of the texts do.
@@ -112,7 +112,7 @@ pub fn aspects(config: &SynthConfig) -> Vec<&'static str> {
     found
 }
 
-/// What is wrong with the settings over real texts, keys under `synth.`.
+/// Faults of the settings for real texts, with keys under `synth.`.
 pub(super) fn faults(config: &SynthConfig) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut fault =

@@ -5,7 +5,7 @@ use super::traits::{ALL_ASPECTS, ASPECTS, Counts, Measure, TRAITS, Trait, Way};
 use crate::rejects::reason;
 use crate::seed::Seed;
 use crate::synth::SynthConfig;
-use crate::synth::row::{LEAST_TEMPERATURE, gumbel, overall, text_hash};
+use crate::synth::row::{LEAST_TEMPERATURE, draw, gumbel, overall, text_hash};
 use crate::synth::world::ANNOTATORS_EACH;
 
 /// A planted preference: the trait by which responses are judged, and what of it is liked.
@@ -17,7 +17,7 @@ pub(super) struct Liked {
     pub way: &'static Way,
 }
 
-/// What is the same for all rows.
+/// What all rows have in common.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The traits in use.
@@ -31,7 +31,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The plan of a configuration whose faults are none.
+    /// The plan of a valid configuration.
     pub fn new(config: &SynthConfig, seed: Seed) -> Plan {
         let named = config.traits.iter().filter_map(|name| find(name));
         let traits: Vec<&Trait> = match config.traits.as_slice() {
@@ -41,7 +41,7 @@ impl Plan {
         };
         let preferences = traits.iter().enumerate();
         let preferences = preferences.flat_map(|(trait_, t)| t.ways.iter().map(move |way| Liked { trait_, way }));
-        // The judge's ratings are judgements already: nothing but ties is left to chance.
+        // Ratings are judgements already: chance decides only between equal ones.
         let rated = traits.iter().any(|t| matches!(t.measure, Measure::Rating));
         let temperature = if rated { LEAST_TEMPERATURE } else { config.noise.max(LEAST_TEMPERATURE) };
         Plan { preferences: preferences.collect(), traits, temperature, shown_fraction: config.shown_fraction, seed }
@@ -70,13 +70,13 @@ pub(super) fn find(name: &str) -> Option<&'static Trait> {
 pub(super) struct Planted {
     /// The source tag.
     pub source: String,
-    /// The prompt, with what is asked for where it is shown.
+    /// The prompt; where `shown`, with the sentence that asks for the preference.
     pub instruction: String,
     /// Whether the prompt asks for what decides.
     pub shown: bool,
     /// Preference id.
     pub preference: usize,
-    /// Who decided, where the prompt does not say.
+    /// The annotator who decided, where the prompt does not ask for the preference.
     pub annotator: Option<u32>,
     /// The responses, by hash: the order says nothing about labels that the input had.
     pub answers: Vec<Answer>,
@@ -101,12 +101,12 @@ pub(super) struct Answer {
     pub score: f64,
 }
 
-/// Responses that take no part.
+/// Counts of responses that were left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Unused {
     /// Responses without a text.
     pub empty: u64,
-    /// Responses that another one of the same prompt equals, but for white space around it.
+    /// Responses that equal another one of the same prompt, up to white space around it.
     pub equal: u64,
     /// Responses without a rating of an aspect that is in use.
     pub unrated: u64,
@@ -117,7 +117,7 @@ pub struct Unused {
 pub struct Refusal {
     /// One of [`reason`].
     pub reason: &'static str,
-    /// In words.
+    /// The reason in words, with numbers.
     pub detail: String,
 }
 
@@ -153,7 +153,7 @@ impl Plan {
         (unused, Ok(Planted { source, instruction, shown, preference, annotator, answers, prior, possible, varies }))
     }
 
-    /// The responses that take part, measured, by hash.
+    /// The responses that are used, with their traits, in an order by hash.
     fn answers(&self, prompt: &str, mut responses: Vec<super::Response>, unused: &mut Unused) -> Vec<Answer> {
         let count = |n: usize, left: usize| (n - left) as u64;
         let n = responses.len();
@@ -239,19 +239,6 @@ impl Plan {
             _ => format!("{}{gap}{ask}", prompt.trim_end()),
         }
     }
-}
-
-/// An index drawn with the given probabilities by a uniform number.
-fn draw(probabilities: &[f64], unit: f64) -> usize {
-    let mut left = unit;
-    for (i, p) in probabilities.iter().enumerate() {
-        if left < *p {
-            return i;
-        }
-        left -= p;
-    }
-    // Rounding: the last one that can occur at all.
-    probabilities.iter().rposition(|&p| p > 0.0).unwrap_or(0)
 }
 
 fn normalized(weights: Vec<f64>) -> Vec<f64> {

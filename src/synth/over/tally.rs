@@ -1,4 +1,4 @@
-//! What is counted while preferences are planted.
+//! Counts that are made while preferences are planted.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ impl<'a> Tally<'a> {
         self.summary.rows
     }
 
-    /// Adds responses that took no part.
+    /// Adds responses that were left out.
     pub fn unused(&mut self, more: Unused) {
         self.unused.empty += more.empty;
         self.unused.equal += more.equal;
@@ -85,7 +85,7 @@ impl<'a> Tally<'a> {
     }
 
     fn correlate(&mut self, row: &Planted) {
-        // Of several ways of liking a trait the first stands for it; a way of less is turned back.
+        // Of several ways of liking a trait the first is used; where it likes less, its sign is turned.
         let centred = |t: usize| -> Vec<f64> {
             let of = self.plan.preferences.iter().position(|p| p.trait_ == t);
             let more = of.is_none_or(|p| self.plan.preferences[p].way.more);
@@ -170,7 +170,7 @@ impl<'a> Tally<'a> {
         Correlations { traits: self.plan.traits.iter().map(|t| t.name).collect(), matrix }
     }
 
-    /// The numbers of a finished corpus; the digests are left open.
+    /// The summary of a finished corpus, without the digests.
     pub fn summary(&self, account: &Account) -> SynthSummary {
         let mut over = OverSummary { unused: self.unused, ..OverSummary::default() };
         for file in &account.inputs {

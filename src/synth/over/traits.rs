@@ -1,12 +1,12 @@
-//! What annotators of real texts judge by: traits that can be counted, and the ways in which each is liked.
+//! Traits by which annotators judge real texts, and the ways in which each is liked.
 //!
-//! But for the length, traits are shares and rates, not counts: a long response has more of everything, and
-//! annotators who all like long responses would not differ. Words are English; in other languages the traits
+//! All traits but the length are shares and rates, not counts: a long response has more of everything, so counts would
+//! make all annotators like long responses. Words are English; in other languages the traits
 //! of words (hedges, persons) are rare, and a prompt whose responses do not differ in one is not judged by it.
 
 pub use super::counts::Counts;
 
-/// How much a prompt's responses must differ in a trait for the prompt to be judged by it.
+/// The least difference between a prompt's responses with which a trait may decide.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Least {
     /// The highest value is at least so many times the lowest.
@@ -16,7 +16,7 @@ pub enum Least {
 }
 
 impl Least {
-    /// Whether these values differ enough; no values do not.
+    /// Whether these values differ enough; false for no values.
     pub fn is_met(self, values: impl Iterator<Item = f64>) -> bool {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         high > low
@@ -58,7 +58,7 @@ pub struct Trait {
     pub unit: &'static str,
     /// Where the value comes from.
     pub measure: Measure,
-    /// What difference is enough.
+    /// The least difference with which it may decide.
     pub least: Least,
     /// The ways in which it is liked.
     pub ways: &'static [Way],
