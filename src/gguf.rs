@@ -1,7 +1,8 @@
 //! GGUF files, mapped: metadata, the list of tensors, and each tensor's bytes. Versions 2 and 3, little-endian.
 //!
 //! # Source
-//! The GGUF specification of the ggml project (`docs/gguf.md`).
+//! The GGUF specification of the ggml project (`docs/gguf.md`). candle's reader fails as a whole where one tensor is of
+//! a type that candle does not compute with; this one lists such tensors, so that `inspect` and errors can name them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -48,15 +49,15 @@ impl Gguf {
     /// [`Error::Model`] where it is damaged.
     pub fn open(path: &Path) -> Result<Gguf> {
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the file must not be changed while it is mapped, as for every memory-mapped reader;
-        // a change could show as wrong numbers, and all offsets are checked against the length.
+        // SAFETY: nothing here writes to the map. Another program that changes the file meanwhile can make numbers
+        // wrong, as for every memory-mapped reader; offsets are checked against the length.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         let (metadata, tensors) =
             parse(&map).map_err(|e| Error::model(path.display().to_string(), format!("not a sound GGUF file: {e}")))?;
         Ok(Gguf { map, metadata, tensors })
     }
 
-    /// So many bytes of the file.
+    /// `len` bytes of the file from `start` on; `None` where it is shorter.
     pub fn bytes(&self, start: u64, len: u64) -> Option<&[u8]> {
         let range: Range<usize> = start.try_into().ok()?..start.checked_add(len)?.try_into().ok()?;
         self.map.get(range)
@@ -106,7 +107,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     Ok((metadata, list))
 }
 
-/// A place in the head; never goes on past the end, whatever lengths the file claims.
+/// A position in the head; it never passes the end, whatever lengths the file claims.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -140,7 +141,7 @@ impl<'a> Cursor<'a> {
     fn text(&mut self) -> Result<String, String> {
         let length = self.u64()?;
         let text = self.take(length)?;
-        // Some writers close texts with a zero, and vocabularies hold bytes that are no UTF-8.
+        // Some writers end texts with a zero byte, and vocabularies hold bytes that are not UTF-8.
         let end = text.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
         Ok(String::from_utf8_lossy(&text[..end]).into_owned())
     }

@@ -1,4 +1,4 @@
-//! Where models come from: a local folder, a GGUF file, the hub, or a seed.
+//! Where a model comes from: a local folder, a GGUF file, the hub, or a seed.
 
 use std::path::{Path, PathBuf};
 
@@ -81,7 +81,7 @@ impl ModelSource {
     }
 }
 
-/// Refuses a file that only points to the model.
+/// Refuses a Git LFS pointer in place of the file.
 fn whole(file: &Path) -> Result<()> {
     if !artifact::is_lfs_pointer(file)? {
         return Ok(());

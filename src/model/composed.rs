@@ -1,11 +1,12 @@
 //! The decoder on any candle device, from composed operations.
 //!
 //! Tokens go to the device and hidden states come back; the latent part and the losses stay in memory, so that nothing
-//! outside this file knows of devices. The residual stream, norms, softmax and log-probabilities are of the parameters'
-//! wide type; products are of the compute type. A parameter that is trained keeps its wide values (the master), and
-//! products read a rounded copy of it, which follows the master after every step.
+//! outside this file knows of devices. The residual stream, norms, softmax and log-probabilities have the parameters'
+//! wide type; products have the compute type. A parameter that is trained keeps its wide values (the master), and
+//! products read a rounded copy of it, which is refreshed after every step.
 //!
-//! candle builds gradients one layer at a time: what a layer needs is freed before the next one begins.
+//! Each layer is a stage with a graph of its own: the backward pass frees what one layer needs before it begins the
+//! next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -26,7 +27,7 @@ use crate::nn::custom_op::{input, lock};
 pub struct Place {
     /// Device of the backbone's parameters.
     pub device: Device,
-    /// Type of the values that products read.
+    /// Type of the products' operands.
     pub compute: DType,
 }
 
@@ -46,7 +47,8 @@ impl std::fmt::Display for Place {
 pub struct Copies(HashMap<usize, Var>);
 
 impl Copies {
-    /// Copies of the matrices that are trained and of another type than `compute`, but for one that no product reads.
+    /// Copies of the matrices that are trained and of another type than `compute`; none of the parameter at `lookup`,
+    /// which no product reads.
     ///
     /// # Errors
     /// [`candle_core::Error`].
@@ -62,7 +64,7 @@ impl Copies {
         Ok(Copies(copies.collect::<Result<_>>()?))
     }
 
-    /// Follows the masters.
+    /// Rounds the masters into the copies again.
     ///
     /// # Errors
     /// [`candle_core::Error`].
@@ -72,13 +74,13 @@ impl Copies {
             .try_for_each(|(&i, copy)| copy.set(&params.get(i).var.as_detached_tensor().to_dtype(copy.dtype())?))
     }
 
-    /// What products read of a parameter.
+    /// A parameter as products read it: its copy, or itself where it has none.
     fn read<'a>(&'a self, weight: &'a Weight) -> &'a Tensor {
         self.0.get(&weight.position).map_or(&weight.tensor, |v| v.as_tensor())
     }
 }
 
-/// One decoder's parts, as the operations below need them.
+/// A decoder as the operations below read it.
 #[derive(Debug, Clone)]
 pub(super) struct Parts {
     pub place: Place,
@@ -95,29 +97,30 @@ pub(super) struct Parts {
     pub recompute: bool,
 }
 
-/// What a pass' layers share.
+/// What all layers of a pass share.
 struct Shared {
     angles: Angles,
-    /// Who sees whom, for each window in use.
+    /// Which rows see which, for each window in use.
     groups: BTreeMap<usize, Vec<AttentionGroup>>,
 }
 
-/// One stretch of the way from tokens to hidden states: its input as a leaf, and its output where that is kept.
-struct Stretch {
+/// A layer or the final norm in one pass: its input as the leaf of a graph of its own, and its output where that is
+/// kept (without it the backward pass computes it again).
+struct Stage {
     input: Var,
     output: Option<Tensor>,
 }
 
-/// The pass that a backward pass reads.
+/// What the backward pass reads of the forward pass.
 struct Tape {
     ids: Tensor,
     shared: Shared,
-    layers: Vec<Stretch>,
-    last: Stretch,
+    layers: Vec<Stage>,
+    last: Stage,
 }
 
 impl Parts {
-    /// `x W^T + b + s (x A^T) B^T`, in the type of the weight's readable values; back in the type of `x`.
+    /// `x W^T + b + s (x A^T) B^T`, computed in the type that products read, returned in the type of `x`.
     fn map(&self, x: &Tensor, linear: &Linear, gradients: Option<&Gradients>) -> Result<Tensor> {
         let product = |x: &Tensor, weight: &Weight| -> Result<Tensor> {
             let w = self.copies.read(weight);
@@ -152,8 +155,8 @@ impl Parts {
         let wide = x.dtype();
         let norm = |x: &Tensor, weight: &Weight| composed::norm(x, &self.vector(weight, gradients, wide)?, self.eps);
         let normed = norm(x, &w.input_layernorm)?;
-        let q = shared.angles.turn(&self.map(&normed, &w.q_proj, gradients)?)?.to_dtype(self.place.compute)?;
-        let k = shared.angles.turn(&self.map(&normed, &w.k_proj, gradients)?)?.to_dtype(self.place.compute)?;
+        let q = shared.angles.rotate(&self.map(&normed, &w.q_proj, gradients)?)?.to_dtype(self.place.compute)?;
+        let k = shared.angles.rotate(&self.map(&normed, &w.k_proj, gradients)?)?.to_dtype(self.place.compute)?;
         let v = self.map(&normed, &w.v_proj, gradients)?.to_dtype(self.place.compute)?;
         let attended = composed::attention(&q, &k, &v, groups, self.heads)?.to_dtype(wide)?;
         let middle = (x + self.map(&attended, &w.o_proj, gradients)?)?;
@@ -179,6 +182,12 @@ impl Parts {
     }
 
     /// Last hidden states, in memory; with `gradients`, part of candle's graph.
+    ///
+    /// # Shapes
+    /// N packed rows -> (N,H).
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
     pub fn hidden<T: Real>(&self, packed: PackedTokens<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
         let (ids, mut x, shared) = self.begin::<T>(packed)?;
         let Some(gradients) = gradients else {
@@ -189,11 +198,11 @@ impl Parts {
         };
         let mut layers = Vec::with_capacity(self.layers.len());
         for i in 0..self.layers.len() {
-            let stretch = self.stretch(&x, |x| self.layer(i, x, &shared, Some(gradients)))?;
-            x = stretch.1;
-            layers.push(stretch.0);
+            let stage = self.stage(&x, |x| self.layer(i, x, &shared, Some(gradients)))?;
+            x = stage.1;
+            layers.push(stage.0);
         }
-        let (last, h) = self.stretch(&x, |x| self.last(x, Some(gradients)))?;
+        let (last, h) = self.stage(&x, |x| self.last(x, Some(gradients)))?;
         let tape = Tape { ids, shared, layers, last };
         let values = h.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<T>()?;
         let op = Backbone::<T> {
@@ -203,30 +212,30 @@ impl Parts {
             values: Mutex::new(values),
             tape: Mutex::new(Some(tape)),
         };
-        // candle enters the backward pass through a leaf in memory; it has no gradient of its own.
+        // candle runs the backward pass of operations that depend on a variable only: this one has no other use.
         Var::zeros(1, T::KIND, &Device::Cpu)?.as_tensor().apply_op1(op)
     }
 
-    /// Runs a stretch; its graph is kept, or only its input.
-    fn stretch(&self, x: &Tensor, run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<(Stretch, Tensor)> {
+    /// Runs a stage, and keeps its graph, or with `recompute` its input alone. Returns its output as a constant too.
+    fn stage(&self, x: &Tensor, run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<(Stage, Tensor)> {
         let input = Var::from_tensor(&x.detach())?;
         let output = run(input.as_tensor())?;
         let value = output.detach();
-        Ok((Stretch { input, output: (!self.recompute).then_some(output) }, value))
+        Ok((Stage { input, output: (!self.recompute).then_some(output) }, value))
     }
 
-    /// Backward through one stretch: parameters' gradients go to the sums, the input's is returned.
+    /// Backward through one stage: adds the parameters' gradients to the sums and returns the input's.
     fn back<T: Real>(
         &self,
-        stretch: Stretch,
+        stage: Stage,
         dy: &Tensor,
         weights: &[&Weight],
         gradients: &Gradients,
         run: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let output = match stretch.output {
+        let output = match stage.output {
             Some(output) => output,
-            None => run(stretch.input.as_tensor())?,
+            None => run(stage.input.as_tensor())?,
         };
         let mut store = (output * dy)?.sum_all()?.backward()?;
         for weight in weights {
@@ -236,9 +245,9 @@ impl Parts {
                 }
             }
         }
-        match store.remove(stretch.input.as_tensor()) {
+        match store.remove(stage.input.as_tensor()) {
             Some(dx) => Ok(dx),
-            None => candle_core::bail!("a stretch of the decoder has no gradient"),
+            None => candle_core::bail!("a stage of the decoder has no gradient"),
         }
     }
 
@@ -246,9 +255,9 @@ impl Parts {
         let Tape { ids, shared, layers, last } = tape;
         let mut dx = dh.to_device(&self.place.device)?;
         dx = self.back::<T>(last, &dx, &[&self.norm], gradients, |x| self.last(x, Some(gradients)))?;
-        for (i, stretch) in layers.into_iter().enumerate().rev() {
+        for (i, stage) in layers.into_iter().enumerate().rev() {
             let run = |x: &Tensor| self.layer(i, x, &shared, Some(gradients));
-            dx = self.back::<T>(stretch, &dx, &all(&self.layers[i]), gradients, run)?;
+            dx = self.back::<T>(stage, &dx, &all(&self.layers[i]), gradients, run)?;
         }
         if gradients.wants(self.embedding.position) {
             let table = Tensor::zeros(self.embedding.tensor.shape(), dx.dtype(), dx.device())?;
@@ -257,8 +266,16 @@ impl Parts {
         Ok(())
     }
 
-    /// Log-probability of each row's target; with the biases of its pair, where there are any: (B,V), and each row's
-    /// pair (R).
+    /// Log-probability of each row's target, with the biases of its pair where there are any.
+    ///
+    /// # Shapes
+    /// h (R,H) · biases (B,V) and each row's pair (R) · targets (R) -> (R).
+    ///
+    /// # Units
+    /// Nats.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
     pub fn token_logps<T: Real>(
         &self,
         h: &Tensor,
@@ -274,7 +291,8 @@ impl Parts {
             gradients: gradients.cloned(),
             kind: std::marker::PhantomData,
         };
-        // The second argument is a leaf, so that the backward pass comes here even where the rows are constants.
+        // Without biases the second argument is a variable of no other use: candle then runs the backward pass even
+        // where the rows are constants.
         let second = match biases {
             Some((biases, _)) => biases.contiguous()?,
             None => Var::zeros(1, T::KIND, &Device::Cpu)?.as_tensor().clone(),
@@ -286,6 +304,12 @@ impl Parts {
     }
 
     /// Logits, in memory.
+    ///
+    /// # Shapes
+    /// h (R,H) -> (R,V).
+    ///
+    /// # Errors
+    /// [`candle_core::Error`].
     pub fn logits(&self, h: &Tensor) -> Result<Tensor> {
         let w = self.copies.read(&self.head).detach();
         let logits = composed::linear(&h.detach().to_device(&self.place.device)?.to_dtype(w.dtype())?, &w)?;
@@ -304,7 +328,7 @@ fn all(w: &LayerWeights) -> Vec<&Weight> {
     out
 }
 
-/// From tokens to hidden states, as candle's graph sees it.
+/// The operation from tokens to hidden states in candle's graph.
 struct Backbone<T> {
     parts: Parts,
     gradients: Arc<Gradients>,
@@ -332,11 +356,11 @@ impl<T: Real> CustomOp1 for Backbone<T> {
     }
 }
 
-/// From hidden rows to log-probabilities.
+/// The operation from hidden rows to log-probabilities.
 struct Head<T> {
     parts: Parts,
     targets: Tensor,
-    /// Pair of every row, where the second argument holds biases (B,V) and is no mere leaf.
+    /// Pair of every row, where the second argument holds biases (B,V).
     pair_of: Option<Tensor>,
     gradients: Option<Arc<Gradients>>,
     kind: std::marker::PhantomData<T>,
@@ -452,9 +476,9 @@ mod tests {
             let x = Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap();
             let dy = Tensor::from_vec(dy, (rows, outputs), &Device::Cpu).unwrap();
             let run = |x: &Tensor| parts.map(x, &linear, Some(&found));
-            let (stretch, value) = parts.stretch(&x, run).unwrap();
+            let (stage, value) = parts.stage(&x, run).unwrap();
             let weights = ["w", "b", "lora_a", "lora_b"].map(weight);
-            let got = parts.back::<f64>(stretch, &dy, &weights.each_ref(), &found, run).unwrap();
+            let got = parts.back::<f64>(stage, &dy, &weights.each_ref(), &found, run).unwrap();
             let close = |what: &str, a: &Tensor, b: &[f64]| {
                 let a = a.flatten_all().unwrap().to_vec1::<f64>().unwrap();
                 assert!(

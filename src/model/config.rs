@@ -48,7 +48,7 @@ pub struct LlamaConfig {
     pub bos_token_id: Option<u32>,
     /// End-of-sequence tokens.
     pub eos_token_ids: Vec<u32>,
-    /// Padding token: nothing is padded here, but what is saved says it again.
+    /// Padding token: nothing is padded here; it is kept for the configuration that is saved.
     pub pad_token_id: Option<u32>,
 }
 

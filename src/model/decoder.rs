@@ -33,7 +33,7 @@ pub struct Decoder<T> {
     pub precision: Precision,
     /// Whether backward passes compute each layer again from its input, instead of keeping what they need.
     pub recompute: bool,
-    /// Where composed operations run, and what their products read; the fused kernels run where there is none.
+    /// Where composed operations run, and what their products read; `None` where the fused kernels run.
     composed: Option<(Place, Arc<Copies>)>,
     embedding: Weight,
     layers: Vec<LayerWeights>,
@@ -41,7 +41,7 @@ pub struct Decoder<T> {
     head: Weight,
     rope: Arc<rope::RotaryTable<T>>,
     longest: usize,
-    /// Whether training leaves everything below the head as it is.
+    /// Whether everything below the head is frozen.
     frozen: bool,
 }
 
@@ -104,7 +104,7 @@ impl<T: Real> Decoder<T> {
         })
     }
 
-    /// The same decoder from composed operations, which run anywhere; the parameters are there already.
+    /// The same decoder from composed operations, which run on any device; the parameters must be on `place` already.
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -115,7 +115,8 @@ impl<T: Real> Decoder<T> {
         Ok(self)
     }
 
-    /// Lets what is derived from the parameters follow them: after every step, and whenever values were put there.
+    /// Computes again what is derived from the parameters: to be called after every step, and whenever their values
+    /// were replaced.
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -131,7 +132,7 @@ impl<T: Real> Decoder<T> {
         self.longest
     }
 
-    /// Where composed operations run; none for the fused kernels.
+    /// Where composed operations run; `None` for the fused kernels.
     pub fn place(&self) -> Option<&Place> {
         self.composed.as_ref().map(|(place, _)| place)
     }
@@ -175,8 +176,11 @@ impl<T: Real> Decoder<T> {
         Ok(self.hidden_at(packed, None, gradients)?.0)
     }
 
-    /// [`Decoder::hidden`], and beside it the hidden states of one layer (0: the embeddings, n: behind layer n), which
-    /// are constants.
+    /// [`Decoder::hidden`], and the hidden states of one layer (0: the embeddings, n: the output of layer n) as
+    /// constants.
+    ///
+    /// # Shapes
+    /// N packed rows -> (N,H), and (N,H) where a layer is given.
     ///
     /// # Errors
     /// As [`Decoder::hidden`]; [`Error::Run`] for a layer that is not there, and with composed operations for any.
@@ -215,7 +219,7 @@ impl<T: Real> Decoder<T> {
                 recompute: self.recompute,
             })
         };
-        // Layers share what they are told; some models have windows in their upper layers only.
+        // Some models have windows in their upper layers only.
         let (open, windowed) = (pass(0), pass(self.config.sliding_window));
         let embed = Embed::<T> {
             ids: packed.ids.to_vec(),
@@ -280,10 +284,13 @@ impl<T: Real> Decoder<T> {
         })
     }
 
-    /// [`Decoder::token_logps`] of rows that are constants, each with the shift of its pair added: `log_softmax(W (h + z))`.
+    /// [`Decoder::token_logps`] of frozen rows, each with the shift of its pair added: `log_softmax(W (h + z))`.
     ///
     /// # Shapes
     /// rows (R, H) · shifts: z (B, H) and the pair of every row · targets (R) -> (R).
+    ///
+    /// # Units
+    /// Nats.
     ///
     /// # Errors
     /// As [`Decoder::token_logps`].
@@ -319,7 +326,10 @@ impl<T: Real> Decoder<T> {
         }
     }
 
-    /// Logits `W h`, for tests, generation and reading codes: of size (R, V), so for few rows.
+    /// Logits `W h`, for tests, generation and reading codes: for few rows, as all logits are stored.
+    ///
+    /// # Shapes
+    /// h (R,H) -> (R,V).
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -331,7 +341,7 @@ impl<T: Real> Decoder<T> {
     }
 }
 
-/// Rows of the embedding; its gradient goes to the sums, not through candle.
+/// Rows of the embedding; the backward pass adds its gradient to the sums.
 struct Embed<T> {
     ids: Vec<u32>,
     position: usize,
@@ -366,7 +376,7 @@ impl<T: Real> CustomOp1 for Embed<T> {
                 }
             })
         })??;
-        // candle skips variables in its backward pass, so that nothing more is needed here.
+        // The gradient is in the sums already; candle itself needs none for a variable.
         Ok(None)
     }
 }

@@ -1,7 +1,7 @@
-//! Token log-probabilities of rows that training does not change: only the head, and one shift for each pair, do.
+//! Token log-probabilities of frozen rows: training changes only the head and one shift for each pair.
 //!
-//! The rows' own gradient is a third of the head's work in training. Here it is left out, and the shifts' one is
-//! summed over each pair's rows before it goes through the head.
+//! The rows' gradient would be a third of the head's work in training. It is left out here, and the shifts' gradient is
+//! summed over each pair's rows before the product with the head.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +14,7 @@ use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, token_logps};
 
-/// `log_softmax(W (h + z))[target]` over (W, z); h is a constant.
+/// `log_softmax(W (h + z))[target]` over (W, z), with h constant.
 pub(super) struct FrozenRows<T> {
     /// h (R,H).
     pub rows: Tensor,
@@ -22,11 +22,11 @@ pub(super) struct FrozenRows<T> {
     pub pair_of: Option<Vec<u32>>,
     /// Token of every row.
     pub targets: Vec<u32>,
-    /// The head's place among the gradients.
+    /// W (V,H).
     pub head: Weight,
     /// Operands of the products.
     pub precision: Precision,
-    /// Where its gradient goes.
+    /// Where the head's gradient goes.
     pub gradients: Arc<Gradients>,
     /// What the backward pass needs: the shifted rows and their log-sum-exp.
     pub kept: Mutex<(Vec<T>, Vec<T>)>,
@@ -85,7 +85,7 @@ impl<T: Real> CustomOp2 for FrozenRows<T> {
                 token_logps::backward_for(rows, w, &self.targets, lse, &dlogps, self.precision, wanted, dw)
             })
         })?;
-        // candle skips variables in its backward pass: the head's gradient is in the sums already.
+        // The head's gradient is in the sums already; candle itself needs none for a variable.
         let dz = match self.pair_of {
             Some(_) => Some(Tensor::from_vec(dz, z.shape(), &Device::Cpu)?),
             None => None,

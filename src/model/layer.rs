@@ -30,7 +30,7 @@ pub struct LayerWeights {
     pub down_proj: Linear,
 }
 
-/// What all layers share in one pass.
+/// What all layers of a pass share.
 #[derive(Debug)]
 pub struct LayerPass<T> {
     /// Heads of the model.
@@ -45,13 +45,13 @@ pub struct LayerPass<T> {
     pub rope: Arc<rope::RotaryTable<T>>,
     /// Position of every packed row.
     pub positions: Vec<u32>,
-    /// Who attends to whom.
+    /// Which rows attend to which.
     pub segments: Vec<Segment>,
     /// Positions that a row sees; 0 = all.
     pub window: usize,
-    /// Where gradients go; `None` in evaluation, which then keeps nothing.
+    /// Where gradients go; `None` in evaluation, where nothing is kept.
     pub gradients: Option<Arc<Gradients>>,
-    /// Whether the backward pass computes everything again from each layer's input, so that nothing else is kept.
+    /// Whether a layer keeps its input alone, and the backward pass computes the rest again.
     pub recompute: bool,
 }
 
@@ -77,14 +77,14 @@ struct Kept<T> {
 }
 
 impl<T> Kept<T> {
-    /// Memory that is held until the backward pass.
+    /// Bytes of memory.
     fn bytes(&self) -> usize {
         let Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up } = self;
         [inverse1, q, k, v, attended, lse, middle, inverse2, gate, up].iter().map(|x| size_of_val(x.as_slice())).sum()
     }
 }
 
-/// The operation; made anew for every pass.
+/// The operation of one layer in one pass.
 #[derive(Debug)]
 pub struct Layer<T> {
     weights: LayerWeights,
@@ -123,8 +123,8 @@ impl<T: Real> Layer<T> {
         w.q_proj.forward(&input, &mut q, false)?;
         w.k_proj.forward(&input, &mut k, false)?;
         w.v_proj.forward(&input, &mut v, false)?;
-        p.rope.turn(&mut q, &p.positions, false);
-        p.rope.turn(&mut k, &p.positions, false);
+        p.rope.rotate(&mut q, &p.positions, false);
+        p.rope.rotate(&mut k, &p.positions, false);
         let (mut attended, mut lse) = (zeros(n * qw), zeros(n * p.heads.query));
         attention::forward(&q, &k, &v, &mut attended, &mut lse, &p.scheme());
         let mut middle = x.to_vec();
@@ -189,8 +189,8 @@ impl<T: Real> Layer<T> {
         attention::backward(&saved, &mut dq, &mut dk, &mut dv, &p.scheme());
         q.clear();
         k.clear();
-        p.rope.turn(&mut dq, &p.positions, true);
-        p.rope.turn(&mut dk, &p.positions, true);
+        p.rope.rotate(&mut dq, &p.positions, true);
+        p.rope.rotate(&mut dk, &p.positions, true);
         w.input_layernorm.with(|w| norm::again(x, w, &inverse1, &mut normed))?;
         let input = self.rows(&normed);
         w.q_proj.backward(sums, &self.rows(&dq), &input, &mut dnormed, false)?;

@@ -1,6 +1,6 @@
 //! One linear map of a decoder layer: weight, an optional bias, an optional low-rank adapter.
 //!
-//! `y = x W^T + b + s (x A^T) B^T`. Gradients go to the shared sums; what is frozen costs nothing.
+//! `y = x W^T + b + s (x A^T) B^T`. Gradients go to the shared sums; nothing is computed for what is frozen.
 //!
 //! # Source
 //! Hu et al. 2021, "LoRA", Eq. 3, for the adapter; `s` is alpha / rank there.
@@ -21,7 +21,7 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// `f` with the values.
+    /// Calls `f` with the values.
     ///
     /// # Errors
     /// [`candle_core::Error`] where they are of another number type.
@@ -90,7 +90,7 @@ impl Adapter {
 }
 
 impl Linear {
-    /// A plain map.
+    /// A map without bias and adapter.
     pub fn plain(weight: Weight) -> Linear {
         Linear { weight, bias: None, adapter: None }
     }

@@ -1,4 +1,4 @@
-//! Low-rank adapters of linear layers: which layers, how they begin, how they are merged into the weights.
+//! Low-rank adapters of linear layers: which layers have one, their initial values, and merging them into the weights.
 //!
 //! # Source
 //! Hu et al. 2021, "LoRA", Section 4; names, initial values and scales as PEFT has them. Kalajdzievski 2023,
@@ -77,7 +77,7 @@ impl LoraConfig {
         keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
     }
 
-    /// Settings that were given and are not those of an adapter that is to be trained on.
+    /// Settings that were given and differ from those of the adapter that training continues.
     pub fn conflicts(&self, found: &Lora, prefix: &str) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut check = |fine: bool, key: &str, given: String, own: String| {
@@ -131,7 +131,7 @@ pub struct Lora {
     pub targets: Vec<String>,
     /// Adapted layers; empty = all.
     pub layers: Vec<usize>,
-    /// The base model as PEFT finds it: a folder, a file, a hub id; "" = it stands beside the adapter.
+    /// The base model as PEFT finds it: a folder, a file, a hub id; "" = it is stored in the adapter's folder.
     pub base: String,
     /// Revision of a hub id; "" = none.
     pub revision: String,
@@ -166,13 +166,13 @@ impl Lora {
         self.alpha / if self.rslora { (self.rank as f64).sqrt() } else { self.rank as f64 }
     }
 
-    /// Whether a map of a layer, named as in checkpoints, has an addition.
+    /// Whether a map of a layer, named as in checkpoints, is adapted.
     pub fn covers(&self, layer: usize, part: &str) -> bool {
         let name = part.rsplit('.').next().unwrap_or(part);
         (self.layers.is_empty() || self.layers.contains(&layer)) && self.targets.iter().any(|t| t == name)
     }
 
-    /// Adapted weights of a model: name, outputs, inputs.
+    /// The adapted weights of a model: name, outputs, inputs.
     pub fn weights(&self, config: &LlamaConfig) -> Vec<(String, usize, usize)> {
         let shapes: HashMap<String, Vec<usize>> = names::shapes(config).into_iter().collect();
         let layers = (0..config.num_hidden_layers).flat_map(|i| TARGETS.iter().map(move |(_, part)| (i, *part)));
@@ -186,7 +186,7 @@ impl Lora {
             .collect()
     }
 
-    /// Numbers that an adapter of a model trains.
+    /// How many numbers an adapter of this model trains.
     pub fn elements(&self, config: &LlamaConfig) -> usize {
         self.weights(config).iter().map(|(_, outputs, inputs)| self.rank * (outputs + inputs)).sum()
     }

@@ -1,4 +1,4 @@
-//! The policy's backbone: a Llama-family decoder trained on packed sequences.
+//! The network: a Llama-family decoder trained on packed sequences, with low-rank adapters.
 //!
 //! Reads tokens, writes last hidden states (after the final norm) and token
 //! log-probabilities, both differentiable through candle. candle-transformers'

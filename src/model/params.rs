@@ -1,4 +1,4 @@
-//! Named parameters in a fixed order, and the one place where their gradients add up.
+//! Named parameters in a fixed order, and the sums of their gradients.
 //!
 //! candle's backward pass allocates, zeroes and adds a fresh tensor for every
 //! weight in every step, and builds gradients of frozen weights too. The
@@ -53,6 +53,9 @@ impl Param {
 
     /// One trainable side of an adapter.
     ///
+    /// # Shapes
+    /// A (r,I), or B (O,r).
+    ///
     /// # Errors
     /// [`Error::Tensor`].
     pub fn adapter(name: String, tensor: Tensor) -> Result<Param> {
@@ -60,7 +63,7 @@ impl Param {
     }
 }
 
-/// All parameters, sorted by name once [`Params::seal`]ed, so that nothing depends on hash order.
+/// All parameters, sorted by name, so that nothing depends on hash order.
 #[derive(Debug, Clone, Default)]
 pub struct Params {
     list: Vec<Param>,
@@ -119,8 +122,8 @@ impl Params {
         self.iter().map(|p| p.var.elem_count()).sum()
     }
 
-    /// What the function computes before any training, for the reference: all but the latent part, and but adapters
-    /// that add nothing yet.
+    /// The parameters of the function before any training, for the reference: all but the latent part's, and without
+    /// adapters where those add nothing yet.
     pub fn starting(&self) -> impl Iterator<Item = &Param> {
         let zero = |p: &Param| {
             let sum = p.var.abs().and_then(|a| a.sum_all()).and_then(|s| s.to_dtype(DType::F64)?.to_vec0::<f64>());
@@ -158,7 +161,8 @@ impl Gradients {
         Gradients { shapes, ..Gradients::new(params) }
     }
 
-    /// Empty sums that are tensors for all of the backbone, as they are on another device: tests have none.
+    /// Empty sums that are tensors for all of the backbone, as if it were on another device: for tests, which have
+    /// none.
     pub fn as_tensors(params: &Params) -> Gradients {
         let on_device = params.iter().map(|p| p.group != Group::Latent).collect();
         Gradients { on_device, ..Gradients::new(params) }
@@ -171,6 +175,9 @@ impl Gradients {
     }
 
     /// Adds a tensor to a parameter's sum; nothing happens where it is frozen.
+    ///
+    /// # Shapes
+    /// That of the parameter.
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -204,7 +211,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// A sum of zeros where a parameter on another device has none.
+    /// Makes sure that a parameter has a sum: zeros where it has none.
     ///
     /// # Errors
     /// [`Error::Tensor`].

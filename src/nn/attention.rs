@@ -61,10 +61,10 @@ impl Heads {
     }
 }
 
-/// What attention needs to know besides its inputs.
+/// The layout of a packed batch and the settings of attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Scheme<'a> {
-    /// Who attends to whom.
+    /// Which rows attend to which.
     pub segments: &'a [Segment],
     /// Heads of the model.
     pub heads: Heads,
@@ -177,7 +177,8 @@ fn sized<T: Real>(x: &mut Vec<T>, len: usize) -> &mut [T] {
     &mut x[..]
 }
 
-/// Attention output and the log-sum-exp of every row and head.
+/// `softmax(q k^T / sqrt(D)) v` of every row and head over the keys that the row sees, and the log-sum-exp of its
+/// scores.
 ///
 /// # Shapes
 /// q (N, Hq*D) · k, v (N, Hkv*D) · out (N, Hq*D) · lse (N, Hq).
@@ -205,7 +206,7 @@ pub fn forward<T: Real>(q: &[T], k: &[T], v: &[T], out: &mut [T], lse: &mut [T],
         queries.like(scores, rows).times(&queries.like(v, width), attended, false);
         for (i, (row, &inverse)) in attended.chunks_exact(heads.size).zip(&inverses).enumerate() {
             let (i, head) = (i % block.rows, kv_head * heads.share() + i / block.rows);
-            // SAFETY: as above.
+            // SAFETY: each (row, head) belongs to exactly one task.
             let target = unsafe { part(out, (block.row + i) * heads.q_width() + head * heads.size, heads.size) };
             target.iter_mut().zip(row).for_each(|(t, &x)| *t = x * inverse);
         }
@@ -215,7 +216,7 @@ pub fn forward<T: Real>(q: &[T], k: &[T], v: &[T], out: &mut [T], lse: &mut [T],
 /// `len` elements from `at` on.
 ///
 /// # Safety
-/// They lie within the slice, and no other task touches them.
+/// They must lie within the slice, and no other task may touch them.
 unsafe fn part<'a, T>(x: Shared<T>, at: usize, len: usize) -> &'a mut [T] {
     // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts_mut(x.at(at), len) }

@@ -1,4 +1,5 @@
-//! Columns of the output layer over which rows are scored: all of the vocabulary, or some of it beside a known rest.
+//! Columns of the output layer that rows are scored over: those of the whole vocabulary, or those of some tokens, with
+//! the rest of the vocabulary summed up beforehand.
 
 use rayon::prelude::*;
 
@@ -56,22 +57,22 @@ impl<T: Real> ScoredColumns<'_, T> {
         (0..count).step_by(CHUNK).map(move |at| (at, CHUNK.min(count - at)))
     }
 
-    /// Room for the logits of one chunk.
-    pub fn room(&self) -> Vec<T> {
+    /// Memory for the logits of one chunk.
+    pub fn buffer(&self) -> Vec<T> {
         vec![T::zero(); self.rows() * CHUNK.min(self.count())]
     }
 
-    /// Logits of one chunk into the beginning of `room`.
+    /// Logits of one chunk, in the first part of `buffer`.
     ///
     /// # Shapes
     /// h (R,H) -> (R,width).
-    pub fn logits<'r>(&self, h: &Rows<'_, T>, (at, width): (usize, usize), room: &'r mut [T]) -> &'r mut [T] {
-        let logits = &mut room[..self.rows() * width];
+    pub fn logits<'r>(&self, h: &Rows<'_, T>, (at, width): (usize, usize), buffer: &'r mut [T]) -> &'r mut [T] {
+        let logits = &mut buffer[..self.rows() * width];
         linear::forward(h, &self.w[at * self.hidden..(at + width) * self.hidden], logits, false);
         logits
     }
 
-    /// Adds what the gradient of a chunk's logits gives the rows and the columns, each where it is wanted.
+    /// Adds the gradients of the rows and of the columns that follow from those of a chunk's logits, each where wanted.
     ///
     /// # Shapes
     /// h, dh (R,H) · dlogits (R,width) · dw (C,H).
@@ -98,17 +99,21 @@ impl<T: Real> ScoredColumns<'_, T> {
         (self.targets[row] as usize).checked_sub(at).filter(|&i| i < width)
     }
 
-    /// Log-sum-exp of every row's logits over the columns that `column_of` puts [`ELSEWHERE`], and the logit of its target.
+    /// Log-sum-exp of every row's logits over the columns that `column_of` puts [`ELSEWHERE`], and the logit of its
+    /// target.
     ///
     /// # Shapes
     /// h (R,H) · column_of (C) -> (R), (R).
+    ///
+    /// # Units
+    /// Nats, logits.
     pub fn others_of(&self, h: &[T], column_of: &[u32]) -> (Vec<T>, Vec<T>) {
         let h = Rows::new(h, self.rows(), self.precision);
         let (mut state, mut picked) = (vec![(T::neg_infinity(), T::zero()); self.rows()], vec![T::zero(); self.rows()]);
-        let mut room = self.room();
+        let mut buffer = self.buffer();
         for chunk in self.chunks() {
             let (at, width) = chunk;
-            let logits = self.logits(&h, chunk, &mut room);
+            let logits = self.logits(&h, chunk, &mut buffer);
             for (row, picked) in picked.iter_mut().enumerate() {
                 if let Some(i) = self.target(row, chunk) {
                     *picked = logits[row * width + i];
@@ -123,7 +128,7 @@ impl<T: Real> ScoredColumns<'_, T> {
                         }
                     }
                     let top = vector::max(*largest, row);
-                    // A chunk without any such column, before the first one that has some.
+                    // Nothing to add yet: neither this chunk nor an earlier one has a column that is left out.
                     if top > T::neg_infinity() {
                         *sum = *sum * (*largest - top).exp_fast() + vector::exp_sum(row, top);
                         *largest = top;
@@ -134,7 +139,7 @@ impl<T: Real> ScoredColumns<'_, T> {
         (state.into_iter().map(|(largest, sum)| largest + sum.ln()).collect(), picked)
     }
 
-    /// Logit of every row's target as far as the others hold it, else 0.
+    /// Logit of every row's target (R) where it is among the columns left out, else 0.
     pub fn known_targets(&self) -> Vec<T> {
         let known = |row: usize, target: &u32| match self.others {
             Some(others) if *target == ELSEWHERE => others.target[row],

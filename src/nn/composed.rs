@@ -1,8 +1,9 @@
-//! The decoder's operations once more, composed of candle's differentiable ones: for devices without kernels of ours.
+//! The decoder's operations composed of candle's differentiable ones, for devices that the fused kernels do not
+//! support.
 //!
-//! They run wherever candle does, in the type of what they are given, and keep to operations that have a backward pass:
-//! candle's own fused normalisation, softmax and rotary embedding have none. Each agrees with its kernel, values and
-//! gradients, to rounding.
+//! They run wherever candle does, in the type of their inputs, and use only operations that have a backward pass:
+//! candle's own fused normalisation, softmax and rotary embedding have none. Values and gradients are those of the
+//! fused kernels, up to rounding.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -24,6 +25,9 @@ pub fn norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// `silu(gate) * up`.
+///
+/// # Shapes
+/// gate, up -> the same.
 ///
 /// # Errors
 /// [`candle_core::Error`].
@@ -57,25 +61,25 @@ impl Angles {
         Ok(Angles { cos: table(f64::cos)?, sin: table(f64::sin)? })
     }
 
-    /// Turns every head of every row.
+    /// Rotates every head of every row.
     ///
     /// # Shapes
     /// x (N, heads * D) -> the same.
     ///
     /// # Errors
     /// [`candle_core::Error`].
-    pub fn turn(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let half = self.cos.dim(2)?;
         let heads = x.reshape((rows, width / (2 * half), 2 * half))?;
         let (low, high) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
-        let turned_low = (low.broadcast_mul(&self.cos)? - high.broadcast_mul(&self.sin)?)?;
-        let turned_high = (high.broadcast_mul(&self.cos)? + low.broadcast_mul(&self.sin)?)?;
-        Tensor::cat(&[turned_low, turned_high], 2)?.reshape((rows, width))
+        let rotated_low = (low.broadcast_mul(&self.cos)? - high.broadcast_mul(&self.sin)?)?;
+        let rotated_high = (high.broadcast_mul(&self.cos)? + low.broadcast_mul(&self.sin)?)?;
+        Tensor::cat(&[rotated_low, rotated_high], 2)?.reshape((rows, width))
     }
 }
 
-/// Rows that attend to each other, and who sees whom among them.
+/// Rows that attend to each other, with a mask of which sees which.
 #[derive(Debug, Clone)]
 pub struct AttentionGroup {
     start: usize,
@@ -104,9 +108,9 @@ pub fn groups(
             for segment in group {
                 for row in segment.start..segment.start + segment.len {
                     let prefix = segment.prefix_start..segment.prefix_start + segment.prefix_len;
-                    let place = segment.prefix_len + row - segment.start;
+                    let position = segment.prefix_len + row - segment.start;
                     for (at, key) in prefix.chain(segment.start..=row).enumerate() {
-                        let near = window == 0 || place - at < window;
+                        let near = window == 0 || position - at < window;
                         let (Some(i), Some(j)) = (row.checked_sub(start), key.checked_sub(start)) else {
                             candle_core::bail!("a group's rows do not lie together")
                         };
@@ -165,7 +169,7 @@ fn softmax(x: &Tensor) -> Result<Tensor> {
     e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }
 
-/// `x W^T`; the weight's gradient is candle's to find.
+/// `x W^T`; candle finds the gradients of both.
 ///
 /// # Shapes
 /// x (N,I) · w (O,I) -> (N,O).
@@ -176,7 +180,7 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.matmul(&w.t()?)
 }
 
-/// `x W^T` for a frozen weight: candle's own product builds the gradient of both sides, this one that of `x` alone.
+/// `x W^T` for a frozen weight: candle's own product would compute the gradient of both, this one that of `x` alone.
 ///
 /// # Shapes
 /// As [`linear`].
@@ -184,19 +188,19 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`candle_core::Error`].
 pub fn linear_frozen(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Frozen { w: w.detach(), turned: w.detach().t()? })
+    x.contiguous()?.apply_op1(Frozen { w: w.detach(), transposed: w.detach().t()? })
 }
 
 struct Frozen {
     /// (O,I)
     w: Tensor,
     /// (I,O), the same storage.
-    turned: Tensor,
+    transposed: Tensor,
 }
 
 impl Frozen {
     fn shape(&self, x: &Layout) -> Result<(usize, usize, usize)> {
-        let ((m, k), (inner, n)) = (x.shape().dims2()?, self.turned.dims2()?);
+        let ((m, k), (inner, n)) = (x.shape().dims2()?, self.transposed.dims2()?);
         if k != inner {
             candle_core::bail!("frozen-linear: {k} columns meet a weight of {inner}");
         }
@@ -206,7 +210,7 @@ impl Frozen {
     /// The product, by the backend's own routine.
     fn product<S: BackendStorage>(&self, x: &S, layout: &Layout, w: &S) -> Result<(S, Shape)> {
         let (m, n, k) = self.shape(layout)?;
-        Ok((x.matmul(w, (1, m, n, k), layout, self.turned.layout())?, (m, n).into()))
+        Ok((x.matmul(w, (1, m, n, k), layout, self.transposed.layout())?, (m, n).into()))
     }
 }
 
@@ -216,21 +220,21 @@ impl CustomOp1 for Frozen {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        match &*self.turned.storage_and_layout().0 {
+        match &*self.transposed.storage_and_layout().0 {
             Storage::Cpu(w) => self.product(storage, layout, w),
             _ => candle_core::bail!("frozen-linear: the weight is on another device"),
         }
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        match &*self.turned.storage_and_layout().0 {
+        match &*self.transposed.storage_and_layout().0 {
             Storage::Cuda(w) => self.product(storage, layout, w),
             _ => candle_core::bail!("frozen-linear: the weight is on another device"),
         }
     }
 
     fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
-        match &*self.turned.storage_and_layout().0 {
+        match &*self.transposed.storage_and_layout().0 {
             Storage::Metal(w) => self.product(storage, layout, w),
             _ => candle_core::bail!("frozen-linear: the weight is on another device"),
         }
@@ -241,18 +245,18 @@ impl CustomOp1 for Frozen {
     }
 }
 
-/// Numbers that one chunk of logits may hold: the whole (rows, vocabulary) is never there.
+/// Numbers that one chunk of logits may hold: (rows, vocabulary) as a whole is never stored.
 pub const CHUNK: usize = 1 << 26;
 
 /// Log-probabilities of given tokens under `log_softmax(W h)`, computed in chunks of rows; and their backward pass,
 /// which computes each chunk's logits again.
 #[derive(Debug)]
 pub struct TokenLogps {
-    /// (V,H), of the type of the products; no part of a graph, or every chunk would be kept for it.
+    /// Head (V,H), of the type of the products; detached, or candle would keep every chunk for its graph.
     pub w: Tensor,
-    /// (R), on the device.
+    /// Target of every row (R), on the device.
     pub targets: Tensor,
-    /// Type of log-probabilities and of everything but products.
+    /// Type of log-probabilities and of all numbers but the products' operands.
     pub wide: candle_core::DType,
     /// Biases of the logits (B,V) and each row's (R), where there are any.
     pub biases: Option<(Tensor, Tensor)>,
@@ -280,8 +284,13 @@ impl TokenLogps {
         Ok((h, targets, logits, sum))
     }
 
+    /// Log-probability of every row's target.
+    ///
     /// # Shapes
     /// h (R,H) -> (R).
+    ///
+    /// # Units
+    /// Nats.
     ///
     /// # Errors
     /// [`candle_core::Error`].
@@ -386,12 +395,12 @@ mod tests {
         let (positions, frequencies) = ([5, 0, 7, 2], [1.0, 0.1]);
         let n = positions.len();
         let ((x, mut wanted), mut dy) = (var("x", (n, 8)), check::numbers("dy", n * 8));
-        let y = Angles::new(&frequencies, &positions, DType::F64, &Device::Cpu).unwrap().turn(&x).unwrap();
+        let y = Angles::new(&frequencies, &positions, DType::F64, &Device::Cpu).unwrap().rotate(&x).unwrap();
         let found = gradients(&y, &dy, &[&x]);
         let table = rope::RotaryTable::<f64>::new(&frequencies, 8);
-        table.turn(&mut wanted, &positions, false);
+        table.rotate(&mut wanted, &positions, false);
         close("y", &numbers(&y), &wanted);
-        table.turn(&mut dy, &positions, true);
+        table.rotate(&mut dy, &positions, true);
         close("dx", &found[0], &dy);
     }
 

@@ -13,6 +13,9 @@ struct LogSigmoid;
 
 /// `min(x, 0) - ln(1 + e^-|x|)`, elementwise; its derivative is `sigmoid(-x)`.
 ///
+/// # Shapes
+/// Any -> the same.
+///
 /// # Errors
 /// [`candle_core::Error`] for other types than f32 and f64.
 pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! Kernels that the decoder is made of: fused, parallel, each with a
-//! hand-written backward pass. They work on slices of `f32` or `f64` (the
-//! latter for finite differences), row-major, and know nothing of models.
+//! hand-written backward pass. They work on row-major slices of `f32` or `f64` (the
+//! latter for finite differences) and know nothing of models.
 //!
 //! candle's own fused normalisation, softmax and rotary operations stop
 //! gradients silently, its matrix products always build both gradients, and its

@@ -1,6 +1,7 @@
 //! Root-mean-square normalisation, `y = w * x / sqrt(mean(x^2) + eps)`.
 //!
-//! Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", Eq. 4.
+//! # Source
+//! Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", Eq. 4.
 
 use rayon::prelude::*;
 
@@ -27,7 +28,7 @@ pub fn forward<T: Real>(x: &[T], w: &[T], eps: f64, y: &mut [T], inverse: &mut [
     );
 }
 
-/// Repeats the forward pass from the saved inverses.
+/// Repeats the forward pass from the saved inverse root mean squares.
 ///
 /// # Shapes
 /// As [`forward`].

@@ -15,7 +15,7 @@ pub trait Real:
     /// e^x; for f32 a polynomial within two units in the last place that compilers vectorise.
     fn exp_fast(self) -> Self;
 
-    /// The numbers of a CPU storage of this type, for writing.
+    /// The numbers of a CPU storage, for writing.
     ///
     /// # Errors
     /// [`candle_core::Error`] for another type.
@@ -34,7 +34,7 @@ pub trait Real:
     fn numbers(values: &mut [Self]) -> Numbers<'_>;
 }
 
-/// Numbers of a type that is known by now.
+/// Numbers whose type is matched at run time.
 #[derive(Debug)]
 pub enum Numbers<'a> {
     /// f32.
@@ -201,7 +201,7 @@ pub fn wide<R>(f: impl FnOnce() -> R) -> R {
         match vectors() {
             // SAFETY: the features were detected on this machine.
             Vectors::Avx512 => return unsafe { avx512(f) },
-            // SAFETY: as above.
+            // SAFETY: the features were detected on this machine.
             Vectors::Avx2 => return unsafe { avx2(f) },
             Vectors::Any => {}
         }
@@ -242,7 +242,10 @@ pub struct View<T> {
     pub column: usize,
 }
 
-/// `dst = alpha * dst + beta * lhs * rhs` for dst (m,n), lhs (m,k), rhs (k,n).
+/// `dst = beta lhs rhs`, or `dst += beta lhs rhs` with `accumulate`.
+///
+/// # Shapes
+/// dst (m,n) · lhs (m,k) · rhs (k,n).
 ///
 /// # Safety
 /// The three views must cover valid memory for their shapes, and `dst` must not be read or written by others.
@@ -289,9 +292,9 @@ pub unsafe fn gemm<T: Real>(
 #[derive(Clone, Copy)]
 pub struct Shared<T>(*mut T);
 
-// SAFETY: users of `Shared` promise to write disjoint elements.
+// SAFETY: it is a pointer, whose every use is unsafe; there, users promise that tasks write disjoint elements.
 unsafe impl<T> Send for Shared<T> {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {

@@ -1,7 +1,8 @@
 //! Rotary position embedding in the half-split form of Llama checkpoints:
-//! elements i and i + D/2 of a head are a plane turned by `position * base^(-2i/D)`.
+//! elements i and i + D/2 of a head are a plane, rotated by `position * base^(-2i/D)`.
 //!
-//! Source: Su et al. 2021, "RoFormer", Eq. 34, in the layout of Hugging Face checkpoints.
+//! # Source
+//! Su et al. 2021, "RoFormer", Eq. 34, in the layout of Hugging Face checkpoints.
 
 use rayon::prelude::*;
 
@@ -19,22 +20,25 @@ pub struct RotaryTable<T> {
 }
 
 impl<T: Real> RotaryTable<T> {
-    /// The table for frequencies in radians per position, one for each plane of a head.
+    /// The table for positions below `positions`.
+    ///
+    /// # Units
+    /// Frequencies in radians per position, one for each plane of a head.
     pub fn new(frequencies: &[f64], positions: usize) -> RotaryTable<T> {
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         RotaryTable {
-            // Angles are rounded to f32 first where transformers does so; in f64 they are exact.
+            // Computed in f64 and rounded once.
             cos: angles().map(|a| T::of(a.cos())).collect(),
             sin: angles().map(|a| T::of(a.sin())).collect(),
             half: frequencies.len(),
         }
     }
 
-    /// Turns every head of every row in place; `inverse` turns back, which is also the backward pass.
+    /// Rotates every head of every row in place; `inverse` rotates back, which is the backward pass.
     ///
     /// # Shapes
     /// x (N, heads * D) · positions (N).
-    pub fn turn(&self, x: &mut [T], positions: &[u32], inverse: bool) {
+    pub fn rotate(&self, x: &mut [T], positions: &[u32], inverse: bool) {
         let half = self.half;
         if positions.is_empty() {
             return;
@@ -71,14 +75,14 @@ mod tests {
         // One plane, frequency pi/2: position 1 turns (1, 0) into (0, 1).
         let table = RotaryTable::<f64>::new(&[std::f64::consts::FRAC_PI_2], 2);
         let mut x = [1.0, 0.0, 1.0, 0.0];
-        table.turn(&mut x, &[0, 1], false);
+        table.rotate(&mut x, &[0, 1], false);
         assert!((x[0] - 1.0).abs() < 1e-12 && x[2].abs() < 1e-12 && (x[3] - 1.0).abs() < 1e-12);
         let before = check::numbers("x", 6 * 8);
         let mut after = before.clone();
         let table = RotaryTable::<f64>::new(&[1.0, 0.1], 6);
-        table.turn(&mut after, &[5, 4, 3, 2, 1, 0], false);
+        table.rotate(&mut after, &[5, 4, 3, 2, 1, 0], false);
         assert!(after.iter().zip(&before).any(|(a, b)| (a - b).abs() > 0.1));
-        table.turn(&mut after, &[5, 4, 3, 2, 1, 0], true);
+        table.rotate(&mut after, &[5, 4, 3, 2, 1, 0], true);
         assert!(after.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 
@@ -89,10 +93,10 @@ mod tests {
         let table = RotaryTable::<f64>::new(&[1.0, 0.1], 8);
         let (x, dy) = (check::numbers("x", n * width), check::numbers("dy", n * width));
         let mut dx = dy.clone();
-        table.turn(&mut dx, &positions, true);
+        table.rotate(&mut dx, &positions, true);
         check::gradient("dx", &x, &dx, |x| {
             let mut y = x.to_vec();
-            table.turn(&mut y, &positions, false);
+            table.rotate(&mut y, &positions, false);
             check::dot(&y, &dy)
         });
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::product::{self, Operand, Packed};
 use super::real::{Real, View, gemm};
 
-/// Number type of the operands of matrix products. Sums, and all else, are float32 in either case.
+/// Number type of the operands of matrix products. Sums and everything else are float32 in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
@@ -58,13 +58,13 @@ impl<'a, T: Real> Rows<'a, T> {
         }
     }
 
-    /// The same, with products on the calling thread alone.
+    /// As [`Rows::new`], with products on the calling thread alone.
     #[must_use]
     pub fn serial(values: &'a [T], rows: usize, precision: Precision) -> Rows<'a, T> {
         Rows { parallel: false, ..Rows::new(values, rows, precision) }
     }
 
-    /// Another matrix, for products with this one.
+    /// Another matrix of this one's precision and threads, for products with it.
     pub fn like<'b>(&self, values: &'b [T], rows: usize) -> Rows<'b, T> {
         Rows { parallel: self.parallel, ..Rows::new(values, rows, self.precision) }
     }

@@ -1,14 +1,19 @@
 //! The gated unit of Llama's feed-forward layer: `y = silu(gate) * up`, silu(g) = g / (1 + e^-g).
 //!
-//! Source: Shazeer 2020, "GLU Variants Improve Transformer", Eq. 6.
+//! # Source
+//! Shazeer 2020, "GLU Variants Improve Transformer", Eq. 6.
 
 use rayon::prelude::*;
 
 use super::real::{Real, wide};
 
+/// Elements that one task handles.
 const PER_TASK: usize = 1 << 15;
 
 /// Computes `y = silu(gate) * up` elementwise.
+///
+/// # Shapes
+/// gate, up, y: all of one length.
 pub fn forward<T: Real>(gate: &[T], up: &[T], y: &mut [T]) {
     y.par_chunks_mut(PER_TASK).zip(gate.par_chunks(PER_TASK)).zip(up.par_chunks(PER_TASK)).for_each(
         |((y, gate), up)| {
@@ -21,7 +26,10 @@ pub fn forward<T: Real>(gate: &[T], up: &[T], y: &mut [T]) {
     );
 }
 
-/// Turns `gate` and `up` into their gradients in place, given the gradient of y.
+/// Replaces `gate` and `up` by their gradients, given the gradient of y.
+///
+/// # Shapes
+/// As [`forward`].
 pub fn backward<T: Real>(gate: &mut [T], up: &mut [T], dy: &[T]) {
     gate.par_chunks_mut(PER_TASK).zip(up.par_chunks_mut(PER_TASK)).zip(dy.par_chunks(PER_TASK)).for_each(
         |((gate, up), dy)| {

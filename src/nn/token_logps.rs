@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens: linear, log-softmax and gather in one,
+//! Log-probabilities of given tokens: linear, log-softmax and gather in one operation,
 //! in chunks of the vocabulary. Nothing of size (rows, vocabulary) is ever stored.
 //!
 //! The log-sum-exp runs over the chunks in one pass (Milakov and Gimelshein 2018,
@@ -28,7 +28,10 @@ pub struct ForwardLogps<T> {
 /// `log_softmax(W h)[target]` for every row.
 ///
 /// # Shapes
-/// h (R,H) · w (V,H) · targets (R), each below V.
+/// h (R,H) · w (V,H) · targets (R), each below V -> log-probabilities (R).
+///
+/// # Units
+/// Nats.
 pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precision: Precision) -> ForwardLogps<T> {
     let rows = targets.len();
     let vocabulary = w.len() / hidden;
@@ -65,16 +68,17 @@ pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precis
 /// Which gradient of the hidden rows is wanted.
 #[derive(Debug, Clone, Copy)]
 pub enum RowGradient<'a> {
-    /// That of every row.
+    /// The gradient of every row (R,H).
     Rows,
-    /// Its sum over the rows of each group, for a vector that was added to all of them: a fraction of the work.
+    /// The sum over the rows of each group (groups,H), for a vector that was added to all of them: a fraction of the
+    /// work.
     Sums {
         /// Group of every row.
         of: &'a [u32],
         /// Groups.
         groups: usize,
     },
-    /// None: the rows are constants.
+    /// None: the rows are frozen.
     Nothing,
 }
 

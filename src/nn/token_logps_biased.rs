@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens where every pair has a bias on the vocabulary of its own:
+//! Log-probabilities of given tokens where every pair adds a bias of its own to the logits:
 //! [`super::token_logps`] for `W h + b`.
 
 use rayon::prelude::*;
@@ -23,7 +23,10 @@ pub struct BiasedLogps<T> {
 /// `log_softmax(W h_r + b)[target_r]` with the bias of the row's pair.
 ///
 /// # Shapes
-/// h (R,H) · biases (B,C) · pair_of (R), each below B.
+/// h (R,H) · biases (B,C) · pair_of (R), each below B -> log-probabilities (R).
+///
+/// # Units
+/// Biases in logits, log-probabilities in nats.
 pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, biases: &[T], pair_of: &[u32]) -> BiasedLogps<T> {
     let (rows, count) = (columns.rows(), columns.count());
     let h = Rows::new(h, rows, columns.precision);
@@ -32,10 +35,10 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, biases: &[T], p
         Some(others) => others.lse.iter().map(|&lse| (lse, T::one())).collect(),
         None => vec![(T::neg_infinity(), T::zero()); rows],
     };
-    let mut room = columns.room();
+    let mut buffer = columns.buffer();
     for chunk in columns.chunks() {
         let (at, width) = chunk;
-        let logits = columns.logits(&h, chunk, &mut room);
+        let logits = columns.logits(&h, chunk, &mut buffer);
         let tasks =
             logits.par_chunks_mut(ROWS * width).zip(state.par_chunks_mut(ROWS)).zip(picked.par_chunks_mut(ROWS));
         tasks.enumerate().for_each(|(task, ((logits, state), picked))| {
@@ -60,7 +63,8 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, biases: &[T], p
 
 /// Gradients of the biases, of the rows where wanted, and the columns' added to `dw` where wanted.
 ///
-/// With p = softmax(W h + b) and upstream g: `dlogits = g (onehot(target) - p)`, summed over a pair's rows for its bias.
+/// With p = softmax(W h + b) and upstream g: `dlogits = g (onehot(target) - p)`, summed over a pair's rows for its
+/// bias.
 ///
 /// # Shapes
 /// As [`forward`]; dlogps (R) · dw (C,H).
@@ -82,10 +86,10 @@ pub fn backward<T: Real>(
     // Rows of every pair, in their order, so that sums do not depend on threads.
     let mut rows_of: Vec<Vec<usize>> = vec![Vec::new(); biases.len() / count.max(1)];
     pair_of.iter().enumerate().for_each(|(row, &pair)| rows_of[pair as usize].push(row));
-    let mut room = columns.room();
+    let mut buffer = columns.buffer();
     for chunk in columns.chunks() {
         let (at, width) = chunk;
-        let logits = columns.logits(&h, chunk, &mut room);
+        let logits = columns.logits(&h, chunk, &mut buffer);
         logits.par_chunks_mut(ROWS * width).enumerate().for_each(|(task, logits)| {
             for (i, logits) in logits.chunks_exact_mut(width).enumerate() {
                 let row = task * ROWS + i;

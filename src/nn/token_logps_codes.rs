@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens under every one of K shifts of the logits, for the price of one softmax.
+//! Log-probabilities of given tokens under every one of K shifts of the logits, at the cost of one softmax.
 //!
 //! A code k adds `s_k`, a vector over the vocabulary, to all logits l. With p the exponentials of l,
 //!
@@ -10,8 +10,8 @@
 //! logits are exponentiated once and not K times. Nothing of size (R,V) or (R,K,V) is stored. Each row may take one
 //! more shift, that of its pair, by a product of two vectors.
 //!
-//! Exponentials of a shift are taken relative to its largest entry. A sum can only lose what counts where a shift's
-//! entries are further apart than [`SPREAD`]: [`fits`] says whether they are not.
+//! Exponentials of a shift are taken relative to its largest entry, and underflow where the shift's entries are further
+//! apart than [`SPREAD`]: [`fits`] says whether they are near enough.
 
 use rayon::prelude::*;
 
@@ -28,7 +28,7 @@ pub const SPREAD: f64 = 80.0;
 /// Which rows take which of the shifts (S,C).
 #[derive(Debug, Clone, Copy)]
 pub struct Taken<'a> {
-    /// K: the first so many are for every row.
+    /// K, at least 1: the first K are for every row.
     pub shared: usize,
     /// Row r also takes the shift `K + own[r]`; none: it does not.
     pub own: Option<&'a [u32]>,
@@ -44,7 +44,7 @@ impl Taken<'_> {
 /// Result of [`forward`], and what [`backward`] needs of it.
 #[derive(Debug)]
 pub struct ShiftedLogps<T> {
-    /// Log-probability of each row's target under each shift that it takes (R,K), its own behind them (R,K+1); nats.
+    /// Log-probability of each row's target under each shift that it takes: (R,K), or (R,K+1) with its own last; nats.
     pub logps: Vec<T>,
     /// Each row's largest logit (R).
     largest: Vec<T>,
@@ -61,12 +61,13 @@ pub fn fits<T: Real>(shifts: &[T], columns: usize) -> bool {
         for &s in shift {
             (low, high) = (if s < low { s } else { low }, if s > high { s } else { high });
         }
-        // Written so that a number that is none does not fit.
+        // Written so that NaN does not fit.
         high - low <= T::of(SPREAD)
     })
 }
 
-/// Largest entry of every shift (0 where columns without a shift are left out), and the exponentials relative to it.
+/// Largest entry of every shift, at least 0 where columns that take no shift are left out; and the exponentials
+/// relative to it.
 fn exponentials<T: Real>(columns: &ScoredColumns<'_, T>, shifts: &[T]) -> (Vec<T>, Vec<T>) {
     let width = columns.count();
     let least = if columns.others.is_some() { T::zero() } else { T::neg_infinity() };
@@ -86,7 +87,10 @@ fn chunk_of<T: Real>(all: &[T], columns: usize, (at, width): (usize, usize)) -> 
 /// `log_softmax(W h_r + s_k)[target_r]` for every row and every shift that it takes.
 ///
 /// # Shapes
-/// h (R,H) · shifts (S,C).
+/// h (R,H) · shifts (S,C) -> log-probabilities (R,K) or (R,K+1).
+///
+/// # Units
+/// Shifts in logits, log-probabilities in nats.
 pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], taken: Taken<'_>) -> ShiftedLogps<T> {
     let (rows, count, k) = (columns.rows(), columns.count(), taken.shared);
     let (tops, exp) = exponentials(columns, shifts);
@@ -105,10 +109,10 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], t
             (vec![T::neg_infinity(); rows], vec![T::zero(); rows * k], own)
         }
     };
-    let mut room = columns.room();
+    let mut buffer = columns.buffer();
     for chunk in columns.chunks() {
         let (at, width) = chunk;
-        let logits = columns.logits(&h, chunk, &mut room);
+        let logits = columns.logits(&h, chunk, &mut buffer);
         for (row, picked) in picked.iter_mut().enumerate() {
             if let Some(i) = columns.target(row, chunk) {
                 *picked = logits[row * width + i];
@@ -135,15 +139,13 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], t
                 *sum = *sum * scales[row] + vector::dot(&logits[row * width..][..width], exp);
             }
         });
-        if k > 0 {
-            sums.chunks_exact_mut(k).zip(&scales).for_each(|(sums, &scale)| {
-                sums.iter_mut().for_each(|sum| *sum *= scale);
-            });
-            let exp = chunk_of(&exp[..k * count], count, chunk);
-            // float32 always: these are sums of probabilities, not of features.
-            let exp = Rows::new(&exp, k, Precision::F32);
-            Rows::new(logits, rows, Precision::F32).times_transposed(&exp, &mut sums, true);
-        }
+        sums.chunks_exact_mut(k).zip(&scales).for_each(|(sums, &scale)| {
+            sums.iter_mut().for_each(|sum| *sum *= scale);
+        });
+        let exp = chunk_of(&exp[..k * count], count, chunk);
+        // Never rounded to bfloat16: these are sums of probabilities, not of features.
+        let exp = Rows::new(&exp, k, Precision::F32);
+        Rows::new(logits, rows, Precision::F32).times_transposed(&exp, &mut sums, true);
     }
     let mut logps = Vec::with_capacity(rows * taken.of_row());
     for row in 0..rows {
@@ -161,8 +163,8 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], t
 /// Gradients of the shifts, of the rows where wanted, and the columns' added to `dw` where wanted.
 ///
 /// With `p_k = softmax(l + s_k)` and upstream g: `ds_k = sum_r g_rk (onehot(target_r) - p_rk)` over the rows that take
-/// the shift, and `dl_r = sum_k g_rk (onehot(target_r) - p_rk)` over the shifts that the row takes; the sums of all rows
-/// and codes are products with the exponentials.
+/// the shift, and `dl_r = sum_k g_rk (onehot(target_r) - p_rk)` over the shifts that the row takes; the sums of all
+/// rows and codes are products with the exponentials.
 ///
 /// # Shapes
 /// h (R,H) · shifts (S,C) · dlogps (R,K) or (R,K+1) · dw (C,H).
@@ -196,11 +198,11 @@ pub fn backward<T: Real>(
     pairs.iter().enumerate().for_each(|(row, &pair)| rows_of[pair as usize].push(row));
     let totals: Vec<T> = dlogps.chunks_exact(per_row).map(|g| g.iter().copied().sum()).collect();
     let through = rows_wanted || dw.is_some();
-    let mut room = columns.room();
-    let mut spread = if through { columns.room() } else { Vec::new() };
+    let mut buffer = columns.buffer();
+    let mut spread = if through { columns.buffer() } else { Vec::new() };
     for chunk in columns.chunks() {
         let (at, width) = chunk;
-        let logits = columns.logits(&h, chunk, &mut room);
+        let logits = columns.logits(&h, chunk, &mut buffer);
         logits.par_chunks_mut(ROWS * width).zip(scored.largest.par_chunks(ROWS)).for_each(|(logits, largest)| {
             for (row, &largest) in logits.chunks_exact_mut(width).zip(largest) {
                 vector::exponentials(row, T::one(), largest);
@@ -209,13 +211,11 @@ pub fn backward<T: Real>(
         let codes = chunk_of(&exp[..k * count], count, chunk);
         let codes = Rows::new(&codes, k, Precision::F32);
         let (of_codes, of_pairs) = dshifts.split_at_mut(k * count);
-        if k > 0 {
-            let mut sums = vec![T::zero(); k * width];
-            weights.transposed_times(&Rows::new(logits, rows, Precision::F32), &mut sums, false);
-            of_codes.par_chunks_mut(count).zip(sums.par_chunks(width)).for_each(|(out, sums)| {
-                out[at..at + width].copy_from_slice(sums);
-            });
-        }
+        let mut sums = vec![T::zero(); k * width];
+        weights.transposed_times(&Rows::new(logits, rows, Precision::F32), &mut sums, false);
+        of_codes.par_chunks_mut(count).zip(sums.par_chunks(width)).for_each(|(out, sums)| {
+            out[at..at + width].copy_from_slice(sums);
+        });
         of_pairs.par_chunks_mut(count).zip(&rows_of).for_each(|(out, rows)| {
             for &row in rows {
                 vector::add_scaled(&mut out[at..at + width], own[row], &logits[row * width..][..width]);
@@ -237,11 +237,7 @@ pub fn backward<T: Real>(
             continue;
         }
         let spread = &mut spread[..rows * width];
-        if k > 0 {
-            weights.times(&codes, spread, false);
-        } else {
-            spread.fill(T::zero());
-        }
+        weights.times(&codes, spread, false);
         if taken.own.is_some() {
             spread.par_chunks_mut(ROWS * width).enumerate().for_each(|(task, spread)| {
                 for (i, spread) in spread.chunks_exact_mut(width).enumerate() {
@@ -315,7 +311,6 @@ mod tests {
     fn gradients_match_finite_differences() {
         gradients_of(2, all(2));
         gradients_of(3, Taken { shared: 1, own: Some(&[0, 1, 0]) });
-        gradients_of(2, Taken { shared: 0, own: Some(&[1, 1, 0]) });
     }
 
     fn gradients_of(k: usize, taken: Taken<'_>) {

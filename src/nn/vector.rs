@@ -25,7 +25,7 @@ macro_rules! widened {
                 match vectors() {
                     // SAFETY: the features were detected on this machine.
                     Vectors::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: as above.
+                    // SAFETY: the features were detected on this machine.
                     Vectors::Avx2 => return unsafe { avx2($($arg),*) },
                     Vectors::Any => {}
                 }
@@ -71,8 +71,8 @@ widened! {
         }
     }
 
-    /// Turns scores p into probabilities `e^(scale p - lse)`, and the gradient dp of probabilities into that of unscaled
-    /// scores, `scale p (dp - delta)`.
+    /// Turns scores p into probabilities `e^(scale p - lse)`, and the gradient dp of probabilities into that of
+    /// unscaled scores, `scale p (dp - delta)`.
     fn softmax_backward(p: &mut [T], dp: &mut [T], lse: T, delta: T, scale: T) {
         for (p, dp) in p.iter_mut().zip(dp) {
             *p = (*p * scale - lse).exp_fast();

@@ -1,4 +1,4 @@
-//! What the latent part takes from the training data: see [`Basis`].
+//! What the latent part takes from the training data: its tokens and the unit of its codes (see [`Basis`]).
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ const PAIRS: usize = 2048;
 /// Deviation below which a dimension of hidden states counts as constant.
 const LEAST_DEVIATION: f64 = 1e-6;
 
-/// How far the reward margin of a pair, in the objective's unit of margins, moves with the summed log-probabilities of its
-/// chosen and rejected response, of so many tokens.
+/// How much the reward margin of a pair, in the objective's unit of margins, changes with the summed log-probabilities
+/// of its chosen and its rejected response; from their token counts.
 pub type MarginScales<'a> = &'a dyn Fn(usize, usize) -> (f64, f64);
 
 /// Tokens and unit from the training rows.
@@ -51,14 +51,14 @@ pub fn of(config: &LpcConfig, loaded: &Loaded, rows: &[TokenRow], scales: Margin
         }
     };
     let vocabulary = loaded.config.vocab_size;
-    let mut place = vec![code_tokens.is_none(); vocabulary];
-    code_tokens.iter().flat_map(|tokens| tokens.iter()).for_each(|&token| place[token as usize] = true);
+    let mut counted = vec![code_tokens.is_none(); vocabulary];
+    code_tokens.iter().flat_map(|tokens| tokens.iter()).for_each(|&token| counted[token as usize] = true);
     let mut squares = 0.0;
     for row in rows.iter().take(PAIRS) {
         let (chosen, rejected) = scales(row.chosen_ids.len(), row.rejected_ids.len());
         let mut counts = std::collections::BTreeMap::new();
         for (ids, scale) in [(&row.chosen_ids, chosen), (&row.rejected_ids, -rejected)] {
-            for id in ids.iter().filter(|id| place.get(**id as usize).copied().unwrap_or(false)) {
+            for id in ids.iter().filter(|id| counted.get(**id as usize).copied().unwrap_or(false)) {
                 *counts.entry(*id).or_insert(0.0) += scale;
             }
         }
@@ -75,13 +75,13 @@ pub fn of(config: &LpcConfig, loaded: &Loaded, rows: &[TokenRow], scales: Margin
         };
     }
     let mean = squares / rows.len().clamp(1, PAIRS) as f64;
-    // Pairs without any difference in the tokens that take biases give no unit; any will do.
+    // Pairs whose responses do not differ in the tokens that take biases give no unit: then any will do.
     let unit = if mean > 0.0 { 1.0 / mean.sqrt() } else { 1.0 };
     Ok(Basis { hidden, code_tokens, prior_tokens, unit })
 }
 
-/// Puts the mean and the deviation of each dimension of the prompts' hidden states where the prior finds them, where it
-/// reads standardised hidden states. Rows of one prompt that follow one another count once.
+/// Where the prior reads standardised hidden states: sets its parameters for the mean and the deviation of each
+/// dimension of the prompts' hidden states. Consecutive rows of one prompt count once.
 ///
 /// # Errors
 /// Those of the backbone.

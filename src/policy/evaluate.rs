@@ -1,4 +1,4 @@
-//! Evaluation: every example's codes and log-probabilities, with the prior's expected z, nothing sampled.
+//! Evaluation: every example's distributions over codes and log-probabilities, with the expected z; nothing is sampled.
 
 use std::borrow::Borrow;
 
@@ -18,8 +18,8 @@ const ROWS_PER_PASS: usize = 4096;
 pub struct Example {
     /// p(z|x) over the codes; `[1]` without codes.
     pub prior: Vec<f32>,
-    /// q(z|x, chosen > rejected) over the codes; `[1]` without codes. Where it is Bayes' own it comes from the losses,
-    /// and is empty until then.
+    /// q(z|x, chosen > rejected) over the codes; `[1]` without codes. The exact posterior (Bayes) needs the losses, and
+    /// is empty until they are known.
     pub posterior: Vec<f32>,
     /// Summed log-probabilities with each code alone: chosen of all codes, then rejected of all codes; empty without
     /// codes.
@@ -42,17 +42,17 @@ pub fn passes<R: Borrow<TokenRow>>(rows: &[R]) -> Vec<&[R]> {
     passes_of(rows, ROWS_PER_PASS)
 }
 
-/// Packed rows of a pass of long work that the user may stop between two.
+/// Packed rows of a pass of long work, between two of which the user may stop it.
 const ROWS_PER_STOP: usize = 512;
 
-/// Passes of long work that can be stopped. They are short where numbers do not depend on a pass' company; composed
-/// operations promise no such thing, and have [`passes`].
+/// Passes for long work that the user may stop between two of them. They are short where a pair's numbers do not depend
+/// on the other pairs of its pass; composed operations do not guarantee that, and get [`passes`].
 pub fn stoppable<'a, T: Real, R: Borrow<TokenRow>>(policy: &Policy<T>, rows: &'a [R]) -> Vec<&'a [R]> {
     passes_of(rows, if policy.decoder.place().is_none() { ROWS_PER_STOP } else { ROWS_PER_PASS })
 }
 
-/// Packed rows from which on a pass' numbers depend on nothing but its pairs: products of few rows may be summed in
-/// another order.
+/// Fewest packed rows of a pass with which a pair's numbers do not depend on the rest of its pass: products of fewer
+/// rows may be summed in another order.
 pub const LEAST_ROWS: usize = 256;
 
 /// Packed rows of one pair.
@@ -60,7 +60,7 @@ pub fn packed(row: &TokenRow) -> usize {
     row.prompt_ids.len() + row.chosen_ids.len() + row.rejected_ids.len()
 }
 
-/// [`passes`] of at most so many packed rows. A rest of less than [`LEAST_ROWS`] goes with the pass before it.
+/// [`passes`] of at most `most` packed rows. A last pass of fewer than [`LEAST_ROWS`] is joined to the one before it.
 pub fn passes_of<R: Borrow<TokenRow>>(rows: &[R], most: usize) -> Vec<&[R]> {
     let mut cuts = vec![0];
     let mut size = 0;
@@ -79,7 +79,7 @@ pub fn passes_of<R: Borrow<TokenRow>>(rows: &[R], most: usize) -> Vec<&[R]> {
     cuts.windows(2).filter(|w| w[0] < w[1]).map(|w| &rows[w[0]..w[1]]).collect()
 }
 
-/// Log-probabilities that are no numbers: of whose, and of which pairs.
+/// The error for log-probabilities that are not finite: whose they are, and of which pairs.
 pub fn not_finite(whose: &str, ids: &[&str]) -> Error {
     let shown = ids[..ids.len().min(5)].join(" ");
     let pairs = if ids.len() == 1 { "1 pair".to_string() } else { format!("{} pairs", ids.len()) };
@@ -109,7 +109,7 @@ pub fn evaluate<T: Real>(policy: &Policy<T>, rows: &[TokenRow], mut done: impl F
     Ok(out)
 }
 
-/// Summed log-probabilities without any z: the reference, and plain scoring.
+/// Summed log-probabilities (chosen, rejected) without any z, in nats: of the reference, and for plain scoring.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(sizes(&[of(10)], 600), [1]);
     }
 
-    /// What a run knows of some pairs must be what another computes of all.
+    /// Numbers that one run stores of some pairs must be those that another computes of all pairs.
     #[test]
     fn a_pair_has_the_same_numbers_in_every_company() {
         use crate::lpc::Basis;

@@ -27,11 +27,14 @@ pub struct CodeLogps {
 }
 
 impl<T: Real> Policy<T> {
-    /// Log-probabilities of the responses with each code alone, and with each pair's own z where given. The hidden states
-    /// go through the head once for all of them.
+    /// Log-probabilities of the responses with each code alone, and with each pair's own z where given, from one
+    /// product of the hidden states with the head.
     ///
     /// # Shapes
-    /// own (B,H), or (B,C) for biases of C tokens.
+    /// own (B,H), or (B,C) for biases of C tokens -> (B,K) each, and (B) with the own z.
+    ///
+    /// # Units
+    /// Nats.
     ///
     /// # Errors
     /// [`Error::Run`] where there are no codes; [`Error::Tensor`].

@@ -11,7 +11,7 @@ use crate::nn::Real;
 /// Parameter of the one learned flip rate, its logit (1).
 const FLIP_LOGIT: &str = "objective.flip_logit";
 
-/// The parameter of one learned flip rate for all labels; a policy whose parameters have it learns it.
+/// The parameter of one learned flip rate for all labels: a policy that has it among its parameters learns the rate.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -21,7 +21,7 @@ pub fn parameter<T: Real>() -> Result<Param> {
 }
 
 impl<T: Real> Policy<T> {
-    /// Puts every learned flip rate at `rate`, which is above 0 and below one half.
+    /// Sets every learned flip rate to `rate`, which is above 0 and below one half.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -33,7 +33,13 @@ impl<T: Real> Policy<T> {
         Ok(())
     }
 
-    /// The one learned flip rate (1), where there is one.
+    /// The one learned flip rate, where there is one.
+    ///
+    /// # Shapes
+    /// (1).
+    ///
+    /// # Units
+    /// A probability.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].

@@ -27,11 +27,11 @@ const NAME: &str = "hidden_states";
 pub struct Keeping<'a> {
     /// Folder of the files.
     pub folder: &'a Path,
-    /// Most bytes to have in memory; more is mapped from the file.
+    /// Most bytes to hold in memory; more are mapped from the file.
     pub budget: u64,
-    /// What else the numbers depend on, for the key (a precision of the products, say).
+    /// What else the numbers depend on, for the key: for example the precision of the products.
     pub about: &'a str,
-    /// Whether training leaves the head as it is.
+    /// Whether the head is frozen.
     pub head_frozen: bool,
 }
 
@@ -171,7 +171,7 @@ fn planned<T: Real>(policy: &Policy<T>, head_frozen: bool) -> Result<HiddenState
     })
 }
 
-/// Which rows of the file are whose, and the file.
+/// Which rows are which pair's, and the file that holds them.
 fn planned_file<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], keeping: Keeping<'_>) -> Result<(HiddenStates, File)> {
     let mut known = planned(policy, keeping.head_frozen)?;
     let shape = [known.arrange(rows), known.width()];

@@ -41,16 +41,19 @@ pub struct Policy<T> {
     pub lpc: Option<Lpc>,
     /// The adapter among the parameters, where there is one.
     pub adapter: Option<Lora>,
-    /// The model that it is trained over, where it never moves and is not written again.
+    /// The model that it is trained over, where that never changes and is not written again.
     pub base: Option<Base>,
-    /// Hidden states that are known, where the backbone is frozen.
+    /// Hidden states that are kept, where the backbone is frozen.
     pub states: Option<HiddenStates>,
 }
 
 /// Sequence log-probabilities of a batch.
 ///
 /// # Shapes
-/// Each (B). # Units: nats, summed over response tokens.
+/// Each (B).
+///
+/// # Units
+/// Nats, summed over response tokens.
 #[derive(Debug, Clone)]
 pub struct SequenceLogps {
     /// Chosen.
@@ -120,8 +123,8 @@ impl<T: Real> Policy<T> {
         Ok(Policy { params, decoder, lpc, adapter, base: None, states: None })
     }
 
-    /// The same policy with its backbone elsewhere, from composed operations. What is trained keeps values of type `T`
-    /// there; what is frozen has the compute type alone. The latent part stays in memory.
+    /// The same policy with its backbone on another device, from composed operations. Trained parameters keep the type
+    /// `T` there, frozen ones get the compute type. The latent part stays in memory.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -143,6 +146,9 @@ impl<T: Real> Policy<T> {
     }
 
     /// Hidden states of a batch, without z.
+    ///
+    /// # Shapes
+    /// N packed rows -> (N,H).
     ///
     /// # Errors
     /// As [`Decoder::hidden`].
@@ -172,7 +178,7 @@ impl<T: Real> Policy<T> {
         Ok(States { batch, h, prompt, tokens: None, reach: None })
     }
 
-    /// What the latent part makes of a batch, where there is one.
+    /// What the latent part infers for a batch; `None` without a latent part.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -200,7 +206,7 @@ impl<T: Real> Policy<T> {
         Ok(Context { pairs: batch.len(), prompt: states.prompt.clone(), tokens: states.tokens.clone(), responses })
     }
 
-    /// The layer whose hidden states represent the prompts beside the last; none where the last does, or none is read.
+    /// The layer whose hidden states represent the prompts; `None` where the last layer's do, or none are read.
     fn layer_beside(&self) -> Option<usize> {
         let config = self.lpc.as_ref().map(|lpc| &lpc.config).filter(|config| config.reads_states())?;
         (config.prompt_layer != LAST_LAYER).then_some(config.prompt_layer as usize)
@@ -220,6 +226,9 @@ impl<T: Real> Policy<T> {
 
     /// Shifts of the logits as the decoder takes them, from z in the space of the codes.
     ///
+    /// # Shapes
+    /// z (B,H), or (B,C) for biases of C tokens.
+    ///
     /// # Errors
     /// [`crate::Error::Run`] without a latent part.
     pub fn shifts<'a>(&'a self, z: &'a Tensor) -> Result<Shifts<'a>> {
@@ -234,6 +243,9 @@ impl<T: Real> Policy<T> {
     ///
     /// # Shapes
     /// z (B,H), or (B,C) for biases of C tokens -> two (B).
+    ///
+    /// # Units
+    /// Nats.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].

@@ -19,8 +19,9 @@ use crate::weights::load::load;
 use crate::weights::safetensors::{PYTORCH, TensorEntry};
 use crate::weights::{folder, latent, peft, safetensors};
 
-/// Writes a policy: config.json and model.safetensors as Hugging Face reads them, or where it has an adapter that as
-/// PEFT reads it, or where it never moved the name of its base alone; `lpc_config.json` and `lpc_model.safetensors` where there is a latent.
+/// Writes a policy. Its decoder becomes a Hugging Face folder; an adapter where the policy has one, as PEFT reads it;
+/// or the name of its base alone where the backbone never changes. A latent part goes into `lpc_config.json` and
+/// `lpc_model.safetensors`.
 ///
 /// # Errors
 /// [`Error::Io`].

@@ -1,4 +1,4 @@
-//! GGUF files as models: quantized weights, dequantized on loading, under Hugging Face names.
+//! Models from GGUF files: quantized weights, dequantized on loading, under Hugging Face names.
 //!
 //! # Source
 //! Keys and tensor names of the GGUF specification, and what llama.cpp's `convert_hf_to_gguf.py` makes of a
@@ -24,7 +24,8 @@ const ROPE_TABLE: &str = "rope_freqs.weight";
 /// Numbers that one task dequantizes, about.
 const PER_TASK: usize = 1 << 18;
 
-/// The shape that a GGUF file's header tells of; no tensor is read.
+/// The model's shape, from a GGUF file's metadata; of its tensors at most the small table of rotary frequencies is
+/// read.
 ///
 /// # Errors
 /// As [`load`].
@@ -136,7 +137,7 @@ fn dtype(kind: u32) -> Result<GgmlDType, String> {
     })
 }
 
-/// A tensor's numbers; rows are whole numbers of blocks, so that tasks take some rows each.
+/// A tensor's numbers. Rows consist of whole blocks, so that each task takes some of them.
 fn dequantize<T: Real>(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<T>, String> {
     let bad = |what: String| format!("tensor {}: {what}", tensor.name);
     let kind = dtype(tensor.kind).map_err(bad)?;
@@ -255,7 +256,7 @@ impl Metadata<'_> {
     fn real(&self, key: &str) -> Result<Option<f64>> {
         match self.get(key) {
             None => Ok(None),
-            // The shortest decimal of an f32 is what the configuration once said.
+            // The shortest decimal that gives this f32 is what the original configuration said.
             Some(Value::F32(x)) if *x > 0.0 && x.is_finite() => Ok(x.to_string().parse().ok()),
             Some(Value::F64(x)) if *x > 0.0 && x.is_finite() => Ok(Some(*x)),
             Some(_) => Err(self.expected(key, "a number above 0")),
@@ -348,7 +349,7 @@ impl Metadata<'_> {
         let layers = self.size("block_count")?;
         let token = |key: &str| self.gguf.metadata.get(key).and_then(whole).and_then(|n| u32::try_from(n).ok());
         let mut config = LlamaConfig {
-            // Only a Mistral's configuration can say that there is a window.
+            // Of the supported configurations only Mistral's has a window in every layer.
             model_type: if window > 0 { "mistral" } else { self.prefix }.into(),
             vocab_size,
             hidden_size: hidden,
@@ -379,8 +380,8 @@ impl Metadata<'_> {
     }
 }
 
-/// The setting of Llama 3.1 or 3.2 whose divisors are this table, if one is: the files hold the divisors, not the
-/// setting, and what is saved must say the setting.
+/// The setting of Llama 3.1 or 3.2 that gives this table of divisors, if one does: GGUF files hold the divisors, and
+/// config.json needs the setting.
 fn llama3_of(table: &[f64], plain: &LlamaConfig) -> Option<RopeScaling> {
     let factor = table.iter().copied().fold(1.0, f64::max);
     let scaling = RopeScaling::Llama3 {
@@ -396,7 +397,7 @@ fn llama3_of(table: &[f64], plain: &LlamaConfig) -> Option<RopeScaling> {
     fits.then_some(scaling)
 }
 
-/// A value as a person writes it.
+/// A value as an error shows it.
 fn shown(value: &Value) -> String {
     match value {
         Value::U8(x) => x.to_string(),

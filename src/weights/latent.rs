@@ -15,11 +15,11 @@ use crate::nn::Real;
 use crate::schema::run;
 use crate::source::ModelSource;
 
-/// The model that a latent part was trained over.
+/// The base: the model that a latent part was trained over.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Base {
-    /// Folder, file or hub id; empty for a model that stands in the folder `base` beside it.
+    /// Folder, file or hub id; empty for a model that is stored in the folder `base` in it.
     pub base_model_name_or_path: String,
     /// Revision on the hub.
     pub revision: String,
@@ -38,7 +38,7 @@ fn read(folder: &Path) -> Result<Base> {
     serde_json::from_slice(&text).map_err(|e| Error::model(path.display().to_string(), e.to_string()))
 }
 
-/// Where the base of a latent part is: what it names, as seen from here or from its folder, or the folder `base` in it.
+/// Where the base of a latent part is: see [`locate`].
 ///
 /// # Errors
 /// [`Error::Model`] where it is at none of these places.

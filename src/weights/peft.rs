@@ -1,6 +1,7 @@
 //! Adapters on disk, as Python's PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! What PEFT knows and this program does not is refused by name: an adapter is applied exactly or not at all.
+//! Settings of PEFT that this program does not support are refused by name: an adapter is applied exactly or not at
+//! all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,14 +22,14 @@ use crate::model::{Group, LlamaConfig, Loaded, Param, Params};
 use crate::nn::Real;
 use crate::source::ModelSource;
 
-/// What an adapter is.
+/// File with an adapter's settings.
 pub const CONFIG: &str = "adapter_config.json";
-/// Its numbers.
+/// File with its tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// Key under which the weights' file keeps the fingerprint of the base that was trained over.
+/// Key of the weight file's metadata with the fingerprint of the base that was trained over.
 const BASE_FINGERPRINT: &str = "lpc_pipe_base";
 
-/// What PEFT calls the head below its addition.
+/// PEFT's name of the head without its addition.
 const HEAD_BELOW: &str = "lm_head.base_layer.weight";
 
 /// Settings that do not change what a finished adapter of linear layers computes.
@@ -133,7 +134,7 @@ fn read_lora(folder: &Path) -> Result<Lora> {
     for (key, value) in config.as_object().into_iter().flatten() {
         let fine = match key.as_str() {
             "bias" => value.as_str().is_none_or(|v| v == "none"),
-            // What begins with other base weights cannot be put on the base as it is.
+            // These initialisations change the base weights: the adapter does not fit the base as it is stored.
             "init_lora_weights" => match value.as_str() {
                 Some(how) => ["gaussian", "eva", "orthogonal"].contains(&how),
                 None => true,
@@ -353,7 +354,7 @@ pub fn rebase(from: &Path, to: &Path) -> Result<()> {
     artifact::write_json(to.join(CONFIG), &config)
 }
 
-/// PEFT looks from where Python runs.
+/// An absolute path: PEFT resolves a relative one against the directory in which Python runs.
 fn absolute(path: &Path) -> String {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }

@@ -1,5 +1,5 @@
-//! Reading config.json: what it says is kept or refused by name, with the defaults of each model type
-//! that transformers has where a key is missing.
+//! Reads config.json: every key that changes the model is understood or refused by name; a missing key has the default
+//! that transformers gives it for the model type.
 //!
 //! # Source
 //! `LlamaConfig`, `MistralConfig`, `Qwen2Config` and `modeling_rope_utils` of transformers 4 and 5.
@@ -12,14 +12,14 @@ use crate::error::{Error, Result};
 /// Model types that are computed exactly.
 const SUPPORTED: [&str; 3] = ["llama", "mistral", "qwen2"];
 
-/// Largest number that a size in a configuration may have: no model is near it, and a damaged file may say anything.
+/// Largest size in a configuration: far above any model's, against damaged files.
 const LARGEST: u64 = 1 << 24;
 
 /// Most layers.
 const LAYERS: usize = 4096;
 
-/// Keys that change what is computed, the values at which they do not, and what to do otherwise. A key that is
-/// null or false changes nothing in any of them.
+/// Keys that change what is computed, the values at which they do not, and advice for other values. None of them
+/// changes anything where it is null or false.
 const REFUSED: [(&str, &[f64], &str); 42] = [
     ("quantization_config", &[], "save the model in bf16 with transformers first, or use a .gguf file"),
     ("compression_config", &[], "save the model in bf16 with transformers first, or use a .gguf file"),
@@ -109,7 +109,7 @@ impl Json<'_> {
         }
     }
 
-    /// A size, or what stands for null; `missing` where the key is not there at all.
+    /// A size; `null` where the value is null, `missing` where there is no such key.
     fn size_or(&self, key: &str, missing: usize, null: usize) -> Result<usize> {
         match self.entries.get(key) {
             None => Ok(missing),
@@ -313,7 +313,7 @@ fn token(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-/// A value as it is shown in an error: never a page of it.
+/// A value as an error shows it: lists and objects shortened.
 fn brief(value: &Value) -> String {
     match value {
         Value::Object(_) => "{...}".into(),

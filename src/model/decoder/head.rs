@@ -1,4 +1,4 @@
-//! Token log-probabilities of hidden rows, as candle's graph sees them.
+//! The operation from hidden rows to token log-probabilities in candle's graph.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, token_logps};
 
-/// Linear, log-softmax and gather.
+/// `log_softmax(W h)[target]` over h.
 pub(super) struct Head<T> {
     pub weight: Weight,
     pub targets: Vec<u32>,

@@ -1,7 +1,7 @@
 //! Token log-probabilities under shifts of the logits: the same few for all rows (codes), one for each pair, or both.
 //!
-//! A shift is a vector that is added to the hidden state, or a bias on the logits of some tokens. Of codes every one is
-//! wanted for every row: [`crate::nn::token_logps_codes`] has them for the price of one softmax.
+//! A shift is a vector that is added to the hidden state, or a bias on the logits of some tokens. Every row is scored
+//! under every code: [`crate::nn::token_logps_codes`] does that at the cost of one softmax.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::nn::real::with_slice;
 use crate::nn::token_logps_codes::Taken;
 use crate::nn::{Precision, Real, Rows, linear, token_logps_biased, token_logps_codes};
 
-/// Where shifts act.
+/// What shifts are added to.
 #[derive(Debug, Clone, Copy)]
 pub enum Shifts<'a> {
     /// Vectors (S,H), added to the hidden states.
@@ -27,7 +27,7 @@ pub enum Shifts<'a> {
     Biases(&'a Tensor, &'a Arc<Vec<u32>>),
 }
 
-/// The output layer as far as shifts reach, for rows whose logits over the rest of the vocabulary are known.
+/// The part of the output layer that shifts change, for rows whose logits over the rest of the vocabulary are known.
 #[derive(Debug, Clone)]
 pub struct Reach {
     /// Weights of the tokens that take biases (C,H).
@@ -41,11 +41,12 @@ pub struct Reach {
 }
 
 impl<T: Real> Decoder<T> {
-    /// `log_softmax(W h_r + s_k)` of every row's target under every shift, and behind them under the row's own: that of its
-    /// pair.
+    /// `log_softmax(W h_r + s_k)` of every row's target under every code's shift, and last under the row's own shift,
+    /// that of its pair, where there is one.
     ///
     /// # Shapes
-    /// h (R,H) · K shifts · own: B shifts of the same kind, and pair_of (R), each below B · targets (R) -> (R,K) or (R,K+1).
+    /// h (R,H) · K shifts · own: B shifts of the same kind, and pair_of (R), each below B · targets (R) -> (R,K) or
+    /// (R,K+1).
     ///
     /// # Units
     /// Nats.
@@ -64,7 +65,7 @@ impl<T: Real> Decoder<T> {
         self.in_vocabulary(targets)?;
         let k = codes.count()?;
         if self.place().is_some() {
-            // Elsewhere each code in turn: no product of exponentials there yet.
+            // Composed operations score one code after the other.
             let alone = |tensor: &Tensor, at: &[u32]| -> Result<Tensor> {
                 Ok(self.token_logps_shifted(h, codes.with(tensor), at, targets, None, gradients)?.unsqueeze(1)?)
             };
@@ -122,7 +123,10 @@ impl<T: Real> Decoder<T> {
         }
     }
 
-    /// Rows of the output layer (C,H), as constants.
+    /// The output layer's rows of these tokens, as constants.
+    ///
+    /// # Shapes
+    /// C tokens -> (C,H).
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -137,6 +141,9 @@ impl<T: Real> Decoder<T> {
     /// # Shapes
     /// h (R,H) · targets (R) · column_of (V) -> (R), (R).
     ///
+    /// # Units
+    /// Nats, logits.
+    ///
     /// # Errors
     /// As [`Decoder::token_logps_of_codes`].
     pub fn others(&self, h: &Tensor, targets: &[u32], column_of: &[u32]) -> Result<(Vec<T>, Vec<T>)> {
@@ -150,7 +157,7 @@ impl<T: Real> Decoder<T> {
         })?
     }
 
-    /// Biases over the whole vocabulary, differentiable.
+    /// Biases (B,C) of some tokens as biases over the whole vocabulary (B,V), differentiable.
     fn dense(&self, biases: &Tensor, tokens: &[u32]) -> Result<Tensor> {
         let zeros = Tensor::zeros((self.config.vocab_size, biases.dim(0)?), biases.dtype(), biases.device())?;
         let index = Tensor::from_slice(tokens, tokens.len(), biases.device())?;
@@ -228,17 +235,17 @@ impl Takers {
 
 /// What the backward pass needs of the forward one.
 enum Kept<T> {
-    /// All shifts over one softmax.
+    /// All shifts were scored with one softmax.
     Together(token_logps_codes::ShiftedLogps<T>),
-    /// Shift by shift, where there are no shared ones or their entries are too far apart: the shared ones, and behind
-    /// them the rows' own.
+    /// They were scored one after the other, the rows' own last: there are no shared shifts, or their entries are too
+    /// far apart.
     Each(Vec<token_logps_biased::BiasedLogps<T>>),
 }
 
-/// Log-probabilities over (h, shifts).
+/// The operation from (h, shifts) to log-probabilities.
 struct ShiftedHead<T> {
     weight: Weight,
-    /// Tokens that take biases; none for shifts of hidden states.
+    /// Tokens that take biases; `None` for shifts of hidden states.
     tokens: Option<Arc<Vec<u32>>>,
     /// Which rows take which shifts.
     takers: Takers,
@@ -251,7 +258,7 @@ struct ShiftedHead<T> {
 }
 
 impl<T: Real> ShiftedHead<T> {
-    /// `f` with the columns that are scored and the shifts of their logits (S,C).
+    /// Calls `f` with the columns that are scored and the shifts of their logits (S,C).
     fn over<R>(&self, shifts: &[T], hidden: usize, f: impl FnOnce(&ScoredColumns<'_, T>, &[T]) -> R) -> Result<R> {
         let (targets, precision) = (self.targets.as_slice(), self.precision);
         if let Some(reach) = &self.reach {
@@ -286,8 +293,8 @@ impl<T: Real> ShiftedHead<T> {
         })
     }
 
-    /// The shifts that are scored one after the other, the rows' own last, each with the shift that every row takes of
-    /// its part.
+    /// The shifts in the parts that are scored one after the other, the rows' own last; each with the index, within its
+    /// part, of the shift that every row takes.
     fn parts<'s>(&'s self, columns: &ScoredColumns<'_, T>, shifts: &'s [T]) -> Vec<(&'s [T], Cow<'s, [u32]>)> {
         let count = columns.count();
         let (shared, own) = shifts.split_at(self.takers.shared * count);
@@ -343,7 +350,7 @@ impl<T: Real> ShiftedHead<T> {
         }
     }
 
-    /// The gradient of the shifts as they were given, from that of the logits' shifts (S,C).
+    /// The gradient of the shifts in the form in which they were given, from that of the logits' shifts (S,C).
     fn narrowed(&self, given: &[T], dense: Vec<T>, hidden: usize, dw: Option<&mut [T]>) -> Result<Vec<T>> {
         if self.reach.is_some() {
             return Ok(dense);

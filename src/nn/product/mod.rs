@@ -170,7 +170,8 @@ unsafe fn multiply_into(
         assert!(accumulate, "a product over nothing");
         return;
     }
-    // How work is cut changes no bit: every tile is summed by one task. Four tasks a thread keep all threads busy.
+    // How the work is cut does not change the result: one task sums every tile. Four tasks a thread keep all threads
+    // busy.
     let wanted = if parallel { 4 * rayon::current_num_threads() } else { 1 };
     let step = (m * n.div_ceil(COLUMN_PANELS) / wanted).clamp(4, ROW_PANELS);
     let tasks: Vec<(usize, usize)> =
@@ -179,7 +180,8 @@ unsafe fn multiply_into(
         let rows = i..m.min(i + step);
         let columns = j..n.min(j + COLUMN_PANELS);
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the instructions are there, or nothing could have been packed; tasks are disjoint.
+        // SAFETY: operands exist only where the processor has the instructions (`Packed::new`); tasks write disjoint
+        // tiles.
         unsafe {
             avx512::tiles(left, right, dst, stride, accumulate, rows, columns);
         }

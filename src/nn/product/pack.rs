@@ -29,7 +29,8 @@ pub(super) fn pack(
     let source = Shared::of(view.data);
     let task = |first: usize| {
         let last = panels.min(first + together);
-        // SAFETY: `available` was asked; every task writes its own panels, all of them, and reads within the view.
+        // SAFETY: `Packed::new` checked `available`; every task writes its own panels, all of them, and reads within
+        // the view.
         unsafe {
             let view = View { data: source.at(0).cast_const(), ..view };
             let out = out.at(0).cast::<u32>();

@@ -69,7 +69,7 @@ fn names_of_the_room<'a>(code: &'a str, module: &[&str]) -> Vec<&'a str> {
         }
     }
     for (at, _) in code.match_indices("super::") {
-        let ups = code[at..].split("super::").take_while(|part| part.is_empty()).count() - 1;
+        let ups = code[at..].split("super::").take_while(|part| part.is_empty()).count();
         if starts_path(at) && ups + 1 == module.len() {
             found.extend(first_names(&code[at + ups * "super::".len()..]));
         }
