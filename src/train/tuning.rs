@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::batch::{Split, TokenRow};
 use crate::error::{Error, Result};
 use crate::lpc::Basis;
-use crate::model::{Lora, lora};
+use crate::model::{Loaded, Lora, lora};
 use crate::objective::MixFlip;
 use crate::policy::{HiddenStates, Keeping, Policy, basis, flips, hidden_cache};
 use crate::progress::Progress;
@@ -14,7 +14,7 @@ use crate::source::ModelSource;
 use crate::train::reference::{self, store::companions};
 use crate::train::{Ranks, TrainConfig, Tune, device, ranks};
 use crate::weights::latent::{self, Base};
-use crate::weights::load::{Loaded, load, load_adapter};
+use crate::weights::load::{load, load_adapter};
 use crate::weights::{fingerprint, peft};
 
 /// What the starting policy depends on in the data.
