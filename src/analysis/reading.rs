@@ -323,17 +323,18 @@ mod tests {
     #[test]
     fn columns_of_the_table_of_codes() {
         let frame = frame();
-        let table = DataFrame::new(3, code_columns(&frame, &code_usage(&frame).unwrap()).unwrap()).unwrap();
+        let usage = code_usage(&frame).unwrap();
+        let table = DataFrame::new(3, code_columns(&frame, &usage).unwrap()).unwrap();
         assert_eq!(table.get_column_names(), ["accuracy", "duplicate_of", "accuracy/a", "accuracy/b"]);
         assert_eq!(numbers(&table, "accuracy/a").unwrap(), [1.0, 0.0, 1.0]);
         let duplicates: Vec<Option<u32>> = table.column("duplicate_of").unwrap().u32().unwrap().iter().collect();
         assert_eq!(duplicates, [None, None, Some(0)]);
         // Without test pairs nothing is known.
-        let train = DataFrame::new(3, code_columns(&frame.tail(Some(4)), 3).unwrap()).unwrap();
+        let train = DataFrame::new(3, code_columns(&frame.tail(Some(4)), &usage).unwrap()).unwrap();
         assert_eq!((train.width(), train.column("accuracy").unwrap().null_count()), (4, 3));
-        assert!(code_columns(&frame, 4).is_err());
+        assert!(code_columns(&frame, &usage.vstack(&usage).unwrap()).is_err(), "of another number of codes");
         let mut old = frame.clone();
         old.drop_in_place(col::CODE_MARGINS).unwrap();
-        assert!(code_columns(&old, 3).unwrap().is_empty());
+        assert!(code_columns(&old, &usage).unwrap().is_empty());
     }
 }

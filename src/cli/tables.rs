@@ -15,6 +15,7 @@ use crate::pipeline::score::ScoreSummary;
 use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
 use crate::pipeline::train::{DryRun, RunSummary};
 use crate::report::visible;
+use crate::schema::name_of;
 use crate::synth::SynthSummary;
 pub use codes::codes;
 
@@ -293,7 +294,7 @@ fn summary_rows(rows: &[SummaryRow]) -> String {
                 _ => "-".into(),
             };
             vec![
-                format!("{} {}{codes}", r.objective, r.latent),
+                format!("{} {}{codes}", name_of(&r.objective), name_of(&r.latent)),
                 format!("{}{marked}", percent(r.noise_p)),
                 maybe(r.eval_accuracy),
                 interval,

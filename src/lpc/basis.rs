@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use super::{CodeSpace, LpcConfig};
 
-/// A prompt's token must be in this many training prompts for the prior to know it: what is in one or two of them
-/// would only tell these apart.
+/// The prior knows a token that is in at least this many training prompts: one that is in fewer would tell these prompts
+/// apart and help with no other.
 pub const LEAST_PROMPTS: usize = 3;
 
-/// What the latent part takes from the training data. A function of the data and the settings, so that a run that goes
-/// on finds the same again.
+/// What the latent part takes from the training data: a function of data and settings, and so the same in a run that is
+/// resumed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Basis {
     /// Width of the hidden states.
     pub hidden: usize,
     /// Tokens on which codes act; none where they act on the hidden states.
     pub code_tokens: Option<Arc<Vec<u32>>>,
-    /// Tokens that the prior can tell apart.
+    /// Tokens that the prior knows.
     pub prior_tokens: Vec<u32>,
     /// Deviation of a code's entries that gives the reward margin of a training pair a deviation of 1.
     pub unit: f64,

@@ -1,4 +1,4 @@
-//! Exact inference over codes: the marginal loss and Bayes' posterior, from the objective under every code.
+//! Exact inference over codes: the marginal loss and Bayes' posterior, computed from the objective under every code.
 //!
 //! With l_k the loss of a pair under code k and p the prior, the loss is
 //! `L = -lambda ln sum_k p_k e^(-l_k / lambda)`, and the posterior `q_k = p_k e^(-l_k / lambda) / sum`. L is the least
@@ -29,13 +29,13 @@ pub struct Marginal {
     pub log_posterior: Tensor,
 }
 
-/// The marginal loss over codes.
+/// The marginal loss over codes, `weight` being lambda.
 ///
 /// # Shapes
-/// log_prior, losses (B,K) · groups: G ranges of pairs, which cover the batch and share a prompt.
+/// log_prior, losses (B,K) · groups: G ranges of pairs, which cover the batch; the pairs of each share a prompt.
 ///
 /// # Units
-/// Those of the losses, as `weight`.
+/// Losses, the marginal and `weight` in those of the objective.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -71,7 +71,8 @@ pub fn marginal(log_prior: &Tensor, losses: &Tensor, weight: f64, groups: &[Rang
     Ok(Marginal { losses: (total * -weight)?, log_prior, log_posterior: log_posterior.detach() })
 }
 
-/// Bayes' posterior of one group: `q_k` proportional to `p_k e^(-l_k / lambda)`; p given as probabilities.
+/// Bayes' posterior of one group, `q_k` proportional to `p_k e^(-l_k / lambda)`, from the probabilities of the prior and
+/// the summed losses under each code (K each); `weight` is lambda.
 pub fn posterior(prior: &[f32], losses: &[f64], weight: f64) -> Vec<f32> {
     let joint: Vec<f64> = prior.iter().zip(losses).map(|(&p, l)| f64::from(p).max(1e-300).ln() - l / weight).collect();
     let top = joint.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -80,7 +81,10 @@ pub fn posterior(prior: &[f32], losses: &[f64], weight: f64) -> Vec<f32> {
     terms.into_iter().map(|t| (t / total) as f32).collect()
 }
 
-/// `sum_k sqrt(q_k q'_k)` of two distributions given as logarithms, row by row: 1 where they are the same.
+/// The overlap `sum_k sqrt(q_k q'_k)` of distributions given as logarithms, row by row: 1 where they are the same.
+///
+/// # Shapes
+/// (B,K) each -> (B).
 ///
 /// # Source
 /// The Bhattacharyya coefficient; with q' the posterior of the swapped pair, what swap-guided preference learning

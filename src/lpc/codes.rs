@@ -1,8 +1,7 @@
 //! Discrete codes: `lpc`, `lpc-hard` and `lpc-reliable`.
 //!
-//! Prior and posterior are categoricals over K codes, z is a mixture of the
-//! codes' vectors. `lpc-reliable` gives every code a flip rate beside its
-//! vector, so that codes can differ in how far their labels are to be trusted.
+//! Prior and posterior are categorical distributions over K codes; z is a mixture of the codes' vectors. With
+//! `lpc-reliable` every code also has a flip rate: codes can differ in how often their labels are wrong.
 
 use candle_core::{D, Tensor};
 
@@ -40,12 +39,18 @@ impl Codebook {
         })
     }
 
-    /// The codes: vectors (K,H), or biases of C tokens (K,C).
+    /// The codes.
+    ///
+    /// # Shapes
+    /// Vectors (K,H), or biases of C tokens (K,C).
     pub fn vectors(&self) -> &Tensor {
         &self.vectors
     }
 
-    /// Every code's flip rate (K), for `lpc-reliable`.
+    /// Every code's flip rate, for `lpc-reliable`; differentiable.
+    ///
+    /// # Shapes
+    /// (K).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -53,7 +58,10 @@ impl Codebook {
         self.flip_logits.as_ref().map(flips::rate).transpose()
     }
 
-    /// ln p(z|x) of a batch (B,K), differentiable.
+    /// ln p(z|x) of a batch, differentiable.
+    ///
+    /// # Shapes
+    /// (B,K).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -62,6 +70,9 @@ impl Codebook {
     }
 
     /// Prior and amortised posterior of a batch, differentiable; none where the posterior is Bayes' own.
+    ///
+    /// # Shapes
+    /// (B,K) each.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -73,7 +84,10 @@ impl Codebook {
         }))
     }
 
-    /// ln q of the pairs with their sides swapped (B,K); none where the posterior is Bayes' own.
+    /// ln q of the pairs with their sides swapped; none where the posterior is Bayes' own.
+    ///
+    /// # Shapes
+    /// (B,K).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -85,10 +99,13 @@ impl Codebook {
         log_softmax(&posterior.forward(&network::features(config, &swapped)?)?).map(Some)
     }
 
-    /// Code weights of a training step: `g w_prior + (1-g) w_posterior`, each relaxed samples.
+    /// Code weights of a training step: `g w_prior + (1-g) w_posterior`, both of them relaxed samples.
     ///
     /// # Shapes
     /// noise of prior and posterior (B,K) -> (B,K).
+    ///
+    /// # Source
+    /// Gong et al. 2025, Eq. 11.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -130,7 +147,7 @@ impl Codebook {
         Ok(vec![Draw { z: Some(z), weight: None, flips }])
     }
 
-    /// Every code in turn, weighted by `g p + (1-g) q`: the expectation over the choice of one code.
+    /// A draw for every code, weighted by `g p + (1-g) q`: their mean is the expectation over the choice of a code.
     fn every_code(&self, codes: &Codes, g: f64) -> Result<Vec<Draw>> {
         let weights = blend(g, || Ok(codes.log_prior.exp()?), || Ok(codes.log_posterior.exp()?))?;
         let (pairs, k) = weights.dims2()?;
@@ -176,7 +193,13 @@ impl Codes {
     }
 }
 
-/// `sum_k m_k ln m_k` of a mean distribution, lowest when all codes are in use.
+/// The usage balance `sum_k m_k ln m_k` of a mean distribution m, lowest where all codes are used equally.
+///
+/// # Shapes
+/// (K) -> a scalar.
+///
+/// # Units
+/// Nats.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -185,7 +208,13 @@ pub fn balance(mean: &Tensor) -> Result<Tensor> {
     Ok((mean * (mean + 1e-20)?.log()?)?.sum_all()?)
 }
 
-/// Entropy of each row of log-probabilities, in nats.
+/// Entropy of each row of log-probabilities.
+///
+/// # Shapes
+/// (B,K) -> (B).
+///
+/// # Units
+/// Nats.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].

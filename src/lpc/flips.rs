@@ -5,7 +5,13 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::nn::log_sigmoid::log_sigmoid;
 
-/// Flip rates of their logits r, differentiable.
+/// Flip rates of logits r, differentiable.
+///
+/// # Shapes
+/// That of the logits.
+///
+/// # Units
+/// Probabilities, between 0 and one half.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -13,7 +19,7 @@ pub fn rate(logits: &Tensor) -> Result<Tensor> {
     Ok((log_sigmoid(logits)?.exp()? * 0.5)?)
 }
 
-/// The r that gives a flip rate, which is above 0 and below one half.
+/// The logit r of a flip rate above 0 and below one half.
 pub fn logit(rate: f64) -> f64 {
     (2.0 * rate).ln() - (1.0 - 2.0 * rate).ln()
 }

@@ -1,9 +1,8 @@
 //! `gaussian`: a variational autoencoder over a few directions.
 //!
-//! A normal variable u of d dimensions takes the place of the code weights,
-//! and d directions that of the codes: z = sum_i u_i b_i. Prior and posterior
-//! are diagonal normals, their networks those of the codes. d is chosen so that
-//! there are as many parameters as `lpc` has with K codes: see `size`.
+//! Instead of weights over codes there is a normal variable u of d dimensions, and instead of codes there are d
+//! directions: z = sum_i u_i b_i. Prior and posterior are normals with diagonal covariance, from the same networks as
+//! those over codes. d is chosen so that there are about as many parameters as `lpc` has with K codes: see `size`.
 //!
 //! # Source
 //! Kingma and Welling 2014, "Auto-encoding variational Bayes", Eq. 10 and appendix B.
@@ -17,7 +16,7 @@ use super::{Context, Draw, LpcConfig, Moment, Noise, names};
 use crate::error::Result;
 use crate::seed::Seed;
 
-/// Log-variances stay within plus and minus this: far from what training needs, and the divergence stays finite.
+/// Bound of the log-variances: larger than training needs, and small enough for the divergence to stay finite.
 const LOG_VARIANCE_BOUND: f64 = 6.0;
 
 /// Directions and inference networks.
@@ -99,6 +98,9 @@ impl Gaussian {
 
     /// Prior and posterior of a batch, differentiable.
     ///
+    /// # Shapes
+    /// Means and log-variances (B,d).
+    ///
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn infer(&self, config: &LpcConfig, context: &Context) -> Result<Normals> {
@@ -120,6 +122,7 @@ impl Gaussian {
         self.mixed(&u)
     }
 
+    /// The z's over which a training step's loss is averaged: one sample of each pair.
     pub(super) fn draws(&self, normals: &Normals, moment: Moment, noise: &Noise<'_>) -> Result<Vec<Draw>> {
         let normal = |purpose: &str| noise.tensor(purpose, &normals.prior.mean, normal_noise);
         let noise = (normal("normal-prior")?, normal("normal-posterior")?);

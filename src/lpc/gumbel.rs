@@ -1,6 +1,6 @@
-//! Relaxed samples of a categorical from noise that the caller gives.
+//! Relaxed samples of a categorical distribution, from noise that the caller gives.
 //!
-//! candle's own `gumbel_softmax` returns an argmax, and draws its noise itself.
+//! candle's own `gumbel_softmax` draws its noise itself, and returns an argmax.
 
 use candle_core::{D, Tensor};
 use rand::Rng;

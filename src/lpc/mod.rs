@@ -1,10 +1,8 @@
 //! Latent variables over an objective: codes, their variants, and controls without codes.
 //!
-//! Reads a prompt (its tokens, or hidden states taken without z) and writes one
-//! z for each pair: a vector that is added to every response position's hidden
-//! state before the head, or a bias on the logits of some tokens. Because the
-//! head is linear, the first is a bias W z on the vocabulary, the same at every
-//! position of both responses.
+//! A latent part reads a prompt (its tokens, or hidden states computed without z) and gives one z for each pair: a vector
+//! that is added to the hidden state of every response position before the head, or a bias on the logits of some tokens.
+//! Because the head is linear, the vector is a bias W z on the vocabulary, the same at every position of both responses.
 //!
 //! | latent | z in training | z in evaluation |
 //! |---|---|---|
@@ -81,15 +79,15 @@ pub mod names {
 pub struct Lpc {
     /// Resolved options.
     pub config: LpcConfig,
-    /// What it has from the training data.
+    /// What it takes from the training data.
     pub basis: Basis,
     /// Its parameters.
     pub parameters: LatentParameters,
-    /// Row of the prior's table by token; [`UNKNOWN`] for tokens that it cannot tell apart.
-    places: Vec<u32>,
+    /// Row of the prior's table by token; [`UNKNOWN`] for tokens that it does not know.
+    table_rows: Vec<u32>,
 }
 
-/// Place of a token that the prior cannot tell apart.
+/// Row of a token that the prior does not know.
 const UNKNOWN: u32 = u32::MAX;
 
 /// Parameters of a latent part, by its kind.
@@ -151,7 +149,7 @@ pub struct Moment {
 pub struct Noise<'a> {
     /// The run's seed.
     pub seed: Seed,
-    /// Names the step, so that an example seen twice gets fresh noise.
+    /// Part of the seed: an example that is seen again gets other noise.
     pub occasion: &'a str,
     /// The pairs' ids.
     pub ids: &'a [&'a str],
@@ -202,14 +200,14 @@ impl Lpc {
             LatentKind::Mlp | LatentKind::Bias => LatentParameters::Point(Point::find(&config, &tensor)?),
             _ => LatentParameters::Codes(Codebook::find(&config, &tensor)?),
         };
-        let mut places = Vec::new();
+        let mut table_rows = Vec::new();
         for (row, &token) in basis.prior_tokens.iter().enumerate() {
-            if token as usize >= places.len() {
-                places.resize(token as usize + 1, UNKNOWN);
+            if token as usize >= table_rows.len() {
+                table_rows.resize(token as usize + 1, UNKNOWN);
             }
-            places[token as usize] = row as u32;
+            table_rows[token as usize] = row as u32;
         }
-        Ok(Lpc { config, basis, parameters, places })
+        Ok(Lpc { config, basis, parameters, table_rows })
     }
 
     /// The known tokens of prompts, for [`Context::tokens`]; none where the prior reads no tokens.
@@ -223,7 +221,7 @@ impl Lpc {
         for prompt in prompts {
             let start = rows.len();
             let known =
-                basis::distinct(prompt).into_iter().filter_map(|token| self.places.get(token as usize).copied());
+                basis::distinct(prompt).into_iter().filter_map(|token| self.table_rows.get(token as usize).copied());
             rows.extend(known.filter(|&row| row != UNKNOWN));
             ranges.push(start..rows.len());
         }
@@ -281,8 +279,11 @@ impl Lpc {
         })
     }
 
-    /// The z's, of type `kind`, over which a training step's loss is averaged: `g z_prior + (1-g) z_posterior`, one sample of each
-    /// pair, or with exact sums one draw for every code.
+    /// The z's, of type `kind`, over which a training step's loss is averaged: `g z_prior + (1-g) z_posterior`, one sample
+    /// of each pair, or with exact sums one draw for every code.
+    ///
+    /// # Shapes
+    /// z (B,H), or (B,C) for biases of C tokens.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -308,6 +309,9 @@ impl Lpc {
     }
 
     /// Expected z under prior and posterior.
+    ///
+    /// # Shapes
+    /// (B,H), or (B,C) for biases of C tokens.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -337,8 +341,13 @@ impl Inferred {
         }
     }
 
-    /// KL(q || p) of each pair (B) in closed form, nats; none without a
-    /// posterior of a network.
+    /// KL(q || p) of each pair in closed form; none without a posterior of a network.
+    ///
+    /// # Shapes
+    /// (B).
+    ///
+    /// # Units
+    /// Nats.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].

@@ -23,21 +23,23 @@ impl Mlp {
         Ok(Mlp { w0: part("0.weight")?, b0: part("0.bias")?, w2: part("2.weight")?, b2: part("2.bias")? })
     }
 
-    /// (B,inputs) -> (B,outputs).
+    /// The outputs, differentiable.
+    ///
+    /// # Shapes
+    /// x (B,inputs) -> (B,outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let hidden = x.matmul(&self.w0.t()?)?.broadcast_add(&self.b0)?;
-        // silu composed: candle's own has a backward pass, but sigmoid times x is as exact and plain.
         let hidden = candle_nn::ops::silu(&hidden)?;
         Ok(hidden.matmul(&self.w2.t()?)?.broadcast_add(&self.b2)?)
     }
 }
 
-/// Linear - SiLU - Linear over what the prior reads of a prompt: hidden states, which tokens occur, both, or nothing;
-/// with nothing the output is the same for all.
+/// Linear - SiLU - Linear over what the prior reads of a prompt: hidden states, which tokens occur, or both. A prior that
+/// reads nothing has the last bias alone, and gives the same output for every prompt.
 #[derive(Debug, Clone)]
 pub(super) struct PromptNet {
-    states: Option<States>,
-    /// (P,m): a vector for every token that it can tell apart.
+    states: Option<StateInput>,
+    /// A vector for every token that the prior knows (P,m).
     table: Option<Tensor>,
     b0: Option<Tensor>,
     w2: Option<Tensor>,
@@ -46,7 +48,7 @@ pub(super) struct PromptNet {
 
 /// The part that reads hidden states.
 #[derive(Debug, Clone)]
-struct States {
+struct StateInput {
     w0: Tensor,
     /// Mean and deviation of each dimension over the training prompts, where the input is standardised.
     statistics: Option<(Tensor, Tensor)>,
@@ -60,7 +62,7 @@ impl PromptNet {
                 Normalise::Standardise => Some((find(names::PROMPT_MEAN)?, find(names::PROMPT_DEVIATION)?)),
                 _ => None,
             };
-            Some(States { w0: part("0.weight")?, statistics })
+            Some(StateInput { w0: part("0.weight")?, statistics })
         } else {
             None
         };
@@ -70,6 +72,9 @@ impl PromptNet {
         Ok(PromptNet { states, table, b0: when("0.bias")?, w2: when("2.weight")?, b2: part("2.bias")? })
     }
 
+    /// The outputs, differentiable.
+    ///
+    /// # Shapes
     /// (B,outputs).
     ///
     /// # Errors
@@ -109,10 +114,13 @@ impl PromptNet {
     }
 }
 
-/// Sums of the rows `tokens[range]` of a table, a range for each pair; a pair without any gets zeros.
+/// For each pair the sum of the table's rows `tokens[range]`; zeros for an empty range.
+///
+/// # Shapes
+/// table (P,m) · B ranges -> (B,m).
 fn sums_of(table: &Tensor, tokens: &[u32], ranges: &[Range<usize>]) -> Result<Tensor> {
     if tokens.is_empty() {
-        // Keeps the table in the graph, with a gradient of zeros.
+        // The table stays in the graph, so that it has a gradient, of zeros.
         let nothing = (table.narrow(0, 0, 1)? * 0.0)?;
         return Ok(nothing.broadcast_as((ranges.len(), table.dim(1)?))?.contiguous()?);
     }
@@ -120,13 +128,17 @@ fn sums_of(table: &Tensor, tokens: &[u32], ranges: &[Range<usize>]) -> Result<Te
     crate::nn::segment::sum(&table.index_select(&index, 0)?, ranges.to_vec()).map_err(Into::into)
 }
 
-/// What a network sees of hidden states: cut off from the backbone and scaled, as the options say.
+/// Hidden states as a network reads them: scaled as `normalise` says, and without a gradient to the backbone where
+/// `detach` is set.
 pub(super) fn seen(config: &LpcConfig, x: &Tensor) -> Result<Tensor> {
     let x = if config.detach { x.detach() } else { x.clone() };
     if config.normalise == Normalise::None { Ok(x) } else { unit_scale(&x) }
 }
 
-/// Both responses as one input.
+/// Both responses as one input of the posterior's network.
+///
+/// # Shapes
+/// (B,2H) side by side, (B,H) as a difference.
 pub(super) fn features(config: &LpcConfig, context: &Context) -> Result<Tensor> {
     let Some((chosen, rejected)) = &context.responses else {
         return Err(crate::Error::run("a posterior without the hidden states of the responses"));
@@ -138,8 +150,7 @@ pub(super) fn features(config: &LpcConfig, context: &Context) -> Result<Tensor> 
     seen(config, &joined)
 }
 
-/// `g` of the prior's and the rest of the posterior's. A side without weight is left out, so that fixed g costs no
-/// noise in the gradient.
+/// `g prior + (1-g) posterior`. A side without weight is not computed, so that its noise has no part in the gradient.
 pub(super) fn blend(
     g: f64,
     prior: impl FnOnce() -> Result<Tensor>,
@@ -154,13 +165,13 @@ pub(super) fn blend(
     }
 }
 
-/// Rows divided by their root mean square.
+/// Rows divided by their root mean square, of the same shape.
 fn unit_scale(x: &Tensor) -> Result<Tensor> {
     let square = x.sqr()?.mean_keepdim(D::Minus1)?;
     Ok(x.broadcast_div(&(square + 1e-12)?.sqrt()?)?)
 }
 
-/// `x - ln sum e^x` over the last dimension, from candle's differentiable operations.
+/// `x - ln sum e^x` over the last dimension, differentiable and of the same shape.
 pub(super) fn log_softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
     Ok(shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?)

@@ -1,7 +1,7 @@
 //! Controls with a single z for each pair: `mlp` and `bias`.
 //!
-//! They tell what codes are worth beyond more parameters: `mlp` reads the prompt
-//! with as many of them as `lpc` has, `bias` is what `lpc` is with one code.
+//! They show how much of the effect of codes comes from the added parameters: `mlp` reads the prompt with about as many
+//! as `lpc` has, and `bias` is `lpc` with one code.
 
 use candle_core::Tensor;
 
@@ -9,7 +9,7 @@ use super::network::PromptNet;
 use super::{Context, LatentKind, LpcConfig, names};
 use crate::error::Result;
 
-/// What gives z.
+/// Parameters of a latent that is one z for each pair.
 #[derive(Debug, Clone)]
 pub enum Point {
     /// z = MLP(what the prior reads of the prompt).

@@ -3,10 +3,23 @@
 use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses, Reduction, log_ratios};
 use crate::error::Result;
 
-/// `(D' - 1 / (2 beta))^2`. Azar et al. 2023, Eq. 17, beta being their tau.
+/// `(D' - 1 / (2 beta))^2`.
 ///
-/// TRL averages log-ratios over each side's own tokens, and says that the authors confirmed it;
-/// OpenRLHF sums. The target 1 / (2 beta) is not comparable between the two.
+/// TRL averages log-ratios over each side's own tokens, and says that the authors confirmed it; OpenRLHF sums. The
+/// target 1 / (2 beta) is not comparable between the two.
+///
+/// # Shapes
+/// (B) each.
+///
+/// # Units
+/// Nats squared.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+///
+/// # Source
+/// Azar et al. 2023, "A general theoretical paradigm to understand learning from human preferences", Eq. 17, beta being
+/// their tau.
 pub(super) fn ipo(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
     let (mut chosen, mut rejected) = log_ratios(logps)?;
     if config.reduction == Reduction::Mean {

@@ -11,9 +11,17 @@ const LEAST_RATE: f64 = 1e-20;
 
 /// `-ln[(1-e) sigmoid(beta D) + e sigmoid(-beta D)]`, as a log-sum-exp of the two terms.
 ///
-/// Unlike cDPO it is bounded in D on both sides: a label that the policy firmly
-/// contradicts loses its pull. e is `flips` where given, one for each example,
-/// else the fixed `label_smoothing`.
+/// Unlike the loss of cDPO it is bounded as D falls: the gradient of a label that the policy firmly contradicts vanishes.
+/// e is `flips` where given, one for each example, else `label_smoothing`.
+///
+/// # Shapes
+/// (B) each.
+///
+/// # Units
+/// Nats.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
 pub(super) fn mix(
     config: &ObjectiveConfig,
     logps: &PreferenceLogps,

@@ -1,8 +1,7 @@
 //! Preference objectives: pure per-example functions of sequence log-probabilities.
 //!
-//! The reduction of log-probabilities belongs to the objective: DPO and its
-//! relatives sum over response tokens, SimPO averages, IPO exists both ways.
-//! The mean over examples is taken by the caller.
+//! The objective decides how log-probabilities are reduced over response tokens: DPO and its relatives take the sum,
+//! SimPO the mean, IPO either. The caller takes the mean over examples.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -188,7 +187,7 @@ impl ObjectiveConfig {
         let mut fault = |key: &str, message: String| {
             faults.push(Fault { origin: String::new(), key: format!("{prefix}.{key}"), message });
         };
-        let name = serde_json::to_value(self.name).map(|v| v.to_string()).unwrap_or_default();
+        let name = format!("{:?}", crate::schema::name_of(&self.name));
         if self.beta != OWN_DEFAULT && !(self.beta > 0.0 && self.beta.is_finite()) {
             fault("beta", format!("expected a number above 0, got {}", self.beta));
         }
@@ -253,6 +252,9 @@ impl ObjectiveConfig {
     ///
     /// # Shapes
     /// Everything (B).
+    ///
+    /// # Units
+    /// Nats; losses of IPO in nats squared.
     ///
     /// # Errors
     /// [`Error::Tensor`]; [`Error::Run`] for an unresolved configuration.
@@ -341,6 +343,12 @@ pub struct PreferenceLosses {
 
 impl PreferenceLosses {
     /// Implicit reward margins, chosen minus rejected.
+    ///
+    /// # Shapes
+    /// (B).
+    ///
+    /// # Units
+    /// Nats.
     ///
     /// # Errors
     /// [`Error::Tensor`].

@@ -5,8 +5,17 @@ use crate::error::Result;
 
 /// Mean negative log-likelihood of the chosen response per token.
 ///
-/// Rewards are beta times the log-ratio to the starting model where that is known, so that
-/// preference accuracy of a warm start can be read with the same columns.
+/// Rewards are beta times the log-ratio to the starting model where that is known: the columns of preference accuracy
+/// then mean the same as for other objectives.
+///
+/// # Shapes
+/// (B) each.
+///
+/// # Units
+/// Nats.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
 pub(super) fn sft(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
     let (chosen, rejected) = super::log_ratios(logps)?;
     Ok(PreferenceLosses {

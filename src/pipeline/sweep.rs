@@ -1,8 +1,7 @@
 //! `noise-sweep`: a grid of noise x objective x latent x codes, every cell with every seed.
 //!
-//! A cell is done once its marker is written into its run folder; a stopped
-//! sweep goes on with the cells that have none. All cells of one noise setting
-//! read one prepared folder. What a cell needs done is behind [`SweepBackend`].
+//! A cell is finished once its marker is written into its run folder; a sweep that was stopped goes on with the cells
+//! that have none. All cells of one noise setting read one prepared folder. [`SweepBackend`] prepares and trains.
 
 mod backend;
 mod folder;
@@ -21,18 +20,18 @@ use serde_json::Value;
 
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
+use crate::lpc::LatentKind;
 use crate::manifest::Manifest;
+use crate::noise::FlipKind;
+use crate::objective::ObjectiveKind;
 use crate::progress::Progress;
-use crate::schema;
+use crate::schema::{self, name_of};
 
 pub use backend::{Pipelines, run};
-pub use folder::{CELL_MARKER, CellRecord, settings};
-use folder::{Sorted, Why};
+pub use folder::{CellRecord, settings};
+use folder::{SortedCells, SweepFolder, Why};
 pub use grid::{Cell, NoiseCell, grid};
 pub use tables::{ResultRow, SummaryRow};
-
-/// Folder of the prepared data sets, one per noise setting.
-pub const PREPARED: &str = "prepared";
 
 /// The grid of a sweep.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -41,14 +40,14 @@ pub struct SweepConfig {
     /// Shares of labels to flip, 0 to 1. Default 0, 0.2, 0.4.
     pub noise_p: Vec<f64>,
     /// Noise models. Default `uniform`.
-    pub noise_kind: Vec<String>,
+    pub noise_kind: Vec<FlipKind>,
     /// Whether flipped prompts carry the marker. Default `[false]`.
     pub marked: Vec<bool>,
     /// Objectives. Default `dpo`.
-    pub objective: Vec<String>,
+    pub objective: Vec<ObjectiveKind>,
     /// Latents; `none` is the baseline of the paired differences. `lpc-reliable` is run over the objective `mix` alone.
     /// Default `none`, `lpc`.
-    pub latent: Vec<String>,
+    pub latent: Vec<LatentKind>,
     /// Numbers of codes, for latents that have codes or are compared with them at equal size (`gaussian`, `mlp`); empty
     /// (default) takes `train.lpc.codes`.
     pub codes: Vec<usize>,
@@ -66,10 +65,10 @@ impl Default for SweepConfig {
     fn default() -> Self {
         SweepConfig {
             noise_p: vec![0.0, 0.2, 0.4],
-            noise_kind: vec!["uniform".into()],
+            noise_kind: vec![FlipKind::Uniform],
             marked: vec![false],
-            objective: vec!["dpo".into()],
-            latent: vec!["none".into(), "lpc".into()],
+            objective: vec![ObjectiveKind::Dpo],
+            latent: vec![LatentKind::None, LatentKind::Lpc],
             codes: vec![],
             seeds: vec![1, 2, 3],
             noise_seed: 0,
@@ -95,34 +94,26 @@ impl SweepConfig {
         if self.jobs == 0 {
             fault("jobs", "expected 1 or more".into());
         }
-        for (key, names) in [("noise_kind", &self.noise_kind), ("objective", &self.objective), ("latent", &self.latent)]
-        {
-            // Names become folder names.
-            let plain = |n: &&String| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-            if let Some(name) = names.iter().find(|n| !plain(n)) {
-                fault(key, format!("`{name}` is no name of letters, digits and dashes"));
-            }
-        }
         // A setting that changes nothing was meant to change something.
-        if !self.codes.is_empty() && !self.latent.iter().any(|l| grid::is_sized(l)) {
+        if !self.codes.is_empty() && !self.latent.iter().any(|&l| grid::is_sized(l)) {
             fault("codes", "without effect: no latent of this sweep has codes".into());
         }
-        let impossible = |l: &&String| !self.objective.iter().any(|o| grid::can_stand_over(l, o));
-        if let Some(latent) = self.latent.iter().find(impossible).filter(|_| !self.objective.is_empty()) {
-            let needed = if latent == "lpc-reliable" { "needs objective mix" } else { "needs an objective over pairs" };
-            fault("latent", format!("`{latent}` {needed}, which is not in sweep.objective"));
+        let impossible = |&&l: &&LatentKind| !self.objective.iter().any(|&o| grid::can_stand_over(l, o));
+        if let Some(&latent) = self.latent.iter().find(impossible).filter(|_| !self.objective.is_empty()) {
+            let reliable = latent == LatentKind::LpcReliable;
+            let needed = if reliable { "needs objective mix" } else { "needs an objective over pairs" };
+            fault("latent", format!("`{}` {needed}, which is not in sweep.objective", name_of(&latent)));
         }
         if self.noise_p.iter().all(|p| *p == 0.0) && (self.marked.contains(&true) || self.noise_kind.len() > 1) {
             let key = if self.marked.contains(&true) { "marked" } else { "noise_kind" };
             fault(key, "without effect: no labels are flipped (sweep.noise_p is 0)".into());
         }
-        let texts = |items: &[String]| items.to_vec();
         let lists: [(&str, Vec<String>, bool); 7] = [
             ("noise_p", self.noise_p.iter().map(f64::to_string).collect(), true),
-            ("noise_kind", texts(&self.noise_kind), true),
+            ("noise_kind", self.noise_kind.iter().map(name_of).collect(), true),
             ("marked", self.marked.iter().map(bool::to_string).collect(), true),
-            ("objective", texts(&self.objective), true),
-            ("latent", texts(&self.latent), true),
+            ("objective", self.objective.iter().map(name_of).collect(), true),
+            ("latent", self.latent.iter().map(name_of).collect(), true),
             ("codes", self.codes.iter().map(usize::to_string).collect(), false),
             ("seeds", self.seeds.iter().map(u64::to_string).collect(), true),
         ];
@@ -139,21 +130,21 @@ impl SweepConfig {
     }
 }
 
-/// What a trained cell reports.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CellOutcome {
-    /// Preference accuracy on the test split against the clean labels, prior z.
-    pub eval_accuracy: f64,
+/// What a finished cell scored; a failed one has none of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct CellScores {
+    /// Preference accuracy on the test split against the clean labels, with the prior's z.
+    pub eval_accuracy: Option<f64>,
     /// Test examples.
-    pub n_eval: u64,
-    /// Area under the ROC curve of the mislabel score on the training split; NaN without flips.
-    pub audit_auroc: f64,
-    /// Codes in use; 0 for a latent without codes.
-    pub codes_used: u64,
-    /// Perplexity of the code usage; NaN for a latent without codes.
-    pub code_perplexity: f64,
+    pub n_eval: Option<u64>,
+    /// Area under the ROC curve of the mislabel score on the training split; none without flips.
+    pub audit_auroc: Option<f64>,
+    /// Codes in use; none for a latent without codes.
+    pub codes_used: Option<u64>,
+    /// Perplexity of the code usage; none for a latent without codes.
+    pub code_perplexity: Option<f64>,
     /// Wall clock of the training, seconds.
-    pub train_seconds: f64,
+    pub train_seconds: Option<f64>,
 }
 
 /// What a sweep needs done by the other pipelines.
@@ -169,7 +160,7 @@ pub trait SweepBackend: Sync {
     ///
     /// # Errors
     /// Whatever went wrong: this cell is then reported as failed, the others go on.
-    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome>;
+    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellScores>;
 }
 
 /// One launch of a sweep.
@@ -178,9 +169,9 @@ pub struct Sweep<'a> {
     pub config: &'a SweepConfig,
     /// `train.lpc.codes`, for an empty `sweep.codes`.
     pub base_codes: usize,
-    /// All that a cell is made from beside its place in the grid: every setting that changes a result (see
-    /// [`settings`]), the seed of the flips, the contents of inputs and model, the program's version. A folder is
-    /// continued only with what it was begun with.
+    /// All that the cells depend on and that the grid does not vary: every setting that changes a result (see
+    /// [`settings`]), the seed of the flips, the contents of inputs and model, the program's version. A sweep folder is
+    /// continued with equal ones only.
     pub settings: Value,
     /// Files and folders that the cells read.
     pub inputs: Vec<PathBuf>,
@@ -190,7 +181,7 @@ pub struct Sweep<'a> {
     pub out: &'a Path,
 }
 
-/// What a sweep has come to.
+/// The results of a sweep.
 #[derive(Debug, Clone, Serialize)]
 pub struct SweepOutcome {
     /// Sweep folder.
@@ -240,7 +231,7 @@ impl Sweep<'_> {
             return Err(Error::Config(faults));
         }
         let _lock = artifact::Claim { stage: "noise-sweep", inputs: &self.inputs }.take(self.out)?;
-        let sweep_folder = folder::SweepFolder::open(self.out, &self.settings)?;
+        let sweep_folder = SweepFolder::open(self.out, &self.settings)?;
         artifact::write_bytes(self.out.join(schema::run::CONFIG), self.resolved.as_bytes())?;
         let mut manifest = Manifest::begin("noise-sweep", &(self.config, &self.settings))?;
 
@@ -249,7 +240,7 @@ impl Sweep<'_> {
         if let Some(line) = sorted.sentence() {
             progress.note(&line);
         }
-        let Sorted { done, pending } = sorted;
+        let SortedCells { done, pending } = sorted;
         for (cell, _) in pending.iter().filter(|(_, why)| *why == Why::Other) {
             sweep_folder.forget(cell)?;
         }
@@ -268,17 +259,17 @@ impl Sweep<'_> {
         manifest.seeds.insert("noise".into(), self.config.noise_seed);
         manifest.fact("cells_failed", results.iter().filter(|r| r.status != tables::STATUS_OK).count())?;
         manifest.finish(self.out)?;
-        // After the manifest, because the report tells of it.
+        // After the manifest, which the report shows.
         crate::report::write(self.out)?;
         let cells_run = pending.len();
         Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary })
     }
 
-    /// Prepares the noise settings of the pending cells; those that failed, with the reason.
+    /// Prepares the data of the pending cells. Returns the noise settings that failed, with the reason.
     fn prepare(
         &self,
         pending: &[&Cell],
-        sweep_folder: &folder::SweepFolder,
+        sweep_folder: &SweepFolder,
         backend: &dyn SweepBackend,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<String, String>> {
@@ -306,7 +297,7 @@ impl Sweep<'_> {
         &self,
         pending: &[&Cell],
         unprepared: &BTreeMap<String, String>,
-        sweep_folder: &folder::SweepFolder,
+        sweep_folder: &SweepFolder,
         board: &Board<'_>,
         backend: &dyn SweepBackend,
         progress: &dyn Progress,
@@ -315,7 +306,7 @@ impl Sweep<'_> {
         let next = AtomicUsize::new(0);
         let worker = || -> Result<()> {
             while let Some(cell) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // The stopped cell has its checkpoint; the others wait for the next start.
+                // The cell that was stopped has a checkpoint; the next launch runs the others.
                 if progress.interrupted() {
                     break;
                 }
@@ -326,7 +317,7 @@ impl Sweep<'_> {
                     None => {
                         let (data, folder) = (sweep_folder.data_folder(&cell.noise), sweep_folder.cell_folder(&name));
                         match guarded(|| backend.train(cell, &data, &folder)) {
-                            Ok(outcome) => sweep_folder.finish(cell, &outcome)?,
+                            Ok(scores) => sweep_folder.finish(cell, scores)?,
                             Err(reason) => CellRecord::failed(cell, &reason),
                         }
                     }
@@ -339,7 +330,7 @@ impl Sweep<'_> {
             }
             Ok(())
         };
-        // Plain threads, not the pool: a cell uses the pool itself and would wait for its own worker.
+        // Threads outside the pool: a cell uses the pool, and on one of its threads would wait for itself.
         let workers = self.config.jobs.min(pending.len());
         let ended = std::thread::scope(|scope| {
             let handles: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
@@ -353,7 +344,7 @@ impl Sweep<'_> {
     }
 }
 
-/// The beginning of a status, for a line of its own; `results.parquet` has all of it.
+/// The beginning of a status, for one line of output; `results.parquet` has all of it.
 fn brief(status: &str) -> String {
     const SHOWN: usize = 160;
     if status.chars().count() <= SHOWN {
@@ -364,7 +355,7 @@ fn brief(status: &str) -> String {
     format!("{whole} … (all of it is in the column status of results.parquet)")
 }
 
-/// Runs a cell's work; an error or a panic becomes one line of text, and the sweep goes on.
+/// Runs a cell's work. An error or a panic becomes one line of text, so that the sweep goes on.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, String> {
     let one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
     match std::panic::catch_unwind(AssertUnwindSafe(work)) {
@@ -387,7 +378,7 @@ impl Board<'_> {
     fn add(&self, name: String, record: CellRecord) -> Result<()> {
         let mut results = self.results.lock().map_err(|_| Error::run("a worker of the sweep died"))?;
         results.insert(name, record);
-        // Under the lock: an older table must not replace a newer one.
+        // The table is written under the lock, so that an older one never replaces a newer one.
         tables::write_results(&self.out.join(schema::sweep::RESULTS), &tables::results(self.rows, &results))
     }
 

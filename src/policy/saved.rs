@@ -64,7 +64,10 @@ pub fn open<T: Real>(source: &ModelSource, vocab_size: usize, seed: Seed, longes
     {
         let path = folder.join(run::LPC_CONFIG);
         let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        lpc = serde_json::from_slice(&text).map_err(|e| Error::artifact(&path, e.to_string()))?;
+        lpc = serde_json::from_slice(&text).map_err(|e| {
+            Error::artifact(&path, e.to_string())
+                .with_hint("if another version of lpc-pipe wrote it, settings may have changed: train the model again")
+        })?;
         let weights = folder.join(run::LPC_WEIGHTS);
         let mut tensors = safetensors::read(&weights)?;
         let mut tokens = |name: &str| -> Result<Vec<u32>> {

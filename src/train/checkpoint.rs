@@ -1,7 +1,7 @@
-//! Checkpoints: everything that the rest of a run depends on, in a folder that appears whole or not at all.
+//! Checkpoints: all that the rest of a run depends on, in a folder that appears whole or not at all.
 //!
-//! The two tensor files are written aside, hashed while they are written, and only then the folder gets its
-//! name. `state.json` holds their hashes and its own, so that no changed byte is taken for a checkpoint.
+//! The files are written into a folder of another name, which is renamed at the end. `state.json` has the hashes of the
+//! two tensor files and its own, so that a checkpoint with a changed byte is not used.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub struct CheckpointState {
     pub seconds: f64,
     /// What the run is: configuration (without `max_steps`), data and model; a checkpoint of another run is refused.
     pub identity: String,
-    /// What `identity` is the hash of, so that a refusal can tell what differs.
+    /// What `identity` is the hash of: an error then says what differs.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub about: serde_json::Value,
     /// BLAKE3 of the two tensor files; filled in by [`write()`].
@@ -53,8 +53,8 @@ fn name(step: usize) -> String {
     format!("step-{step:06}")
 }
 
-/// Sees that checkpoints can be written into the folder, before hours of work depend on it, and removes what a
-/// killed process left there unfinished.
+/// Checks before training that checkpoints can be written into the folder, and removes unfinished ones of a process that
+/// was killed.
 ///
 /// # Errors
 /// [`Error::Run`] saying what the system refused.
@@ -104,7 +104,7 @@ fn write_whole<T: Real>(
 ) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let staged = tempfile::Builder::new().prefix(STAGED).tempdir_in(folder).map_err(Error::io(folder))?;
-    // Frozen ones are those of the starting model, which the run's identity names.
+    // Frozen parameters are those of the starting model, whose hash is part of the run's identity.
     let tensors: Vec<(&str, candle_core::Tensor)> =
         params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), p.var.as_detached_tensor())).collect();
     let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
@@ -114,20 +114,20 @@ fn write_whole<T: Real>(
     ];
     state.seal = state.sealed()?;
     artifact::write_json(staged.path().join(STATE), &state)?;
-    let place = folder.join(name(state.step));
-    // One of the same step, which was passed over: it goes before the new one comes, and nothing sound with it.
-    artifact::remove(&place)?;
-    artifact::place(staged.path(), &place)?;
-    // The folder lives under its new name now; there is nothing left to remove under the old one.
+    let path = folder.join(name(state.step));
+    // A checkpoint of the same step was damaged, or the run would have gone on from it.
+    artifact::remove(&path)?;
+    artifact::place(staged.path(), &path)?;
+    // The folder was renamed: there is nothing left to remove under its old name.
     let _ = staged.keep();
     let all = list(folder)?;
     let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(|(step, _)| *step > state.step);
     let old = earlier.into_iter().rev().skip(keep.max(1));
     later.into_iter().chain(old).try_for_each(|(_, path)| artifact::remove(&path))?;
-    Ok(place)
+    Ok(path)
 }
 
-/// Removes the optimizer's moments of a finished run's checkpoints. The numbers that were trained stay.
+/// Removes the optimizer's moments from the checkpoints of a finished run; the trained parameters stay.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -152,7 +152,7 @@ fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
-/// The newest sound checkpoint's state and folder; damaged ones are passed over, and named to `skipped`.
+/// State and folder of the newest sound checkpoint; `skipped` is called for each damaged one that is newer.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -166,6 +166,7 @@ pub fn newest(folder: &Path, mut skipped: impl FnMut(&Path, &Error)) -> Result<O
     Ok(None)
 }
 
+/// The state of a checkpoint whose files have the hashes that it names.
 fn sound(step: usize, path: &Path) -> Result<CheckpointState> {
     let file = path.join(STATE);
     let text = std::fs::read(&file).map_err(Error::io(&file))?;

@@ -1,4 +1,4 @@
-//! Where a run computes: device, operations and precision, from what was asked and what is there.
+//! The device on which a run computes, and with which operations and precision.
 
 use candle_core::{DType, Device};
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Fault, Result};
 use crate::model::Place;
 use crate::nn::Precision;
 
-/// What this build or these settings rule out, whatever the machine.
+/// Settings that this build cannot follow, or that contradict each other.
 pub(super) fn faults(config: &TrainConfig) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut fault = |key: &str, message: &str| {
@@ -28,7 +28,7 @@ pub(super) fn faults(config: &TrainConfig) -> Vec<Fault> {
     faults
 }
 
-/// Where to compute; none for the fused kernels on the CPU. `local_rank` picks among a machine's accelerators.
+/// The device to compute on; none for the fused kernels on the CPU. `local_rank` picks among a machine's accelerators.
 ///
 /// # Errors
 /// [`Error::Config`] where the device that was asked for is not there.
@@ -38,7 +38,7 @@ pub fn open(config: &TrainConfig, local_rank: usize) -> Result<Option<Place>> {
         DeviceKind::Cpu => None,
         DeviceKind::Cuda => Some(Device::new_cuda(local_rank).map_err(|e| missing("CUDA", e))?),
         DeviceKind::Metal => Some(Device::new_metal(local_rank).map_err(|e| missing("Metal", e))?),
-        // The fused kernels were asked for, and run on the CPU.
+        // Fused kernels run on the CPU.
         DeviceKind::Auto if config.kernels == Kernels::Fused => None,
         DeviceKind::Auto if cfg!(feature = "cuda") => Device::new_cuda(local_rank).ok(),
         DeviceKind::Auto if cfg!(feature = "metal") => Device::new_metal(local_rank).ok(),

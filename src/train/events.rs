@@ -1,4 +1,4 @@
-//! The loop emits events; observers decide what to show or store.
+//! Events of the training loop, and the observers that store or show them.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::schema::metric;
 /// Named numbers in a fixed order.
 pub type Metrics = Vec<(String, f64)>;
 
-/// What happened.
+/// An event of the training loop.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TrainEvent {
     /// A step was taken.
@@ -51,7 +51,7 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens the file and keeps the lines up to `step`: a resumed run repeats none and loses none.
+    /// Opens the file and removes lines after `step`, from which a resumed run goes on.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -86,7 +86,7 @@ impl Observer for JsonLines {
         }
         let mut text = serde_json::Value::Object(line).to_string();
         text.push('\n');
-        // One write for a line: a reader never sees a part of one.
+        // One write for each line, so that no reader sees a part of one.
         self.file.write_all(text.as_bytes()).map_err(Error::io(&self.path))
     }
 }
@@ -96,8 +96,8 @@ impl Observer for JsonLines {
 pub struct TensorBoard(EventFile);
 
 impl TensorBoard {
-    /// Starts an event file in the folder, for a run that goes on after `step`: what earlier files tell of later
-    /// steps is taken out of them.
+    /// Starts an event file in the folder for a run that goes on after `step`, and removes later steps from the files that
+    /// are there.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -114,7 +114,7 @@ impl Observer for TensorBoard {
     }
 }
 
-/// One line of the current state for a person.
+/// Shows the state of the run in one line.
 pub struct StatusLine<'a>(pub &'a dyn Progress);
 
 impl Observer for StatusLine<'_> {
@@ -140,7 +140,7 @@ impl Observer for StatusLine<'_> {
                 self.0.advance(1);
             }
             TrainEvent::Evaluation { step, metrics } => {
-                // Sources have lines of their own in the files; here they would bury the whole.
+                // Metrics of single sources are in the files alone.
                 let whole = metrics.iter().filter(|(k, _)| k.matches('/').count() < 2);
                 let parts: Vec<String> = whole.map(|(k, v)| format!("{k} {v:.4}")).collect();
                 self.0.note(&format!("step {step}: {}", parts.join(" · ")));

@@ -38,13 +38,13 @@ pub struct Fit<'a> {
     pub reference: &'a [(f64, f64)],
     /// Folder of checkpoints.
     pub checkpoints: PathBuf,
-    /// What the run is; see [`checkpoint::CheckpointState::identity`].
+    /// See [`CheckpointState::identity`].
     pub identity: String,
-    /// What its hash is that of; see [`checkpoint::CheckpointState::about`].
+    /// See [`CheckpointState::about`].
     pub about: serde_json::Value,
-    /// Whether work that can be interrupted comes behind the last step.
+    /// Whether long work follows the last step: a checkpoint is then written at the end.
     pub more: bool,
-    /// Steps that a checkpoint has already taken; its numbers are in policy and optimizer.
+    /// The checkpoint to go on from, and its folder.
     pub from: Option<(checkpoint::CheckpointState, PathBuf)>,
     /// The ranks that train together; the first one writes checkpoints.
     pub ranks: &'a Ranks,
@@ -106,11 +106,11 @@ pub fn fit<T: Real>(
         let picked = feed.step(step);
         let share = plan.share(step);
         let moment = config.lpc.moment(share, plan.latent_share(step));
-        let occasion = plan.place(step).0.to_string();
+        let occasion = plan.epoch(step).0.to_string();
         let mut sums = Sums::default();
         let warms = plan.warms(step);
         if !warms && !config.tune.keeps_states() {
-            // What was known of a backbone that stood still.
+            // Hidden states of the warm-up, which are wrong once the backbone changes.
             policy.states = None;
         }
         let gradients = if warms { &latent } else { &whole };
@@ -123,7 +123,7 @@ pub fn fit<T: Real>(
             let own = cut(start + own.start)..cut(start + own.end);
             let micro = &picked[own.clone()];
             if micro.is_empty() {
-                // The other ranks may have pairs of this pass; without any they meet nobody.
+                // Where other ranks have pairs of this pass, they wait for this one.
                 if end > start {
                     step::idle(policy, moment, ranks)?;
                 }
@@ -163,7 +163,7 @@ pub fn fit<T: Real>(
         outcome.seconds += seconds;
         outcome.pairs += picked.len();
         outcome.steps = step + 1;
-        // A short last batch of an epoch would bend the median.
+        // The last step of an epoch may be short: it is left out of the median.
         let rates = &mut rates[usize::from(!warms)];
         if picked.len() >= plan.per_step || rates.is_empty() {
             rates.push(picked.len() as f64 / seconds);
@@ -192,7 +192,7 @@ pub fn fit<T: Real>(
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         // A run that a limit ends before its epochs do can go on later.
         let capped = last && plan.steps < plan.warm + plan.horizon;
-        // Evaluating a long run takes its time too, and should not cost the training when it is cut short.
+        // Evaluating a long run takes time too; where that is interrupted, the training must not be lost.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
         if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && ranks.first() {
             let (identity, about) = (fit.identity.clone(), fit.about.clone());
@@ -213,7 +213,7 @@ pub fn fit<T: Real>(
     }
     progress.end();
     let [warming, training] = rates;
-    // A run that ends before the backbone moves has the speed of the steps that it took.
+    // A run that ends within the warm-up has the speed of its steps.
     let mut rates = if training.is_empty() { warming } else { training };
     rates.sort_by(f64::total_cmp);
     if let Some(median) = rates.get(rates.len() / 2) {
@@ -222,15 +222,15 @@ pub fn fit<T: Real>(
     Ok(outcome)
 }
 
-/// Steps over which the latent part's rate rises where it is trained alone.
+/// Steps over which the latent part's rate rises in its warm-up.
 const LATENT_RISE: usize = 10;
-/// Share of its peak rate that the latent part has left when the backbone begins to move: its codes follow the backbone
-/// from there on, and do not look for others.
+/// Share of its peak rate that the latent part has after its warm-up: enough for its codes to follow the backbone, and
+/// too little to become others.
 const LATENT_REST: f64 = 0.1;
 
-/// Shares of the peak learning rates at a step, of the backbone and of the latent part: warm-up in a line, then the
-/// schedule. Where the latent part is trained alone its rate falls along half a cosine to [`LATENT_REST`], and from there
-/// with the backbone's.
+/// Shares of the peak learning rates at a step, of the backbone and of the latent part. The backbone's rises linearly in
+/// `train.warmup` and then follows the schedule. In its own warm-up the latent part's falls along half a cosine to
+/// [`LATENT_REST`], and after it falls with the backbone's.
 fn rate_shares(config: &TrainConfig, plan: &StepPlan, step: usize) -> [f64; 2] {
     if plan.warms(step) {
         let rise = ((step + 1) as f64 / LATENT_RISE.min(plan.warm) as f64).min(1.0);
@@ -246,9 +246,10 @@ fn rate_shares(config: &TrainConfig, plan: &StepPlan, step: usize) -> [f64; 2] {
         LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
     };
     let backbone = if step < warm { (step + 1.0) / warm } else { fall((step - warm) / rest) };
-    match plan.warm {
-        0 => [backbone, backbone],
-        _ => [backbone, LATENT_REST * if step < warm { 1.0 } else { backbone }],
+    if plan.warm == 0 {
+        [backbone, backbone]
+    } else {
+        [backbone, LATENT_REST * if step < warm { 1.0 } else { backbone }]
     }
 }
 

@@ -1,14 +1,14 @@
-//! Numbers that are none: which tensor's gradient has them.
+//! The check that a step's gradient is finite; where it is not, which tensors are at fault.
 
 use super::optimizer::global_norm;
 use crate::error::{Error, Result};
 use crate::model::{Gradients, Params};
 use crate::nn::Real;
 
-/// The global norm of a step's gradient.
+/// The global norm of a step's gradient. `ids` are those of the step's pairs, for the error.
 ///
 /// # Errors
-/// [`Error::Run`] where it is not finite: with the step, the tensors at fault and the batch's ids.
+/// [`Error::Run`] where the norm is not finite, with the step, the tensors at fault and the ids; [`Error::Tensor`].
 pub fn finite_norm<T: Real>(
     params: &Params,
     gradients: &Gradients,
@@ -19,11 +19,11 @@ pub fn finite_norm<T: Real>(
     if norm.is_finite() {
         return Ok(norm);
     }
-    let mut names = culprits::<T>(params, gradients)?;
+    let mut names = faulty_tensors::<T>(params, gradients)?;
     let more = names.len().saturating_sub(5);
     names.truncate(5);
     let which = match (names.is_empty(), more) {
-        // Every number is finite, and the sum of their squares is not.
+        // Every number is finite; the sum of their squares overflows.
         (true, _) => "its norm".to_string(),
         (false, 0) => names.join(", "),
         (false, more) => format!("{} and {more} more tensors", names.join(", ")),
@@ -38,7 +38,7 @@ pub fn finite_norm<T: Real>(
 }
 
 /// Parameters whose gradient has a number that is not finite, in the parameters' order.
-fn culprits<T: Real>(params: &Params, gradients: &Gradients) -> Result<Vec<String>> {
+fn faulty_tensors<T: Real>(params: &Params, gradients: &Gradients) -> Result<Vec<String>> {
     let mut found = Vec::new();
     gradients.each::<T>(|position, sum| {
         if sum.iter().any(|x| !x.is_finite()) {

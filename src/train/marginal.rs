@@ -1,11 +1,12 @@
-//! The exact sum over codes in a training step: the objective under every code, its marginal, Bayes' posterior.
+//! A training step with the exact sum over codes: the objective under every code, its marginal over the prior, and Bayes'
+//! posterior.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::step::{Constants, StepPass, Sums, mean_of, total};
+use super::step::{Constants, StepPass, Sums, label_flips, mean_of, total};
 use crate::error::Result;
 use crate::lpc::bayes;
 use crate::model::Gradients;
@@ -13,14 +14,20 @@ use crate::nn::Real;
 use crate::objective::PreferenceLogps;
 use crate::policy::{Policy, States};
 
-/// The pass' share of the step's loss: `-lambda ln sum_k p_k e^(-l_k / lambda)` over its groups of pairs, of which a
-/// share g is the objective with the prior's expected z.
+/// The pass' share of the step's mean loss, differentiable: `1 - g` of the marginal losses
+/// `-lambda ln sum_k p_k e^(-l_k / lambda)` of its groups of pairs, and g of the objective with the prior's expected z.
 ///
 /// # Shapes
-/// log_prior (B,K) · groups: ranges of pairs that share a code.
+/// log_prior (B,K) · groups: ranges of pairs that share a code -> a scalar.
+///
+/// # Units
+/// Those of the objective's losses.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
+///
+/// # Source
+/// As [`crate::lpc::bayes`].
 #[allow(clippy::too_many_arguments, reason = "what a step knows of its pass")]
 pub(super) fn forward<T: Real>(
     policy: &Policy<T>,
@@ -53,7 +60,7 @@ pub(super) fn forward<T: Real>(
     let found = pass.objective.losses_with(&preference, flips.as_ref())?;
     let losses = found.losses.reshape((pairs, k))?;
     let weight = pass.moment.kl_weight * pass.objective.loss_unit();
-    // While lambda rises from 0 the least of the losses would count alone: a thousandth is near enough to that.
+    // lambda may rise from 0, where the marginal is the least of the losses: a thousandth is near enough to that.
     let weight = weight.max(1e-3 * pass.objective.loss_unit());
     let marginal = bayes::marginal(log_prior, &losses, weight, groups)?;
     let mut loss = (marginal.losses.sum_all()? * share)?;
@@ -67,7 +74,7 @@ pub(super) fn forward<T: Real>(
         loss = (loss + (&balance * (examples * share * pass.moment.balance))?)?;
         sums.balance += balance.to_dtype(DType::F64)?.to_vec0::<f64>()? * pairs as f64;
     }
-    // From here on numbers alone.
+    // What follows is counted, and takes no part in the gradient.
     let swapped = pass.objective.losses_with(&preference.swapped(), flips.as_ref())?.losses.reshape((pairs, k))?;
     let other = bayes::marginal(log_prior, &swapped, weight, groups)?;
     let overlaps = numbers(&bayes::overlap(&marginal.log_posterior, &other.log_posterior)?)?;
@@ -100,7 +107,10 @@ pub(super) fn forward<T: Real>(
     Ok(loss)
 }
 
-/// The objective (B) of every pair with the prior's expected z, as evaluation and generation take it.
+/// The objective of every pair with the prior's expected z, which evaluation and generation use.
+///
+/// # Shapes
+/// (B).
 fn under_prior<T: Real>(
     policy: &Policy<T>,
     logps: crate::policy::SequenceLogps,
@@ -111,7 +121,7 @@ fn under_prior<T: Real>(
     let pairs = logps.chosen.dim(0)?;
     let flips = match flips {
         Some(flips) => Some(flips),
-        None => policy.flip_rate()?.map(|rate| rate.broadcast_as(pairs)?.contiguous()).transpose()?,
+        None => label_flips(policy, pairs)?,
     };
     let preference = PreferenceLogps {
         chosen_logps: logps.chosen,
@@ -128,19 +138,18 @@ fn no_pairs() -> crate::Error {
     crate::Error::run("codes need pairs")
 }
 
-/// Flip rate of each pair's label under each code (B*K), where rates are learned.
+/// Flip rate of each pair's label under each code, where rates are learned.
+///
+/// # Shapes
+/// (B*K).
 fn flip_rates<T: Real>(policy: &Policy<T>, pairs: usize, k: usize) -> Result<Option<Tensor>> {
-    let codes = policy.lpc.as_ref().and_then(|lpc| lpc.codes()).map(|codes| codes.flip_rates()).transpose()?.flatten();
-    let rates = match codes {
-        Some(rates) => Some(rates.unsqueeze(0)?.broadcast_as((pairs, k))?.flatten_all()?),
-        None => match policy.flip_rate()? {
-            Some(rate) => Some(rate.broadcast_as(pairs * k)?.contiguous()?),
-            None => None,
-        },
-    };
-    Ok(rates)
+    match policy.lpc.as_ref().and_then(|lpc| lpc.codes()).map(|codes| codes.flip_rates()).transpose()?.flatten() {
+        Some(rates) => Ok(Some(rates.unsqueeze(0)?.broadcast_as((pairs, k))?.flatten_all()?)),
+        None => label_flips(policy, pairs * k),
+    }
 }
 
+/// A tensor's numbers, flat.
 fn numbers(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?)
 }

@@ -1,11 +1,11 @@
-//! AdamW in place, with moments that can be saved; and clipping by the global norm.
+//! AdamW in place, and the global norm of a gradient.
 //!
-//! candle's own AdamW keeps its moments to itself, so that no run could be resumed exactly.
+//! The moments of candle's own AdamW are private: a run that used it could not be resumed with the same bits.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 
 use super::config::TrainConfig;
@@ -15,6 +15,7 @@ use crate::nn::Real;
 use crate::nn::real::wide;
 use crate::weights::safetensors::TensorEntry;
 
+/// Numbers that one task updates.
 const PER_TASK: usize = 1 << 16;
 
 /// AdamW's constants.
@@ -28,7 +29,7 @@ pub struct AdamWConfig {
     pub epsilon: f64,
     /// Decoupled weight decay of matrices in the backbone.
     pub weight_decay: f64,
-    /// Steps before the backbone's first one, which its moments do not count.
+    /// Steps before the backbone's first one: its bias correction does not count them.
     pub latent_steps: u64,
 }
 
@@ -68,13 +69,14 @@ pub struct AdamW<T> {
     pub steps: u64,
 }
 
-/// One parameter's update, applied to candle's own storage.
+/// The update of one parameter in memory.
 struct Update<'a, T> {
     gradient: &'a [T],
     moments: Mutex<&'a mut (Vec<T>, Vec<T>)>,
     rule: UpdateRule,
 }
 
+/// The numbers of one parameter's update.
 #[derive(Clone, Copy)]
 struct UpdateRule {
     config: AdamWConfig,
@@ -128,7 +130,10 @@ impl UpdateRule {
 }
 
 impl UpdateRule {
-    /// The same step for tensors, on whatever device they are.
+    /// [`UpdateRule::apply`] for a parameter on any device. Returns the moments after the step.
+    ///
+    /// # Shapes
+    /// All that of the parameter.
     fn apply_tensors(
         &self,
         value: &Var,
@@ -160,7 +165,7 @@ impl<T: Real> AdamW<T> {
         AdamW { config, moments, tensors: BTreeMap::new(), steps: 0 }
     }
 
-    /// One step: gradients are multiplied by `scale` (clipping) on the way.
+    /// One step with the gradients times `scale`, which clips them.
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -199,44 +204,25 @@ impl<T: Real> AdamW<T> {
         })
     }
 
-    /// A copy of the moments by name, as [`AdamW::entries`] names them.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`].
-    pub fn tensors(&self, params: &Params) -> Result<Vec<(String, Tensor)>> {
-        let mut out = Vec::new();
-        for (position, (param, (first, second))) in params.iter().zip(&self.moments).enumerate() {
-            if let Some((first, second)) = self.tensors.get(&position) {
-                out.push((format!("first.{}", param.name), first.to_device(&Device::Cpu)?));
-                out.push((format!("second.{}", param.name), second.to_device(&Device::Cpu)?));
-            } else if param.trainable && !param.var.device().is_cpu() {
-                // No step yet.
-                let zeros = Tensor::zeros(param.var.shape(), T::KIND, &Device::Cpu)?;
-                out.push((format!("first.{}", param.name), zeros.clone()));
-                out.push((format!("second.{}", param.name), zeros));
-            } else if param.trainable {
-                let tensor = |v: &[T]| Tensor::from_slice(v, param.var.shape(), &Device::Cpu);
-                out.push((format!("first.{}", param.name), tensor(first)?));
-                out.push((format!("second.{}", param.name), tensor(second)?));
-            }
-        }
-        Ok(out)
-    }
-
-    /// Moments by name, for a checkpoint: `first.NAME` and `second.NAME`. Nothing is copied.
+    /// Moments by name, for a checkpoint: `first.NAME` and `second.NAME`. Nothing is copied. A parameter on another device
+    /// that has had no gradient yet has none.
     pub fn entries<'a>(&'a self, params: &'a Params) -> Vec<TensorEntry<'a>> {
         let mut out = Vec::new();
-        for (param, (first, second)) in params.iter().zip(&self.moments) {
-            if param.trainable {
+        for (position, (param, (first, second))) in params.iter().zip(&self.moments).enumerate() {
+            let [first_name, second_name] = moment_names(param);
+            if let Some((first, second)) = self.tensors.get(&position) {
+                out.push(TensorEntry::tensor(first_name, first, None));
+                out.push(TensorEntry::tensor(second_name, second, None));
+            } else if param.trainable && param.var.device().is_cpu() {
                 let shape = param.var.dims();
-                out.push(TensorEntry::slice(format!("first.{}", param.name), shape, first));
-                out.push(TensorEntry::slice(format!("second.{}", param.name), shape, second));
+                out.push(TensorEntry::slice(first_name, shape, first));
+                out.push(TensorEntry::slice(second_name, shape, second));
             }
         }
         out
     }
 
-    /// Takes the moments of a checkpoint.
+    /// Takes the moments of a checkpoint, which was written after `steps` steps.
     ///
     /// # Errors
     /// [`Error::Run`] naming what is missing or has another size.
@@ -245,19 +231,21 @@ impl<T: Real> AdamW<T> {
             if !param.trainable {
                 continue;
             }
+            let names = moment_names(param);
             if !param.var.device().is_cpu() {
-                let find = |kind: &str| -> Result<Tensor> {
-                    let name = format!("{kind}.{}", param.name);
-                    let found = tensors.get(&name).filter(|t| t.shape() == param.var.shape());
+                if names.iter().all(|name| !tensors.contains_key(name)) {
+                    continue;
+                }
+                let find = |name: &String| -> Result<Tensor> {
+                    let found = tensors.get(name).filter(|t| t.shape() == param.var.shape());
                     let found = found.ok_or_else(|| Error::run(format!("no tensor {name} of the right shape")))?;
                     Ok(found.to_dtype(T::KIND)?.to_device(param.var.device())?)
                 };
-                self.tensors.insert(position, (find("first")?, find("second")?));
+                self.tensors.insert(position, (find(&names[0])?, find(&names[1])?));
                 continue;
             }
-            for (kind, values) in [("first", first), ("second", second)] {
-                let name = format!("{kind}.{}", param.name);
-                let found = tensors.get(&name).ok_or_else(|| Error::run(format!("no tensor {name}")))?;
+            for (name, values) in names.iter().zip([first, second]) {
+                let found = tensors.get(name).ok_or_else(|| Error::run(format!("no tensor {name}")))?;
                 let found = found.flatten_all()?.to_vec1::<T>()?;
                 if found.len() != values.len() {
                     return Err(Error::run(format!("tensor {name}: expected {} numbers", values.len())));
@@ -270,7 +258,12 @@ impl<T: Real> AdamW<T> {
     }
 }
 
-/// Global norm over all gradients, in f64 and in a fixed order.
+/// Names of a parameter's first and second moment.
+fn moment_names(param: &Param) -> [String; 2] {
+    ["first", "second"].map(|moment| format!("{moment}.{}", param.name))
+}
+
+/// Euclidean norm of all gradients together, summed in f64 and in a fixed order.
 ///
 /// # Errors
 /// [`Error::Tensor`].
@@ -286,7 +279,7 @@ pub fn global_norm<T: Real>(gradients: &Gradients) -> Result<f64> {
         total += parts.into_iter().sum::<f64>();
         Ok(())
     })?;
-    // One number for each tensor of another device, brought here together.
+    // The sums of tensors on another device are copied into memory together.
     let mut squares = Vec::new();
     gradients.each_tensor(|_, gradient| {
         squares.push(gradient.sqr()?.sum_all()?.to_dtype(T::KIND)?);

@@ -1,12 +1,12 @@
-//! Processes that train one model together: each takes its share of every step's pairs, gradients are added up, and
-//! the first one writes.
+//! Ranks: processes that train one model together. Each computes a share of every step's pairs, gradients are summed, and
+//! the first rank writes.
 //!
-//! Ranks speak in two ways. A *meeting* carries a few bytes of every rank to every rank, and with them word of who
-//! failed: whatever goes wrong at one rank ends all of them at their next meeting, with that rank's message. A *sum*
-//! carries gradients and follows a meeting at once, so that nobody waits for a rank that has gone.
+//! Ranks exchange data in two ways. A *meeting* brings a few bytes of every rank to every rank, or the error of a rank
+//! that failed: all ranks then end at their next meeting with that error. A *sum* adds up gradients. It follows a meeting
+//! at once, so that no rank waits for one that has ended.
 //!
-//! Sums run in the order of the ranks, wherever they are taken, so that every rank holds the same bits, and a run
-//! with the same number of ranks gives the same bits again.
+//! Sums are computed in the order of the ranks everywhere. Every rank then has the same bits, and a run with the same
+//! number of ranks gives the same bits again.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ mod mpi;
 pub mod threads;
 pub mod work;
 
-/// What carries numbers between ranks. Every rank calls the same methods in the same order.
+/// The transport between ranks. Every rank calls the same methods in the same order.
 pub trait Wire: Send + Sync {
     /// This rank, from 0.
     fn rank(&self) -> usize;
@@ -50,10 +50,10 @@ pub trait Wire: Send + Sync {
     fn sum_f64(&self, values: &mut [f64]) -> Result<()>;
 }
 
-/// This rank's view of all of them.
+/// All ranks as one of them sees them.
 pub struct Ranks {
     wire: Option<Box<dyn Wire>>,
-    /// Whether a meeting has told that some rank failed.
+    /// Whether a meeting has brought an error.
     stopped: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ impl std::fmt::Debug for Ranks {
     }
 }
 
-/// A failure on its way to the other ranks.
+/// An error as it is sent to the other ranks.
 #[derive(Debug, Serialize, Deserialize)]
 struct Failure {
     code: u8,
@@ -79,7 +79,7 @@ impl Failure {
         Failure { code: error.exit_code(), message: error.to_string(), hint: error.hint().map(str::to_string) }
     }
 
-    /// The error as another rank reports it: same exit code, same words.
+    /// The error at another rank, with the same exit code and message.
     fn arrived(self, rank: usize) -> Error {
         let from = format!("rank {rank}");
         match self.code {
@@ -116,7 +116,8 @@ impl Ranks {
         self.rank() == 0
     }
 
-    /// This rank's part of `n` things: contiguous, in the order of the ranks, sizes differing by one at most.
+    /// This rank's share of `n` things: a range. The ranges of the ranks follow one another; their lengths differ by one at
+    /// most.
     pub fn share(&self, n: usize) -> Range<usize> {
         let (rank, size) = (self.rank(), self.size());
         let begin = |r: usize| r * (n / size) + r.min(n % size);
@@ -126,7 +127,7 @@ impl Ranks {
     /// A meeting: every rank's bytes, in the order of the ranks.
     ///
     /// # Errors
-    /// What this rank brings; otherwise the failure of the lowest rank that brings one.
+    /// This rank's own error; else that of the lowest rank that brings one.
     pub fn meet(&self, own: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
         let Some(wire) = &self.wire else { return Ok(vec![own?]) };
         let sent = match &own {
@@ -187,7 +188,7 @@ impl Ranks {
         }
     }
 
-    /// What the first rank finds, at every rank; the others do not look.
+    /// Calls `find` at the first rank alone, and gives its result at every rank.
     ///
     /// # Errors
     /// As [`Ranks::meet`].
@@ -198,7 +199,7 @@ impl Ranks {
         if self.first() {
             let found = find();
             let sent = found.as_ref().map_err(|_| ()).ok().map(serde_json::to_vec).transpose()?;
-            // Once the first rank's own value is known to be sound, it is kept as it is.
+            // The first rank keeps its own value: sent through JSON it may not come back the same.
             return match found {
                 Ok(found) => self.meet(Ok(sent.unwrap_or_default())).map(|_| found),
                 Err(error) => Err(self.meet(Err(error)).err().unwrap_or_else(|| Error::run("a failure was lost"))),
@@ -220,7 +221,7 @@ impl Ranks {
         }
     }
 
-    /// The last meeting: a result stands where all ranks have one.
+    /// The last meeting: gives this rank's result where no rank has failed.
     ///
     /// # Errors
     /// As [`Ranks::meet`].
@@ -247,21 +248,21 @@ pub(crate) fn unpack(bytes: &[u8]) -> Vec<f64> {
 
 /// Number of processes that a launcher (mpirun, srun) started together; 1 without one.
 pub fn launched() -> usize {
-    told(&["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]).unwrap_or(1)
+    launcher_number(&["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]).unwrap_or(1)
 }
 
 /// Rank of this process among them, before any of them has spoken: who is to print.
 pub fn launched_rank() -> usize {
-    told(&["OMPI_COMM_WORLD_RANK", "PMI_RANK"]).unwrap_or(0)
+    launcher_number(&["OMPI_COMM_WORLD_RANK", "PMI_RANK"]).unwrap_or(0)
 }
 
-/// Place of this process among those on its machine, from 0: which accelerator it takes.
+/// Number of this process among those on its machine, from 0: it uses the accelerator of that number.
 pub fn local_rank() -> usize {
-    told(&["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"]).unwrap_or(0)
+    launcher_number(&["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"]).unwrap_or(0)
 }
 
-/// What launchers tell in the environment: the first of these that is a number.
-fn told(names: &[&str]) -> Option<usize> {
+/// The first of these environment variables that is a number; launchers set them.
+fn launcher_number(names: &[&str]) -> Option<usize> {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 

@@ -1,4 +1,4 @@
-//! One pass forward and backward over a batch of pairs.
+//! One forward and backward pass over a batch of pairs.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::seed::Seed;
 use crate::train::marginal;
 use crate::train::ranks::Ranks;
 
-/// Sums over examples of a step, from which means are taken.
+/// Sums over the examples of a step, whose means are its metrics.
 #[derive(Debug, Clone, Default)]
 pub struct Sums {
     /// Examples.
@@ -53,9 +53,9 @@ pub struct StepPass<'a> {
     pub moment: Moment,
     /// Seed of the samples' noise.
     pub seed: Seed,
-    /// Names the step, so that an example seen twice gets fresh noise.
+    /// Part of the seed of the samples' noise: an example that is seen again gets other noise.
     pub occasion: &'a str,
-    /// Examples of the whole step: a pass contributes its share of the mean.
+    /// Examples of the whole step: the pass' losses are divided by it.
     pub step_examples: usize,
     /// The ranks among which the pass is shared.
     pub ranks: &'a Ranks,
@@ -65,7 +65,7 @@ pub struct StepPass<'a> {
     pub keys: Option<&'a [u64]>,
 }
 
-/// What a step knows of its rows that training does not change.
+/// What training does not change of a pass' rows.
 pub(super) struct Constants {
     /// Reference log-probabilities (B) of chosen and rejected.
     pub reference: (Tensor, Tensor),
@@ -73,10 +73,14 @@ pub(super) struct Constants {
     pub lengths: (Tensor, Tensor),
 }
 
-/// Forward and backward; gradients of the step's mean loss are added to `gradients`.
+/// Forward and backward: adds the pass' gradients of the step's mean loss to `gradients`, and what it counts to `sums`.
+/// `reference` has the reference log-probabilities of the rows, chosen and rejected.
+///
+/// # Units
+/// `reference` in nats, summed over response tokens.
 ///
 /// # Errors
-/// [`Error::Run`] with the ids of the batch where the loss is not finite.
+/// [`Error::Run`] with the ids of the batch where the loss is not finite; [`Error::Tensor`].
 pub fn pass<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
@@ -98,10 +102,19 @@ pub fn pass<T: Real>(
     gradients.absorb::<T>(&policy.params, &mut store)
 }
 
-/// The pass' share of the step's loss, differentiable.
+/// The pass' share of the step's mean loss, differentiable; adds what it counts to `sums`.
+///
+/// # Shapes
+/// A scalar.
+///
+/// # Units
+/// Those of the objective's losses.
 ///
 /// # Errors
 /// [`Error::Tensor`].
+///
+/// # Source
+/// Gong et al. 2025, Eq. 9 and 11, where the posterior is amortised.
 pub fn forward<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
@@ -128,7 +141,7 @@ pub fn forward<T: Real>(
     };
     let share = 1.0 / pass.step_examples as f64;
     sums.examples += rows.len();
-    // Of the rows, not of the batch: the backbone may have been spared them.
+    // Counted over the rows: the backbone does not run where hidden states were kept.
     let rejected = |r: &TokenRow| if sides == Sides::Both { r.rejected_ids.len() } else { 0 };
     sums.tokens += rows.iter().map(|r| r.prompt_ids.len() + r.chosen_ids.len() + rejected(r)).sum::<usize>();
     if let Some(Inferred::Prior(log_prior)) = &found {
@@ -141,7 +154,7 @@ pub fn forward<T: Real>(
     let draws = draws(policy, rows, found.as_ref(), pass)?;
     let mut loss: Option<Tensor> = None;
     let mut margins = vec![0.0; rows.len()];
-    // Exact sums take all codes at once where they can.
+    // With exact sums one product gives the log-probabilities under all codes.
     let exact = policy.lpc.as_ref().is_some_and(|lpc| lpc.config.exact);
     let known = if exact { Some(policy.logps_of_codes(&states, None, Some(gradients))?) } else { None };
     for (i, draw) in draws.iter().enumerate() {
@@ -206,8 +219,8 @@ pub fn forward<T: Real>(
     Ok(loss)
 }
 
-/// The z's over which the loss is averaged, a single draw without one where there is no latent; with the flip rate of
-/// each label where one is learned.
+/// The z's over which the loss is averaged, with flip rates where they are learned. Without a latent, a single draw
+/// without a z.
 fn draws<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
@@ -222,18 +235,31 @@ fn draws<T: Real>(
         }
         _ => vec![Draw::default()],
     };
-    if let Some(rate) = policy.flip_rate()? {
-        let flips = rate.broadcast_as(rows.len())?.contiguous()?;
+    if let Some(flips) = label_flips(policy, rows.len())? {
         draws.iter_mut().for_each(|draw| draw.flips = Some(flips.clone()));
     }
     Ok(draws)
 }
 
-/// The mean distribution over the pass of all ranks, and its number of examples. What other ranks bring is a constant
-/// here: each rank's gradient is that of its own examples, and their sum that of the whole.
+/// The learned flip rate of all labels, `n` times; none where none is learned.
+///
+/// # Shapes
+/// (n).
+pub(super) fn label_flips<T: Real>(policy: &Policy<T>, n: usize) -> Result<Option<Tensor>> {
+    Ok(match policy.flip_rate()? {
+        Some(rate) => Some(rate.broadcast_as(n)?.contiguous()?),
+        None => None,
+    })
+}
+
+/// The mean distribution over the pass of all ranks, and the number of its examples. The terms of other ranks are
+/// constants: each rank computes the gradient of its own examples, and the sum over ranks is the whole gradient.
 ///
 /// # Shapes
 /// log_weights (B,K) -> (K).
+///
+/// # Errors
+/// [`Error::Tensor`]; as [`Ranks::meet`].
 pub(super) fn mean_of(log_weights: &Tensor, ranks: &Ranks) -> Result<(Tensor, f64)> {
     let own = log_weights.exp()?.sum(0)?;
     let n = log_weights.dim(0)? as f64;
@@ -249,7 +275,7 @@ pub(super) fn mean_of(log_weights: &Tensor, ranks: &Ranks) -> Result<(Tensor, f6
     Ok((((own + others)? / all[0])?, all[0]))
 }
 
-/// A rank's part in a pass of which it has no pairs.
+/// What a rank does in a pass of which it has no pairs: it takes part in the meetings of the others.
 ///
 /// # Errors
 /// As [`Ranks::meet`].
@@ -262,6 +288,7 @@ pub fn idle<T: Real>(policy: &Policy<T>, moment: Moment, ranks: &Ranks) -> Resul
     }
 }
 
+/// Adds entropies and use of the codes to `sums`.
 fn count_codes(codes: &Codes, sums: &mut Sums) -> Result<()> {
     sums.entropy.0 += total(&crate::lpc::entropy(&codes.log_prior)?)?;
     sums.entropy.1 += total(&crate::lpc::entropy(&codes.log_posterior)?)?;
@@ -271,6 +298,7 @@ fn count_codes(codes: &Codes, sums: &mut Sums) -> Result<()> {
     Ok(())
 }
 
+/// The sum of a tensor's numbers.
 pub(super) fn total(t: &Tensor) -> Result<f64> {
     Ok(t.detach().to_dtype(DType::F64)?.sum_all()?.to_vec0::<f64>()?)
 }

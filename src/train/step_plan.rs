@@ -1,36 +1,36 @@
-//! Which examples each step sees: a pure function of (seed, step).
+//! Which examples each step trains on: a pure function of (seed, step).
 
 use crate::batch::{TokenRow, epoch_order, group_order};
 use crate::seed::Seed;
 
-/// Passes over the data: whole ones, and the examples of one behind them.
+/// Epochs: whole ones, and the examples of a last one that is not whole.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Passes {
+struct Epochs {
     whole: usize,
     rest: usize,
 }
 
-/// The steps of a run: those that train the latent part alone, then all others.
+/// The steps of a run: first those of the latent part's warm-up, which train it alone, then all others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepPlan {
     /// Examples.
     pub examples: usize,
     /// Examples of one step; the last step of an epoch may have fewer.
     pub per_step: usize,
-    /// Steps that train the latent part alone.
+    /// Steps of the latent part's warm-up.
     pub warm: usize,
-    /// Steps that the epochs make behind those: the length of all schedules.
+    /// Steps of the epochs after the warm-up: the length of all schedules.
     pub horizon: usize,
     /// Steps that will run, of both kinds.
     pub steps: usize,
-    warming: Passes,
-    training: Passes,
+    warming: Epochs,
+    training: Epochs,
 }
 
-impl Passes {
-    fn new(epochs: f64, examples: usize) -> Passes {
+impl Epochs {
+    fn new(epochs: f64, examples: usize) -> Epochs {
         let whole = epochs.floor();
-        Passes { whole: whole as usize, rest: ((epochs - whole) * examples as f64).round() as usize }
+        Epochs { whole: whole as usize, rest: ((epochs - whole) * examples as f64).round() as usize }
     }
 
     fn steps(self, examples: usize, per_step: usize) -> usize {
@@ -54,22 +54,22 @@ impl StepPlan {
         StepPlan::warmed(examples, per_step, 0.0, epochs, max_steps)
     }
 
-    /// The same behind `warmup` passes that train the latent part alone. The limit counts all steps.
+    /// The same after `warmup` epochs that train the latent part alone. The limit counts all steps.
     pub fn warmed(examples: usize, per_step: usize, warmup: f64, epochs: f64, max_steps: usize) -> StepPlan {
-        let (warming, training) = (Passes::new(warmup, examples), Passes::new(epochs, examples));
+        let (warming, training) = (Epochs::new(warmup, examples), Epochs::new(epochs, examples));
         let warm = warming.steps(examples, per_step);
         let horizon = training.steps(examples, per_step);
         let steps = if max_steps == 0 { warm + horizon } else { (warm + horizon).min(max_steps) };
         StepPlan { examples, per_step, warm, horizon, steps, warming, training }
     }
 
-    /// Whether a step trains the latent part alone.
+    /// Whether a step is one of the latent part's warm-up.
     pub fn warms(&self, step: usize) -> bool {
         step < self.warm
     }
 
-    /// Epoch of a step, counted from the first of either kind, and the step's place within it.
-    pub fn place(&self, step: usize) -> (usize, usize) {
+    /// Epoch of a step, those of the warm-up counted, and the number of the step within it.
+    pub fn epoch(&self, step: usize) -> (usize, usize) {
         let per_epoch = self.examples.div_ceil(self.per_step).max(1);
         match step.checked_sub(self.warm) {
             None => (step / per_epoch, step % per_epoch),
@@ -77,7 +77,7 @@ impl StepPlan {
         }
     }
 
-    /// Examples of an epoch, counted as [`StepPlan::place`] does.
+    /// Examples of an epoch, counted as [`StepPlan::epoch`] does.
     fn of_epoch(&self, epoch: usize) -> usize {
         match epoch.checked_sub(self.warming.begun()) {
             None => self.warming.of(epoch, self.examples),
@@ -85,29 +85,29 @@ impl StepPlan {
         }
     }
 
-    /// Epochs done after `step` steps, those that train the latent part alone left out.
+    /// Epochs done after `step` steps, without those of the warm-up.
     pub fn epochs_done(&self, step: usize) -> f64 {
         if step <= self.warm {
             return 0.0;
         }
-        let (epoch, within) = self.place(step);
+        let (epoch, within) = self.epoch(step);
         let done = (within * self.per_step).min(self.of_epoch(epoch)) as f64 / self.examples.max(1) as f64;
         (epoch - self.warming.begun()) as f64 + done
     }
 
-    /// Share of the schedules at a step, 0 at the first that trains everything and 1 at the last.
+    /// Share of the schedules that a step has reached: 0 at the first after the warm-up, 1 at the last.
     pub fn share(&self, step: usize) -> f64 {
         let step = step.saturating_sub(self.warm);
         if self.horizon <= 1 { 0.0 } else { step as f64 / (self.horizon - 1) as f64 }
     }
 
-    /// Share of the steps in which the latent part learns most: those that train it alone, else all.
+    /// The same of the warm-up's steps, where there are any; else [`StepPlan::share`].
     pub fn latent_share(&self, step: usize) -> f64 {
         if self.warm == 0 { self.share(step) } else { (step as f64 / self.warm as f64).min(1.0) }
     }
 }
 
-/// The first place from `at` on where a run of equal keys begins: there a list can be cut without parting any.
+/// The first position from `at` on where a run of equal keys begins: a cut there separates no pairs of one key.
 pub fn boundary(keys: Option<&[u64]>, at: usize, len: usize) -> usize {
     let at = at.min(len);
     match keys {
@@ -116,7 +116,7 @@ pub fn boundary(keys: Option<&[u64]>, at: usize, len: usize) -> usize {
     }
 }
 
-/// Hands out the rows of each step, and keeps one epoch's order at a time.
+/// Gives the rows of each step; it holds the order of one epoch at a time.
 #[derive(Debug)]
 pub struct Feed<'a> {
     rows: &'a [TokenRow],
@@ -147,7 +147,7 @@ impl<'a> Feed<'a> {
 
     /// Positions of a step's rows.
     pub fn step(&mut self, step: usize) -> Vec<usize> {
-        let (epoch, within) = self.plan.place(step);
+        let (epoch, within) = self.plan.epoch(step);
         if self.order.0 != epoch {
             self.put_in_order(epoch);
         }
@@ -224,7 +224,7 @@ mod tests {
         let plan = StepPlan::warmed(10, 4, 1.5, 2.0, 0);
         // 3 + 2 steps, then 6.
         assert_eq!((plan.warm, plan.horizon, plan.steps), (5, 6, 11));
-        let places: Vec<_> = (0..11).map(|step| plan.place(step)).collect();
+        let places: Vec<_> = (0..11).map(|step| plan.epoch(step)).collect();
         assert_eq!(places[..5], [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]);
         assert_eq!(places[5..], [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]);
         let done: Vec<f64> = [5, 6, 8, 11].map(|step| plan.epochs_done(step)).to_vec();

@@ -1,18 +1,16 @@
-//! What a sweep really runs: `prepare` and `train` with the recipe's settings and the cell's own.
+//! The backend of `noise-sweep`: `prepare` and `train` with the recipe's settings and those of a cell.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-
 use super::inputs::SweepInputs;
-use super::{Cell, CellOutcome, NoiseCell, SweepBackend};
+use super::{Cell, CellScores, NoiseCell, SweepBackend};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::manifest::{InputFile, Manifest};
 use crate::noise::{FlipKind, NoiseConfig};
-use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
+use crate::objective::{MixFlip, ObjectiveConfig};
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -22,6 +20,9 @@ use crate::train::TrainConfig;
 
 /// Marker of marked flips where the recipe names none, as the paper's.
 const MARKER: &str = "[FLIP]";
+
+/// Stands for the folders that the sweep gives each cell, where settings are checked before there are any.
+const SET_BY_SWEEP: &str = "set by the sweep";
 
 /// The pipelines of this program.
 pub struct Pipelines<'a> {
@@ -33,8 +34,7 @@ pub struct Pipelines<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Silent, but it can be interrupted: cells run side by side, and their lines would mix.
-/// Warnings say whose they are.
+/// Shows warnings alone, each with the name of its cell: the other lines of cells that run side by side would mix.
 struct Quiet<'a> {
     progress: &'a dyn Progress,
     name: String,
@@ -54,17 +54,12 @@ impl Progress for Quiet<'_> {
     }
 }
 
-fn named<T: DeserializeOwned>(key: &str, name: &str) -> Result<T> {
-    serde_json::from_value(name.into())
-        .map_err(|e| Error::config(format!("sweep.{key}"), e.to_string().replace("unknown variant", "unknown value")))
-}
-
 /// The recipe's training settings with those of a cell; folders are left open.
-fn cell_config(recipe: &Recipe, cell: &Cell) -> Result<TrainConfig> {
+fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
     let mut config = recipe.train.clone();
-    config.objective.name = named("objective", &cell.objective)?;
+    config.objective.name = cell.objective;
     config.objective = config.objective.applicable();
-    config.lpc.latent = named("latent", &cell.latent)?;
+    config.lpc.latent = cell.latent;
     if config.lpc.latent == LatentKind::LpcReliable {
         // It learns a flip rate for each code.
         config.objective.mix_flip = MixFlip::Fixed;
@@ -78,44 +73,41 @@ fn cell_config(recipe: &Recipe, cell: &Cell) -> Result<TrainConfig> {
     if cell.codes > 0 {
         config.lpc.codes = cell.codes;
     }
-    Ok(config)
+    config
 }
 
-/// Settings of objective and latent that no cell of the sweep uses.
-fn unused_settings(recipe: &Recipe) -> Vec<Fault> {
-    let mut unused: Option<Vec<Fault>> = None;
-    for cell in super::grid(&recipe.sweep, recipe.train.lpc.codes) {
-        let Ok(config) = cell_config(recipe, &cell) else { continue };
+/// Faults that all of several configurations have, by `same`; none without configurations.
+fn shared(all: impl Iterator<Item = Vec<Fault>>, same: impl Fn(&Fault, &Fault) -> bool) -> Vec<Fault> {
+    let shared = all.reduce(|before, found| {
+        before.into_iter().filter(|fault| found.iter().any(|other| same(fault, other))).collect()
+    });
+    shared.unwrap_or_default()
+}
+
+fn same_key(a: &Fault, b: &Fault) -> bool {
+    a.key == b.key
+}
+
+/// Faults of the training settings: those that every cell has, the others are left to their cells; and settings of
+/// objective and latent that no cell uses.
+fn training_faults(recipe: &Recipe) -> Vec<Fault> {
+    let cells = super::grid(&recipe.sweep, recipe.train.lpc.codes);
+    let configs = || cells.iter().map(|cell| cell_config(recipe, cell));
+    let of_cells =
+        configs().map(|config| TrainConfig { data: SET_BY_SWEEP.into(), out: SET_BY_SWEEP.into(), ..config }.faults());
+    let mut faults = shared(of_cells, |a, b| a == b);
+    let unused = configs().map(|config| {
         let own = config.faults();
         let lpc = LpcConfig { latent: config.lpc.latent, ..recipe.train.lpc.clone() };
         let objective = ObjectiveConfig { name: config.objective.name, ..recipe.train.objective.clone() };
         let mut found = TrainConfig { lpc, objective, ..config }.faults();
         found.retain(|f| !own.contains(f));
-        unused = Some(match unused {
-            None => found,
-            Some(before) => before.into_iter().filter(|f| found.iter().any(|g| g.key == f.key)).collect(),
-        });
-    }
-    let mut unused = unused.unwrap_or_default();
+        found
+    });
+    let mut unused = shared(unused, same_key);
     unused.iter_mut().for_each(|f| f.message = "has no effect: no cell of this sweep uses it".into());
-    unused
-}
-
-/// Faults of the training settings that every cell would have; those of some cells are left to them.
-fn shared_faults(recipe: &Recipe) -> Vec<Fault> {
-    let mut shared: Option<Vec<Fault>> = None;
-    for cell in super::grid(&recipe.sweep, recipe.train.lpc.codes) {
-        let Ok(mut config) = cell_config(recipe, &cell) else { continue };
-        (config.data, config.out) = ("set by the sweep".into(), "set by the sweep".into());
-        let found = config.faults();
-        shared = Some(match shared {
-            None => found,
-            Some(before) => before.into_iter().filter(|f| found.contains(f)).collect(),
-        });
-    }
-    let mut shared = shared.unwrap_or_default();
-    shared.extend(unused_settings(recipe));
-    shared
+    faults.extend(unused);
+    faults
 }
 
 /// Faults of the noise settings: those that a kind of this sweep has by itself, and settings that none of
@@ -130,27 +122,17 @@ fn noise_faults(recipe: &Recipe) -> Vec<Fault> {
     if base.flip_kind != FlipKind::default() {
         faults.push(fault("prepare.noise.flip_kind", "has no effect in a sweep; use sweep.noise_kind"));
     }
-    let rate = recipe.sweep.noise_p.iter().copied().find(|p| *p > 0.0 && *p <= 1.0).unwrap_or(0.0);
-    let mut unused: Option<Vec<Fault>> = None;
-    for name in &recipe.sweep.noise_kind {
-        match named::<FlipKind>("noise_kind", name) {
-            Ok(flip_kind) => {
-                let config = NoiseConfig { flip_rate: rate, flip_kind, ..base.clone() };
-                faults.extend(
-                    config.applicable().faults(prefix).into_iter().filter(|f| !faults.contains(f)).collect::<Vec<_>>(),
-                );
-                let found = config.faults(prefix);
-                unused = Some(match unused {
-                    None => found,
-                    Some(before) => before.into_iter().filter(|f| found.iter().any(|g| g.key == f.key)).collect(),
-                });
-            }
-            Err(Error::Config(found)) => faults.extend(found),
-            Err(_) => {}
+    let flip_rate = recipe.sweep.noise_p.iter().copied().find(|p| *p > 0.0 && *p <= 1.0).unwrap_or(0.0);
+    let kinds = recipe.sweep.noise_kind.iter();
+    let configs: Vec<NoiseConfig> =
+        kinds.map(|&flip_kind| NoiseConfig { flip_rate, flip_kind, ..base.clone() }).collect();
+    for found in configs.iter().flat_map(|config| config.applicable().faults(prefix)) {
+        if !faults.contains(&found) {
+            faults.push(found);
         }
     }
-    let unused =
-        unused.unwrap_or_default().into_iter().filter(|f| faults.iter().all(|g| g.key != f.key)).collect::<Vec<_>>();
+    let unused = shared(configs.iter().map(|config| config.faults(prefix)), same_key);
+    let unused: Vec<Fault> = unused.into_iter().filter(|f| faults.iter().all(|g| g.key != f.key)).collect();
     faults.extend(unused);
     faults
 }
@@ -160,7 +142,7 @@ impl SweepBackend for Pipelines<'_> {
         let mut config = self.recipe.prepare.clone();
         config.out = out.display().to_string();
         config.noise.flip_rate = noise.p;
-        config.noise.flip_kind = named("noise_kind", &noise.kind)?;
+        config.noise.flip_kind = noise.kind;
         config.noise.seed = noise.seed;
         if !noise.marked || noise.p == 0.0 {
             config.noise.flip_marker = String::new();
@@ -182,11 +164,11 @@ impl SweepBackend for Pipelines<'_> {
         }
     }
 
-    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome> {
+    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellScores> {
         let config = TrainConfig {
             data: data.display().to_string(),
             out: out.display().to_string(),
-            ..cell_config(self.recipe, cell)?
+            ..cell_config(self.recipe, cell)
         };
         let quiet = Quiet { progress: self.progress, name: format!("cell {}", cell.name()) };
         let ended = train::run(&config, Seed(cell.seed), true, &quiet)?;
@@ -196,15 +178,16 @@ impl SweepBackend for Pipelines<'_> {
                 return Err(Error::run(format!("interrupted after step {step} of {steps}; {what}")));
             }
         };
+        let finite = |x: f64| x.is_finite().then_some(x);
         // Usage of a latent without codes would read as one code that is always used.
         let coded = config.lpc.coded();
-        Ok(CellOutcome {
-            eval_accuracy: summary.eval_accuracy,
-            n_eval: summary.n_eval,
-            audit_auroc: summary.audit_auroc.unwrap_or(f64::NAN),
-            codes_used: if coded { summary.codes_used } else { 0 },
-            code_perplexity: if coded { summary.code_perplexity } else { f64::NAN },
-            train_seconds: summary.train_seconds,
+        Ok(CellScores {
+            eval_accuracy: finite(summary.eval_accuracy),
+            n_eval: Some(summary.n_eval),
+            audit_auroc: summary.audit_auroc.and_then(finite),
+            codes_used: Some(summary.codes_used).filter(|n| coded && *n > 0),
+            code_perplexity: finite(summary.code_perplexity).filter(|_| coded),
+            train_seconds: finite(summary.train_seconds),
         })
     }
 }
@@ -219,24 +202,13 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     if recipe.sweep.out.is_empty() {
         faults.push(fault("sweep.out", "missing: give --out DIR".into()));
     }
-    // What the grid sets is its own to check; the rest must suit every cell.
+    // The noise settings are checked for each kind of the grid.
     let mut prepare = recipe.prepare.clone();
-    prepare.out = "set by the sweep".into();
+    prepare.out = SET_BY_SWEEP.into();
     prepare.noise = NoiseConfig::default();
     faults.extend(prepare.faults("prepare."));
-    for (key, names) in [("objective", &recipe.sweep.objective), ("latent", &recipe.sweep.latent)] {
-        for name in names {
-            let known = match key {
-                "objective" => named::<ObjectiveKind>(key, name).map(drop),
-                _ => named::<LatentKind>(key, name).map(drop),
-            };
-            if let Err(Error::Config(found)) = known {
-                faults.extend(found);
-            }
-        }
-    }
     faults.extend(noise_faults(recipe));
-    faults.extend(shared_faults(recipe));
+    faults.extend(training_faults(recipe));
     if !recipe.train.reference.is_empty() {
         faults.push(fault("train.reference", "has no effect in a sweep, whose cells differ in their data".into()));
     }
@@ -305,7 +277,7 @@ mod tests {
         let label = rows.display().to_string();
         let mut recipe = Recipe::default();
         recipe.prepare.input = vec![label.clone()];
-        let noise = NoiseCell { kind: "uniform".into(), p: 0.0, marked: false, seed: 0 };
+        let noise = NoiseCell { kind: FlipKind::Uniform, p: 0.0, marked: false, seed: 0 };
         let out = dir.path().join("out");
         let prepare = |hash: String| {
             let inputs = [(label.clone(), hash)].into();

@@ -1,4 +1,4 @@
-//! What is finished, and under which settings: the memory of a resumable sweep.
+//! The folder of a sweep: which cells are finished in it, and under which settings it was begun.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -8,18 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tables::STATUS_OK;
-use super::{Cell, CellOutcome, NoiseCell, PREPARED};
+use super::{Cell, CellScores, NoiseCell};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::manifest::{self, Manifest};
 use crate::schema;
-
-/// Marker of a finished cell, in its run folder.
-pub const CELL_MARKER: &str = "cell.json";
-/// Marker of a finished prepared folder, in it.
-const DATA_MARKER: &str = "data.json";
-/// Settings under which the folder was begun.
-const SETTINGS: &str = "sweep.json";
+use crate::schema::sweep::{CELL_MARKER, CELLS, DATA_MARKER, PREPARED, SETTINGS};
 
 /// A cell's result; the marker of a finished cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,34 +22,20 @@ pub struct CellRecord {
     pub cell: Cell,
     /// Hash of what all cells of the sweep were made from: see [`super::Sweep::settings`].
     pub config_hash: String,
-    /// Preference accuracy on the test split, clean labels, prior z.
-    pub eval_accuracy: Option<f64>,
-    /// Test examples.
-    pub n_eval: Option<u64>,
-    /// Mislabel AUROC; none without flips.
-    pub audit_auroc: Option<f64>,
-    /// Codes in use; none for a latent without codes.
-    pub codes_used: Option<u64>,
-    /// Code perplexity; none for a latent without codes.
-    pub code_perplexity: Option<f64>,
-    /// Wall clock of the training, seconds.
-    pub train_seconds: Option<f64>,
+    /// What it scored.
+    #[serde(flatten)]
+    pub scores: CellScores,
     /// `ok`, or `failed: ...`.
     pub status: String,
 }
 
 impl CellRecord {
-    /// The row of a cell that failed.
+    /// The record of a cell that failed.
     pub(super) fn failed(cell: &Cell, reason: &str) -> CellRecord {
         CellRecord {
             cell: cell.clone(),
             config_hash: String::new(),
-            eval_accuracy: None,
-            n_eval: None,
-            audit_auroc: None,
-            codes_used: None,
-            code_perplexity: None,
-            train_seconds: None,
+            scores: CellScores::default(),
             status: format!("failed: {reason}"),
         }
     }
@@ -102,20 +82,20 @@ pub(super) enum Why {
     New,
     /// It failed or was stopped.
     Unfinished,
-    /// It was made from something else; nothing of it can be used.
+    /// It was made with other settings or data; nothing of it can be used.
     Other,
 }
 
-/// The cells of a grid by what there is to do.
-pub(super) struct Sorted<'a> {
+/// The cells of a grid: finished ones, and those to run.
+pub(super) struct SortedCells<'a> {
     /// Finished cells by name.
     pub done: BTreeMap<String, CellRecord>,
     /// Cells to run, each once, in the order of the grid.
     pub pending: Vec<(&'a Cell, Why)>,
 }
 
-impl Sorted<'_> {
-    /// What there is to do, in words; none where there is nothing but new cells.
+impl SortedCells<'_> {
+    /// How many cells are finished and why the others are to be run, in words; none where all are new.
     pub fn sentence(&self) -> Option<String> {
         let count = |why| self.pending.iter().filter(|(_, w)| *w == why).count();
         let reasons = [
@@ -138,7 +118,7 @@ pub(super) fn is_finished(folder: &Path) -> bool {
     Manifest::read(folder).is_ok_and(|m| !m.finished.is_empty())
 }
 
-/// The memory of one sweep folder.
+/// One sweep folder.
 pub(super) struct SweepFolder {
     folder: PathBuf,
     hash: String,
@@ -165,12 +145,12 @@ impl SweepFolder {
 
     /// Where a cell's run is.
     pub fn cell_folder(&self, name: &str) -> PathBuf {
-        self.folder.join(schema::sweep::CELLS).join(name)
+        self.folder.join(CELLS).join(name)
     }
 
     /// Which cells are finished, and which are still to run.
-    pub fn sort<'a>(&self, cells: &'a [Cell]) -> Sorted<'a> {
-        let (mut sorted, mut seen) = (Sorted { done: BTreeMap::new(), pending: Vec::new() }, BTreeSet::new());
+    pub fn sort<'a>(&self, cells: &'a [Cell]) -> SortedCells<'a> {
+        let (mut sorted, mut seen) = (SortedCells { done: BTreeMap::new(), pending: Vec::new() }, BTreeSet::new());
         for cell in cells {
             let name = cell.name();
             if !seen.insert(name.clone()) {
@@ -199,7 +179,7 @@ impl SweepFolder {
         }
     }
 
-    /// Removes what there is of a cell that was made from something else.
+    /// Removes the run folder of a cell that was made with other settings or data.
     pub fn forget(&self, cell: &Cell) -> Result<()> {
         artifact::remove(&self.cell_folder(&cell.name()))
     }
@@ -228,32 +208,20 @@ impl SweepFolder {
         self.folder.join(PREPARED).join(noise.name())
     }
 
-    /// Marks a cell as finished.
-    pub fn finish(&self, cell: &Cell, outcome: &CellOutcome) -> Result<CellRecord> {
-        let number = |x: f64| x.is_finite().then_some(x);
-        let record = CellRecord {
-            cell: cell.clone(),
-            config_hash: self.hash.clone(),
-            eval_accuracy: number(outcome.eval_accuracy),
-            n_eval: Some(outcome.n_eval),
-            audit_auroc: number(outcome.audit_auroc),
-            codes_used: (outcome.codes_used > 0).then_some(outcome.codes_used),
-            code_perplexity: number(outcome.code_perplexity),
-            train_seconds: number(outcome.train_seconds),
-            status: if outcome.eval_accuracy.is_finite() {
-                STATUS_OK.into()
-            } else {
-                "failed: the accuracy is no finite number".into()
-            },
-        };
-        if record.status == STATUS_OK {
+    /// The record of a cell that was trained; where it has an accuracy the cell is marked as finished.
+    pub fn finish(&self, cell: &Cell, scores: CellScores) -> Result<CellRecord> {
+        let mut record = CellRecord { config_hash: self.hash.clone(), scores, ..CellRecord::failed(cell, "") };
+        if scores.eval_accuracy.is_some() {
+            record.status = STATUS_OK.into();
             artifact::write_json(self.cell_folder(&cell.name()).join(CELL_MARKER), &record)?;
+        } else {
+            record.status = "failed: the accuracy is no finite number".into();
         }
         Ok(record)
     }
 }
 
-/// A marker; none where it is not there or damaged.
+/// Reads a marker; none where it is not there or damaged.
 fn read_marker<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }

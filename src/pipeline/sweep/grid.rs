@@ -3,12 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::SweepConfig;
+use crate::lpc::LatentKind;
+use crate::noise::FlipKind;
+use crate::objective::ObjectiveKind;
+use crate::schema::name_of;
 
 /// One noise setting: one prepared folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NoiseCell {
     /// Noise model.
-    pub kind: String,
+    pub kind: FlipKind,
     /// Share of labels to flip.
     pub p: f64,
     /// Whether flipped prompts carry the marker.
@@ -24,7 +28,7 @@ impl NoiseCell {
         if self.p == 0.0 {
             return "clean".into();
         }
-        format!("{}-{}{}", self.kind, self.p, if self.marked { "-marked" } else { "" })
+        format!("{}-{}{}", self.kind.name(), self.p, if self.marked { "-marked" } else { "" })
     }
 
     /// Whether both settings give the same data.
@@ -39,9 +43,9 @@ pub struct Cell {
     /// Its data.
     pub noise: NoiseCell,
     /// Objective.
-    pub objective: String,
+    pub objective: ObjectiveKind,
     /// Latent.
-    pub latent: String,
+    pub latent: LatentKind,
     /// K: the number of codes, or that of `lpc` of the same size; 0 for a latent of one size.
     pub codes: usize,
     /// Training seed.
@@ -62,41 +66,42 @@ impl Cell {
     /// The name without the seed.
     pub fn group(&self) -> String {
         let codes = if self.codes > 0 { format!("-k{}", self.codes) } else { String::new() };
-        format!("{}-{}{codes}-{}", self.objective, self.latent, self.noise.name())
+        format!("{}-{}{codes}-{}", name_of(&self.objective), name_of(&self.latent), self.noise.name())
     }
 }
 
-/// Latents whose size K gives: those with codes, and `gaussian` and `mlp`, which are compared at equal size.
-pub(super) fn is_sized(latent: &str) -> bool {
-    !matches!(latent, "none" | "bias")
+/// Whether K decides the size of a latent: of those with codes, and of `gaussian` and `mlp`, which are compared with
+/// them at equal size.
+pub(super) fn is_sized(latent: LatentKind) -> bool {
+    !matches!(latent, LatentKind::None | LatentKind::Bias)
 }
 
-/// Whether a latent can stand over an objective: flip rates of codes need mix, and SFT has no pairs.
-pub(super) fn can_stand_over(latent: &str, objective: &str) -> bool {
+/// Whether a latent can be trained with an objective: flip rates of codes need mix, and SFT has no pairs.
+pub(super) fn can_stand_over(latent: LatentKind, objective: ObjectiveKind) -> bool {
     match latent {
-        "none" | "auto" => true,
-        "lpc-reliable" => objective == "mix",
-        _ => objective != "sft",
+        LatentKind::None | LatentKind::Auto => true,
+        LatentKind::LpcReliable => objective == ObjectiveKind::Mix,
+        _ => objective != ObjectiveKind::Sft,
     }
 }
 
-/// Every cell with every seed, in a fixed order; a latent is left out over the objectives that cannot have it. Rows of clean settings that differ only in the
-/// kind of noise or the marker carry the same [`Cell::name`]: they are one run.
+/// Every cell with every seed, in a fixed order, without the latents that an objective cannot have. Without flips, cells
+/// that differ in the kind of noise or the marker alone have the same [`Cell::name`]: they are one run.
 pub fn grid(config: &SweepConfig, base_codes: usize) -> Vec<Cell> {
     let base = [base_codes];
     let codes: &[usize] = if config.codes.is_empty() { &base } else { &config.codes };
     let mut cells = Vec::new();
-    for kind in &config.noise_kind {
+    for &kind in &config.noise_kind {
         for &marked in &config.marked {
             for &p in &config.noise_p {
-                let noise = NoiseCell { kind: kind.clone(), p: p.abs(), marked, seed: config.noise_seed };
-                for objective in &config.objective {
-                    for latent in config.latent.iter().filter(|l| can_stand_over(l, objective)) {
+                let noise = NoiseCell { kind, p: p.abs(), marked, seed: config.noise_seed };
+                for &objective in &config.objective {
+                    for latent in config.latent.iter().copied().filter(|&l| can_stand_over(l, objective)) {
                         for &codes in if is_sized(latent) { codes } else { &[0] } {
                             cells.extend(config.seeds.iter().map(|&seed| Cell {
                                 noise: noise.clone(),
-                                objective: objective.clone(),
-                                latent: latent.clone(),
+                                objective,
+                                latent,
                                 codes,
                                 seed,
                             }));

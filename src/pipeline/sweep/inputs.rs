@@ -1,4 +1,4 @@
-//! What the cells of a sweep are made from beside their settings, each by its content.
+//! Contents that all cells of a sweep depend on beside their settings: input files, model, tokenizer.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::weights::{latent, peft};
 /// Endings of the files of a model folder that a model is read from.
 const MODEL_FILES: [&str; 3] = ["json", "safetensors", "jinja"];
 
-/// What the cells of a sweep are made from.
+/// Contents that all cells of a sweep depend on, each as a hash.
 pub struct SweepInputs {
     /// BLAKE3 of the input files by name.
     pub inputs: BTreeMap<String, String>,
@@ -87,7 +87,7 @@ impl SweepInputs {
     }
 }
 
-/// A hash of all that a model is read from. One that is made from the seed has none: its name says all.
+/// A hash of all files that a model is read from. A model that is made from the seed has none: its name says all.
 fn fingerprint(source: &ModelSource) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 files of a model");
     match source {
@@ -98,11 +98,13 @@ fn fingerprint(source: &ModelSource) -> Result<String> {
                 let (bytes, hash) = artifact::hash_file(&path)?;
                 hasher.update(format!("{name}\0{bytes}\0{hash}\n").as_bytes());
             }
-            // What an adapter or a latent part stands over may lie elsewhere.
-            let below = match () {
-                () if peft::is_adapter(folder) => Some(peft::base_source(folder)?),
-                () if latent::is_latent_alone(folder) => Some(latent::source(folder)?),
-                () => None,
+            // The base of an adapter or of a latent part may lie elsewhere.
+            let below = if peft::is_adapter(folder) {
+                Some(peft::base_source(folder)?)
+            } else if latent::is_latent_alone(folder) {
+                Some(latent::source(folder)?)
+            } else {
+                None
             };
             if let Some(below) = below {
                 hasher.update(fingerprint(&below)?.as_bytes());

@@ -7,11 +7,14 @@ use std::path::Path;
 use polars::prelude::*;
 use serde::Serialize;
 
-use super::{Cell, CellRecord};
+use super::{Cell, CellRecord, CellScores};
 use crate::analysis;
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::schema::{self, col};
+use crate::lpc::LatentKind;
+use crate::noise::FlipKind;
+use crate::objective::ObjectiveKind;
+use crate::schema::{self, SPLITS, col, name_of, result};
 use crate::seed::Seed;
 
 /// Status of a finished cell.
@@ -28,13 +31,13 @@ pub struct ResultRow {
     #[serde(skip)]
     pub name: String,
     /// Objective.
-    pub objective: String,
+    pub objective: ObjectiveKind,
     /// Latent.
-    pub latent: String,
+    pub latent: LatentKind,
     /// Number of codes; 0 for a latent without codes.
     pub codes: u32,
     /// Noise model.
-    pub noise_kind: String,
+    pub noise_kind: FlipKind,
     /// Share of labels to flip.
     pub noise_p: f64,
     /// Whether flipped prompts carry the marker.
@@ -43,18 +46,9 @@ pub struct ResultRow {
     pub seed: u64,
     /// Seed of the flips.
     pub noise_seed: u64,
-    /// Preference accuracy on the test split, clean labels, prior z.
-    pub eval_accuracy: Option<f64>,
-    /// Test examples.
-    pub n_eval: Option<u64>,
-    /// Mislabel AUROC; none without flips.
-    pub audit_auroc: Option<f64>,
-    /// Codes in use; none for a latent without codes.
-    pub codes_used: Option<u64>,
-    /// Code perplexity; none for a latent without codes.
-    pub code_perplexity: Option<f64>,
-    /// Wall clock of the training, seconds.
-    pub train_seconds: Option<f64>,
+    /// What the cell scored.
+    #[serde(flatten)]
+    pub scores: CellScores,
     /// `ok`, or `failed: ...`.
     pub status: String,
 }
@@ -66,20 +60,15 @@ pub(super) fn results(grid: &[Cell], done: &BTreeMap<String, CellRecord>) -> Vec
         let record = done.get(&name)?;
         Some(ResultRow {
             name,
-            objective: cell.objective.clone(),
-            latent: cell.latent.clone(),
+            objective: cell.objective,
+            latent: cell.latent,
             codes: cell.codes as u32,
-            noise_kind: cell.noise.kind.clone(),
+            noise_kind: cell.noise.kind,
             noise_p: cell.noise.p,
             marked: cell.noise.marked,
             seed: cell.seed,
             noise_seed: cell.noise.seed,
-            eval_accuracy: record.eval_accuracy,
-            n_eval: record.n_eval,
-            audit_auroc: record.audit_auroc,
-            codes_used: record.codes_used,
-            code_perplexity: record.code_perplexity,
-            train_seconds: record.train_seconds,
+            scores: record.scores,
             status: record.status.clone(),
         })
     };
@@ -95,26 +84,26 @@ where
     Series::new(name.into(), rows.iter().map(get).collect::<Vec<T>>()).into()
 }
 
-/// Writes `results.parquet`, columns exactly as agreed.
+/// Writes `results.parquet`.
 pub(super) fn write_results(path: &Path, rows: &[ResultRow]) -> Result<()> {
     let mut frame = DataFrame::new(
         rows.len(),
         vec![
-            column("objective", rows, |r| r.objective.clone()),
-            column("latent", rows, |r| r.latent.clone()),
-            column("codes", rows, |r| r.codes),
-            column("noise_kind", rows, |r| r.noise_kind.clone()),
-            column("noise_p", rows, |r| r.noise_p),
-            column("marked", rows, |r| r.marked),
-            column("seed", rows, |r| r.seed),
-            column("noise_seed", rows, |r| r.noise_seed),
-            column("eval_accuracy", rows, |r| r.eval_accuracy),
-            column("n_eval", rows, |r| r.n_eval),
-            column("audit_auroc", rows, |r| r.audit_auroc),
-            column("codes_used", rows, |r| r.codes_used),
-            column("code_perplexity", rows, |r| r.code_perplexity),
-            column("train_seconds", rows, |r| r.train_seconds),
-            column("status", rows, |r| r.status.clone()),
+            column(result::OBJECTIVE, rows, |r| name_of(&r.objective)),
+            column(result::LATENT, rows, |r| name_of(&r.latent)),
+            column(result::CODES, rows, |r| r.codes),
+            column(col::NOISE_KIND, rows, |r| name_of(&r.noise_kind)),
+            column(col::NOISE_P, rows, |r| r.noise_p),
+            column(result::MARKED, rows, |r| r.marked),
+            column(result::SEED, rows, |r| r.seed),
+            column(result::NOISE_SEED, rows, |r| r.noise_seed),
+            column(result::EVAL_ACCURACY, rows, |r| r.scores.eval_accuracy),
+            column(result::N_EVAL, rows, |r| r.scores.n_eval),
+            column(result::AUDIT_AUROC, rows, |r| r.scores.audit_auroc),
+            column(result::CODES_USED, rows, |r| r.scores.codes_used),
+            column(result::CODE_PERPLEXITY, rows, |r| r.scores.code_perplexity),
+            column(result::TRAIN_SECONDS, rows, |r| r.scores.train_seconds),
+            column(result::STATUS, rows, |r| r.status.clone()),
         ],
     )?;
     artifact::write_parquet(path, &mut frame)
@@ -124,13 +113,13 @@ pub(super) fn write_results(path: &Path, rows: &[ResultRow]) -> Result<()> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SummaryRow {
     /// Objective.
-    pub objective: String,
+    pub objective: ObjectiveKind,
     /// Latent.
-    pub latent: String,
+    pub latent: LatentKind,
     /// Number of codes; 0 for a latent without codes.
     pub codes: u32,
     /// Noise model.
-    pub noise_kind: String,
+    pub noise_kind: FlipKind,
     /// Share of labels to flip.
     pub noise_p: f64,
     /// Whether flipped prompts carry the marker.
@@ -178,12 +167,12 @@ pub(super) type Correct = BTreeMap<String, f64>;
 
 /// One row per cell, in the order of the grid; `warn` hears of comparisons that cannot be made.
 pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn Fn(&str)) -> Result<Vec<SummaryRow>> {
-    // Keyed by what the row says, not by the run's name: clean rows share runs but stay apart here.
-    let key = |r: &ResultRow| (r.objective.clone(), r.latent.clone(), r.codes, noise_key(r));
+    // Without flips rows of several noise kinds share a run, and so its name; here they stay apart.
+    let key = |r: &ResultRow, latent, codes| (name_of(&r.objective), name_of(&latent), codes, noise_key(r));
     let mut groups: Vec<Vec<&ResultRow>> = Vec::new();
     let mut index = BTreeMap::new();
     for row in results {
-        let at = *index.entry(key(row)).or_insert_with(|| {
+        let at = *index.entry(key(row, row.latent, row.codes)).or_insert_with(|| {
             groups.push(Vec::new());
             groups.len() - 1
         });
@@ -193,8 +182,8 @@ pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn
     let mut rows = Vec::new();
     for group in &groups {
         let mut row = over_seeds(group);
-        if row.latent != "none" {
-            let baseline = index.get(&(row.objective.clone(), "none".to_string(), 0, noise_key(group[0])));
+        if row.latent != LatentKind::None {
+            let baseline = index.get(&key(group[0], LatentKind::None, 0));
             if let Some(&at) = baseline {
                 let differences = paired(group, &groups[at], out, &mut cache)?;
                 let name = group[0].name.as_str();
@@ -216,8 +205,8 @@ pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn
     Ok(rows)
 }
 
-fn noise_key(row: &ResultRow) -> (String, u64, bool) {
-    (row.noise_kind.clone(), row.noise_p.to_bits(), row.marked)
+fn noise_key(row: &ResultRow) -> (FlipKind, u64, bool) {
+    (row.noise_kind, row.noise_p.to_bits(), row.marked)
 }
 
 fn mean(values: &[f64]) -> Option<f64> {
@@ -246,21 +235,21 @@ fn sd(values: &[f64]) -> Option<f64> {
 fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
     let first = group[0];
     let values = |get: fn(&ResultRow) -> Option<f64>| group.iter().filter_map(|r| get(r)).collect::<Vec<f64>>();
-    let (accuracy, auroc) = (values(|r| r.eval_accuracy), values(|r| r.audit_auroc));
+    let (accuracy, auroc) = (values(|r| r.scores.eval_accuracy), values(|r| r.scores.audit_auroc));
     let (eval_accuracy_low, eval_accuracy_high) = share_ends(analysis::mean_interval_t(&accuracy, LEVEL));
     let (audit_auroc_low, audit_auroc_high) = share_ends(analysis::mean_interval_t(&auroc, LEVEL));
     let finished = group.iter().filter(|r| r.status == STATUS_OK).count();
     SummaryRow {
-        objective: first.objective.clone(),
-        latent: first.latent.clone(),
+        objective: first.objective,
+        latent: first.latent,
         codes: first.codes,
-        noise_kind: first.noise_kind.clone(),
+        noise_kind: first.noise_kind,
         noise_p: first.noise_p,
         marked: first.marked,
         noise_seed: first.noise_seed,
         n_seeds: finished as u32,
         n_failed: (group.len() - finished) as u32,
-        n_eval: group.iter().filter_map(|r| r.n_eval).min(),
+        n_eval: group.iter().filter_map(|r| r.scores.n_eval).min(),
         eval_accuracy: mean(&accuracy),
         eval_accuracy_sd: sd(&accuracy),
         eval_accuracy_low,
@@ -272,9 +261,9 @@ fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
         audit_auroc: mean(&auroc),
         audit_auroc_low,
         audit_auroc_high,
-        codes_used: mean(&values(|r| r.codes_used.map(|n| n as f64))),
-        code_perplexity: mean(&values(|r| r.code_perplexity)),
-        train_seconds: mean(&values(|r| r.train_seconds)),
+        codes_used: mean(&values(|r| r.scores.codes_used.map(|n| n as f64))),
+        code_perplexity: mean(&values(|r| r.scores.code_perplexity)),
+        train_seconds: mean(&values(|r| r.scores.train_seconds)),
     }
 }
 
@@ -325,7 +314,9 @@ pub(super) fn correctness(path: &Path) -> Result<Option<Correct>> {
     let (flipped, margin) = (frame.column(col::FLIPPED)?.bool()?, margin.f64()?);
     let mut correct = Correct::new();
     for (((id, split), flipped), margin) in id.iter().zip(split.iter()).zip(flipped.iter()).zip(margin.iter()) {
-        if let (Some(id), Some("test"), Some(flipped)) = (id, split, flipped) {
+        if let (Some(id), Some(split), Some(flipped)) = (id, split, flipped)
+            && split == SPLITS[1]
+        {
             let clean = margin.map(|m| if flipped { -m } else { m });
             correct.insert(id.to_string(), f64::from(u8::from(clean.is_some_and(|m| m > 0.0))));
         }
@@ -338,30 +329,30 @@ pub(super) fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
     let mut frame = DataFrame::new(
         rows.len(),
         vec![
-            column("objective", rows, |r| r.objective.clone()),
-            column("latent", rows, |r| r.latent.clone()),
-            column("codes", rows, |r| r.codes),
-            column("noise_kind", rows, |r| r.noise_kind.clone()),
-            column("noise_p", rows, |r| r.noise_p),
-            column("marked", rows, |r| r.marked),
-            column("noise_seed", rows, |r| r.noise_seed),
-            column("n_seeds", rows, |r| r.n_seeds),
-            column("n_failed", rows, |r| r.n_failed),
-            column("n_eval", rows, |r| r.n_eval),
-            column("eval_accuracy", rows, |r| r.eval_accuracy),
-            column("eval_accuracy_sd", rows, |r| r.eval_accuracy_sd),
-            column("eval_accuracy_low", rows, |r| r.eval_accuracy_low),
-            column("eval_accuracy_high", rows, |r| r.eval_accuracy_high),
-            column("difference", rows, |r| r.difference),
-            column("difference_low", rows, |r| r.difference_low),
-            column("difference_high", rows, |r| r.difference_high),
-            column("n_paired", rows, |r| r.n_paired),
-            column("audit_auroc", rows, |r| r.audit_auroc),
-            column("audit_auroc_low", rows, |r| r.audit_auroc_low),
-            column("audit_auroc_high", rows, |r| r.audit_auroc_high),
-            column("codes_used", rows, |r| r.codes_used),
-            column("code_perplexity", rows, |r| r.code_perplexity),
-            column("train_seconds", rows, |r| r.train_seconds),
+            column(result::OBJECTIVE, rows, |r| name_of(&r.objective)),
+            column(result::LATENT, rows, |r| name_of(&r.latent)),
+            column(result::CODES, rows, |r| r.codes),
+            column(col::NOISE_KIND, rows, |r| name_of(&r.noise_kind)),
+            column(col::NOISE_P, rows, |r| r.noise_p),
+            column(result::MARKED, rows, |r| r.marked),
+            column(result::NOISE_SEED, rows, |r| r.noise_seed),
+            column(result::N_SEEDS, rows, |r| r.n_seeds),
+            column(result::N_FAILED, rows, |r| r.n_failed),
+            column(result::N_EVAL, rows, |r| r.n_eval),
+            column(result::EVAL_ACCURACY, rows, |r| r.eval_accuracy),
+            column(result::EVAL_ACCURACY_SD, rows, |r| r.eval_accuracy_sd),
+            column(result::EVAL_ACCURACY_LOW, rows, |r| r.eval_accuracy_low),
+            column(result::EVAL_ACCURACY_HIGH, rows, |r| r.eval_accuracy_high),
+            column(result::DIFFERENCE, rows, |r| r.difference),
+            column(result::DIFFERENCE_LOW, rows, |r| r.difference_low),
+            column(result::DIFFERENCE_HIGH, rows, |r| r.difference_high),
+            column(result::N_PAIRED, rows, |r| r.n_paired),
+            column(result::AUDIT_AUROC, rows, |r| r.audit_auroc),
+            column(result::AUDIT_AUROC_LOW, rows, |r| r.audit_auroc_low),
+            column(result::AUDIT_AUROC_HIGH, rows, |r| r.audit_auroc_high),
+            column(result::CODES_USED, rows, |r| r.codes_used),
+            column(result::CODE_PERPLEXITY, rows, |r| r.code_perplexity),
+            column(result::TRAIN_SECONDS, rows, |r| r.train_seconds),
         ],
     )?;
     artifact::write_parquet(path, &mut frame)

@@ -24,7 +24,7 @@ impl Fake {
 }
 
 fn hits(cell: &Cell, i: u64) -> bool {
-    let rate = if cell.latent == "none" { 60 } else { 80 };
+    let rate = if cell.latent == LatentKind::None { 60 } else { 80 };
     (i * 37 + cell.seed * 11) % 100 < rate
 }
 
@@ -38,7 +38,7 @@ impl SweepBackend for Fake {
         Ok(())
     }
 
-    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellOutcome> {
+    fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellScores> {
         let name = cell.name();
         assert!(folder::is_finished(data), "{name} before its data");
         if self.fails == Some(name.as_str()) {
@@ -57,13 +57,13 @@ impl SweepBackend for Fake {
         )?;
         artifact::write_parquet(out.join(schema::run::POSTERIORS), &mut frame)?;
         Manifest::begin("train", cell)?.finish(out)?;
-        Ok(CellOutcome {
-            eval_accuracy: (0..n).filter(|i| hits(cell, *i)).count() as f64 / n as f64,
-            n_eval: n,
-            audit_auroc: if cell.noise.p > 0.0 { 0.7 } else { f64::NAN },
-            codes_used: if cell.codes > 0 { 5 } else { 0 },
-            code_perplexity: if cell.codes > 0 { 3.5 } else { f64::NAN },
-            train_seconds: 1.5,
+        Ok(CellScores {
+            eval_accuracy: Some((0..n).filter(|i| hits(cell, *i)).count() as f64 / n as f64),
+            n_eval: Some(n),
+            audit_auroc: (cell.noise.p > 0.0).then_some(0.7),
+            codes_used: (cell.codes > 0).then_some(5),
+            code_perplexity: (cell.codes > 0).then_some(3.5),
+            train_seconds: Some(1.5),
         })
     }
 }
@@ -84,7 +84,7 @@ fn names(frame: &DataFrame) -> Vec<String> {
 #[test]
 fn the_grid_is_a_product_and_clean_cells_are_shared() {
     let config = SweepConfig {
-        noise_kind: vec!["uniform".into(), "by-margin".into()],
+        noise_kind: vec![FlipKind::Uniform, FlipKind::WeakQuality],
         marked: vec![false, true],
         codes: vec![4, 16],
         ..small()
@@ -95,7 +95,7 @@ fn the_grid_is_a_product_and_clean_cells_are_shared() {
     let runs: BTreeSet<String> = cells.iter().map(Cell::name).collect();
     // Per latent, codes and seed: one clean run and four noisy ones.
     assert_eq!(runs.len(), 5 * 3 * 2);
-    assert!(runs.contains("dpo-lpc-k16-by-margin-0.2-marked-s2"), "{runs:?}");
+    assert!(runs.contains("dpo-lpc-k16-weak-quality-0.2-marked-s2"), "{runs:?}");
     assert!(runs.contains("dpo-none-clean-s1"), "{runs:?}");
     assert_eq!(grid(&small(), 8)[2].codes, 8);
 }
@@ -119,14 +119,14 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert_eq!(results.column("audit_auroc").unwrap().null_count(), 4);
     assert_eq!(results.column("code_perplexity").unwrap().null_count(), 4);
 
-    let row = outcome.summary.iter().find(|r| r.latent == "lpc" && r.noise_p == 0.2).unwrap();
+    let row = outcome.summary.iter().find(|r| r.latent == LatentKind::Lpc && r.noise_p == 0.2).unwrap();
     assert_eq!((row.n_seeds, row.n_paired), (2, Some(100)));
     assert!((row.eval_accuracy.unwrap() - 0.8).abs() < 1e-12);
     // 20 of 100 examples differ, whatever the labels were flipped to.
     assert!((row.difference.unwrap() - 0.2).abs() < 1e-12);
     let (low, high) = (row.difference_low.unwrap(), row.difference_high.unwrap());
     assert!(low > 0.1 && low < 0.2 && high > 0.2 && high < 0.3, "{low} {high}");
-    let base = outcome.summary.iter().find(|r| r.latent == "none").unwrap();
+    let base = outcome.summary.iter().find(|r| r.latent == LatentKind::None).unwrap();
     assert_eq!(base.difference, None);
     for file in ["summary.parquet", "report.html", "report.md", "manifest.json", "config.toml"] {
         assert!(dir.path().join(file).is_file(), "{file}");
@@ -235,7 +235,7 @@ fn a_cell_made_from_something_else_begins_anew() {
     std::fs::remove_file(cell("dpo-none-clean-s2", "cell.json")).unwrap();
     others.iter().for_each(|name| std::fs::write(cell(name, "left"), "x").unwrap());
     let heard = Heard::default();
-    let wider = SweepConfig { latent: vec!["none".into(), "lpc".into(), "bias".into()], ..small() };
+    let wider = SweepConfig { latent: vec![LatentKind::None, LatentKind::Lpc, LatentKind::Bias], ..small() };
     let sweep = Sweep {
         config: &wider,
         base_codes: 8,
@@ -310,7 +310,6 @@ fn other_settings_are_refused_with_the_keys_that_differ() {
 fn faults_of_the_grid_come_all_at_once() {
     let config = SweepConfig {
         noise_p: vec![0.1, 1.5],
-        latent: vec!["none".into(), "../lpc".into()],
         seeds: vec![1, 2, 1],
         objective: vec![],
         jobs: 0,
@@ -319,10 +318,9 @@ fn faults_of_the_grid_come_all_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let error = launch(&config, json!({}), dir.path(), &Fake::default()).unwrap_err();
     insta::assert_snapshot!(error.to_string(), @"
-    5 faults in the configuration
+    4 faults in the configuration
       sweep.noise_p: 1.5 is no share: expected 0 to 1
       sweep.jobs: expected 1 or more
-      sweep.latent: `../lpc` is no name of letters, digits and dashes
       sweep.objective: empty: the grid would have no cell
       sweep.seeds: 1 is given twice
     ");
@@ -330,7 +328,7 @@ fn faults_of_the_grid_come_all_at_once() {
 
 #[test]
 fn settings_without_effect_are_faults() {
-    let none = SweepConfig { latent: vec!["none".into()], codes: vec![4], ..SweepConfig::default() };
+    let none = SweepConfig { latent: vec![LatentKind::None], codes: vec![4], ..SweepConfig::default() };
     assert_eq!(none.validate()[0].to_string(), "sweep.codes: without effect: no latent of this sweep has codes");
     let clean = SweepConfig { noise_p: vec![0.0], marked: vec![true], ..SweepConfig::default() };
     assert_eq!(clean.validate().len(), 1);
@@ -343,11 +341,11 @@ fn removed_posteriors_cost_the_comparison_only() {
     launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
     std::fs::remove_file(dir.path().join("cells/dpo-lpc-k8-clean-s1/posteriors.parquet")).unwrap();
     let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
-    let row = outcome.summary.iter().find(|r| r.latent == "lpc" && r.noise_p == 0.0).unwrap();
+    let row = outcome.summary.iter().find(|r| r.latent == LatentKind::Lpc && r.noise_p == 0.0).unwrap();
     assert_eq!((row.n_seeds, row.n_paired), (2, Some(100)), "the other seed still has them");
     std::fs::remove_file(dir.path().join("cells/dpo-lpc-k8-clean-s2/posteriors.parquet")).unwrap();
     let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
-    let row = outcome.summary.iter().find(|r| r.latent == "lpc" && r.noise_p == 0.0).unwrap();
+    let row = outcome.summary.iter().find(|r| r.latent == LatentKind::Lpc && r.noise_p == 0.0).unwrap();
     assert_eq!((row.difference, row.n_seeds), (None, 2));
 }
 
@@ -376,4 +374,20 @@ fn settings_leave_out_what_the_grid_sets() {
     assert!(value.get("seed").is_none() && value["train"].get("out").is_none());
     assert!(value["train"]["objective"].get("name").is_none());
     assert!(value["train"]["objective"].get("beta").is_some());
+}
+
+#[test]
+fn the_marker_of_a_cell_is_a_flat_object_and_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("cells/dpo-none-clean-s1/cell.json")).unwrap();
+    let keys: Vec<String> =
+        serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap().into_iter().map(|(k, _)| k).collect();
+    assert_eq!(
+        keys.join(" "),
+        "cell config_hash eval_accuracy n_eval audit_auroc codes_used code_perplexity train_seconds status"
+    );
+    assert!(text.contains("\"latent\": \"none\"") && text.contains("\"audit_auroc\": null"), "{text}");
+    let record: CellRecord = serde_json::from_str(&text).unwrap();
+    assert_eq!((record.scores.n_eval, record.scores.audit_auroc), (Some(100), None));
 }

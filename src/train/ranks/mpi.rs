@@ -1,4 +1,4 @@
-//! Ranks over MPI. All calls come from the thread that opened the world.
+//! Ranks over MPI. All calls must come from the thread that started it.
 
 use mpi::collective::CommunicatorCollectives;
 use mpi::datatype::{Equivalence, PartitionMut};
@@ -8,8 +8,8 @@ use mpi::topology::Communicator;
 use super::Wire;
 use crate::error::{Error, Result};
 
-/// Numbers of one rank's part in one exchange of a sum: 4 MiB of f32.
-const PART: usize = 1 << 20;
+/// Numbers that one rank adds up in one exchange: 4 MiB of f32.
+const BLOCK: usize = 1 << 20;
 
 /// All processes that were started together. MPI ends when it is dropped.
 pub(super) struct World {
@@ -42,9 +42,9 @@ impl World {
         T: Equivalence + Copy + Default + std::ops::AddAssign,
     {
         let world = self.universe.world();
-        for block in values.chunks_mut(PART * self.size) {
-            // Each rank adds up one part of the block, in the order of the ranks, and hands it to all: every rank gets
-            // the same bits, and no rank moves more than it must.
+        for block in values.chunks_mut(BLOCK * self.size) {
+            // Each rank adds up one part of the block, in the order of the ranks, and sends it to all: every rank gets
+            // the same bits.
             let part = block.len().div_ceil(self.size);
             let mut sent = vec![T::default(); part * self.size];
             sent[..block.len()].copy_from_slice(block);
@@ -63,7 +63,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Finalizing waits for all ranks; where this one dies, they must not wait for it.
+        // Finalizing waits for all ranks, and would not end where this one panics.
         if std::thread::panicking() {
             self.universe.world().abort(101);
         }

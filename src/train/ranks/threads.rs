@@ -1,4 +1,4 @@
-//! Ranks that are threads of one process: proves without any launcher that many ranks compute what one does.
+//! Ranks that are threads of one process, for tests without a launcher.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Ranks, Wire, pack, unpack};
 use crate::error::{Error, Result};
 
-/// How long a rank waits for the others before it gives up.
+/// Time after which a rank that waits for the others fails.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where the ranks meet.
@@ -24,7 +24,7 @@ struct MeetingState {
     last: Arc<Vec<Vec<u8>>>,
 }
 
-/// One thread's place at the table.
+/// One thread among the ranks.
 #[derive(Debug)]
 struct Seat {
     rank: usize,
@@ -80,7 +80,7 @@ impl Wire for Seat {
             }
             state = after;
         }
-        // The next round is complete only when this rank has come to it, so that `last` is still this one's.
+        // `last` is still that of this round: the next one needs this rank to be complete.
         let last = state.last.clone();
         drop(state);
         Ok((*last).clone())

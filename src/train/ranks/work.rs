@@ -1,4 +1,4 @@
-//! Work that ranks share: gradients and sums of a step, the reference, evaluation. Alone, one rank has it all.
+//! What several ranks compute together: gradients and sums of a step, the reference, evaluation.
 
 use candle_core::Tensor;
 
@@ -12,7 +12,7 @@ use crate::policy::Policy;
 use crate::policy::evaluate::{self, Example};
 use crate::train::step::Sums;
 
-/// Passes whose results are exchanged at once: bounds what one meeting carries.
+/// Passes of each rank whose results one meeting carries.
 const PASSES_PER_MEETING: usize = 64;
 
 /// Adds up every parameter's gradient over ranks.
@@ -23,7 +23,7 @@ pub fn sum_gradients<T: Real>(ranks: &Ranks, params: &Params, gradients: &Gradie
     if ranks.size() == 1 {
         return Ok(());
     }
-    // A rank without pairs in this step has no sums yet; where no rank has one, none is made.
+    // A rank without pairs in this step has no sum of a parameter that others have one of: it adds zeros.
     let present: Vec<u8> = (0..gradients.len()).map(|position| u8::from(gradients.has(position))).collect();
     let all = ranks.meet(Ok(present))?;
     for (position, param) in params.iter().enumerate() {
@@ -32,7 +32,7 @@ pub fn sum_gradients<T: Real>(ranks: &Ranks, params: &Params, gradients: &Gradie
         }
     }
     gradients.each::<T>(|_, sum| ranks.sum(sum))?;
-    // Tensors of other devices travel through memory.
+    // Tensors on other devices are copied into memory to be summed.
     gradients.each_tensor(|_, sum| {
         let mut values = sum.flatten_all()?.to_dtype(T::KIND)?.to_vec1::<T>()?;
         ranks.sum(&mut values)?;
@@ -120,8 +120,8 @@ impl Sums {
     }
 }
 
-/// [`evaluate::evaluate`] in shares; every rank gets all examples. Passes hold the same rows for any number of ranks, so
-/// that no number depends on it.
+/// [`evaluate::evaluate`], each rank computing a share of the passes; every rank gets all examples. Passes hold the same
+/// rows for any number of ranks, so that results do not depend on it.
 ///
 /// # Errors
 /// As [`evaluate::evaluate`] and [`Ranks::meet`].
@@ -150,7 +150,10 @@ pub fn examine<T: Real>(
     )
 }
 
-/// Log-probabilities without any z of passes in shares, as [`examine()`].
+/// Log-probabilities (chosen, rejected) of passes without any z, each rank computing a share, as [`examine()`].
+///
+/// # Units
+/// Nats, summed over response tokens.
 ///
 /// # Errors
 /// As [`examine()`].
@@ -166,7 +169,8 @@ pub fn plain_logps<T: Real>(
     in_shares(passes, ranks, &mut done, Vec::len, of, |numbers| Some((numbers.next()?, numbers.next()?)))
 }
 
-/// Every rank computes its passes as numbers; all ranks read all of them, in the order of the rows.
+/// Each rank computes its share of the passes as numbers; all ranks then read the results of all, in the order of the
+/// rows.
 fn in_shares<P, R>(
     passes: &[P],
     ranks: &Ranks,

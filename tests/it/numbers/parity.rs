@@ -1,5 +1,6 @@
 //! Numbers recorded from transformers, TRL and torch; see `tests/fixtures/parity/record.py`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use lpc_pipe::source::ModelSource;
 use lpc_pipe::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
 use lpc_pipe::weights::load::load;
+use lpc_pipe::weights::safetensors::write_hashed;
 use serde_json::Value;
 
 use crate::numbers::policies::{close, numbers, plain};
@@ -379,7 +381,7 @@ fn adamw<T: Real>(key: &str, tolerance: f64) {
             }
             seen += 1;
         }
-        for (name, tensor) in optimizer.tensors(&params).unwrap() {
+        for (name, tensor) in moments(&optimizer, &params) {
             let (kind, param) = name.split_once('.').unwrap();
             let kind = if kind == "first" { "exp_avg" } else { "exp_avg_sq" };
             let wanted = flat(&run["final_state"][param][kind]);
@@ -413,12 +415,20 @@ fn clipping_agrees_with_torch() {
         let config = AdamWConfig { beta1: 0.0, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
         let mut optimizer = AdamW::<f32>::new(config, &params);
         optimizer.step(&params, &gradients, LearningRates { backbone: 0.1, latent: 0.1, codes: 0.1 }, scale).unwrap();
-        for (name, tensor) in optimizer.tensors(&params).unwrap() {
+        for (name, tensor) in moments(&optimizer, &params) {
             if let Some(param) = name.strip_prefix("first.") {
                 close(&name, &numbers(&tensor), &flat32(&case["clipped"][param]), 1e-6);
             }
         }
     }
+}
+
+/// The moments of an optimizer as a checkpoint has them.
+fn moments<T: Real>(optimizer: &AdamW<T>, params: &Params) -> HashMap<String, Tensor> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("moments.safetensors");
+    write_hashed(&path, &optimizer.entries(params)).unwrap();
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
 // The latent part.

@@ -134,11 +134,14 @@ fn a_sweep_refuses_what_would_fail_in_every_cell() {
     let sandbox = Sandbox::new();
     sandbox.synth(60);
     sandbox.write("sweep.toml", SWEEP);
-    let sets = "--set sweep.noise_p=[2] --set train.batch=0 --set sweep.objective=[\"dpo\",\"dop\"]";
-    let output = sandbox.ends(2, &format!("noise-sweep --config sweep.toml --out sweep {sets}"));
-    for said in ["sweep.noise_p: 2", "train.batch: expected at least 1", "sweep.objective: unknown value `dop`"] {
+    let output =
+        sandbox.ends(2, "noise-sweep --config sweep.toml --out sweep --set sweep.noise_p=[2] --set train.batch=0");
+    for said in ["sweep.noise_p: 2", "train.batch: expected at least 1"] {
         assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
     }
+    let output = sandbox.ends(2, "noise-sweep --config sweep.toml --out sweep --set sweep.objective=[\"dpo\",\"dop\"]");
+    let said = "sweep.objective: unknown value `dop`; expected one of: dpo, cdpo";
+    assert!(output.stderr.contains(said) && output.stderr.contains("did you mean `dpo`?"), "{}", output.stderr);
     assert!(!sandbox.exists("sweep"));
 }
 

@@ -196,6 +196,10 @@ fn a_latent_part_alone_names_its_base_and_is_taken_everywhere() {
     // A second run takes the hidden states from their file, and ends the same.
     sandbox.ok(&format!("{train} --out twin"));
     assert_eq!(sandbox.bytes("twin/posteriors.parquet"), sandbox.bytes("run/posteriors.parquet"));
+    // A latent part over a latent part could not be read again.
+    let refused = sandbox.ends(3, "train --data data --model run/model --tune latent --codes 3 --out twice --quiet");
+    assert!(refused.stderr.contains("is a latent part itself"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("give its base: --model ") && !sandbox.exists("twice"), "{}", refused.stderr);
     // A base that changed under its name is refused.
     sandbox.ok("train --data data --model tiny:16x1 --objective sft --max-steps 4 --lr 2e-3 --out other --quiet");
     std::fs::rename(sandbox.path("sft/model"), sandbox.path("sft/before")).unwrap();
