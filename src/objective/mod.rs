@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod custom;
 mod dpo;
 mod ipo;
 mod mix;
@@ -35,6 +36,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Fault, Result};
+pub use custom::CustomObjective;
 
 /// The loss on top of which codes are learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -101,28 +103,6 @@ pub struct ObjectiveConfig {
     /// A loss of one's own in place of the named objective's; for programs that use the library, and no setting.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub custom: Option<CustomObjective>,
-}
-
-/// An objective of one's own. The named objective beside it still says whether there is a reference, and gives beta and
-/// the unit of margins from which codes take their size.
-#[derive(Debug, Clone, Copy)]
-pub struct CustomObjective {
-    /// Its name in `config.toml` and `summary.json`.
-    pub name: &'static str,
-    /// Losses and implicit rewards, element by element: where there are codes, an element is a pair under one code.
-    pub losses: fn(&ObjectiveConfig, &PreferenceLogps) -> Result<PreferenceLosses>,
-}
-
-impl PartialEq for CustomObjective {
-    fn eq(&self, other: &CustomObjective) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Serialize for CustomObjective {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
-        to.serialize_str(self.name)
-    }
 }
 
 impl Default for ObjectiveConfig {
