@@ -1,5 +1,5 @@
-//! The sources of the planted corpus, the factors that each of them weighs, the annotators, and the preferences they can
-//! have.
+//! The sources of the planted corpus, the factors that each of them weighs, the annotators, and the preferences that
+//! they can have.
 
 use super::grammar::{MAX_FACTORS, index};
 

@@ -1,7 +1,7 @@
 //! Cuts the beginning of a prompt that is longer than allowed.
 //!
-//! The kept part consists of the prompt's own tokens: nothing is tokenized again. The first of these places at which the
-//! rest fits is taken: the beginning of a message; the beginning of a line of the last message, whose opening (what the
+//! The kept part consists of the prompt's own tokens: nothing is tokenized again. The first of these places at which
+//! the rest fits is taken: the beginning of a message; the beginning of a line of the last message, whose opening (what the
 //! template writes before the message's text) is kept; a token there. A BOS at the prompt's beginning is kept.
 
 use std::ops::Range;

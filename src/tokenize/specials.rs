@@ -33,8 +33,8 @@ pub(super) fn is_spare(name: &str) -> bool {
     NAMES[2..].contains(&name)
 }
 
-/// The tokens that `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` name; a file that does not
-/// exist is null.
+/// The tokens that `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` name; a file that does
+/// not exist is null.
 ///
 /// # Errors
 /// A sentence about an entry that is no token.

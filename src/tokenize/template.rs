@@ -195,8 +195,8 @@ impl Write for Limited {
     }
 }
 
-/// Replaces `{% generation %}` by a block without effect, with its whitespace control. It marks the assistant's text for
-/// loss masks, which this program computes otherwise.
+/// Replaces `{% generation %}` by a block without effect, with its whitespace control. It marks the assistant's text
+/// for loss masks, which this program computes otherwise.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

@@ -1,5 +1,5 @@
-//! Splits a text into the words within which BPE merges, as the regular expressions of GPT-2, SmolLM, Llama 3 and Qwen 2
-//! do, by scanners written by hand.
+//! Splits a text into the words within which BPE merges, as the regular expressions of GPT-2, SmolLM, Llama 3 and
+//! Qwen 2 do, by scanners written by hand.
 
 use std::ops::Range;
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! All integration tests in one binary, so that polars and candle are linked once. Each folder's `mod.rs` lists its files.
+//! All integration tests in one binary, so that polars and candle are linked once. Each `mod.rs` lists its files.
 //!
 //! - `support`: a temporary folder, the program run in it, its output.
 //! - `program`: what a person or another program relies on.

@@ -116,8 +116,8 @@ fn every_family_agrees_with_transformers() {
     }
 }
 
-/// Saves every family, for `families.py` to read back with transformers: in the folder that LPC_PIPE_FAMILIES names, else
-/// in a temporary one.
+/// Saves every family, for `families.py` to read back with transformers: in the folder that LPC_PIPE_FAMILIES names,
+/// else in a temporary one.
 #[test]
 #[ignore = "writes models for another program; `just readback-models` runs it"]
 fn saved_families_for_transformers() {

@@ -48,8 +48,8 @@ fn of(row: &TokenRow) -> Value {
     json!({"id": row.id, "prompt_ids": row.prompt_ids, "chosen_ids": row.chosen_ids, "rejected_ids": row.rejected_ids})
 }
 
-/// Writes what the recorder reads (the starting model as a Hugging Face folder, the rows, the rows of each step) into the
-/// folder that LPC_PIPE_TRAJECTORY names, else into a temporary one.
+/// Writes what the recorder reads (the starting model as a Hugging Face folder, the rows, the rows of each step) into
+/// the folder that LPC_PIPE_TRAJECTORY names, else into a temporary one.
 #[test]
 #[ignore = "writes the input of tests/fixtures/trajectory/record.py; `just trajectory` runs it"]
 fn inputs_for_the_recorder() {
