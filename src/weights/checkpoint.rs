@@ -142,7 +142,7 @@ fn finite<T: Real>(origin: &str, name: &str, values: &[T]) -> Result<()> {
         .with_hint("its file is damaged, or its training diverged: fetch it again, or take an earlier checkpoint"))
 }
 
-/// Refuses a tensor in memory with a value that is not finite.
+/// Refuses a tensor in memory that holds NaN or infinity.
 ///
 /// # Errors
 /// [`Error::Model`] naming the tensor.

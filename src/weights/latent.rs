@@ -38,7 +38,8 @@ fn read(folder: &Path) -> Result<Base> {
     serde_json::from_slice(&text).map_err(|e| Error::model(path.display().to_string(), e.to_string()))
 }
 
-/// Where the base of a latent part is: see [`locate`].
+/// Where the base of a latent part is: the folder or file that it names, relative to the working directory or to the
+/// latent part; else the folder `base` in it; else the hub id that it names.
 ///
 /// # Errors
 /// [`Error::Model`] where it is at none of these places.

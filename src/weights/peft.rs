@@ -86,8 +86,8 @@ pub fn base_name(folder: &Path) -> Result<(String, String)> {
     Ok((text("base_model_name_or_path"), text("revision")))
 }
 
-/// Where an adapter's base model is: the folder, file or hub id that it names, as seen from here or from the adapter;
-/// else the folder `base` in it.
+/// Where an adapter's base model is: the folder or file that it names, relative to the working directory or to the
+/// adapter; else the folder `base` in it; else the hub id that it names.
 ///
 /// # Errors
 /// [`Error::Model`] where it is at none of these places.
