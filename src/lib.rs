@@ -72,6 +72,7 @@ pub mod artifact;
 pub mod error;
 pub mod gguf;
 pub mod hub;
+pub mod information;
 pub mod manifest;
 pub mod message;
 pub mod nested;

@@ -215,8 +215,8 @@ pub mod posterior {
     pub const MARGIN_POSTERIOR: &str = "margin_posterior";
 }
 
-/// Columns of `codes.parquet`, one row a code. `usage_prior`, `usage_posterior` and `accuracy` are also there by source,
-/// as [`by_source`](codes::by_source) names them.
+/// Columns of `codes.parquet`, one row a code. `usage_prior`, `usage_posterior` and `accuracy` are also there by
+/// source, as [`by_source`](codes::by_source) names them.
 pub mod codes {
     /// The code, from 0.
     pub const CODE: &str = "code";

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 use statrs::function::gamma::ln_gamma;
 
+use crate::information::entropy;
+
 /// Counts of two labellings, rows and columns in ascending order of their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contingency {
@@ -65,20 +67,6 @@ pub fn contingency(a: &[u32], b: &[u32]) -> Contingency {
     Contingency { rows: rows.into_keys().collect(), columns: columns.into_keys().collect(), counts }
 }
 
-/// Entropy of a distribution given by weights (counts or probabilities), in nats; 0 ln 0 = 0.
-///
-/// Weights that are not positive and finite count as 0; without any positive weight the entropy is 0.
-pub fn entropy(weights: &[f64]) -> f64 {
-    let positive = || weights.iter().filter(|w| **w > 0.0 && w.is_finite());
-    let total: f64 = positive().sum();
-    if total > 0.0 { -positive().map(|w| w / total * (w / total).ln()).sum::<f64>() + 0.0 } else { 0.0 }
-}
-
-/// exp of the entropy: the number of equally used codes that would be as spread out; 1 to `weights.len()`.
-pub fn perplexity(weights: &[f64]) -> f64 {
-    entropy(weights).exp()
-}
-
 fn entropy_of_counts(counts: &[u64]) -> f64 {
     entropy(&counts.iter().map(|&c| c as f64).collect::<Vec<_>>())
 }
@@ -99,7 +87,8 @@ pub fn nmi(a: &[u32], b: &[u32]) -> f64 {
     (table.mutual_information() / mean).clamp(0.0, 1.0)
 }
 
-/// Adjusted mutual information, (I - E\[I\]) / ((H(a) + H(b)) / 2 - E\[I\]): NMI with what chance alone gives taken away.
+/// Adjusted mutual information, (I - E\[I\]) / ((H(a) + H(b)) / 2 - E\[I\]): NMI with what chance alone gives taken
+/// away.
 ///
 /// E\[I\] is over all tables with the same margins (hypergeometric). About 0 for random labels, also where
 /// there are many codes and few examples. The cases without information are those of [`nmi`].
@@ -228,14 +217,6 @@ mod tests {
         // Code 0 holds labels 1, 1, 2 (2 right), code 1 holds 2 (1 right): 3 of 4.
         assert!(close(purity(&[0, 0, 0, 1], &[1, 1, 2, 2]), 0.75));
         assert_eq!(purity(&[], &[]), 0.0);
-    }
-
-    #[test]
-    fn entropy_by_hand() {
-        // 1/2, 1/4, 1/4: 0.5 ln 2 + 0.5 ln 4 = 1.5 ln 2; perplexity 2^1.5.
-        assert!(close(entropy(&[2.0, 1.0, 1.0, 0.0]), 1.5 * 2f64.ln()));
-        assert!(close(perplexity(&[2.0, 1.0, 1.0, 0.0]), 2f64.powf(1.5)));
-        assert_eq!((entropy(&[3.0]), entropy(&[]), perplexity(&[0.0])), (0.0, 0.0, 1.0));
     }
 
     #[test]

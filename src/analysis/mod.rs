@@ -11,7 +11,7 @@ pub mod ranking;
 pub mod reading;
 pub mod tables;
 
-pub use agreement::{Contingency, ami, chi_square, contingency, cramers_v, entropy, nmi, perplexity, purity};
+pub use agreement::{Contingency, ami, chi_square, contingency, cramers_v, nmi, purity};
 pub use codes::{CodeAccuracy, CodeMargins, Duplicate, LabelAccuracy, Labels, code_accuracy};
 pub use headline::{Headline, SourceAccuracy, headline};
 pub use intervals::{Interval, bootstrap_paired, mean_interval_t, wilson};

@@ -6,10 +6,11 @@ use std::cmp::Ordering;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::agreement::{entropy, nmi};
+use super::agreement::nmi;
 use super::codes::{CodeAccuracy, CodeMargins, DUPLICATE_CORRELATION, Duplicate, LabelAccuracy, Labels};
 use super::tables::{code_usage, codes, numbers, texts};
 use crate::error::{Error, Result};
+use crate::information::entropy;
 use crate::schema::codes::{ACCURACY, DUPLICATE_OF, USAGE_POSTERIOR, USAGE_PRIOR, by_source};
 use crate::schema::{SPLITS, accuracy, col, posterior};
 

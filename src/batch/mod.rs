@@ -1,7 +1,7 @@
 //! Arrow token rows -> packed batches, in an order that is a pure function of (seed, epoch).
 //!
-//! Nothing is padded: the tokens of a batch lie end to end, `[prompt][chosen][rejected]` for every pair, and the prompt is
-//! computed once for both responses.
+//! Nothing is padded: the tokens of a batch lie end to end, `[prompt][chosen][rejected]` for every pair, and the prompt
+//! is computed once for both responses.
 
 use std::ops::Range;
 use std::path::Path;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{CodeSpace, LpcConfig};
 
-/// The prior knows a token that is in at least this many training prompts: one that is in fewer would tell these prompts
-/// apart and help with no other.
+/// The prior knows a token that is in at least this many training prompts: one that is in fewer would tell these
+/// prompts apart and help with no other.
 pub const LEAST_PROMPTS: usize = 3;
 
 /// What the latent part takes from the training data: a function of data and settings, and so the same in a run that is

@@ -71,8 +71,8 @@ pub fn marginal(log_prior: &Tensor, losses: &Tensor, weight: f64, groups: &[Rang
     Ok(Marginal { losses: (total * -weight)?, log_prior, log_posterior: log_posterior.detach() })
 }
 
-/// Bayes' posterior of one group, `q_k` proportional to `p_k e^(-l_k / lambda)`, from the probabilities of the prior and
-/// the summed losses under each code (K each); `weight` is lambda.
+/// Bayes' posterior of one group, `q_k` proportional to `p_k e^(-l_k / lambda)`, from the probabilities of the prior
+/// and the summed losses under each code (K each); `weight` is lambda.
 pub fn posterior(prior: &[f32], losses: &[f64], weight: f64) -> Vec<f32> {
     let joint: Vec<f64> = prior.iter().zip(losses).map(|(&p, l)| f64::from(p).max(1e-300).ln() - l / weight).collect();
     let top = joint.iter().copied().fold(f64::NEG_INFINITY, f64::max);

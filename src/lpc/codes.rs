@@ -129,7 +129,8 @@ impl Codebook {
         Ok((weights.matmul(&self.vectors)?, flips))
     }
 
-    /// The z's over which a training step's loss is averaged: one sample of each pair, or every code by its probability.
+    /// The z's over which a training step's loss is averaged: one sample of each pair, or every code by its
+    /// probability.
     pub(super) fn draws(
         &self,
         config: &LpcConfig,

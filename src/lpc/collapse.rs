@@ -1,13 +1,14 @@
-//! How codes collapse: what is seen, its likely cause, and the setting that helps.
+//! How codes collapse: the signs, their likely cause, and the settings that help.
 //!
-//! The causes are those found on planted data, where the codes that ought to come out are known; the
-//! thresholds below separate the runs in which they were found from those in which they were not.
+//! The causes were found on planted data, where the right codes are known. The thresholds below separate the runs that
+//! had a cause from those that did not.
 
 use super::Usage;
 
-/// Says how the codes have collapsed, if they have: on one code, or into carrying nothing, each example on all alike.
+/// How the codes have collapsed, in words: all examples on one code, or every example on all codes alike. None where
+/// they have not.
 ///
-/// `usage` is the prior's over all examples; `posterior_entropy` the mean entropy of the posterior, in nats.
+/// `usage` is the prior's over all examples, `posterior_entropy` the mean entropy of the posterior in nats.
 pub fn collapse(usage: &Usage, posterior_entropy: f64) -> Option<&'static str> {
     let k = usage.mass.len();
     if k < 2 || usage.examples == 0 {
@@ -23,7 +24,7 @@ pub fn collapse(usage: &Usage, posterior_entropy: f64) -> Option<&'static str> {
 
 /// Share of ln K from which on a distribution is spread over all codes alike.
 const ALIKE: f64 = 0.98;
-/// The same, of distributions that are still as they were drawn: they are not quite equal then.
+/// The same for distributions as they are before training, which are not quite equal.
 const NEARLY_ALIKE: f64 = 0.9;
 /// Share of ln K below which a distribution has decided.
 const DECIDED: f64 = 0.1;
@@ -38,15 +39,14 @@ const FAR: f64 = 0.5;
 const IGNORED: f64 = 0.95;
 /// Swap overlap below which the label decides the code.
 const DECISIVE: f64 = 0.5;
-/// Sizes of a code, as the deviation of the reward margin that it gives, below which the symmetry is not broken in two
-/// passes ...
+/// Size of a code, as the deviation of the reward margin that it gives, below which two epochs do not tell codes apart.
 const SMALL: f64 = 0.1;
-/// ... and from which on random codes saturate the loss.
+/// Size from which on random codes saturate the loss.
 const LARGE: f64 = 5.0;
 
-/// What a run shows of its codes, as numbers; means are over examples, entropies and KL in nats.
+/// What a run shows of its codes. Means are over examples; entropies and KL are in nats.
 ///
-/// What is not known is NaN or `None`, and then speaks for no cause.
+/// A number that is not known is NaN or `None`; no cause is then found by it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CollapseSigns {
     /// K.
@@ -170,7 +170,7 @@ impl std::fmt::Display for Advice {
 
 /// The known causes of collapse that a run shows, the surest first; none for a run whose prior tells examples apart.
 ///
-/// A sign is no proof: each advice says what was seen, so that it can be judged.
+/// A sign is no proof: each advice names the numbers that it is based on.
 ///
 /// # Source
 /// One code takes all, explaining away, sizes: our study on planted data. Swap overlap: SPL (arXiv 2603.12595).
@@ -211,7 +211,7 @@ pub fn diagnose(signs: CollapseSigns) -> Vec<Advice> {
     });
     let explained = s.kl_weight < 1.0 && s.swap_overlap.is_some_and(|o| o < DECISIVE) && apart;
     advise(explained, Cause::LabelsExplainedAway, format!("{differ}{overlap}, KL weight {}", s.kl_weight));
-    // Posteriors still as they were drawn: none has decided, and none moved away from its prior.
+    // Posteriors as they are before training: spread over all codes, and near their priors.
     let asleep = s.kl < SAME && s.posterior_entropy > NEARLY_ALIKE * most;
     advise(
         asleep && size < SMALL && s.swap_overlap.is_none_or(|o| o >= IGNORED),

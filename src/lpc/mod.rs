@@ -1,8 +1,9 @@
 //! Latent variables over an objective: codes, their variants, and controls without codes.
 //!
-//! A latent part reads a prompt (its tokens, or hidden states computed without z) and gives one z for each pair: a vector
-//! that is added to the hidden state of every response position before the head, or a bias on the logits of some tokens.
-//! Because the head is linear, the vector is a bias W z on the vocabulary, the same at every position of both responses.
+//! A latent part reads a prompt (its tokens, or hidden states computed without z) and gives one z for each pair: a
+//! vector that is added to the hidden state of every response position before the head, or a bias on the logits of some
+//! tokens. Because the head is linear, the vector is a bias W z on the vocabulary, the same at every position of both
+//! responses.
 //!
 //! | latent | z in training | z in evaluation |
 //! |---|---|---|
@@ -228,8 +229,8 @@ impl Lpc {
         Some((rows, ranges))
     }
 
-    /// Leaves out known tokens of prompts for one training step, each with the probability `prior_dropout`: a function of
-    /// seed, occasion, id and token.
+    /// Leaves out known tokens of prompts for one training step, each with the probability `prior_dropout`: a function
+    /// of seed, occasion, id and token.
     pub fn drop_tokens(&self, tokens: &mut Option<(Vec<u32>, Vec<Range<usize>>)>, noise: &Noise<'_>) {
         let share = self.config.prior_dropout;
         let Some((rows, ranges)) = tokens.as_mut().filter(|_| share > 0.0) else { return };
@@ -279,8 +280,8 @@ impl Lpc {
         })
     }
 
-    /// The z's, of type `kind`, over which a training step's loss is averaged: `g z_prior + (1-g) z_posterior`, one sample
-    /// of each pair, or with exact sums one draw for every code.
+    /// The z's, of type `kind`, over which a training step's loss is averaged: `g z_prior + (1-g) z_posterior`, one
+    /// sample of each pair, or with exact sums one draw for every code.
     ///
     /// # Shapes
     /// z (B,H), or (B,C) for biases of C tokens.

@@ -34,8 +34,8 @@ impl Mlp {
     }
 }
 
-/// Linear - SiLU - Linear over what the prior reads of a prompt: hidden states, which tokens occur, or both. A prior that
-/// reads nothing has the last bias alone, and gives the same output for every prompt.
+/// Linear - SiLU - Linear over what the prior reads of a prompt: hidden states, which tokens occur, or both. A prior
+/// that reads nothing has the last bias alone, and gives the same output for every prompt.
 #[derive(Debug, Clone)]
 pub(super) struct PromptNet {
     states: Option<StateInput>,

@@ -1,9 +1,7 @@
-//! Parameters of each latent: names, shapes, where they start.
+//! Parameters of each latent: names, shapes, initial values.
 //!
-//! `gaussian` and `mlp` are compared with `lpc`, and should win or lose by what
-//! they are, not by their size: the number of directions of the one and the
-//! width of the other are chosen so that their number of parameters is as near
-//! as possible to that of `lpc` with the same K and features.
+//! `gaussian` and `mlp` are compared with `lpc` at equal size: the number of directions of the one and the width of the
+//! other are chosen so that they have as nearly as possible as many parameters as `lpc` with the same K and features.
 
 use super::{Basis, Features, LatentKind, LpcConfig, Normalise, names};
 
@@ -25,7 +23,7 @@ pub fn shapes(config: &LpcConfig, basis: &Basis) -> Vec<(String, Vec<usize>, f64
         }
         LatentKind::Gaussian => {
             let d = directions(config, basis);
-            // d independent terms, where codes make a mixture: their sum has the deviation of one code.
+            // z is a sum of d independent terms, which is to have the deviation of one code.
             out.push((names::DIRECTIONS.to_string(), vec![d, width], size / (d as f64).sqrt()));
             inference(&mut out, config, basis, 2 * d);
         }
@@ -33,13 +31,13 @@ pub fn shapes(config: &LpcConfig, basis: &Basis) -> Vec<(String, Vec<usize>, f64
             let inner = mlp_width(config, basis);
             prompt_net(&mut out, config, basis, names::MLP, [inner, width], size / (inner as f64).sqrt());
         }
-        // From 0: the policy starts at its reference.
+        // 0: the policy starts at its reference.
         LatentKind::Bias => out.push((names::BIAS.to_string(), vec![width], 0.0)),
     }
     out
 }
 
-/// Shapes of what the latent part keeps and training does not change: (name, shape).
+/// Shapes of the tensors of the latent part that training does not change: (name, shape).
 pub fn constants(config: &LpcConfig, basis: &Basis) -> Vec<(String, Vec<usize>)> {
     if config.reads_states() && config.normalise == Normalise::Standardise {
         [names::PROMPT_MEAN, names::PROMPT_DEVIATION].map(|name| (name.to_string(), vec![basis.hidden])).to_vec()
@@ -58,8 +56,8 @@ fn inference(out: &mut Vec<(String, Vec<usize>, f64)>, config: &LpcConfig, basis
     }
 }
 
-/// Linear - SiLU - Linear over what the prior reads, `last` the deviation of its last layer; without anything to read,
-/// the outputs alone.
+/// Parameters of a [`PromptNet`](super::network::PromptNet); `last` is the deviation of its last layer. A prior that
+/// reads nothing has the last bias alone.
 fn prompt_net(
     out: &mut Vec<(String, Vec<usize>, f64)>,
     config: &LpcConfig,
@@ -73,7 +71,7 @@ fn prompt_net(
         out.push((format!("{name}.0.weight"), vec![width, basis.hidden], (1.0 / basis.hidden as f64).sqrt()));
     }
     if tokens {
-        // At least one row, so that there is a table where no token is frequent enough.
+        // Where no token is frequent enough the table has one row all the same.
         let rows = basis.prior_tokens.len().max(1);
         out.push((format!("{name}.table"), vec![rows, width], (1.0 / rows as f64).sqrt()));
     }
@@ -84,7 +82,7 @@ fn prompt_net(
     out.push((format!("{name}.2.bias"), vec![outputs], 0.0));
 }
 
-/// Linear - SiLU - Linear of these widths, `last` the deviation of its last layer.
+/// Parameters of Linear - SiLU - Linear with these widths; `last` is the deviation of its last layer.
 fn network(out: &mut Vec<(String, Vec<usize>, f64)>, name: &str, [inputs, width, outputs]: [usize; 3], last: f64) {
     out.push((format!("{name}.0.weight"), vec![width, inputs], (1.0 / inputs as f64).sqrt()));
     out.push((format!("{name}.0.bias"), vec![width], 0.0));
@@ -99,7 +97,7 @@ fn feature_width(config: &LpcConfig, hidden: usize) -> usize {
     }
 }
 
-/// Numbers in the parameters of a latent part.
+/// Number of elements of a latent part's parameters.
 pub fn parameters(config: &LpcConfig, basis: &Basis) -> usize {
     shapes(config, basis).iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum()
 }

@@ -32,9 +32,7 @@ impl Usage {
 
     /// e to the entropy of the mean distribution: 1 for one code, K for all equally.
     pub fn perplexity(&self) -> f64 {
-        let total: f64 = self.mass.iter().sum();
-        let entropy: f64 = self.mass.iter().map(|m| m / total).filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum();
-        entropy.exp()
+        crate::information::perplexity(&self.mass)
     }
 }
 

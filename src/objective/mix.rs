@@ -11,8 +11,8 @@ const LEAST_RATE: f64 = 1e-20;
 
 /// `-ln[(1-e) sigmoid(beta D) + e sigmoid(-beta D)]`, as a log-sum-exp of the two terms.
 ///
-/// Unlike the loss of cDPO it is bounded as D falls: the gradient of a label that the policy firmly contradicts vanishes.
-/// e is `flips` where given, one for each example, else `label_smoothing`.
+/// Unlike the loss of cDPO it is bounded as D falls: the gradient of a label that the policy firmly contradicts
+/// vanishes. e is `flips` where given, one for each example, else `label_smoothing`.
 ///
 /// # Shapes
 /// (B) each.

@@ -213,8 +213,8 @@ impl ObjectiveConfig {
         if self.name == ObjectiveKind::Ipo { (0.5 / self.beta).powi(2) } else { 1.0 }
     }
 
-    /// The reward margin at which about half of the slope that the loss has at 0 is left, so that a margin of this size is
-    /// neither small nor large: 1 for logistic losses (exactly, ln 3), and 1/4 for IPO, whose square ends at 1/2.
+    /// The reward margin at which about half of the slope that the loss has at 0 is left, so that a margin of this size
+    /// is neither small nor large: 1 for logistic losses (exactly, ln 3), and 1/4 for IPO, whose square ends at 1/2.
     pub fn margin_unit(&self) -> f64 {
         if self.name == ObjectiveKind::Ipo { 0.25 } else { 1.0 }
     }

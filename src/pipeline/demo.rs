@@ -149,7 +149,7 @@ fn base(recipe: &Recipe) -> TrainConfig {
         epochs: recipe.demo.epochs,
         lr: 1e-3,
         lr_schedule: LrSchedule::Cosine,
-        // A small corpus: more passes for as many steps as a large one gives.
+        // The corpus is small: more epochs give as many steps as a large one has.
         lpc: LpcConfig { latent: LatentKind::Lpc, warmup: 8.0, ..recipe.train.lpc.clone() },
         ..TrainConfig::default()
     }

@@ -150,7 +150,8 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     }
     let mut manifest = Manifest::begin("export", config)?;
     progress.note(&format!("exporting {}", model.display()));
-    // A model that cannot be had leaves no folder behind. No tokenizer has a say here, and nothing is drawn from the seed.
+    // A model that cannot be had leaves no folder behind. No tokenizer has a say here, and nothing is drawn from the
+    // seed.
     let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
     let loaded = if config.form == ExportAs::Hf { Some(read()?) } else { None };
     let _lock = claim.take(&out)?;

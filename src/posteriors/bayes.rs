@@ -69,8 +69,8 @@ pub fn code_margins(split: &SplitExamples<'_>, context: PosteriorContext<'_>) ->
 /// `q_k` proportional to `p_k e^(-l_k / lambda)`, l being the losses in the observed order. Neighbouring rows with the
 /// same key share a posterior, whose losses are their sums.
 ///
-/// Returns the sum over the examples of the swap overlap `sum_k sqrt(q_k q'_k)`, q' being the posterior of the pair with
-/// its sides swapped; none where a network gives the posterior.
+/// Returns the sum over the examples of the swap overlap `sum_k sqrt(q_k q'_k)`, q' being the posterior of the pair
+/// with its sides swapped; none where a network gives the posterior.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].

@@ -16,9 +16,9 @@ const TOKENS_PER_CODE: usize = 12;
 /// Columns of the table of usage that come before the tokens: the code and its use over all pairs.
 const USAGE_COLUMNS: usize = 3;
 
-/// Writes codes.parquet: the code and its `usage` over all pairs, the tokens whose logits it raises and lowers most, its
-/// norm, its `accuracy` alone, its usage by source, and for `lpc-reliable` its flip rate. Without codes there is one
-/// row, which has tokens and a norm where the latent is one z for all.
+/// Writes codes.parquet: the code and its `usage` over all pairs, the tokens whose logits it raises and lowers most,
+/// its norm, its `accuracy` alone, its usage by source, and for `lpc-reliable` its flip rate. Without codes there is
+/// one row, which has tokens and a norm where the latent is one z for all.
 ///
 /// `usage` has a row for each code, its first three columns over all pairs and the rest by source; `accuracy` has
 /// columns of as many rows, or none. `token` gives the text of a token below `vocabulary`.

@@ -1,8 +1,7 @@
 //! A run or sweep folder -> self-contained `report.html` and `report.md`.
 //!
-//! The page loads nothing and runs no script: tables, inline SVG, one style
-//! sheet for light and dark. Whatever comes from the data (sources, tokens,
-//! error texts) is escaped. The same folder gives the same bytes.
+//! The page loads no other file and runs no script: it has tables, inline SVG, and one style sheet for light and dark.
+//! All text from the data (sources, tokens, error messages) is escaped. The same folder gives the same bytes.
 
 mod codes;
 mod load;

@@ -1,5 +1,5 @@
-//! What a report is made of, and its two renderings. All text is escaped here
-//! and nowhere else: the parts hold text as it is.
+//! The blocks of a report, and their rendering as HTML and as Markdown. Blocks hold plain text; it is escaped here and
+//! nowhere else.
 
 use std::fmt::Write;
 
@@ -11,17 +11,17 @@ pub(super) struct Page {
     pub title: String,
     /// One line under it.
     pub subtitle: String,
-    /// The parts, top to bottom.
+    /// The blocks, top to bottom.
     pub parts: Vec<Block>,
 }
 
-/// A part of a report.
+/// A block of a report.
 pub(super) enum Block {
-    /// A section starts.
+    /// Heading of a section.
     Heading(String),
     /// A paragraph.
     Text(String),
-    /// A paragraph that must not be overlooked.
+    /// A highlighted paragraph.
     Warning(String),
     /// Headline numbers.
     Tiles(Vec<Tile>),
@@ -31,9 +31,9 @@ pub(super) enum Block {
     Main(Figure),
     /// Charts side by side where the page is wide enough.
     Figures(Vec<Figure>),
-    /// Shares as shades.
+    /// A heat map.
     Heat(Heat),
-    /// Text to fold out.
+    /// Text that is folded: its title, and the text.
     Fold(String, String),
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Heat {
     pub columns: Vec<String>,
     /// Row name and shares.
     pub rows: Vec<(String, Vec<f64>)>,
-    /// The share without a shade: 0, or where nothing is said by less (an accuracy of one half).
+    /// Shares up to this one have no shade: 0, or one half for accuracies.
     pub base: f64,
     /// Whether the largest cell of each column stands out.
     pub peaks: bool,
@@ -238,10 +238,12 @@ impl Table {
         for row in &self.rows {
             out.push_str("<tr>");
             for (i, cell) in row.iter().enumerate() {
-                let class = match i < self.text_columns {
-                    false => " class=\"n\"",
-                    true if !headless && cell.chars().count() > LONG_CELL => " class=\"long\"",
-                    true => "",
+                let class = if i >= self.text_columns {
+                    " class=\"n\""
+                } else if !headless && cell.chars().count() > LONG_CELL {
+                    " class=\"long\""
+                } else {
+                    ""
                 };
                 write!(out, "<td{class}{}>{}</td>", full_name(cell), breakable(cell))?;
             }
@@ -271,8 +273,8 @@ impl Heat {
     fn to_html(&self, out: &mut String) -> std::fmt::Result {
         let many = self.columns.len() > HEAT_NUMBERS;
         let class = if many { "heat many" } else { "heat" };
-        // Shades are relative to the largest cell, which the caption tells: with many columns all shares are small. It is
-        // named by its hue, which is the same on a light and on a dark page.
+        // Shades are relative to the largest cell, which the caption tells: with many columns all shares are small. It
+        // is named by its hue, which is the same on a light and on a dark page.
         let shares = self.rows.iter().flat_map(|(_, shares)| shares).filter(|s| s.is_finite());
         let largest = shares.fold(0.0f64, |m, s| m.max(*s));
         let room = largest - self.base;
@@ -376,8 +378,8 @@ fn broken(text: &str, most: usize) -> String {
     out
 }
 
-/// A name with its middle left out where it has more characters than `most`, as HTML, and its `title` attribute; words of
-/// more characters than `word` may be broken.
+/// A name with its middle left out where it has more characters than `most`, as HTML, and its `title` attribute; words
+/// of more characters than `word` may be broken.
 fn shortened(name: &str, most: usize, word: usize) -> (String, String) {
     let chars: Vec<char> = name.chars().collect();
     if chars.len() <= most {

@@ -1,6 +1,6 @@
-//! Curve charts as SVG. Across, everything is placed in per cent and only the lines are stretched, so that a chart fills
-//! any width while its text, marks and strokes keep their size; down, the units are CSS pixels. Colours are classes of
-//! the style sheet.
+//! Curve charts as SVG. Across, everything is placed in per cent and only the lines are stretched, so that a chart
+//! fills any width while its text, marks and strokes keep their size; down, the units are CSS pixels. Colours are
+//! classes of the style sheet.
 
 use std::fmt::Write;
 

@@ -14,10 +14,11 @@ use crate::artifact;
 use crate::error::Result;
 use crate::schema::{col, result, sweep};
 
-/// From so many seeds on an interval is drawn: with two, Student's t is 12.7 standard errors wide and tells nothing.
+/// Least number of seeds for which an interval is drawn: with two, Student's t makes it 12.7 standard errors wide.
 const LEAST_SEEDS_DRAWN: f64 = 3.0;
-/// More lines than this in one chart cannot be told apart.
+/// Most lines in one chart: more cannot be told apart.
 const MAX_LINES: usize = 8;
+
 /// One cell over its seeds, from summary.parquet.
 struct CellSummary {
     objective: String,
@@ -174,7 +175,7 @@ fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) 
         Tile { label: "seeds".into(), value: seeds.len().to_string(), detail: "of every cell".into() },
         Tile { label: "training time".into(), value: duration(seconds), detail: "all runs together".into() },
     ];
-    // The best-placed difference is shown with its interval, so that it cannot be read without it.
+    // The largest difference is shown together with its interval.
     let gain = |c: &&CellSummary| c.get(result::DIFFERENCE).unwrap_or(f64::NEG_INFINITY);
     let compared = cells.iter().filter(|c| c.get(result::DIFFERENCE).is_some()).count();
     let best = cells.iter().filter(|c| c.get(result::DIFFERENCE).is_some()).max_by(|a, b| gain(a).total_cmp(&gain(b)));
@@ -249,7 +250,7 @@ fn against_noise(
     figures
 }
 
-/// What the charts of means draw beside them.
+/// What the text says of the intervals in charts of means.
 fn bars(cells: &[CellSummary]) -> &'static str {
     let seeds = |c: &CellSummary| c.get(result::N_SEEDS).unwrap_or(0.0);
     let drawn = |c: &&CellSummary| seeds(c) >= LEAST_SEEDS_DRAWN;

@@ -53,8 +53,8 @@ fn name(step: usize) -> String {
     format!("step-{step:06}")
 }
 
-/// Checks before training that checkpoints can be written into the folder, and removes unfinished ones of a process that
-/// was killed.
+/// Checks before training that checkpoints can be written into the folder, and removes unfinished ones of a process
+/// that was killed.
 ///
 /// # Errors
 /// [`Error::Run`] saying what the system refused.

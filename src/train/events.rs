@@ -96,8 +96,8 @@ impl Observer for JsonLines {
 pub struct TensorBoard(EventFile);
 
 impl TensorBoard {
-    /// Starts an event file in the folder for a run that goes on after `step`, and removes later steps from the files that
-    /// are there.
+    /// Starts an event file in the folder for a run that goes on after `step`, and removes later steps from the files
+    /// that are there.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -228,8 +228,8 @@ const LATENT_RISE: usize = 10;
 /// too little to become others.
 const LATENT_REST: f64 = 0.1;
 
-/// Shares of the peak learning rates at a step, of the backbone and of the latent part. The backbone's rises linearly in
-/// `train.warmup` and then follows the schedule. In its own warm-up the latent part's falls along half a cosine to
+/// Shares of the peak learning rates at a step, of the backbone and of the latent part. The backbone's rises linearly
+/// in `train.warmup` and then follows the schedule. In its own warm-up the latent part's falls along half a cosine to
 /// [`LATENT_REST`], and after it falls with the backbone's.
 fn rate_shares(config: &TrainConfig, plan: &StepPlan, step: usize) -> [f64; 2] {
     if plan.warms(step) {

@@ -1,5 +1,5 @@
-//! A training step with the exact sum over codes: the objective under every code, its marginal over the prior, and Bayes'
-//! posterior.
+//! A training step with the exact sum over codes: the objective under every code, its marginal over the prior, and
+//! Bayes' posterior.
 
 use std::ops::Range;
 use std::sync::Arc;

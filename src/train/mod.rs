@@ -1,7 +1,8 @@
-//! Batches -> a trained policy: steps, optimizer, schedules, reference, checkpoints, events, ranks; and what a run costs.
+//! Batches -> a trained policy: steps, optimizer, schedules, reference, checkpoints, events, ranks; and what a run
+//! costs.
 //!
-//! The order of examples, the noise of every sample and the schedules are pure functions of (seed, step). A run that was
-//! stopped and resumed ends with the same bits as one that was not.
+//! The order of examples, the noise of every sample and the schedules are pure functions of (seed, step). A run that
+//! was stopped and resumed ends with the same bits as one that was not.
 
 pub mod checkpoint;
 pub mod config;

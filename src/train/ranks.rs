@@ -1,9 +1,9 @@
-//! Ranks: processes that train one model together. Each computes a share of every step's pairs, gradients are summed, and
-//! the first rank writes.
+//! Ranks: processes that train one model together. Each computes a share of every step's pairs, gradients are summed,
+//! and the first rank writes.
 //!
 //! Ranks exchange data in two ways. A *meeting* brings a few bytes of every rank to every rank, or the error of a rank
-//! that failed: all ranks then end at their next meeting with that error. A *sum* adds up gradients. It follows a meeting
-//! at once, so that no rank waits for one that has ended.
+//! that failed: all ranks then end at their next meeting with that error. A *sum* adds up gradients. It follows a
+//! meeting at once, so that no rank waits for one that has ended.
 //!
 //! Sums are computed in the order of the ranks everywhere. Every rank then has the same bits, and a run with the same
 //! number of ranks gives the same bits again.
@@ -116,8 +116,8 @@ impl Ranks {
         self.rank() == 0
     }
 
-    /// This rank's share of `n` things: a range. The ranges of the ranks follow one another; their lengths differ by one at
-    /// most.
+    /// This rank's share of `n` things: a range. The ranges of the ranks follow one another; their lengths differ by
+    /// one at most.
     pub fn share(&self, n: usize) -> Range<usize> {
         let (rank, size) = (self.rank(), self.size());
         let begin = |r: usize| r * (n / size) + r.min(n % size);

@@ -32,8 +32,8 @@ const MARK: &str = "lpc_pipe.reference";
 /// Reference log-probabilities (chosen, rejected) of every row of every split, in nats, summed.
 pub type Reference = Vec<Vec<(f64, f64)>>;
 
-/// What reference log-probabilities depend on. The tokenizer and the options of `prepare` change the tokens, and are not
-/// named beside them.
+/// What reference log-probabilities depend on. The tokenizer and the options of `prepare` change the tokens, and are
+/// not named beside them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferenceOrigin {
     /// [`fingerprint`] of the model.
@@ -99,8 +99,8 @@ impl Mark {
     }
 }
 
-/// The reference of all rows of these splits, from a cache folder or computed with the policy as it stands; `None` where
-/// the user interrupted it.
+/// The reference of all rows of these splits, from a cache folder or computed with the policy as it stands; `None`
+/// where the user interrupted it.
 ///
 /// # Errors
 /// As [`ReferenceStore::provide`].

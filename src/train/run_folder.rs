@@ -82,7 +82,8 @@ impl Identity {
         }
         let tokens: Vec<&str> =
             data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
-        // Weights by content: the starting model is the reference too, and a folder can be filled anew under its old name.
+        // Weights by content: the starting model is the reference too, and a folder can be filled anew under its old
+        // name.
         let about = serde_json::json!({ "config": config, "seed": seed.0, "tokens": tokens, "weights": weights });
         Ok(Identity { hash: crate::manifest::hash_json(&about)?, about })
     }
@@ -181,8 +182,8 @@ pub fn open<S: DeserializeOwned>(
     Ok(Opened::From(from.map(Box::new)))
 }
 
-/// The summary of a finished run in the folder, with `resume`; without it, a finished run is an error. None where no run
-/// is finished, or one ended at a limit of steps that is higher now.
+/// The summary of a finished run in the folder, with `resume`; without it, a finished run is an error. None where no
+/// run is finished, or one ended at a limit of steps that is higher now.
 fn finished<S: DeserializeOwned>(
     out: &Path,
     identity: &Identity,

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 /// How event files begin; readers look for `tfevents`.
 const PREFIX: &str = "events.out.tfevents.";
 
-/// Prepares a folder of event files for a run that goes on after `step`: removes records of later steps, and a record that
-/// was cut off, so that every step will be there once. With step 0 all event files are removed.
+/// Prepares a folder of event files for a run that goes on after `step`: removes records of later steps, and a record
+/// that was cut off, so that every step will be there once. With step 0 all event files are removed.
 ///
 /// # Errors
 /// [`Error::Io`].

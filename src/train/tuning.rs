@@ -94,8 +94,8 @@ fn in_memory(config: &TrainConfig, source: &ModelSource, seed: Seed, data: DataS
     Ok(policy)
 }
 
-/// What a latent part names as its base. The weights of a merged adapter are in no file that could be named: its name is
-/// empty, and they are written beside the latent part.
+/// What a latent part names as its base. The weights of a merged adapter are in no file that could be named: its name
+/// is empty, and they are written beside the latent part.
 fn base_of_latent(config: &TrainConfig, source: &ModelSource, loaded: &Loaded) -> Result<Base> {
     if matches!(source, ModelSource::Folder(folder) if peft::is_adapter(folder)) {
         return Ok(Base::default());

@@ -85,8 +85,8 @@ pub(super) fn can_stand_over(latent: LatentKind, objective: ObjectiveKind) -> bo
     }
 }
 
-/// Every cell with every seed, in a fixed order, without the latents that an objective cannot have. Without flips, cells
-/// that differ in the kind of noise or the marker alone have the same [`Cell::name`]: they are one run.
+/// Every cell with every seed, in a fixed order, without the latents that an objective cannot have. Without flips,
+/// cells that differ in the kind of noise or the marker alone have the same [`Cell::name`]: they are one run.
 pub fn grid(config: &SweepConfig, base_codes: usize) -> Vec<Cell> {
     let base = [base_codes];
     let codes: &[usize] = if config.codes.is_empty() { &base } else { &config.codes };

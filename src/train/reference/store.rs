@@ -164,9 +164,9 @@ impl<'a> ReferenceStore<'a> {
         Ok(CacheLookup::Incomplete)
     }
 
-    /// Computes what is wanted and not known with the policy's present weights, without codes, and adds it to the cache;
-    /// a warning says where the cache cannot be written. False where the user interrupted it: what was computed is then
-    /// in the cache. Each of several ranks computes a share; the first one writes.
+    /// Computes what is wanted and not known with the policy's present weights, without codes, and adds it to the
+    /// cache; a warning says where the cache cannot be written. False where the user interrupted it: what was computed
+    /// is then in the cache. Each of several ranks computes a share; the first one writes.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`], and those of packing; [`crate::Error::Run`] where a value is not finite.
@@ -290,8 +290,8 @@ impl<'a> ReferenceStore<'a> {
 /// Name of the values in messages.
 pub const WHAT: &str = "reference log-probabilities";
 
-/// The rows that are wanted. Where they are so few that their numbers would depend on the other rows of a pass, rows are
-/// added.
+/// The rows that are wanted. Where they are so few that their numbers would depend on the other rows of a pass, rows
+/// are added.
 pub fn companions(rows: &[TokenRow], wanted: impl Fn(usize) -> bool) -> Vec<usize> {
     let mut picked: Vec<usize> = (0..rows.len()).filter(|&i| wanted(i)).collect();
     if picked.is_empty() {

@@ -10,8 +10,19 @@ use crate::support::{files_below, repository};
 mod structure;
 
 /// Rooms that everybody may use.
-const FOUNDATION: [&str; 12] = [
-    "artifact", "error", "gguf", "hub", "manifest", "message", "nested", "progress", "rejects", "schema", "seed",
+const FOUNDATION: [&str; 13] = [
+    "artifact",
+    "error",
+    "gguf",
+    "hub",
+    "information",
+    "manifest",
+    "message",
+    "nested",
+    "progress",
+    "rejects",
+    "schema",
+    "seed",
     "source",
 ];
 
