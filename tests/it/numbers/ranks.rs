@@ -15,8 +15,9 @@ use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
 use lpc_pipe::train::ranks::threads::together;
+use lpc_pipe::train::ranks::work;
 use lpc_pipe::train::step::{self, StepPass, Sums};
-use lpc_pipe::train::{Kernels, Ranks, TrainConfig, Tune, shares};
+use lpc_pipe::train::{Kernels, Ranks, TrainConfig, Tune};
 use serde_json::Value;
 use tempfile::TempDir;
 
