@@ -40,7 +40,8 @@ PAIRS = {
 TOKENS = {
     **dict.fromkeys(["prompt_ids", "chosen_ids", "rejected_ids"], ["uint32"]),
     **dict.fromkeys(["n_prompt", "n_chosen", "n_rejected"], "uint32"),
-    **dict.fromkeys(["id", "source"], "string"),
+    **dict.fromkeys(["id", "source", "prompt_id", "noise_kind"], "string"),
+    "noise_p": "double",
     **dict.fromkeys(["truncated", "flipped"], "bool"),
 }
 REJECTS = {"file": "string", "line": "uint64", **dict.fromkeys(["field", "reason", "detail"], "string")}

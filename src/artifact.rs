@@ -19,7 +19,7 @@ pub use growing::Growing;
 /// Prefix of files that are not finished.
 const STAGED: &str = ".staged-";
 
-/// How a pointer begins that Git LFS leaves in the place of a large file.
+/// How the pointer file begins that Git LFS leaves instead of a large file.
 const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// What helps where a file is a pointer of Git LFS.
@@ -111,11 +111,11 @@ pub fn write_scratch(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -
     Ok(())
 }
 
-/// Moves a finished file to its place in the same file system, over an older one.
+/// Moves a finished file within a file system, over an older one.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn place(finished: &Path, path: &Path) -> Result<()> {
+pub fn move_file(finished: &Path, path: &Path) -> Result<()> {
     let folder = parent(path);
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     std::fs::rename(finished, path).map_err(Error::io(path))?;
@@ -316,12 +316,12 @@ pub fn hash_file(path: impl AsRef<Path>) -> Result<(u64, String)> {
 #[derive(Debug)]
 pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
 
-/// Removes unfinished files; what cannot be removed is in nobody's way.
+/// Removes unfinished files; one that cannot be removed does no harm.
 fn clear_unfinished(folder: &Path) {
     let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
     let below = entries(folder).filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
-    for place in std::iter::once(folder.to_path_buf()).chain(below) {
-        for entry in entries(&place).filter(|e| e.file_name().to_string_lossy().starts_with(STAGED)) {
+    for folder in std::iter::once(folder.to_path_buf()).chain(below) {
+        for entry in entries(&folder).filter(|e| e.file_name().to_string_lossy().starts_with(STAGED)) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

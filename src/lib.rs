@@ -4,7 +4,7 @@
 //!
 //! 1. [`synth`]: a planted-factor corpus, for tests and demos, or preferences planted over real texts (optional).
 //! 2. [`ingest`]: files -> frames of completions or pairs, and rejects.
-//! 3. [`sources`]: a source tag for every row; sources used for evaluation stay out.
+//! 3. [`select`]: which rows go in: source tags, shares of the inputs, decontamination.
 //! 4. [`pairs`]: completions -> preference pairs, split by prompt.
 //! 5. [`noise`]: pairs -> pairs with observed labels and the ledger of the truth.
 //! 6. [`tokenize`]: pairs -> Arrow token batches.
@@ -70,24 +70,26 @@
 // Foundation.
 pub mod artifact;
 pub mod error;
+pub mod frame;
 pub mod gguf;
 pub mod hub;
 pub mod information;
 pub mod manifest;
 pub mod message;
-pub mod nested;
 pub mod progress;
+pub mod prompt;
 pub mod rejects;
 pub mod schema;
 pub mod seed;
 pub mod source;
+pub mod words;
 
 // The stages, in the order of the data.
 pub mod synth;
 
 pub mod ingest;
 
-pub mod sources;
+pub mod select;
 
 pub mod pairs;
 

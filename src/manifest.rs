@@ -1,4 +1,4 @@
-//! What was done, on what, with what, and what came out: enough to repeat it.
+//! The manifest of a folder: command, settings, inputs and outputs, enough to repeat the work.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::artifact::{self, FileDigest};
 use crate::error::{Error, Result};
 
 /// Version of the folder layouts; readers refuse a newer one.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// One input file and the fate of its rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -120,7 +120,7 @@ impl Manifest {
             )
             .with_hint("use a newer lpc-pipe"));
         }
-        // Whoever follows a manifest stays in its folder.
+        // A manifest may only name files of its own folder.
         if let Some(file) = manifest.outputs.iter().find(|file| !is_below(&file.path)) {
             let message = format!("names a file outside of its folder: {:?}", file.path);
             return Err(Error::artifact(&path, message).with_hint("run the command that wrote it again"));
@@ -149,7 +149,7 @@ impl Manifest {
     }
 }
 
-/// BLAKE3 (hex) of a JSON value, with object keys sorted, so that key order is no difference.
+/// BLAKE3 (hex) of a JSON value, with object keys sorted, so that their order makes no difference.
 ///
 /// # Errors
 /// [`Error::Json`].
@@ -167,7 +167,7 @@ pub fn hash_json(value: &serde_json::Value) -> Result<String> {
     Ok(blake3::hash(&serde_json::to_vec(&sorted(value))?).to_hex().to_string())
 }
 
-/// Whether a path, as manifests write it, is a file's place below their folder.
+/// Whether a path, as manifests write it, lies below their folder.
 fn is_below(path: &str) -> bool {
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);
     path.split('/').all(plain)

@@ -5,9 +5,8 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::nested::{ListOfStructs, list_of_structs};
+use crate::frame::{ListOfStructs, list_of_structs};
 use crate::schema::col;
-use crate::seed::Seed;
 
 /// Role of instructions to the model.
 pub const SYSTEM: &str = "system";
@@ -126,56 +125,6 @@ impl MessageColumnBuilder {
     }
 }
 
-/// The text by which rows with the same question are known: the last user message (all
-/// messages where there is none), lower-cased, white space collapsed. Splits, shards and
-/// random picks are keyed by it, so that differently spaced or cased copies stay together.
-///
-/// Earlier turns and the system message are left out on purpose: two conversations that ask
-/// the same question must not end up on both sides of the split.
-pub fn normalized_prompt<'a>(messages: impl DoubleEndedIterator<Item = (&'a str, &'a str)> + Clone) -> String {
-    let mut out = String::new();
-    let mut add = |text: &str| {
-        // The four separators are blanks to Python's `split`, not to Unicode.
-        for word in text.split(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)) {
-            if word.is_empty() {
-                continue;
-            }
-            if !out.is_empty() {
-                out.push(' ');
-            }
-            if word.is_ascii() {
-                out.extend(word.bytes().map(|b| char::from(b.to_ascii_lowercase())));
-            } else {
-                out.push_str(&word.to_lowercase());
-            }
-        }
-    };
-    match messages.clone().rev().find(|(role, _)| *role == USER) {
-        Some((_, content)) => add(content),
-        None => messages.for_each(|(_, content)| add(content)),
-    }
-    out
-}
-
-/// Hash of a [`normalized_prompt`]: the `group` of a row. It does not depend on the run's seed, so that
-/// shards of one data set are the same in every run.
-pub fn prompt_group(normalized: &str) -> u64 {
-    Seed(0).word("shard", normalized)
-}
-
-/// The prompt as one text, for `prompt_id`: a single message is exactly its content, so that
-/// the published ids of HuggingFaceH4/ultrafeedback_binarized come out; several are
-/// `ROLE: CONTENT`, joined by blank lines.
-pub fn prompt_text<'a>(mut messages: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> std::borrow::Cow<'a, str> {
-    if messages.len() == 1
-        && let Some((_, content)) = messages.next()
-    {
-        return content.into();
-    }
-    let parts: Vec<String> = messages.map(|(role, content)| format!("{role}: {content}")).collect();
-    parts.join("\n\n").into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,20 +144,5 @@ mod tests {
             assert_eq!(&read.row(i).collect::<Vec<_>>(), row);
         }
         assert_eq!(read.messages(0)[1], Message::user("hi \u{1F600}"));
-    }
-
-    #[test]
-    fn questions_are_known_by_their_last_user_message() {
-        let key = |m: &[(&str, &str)]| normalized_prompt(m.iter().copied());
-        assert_eq!(key(&[("user", "  What\n is\tIT? ")]), "what is it?");
-        assert_eq!(key(&[("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "What is it?")]), "what is it?");
-        assert_eq!(key(&[("system", "One"), ("tool", "Two")]), "one two");
-        assert_eq!(key(&[("user", "\u{39f}\u{394}\u{39f}\u{3a3}\x1cX")]), "\u{3bf}\u{3b4}\u{3bf}\u{3c2} x");
-    }
-
-    #[test]
-    fn one_message_is_its_own_text() {
-        assert_eq!(prompt_text([("user", " a ")].into_iter()), " a ");
-        assert_eq!(prompt_text([("system", "s"), ("user", "u")].into_iter()), "system: s\n\nuser: u");
     }
 }

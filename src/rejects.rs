@@ -1,6 +1,7 @@
 //! Rows that did not go on, and why. No row disappears without an entry here.
 
 use polars::prelude::*;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Result;
 use crate::schema::col;
@@ -91,6 +92,10 @@ pub mod reason {
     /// Decision: the prompt is in the test split by the name of another file.
     pub const IN_TEST_SPLIT: &str = "in-test-split";
 
+    /// Reasons of pairs that go when all pairs of their prompt are known.
+    pub const AFTER_PAIRING: [&str; 5] =
+        [IN_TEST_SPLIT, DUPLICATE, NORMALIZED_DUPLICATE, OVER_PROMPT_CAP, CONFLICTING_LABEL];
+
     /// Whether a reason is one of [`unread`]'s.
     pub fn is_unread(reason: &str) -> bool {
         reason.starts_with("unread-")
@@ -120,11 +125,14 @@ pub mod reason {
     }
 }
 
-/// Advice where a row is at fault and others may be sound.
+/// Advice where one row is faulty and others may be sound.
 pub const SKIP_ADVICE: &str = "pass --on-bad-row skip to drop and count such rows";
 
+/// One of [`reason`].
+pub type Reason = &'static str;
+
 /// One rejected row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
     /// Index among the inputs.
     pub file: u32,
@@ -132,13 +140,70 @@ pub struct Reject {
     pub line: u64,
     /// Dotted path of the field at fault, empty where the whole row is.
     pub field: String,
-    /// One of [`reason`], or of a later stage's own.
-    pub reason: &'static str,
+    /// One of [`reason`].
+    #[serde(deserialize_with = "read_reason")]
+    pub reason: Reason,
     /// Expected and found.
     pub detail: String,
     /// What decides the row's shard: the hash of the normalized prompt, or of the bytes
     /// where no prompt could be read.
     pub group: u64,
+}
+
+/// Reads back one of the reasons that are kept with finished pairs.
+fn read_reason<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<&'static str, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let known = reason::AFTER_PAIRING.into_iter().find(|known| *known == text);
+    known.ok_or_else(|| serde::de::Error::custom(format!("unknown reason {text:?}")))
+}
+
+/// Where the rows of a stage frame come from, and their groups.
+pub struct Rows<'a> {
+    files: &'a UInt32Chunked,
+    lines: &'a UInt64Chunked,
+    groups: &'a UInt64Chunked,
+}
+
+impl<'a> Rows<'a> {
+    /// Opens the columns `file`, `line` and `group`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Frame`] where one is missing.
+    pub fn open(frame: &'a DataFrame) -> Result<Rows<'a>> {
+        let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
+        Ok(Rows { files, lines, groups: frame.column(col::GROUP)?.u64()? })
+    }
+
+    /// Input file of row `i`, by index.
+    pub fn file(&self, i: usize) -> u32 {
+        self.files.get(i).unwrap_or_default()
+    }
+
+    /// Input file of row `i`, by index, and its line there.
+    pub fn position(&self, i: usize) -> (u32, u64) {
+        (self.file(i), self.lines.get(i).unwrap_or_default())
+    }
+
+    /// Hash of row `i`'s normalized prompt.
+    pub fn group(&self, i: usize) -> u64 {
+        self.groups.get(i).unwrap_or_default()
+    }
+
+    /// Row `i` as a rejected one.
+    pub fn reject(&self, i: usize, field: &str, reason: &'static str, detail: String) -> Reject {
+        let (file, line) = self.position(i);
+        Reject { file, line, field: field.into(), reason, detail, group: self.group(i) }
+    }
+}
+
+/// Separates a frame into the rows that stay and the rejected ones, whose entries in `fates` are not none.
+///
+/// # Errors
+/// [`crate::Error::Frame`] where there are more or fewer fates than rows.
+pub fn separate(frame: DataFrame, fates: Vec<Option<Reject>>) -> Result<(DataFrame, Vec<Reject>)> {
+    let keep: BooleanChunked = fates.iter().map(|fate| Some(fate.is_none())).collect();
+    let rejects: Vec<Reject> = fates.into_iter().flatten().collect();
+    Ok((if rejects.is_empty() { frame } else { frame.filter(&keep)? }, rejects))
 }
 
 /// Rejected rows as a frame: the columns of `rejects.parquet`, `file` still an index.

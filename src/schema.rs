@@ -70,7 +70,9 @@ pub mod col {
     pub const REASON: &str = "reason";
     /// Expected and found, in words.
     pub const DETAIL: &str = "detail";
-    /// Hash of the normalized prompt: rows with equal hashes share split and shard.
+    /// The prompt's normal form, [`crate::prompt::normalized`]. Stage frames only.
+    pub const NORMALIZED_PROMPT: &str = "normalized_prompt";
+    /// Hash of the normalized prompt, [`crate::prompt::group`]: rows with equal hashes share split and shard.
     pub const GROUP: &str = "group";
     /// Who gave the label, where the input says so: a name, null where it is unknown. Stage frames only.
     pub const ANNOTATOR: &str = "annotator";
@@ -114,6 +116,9 @@ pub const SPLITS: [&str; 2] = ["train", "test"];
 pub fn name_of(choice: &impl serde::Serialize) -> String {
     serde_json::to_value(choice).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
 }
+
+/// `noise_kind` of pairs that no noise fell on.
+pub const NO_NOISE: &str = "none";
 
 /// Files of a prepared folder.
 pub mod prepared {

@@ -149,10 +149,10 @@ impl Claim<'_> {
             Ok(_) if folder.is_dir() => {}
             Ok(_) => return Err(refused(folder, format!("a file is there, and `{stage}` writes a folder"))),
         }
-        let place = folder.canonicalize().map_err(Error::io(folder))?;
+        let absolute = folder.canonicalize().map_err(Error::io(folder))?;
         for input in self.inputs {
             let Ok(whole) = input.canonicalize() else { continue };
-            let Ok(below) = whole.strip_prefix(&place) else { continue };
+            let Ok(below) = whole.strip_prefix(&absolute) else { continue };
             match first(below) {
                 None => return Err(refused(folder, "an input of this command; it would be written over".into())),
                 Some(name) if names.holds(&name) => {
@@ -162,7 +162,7 @@ impl Claim<'_> {
                 Some(_) => {}
             }
         }
-        match owner(&place) {
+        match owner(&absolute) {
             Owner::Stage(other) if other != stage => {
                 Err(refused(folder, format!("holds the output of `{other}`; `{stage}` does not write over it")))
             }
@@ -170,7 +170,7 @@ impl Claim<'_> {
                 Err(refused(folder, format!("holds a {} that lpc-pipe did not write", prepared::MANIFEST)))
             }
             Owner::Stage(_) | Owner::Unnamed => Ok(()),
-            Owner::Nobody => match taken(&place, &names)? {
+            Owner::Nobody => match taken(&absolute, &names)? {
                 Some(name) => {
                     Err(refused(folder, format!("holds {name}, which lpc-pipe did not write; it would be replaced")))
                 }
@@ -200,8 +200,8 @@ impl Claim<'_> {
         if path.is_dir() {
             return Err(refused(path, format!("a folder is there, and `{}` writes a file", self.stage)));
         }
-        let place = path.canonicalize().ok();
-        let is_input = |input: &PathBuf| place.is_some() && input.canonicalize().ok() == place;
+        let absolute = path.canonicalize().ok();
+        let is_input = |input: &PathBuf| absolute.is_some() && input.canonicalize().ok() == absolute;
         if self.inputs.iter().any(is_input) {
             return Err(refused(path, "an input of this command; it would be written over".into()));
         }
@@ -215,12 +215,12 @@ impl Claim<'_> {
         self.outside_of_others(path)
     }
 
-    /// Refuses a place within one of the files and folders that another command wrote at the top of its folder.
+    /// Refuses a path within one of the files and folders that another command wrote at the top of its folder.
     fn outside_of_others(&self, path: &Path) -> Result<()> {
-        let place = resolved(path);
-        for above in place.ancestors().skip(1) {
+        let absolute = resolved(path);
+        for above in absolute.ancestors().skip(1) {
             let Owner::Stage(stage) = owner(above) else { continue };
-            let Some(name) = place.strip_prefix(above).ok().and_then(first) else { continue };
+            let Some(name) = absolute.strip_prefix(above).ok().and_then(first) else { continue };
             if Names::of(&stage).wrote(&name) {
                 let message = format!("lies in {}, which `{stage}` wrote", above.join(name).display());
                 return Err(refused(path, message));
@@ -294,8 +294,8 @@ fn first(path: &Path) -> Option<String> {
 fn resolved(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     for above in whole.ancestors() {
-        if let Ok(place) = above.canonicalize() {
-            return place.join(whole.strip_prefix(above).unwrap_or(Path::new("")));
+        if let Ok(absolute) = above.canonicalize() {
+            return absolute.join(whole.strip_prefix(above).unwrap_or(Path::new("")));
         }
     }
     whole

@@ -91,7 +91,7 @@ impl Growing {
     /// [`Error::Io`].
     pub fn finish(self) -> Result<()> {
         self.file.sync_all().map_err(Error::io(&self.path))?;
-        super::place(&self.staged, &self.path)?;
+        super::move_file(&self.staged, &self.path)?;
         super::remove(&self.hashes)
     }
 

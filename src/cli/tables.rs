@@ -106,7 +106,7 @@ pub fn synth(s: &SynthSummary, out: &str) -> String {
 /// `prepare`.
 pub fn prepare(s: &PrepareSummary) -> String {
     let mut rows = Vec::new();
-    for (split, sources) in &s.counts {
+    for (split, sources) in &s.totals.counts {
         for (source, n) in sources {
             rows.push(vec![split.clone(), source.clone(), n.to_string()]);
         }
@@ -117,7 +117,7 @@ pub fn prepare(s: &PrepareSummary) -> String {
     for (reason, n) in &s.rejects {
         let _ = writeln!(out, "  rows left out: {n} {reason}");
     }
-    for (reason, n) in &s.pairs_dropped {
+    for (reason, n) in &s.totals.pairs_dropped {
         let _ = writeln!(out, "  pairs dropped: {n} {reason}");
     }
     for line in s.sources.sentences() {
@@ -137,13 +137,13 @@ pub fn prepare(s: &PrepareSummary) -> String {
     if s.flipped > 0 {
         let _ = writeln!(out, "{} labels flipped ({})", s.flipped, percent(s.realised_flip_rate));
     }
-    if s.truncated > 0 {
-        let cut = &s.encoding;
+    if s.totals.truncated > 0 {
+        let cut = &s.totals.encoding;
         let (prompts, chosen, rejected) = (cut.prompts_cut, cut.chosen_cut, cut.rejected_cut);
         let _ = writeln!(
             out,
             "{} pairs truncated ({prompts} prompts, {chosen} chosen and {rejected} rejected responses)",
-            s.truncated
+            s.totals.truncated
         );
         if prompts > 0 {
             let at = [cut.prompts_cut_at_message, cut.prompts_cut_at_line, cut.prompts_cut_at_token];

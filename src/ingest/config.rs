@@ -36,7 +36,7 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// What happens at an overall score of 10 that the ratings by aspect belie (see [`super::WrongTens`]).
+/// What is done with an overall score of 10 that the ratings by aspect contradict (see [`super::WrongTens`]).
 /// They are counted in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -59,14 +59,14 @@ pub struct IngestConfig {
     /// Layout of the rows. Default: `auto`.
     pub format: Format,
     /// Columns under other names than a layout has, as `TARGET=COLUMN`, for example
-    /// `["prompt=question", "chosen=answers.good"]`; applied before the layout is told. Default: none.
+    /// `["prompt=question", "chosen=answers.good"]`; applied before the layout is recognised. Default: none.
     pub columns: Vec<String>,
     /// Keys of messages, and columns, that are left unread although they may be part of what was said: a row
     /// with something in such a key is refused otherwise. Default: none.
     pub ignore_keys: Vec<String>,
     /// Which score of a raw completion counts. Default: `overall`. No effect on given pairs.
     pub score: Score,
-    /// What happens at a score of 10 that the ratings by aspect belie. Default: `warn`.
+    /// What is done with a score of 10 that the ratings by aspect contradict. Default: `warn`.
     pub wrong_tens: OnWrongTens,
     /// What happens at a row that cannot be read. Default: `fail`.
     pub on_bad_row: OnBadRow,

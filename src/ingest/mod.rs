@@ -15,6 +15,7 @@ use crate::manifest::InputFile;
 use crate::progress::Progress;
 use crate::rejects::Reject;
 
+pub mod benchmarks;
 mod config;
 pub mod files;
 pub mod json;
@@ -22,6 +23,7 @@ pub mod layouts;
 pub mod names;
 mod reader;
 pub mod record;
+mod require;
 pub mod value;
 pub mod written;
 
@@ -62,7 +64,7 @@ impl Input {
     }
 }
 
-/// A row of the input: where an interrupted reading goes on behind.
+/// A row of the input. An interrupted reading continues with the row after it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Index among the inputs.
@@ -72,7 +74,7 @@ pub struct Position {
 }
 
 /// Completions of raw UltraFeedback with an overall score of 10 that their ratings by aspect
-/// belie: the first revision of the set held some thousand scores of 1 as 10.
+/// contradict: the first revision of the set wrote some thousand scores of 1 as 10.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrongTens {
     /// The mean of the ratings is 2 or less: the score was 1.
@@ -93,8 +95,8 @@ impl std::ops::AddAssign for WrongTens {
 #[derive(Debug)]
 pub struct Batch {
     /// Sound rows: `file` (index among the inputs) `line` `source` (the row's own, or null) `annotator`
-    /// and `flip_probability` (null where the row has none) `prompt` and either `completions`
-    /// (list of {model, response, score}) or `chosen` `rejected` `score_chosen` `score_rejected`
+    /// and `flip_probability` (null where the row has none) `prompt` `normalized_prompt` `group` and either
+    /// `completions` (list of {model, response, score}) or `chosen` `rejected` `score_chosen` `score_rejected`
     /// `chosen_model` `rejected_model`. Prompts and responses are lists of {role, content}. A file that
     /// belongs to a split adds `split`.
     pub frame: DataFrame,
@@ -102,14 +104,14 @@ pub struct Batch {
     pub rejects: Vec<Reject>,
     /// Index of the file among the inputs.
     pub file: u32,
-    /// The last row read for this batch, kept or not: reading goes on behind it.
+    /// The last row read for this batch, kept or not: reading continues after it.
     pub last_line: u64,
     /// Scores of 10 that are none, among these rows.
     pub wrong_tens: WrongTens,
 }
 
 impl Batch {
-    /// Where reading goes on after this batch.
+    /// The position after which reading continues.
     pub fn end(&self) -> Position {
         Position { file: self.file, line: self.last_line }
     }
@@ -138,7 +140,7 @@ pub fn read(
     let names = names::Names::parse(&config.columns)
         .map_err(|faults| Error::config("prepare.ingest.columns", faults.join("; ")))?
         .ignoring(&config.ignore_keys);
-    reader::require_columns(inputs, config, &names)?;
+    require::require_columns(inputs, config, &names)?;
     let mut files = Vec::new();
     for (index, input) in inputs.iter().enumerate() {
         let reader = reader::Reader::new(input, index as u32, config, &names, from, progress, sink);

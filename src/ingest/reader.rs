@@ -1,5 +1,5 @@
-//! Reading of one file: rows are parsed in parallel, sound ones parted from faulty ones, and both
-//! handed over in batches.
+//! Reading of one file: rows are parsed in parallel, sound rows are separated from faulty ones, and both
+//! are handed over in batches.
 
 use std::io::Seek;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -43,7 +43,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader of the `index`-th input that hands over what comes behind `from`.
+    /// A reader of the `index`-th input that hands over the rows after `from`.
     pub fn new(
         input: &'a Input,
         index: u32,
@@ -89,10 +89,10 @@ impl<'a> Reader<'a> {
     fn text(&mut self, packing: Packing) -> Result<()> {
         let mut text = Text::open(self.input, packing, self.names, self.config.limits())?;
         let framing = text.framing();
-        let mut place = text.place();
+        let mut file = text.file();
         let mut block = |block: Block| {
             self.block(&block, &framing)?;
-            let read = place.as_mut().and_then(|file| file.stream_position().ok());
+            let read = file.as_mut().and_then(|file| file.stream_position().ok());
             self.tell(read.unwrap_or_default());
             Ok(())
         };
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
             layouts::read(layout, unfolded(columns.row(i), names)?, config, || keys.to_vec())
         };
         for piece in columns.pieces() {
-            // Where pieces end does not depend on where reading goes on.
+            // Where pieces end does not depend on where reading was interrupted.
             let start = piece.start.max(skipped as usize);
             let records: Vec<Read<Record<'_>>> = (start..piece.end.max(start)).into_par_iter().map(read).collect();
             let number = |i: usize| before + (start + i + 1) as u64;
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Parts sound rows from faulty ones and hands both over, or stops at the first fault.
+    /// Separates sound rows from faulty ones and hands both over, or stops at the first fault.
     fn hand_over(
         &mut self,
         records: Vec<Read<Record<'_>>>,
@@ -231,7 +231,7 @@ impl<'a> Reader<'a> {
 
     fn error(&self, line: u64, fault: Fault) -> Error {
         let skip = SKIP_ADVICE;
-        let no_prompt = fault.field == "prompt" && fault.message.starts_with("missing");
+        let no_prompt = fault.lacks_prompt();
         let structural = matches!(
             fault.reason,
             reason::MISSING_FIELD | reason::WRONG_TYPE | reason::PROMPT_MISMATCH | reason::WRONG_ROLE
@@ -260,82 +260,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A row with the lists that it holds as text in their places.
+/// A row in which texts that hold a list are replaced by the list.
 fn unfolded<'a>(mut row: Object<'a>, names: &Names) -> Read<Object<'a>> {
     unfold(&mut row, names)?;
     Ok(row)
 }
 
-/// Refuses columns that the user named and that no file has, before anything is read. A file of columns says
-/// so by its head; lines are looked through until each column was seen.
-///
-/// # Errors
-/// [`Error::Config`] with the entries of all that are missing; [`Error::Data`] where a file is damaged.
-pub fn require_columns(inputs: &[Input], config: &IngestConfig, names: &Names) -> Result<()> {
-    let mut missing: Vec<(&str, &str)> = names.given().collect();
-    let mut keys: Vec<String> = Vec::new();
-    for input in inputs {
-        if missing.is_empty() {
-            break;
-        }
-        let mut in_file = |has: &dyn Fn(&str) -> bool, all: &dyn Fn() -> Vec<String>| {
-            missing.retain(|(target, _)| !has(target));
-            if keys.is_empty() {
-                keys = all();
-            }
-            missing.is_empty()
-        };
-        match Packing::of(input)? {
-            Packing::Empty => {}
-            Packing::Parquet => {
-                let parquet = Parquet::open(input, names, config.limits())?;
-                let columns = guarded(input, "Parquet", || Columns::new(&parquet.empty()?, names))?;
-                in_file(&|name| columns.has(name), &|| parquet.keys.clone());
-            }
-            Packing::Arrow => ahead(
-                |to| arrow::send(input, names, to),
-                |from| {
-                    let Ok((_, batch)) = from.recv() else { return Ok(()) };
-                    let columns = guarded(input, "Arrow", || Columns::new(&batch, names))?;
-                    in_file(&|name| columns.has(name), &|| keys_of_batch(&batch));
-                    Ok(())
-                },
-            )?,
-            packing => {
-                let text = Text::open(input, packing, names, config.limits())?;
-                let framing = text.framing();
-                let mut found_all = |block: Block| {
-                    block.rows.iter().any(|row| {
-                        let bytes = &block.bytes[row.range.clone()];
-                        let Ok(object) = parse_row(row, bytes, &framing, names, config.max_line_bytes) else {
-                            return false;
-                        };
-                        in_file(&|name| object.get(name).is_some(), &|| keys_of(bytes, &framing))
-                    })
-                };
-                let look = |from: &Receiver<Block>| {
-                    from.iter().any(&mut found_all);
-                    Ok(())
-                };
-                ahead(|to| text.send(to), look)?;
-            }
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let entries: Vec<&str> = missing.iter().map(|(_, entry)| *entry).collect();
-    let has = if keys.is_empty() { String::new() } else { format!("; the rows have {}", keys.join(", ")) };
-    let message = format!("no row has the column of {} (--columns){has}", entries.join(", "));
-    Err(Error::config("prepare.ingest.columns", message))
-}
-
-fn keys_of_batch(batch: &::arrow::array::RecordBatch) -> Vec<String> {
+/// The names of a batch's columns.
+pub(super) fn keys_of_batch(batch: &::arrow::array::RecordBatch) -> Vec<String> {
     batch.schema().fields().iter().map(|field| field.name().clone()).collect()
 }
 
 /// Runs a sender on a thread of its own, one item ahead of the taker.
-fn ahead<T: Send>(
+pub(super) fn ahead<T: Send>(
     send: impl FnOnce(&SyncSender<T>) -> Result<()> + Send,
     take: impl FnOnce(&Receiver<T>) -> Result<()>,
 ) -> Result<()> {
@@ -360,7 +297,14 @@ fn without_wrong_tens(record: Record<'_>, policy: OnWrongTens) -> Read<Record<'_
     Err(Fault::decision("completions", reason::WRONG_TEN, message))
 }
 
-fn parse_row<'a>(row: &Row, bytes: &'a [u8], framing: &Framing, names: &Names, limit: u64) -> Read<Object<'a>> {
+/// The fields of one row of text.
+pub(super) fn parse_row<'a>(
+    row: &Row,
+    bytes: &'a [u8],
+    framing: &Framing,
+    names: &Names,
+    limit: u64,
+) -> Read<Object<'a>> {
     if row.too_long {
         return Err(too_long(limit));
     }
@@ -385,7 +329,8 @@ fn group_of(bytes: &[u8]) -> u64 {
     hash.as_bytes()[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
-fn keys_of(row: &[u8], framing: &Framing) -> Vec<String> {
+/// The names of a row's fields.
+pub(super) fn keys_of(row: &[u8], framing: &Framing) -> Vec<String> {
     if let Framing::Csv(dialect) = framing {
         return dialect.keys.clone();
     }

@@ -7,8 +7,9 @@ use polars::prelude::*;
 use super::WrongTens;
 use super::value::{Fault, Object, Read, Value, unfit};
 use crate::error::Result;
+use crate::frame::list_of_structs;
 use crate::message::{ASSISTANT, MessageColumnBuilder, SYSTEM, USER};
-use crate::nested::list_of_structs;
+use crate::prompt;
 use crate::rejects::reason;
 use crate::schema::col;
 
@@ -247,8 +248,8 @@ pub fn different_contexts() -> Fault {
     Fault::decision("rejected", reason::DIFFERENT_CONTEXTS, message)
 }
 
-/// A part of a text, borrowed where the text is.
-pub fn part<'a>(text: &Cow<'a, str>, range: std::ops::Range<usize>) -> Cow<'a, str> {
+/// A range of a text, borrowed where the text is.
+pub fn excerpt<'a>(text: &Cow<'a, str>, range: std::ops::Range<usize>) -> Cow<'a, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(&text[range]),
         Cow::Owned(text) => Cow::Owned(text[range].to_owned()),
@@ -274,9 +275,9 @@ pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mu
     Ok(())
 }
 
-/// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability`
-/// `prompt`, then `completions` for scored responses (`scored`), or the columns of a pair for given ones. All rows must be of that kind.
-/// `split` is that of the file, where it has one.
+/// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability` `prompt`
+/// `normalized_prompt` `group`, then `completions` for scored responses (`scored`), or the columns of a pair for
+/// given ones. All rows must be of that kind. `split` is that of the file, where it has one.
 ///
 /// # Errors
 /// [`crate::Error::Frame`].
@@ -291,14 +292,17 @@ pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, split: Option<&'static st
         probabilities.append_option(record.flip_probability);
         prompts.push(pieces(&record.prompt));
     }
+    let prompts = prompts.finish()?;
+    let known = prompt::columns(&prompts)?;
     let mut columns = vec![
         UInt32Chunked::full(col::FILE.into(), file, rows.len()).into_column(),
         UInt64Chunked::from_vec(col::LINE.into(), rows.iter().map(|r| r.0).collect()).into_column(),
         sources.finish().into_column(),
         annotators.finish().into_column(),
         probabilities.finish().into_column(),
-        prompts.finish()?,
+        prompts,
     ];
+    columns.extend(known);
     columns.extend(split.map(|split| StringChunked::full(col::SPLIT.into(), split, rows.len()).into_column()));
     match scored {
         true => columns.push(completion_column(rows)?),

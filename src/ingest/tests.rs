@@ -5,8 +5,8 @@ use polars::prelude::*;
 use proptest::prelude::*;
 
 use super::*;
+use crate::frame::ListOfStructs;
 use crate::message::{Message, MessageColumn};
-use crate::nested::ListOfStructs;
 use crate::progress::Silent;
 use crate::rejects::reason;
 

@@ -16,17 +16,29 @@ pub struct Fault {
     pub message: String,
     /// Whether the row is sound, but does not go on: counted, never an error.
     pub decision: bool,
+    /// Whether the field is not there at all.
+    pub absent: bool,
 }
 
 impl Fault {
     /// A fault of the named field.
     pub fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Fault {
-        Fault { field: field.into(), reason, message: message.into(), decision: false }
+        Fault { field: field.into(), reason, message: message.into(), decision: false, absent: false }
     }
 
     /// A decision against a sound row.
     pub fn decision(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Fault {
         Fault { decision: true, ..Fault::new(field, reason, message) }
+    }
+
+    /// The fault of a field that is not there; `why` follows the word "missing" in the message.
+    pub fn absent(field: impl Into<String>, reason: &'static str, why: impl std::fmt::Display) -> Fault {
+        Fault { absent: true, ..Fault::new(field, reason, format!("missing{why}")) }
+    }
+
+    /// Whether what is missing is the prompt: another column may hold it.
+    pub fn lacks_prompt(&self) -> bool {
+        self.absent && self.field == "prompt"
     }
 
     /// The same fault, seen from one level up.
@@ -216,7 +228,7 @@ pub fn finite(value: &Value<'_>) -> Option<f64> {
 /// The fault of a value that is not what was expected.
 pub fn unfit(field: &str, expected: &str, found: Option<&Value<'_>>) -> Fault {
     let reason = match found {
-        None => return Fault::new(field, reason::MISSING_FIELD, format!("missing; expected {expected}")),
+        None => return Fault::absent(field, reason::MISSING_FIELD, format_args!("; expected {expected}")),
         Some(Value::Null) => reason::MISSING_FIELD,
         Some(Value::Number(x)) if !x.is_finite() => {
             return Fault::new(field, reason::NOT_FINITE, format!("expected a finite number, got {x}"));

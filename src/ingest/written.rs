@@ -26,7 +26,7 @@ const DEEPEST: usize = 64;
 const ROLES: [&str; 10] =
     ["system", "developer", "user", "human", "assistant", "gpt", "tool", "observation", "function", "ipython"];
 
-/// Puts the lists that fields of a row hold as text in the place of the texts.
+/// Replaces texts that hold a list by the list, in all fields of a row.
 ///
 /// # Errors
 /// The fault of a field that looks like a list of messages and cannot be read as one.
@@ -152,7 +152,7 @@ impl Python<'_> {
         }
     }
 
-    /// A list or tuple. NumPy leaves the commas out, and breaks lines in their place.
+    /// A list or tuple. NumPy writes line breaks instead of the commas.
     fn list(&mut self, close: char, depth: usize) -> Option<()> {
         self.at += 1;
         self.json.push('[');

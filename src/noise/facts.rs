@@ -24,14 +24,14 @@ pub(super) enum Chance {
     Scaled(f64),
 }
 
-/// A pair's place in an order of all pairs: the smallest are singled out first.
+/// The key by which all pairs are ordered: the smallest are singled out first.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rank {
     /// Compared first.
     pub first: f64,
     /// Compared where the first are equal.
     pub second: f64,
-    /// Hash of (noise seed, id), so that the rest is decided by chance, not by place.
+    /// Hash of (noise seed, id), so that chance decides the rest, not the position.
     pub hash: u64,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Facts<'a> {
     texts: Option<[MessageColumn; 2]>,
     names: Option<&'a StringChunked>,
     given: Option<&'a Float64Chunked>,
-    places: Option<(&'a UInt32Chunked, &'a UInt64Chunked)>,
+    origins: Option<(&'a UInt32Chunked, &'a UInt64Chunked)>,
 }
 
 impl<'a> Facts<'a> {
@@ -100,7 +100,7 @@ impl<'a> Facts<'a> {
             },
             names,
             given,
-            places: match (frame.column(col::FILE), frame.column(col::LINE)) {
+            origins: match (frame.column(col::FILE), frame.column(col::LINE)) {
                 (Ok(file), Ok(line)) => Some((file.u32()?, line.u64()?)),
                 _ => None,
             },
@@ -189,7 +189,7 @@ impl<'a> Facts<'a> {
         if (0.0..=1.0).contains(&p) {
             return Ok(p);
         }
-        let (file, line) = self.places.map_or((None, None), |(files, lines)| (files.get(i), lines.get(i)));
+        let (file, line) = self.origins.map_or((None, None), |(files, lines)| (files.get(i), lines.get(i)));
         Err(Error::Data {
             path: PathBuf::from(file.map_or_else(|| format!("pair {}", self.id(i)), |f| format!("input {}", f + 1))),
             line,
@@ -199,7 +199,7 @@ impl<'a> Facts<'a> {
         })
     }
 
-    /// The place of pair `i` in the order in which pairs are singled out; none where it cannot be.
+    /// The key of pair `i` in the order in which pairs are singled out; none where it cannot be singled out.
     pub fn rank(&self, i: usize) -> Option<Rank> {
         let hash = self.seed.word("select", self.id(i));
         match (self.config.flip_kind, self.scores(i)) {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::Plan;
 use super::config::{FlipKind, NoiseConfig, Rates};
 use super::plan::NO_ANNOTATOR;
-use super::{NONE, Plan};
 use crate::error::{Fault, Result};
-use crate::schema::col;
+use crate::schema::{NO_NOISE, col};
 
 /// Counts by name.
 type Tallies = BTreeMap<String, Tally>;
@@ -67,11 +67,11 @@ impl Ledger {
         let by_name = config.flip_kind == FlipKind::Annotator && config.annotators == 0 && config.flip_rate > 0.0;
         let annotators = by_name.then(|| text(col::ANNOTATOR)).transpose()?;
         for i in 0..frame.height() {
-            let kind = kinds.get(i).unwrap_or(NONE);
+            let kind = kinds.get(i).unwrap_or(NO_NOISE);
             let one = Tally {
                 pairs: 1,
                 flipped: u64::from(flipped.get(i).unwrap_or(false)),
-                selected: u64::from(config.flip_kind.selects() && kind != NONE),
+                selected: u64::from(config.flip_kind.selects() && kind != NO_NOISE),
                 expected: chances.get(i).unwrap_or(0.0),
                 rate: 0.0,
             };

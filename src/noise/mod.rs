@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::message::{MessageColumn, MessageColumnBuilder, USER};
-use crate::schema::col;
+use crate::schema::{NO_NOISE, col};
 use crate::seed::Seed;
 
 pub mod config;
@@ -23,9 +23,6 @@ use facts::Facts;
 pub use facts::Rank;
 pub use ledger::{Ledger, Tally};
 pub use plan::{Plan, Survey};
-
-/// `noise_kind` of pairs that no noise fell on.
-pub const NONE: &str = "none";
 
 /// What the noise does to one pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -104,7 +101,7 @@ fn verdicts(frame: &DataFrame, config: &NoiseConfig, plan: &Plan, seed: Seed) ->
             return Ok(Verdict {
                 flip,
                 touched,
-                kind: if touched { kind } else { NONE },
+                kind: if touched { kind } else { NO_NOISE },
                 p: f64::from(u8::from(flip)),
             });
         }

@@ -158,7 +158,7 @@ fn the_marker_goes_to_the_last_user_message_of_the_rows_touched_only() {
         let config = NoiseConfig { flip_marker: "[FLIP]".into(), selected, ..at(kind, 0.5) };
         let noisy = noisy(&clean, &config, 3);
         let touched: Vec<bool> = match kind.selects() {
-            true => words(&noisy, "noise_kind").iter().map(|k| k != NONE).collect(),
+            true => words(&noisy, "noise_kind").iter().map(|k| k != NO_NOISE).collect(),
             false => flipped(&noisy),
         };
         assert!(touched.contains(&true) && touched.contains(&false));
@@ -266,7 +266,7 @@ fn ambiguous_pairs_are_those_with_the_smallest_gap() {
         assert!(numbers(&noisy, "noise_p").iter().all(|p| *p == 0.0));
         assert_eq!(texts(&noisy, "chosen"), texts(&frame(&rows), "chosen"));
         let kinds = words(&noisy, "noise_kind");
-        assert!(kinds.iter().all(|k| k == "ambiguous" || k == NONE));
+        assert!(kinds.iter().all(|k| k == "ambiguous" || k == NO_NOISE));
         (0..rows.len()).filter(|i| kinds[*i] == "ambiguous").collect()
     };
     let wanted: [(f64, &[usize]); 6] =

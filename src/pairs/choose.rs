@@ -7,8 +7,8 @@ use polars::prelude::*;
 
 use super::{Made, PairConfig, PairRule, Scored, Ties, Unusable, answer};
 use crate::error::Result;
+use crate::frame::ListOfStructs;
 use crate::message::MessageColumn;
-use crate::nested::ListOfStructs;
 use crate::rejects::reason;
 use crate::schema::col;
 use crate::seed::Seed;
@@ -296,7 +296,7 @@ struct Candidate<'a> {
     model: &'a str,
 }
 
-/// Order among equals: by content, so that the place in the list does not matter. The score comes in
+/// Order among equals: by content, so that the position in the list does not matter. The score comes in
 /// because one model's text may be listed twice with different scores.
 type Key<'a> = ([u8; 32], &'a str, u64);
 
@@ -370,7 +370,7 @@ impl Chooser<'_> {
                 first(wide.into_iter().filter(|c| c.score == lowest).collect()).into_iter().collect()
             }
             PairRule::BestVsRandom => self.random(wide).into_iter().collect(),
-            // One pair is asked for above; here every other completion is one that might have been.
+            // The rules above ask for one pair; here every completion that is passed over is a pair not made.
             PairRule::BestVsEach | PairRule::AllPairs => {
                 lost.pair(reason::TIED_SCORES, tied as u64);
                 lost.pair(reason::SMALL_MARGIN, (count - wide.len()) as u64);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scored, contamination, near};
+use super::{Scored, near};
 use crate::error::Fault;
 
 /// How pairs are made of scored completions. Two equal texts never form a pair.
@@ -146,10 +146,13 @@ impl Default for PairConfig {
 impl PairConfig {
     /// What is wrong with these settings, keys under `prefix`.
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = self.search_faults(prefix);
+        let mut faults = Vec::new();
         let mut fault = |key: &str, message: String| {
             faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
         };
+        if let Some(message) = near::fault(self.near_duplicates) {
+            fault("near_duplicates", message);
+        }
         if !(0.0..=1.0).contains(&self.test_fraction) {
             fault("test_fraction", format!("must be between 0 and 1, got {}", self.test_fraction));
         }
@@ -194,25 +197,5 @@ impl PairConfig {
         let line =
             format!("--min-margin: {bare} of {n} rows lack one of their two scores and are kept whatever they are");
         partly.then_some(line).into_iter().collect()
-    }
-
-    /// Faults of the search for near duplicates and benchmark questions.
-    fn search_faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut add = |key: &str, message: Option<String>| {
-            let fault = |message| Fault { origin: String::new(), key: format!("{prefix}{key}"), message };
-            faults.extend(message.map(fault));
-        };
-        add("near_duplicates", near::fault(self.near_duplicates));
-        add("decontaminate_ngram", contamination::fault(self.decontaminate_ngram));
-        if self.decontaminate.iter().any(|name| name.trim().is_empty()) {
-            add("decontaminate", Some("an entry is empty".into()));
-        }
-        if self.decontaminate.is_empty() {
-            let unused = |set: bool| set.then(|| "has no effect without decontaminate".to_string());
-            add("decontaminate_responses", unused(self.decontaminate_responses));
-            add("decontaminate_ngram", unused(self.decontaminate_ngram != PairConfig::default().decontaminate_ngram));
-        }
-        faults
     }
 }

@@ -1,7 +1,7 @@
 //! Scored completions, or given pairs -> clean preference pairs with ids, split by prompt.
 //!
 //! Every decision is a pure function of the seed and of the row's own content: never of its
-//! place, of its file's name or of a completion's place in the list.
+//! position, its file's name, or the position of a completion in the list.
 
 use std::collections::BTreeMap;
 
@@ -11,21 +11,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::message::{ASSISTANT, MessageColumn, MessageColumnBuilder};
-use crate::rejects::{Reject, reason};
-use crate::schema::{SPLITS, col};
+use crate::prompt;
+use crate::rejects::{Reject, Rows, reason};
+use crate::schema::{NO_NOISE, SPLITS, col};
 use crate::seed::Seed;
 
 pub mod choose;
 pub mod config;
-pub mod contamination;
 pub mod identity;
 pub mod near;
 pub mod order;
-pub mod words;
 
 use choose::{Candidates, Choice, Lost, Refusal};
 pub use config::{Conflicts, Dedup, PairConfig, PairRule, Splits, Ties};
-use identity::PromptIdentity;
 pub use order::{Finished, finish};
 
 /// `pair_rule` of pairs that came as pairs.
@@ -70,7 +68,7 @@ impl std::ops::AddAssign for Scored {
 #[derive(Debug)]
 pub struct Built {
     /// The columns of [`crate::schema::PAIR_COLUMNS`] (labels clean), then those of
-    /// [`crate::schema::CARRIED_COLUMNS`].
+    /// [`crate::schema::CARRIED_COLUMNS`], and `normalized_prompt` where near duplicates are looked for.
     pub frame: DataFrame,
     /// Rows without a usable pair.
     pub rejects: Vec<Reject>,
@@ -84,8 +82,14 @@ pub struct Built {
 
 /// What becomes of one row.
 enum Fate {
-    Kept { prompt: PromptIdentity, pairs: Vec<(Choice, String)> },
-    Dropped { refusal: Refusal, group: u64 },
+    Kept { prompt: Prompt, pairs: Vec<(Choice, String)> },
+    Dropped(Refusal),
+}
+
+/// What all pairs of one row share.
+struct Prompt {
+    id: String,
+    split: &'static str,
 }
 
 /// One pair that was made.
@@ -95,7 +99,7 @@ struct Made {
     /// Its two sides.
     choice: Choice,
     id: String,
-    /// Index of its prompt's names.
+    /// Index among the prompts.
     prompt: usize,
 }
 
@@ -108,10 +112,12 @@ struct Made {
 /// [`crate::Error::Frame`] where the frame lacks a column.
 pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built> {
     let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
+    let normalized = frame.column(col::NORMALIZED_PROMPT)?.str()?;
+    let splits = frame.column(col::SPLIT).ok().map(|column| column.str()).transpose()?;
     let candidates = Candidates::open(frame)?;
     let decide = |i: usize| -> (Fate, Lost) {
-        let prompt = PromptIdentity::of(prompts.row(i));
-        let (choices, mut lost) = candidates.choose(i, config, &prompt.normalized, seed);
+        let normalized = normalized.get(i).unwrap_or("");
+        let (choices, mut lost) = candidates.choose(i, config, normalized, seed);
         let fate = match choices {
             Ok(choices) => {
                 let name = |choice: Choice| {
@@ -122,38 +128,36 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
                 if pairs.len() > 1 {
                     sift_row(&mut pairs, &candidates, config, seed, &mut lost);
                 }
+                let drawn = || SPLITS[usize::from(seed.unit("split", normalized) < config.test_fraction)];
+                // A file that belongs to a split says so in every row.
+                let by_file = splits.and_then(|splits| SPLITS.into_iter().find(|split| splits.get(i) == Some(split)));
+                let prompt = Prompt { id: prompt::id(prompts.row(i)), split: by_file.unwrap_or_else(drawn) };
                 Fate::Kept { prompt, pairs }
             }
-            Err(refusal) => Fate::Dropped { refusal, group: prompt.group },
+            Err(refusal) => Fate::Dropped(refusal),
         };
         (fate, lost)
     };
     let rows = frame.height();
     let fates: Vec<(Fate, Lost)> = (0..rows).into_par_iter().map(decide).collect();
 
-    let files = frame.column(col::FILE)?.u32()?;
-    let lines = frame.column(col::LINE)?.u64()?;
-    let (mut made, mut names) = (Vec::with_capacity(fates.len()), Vec::with_capacity(fates.len()));
+    let origins = Rows::open(frame)?;
+    let (mut made, mut known) = (Vec::with_capacity(fates.len()), Vec::with_capacity(fates.len()));
     let (mut rejects, mut dropped, mut unusable) = (Vec::new(), BTreeMap::new(), Unusable::default());
     for (row, (fate, lost)) in fates.into_iter().enumerate() {
         unusable += lost.unusable;
         match fate {
             Fate::Kept { prompt, pairs } => {
-                made.extend(pairs.into_iter().map(|(choice, id)| Made { row, choice, id, prompt: names.len() }));
-                names.push(prompt);
+                made.extend(pairs.into_iter().map(|(choice, id)| Made { row, choice, id, prompt: known.len() }));
+                known.push(prompt);
                 lost.pairs.into_iter().for_each(|(reason, n)| *dropped.entry(reason).or_default() += n);
             }
-            Fate::Dropped { refusal, group } => rejects.push(Reject {
-                file: files.get(row).unwrap_or_default(),
-                line: lines.get(row).unwrap_or_default(),
-                field: refusal.field.into(),
-                reason: refusal.reason,
-                detail: refusal.detail,
-                group,
-            }),
+            Fate::Dropped(Refusal { reason, field, detail }) => {
+                rejects.push(origins.reject(row, field, reason, detail))
+            }
         }
     }
-    let frame = assemble(frame, &prompts, &candidates, &made, &names, config, seed)?;
+    let frame = assemble(frame, &prompts, &candidates, &made, &known, config)?;
     Ok(Built { frame, rejects, dropped, unusable, scored: candidates.scored(rows) })
 }
 
@@ -188,9 +192,8 @@ fn assemble(
     prompts: &MessageColumn,
     candidates: &Candidates,
     made: &[Made],
-    names: &[PromptIdentity],
+    known: &[Prompt],
     config: &PairConfig,
-    seed: Seed,
 ) -> Result<DataFrame> {
     let n = made.len();
     let rows: Vec<IdxSize> = made.iter().map(|m| m.row as IdxSize).collect();
@@ -201,12 +204,6 @@ fn assemble(
     };
     let constant = |name: &str, value: &str| StringChunked::full(name.into(), value, n).into_column();
     let taken = |name: &str| -> Result<Column> { Ok(input.column(name)?.take_slice(&rows)?) };
-    let by_prompt: Vec<&str> =
-        names.iter().map(|p| SPLITS[usize::from(seed.unit("split", &p.normalized) < config.test_fraction)]).collect();
-    // A file that belongs to a split says so in every row.
-    let by_file = input.column(col::SPLIT).ok().map(|column| column.str()).transpose()?;
-    let split_of = |m: &Made| by_file.and_then(|splits| splits.get(m.row)).unwrap_or(by_prompt[m.prompt]);
-
     let mut prompt = MessageColumnBuilder::new(col::PROMPT, n);
     let mut chosen = MessageColumnBuilder::new(col::CHOSEN, n);
     let mut rejected = MessageColumnBuilder::new(col::REJECTED, n);
@@ -219,7 +216,6 @@ fn assemble(
     }
     let [score_chosen, score_rejected, chosen_model, rejected_model] = candidates.facts(made)?;
     let rule = if candidates.are_given() { GIVEN } else { config.rule.name() };
-    let groups = made.iter().map(|m| names[m.prompt].group).collect();
     // Batches with and without these columns are joined later: they are always there.
     let annotators = match input.column(col::ANNOTATOR) {
         Ok(_) => taken(col::ANNOTATOR)?.cast(&DataType::String)?,
@@ -229,32 +225,33 @@ fn assemble(
         Ok(_) => taken(col::FLIP_PROBABILITY)?.cast(&DataType::Float64)?,
         Err(_) => Float64Chunked::full_null(col::FLIP_PROBABILITY.into(), n).into_column(),
     };
-    Ok(DataFrame::new(
-        n,
-        vec![
-            text(col::ID, &mut made.iter().map(|m| m.id.as_str())),
-            text(col::PROMPT_ID, &mut made.iter().map(|m| names[m.prompt].prompt_id.as_str())),
-            taken(col::SOURCE)?,
-            text(col::SPLIT, &mut made.iter().map(split_of)),
-            prompt.finish()?,
-            chosen.finish()?,
-            rejected.finish()?,
-            score_chosen,
-            score_rejected,
-            Float64Chunked::from_iter_options(col::MARGIN.into(), margins.into_iter()).into_column(),
-            chosen_model,
-            rejected_model,
-            constant(col::PAIR_RULE, rule),
-            BooleanChunked::full(col::FLIPPED.into(), false, n).into_column(),
-            constant(col::NOISE_KIND, "none"),
-            Float64Chunked::full(col::NOISE_P.into(), 0.0, n).into_column(),
-            taken(col::FILE)?,
-            taken(col::LINE)?,
-            UInt64Chunked::from_vec(col::GROUP.into(), groups).into_column(),
-            annotators,
-            probabilities,
-        ],
-    )?)
+    let mut columns = vec![
+        text(col::ID, &mut made.iter().map(|m| m.id.as_str())),
+        text(col::PROMPT_ID, &mut made.iter().map(|m| known[m.prompt].id.as_str())),
+        taken(col::SOURCE)?,
+        text(col::SPLIT, &mut made.iter().map(|m| known[m.prompt].split)),
+        prompt.finish()?,
+        chosen.finish()?,
+        rejected.finish()?,
+        score_chosen,
+        score_rejected,
+        Float64Chunked::from_iter_options(col::MARGIN.into(), margins.into_iter()).into_column(),
+        chosen_model,
+        rejected_model,
+        constant(col::PAIR_RULE, rule),
+        BooleanChunked::full(col::FLIPPED.into(), false, n).into_column(),
+        constant(col::NOISE_KIND, NO_NOISE),
+        Float64Chunked::full(col::NOISE_P.into(), 0.0, n).into_column(),
+        taken(col::FILE)?,
+        taken(col::LINE)?,
+        taken(col::GROUP)?,
+        annotators,
+        probabilities,
+    ];
+    if config.near_duplicates > 0.0 {
+        columns.push(taken(col::NORMALIZED_PROMPT)?);
+    }
+    Ok(DataFrame::new(n, columns)?)
 }
 
 /// A response that is one text, as a message list.

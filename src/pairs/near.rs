@@ -15,11 +15,10 @@ use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::words::{chain, mix, words};
 use crate::error::Result;
-use crate::message::{MessageColumn, normalized_prompt};
-use crate::rejects::{Reject, reason};
+use crate::rejects::{self, Reject, Rows, reason};
 use crate::schema::col;
+use crate::words::{chain, mix, words};
 
 /// Minima kept of each prompt, 16 bits each. The estimate's standard error is at most 0.045.
 pub const HASHES: usize = 128;
@@ -73,25 +72,21 @@ impl Survey {
         Survey { threshold, pieces: Vec::new() }
     }
 
-    /// Takes in a frame with `prompt` `group` `file` `line`. Rows of one group count once.
+    /// Takes in a frame with `normalized_prompt` `group` `file` `line`. Rows of one group count once.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn add(&mut self, frame: &DataFrame) -> Result<()> {
-        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
-        let groups = frame.column(col::GROUP)?.u64()?;
-        let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
-        let place = |i: usize| (files.get(i).unwrap_or_default(), lines.get(i).unwrap_or_default());
-        let mut rows: Vec<usize> = (0..frame.height()).collect();
-        rows.sort_unstable_by_key(|i| (groups.get(*i), place(*i)));
-        rows.dedup_by_key(|i| groups.get(*i));
+        let (rows, prompts) = (Rows::open(frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
+        let mut order: Vec<usize> = (0..frame.height()).collect();
+        order.sort_unstable_by_key(|i| (rows.group(*i), rows.position(*i)));
+        order.dedup_by_key(|i| rows.group(*i));
         let item = |i: &usize| {
-            let (file, line) = place(*i);
-            let minima = signature(&normalized_prompt(prompts.row(*i)));
-            let group = groups.get(*i).unwrap_or_default();
+            let ((file, line), group) = (rows.position(*i), rows.group(*i));
+            let minima = signature(prompts.get(*i).unwrap_or(""));
             Item { group, line, file, empty: minima.is_none(), minima: minima.unwrap_or([0; HASHES]) }
         };
-        let items: Vec<Item> = rows.par_iter().map(item).collect();
+        let items: Vec<Item> = order.par_iter().map(item).collect();
         for item in items {
             match self.pieces.last_mut() {
                 Some(piece) if piece.len() < PIECE => piece.push(item),
@@ -227,7 +222,7 @@ fn signature(normalized: &str) -> Option<[u16; HASHES]> {
 
     let mut minima = [u32::MAX; HASHES];
     for shingle in shingles {
-        // 32 bits, and no branch: the loop becomes vector instructions.
+        // 32 bits and no branch, so that the compiler can use vector instructions.
         for (i, minimum) in minima.iter_mut().enumerate() {
             let x = (shingle ^ SALTS[i]).wrapping_mul(0x9e37_79b1);
             let x = (x ^ (x >> 15)).wrapping_mul(0x85eb_ca77);
@@ -249,7 +244,7 @@ static SALTS: [u32; HASHES] = {
     salts
 };
 
-/// The prompt that stays in place of another.
+/// The prompt that stays instead of another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Kept {
     /// Its group: the smallest of its cluster.
@@ -258,7 +253,7 @@ pub struct Kept {
     pub file: u32,
     /// Line of its first row.
     pub line: u64,
-    /// Estimated Jaccard index of the two; smaller than the threshold where others stand between them.
+    /// Estimated Jaccard index of the two; smaller than the threshold where other prompts of the cluster connect them.
     pub similarity: f64,
 }
 
@@ -284,7 +279,7 @@ pub struct Facts {
 /// What becomes of nearly equal prompts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Group of a dropped prompt -> what stays in its place.
+    /// Group of a dropped prompt -> what stays instead.
     pub dropped: HashMap<u64, Kept>,
     /// For the manifest.
     pub facts: Facts,
@@ -297,33 +292,16 @@ impl Plan {
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame, labels: &[String]) -> Result<(DataFrame, Vec<Reject>)> {
-        let groups = frame.column(col::GROUP)?.u64()?;
-        let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
-        let mut keep = Vec::with_capacity(frame.height());
-        let mut rejects = Vec::new();
-        for (i, group) in groups.iter().enumerate() {
-            let group = group.unwrap_or_default();
-            let dropped = self.dropped.get(&group);
-            keep.push(dropped.is_none());
-            if let Some(kept) = dropped {
-                let label = labels.get(kept.file as usize).map_or("", String::as_str);
-                rejects.push(Reject {
-                    file: files.get(i).unwrap_or_default(),
-                    line: lines.get(i).unwrap_or_default(),
-                    field: col::PROMPT.into(),
-                    reason: reason::NEAR_DUPLICATE,
-                    detail: format!(
-                        "nearly the prompt of {label}: line {} (similarity {:.2})",
-                        kept.line, kept.similarity
-                    ),
-                    group,
-                });
-            }
-        }
-        if rejects.is_empty() {
-            return Ok((frame, rejects));
-        }
-        Ok((frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?, rejects))
+        let rows = Rows::open(&frame)?;
+        let fate = |i: usize| {
+            let kept = self.dropped.get(&rows.group(i))?;
+            let label = labels.get(kept.file as usize).map_or("", String::as_str);
+            let detail =
+                format!("nearly the prompt of {label}: line {} (similarity {:.2})", kept.line, kept.similarity);
+            Some(rows.reject(i, col::PROMPT, reason::NEAR_DUPLICATE, detail))
+        };
+        let fates = (0..frame.height()).map(fate).collect();
+        rejects::separate(frame, fates)
     }
 }
 
@@ -332,17 +310,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{MessageColumnBuilder, prompt_group};
+    use crate::message::MessageColumnBuilder;
+    use crate::prompt;
 
-    /// Rows with these prompts; lines are the places in the list, unless given.
+    /// Rows with these prompts and lines.
     fn frame(prompts: &[(u64, String)]) -> DataFrame {
         let mut column = MessageColumnBuilder::new(col::PROMPT, prompts.len());
         prompts.iter().for_each(|(_, p)| column.push([("user", p.as_str())]));
-        let group = |p: &str| prompt_group(&normalized_prompt([("user", p)].into_iter()));
-        let groups: Vec<u64> = prompts.iter().map(|(_, p)| group(p)).collect();
+        let [normalized, groups] = prompt::columns(&column.finish().unwrap()).unwrap();
         let columns = vec![
-            column.finish().unwrap(),
-            UInt64Chunked::from_vec(col::GROUP.into(), groups).into_column(),
+            normalized,
+            groups,
             UInt32Chunked::full(col::FILE.into(), 0, prompts.len()).into_column(),
             UInt64Chunked::from_vec(col::LINE.into(), prompts.iter().map(|p| p.0).collect()).into_column(),
         ];

@@ -11,7 +11,7 @@ use super::identity::normalized_hash;
 use super::{Conflicts, Dedup, PairConfig};
 use crate::error::Result;
 use crate::message::MessageColumn;
-use crate::rejects::{Reject, reason};
+use crate::rejects::{Reject, Rows, reason};
 use crate::schema::{SPLITS, col};
 use crate::seed::Seed;
 
@@ -48,17 +48,17 @@ pub fn finish(frames: Vec<DataFrame>, config: &PairConfig, seed: Seed, labels: &
     }
     all.rechunk_mut_par();
 
-    let sieve = Sieve { keys: Keys::open(&all)?, texts: Texts::open(&all)?, config, seed, labels };
+    let cleaning = Cleaning { keys: Keys::open(&all)?, texts: Texts::open(&all)?, config, seed, labels };
     let mut order: Vec<IdxSize> = (0..all.height() as IdxSize).collect();
-    order.par_sort_unstable_by(|a, b| sieve.keys.compare(*a as usize, *b as usize));
-    let (order, mut drops) = sieve.without_leaks(order);
+    order.par_sort_unstable_by(|a, b| cleaning.keys.compare(*a as usize, *b as usize));
+    let (order, mut drops) = cleaning.without_leaks(order);
     let prompts: Vec<&[IdxSize]> =
-        order.chunk_by(|a, b| sieve.keys.prompts[*a as usize] == sieve.keys.prompts[*b as usize]).collect();
-    let sifted: Vec<Sifted> = prompts.into_par_iter().map(|rows| sieve.sift(rows)).collect();
+        order.chunk_by(|a, b| cleaning.keys.prompts[*a as usize] == cleaning.keys.prompts[*b as usize]).collect();
+    let cleaned: Vec<Cleaned> = prompts.into_par_iter().map(|rows| cleaning.clean(rows)).collect();
 
     let mut kept: Vec<IdxSize> = Vec::with_capacity(order.len());
     let (mut conflicts, mut conflict) = (0, String::new());
-    for part in sifted {
+    for part in cleaned {
         kept.extend(part.kept);
         drops.extend(part.drops);
         conflicts += part.conflicts;
@@ -72,7 +72,7 @@ pub fn finish(frames: Vec<DataFrame>, config: &PairConfig, seed: Seed, labels: &
 
 /// What became of one prompt's rows.
 #[derive(Default)]
-struct Sifted {
+struct Cleaned {
     kept: Vec<IdxSize>,
     drops: Vec<Reject>,
     conflicts: u64,
@@ -87,7 +87,7 @@ struct Content {
     rejected: [u8; 16],
 }
 
-struct Sieve<'a> {
+struct Cleaning<'a> {
     keys: Keys<'a>,
     texts: Texts,
     config: &'a PairConfig,
@@ -95,7 +95,7 @@ struct Sieve<'a> {
     labels: &'a [String],
 }
 
-impl Sieve<'_> {
+impl Cleaning<'_> {
     /// Takes the rows for training out whose prompt is in the test split too; the rows come in their final order.
     fn without_leaks(&self, order: Vec<IdxSize>) -> (Vec<IdxSize>, Vec<Reject>) {
         let split = |row: &IdxSize| self.keys.prompts[*row as usize].0;
@@ -108,7 +108,7 @@ impl Sieve<'_> {
             while held_out.next_if(|other| group(other) < group(row)).is_some() {}
             match held_out.peek().filter(|other| group(other) == group(row)) {
                 Some(other) => {
-                    let detail = format!("the test split has the same prompt in {}", self.place(**other));
+                    let detail = format!("the test split has the same prompt in {}", self.position(**other));
                     drops.push(self.reject(*row, reason::IN_TEST_SPLIT, detail));
                 }
                 None => kept.push(*row),
@@ -118,22 +118,22 @@ impl Sieve<'_> {
         (kept, drops)
     }
 
-    /// Sifts the rows of one prompt, which come in their final order.
-    fn sift(&self, rows: &[IdxSize]) -> Sifted {
-        let mut out = Sifted::default();
+    /// Cleans the rows of one prompt, which come in their final order.
+    fn clean(&self, rows: &[IdxSize]) -> Cleaned {
+        let mut out = Cleaned::default();
         let mut rows = rows.to_vec();
         if self.config.dedup != Dedup::None {
             rows.dedup_by(|row, first| {
                 let same = self.keys.id(*row) == self.keys.id(*first);
                 if same {
-                    let other = self.place(*first);
+                    let other = self.position(*first);
                     let detail = format!("the same prompt, chosen and rejected as {other}");
                     out.drops.push(self.reject(*row, reason::DUPLICATE, detail));
                 }
                 same
             });
         }
-        // Most prompts have one pair, which spares them the rest.
+        // Most prompts have one pair, and nothing else to check.
         if rows.len() > 1 {
             let mut rows = rows.into_iter().map(|row| (row, self.texts.content(row as usize))).collect();
             if self.config.dedup == Dedup::Normalized {
@@ -148,12 +148,12 @@ impl Sieve<'_> {
         out
     }
 
-    fn drop_normalized(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Sifted) {
+    fn drop_normalized(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Cleaned) {
         let mut first: BTreeMap<Content, IdxSize> = BTreeMap::new();
         rows.retain(|(row, content)| {
             let seen = *first.entry(*content).or_insert(*row);
             if seen != *row {
-                let other = self.place(seen);
+                let other = self.position(seen);
                 let detail = format!("but for case and white space the same prompt, chosen and rejected as {other}");
                 out.drops.push(self.reject(*row, reason::NORMALIZED_DUPLICATE, detail));
             }
@@ -161,7 +161,7 @@ impl Sieve<'_> {
         });
     }
 
-    fn drop_beyond_cap(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Sifted) {
+    fn drop_beyond_cap(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Cleaned) {
         let cap = self.config.max_per_prompt;
         if cap == 0 || rows.len() <= cap {
             return;
@@ -186,7 +186,7 @@ impl Sieve<'_> {
         });
     }
 
-    fn settle_conflicts(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Sifted) {
+    fn settle_conflicts(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Cleaned) {
         // By prompt and the two responses in a fixed order; the rows of either direction.
         let mut sides: BTreeMap<[[u8; 16]; 3], [Vec<IdxSize>; 2]> = BTreeMap::new();
         for (row, c) in rows.iter() {
@@ -200,14 +200,14 @@ impl Sieve<'_> {
             let (Some(&first_a), Some(&first_b)) = (a.first(), b.first()) else { continue };
             out.conflicts += (a.len() + b.len()) as u64;
             if out.conflict.is_empty() {
-                out.conflict = format!("{} and {}", self.place(first_a), self.place(first_b));
+                out.conflict = format!("{} and {}", self.position(first_a), self.position(first_b));
             }
             let highest =
                 |rows: &[IdxSize]| rows.iter().filter_map(|row| self.keys.margin(*row)).max_by(f64::total_cmp);
             let (a_goes, b_goes) = match self.config.conflicts {
                 Conflicts::Keep => (false, false),
                 Conflicts::Drop => (true, true),
-                // Nothing known is less than anything known.
+                // An unknown margin (none) is lower than every known one.
                 Conflicts::KeepHigherMargin => match highest(a).partial_cmp(&highest(b)) {
                     Some(Ordering::Greater) => (false, true),
                     Some(Ordering::Less) => (true, false),
@@ -220,7 +220,7 @@ impl Sieve<'_> {
         }
         rows.retain(|(row, _)| match gone.get(row) {
             Some(other) => {
-                let detail = format!("ranked the other way round in {}", self.place(*other));
+                let detail = format!("ranked the other way round in {}", self.position(*other));
                 out.drops.push(self.reject(*row, reason::CONFLICTING_LABEL, detail));
                 false
             }
@@ -228,14 +228,14 @@ impl Sieve<'_> {
         });
     }
 
-    fn place(&self, row: IdxSize) -> String {
-        let (file, line) = self.keys.place(row as usize);
+    /// File and line of a row, in words.
+    fn position(&self, row: IdxSize) -> String {
+        let (file, line) = self.keys.rows.position(row as usize);
         format!("{}: line {line}", self.labels.get(file as usize).map_or("", String::as_str))
     }
 
     fn reject(&self, row: IdxSize, reason: &'static str, detail: String) -> Reject {
-        let (file, line) = self.keys.place(row as usize);
-        Reject { file, line, field: String::new(), reason, detail, group: self.keys.prompts[row as usize].1 }
+        self.keys.rows.reject(row as usize, "", reason, detail)
     }
 }
 
@@ -271,8 +271,7 @@ struct Keys<'a> {
     margins: &'a Float64Chunked,
     texts: [&'a StringChunked; 4],
     numbers: [&'a Float64Chunked; 3],
-    files: &'a UInt32Chunked,
-    lines: &'a UInt64Chunked,
+    rows: Rows<'a>,
 }
 
 impl<'a> Keys<'a> {
@@ -281,15 +280,15 @@ impl<'a> Keys<'a> {
         let number = |name| -> Result<&'a Float64Chunked> { Ok(frame.column(name)?.f64()?) };
         let texts = [text(col::SOURCE)?, text(col::CHOSEN_MODEL)?, text(col::REJECTED_MODEL)?, text(col::ANNOTATOR)?];
         let split = |name: Option<&str>| SPLITS.iter().position(|s| Some(*s) == name).unwrap_or(SPLITS.len()) as u8;
-        let groups = frame.column(col::GROUP)?.u64()?.iter().map(Option::unwrap_or_default);
+        let rows = Rows::open(frame)?;
+        let groups = (0..frame.height()).map(|i| rows.group(i));
         Ok(Keys {
             ids: text(col::ID)?,
             prompts: text(col::SPLIT)?.iter().map(split).zip(groups).collect(),
             margins: number(col::MARGIN)?,
             texts,
             numbers: [number(col::SCORE_CHOSEN)?, number(col::SCORE_REJECTED)?, number(col::FLIP_PROBABILITY)?],
-            files: frame.column(col::FILE)?.u32()?,
-            lines: frame.column(col::LINE)?.u64()?,
+            rows,
         })
     }
 
@@ -299,10 +298,6 @@ impl<'a> Keys<'a> {
 
     fn margin(&self, row: IdxSize) -> Option<f64> {
         self.margins.get(row as usize)
-    }
-
-    fn place(&self, row: usize) -> (u32, u64) {
-        (self.files.get(row).unwrap_or_default(), self.lines.get(row).unwrap_or_default())
     }
 
     fn compare(&self, a: usize, b: usize) -> Ordering {
@@ -315,7 +310,7 @@ impl<'a> Keys<'a> {
             .then_with(|| self.ids.get(a).cmp(&self.ids.get(b)))
             .then_with(|| self.texts.iter().map(|t| t.get(a).cmp(&t.get(b))).fold(Ordering::Equal, Ordering::then))
             .then_with(|| self.numbers.iter().map(|s| number(s)).fold(Ordering::Equal, Ordering::then))
-            .then_with(|| self.place(a).cmp(&self.place(b)))
+            .then_with(|| self.rows.position(a).cmp(&self.rows.position(b)))
     }
 }
 

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::order::tests::finished;
 use super::*;
+use crate::frame::list_of_structs;
 use crate::message::Message;
-use crate::nested::list_of_structs;
 use crate::rejects::reason;
 use crate::schema::PAIR_COLUMNS;
 
@@ -17,10 +17,12 @@ fn places(n: usize) -> [Column; 3] {
     ]
 }
 
-fn users(prompts: &[&str]) -> Column {
+fn users(prompts: &[&str]) -> [Column; 3] {
     let mut builder = MessageColumnBuilder::new("prompt", prompts.len());
     prompts.iter().for_each(|p| builder.push([("user", *p)]));
-    builder.finish().unwrap()
+    let column = builder.finish().unwrap();
+    let [normalized, groups] = prompt::columns(&column).unwrap();
+    [column, normalized, groups]
 }
 
 pub(super) fn scored(rows: &[(&str, Vec<Completion>)]) -> DataFrame {
@@ -35,7 +37,7 @@ pub(super) fn scored(rows: &[(&str, Vec<Completion>)]) -> DataFrame {
         Series::new("score".into(), flat.iter().map(|c| c.2).collect::<Vec<_>>()),
     ];
     let mut columns = places(rows.len()).to_vec();
-    columns.push(users(&rows.iter().map(|r| r.0).collect::<Vec<_>>()));
+    columns.extend(users(&rows.iter().map(|r| r.0).collect::<Vec<_>>()));
     columns.push(list_of_structs("completions", offsets, &fields).unwrap());
     DataFrame::new(rows.len(), columns).unwrap()
 }
@@ -48,7 +50,7 @@ pub(super) fn given(rows: &[(&str, &str, &str)]) -> DataFrame {
         builder.finish().unwrap()
     };
     let mut columns = places(n).to_vec();
-    columns.push(users(&rows.iter().map(|r| r.0).collect::<Vec<_>>()));
+    columns.extend(users(&rows.iter().map(|r| r.0).collect::<Vec<_>>()));
     columns.push(answers("chosen", rows.iter().map(|r| r.1).collect()));
     columns.push(answers("rejected", rows.iter().map(|r| r.2).collect()));
     columns.push(Column::new("score_chosen".into(), vec![Some(1.0); n]));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::prepare::{self, PrepareSummary, Shard};
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::manifest::{InputFile, Manifest, hash_json};
+use crate::manifest::{InputFile, Manifest, SCHEMA_VERSION, hash_json};
 use crate::progress::Progress;
 use crate::rejects;
 use crate::schema::{SPLITS, col, prepared};
@@ -93,6 +93,10 @@ impl Shards {
             let named = manifest.config.get("shard").and_then(Value::as_str).unwrap_or("").to_string();
             if manifest.stage != "prepare" || named.is_empty() {
                 return Err(unfit("not a shard: it was not prepared with --shard I/N".into()));
+            }
+            if manifest.schema_version < SCHEMA_VERSION {
+                let version = manifest.schema_version;
+                return Err(unfit(format!("layout version {version}, not {SCHEMA_VERSION}; prepare all shards again")));
             }
             let (index, n) = Shard::parse(&named).map_err(|e| unfit(format!("shard in its manifest: {e}")))?.parts();
             if of != 0 && of != n {

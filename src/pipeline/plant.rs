@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::prepare::inputs;
 use crate::error::{Error, Fault, Result};
+use crate::frame::ListOfStructs;
 use crate::ingest::{self, Batch, IngestConfig, Input, OnBadRow, OnWrongTens, Score};
 use crate::manifest::InputFile;
 use crate::message::{ASSISTANT, MessageColumn, USER};
-use crate::nested::ListOfStructs;
 use crate::progress::Progress;
 use crate::rejects::{Reject, reason};
 use crate::schema::col;

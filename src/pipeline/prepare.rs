@@ -2,140 +2,51 @@
 
 use std::path::{Path, PathBuf};
 
-use polars::prelude::*;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
-use crate::ingest::{IngestConfig, Input};
+use crate::ingest::Input;
 use crate::manifest::Manifest;
-use crate::noise::NoiseConfig;
-use crate::pairs::{PairConfig, Splits};
+use crate::pairs::Splits;
 use crate::progress::Progress;
-use crate::schema::{SPLITS, col};
+use crate::schema::SPLITS;
 use crate::seed::Seed;
+use crate::select::mix::Mix;
 use crate::source::ModelSource;
-use crate::sources::SourceConfig;
-use crate::tokenize::{ModelTokenizer, TokenizeConfig};
+use crate::tokenize::ModelTokenizer;
 
 mod assemble;
-mod benchmarks;
+mod beside;
 mod blobs;
+mod config;
 mod corpus;
+mod finished;
 mod gather;
 pub(super) mod inputs;
+mod job;
 mod ledger;
-mod mix;
 mod part;
 mod plans;
 mod shard;
 mod spill;
 mod summary;
-mod tagging;
 mod work;
 
 use assemble::Parts;
 pub use assemble::publish;
+pub use config::PrepareConfig;
+use finished::FinishedBuckets;
 use gather::Gathered;
+use job::Job;
 pub(super) use ledger::require_rows;
-use mix::Mix;
-use part::{Counts, Part, Workshop};
-use plans::{Desk, Plans};
+use part::{Part, PartMaker};
+use plans::Plans;
 pub use shard::Shard;
-use spill::Buckets;
+use summary::Counts;
 pub use summary::PrepareSummary;
 pub use work::FOLDER as WORK_FOLDER;
-use work::{Key, Work};
-
-/// Everything `prepare` can be told.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct PrepareConfig {
-    /// Files, folders or `hf://datasets/ORG/NAME[@rev]/file`; their order does not matter. Default: none.
-    pub input: Vec<String>,
-    /// Folder to write. Default: "" (must be given unless this is a dry run).
-    pub out: String,
-    /// MODEL whose tokenizer and chat template are used. Default: `tiny` (trained on the input's own texts).
-    pub tokenizer: String,
-    /// `I/N`: only the I-th of N parts of the prompts. Default: "" (all).
-    pub shard: String,
-    /// How much of each input goes in: `PATTERN: weight=0.5, cap=1000, source=TAG, format=NAME`; PATTERN is
-    /// a part of the input's path or a glob. Default: none (all of all).
-    pub mix: Vec<String>,
-    /// Whether to count and show only, and to write nothing. Default: false.
-    pub dry_run: bool,
-    /// Reading.
-    pub ingest: IngestConfig,
-    /// Source tags.
-    pub sources: SourceConfig,
-    /// Pairing and splitting.
-    pub pairs: PairConfig,
-    /// Label noise.
-    pub noise: NoiseConfig,
-    /// Encoding.
-    pub tokenize: TokenizeConfig,
-}
-
-impl Default for PrepareConfig {
-    fn default() -> Self {
-        PrepareConfig {
-            input: Vec::new(),
-            out: String::new(),
-            tokenizer: "tiny".into(),
-            shard: String::new(),
-            mix: Vec::new(),
-            dry_run: false,
-            ingest: IngestConfig::default(),
-            sources: SourceConfig::default(),
-            pairs: PairConfig::default(),
-            noise: NoiseConfig::default(),
-            tokenize: TokenizeConfig::default(),
-        }
-    }
-}
-
-impl PrepareConfig {
-    /// All that is wrong with these settings, keys under `prefix` (`prepare.`).
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let fault =
-            |key: &str, message: String| Fault { origin: String::new(), key: format!("{prefix}{key}"), message };
-        let mut faults = Vec::new();
-        if self.input.is_empty() {
-            faults.push(fault("input", "no input; pass --input PATH".into()));
-        }
-        if self.out.is_empty() && !self.dry_run {
-            faults.push(fault("out", "no folder to write; pass --out DIR".into()));
-        }
-        match Shard::parse(&self.shard) {
-            Err(message) => faults.push(fault("shard", message)),
-            Ok(shard) if !shard.is_whole() => faults.extend(self.global().map(|what| fault("shard", what))),
-            Ok(_) => {}
-        }
-        faults.extend(mix::faults(&format!("{prefix}mix"), &self.mix, &self.sources.tag));
-        faults.extend(self.ingest.faults(&format!("{prefix}ingest.")));
-        faults.extend(self.sources.faults(&format!("{prefix}sources.")));
-        faults.extend(self.pairs.faults(&format!("{prefix}pairs.")));
-        faults.extend(self.noise.faults(&format!("{prefix}noise.")));
-        if let Err(Error::Config(found)) = self.tokenize.check() {
-            faults.extend(found.into_iter().map(|f| Fault { key: format!("{prefix}{}", f.key), ..f }));
-        }
-        faults
-    }
-
-    /// Settings that need all pairs at once and so cannot be had in shards.
-    fn global(&self) -> impl Iterator<Item = String> {
-        let noise = self.noise.is_global().then(|| {
-            let kind = self.noise.flip_kind.name();
-            let way =
-                if self.noise.flip_kind.selects() { "" } else { "; --set prepare.noise.calibrate=false does not" };
-            format!("--flip-kind {kind} needs all pairs at once{way}")
-        });
-        let near = (self.pairs.near_duplicates > 0.0).then(|| "--near-duplicates needs all prompts at once".into());
-        let caps = mix::is_global(&self.mix).then(|| "a cap in --mix needs all pairs at once; use weight".into());
-        noise.into_iter().chain(near).chain(caps)
-    }
-}
+use work::{Key, Work, stop_if_asked};
 
 /// Runs the whole of `prepare`, in memory that does not grow with the input. What is finished is
 /// kept in the folder's `.work` until the end, so that a run that was killed goes on from there when
@@ -160,7 +71,9 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         progress.note(&note);
     }
     let mix = Mix::resolve(&config.mix, &inputs::labels(&inputs), seed)?;
-    mix.set_formats(&mut inputs);
+    for (file, input) in (0..).zip(&mut inputs) {
+        input.format = mix.format_of(file);
+    }
     // What is read beside the inputs decides about rows too.
     let beside =
         [inputs::resolve(&config.sources.join, progress)?, inputs::resolve(&config.pairs.decontaminate, progress)?]
@@ -209,17 +122,6 @@ fn read_by(config: &PrepareConfig, inputs: &[Input], beside: &[Input]) -> Vec<Pa
     named.chain(others).map(PathBuf::from).chain(inputs.iter().chain(beside).map(|i| i.path.clone())).collect()
 }
 
-/// One preparation.
-struct Job<'a> {
-    config: &'a PrepareConfig,
-    seed: Seed,
-    shard: Shard,
-    inputs: &'a [Input],
-    mix: &'a Mix,
-    work: &'a Work,
-    progress: &'a dyn Progress,
-}
-
 impl Job<'_> {
     fn run(&self, loaded: Option<ModelTokenizer>, mut manifest: Manifest) -> Result<PrepareSummary> {
         let (config, progress) = (self.config, self.progress);
@@ -239,16 +141,17 @@ impl Job<'_> {
         )?;
 
         // 2. All buckets -> what must be known of all pairs before the first can be decided.
-        let desk = Desk { config, seed: self.seed, labels: &labels, buckets: &buckets, progress };
-        let plans = Plans::survey(&desk, self.mix)?;
+        let keep = config.pairs.near_duplicates > 0.0 || self.mix.survey().is_some() || config.noise.needs_survey();
+        let (buckets, labels, seed, work) = (&buckets, &labels, self.seed, self.work);
+        let finished = FinishedBuckets { buckets, work, config, seed, labels, keep };
+        let plans = Plans::survey(&finished, self.mix, progress)?;
 
         // 3. Each bucket -> observed labels and tokens, as a part on disk.
-        let workshop = Workshop { config, seed: self.seed, labels: &labels, tokenizer: &tokenizer, plans: &plans };
-        let parts = self.make_parts(&workshop, &buckets)?;
+        let parts = self.make_parts(&PartMaker { finished: &finished, tokenizer: &tokenizer, plans: &plans })?;
         parts.iter().flatten().for_each(|part| counts += part.counts.clone());
         self.warn(&counts, &plans);
         config.pairs.warnings(scored).iter().for_each(|line| progress.warn(line));
-        self.refuse(counts.noise.faults(&config.noise).into_iter())?;
+        self.refuse(counts.totals.noise.faults(&config.noise).into_iter())?;
 
         // 4. Every row is accounted for.
         let files = ledger::settle(files, &counts, self.shard)?;
@@ -260,7 +163,7 @@ impl Job<'_> {
         summary.sources = findings.sources;
         summary.contamination = contamination;
         summary.near_duplicates = plans.near.as_ref().map(|plan| plan.facts);
-        require_rows(&summary, &refusal, &labels, self.shard)?;
+        require_rows(&summary, &refusal, labels, self.shard)?;
         let parts = Parts { work: self.work, parts };
         if config.dry_run {
             summary.example = parts.example()?;
@@ -276,7 +179,7 @@ impl Job<'_> {
         manifest.fact("noise_plan", &plans.noise)?;
         manifest.fact("read_beside", read_beside)?;
         let rejects: Vec<_> = buckets.rejects()?.into_iter().chain(parts.rejects()?).collect();
-        let rejects = crate::rejects::table(rejects, &labels)?;
+        let rejects = crate::rejects::table(rejects, labels)?;
         assemble::write(Path::new(&config.out), &parts, rejects, &tokenizer, manifest, &summary)?;
         progress.end();
         Ok(summary)
@@ -301,19 +204,19 @@ impl Job<'_> {
             let verb = if idle.len() == 1 { "has" } else { "have" };
             self.progress.warn(&format!("{} {verb} no effect: --flip-rate is 0", idle.join(", ")));
         }
-        let (share, pairs) = (self.config.pairs.test_fraction, counts.total());
+        let (share, pairs) = (self.config.pairs.test_fraction, counts.totals.pairs());
         for (split, wanted) in SPLITS.iter().zip([share < 1.0, share > 0.0]) {
-            let none = counts.pairs.get(*split).is_none_or(|sources| sources.values().sum::<u64>() == 0);
+            let none = counts.totals.counts.get(*split).is_none_or(|sources| sources.values().sum::<u64>() == 0);
             if wanted && none && pairs > 0 && self.shard.is_whole() {
                 self.progress
                     .warn(&format!("none of the {pairs} pairs is in the {split} split (--test-fraction {share})"));
             }
         }
-        if counts.conflicts > 0 {
-            let (n, example) = (counts.conflicts, &counts.conflict);
+        if counts.totals.conflicts > 0 {
+            let (n, example) = (counts.totals.conflicts, &counts.conflict);
             self.progress.warn(&format!("{n} pairs contradict another pair of the same prompt, for example {example}"));
         }
-        let (cut, pairs) = (counts.encoding.prompts_cut, counts.total());
+        let (cut, pairs) = (counts.totals.encoding.prompts_cut, counts.totals.pairs());
         if cut * 2 > pairs {
             let (percent, most) = (100.0 * cut as f64 / pairs as f64, self.config.tokenize.max_prompt_length);
             self.progress.warn(&format!(
@@ -321,13 +224,14 @@ impl Job<'_> {
                  beginning: --max-prompt-length sets how long they may be, --max-length how long prompt and response"
             ));
         }
-        let found = counts.noise.warnings(&self.config.noise, &plans.noise);
+        let found = counts.totals.noise.warnings(&self.config.noise, &plans.noise);
         found.iter().for_each(|line| self.progress.warn(line));
     }
 
     /// The parts of all buckets, those that an earlier run finished among them; none for a bucket
     /// without pairs.
-    fn make_parts(&self, workshop: &Workshop<'_>, buckets: &Buckets<'_>) -> Result<Vec<Option<Part>>> {
+    fn make_parts(&self, maker: &PartMaker<'_>) -> Result<Vec<Option<Part>>> {
+        let buckets = maker.finished.buckets;
         let mut parts = Vec::with_capacity(buckets.len());
         self.progress.begin("tokenize", Some(buckets.rows()));
         for wave in buckets.waves() {
@@ -337,7 +241,7 @@ impl Job<'_> {
                 }
                 let part = match Part::find(self.work, bucket) {
                     Some(part) => part,
-                    None => workshop.make(self.work, bucket, buckets.read(bucket)?)?,
+                    None => maker.make(self.work, bucket)?,
                 };
                 self.progress.advance(buckets.rows_of(bucket).unwrap_or_default());
                 Ok(Some(part))
@@ -352,20 +256,6 @@ impl Job<'_> {
         self.progress.end();
         Ok(parts)
     }
-}
-
-/// Leaves the work at a place where it can go on.
-fn stop_if_asked(progress: &dyn Progress) -> Result<()> {
-    if !progress.interrupted() {
-        return Ok(());
-    }
-    Err(Error::run("interrupted").with_hint("run the same command again to go on from here"))
-}
-
-/// The rows of a frame that belong to a split.
-fn rows_of(frame: &DataFrame, split: &str) -> Result<Vec<IdxSize>> {
-    let splits = frame.column(col::SPLIT)?.str()?;
-    Ok((0..frame.height()).filter(|i| splits.get(*i) == Some(split)).map(|i| i as IdxSize).collect())
 }
 
 #[cfg(test)]

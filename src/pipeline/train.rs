@@ -1,6 +1,6 @@
 //! `train`: prepared folder + model -> run folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -107,9 +107,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         Opened::Finished(done) => return Ok(Ended::Already(done)),
         Opened::From(from) => from.map(|from| *from),
     };
-    let facts = data::pair_facts(Path::new(&config.data))?;
-    let prompt_id = |id: &str| facts.get(id).map(|known| known.prompt_id.as_str());
-    let keys = grouping::keys(&config, splits, prompt_id, ranks)?;
+    let keys = grouping::keys(&config, splits, ranks)?;
     let plan = config.plan(splits[0].rows.len(), ranks.size());
     let used = |steps| used(&splits[0].rows, keys[0].as_deref(), plan, seed, steps);
     let first = from.as_ref().map_or(0, |(state, _)| state.step);
@@ -170,8 +168,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     if !store.provide(&needs.all, "reference of the other pairs", again, ranks, progress)? {
         return stopped(outcome.steps, format!("a checkpoint was written; {}", store.stopped(&needs.all)));
     }
-    let trained =
-        Trained { config: &config, seed, splits, reference: store.values(), keys: &keys, facts: &facts, outcome };
+    let trained = Trained { config: &config, seed, splits, reference: store.values(), keys: &keys, outcome };
     let examined = trained.examine(&policy, ranks, progress)?;
     let summary = ranks.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();

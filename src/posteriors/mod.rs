@@ -10,7 +10,6 @@ pub mod evaluation;
 mod margins;
 pub mod usage;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,17 +34,6 @@ pub use margins::Margins;
 
 /// Rows per record batch and row group.
 const ROWS_PER_GROUP: usize = 16_384;
-
-/// What the token files do not say of a pair.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct PairFacts {
-    /// SHA-256 of the prompt text.
-    pub prompt_id: String,
-    /// Noise model.
-    pub noise_kind: String,
-    /// Probability with which the label was to be flipped.
-    pub noise_p: f64,
-}
 
 /// One split's rows with what evaluation found of them.
 #[derive(Debug)]
@@ -93,16 +81,11 @@ fn schema() -> Schema {
     ])
 }
 
-/// Writes the posteriors of all splits, atomically; the rows are counted before the rename. `facts` is by id.
+/// Writes the posteriors of all splits, atomically; the rows are counted before the rename.
 ///
 /// # Errors
-/// [`Error::Run`] where a pair is not in `facts`; [`Error::Io`], [`Error::Parquet`].
-pub fn write(
-    path: &Path,
-    splits: &[SplitExamples<'_>],
-    margins: &[Margins],
-    facts: &HashMap<String, PairFacts>,
-) -> Result<()> {
+/// [`Error::Io`], [`Error::Parquet`].
+pub fn write(path: &Path, splits: &[SplitExamples<'_>], margins: &[Margins]) -> Result<()> {
     let schema = Arc::new(schema());
     let total: usize = splits.iter().map(|s| s.rows.len()).sum();
     let properties = WriterProperties::builder()
@@ -123,7 +106,7 @@ pub fn write(
                         reference: split.reference.map(|r| &r[start..end]),
                     };
                     let (of_pairs, of_codes) = (&margins.of_pairs[start..end], &margins.of_codes[start..end]);
-                    writer.write(&to_batch(&schema, &chunk, of_pairs, of_codes, facts)?)?;
+                    writer.write(&to_batch(&schema, &chunk, of_pairs, of_codes)?)?;
                 }
             }
             writer.close()?;
@@ -145,13 +128,8 @@ fn to_batch(
     split: &SplitExamples<'_>,
     margins: &[(f64, f64)],
     code_margins: &[Vec<f32>],
-    facts: &HashMap<String, PairFacts>,
 ) -> Result<RecordBatch> {
     let (rows, examples) = (split.rows, split.examples);
-    let known: Vec<&PairFacts> = rows
-        .iter()
-        .map(|r| facts.get(&r.id).ok_or_else(|| Error::run(format!("pair {} is not in the pairs file", r.id))))
-        .collect::<Result<_>>()?;
     let text = |values: Vec<&str>| -> ArrayRef { Arc::new(StringArray::from(values)) };
     let number = |get: &dyn Fn(usize) -> f64| -> ArrayRef {
         Arc::new(Float64Array::from((0..rows.len()).map(get).collect::<Vec<f64>>()))
@@ -179,12 +157,12 @@ fn to_batch(
         schema.clone(),
         vec![
             text(rows.iter().map(|r| r.id.as_str()).collect()),
-            text(known.iter().map(|l| l.prompt_id.as_str()).collect()),
+            text(rows.iter().map(|r| r.prompt_id.as_str()).collect()),
             text(rows.iter().map(|r| r.source.as_str()).collect()),
             text(vec![split.split; rows.len()]),
             Arc::new(BooleanArray::from(rows.iter().map(|r| r.flipped).collect::<Vec<bool>>())),
-            text(known.iter().map(|l| l.noise_kind.as_str()).collect()),
-            number(&|i| known[i].noise_p),
+            text(rows.iter().map(|r| r.noise_kind.as_str()).collect()),
+            number(&|i| rows[i].noise_p),
             lists(&mut examples.iter().map(|e| &e.prior)),
             lists(&mut examples.iter().map(|e| &e.posterior)),
             whole(&|i| hard_code(&examples[i].prior).unwrap_or(0)),
@@ -247,6 +225,7 @@ mod tests {
         let path = dir.path().join("posteriors.parquet");
         let rows = [TokenRow {
             id: "a".into(),
+            prompt_id: "p".into(),
             prompt_ids: vec![1],
             chosen_ids: vec![1, 2],
             rejected_ids: vec![3],
@@ -271,19 +250,18 @@ mod tests {
         assert!((got.0 - 0.15).abs() < 1e-12 && (got.1 - 0.25).abs() < 1e-12);
         // beta 2: (-3/2 - -4/1) * 2 = 5.
         assert!((margins(ObjectiveKind::Simpo).of_pairs[0].0 - 5.0).abs() < 1e-12);
-        let facts = HashMap::from([("a".to_string(), PairFacts { prompt_id: "p".into(), ..PairFacts::default() })]);
         let (splits, margins) = ([split], [dpo]);
-        write(&path, &splits, &margins, &facts).unwrap();
+        write(&path, &splits, &margins).unwrap();
         let file = artifact::read_parquet(&path).unwrap();
         assert_eq!(file.height(), 1);
         let code = file.column(posterior::PRIOR_CODE).unwrap().u32().unwrap().get(0);
         let tie = file.column(posterior::POSTERIOR_CODE).unwrap().u32().unwrap().get(0);
         assert_eq!((code, tie), (Some(1), Some(0)));
+        assert_eq!(file.column(col::PROMPT_ID).unwrap().str().unwrap().get(0), Some("p"));
         // What the tables are made from is what the file says.
         let frame = frame(&splits, &margins).unwrap();
         for column in frame.columns() {
             assert!(column.equals(file.column(column.name()).unwrap()), "{}", column.name());
         }
-        assert!(write(&path, &splits, &margins, &HashMap::new()).is_err());
     }
 }

@@ -15,13 +15,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::Serialize;
-use sha2::Digest;
 
 use super::row::{Completion, Row, text_hash};
 use super::world::{self, SOURCES};
 use super::{CHUNK, SynthConfig};
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::message::USER;
 use crate::schema::col;
 
 /// Columns of `truth.parquet` beyond `prompt_id` and `source`.
@@ -152,8 +152,9 @@ pub(super) fn list(name: &str, kind: DataType) -> Field {
     Field::new(name, DataType::List(Arc::new(Field::new("item", kind, false))), false)
 }
 
-pub(super) fn schema() -> Schema {
-    Schema::new(vec![
+/// Columns of a truth table: those that every one has, then its own.
+pub(super) fn schema_with(own: impl IntoIterator<Item = Field>) -> Schema {
+    let shared = [
         Field::new(col::PROMPT_ID, DataType::Utf8, false),
         Field::new(truth::ROW, DataType::UInt64, false),
         Field::new(col::SOURCE, DataType::Utf8, false),
@@ -162,6 +163,12 @@ pub(super) fn schema() -> Schema {
         Field::new(truth::DIRECTION, DataType::UInt32, false),
         Field::new(truth::PREFERENCE, DataType::UInt32, false),
         Field::new(truth::ANNOTATOR, DataType::UInt32, true),
+    ];
+    Schema::new(shared.into_iter().chain(own).collect::<Vec<_>>())
+}
+
+pub(super) fn schema() -> Schema {
+    schema_with([
         list(truth::STYLES, DataType::UInt32),
         list(truth::HASHES, DataType::UInt64),
         list(truth::SCORES, DataType::Float64),
@@ -257,5 +264,5 @@ pub(super) fn list_of<B: arrow::array::ArrayBuilder>(values: B, kind: DataType) 
 
 /// Lower-case hex SHA-256 of the prompt text.
 pub(super) fn prompt_id(instruction: &str) -> String {
-    sha2::Sha256::digest(instruction.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+    crate::prompt::id(std::iter::once((USER, instruction)))
 }

@@ -231,6 +231,7 @@ impl ModelTokenizer {
             truncated: seen.prompts_cut + seen.chosen_cut + seen.rejected_cut > 0,
             flipped: pair.flipped,
             source: pair.source.to_string(),
+            ..TokenRow::default()
         })
     }
 

@@ -103,7 +103,7 @@ pub struct PairText<'a> {
 }
 
 /// The result of encoding a pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Encoded {
     /// Token ids.
     Row(TokenRow),

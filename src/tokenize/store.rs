@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, ListArray, ListBuilder, RecordBatch, StringArray,
-    StringBuilder, UInt32Builder,
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, Float64Array, ListArray, ListBuilder, RecordBatch,
+    StringArray, StringBuilder, UInt32Builder,
 };
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
@@ -22,7 +22,7 @@ use crate::schema::col;
 pub const ROWS_PER_BATCH: usize = 4096;
 
 /// One tokenized pair, labels as observed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct TokenRow {
     /// Pair id.
     pub id: String,
@@ -38,6 +38,12 @@ pub struct TokenRow {
     pub flipped: bool,
     /// Source tag.
     pub source: String,
+    /// SHA-256 of the prompt text.
+    pub prompt_id: String,
+    /// Noise model.
+    pub noise_kind: String,
+    /// Probability with which the label was to be flipped.
+    pub noise_p: f64,
 }
 
 /// The Arrow schema of a token file.
@@ -54,6 +60,9 @@ pub fn schema() -> Schema {
         Field::new(col::TRUNCATED, DataType::Boolean, false),
         Field::new(col::FLIPPED, DataType::Boolean, false),
         Field::new(col::SOURCE, DataType::Utf8, false),
+        Field::new(col::PROMPT_ID, DataType::Utf8, false),
+        Field::new(col::NOISE_KIND, DataType::Utf8, false),
+        Field::new(col::NOISE_P, DataType::Float64, false),
     ])
 }
 
@@ -96,6 +105,9 @@ fn to_batch(schema: &Arc<Schema>, rows: &[TokenRow]) -> Result<RecordBatch> {
             flags(|r| r.truncated),
             flags(|r| r.flipped),
             strings(|r| &r.source),
+            strings(|r| &r.prompt_id),
+            strings(|r| &r.noise_kind),
+            Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.noise_p))),
         ],
     )?)
 }
@@ -220,7 +232,10 @@ fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) ->
     for batch in reader {
         let batch = batch.map_err(|e| bad(format!("damaged Arrow file: {e}")))?;
         let column = |name: &str, kind: &DataType| -> Result<&ArrayRef> {
-            let column = batch.column_by_name(name).ok_or_else(|| bad(format!("no column `{name}`")))?;
+            let column = batch.column_by_name(name).ok_or_else(|| {
+                bad(format!("no column `{name}`: not a token file of this version"))
+                    .with_hint("run `lpc-pipe prepare` again; the folder's manifest.json has the command")
+            })?;
             if column.data_type() != kind || column.null_count() > 0 {
                 return Err(bad(format!("column `{name}`: expected {kind} without nulls, got {}", column.data_type())));
             }
@@ -234,6 +249,8 @@ fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) ->
         let (ids, sources) = (text(col::ID)?, text(col::SOURCE)?);
         let (prompts, chosen, rejected) = (list(col::PROMPT_IDS)?, list(col::CHOSEN_IDS)?, list(col::REJECTED_IDS)?);
         let (truncated, flipped) = (flag(col::TRUNCATED)?, flag(col::FLIPPED)?);
+        let (prompt_ids, noise_kinds) = (text(col::PROMPT_ID)?, text(col::NOISE_KIND)?);
+        let chances = get(col::NOISE_P)?.as_primitive::<Float64Type>();
         let tokens = |list: &ListArray, i: usize| list.value(i).as_primitive::<UInt32Type>().values().to_vec();
         for i in 0..batch.num_rows() {
             rows.push(TokenRow {
@@ -244,6 +261,9 @@ fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) ->
                 truncated: truncated.value(i),
                 flipped: flipped.value(i),
                 source: sources.value(i).to_string(),
+                prompt_id: prompt_ids.value(i).to_string(),
+                noise_kind: noise_kinds.value(i).to_string(),
+                noise_p: chances.value(i),
             });
         }
     }
@@ -267,6 +287,9 @@ mod tests {
                 truncated: i % 2 == 0,
                 flipped: i % 3 == 0,
                 source: "s".into(),
+                prompt_id: format!("{i:064x}"),
+                noise_kind: "uniform".into(),
+                noise_p: f64::from(i) / 8192.0,
             })
             .collect();
         write(&path, &rows).unwrap();
@@ -275,6 +298,15 @@ mod tests {
         let pieces = [&rows[..5], &rows[5..5], &rows[5..4000], &rows[4000..]].map(pack);
         assert_eq!(write_pieces(&path, pieces).unwrap() as usize, rows.len());
         assert!(std::fs::read(&path).unwrap() == whole, "the cut into pieces is in the bytes");
+        // The columns of an earlier version.
+        let old = schema().project(&(0..10).collect::<Vec<_>>()).unwrap();
+        let batch = to_batch(&Arc::new(schema()), &rows[..2]).unwrap().project(&(0..10).collect::<Vec<_>>()).unwrap();
+        let mut writer = FileWriter::try_new(File::create(&path).unwrap(), &old).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.to_string().contains("no column `prompt_id`"), "{error}");
+        assert!(error.hint().unwrap().contains("prepare"));
         std::fs::write(&path, b"ARROW1 not really").unwrap();
         assert!(matches!(read(&path), Err(Error::Artifact { .. })));
     }

@@ -117,7 +117,7 @@ fn write_whole<T: Real>(
     let path = folder.join(name(state.step));
     // A checkpoint of the same step was damaged, or the run would have gone on from it.
     artifact::remove(&path)?;
-    artifact::place(staged.path(), &path)?;
+    artifact::move_file(staged.path(), &path)?;
     // The folder was renamed: there is nothing left to remove under its old name.
     let _ = staged.keep();
     let all = list(folder)?;

@@ -2,35 +2,27 @@
 
 use std::collections::HashMap;
 
-use crate::batch::{Split, runs};
+use crate::batch::{Split, TokenRow, runs};
 use crate::error::{Error, Result};
 use crate::lpc::Grouping;
 use crate::train::{Ranks, TrainConfig};
 
 /// Key of every row of every split, the same for pairs of one prompt; none where every pair has a code of its own.
-/// `prompt_id` gives the prompt of a pair by the pair's id.
 ///
 /// # Errors
 /// [`Error::Config`] for a prompt with more pairs than a pass has, or where no two pairs share a prompt; [`Error::Run`]
-/// where the prompt of a pair is not known, or pairs of one prompt do not lie together.
-pub fn keys<'a>(
-    config: &TrainConfig,
-    splits: &[Split],
-    prompt_id: impl Fn(&str) -> Option<&'a str>,
-    ranks: &Ranks,
-) -> Result<Vec<Option<Vec<u64>>>> {
+/// where pairs of one prompt do not lie together.
+pub fn keys(config: &TrainConfig, splits: &[Split], ranks: &Ranks) -> Result<Vec<Option<Vec<u64>>>> {
     if !config.lpc.bayesian() || config.lpc.group == Grouping::Pair {
         return Ok(vec![None; splits.len()]);
     }
-    let key = |id: &String| -> Result<u64> {
-        let prompt = prompt_id(id).ok_or_else(|| Error::run(format!("pair {id} is not in the pairs file")))?;
-        let hash = blake3::hash(prompt.as_bytes());
+    let key = |row: &TokenRow| {
+        let hash = blake3::hash(row.prompt_id.as_bytes());
         let mut first = [0; 8];
         first.copy_from_slice(&hash.as_bytes()[..8]);
-        Ok(u64::from_le_bytes(first))
+        u64::from_le_bytes(first)
     };
-    let keys: Vec<Vec<u64>> =
-        splits.iter().map(|s| s.rows.iter().map(|row| key(&row.id)).collect()).collect::<Result<_>>()?;
+    let keys: Vec<Vec<u64>> = splits.iter().map(|s| s.rows.iter().map(key).collect()).collect();
     let mut counts: HashMap<u64, usize> = HashMap::new();
     keys[0].iter().for_each(|key| *counts.entry(*key).or_default() += 1);
     let largest = counts.values().copied().max().unwrap_or(0);

@@ -34,7 +34,7 @@ const OPTIONAL: [&str; 9] = [
     "history",
 ];
 
-/// How a file's cells are parted, and what its columns are.
+/// How a file's cells are separated, and what its columns are.
 #[derive(Debug)]
 pub struct Dialect {
     /// Between cells.
@@ -158,7 +158,7 @@ enum State {
     Start,
     Plain,
     Quoted,
-    /// Behind a quote in quotes: the end of the cell, or half of a quote written twice.
+    /// After a quote inside quotes: the cell has ended, or the quote is the first of two that stand for one.
     Quote,
 }
 
@@ -168,7 +168,7 @@ impl Scan {
         Scan { delimiter, state: State::Start, breaks: 0 }
     }
 
-    /// The place of the line break that ends the record.
+    /// Offset of the line break that ends the record.
     pub fn end(&mut self, chunk: &[u8]) -> Option<usize> {
         for (at, byte) in chunk.iter().enumerate() {
             self.state = match (self.state, *byte) {
@@ -198,7 +198,7 @@ impl Scan {
     }
 }
 
-/// The delimiter of a text that is CSV: one whose first line parts into several cells, of which one at
+/// The delimiter of a text that is CSV: one whose first line splits into several cells, of which one at
 /// least is a column that is read. Where the file's name says that it is CSV, its columns may all be unknown.
 pub fn delimiter(head: &[u8], whole: bool, input: &Input, names: &Names) -> Option<u8> {
     let first = head.iter().position(|b| !b.is_ascii_whitespace())?;

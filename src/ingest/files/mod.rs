@@ -5,7 +5,7 @@
 //! never by its name.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use super::Input;
 use crate::artifact;
@@ -55,6 +55,19 @@ impl Packing {
             // A stream begins with the length of its schema, marked since Arrow 0.15.
             b"ARROW1" | [0xff, 0xff, 0xff, 0xff, ..] => Packing::Arrow,
             _ => Packing::Plain,
+        })
+    }
+
+    /// The text of a file that is packed so; `input` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn unpacked(self, file: File, input: &Input) -> Result<Box<dyn Read + Send>> {
+        let file = BufReader::with_capacity(1 << 18, file);
+        Ok(match self {
+            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+            Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file).map_err(Error::io(&input.label))?),
+            _ => Box::new(file),
         })
     }
 }

@@ -112,7 +112,7 @@ impl<'a> Parquet<'a> {
     /// Rows sent; none where nobody listens any more.
     fn stream(&self, to: &SyncSender<(u64, RecordBatch)>) -> Result<Option<u64>> {
         let file = File::open(&self.input.path).map_err(Error::io(&self.input.label))?;
-        // A function of the file alone, as all places where batches end.
+        // Depends on the file alone, as every end of a batch must.
         let rows = (BLOCK_BYTES as u64 / (self.bytes() / self.rows).max(1)).clamp(64, BLOCK_ROWS as u64);
         let mut reader = guarded(self.input, KIND, || {
             let mask = ProjectionMask::leaves(self.metadata.parquet_schema(), self.leaves.iter().copied());

@@ -66,7 +66,7 @@ pub struct Text {
     taken: u64,
     ended: bool,
     /// The same open file: its position is that of the reading.
-    place: Option<File>,
+    file: Option<File>,
 }
 
 /// What ended a row.
@@ -78,8 +78,8 @@ enum End {
 
 impl Text {
     /// The open file, whose position tells how much of it was read, packed as it is.
-    pub fn place(&mut self) -> Option<File> {
-        self.place.take()
+    pub fn file(&mut self) -> Option<File> {
+        self.file.take()
     }
 
     /// Opens a file, tells how its rows are written, and reads the header where there is one.
@@ -88,13 +88,8 @@ impl Text {
     /// [`Error::Data`] where the file is damaged or its header knows no column; [`Error::Io`].
     pub fn open(input: &Input, packing: Packing, names: &Names, limits: Limits) -> Result<Text> {
         let file = File::open(&input.path).map_err(Error::io(&input.label))?;
-        let place = file.try_clone().map_err(Error::io(&input.label))?;
-        let file = BufReader::with_capacity(1 << 18, file);
-        let mut unpacked: Box<dyn Read + Send> = match packing {
-            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-            Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file).map_err(Error::io(&input.label))?),
-            _ => Box::new(file),
-        };
+        let handle = file.try_clone().map_err(Error::io(&input.label))?;
+        let mut unpacked = packing.unpacked(file, input)?;
         let mut head = Vec::new();
         let looked = (&mut unpacked).take(HEAD).read_to_end(&mut head);
         let whole = (head.len() as u64) < HEAD;
@@ -112,7 +107,7 @@ impl Text {
             number: 0,
             taken: 0,
             ended: false,
-            place: Some(place),
+            file: Some(handle),
         };
         looked.map_err(|e| text.damaged(e))?;
         if array {
@@ -259,7 +254,7 @@ impl Text {
         Ok(Some(Row { number, range, too_long }))
     }
 
-    /// Reads up to and including the byte that `find` gives the place of, chunk by chunk; keeps what is
+    /// Reads up to and including the byte whose offset `find` gives, chunk by chunk; keeps what is
     /// before it, up to a little more than the longest row. Tells what ended it, and whether it was cut.
     fn scan(
         &mut self,

@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use super::super::record::{Body, Record, Side, Turn, part};
+use super::super::record::{Body, Record, Side, Turn, excerpt};
 use super::super::value::{Fault, Object, Read};
 use super::has;
 use crate::message::{ASSISTANT, USER};
@@ -62,7 +62,7 @@ fn prompt_turns(text: Cow<'_, str>) -> Read<Vec<Turn<'_>>> {
         let range = (start + lead)..(start + lead + content.trim().len());
         // The person's first turn has no mark of its own.
         if !(turns.is_empty() && range.is_empty()) {
-            turns.push(Turn { role: role.into(), content: part(&text, range) });
+            turns.push(Turn { role: role.into(), content: excerpt(&text, range) });
         }
     };
     let (mut role, mut start) = (USER, 0);

@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use super::super::record::{Body, Record, Side, Turn, different_contexts, part, side_facts, split_response};
+use super::super::record::{Body, Record, Side, Turn, different_contexts, excerpt, side_facts, split_response};
 use super::super::value::{Fault, Object, Read, Value};
 use super::has;
 use crate::message::{ASSISTANT, USER};
@@ -89,7 +89,7 @@ fn dialogue<'a>(text: Cow<'a, str>, field: &str) -> Read<Vec<Turn<'a>>> {
         let content = &text[*start..end];
         let lead = content.len() - content.trim_start().len();
         let range = (start + lead)..(start + lead + content.trim().len());
-        Turn { role: (*role).into(), content: part(&text, range) }
+        Turn { role: (*role).into(), content: excerpt(&text, range) }
     };
     Ok(found.iter().zip(ends).map(turn).collect())
 }

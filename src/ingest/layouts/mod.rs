@@ -228,7 +228,7 @@ const QUESTIONS: [&str; 12] = [
 
 /// The fault of a prompt that is missing, with the columns among which it may stand.
 fn with_columns(mut fault: Fault, keys: impl FnOnce() -> Vec<String>) -> Fault {
-    if fault.field == "prompt" && fault.message.starts_with("missing") {
+    if fault.lacks_prompt() {
         let keys = keys();
         let question = QUESTIONS.iter().find(|name| keys.iter().any(|key| key.eq_ignore_ascii_case(name)));
         if !keys.is_empty() {

@@ -67,8 +67,8 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
             prompt
         }
         None if texts => {
-            let message = "missing; the words that chosen and rejected have in common are no prompt";
-            return Err(Fault::new("prompt", reason::MISSING_FIELD, message));
+            let why = "; the words that chosen and rejected have in common are no prompt";
+            return Err(Fault::absent("prompt", reason::MISSING_FIELD, why));
         }
         None => match common_turns(&mut chosen.turns, &mut rejected.turns) {
             common if common.is_empty() => return Err(no_common()),
@@ -118,6 +118,6 @@ fn is_response(turns: &[Turn<'_>]) -> bool {
 }
 
 fn no_common() -> Fault {
-    let message = "missing, and chosen and rejected do not begin with the same messages";
-    Fault::new("prompt", reason::PROMPT_MISMATCH, message)
+    let why = ", and chosen and rejected do not begin with the same messages";
+    Fault::absent("prompt", reason::PROMPT_MISMATCH, why)
 }

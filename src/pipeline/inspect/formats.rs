@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 
 use super::{FIRST_ROWS, Field, Inspection, gguf, shortened};
 use crate::error::{Error, Result};
+use crate::ingest::Input;
+use crate::ingest::files::Packing;
 
 /// Longest header of a safetensors file that is read, as the format's own library has it.
 const MAX_HEADER: u64 = 100_000_000;
@@ -124,15 +126,11 @@ fn arrow_file(path: &Path) -> Result<Inspection> {
     Ok(found)
 }
 
-/// The file's text, decompressed by its ending.
-fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
-    let handle = File::open(path).map_err(Error::io(path))?;
-    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-    Ok(match ending.as_str() {
-        "gz" => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(handle))),
-        "zst" => Box::new(BufReader::new(zstd::stream::read::Decoder::new(handle).map_err(Error::io(path))?)),
-        _ => Box::new(BufReader::new(handle)),
-    })
+/// The file's text, unpacked.
+fn open_text(path: &Path) -> Result<impl BufRead> {
+    let input = Input::new(path);
+    let file = File::open(path).map_err(Error::io(path))?;
+    Ok(BufReader::new(Packing::of(&input)?.unpacked(file, &input)?))
 }
 
 fn kind_of(value: &Value) -> &'static str {

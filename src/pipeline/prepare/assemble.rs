@@ -4,8 +4,8 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use super::PrepareSummary;
 use super::part::Part;
+use super::summary::PrepareSummary;
 use super::work::Work;
 use crate::artifact;
 use crate::error::{Error, Result};
@@ -120,7 +120,7 @@ pub fn publish(aside: &Path, out: &Path, manifest: Manifest) -> Result<()> {
     artifact::remove(&out.join(prepared::MANIFEST))?;
     artifact::remove(&out.join(prepared::TOKENIZER))?;
     for file in &manifest.outputs {
-        artifact::place(&aside.join(&file.path), &out.join(&file.path))?;
+        artifact::move_file(&aside.join(&file.path), &out.join(&file.path))?;
     }
     manifest.finish(out)?;
     Ok(())

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::nested;
+use crate::frame;
 
 /// Where one blob lies in its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub fn from_frame(frame: &DataFrame) -> Result<Vec<u8>> {
     let mut frame = frame.clone();
     for name in frame.get_column_names_owned() {
         if matches!(frame.column(&name)?.dtype(), DataType::List(_)) {
-            let compacted = nested::compacted(frame.column(&name)?)?;
+            let compacted = frame::compacted(frame.column(&name)?)?;
             frame.with_column(compacted)?;
         }
     }

@@ -3,21 +3,24 @@
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
+use super::beside;
+use super::config::PrepareConfig;
 use super::corpus::Corpus;
-use super::mix::Mix;
-use super::part::Counts;
+use super::job::Job;
+use super::shard::Shard;
 use super::spill::{Buckets, Spill};
-use super::work::Work;
-use super::{Job, PrepareConfig, Shard, benchmarks, stop_if_asked, tagging};
+use super::summary::Counts;
+use super::work::{Work, stop_if_asked};
 use crate::artifact::FileDigest;
 use crate::error::Result;
 use crate::ingest::{self, Batch, Input, OnWrongTens, Position, WrongTens};
 use crate::manifest::InputFile;
-use crate::pairs::contamination::{Found, Index, Overlap};
 use crate::pairs::{self, PairRule, Scored, Unusable};
 use crate::rejects::Reject;
 use crate::seed::Seed;
-use crate::sources::{SourceCounts, Tagged, Tagger};
+use crate::select::contamination::{Found, Index, Overlap};
+use crate::select::mix::Mix;
+use crate::select::tags::{SourceCounts, Tagged, Tagger};
 
 /// Step of the work folder: all files were read; holds their facts.
 const FILES: &str = "files";
@@ -69,9 +72,9 @@ impl std::ops::AddAssign<&Findings> for Findings {
 
 /// What is remembered with a segment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Reached {
+struct SegmentFacts {
     /// The last row that was taken in.
-    position: Position,
+    end: Position,
     counts: Counts,
     findings: Findings,
 }
@@ -82,18 +85,19 @@ struct Reached {
 /// What reading and pairing return; [`crate::Error::Run`] where the user interrupts it.
 pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
     let Job { config, seed, shard, inputs, mix, work, progress } = *job;
-    let (tagger, mut read_beside) = tagging::tagger(&config.sources, &config.ingest, inputs, mix, progress)?;
-    let benchmarks = benchmarks::load(&config.pairs, progress)?;
-    read_beside.extend(benchmarks.iter().flat_map(|b| b.files.iter().cloned()));
-    let index = benchmarks.map(|b| b.index);
-    let sieve = Sieve { config, tagger, mix, index: index.as_ref() };
-    let mut spill = Spill::<Reached>::open(work, shard);
+    let (tagger, mut read_beside) = beside::tagger(&config.sources, &config.ingest, inputs, mix, progress)?;
+    let index = beside::questions(&config.pairs, progress)?.map(|(index, files)| {
+        read_beside.extend(files);
+        index
+    });
+    let selection = Selection { config, tagger, mix, index: index.as_ref() };
+    let mut spill = Spill::<SegmentFacts>::open(work, shard);
     let corpus = work.read(CORPUS).unwrap_or_else(|| Corpus::new(own_tokenizer));
-    let mut reader = Reader { config, sieve, shard, seed, work, corpus, now: Reached::default() };
+    let mut reader = Reader { config, selection, shard, seed, work, corpus, now: SegmentFacts::default() };
     let files = match work.read::<Vec<InputFile>>(FILES) {
         Some(files) => files,
         None => {
-            let from = spill.facts().next_back().map(|last| last.position);
+            let from = spill.facts().next_back().map(|last| last.end);
             if from.is_some() {
                 progress.note("going on where an earlier run stopped");
             }
@@ -116,9 +120,9 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
         progress.warn(&format!("no rows in {first}{more}"));
     }
     let (mut counts, mut findings) = (Counts::default(), Findings::default());
-    for reached in spill.facts() {
-        counts += reached.counts.clone();
-        findings += &reached.findings;
+    for segment in spill.facts() {
+        counts += segment.counts.clone();
+        findings += &segment.findings;
     }
     let given = findings.scored.completions == 0;
     if given && config.pairs.rule != PairRule::default() {
@@ -140,7 +144,7 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
 }
 
 /// What decides about rows one by one.
-struct Sieve<'a> {
+struct Selection<'a> {
     config: &'a PrepareConfig,
     tagger: Tagger,
     mix: &'a Mix,
@@ -148,15 +152,15 @@ struct Sieve<'a> {
 }
 
 /// Rows with their tags, without those that are not wanted.
-struct Sifted {
+struct Selected {
     frame: DataFrame,
     rejects: Vec<Reject>,
     sources: SourceCounts,
     questions: Found,
 }
 
-impl Sieve<'_> {
-    fn sift(&self, frame: DataFrame) -> Result<Sifted> {
+impl Selection<'_> {
+    fn apply(&self, frame: DataFrame) -> Result<Selected> {
         let Tagged { frame, mut rejects, counts: sources } = self.tagger.apply(frame)?;
         let (mut frame, weighed) = self.mix.weigh(frame)?;
         rejects.extend(weighed);
@@ -167,45 +171,45 @@ impl Sieve<'_> {
             rejects.extend(checked.rejects);
             questions = checked.found;
         }
-        Ok(Sifted { frame, rejects, sources, questions })
+        Ok(Selected { frame, rejects, sources, questions })
     }
 }
 
 /// Takes in one batch after the other.
 struct Reader<'a> {
     config: &'a PrepareConfig,
-    sieve: Sieve<'a>,
+    selection: Selection<'a>,
     shard: Shard,
     seed: Seed,
     work: &'a Work,
     corpus: Corpus,
     /// Since the last segment.
-    now: Reached,
+    now: SegmentFacts,
 }
 
 impl Reader<'_> {
-    fn take(&mut self, batch: Batch, spill: &mut Spill<'_, Reached>) -> Result<()> {
-        self.now.position = batch.end();
+    fn take(&mut self, batch: Batch, spill: &mut Spill<'_, SegmentFacts>) -> Result<()> {
+        self.now.end = batch.end();
         self.now.findings.wrong_tens += batch.wrong_tens;
         if self.corpus.is_wanted() && !self.shard.is_whole() {
             // Every shard trains the same tokenizer: on texts of all.
-            let all = self.sieve.sift(batch.frame.clone())?.frame;
+            let all = self.selection.apply(batch.frame.clone())?.frame;
             self.corpus.add(&pairs::build(&all, &self.config.pairs, self.seed)?.frame, self.seed)?;
         }
-        let sifted = self.sieve.sift(self.shard.part(batch.frame)?)?;
-        self.now.findings.sources += &sifted.sources;
-        self.now.findings.questions += &sifted.questions;
-        let built = pairs::build(&sifted.frame, &self.config.pairs, self.seed)?;
+        let selected = self.selection.apply(self.shard.rows(batch.frame)?)?;
+        self.now.findings.sources += &selected.sources;
+        self.now.findings.questions += &selected.questions;
+        let built = pairs::build(&selected.frame, &self.config.pairs, self.seed)?;
         if self.corpus.is_wanted() && self.shard.is_whole() {
             self.corpus.add(&built.frame, self.seed)?;
         }
         self.now.findings.unusable += built.unusable;
         self.now.findings.scored += built.scored;
         for (reason, n) in built.dropped {
-            *self.now.counts.pairs_dropped.entry(reason.to_string()).or_default() += n;
+            *self.now.counts.totals.pairs_dropped.entry(reason.to_string()).or_default() += n;
         }
         let unread = batch.rejects.into_iter().filter(|r| self.shard.holds(r.group));
-        let rejects: Vec<_> = unread.chain(sifted.rejects).chain(built.rejects).collect();
+        let rejects: Vec<_> = unread.chain(selected.rejects).chain(built.rejects).collect();
         rejects.iter().for_each(|r| self.now.counts.reject(r));
         if spill.add(built.frame, rejects) {
             self.flush(spill, false)?;
@@ -213,7 +217,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn flush(&mut self, spill: &mut Spill<'_, Reached>, last: bool) -> Result<()> {
+    fn flush(&mut self, spill: &mut Spill<'_, SegmentFacts>, last: bool) -> Result<()> {
         // Before the segment: texts that are taken in twice are the same texts.
         self.work.finish(CORPUS, &self.corpus)?;
         spill.flush(std::mem::take(&mut self.now), last)

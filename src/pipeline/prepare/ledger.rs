@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::part::Counts;
-use super::{PrepareSummary, Shard};
+use super::shard::Shard;
+use super::summary::{Counts, PrepareSummary};
 use crate::error::{Error, Result};
 use crate::manifest::InputFile;
 
@@ -42,16 +42,10 @@ pub fn summarize(files: &[InputFile], counts: Counts) -> PrepareSummary {
             *summary.rejects.entry(reason.clone()).or_default() += n;
         }
     }
-    summary.pairs = counts.total();
-    summary.flipped = counts.noise.all.flipped;
+    summary.pairs = counts.totals.pairs();
+    summary.flipped = counts.totals.noise.all.flipped;
     summary.realised_flip_rate = summary.flipped as f64 / summary.pairs.max(1) as f64;
-    summary.noise = counts.noise;
-    summary.conflicts = counts.conflicts;
-    summary.counts = counts.pairs;
-    summary.pairs_dropped = counts.pairs_dropped;
-    summary.tokens = counts.tokens;
-    summary.truncated = counts.truncated;
-    summary.encoding = counts.encoding;
+    summary.totals = counts.totals;
     summary
 }
 

@@ -8,110 +8,29 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::{self, Blob};
-use super::ledger;
-use super::plans::{Clean, Plans};
+use super::finished::FinishedBuckets;
+use super::ledger::OTHER_TEMPLATE;
+use super::plans::Plans;
+use super::summary::{Counts, Totals};
 use super::work::Work;
-use super::{PrepareConfig, rows_of};
 use crate::error::{Error, Result};
 use crate::ingest::OnBadRow;
 use crate::message::MessageColumn;
-use crate::noise::{self, Ledger};
-use crate::rejects::{self, Reject, SKIP_ADVICE};
+use crate::noise;
+use crate::pairs::Finished;
+use crate::rejects::{self, Reject, Rows, SKIP_ADVICE};
 use crate::schema::{PAIR_COLUMNS, SPLITS, col};
-use crate::seed::Seed;
 use crate::tokenize::store::{self, TokenRow};
 use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal};
 
-/// What all parts are made with.
-pub struct Workshop<'a> {
-    /// Settings.
-    pub config: &'a PrepareConfig,
-    /// The run's seed.
-    pub seed: Seed,
-    /// Input files by index, for words.
-    pub labels: &'a [String],
+/// What all parts are made of and with.
+pub struct PartMaker<'a> {
+    /// The pairs.
+    pub finished: &'a FinishedBuckets<'a>,
     /// The model's.
     pub tokenizer: &'a ModelTokenizer,
     /// What is known of all pairs.
     pub plans: &'a Plans,
-}
-
-/// Fate of one input file's rows in a part.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Fate {
-    /// Rows of which at least one pair is in the output.
-    pub kept: u64,
-    /// Other rows, by reason.
-    pub rejected: BTreeMap<String, u64>,
-}
-
-/// The numbers of a part, or of several.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Counts {
-    /// By index of the input file.
-    pub files: BTreeMap<u32, Fate>,
-    /// Pairs by split and source.
-    pub pairs: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Pairs that were dropped beside the rejected rows, by reason.
-    pub pairs_dropped: BTreeMap<String, u64>,
-    /// Pairs that another one contradicts.
-    pub conflicts: u64,
-    /// One of the contradictions, in words.
-    pub conflict: String,
-    /// What the noise did.
-    pub noise: Ledger,
-    /// Tokens by column.
-    pub tokens: BTreeMap<String, u64>,
-    /// Pairs of which anything was cut.
-    pub truncated: u64,
-    /// What was cut and forced, by side.
-    pub encoding: EncodeCounts,
-    /// One of the rows that the chat template or the tokenizer refused, and why, in words.
-    pub refusal: String,
-}
-
-impl Counts {
-    /// Number of pairs.
-    pub fn total(&self) -> u64 {
-        self.pairs.values().flat_map(BTreeMap::values).sum()
-    }
-
-    /// Adds a rejected row.
-    pub fn reject(&mut self, reject: &Reject) {
-        let fate = self.files.entry(reject.file).or_default();
-        *fate.rejected.entry(reject.reason.to_string()).or_default() += 1;
-    }
-}
-
-fn add_all<K: Ord>(to: &mut BTreeMap<K, u64>, from: BTreeMap<K, u64>) {
-    for (key, n) in from {
-        *to.entry(key).or_default() += n;
-    }
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Counts) {
-        for (file, fate) in other.files {
-            let own = self.files.entry(file).or_default();
-            own.kept += fate.kept;
-            add_all(&mut own.rejected, fate.rejected);
-        }
-        for (split, sources) in other.pairs {
-            add_all(self.pairs.entry(split).or_default(), sources);
-        }
-        add_all(&mut self.pairs_dropped, other.pairs_dropped);
-        add_all(&mut self.tokens, other.tokens);
-        self.conflicts += other.conflicts;
-        if self.conflict.is_empty() {
-            self.conflict = other.conflict;
-        }
-        if self.refusal.is_empty() {
-            self.refusal = other.refusal;
-        }
-        self.noise.join(&other.noise);
-        self.truncated += other.truncated;
-        self.encoding += other.encoding;
-    }
 }
 
 /// A part on disk.
@@ -160,20 +79,22 @@ fn name(bucket: usize) -> String {
     format!("part-{bucket:03}")
 }
 
-impl Workshop<'_> {
+impl PartMaker<'_> {
     /// Makes the part of a bucket and writes it into the work folder.
     ///
     /// # Errors
     /// [`crate::Error::Data`] where the chat template or the tokenizer refuses a row, unless such rows
     /// are skipped; [`crate::Error::Io`].
-    pub fn make(&self, work: &Work, bucket: usize, frames: Vec<DataFrame>) -> Result<Part> {
-        let clean = self.plans.clean(frames, self.config, self.seed, self.labels)?;
-        let Clean { frame, mut drops, conflicts, conflict } = clean;
-        let observed = noise::apply(frame, &self.config.noise, &self.plans.noise, self.seed)?;
+    pub fn make(&self, work: &Work, bucket: usize) -> Result<Part> {
+        let FinishedBuckets { config, seed, .. } = *self.finished;
+        let Finished { frame, mut drops, conflicts, conflict } = self.plans.clean(self.finished, bucket)?;
+        let observed = noise::apply(frame, &config.noise, &self.plans.noise, seed)?;
         let Encoding { pairs, tokens, counts: encoding, refusal } = self.encode(observed, &mut drops)?;
 
-        let mut counts = Counts { conflicts, conflict, encoding, refusal, ..self.count(&pairs, &tokens)? };
-        let kept: HashSet<(u32, u64)> = places(&pairs)?.collect();
+        let totals = Totals { conflicts, encoding, ..self.totals(&pairs, &tokens)? };
+        let mut counts = Counts { totals, conflict, refusal, ..Counts::default() };
+        let rows = Rows::open(&pairs)?;
+        let kept: HashSet<(u32, u64)> = (0..pairs.height()).map(|i| rows.position(i)).collect();
         for (file, _) in &kept {
             counts.files.entry(*file).or_default().kept += 1;
         }
@@ -183,7 +104,7 @@ impl Workshop<'_> {
         for drop in drops {
             let row = (drop.file, drop.line);
             if kept.contains(&row) || !told.insert(row) {
-                *counts.pairs_dropped.entry(drop.reason.to_string()).or_default() += 1;
+                *counts.totals.pairs_dropped.entry(drop.reason.to_string()).or_default() += 1;
             } else {
                 counts.reject(&drop);
                 rejected.push(drop);
@@ -192,22 +113,22 @@ impl Workshop<'_> {
         self.write(work, bucket, &pairs, &tokens, &rejected, counts)
     }
 
-    fn count(&self, pairs: &DataFrame, tokens: &[TokenRow]) -> Result<Counts> {
-        let mut counts = Counts::default();
+    fn totals(&self, pairs: &DataFrame, tokens: &[TokenRow]) -> Result<Totals> {
+        let mut totals = Totals::default();
         let (splits, sources) = (pairs.column(col::SPLIT)?.str()?, pairs.column(col::SOURCE)?.str()?);
         for (split, source) in splits.iter().zip(sources.iter()) {
-            let split = counts.pairs.entry(split.unwrap_or("").to_string()).or_default();
+            let split = totals.counts.entry(split.unwrap_or("").to_string()).or_default();
             *split.entry(source.unwrap_or("").to_string()).or_default() += 1;
         }
-        counts.noise.add(pairs, &self.config.noise)?;
+        totals.noise.add(pairs, &self.finished.config.noise)?;
         let sum = |get: fn(&TokenRow) -> usize| tokens.iter().map(get).sum::<usize>() as u64;
-        counts.tokens = BTreeMap::from([
+        totals.tokens = BTreeMap::from([
             (col::N_PROMPT.into(), sum(|t| t.prompt_ids.len())),
             (col::N_CHOSEN.into(), sum(|t| t.chosen_ids.len())),
             (col::N_REJECTED.into(), sum(|t| t.rejected_ids.len())),
         ]);
-        counts.truncated = tokens.iter().filter(|t| t.truncated).count() as u64;
-        Ok(counts)
+        totals.truncated = tokens.iter().filter(|t| t.truncated).count() as u64;
+        Ok(totals)
     }
 
     /// Encodes all pairs and keeps those that could be encoded, in the same order.
@@ -231,32 +152,36 @@ impl Workshop<'_> {
                 source: sources.get(i).unwrap_or(""),
             };
             let mut seen = EncodeCounts::default();
-            Ok((self.tokenizer.encode_pair_counted(&pair, &self.config.tokenize, &mut seen)?, seen))
+            Ok((self.tokenizer.encode_pair_counted(&pair, &self.finished.config.tokenize, &mut seen)?, seen))
         };
         let encoded: Vec<(Encoded, EncodeCounts)> =
             (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
-        let groups = frame.column(col::GROUP)?.u64()?;
+        let origins = Rows::open(frame)?;
+        let (prompt_ids, noise_kinds) = (frame.column(col::PROMPT_ID)?.str()?, frame.column(col::NOISE_KIND)?.str()?);
+        let chances = frame.column(col::NOISE_P)?.f64()?;
         let mut rows = Vec::with_capacity(encoded.len());
         let mut keep = Vec::with_capacity(encoded.len());
         let mut refused = Vec::new();
-        for (i, ((encoded, seen), (file, line))) in encoded.into_iter().zip(places(frame)?).enumerate() {
+        for (i, (encoded, seen)) in encoded.into_iter().enumerate() {
             encoding.counts += seen;
             keep.push(matches!(encoded, Encoded::Row(_)));
-            let group = groups.get(i).unwrap_or_default();
             match encoded {
-                Encoded::Row(row) => rows.push(row),
-                Encoded::Dropped { reason, detail } => {
-                    rejects.push(Reject { file, line, field: String::new(), reason, detail, group });
-                }
+                Encoded::Row(row) => rows.push(TokenRow {
+                    prompt_id: prompt_ids.get(i).unwrap_or("").to_string(),
+                    noise_kind: noise_kinds.get(i).unwrap_or("").to_string(),
+                    noise_p: chances.get(i).unwrap_or_default(),
+                    ..row
+                }),
+                Encoded::Dropped { reason, detail } => rejects.push(origins.reject(i, "", reason, detail)),
                 Encoded::Refused(Refusal { reason, field, message, hint }) => {
-                    let field = given(field, flipped.get(i).unwrap_or(false)).to_string();
-                    refused.push((Reject { file, line, field, reason, detail: message, group }, hint));
+                    let field = given(field, flipped.get(i).unwrap_or(false));
+                    refused.push((origins.reject(i, field, reason, message), hint));
                 }
             }
         }
         if let Some((first, hint)) = refused.iter().min_by_key(|(reject, _)| (reject.file, reject.line)) {
             let error = self.refusal(first, *hint, refused.len() == frame.height());
-            if self.config.ingest.on_bad_row == OnBadRow::Fail {
+            if self.finished.config.ingest.on_bad_row == OnBadRow::Fail {
                 return Err(error);
             }
             encoding.refusal = error.to_string();
@@ -272,11 +197,11 @@ impl Workshop<'_> {
     /// The error that a refused row is. Where all rows are refused, it is no use to skip them.
     fn refusal(&self, row: &Reject, hint: Option<&str>, all: bool) -> Error {
         let advice: Vec<&str> = match all {
-            true => vec![hint.unwrap_or(ledger::OTHER_TEMPLATE)],
+            true => vec![hint.unwrap_or(OTHER_TEMPLATE)],
             false => hint.into_iter().chain([SKIP_ADVICE]).collect(),
         };
         Error::Data {
-            path: self.labels.get(row.file as usize).map_or("", String::as_str).into(),
+            path: self.finished.labels.get(row.file as usize).map_or("", String::as_str).into(),
             line: Some(row.line),
             field: Some(row.field.clone()),
             message: row.detail.clone(),
@@ -314,10 +239,10 @@ impl Workshop<'_> {
     }
 }
 
-/// File and line of each pair.
-fn places(frame: &DataFrame) -> Result<impl Iterator<Item = (u32, u64)>> {
-    let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
-    Ok(files.iter().zip(lines.iter()).map(|(f, l)| (f.unwrap_or_default(), l.unwrap_or_default())))
+/// The rows of a frame that belong to a split.
+fn rows_of(frame: &DataFrame, split: &str) -> Result<Vec<IdxSize>> {
+    let splits = frame.column(col::SPLIT)?.str()?;
+    Ok((0..frame.height()).filter(|i| splits.get(*i) == Some(split)).map(|i| i as IdxSize).collect())
 }
 
 /// What a side of a pair was before its label was flipped.

@@ -1,11 +1,8 @@
 //! `--shard I/N`: a part of the prompts, so that N machines can prepare N parts.
 
 use polars::prelude::*;
-use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::message::{MessageColumn, normalized_prompt};
-use crate::pairs::identity::group;
 use crate::schema::col;
 
 /// One of `of` parts, by the hash of the normalized prompt; copies of a prompt meet in one part.
@@ -60,14 +57,13 @@ impl Shard {
     ///
     /// # Errors
     /// [`crate::Error::Frame`].
-    pub fn part(self, frame: DataFrame) -> Result<DataFrame> {
+    pub fn rows(self, frame: DataFrame) -> Result<DataFrame> {
         if self.is_whole() {
             return Ok(frame);
         }
-        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
-        let holds = |i: usize| self.holds(group(&normalized_prompt(prompts.row(i))));
-        let keep: Vec<bool> = (0..frame.height()).into_par_iter().map(holds).collect();
-        Ok(frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?)
+        let groups = frame.column(col::GROUP)?.u64()?;
+        let keep: BooleanChunked = groups.iter().map(|group| Some(self.holds(group.unwrap_or_default()))).collect();
+        Ok(frame.filter(&keep)?)
     }
 }
 

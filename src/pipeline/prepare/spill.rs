@@ -6,8 +6,8 @@ use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Shard;
 use super::blobs::{self, Blob};
+use super::shard::Shard;
 use super::work::Work;
 use crate::error::{Error, Result};
 use crate::rejects::{self, Reject};
@@ -148,7 +148,7 @@ fn name(segment: usize) -> String {
 /// All pairs, by bucket, on disk.
 pub struct Buckets<'a> {
     work: &'a Work,
-    /// By bucket: segment, and place in it.
+    /// By bucket: segment, and where in it.
     buckets: Vec<Vec<(usize, Blob)>>,
     /// By bucket.
     rows: Vec<u64>,
@@ -192,9 +192,9 @@ impl Buckets<'_> {
         self.frames(&self.rejects)
     }
 
-    fn frames(&self, places: &[(usize, Blob)]) -> Result<Vec<DataFrame>> {
+    fn frames(&self, blobs: &[(usize, Blob)]) -> Result<Vec<DataFrame>> {
         let read = |(segment, blob): &(usize, Blob)| blobs::read_frame(&self.work.path(&name(*segment)), blob);
-        places.iter().map(read).collect()
+        blobs.iter().map(read).collect()
     }
 
     /// Buckets to be held in memory at the same time: as many as there are threads, unless they are large.

@@ -8,10 +8,106 @@ use crate::error::{Error, Result};
 use crate::ingest::WrongTens;
 use crate::manifest::Manifest;
 use crate::noise::Ledger;
-use crate::pairs::contamination::Overlap;
 use crate::pairs::{Unusable, near};
-use crate::sources::SourceCounts;
+use crate::rejects::Reject;
+use crate::select::contamination::Overlap;
+use crate::select::tags::SourceCounts;
 use crate::tokenize::EncodeCounts;
+
+/// Numbers of pairs that add up over parts of the data.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Pairs in the output, by split and source.
+    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Pairs that were dropped from rows that gave other ones, by reason.
+    pub pairs_dropped: BTreeMap<String, u64>,
+    /// What the noise did, by kind, split and source.
+    pub noise: Ledger,
+    /// Pairs that another pair of the same prompt contradicts.
+    pub conflicts: u64,
+    /// Tokens by column: `n_prompt`, `n_chosen`, `n_rejected`.
+    pub tokens: BTreeMap<String, u64>,
+    /// Pairs of which anything was cut.
+    pub truncated: u64,
+    /// What was cut, and where the boundary of prompt and response was forced.
+    pub encoding: EncodeCounts,
+}
+
+impl Totals {
+    /// Number of pairs in the output.
+    pub fn pairs(&self) -> u64 {
+        self.counts.values().flat_map(BTreeMap::values).sum()
+    }
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Totals) {
+        for (split, sources) in other.counts {
+            add_all(self.counts.entry(split).or_default(), sources);
+        }
+        add_all(&mut self.pairs_dropped, other.pairs_dropped);
+        self.noise.join(&other.noise);
+        self.conflicts += other.conflicts;
+        add_all(&mut self.tokens, other.tokens);
+        self.truncated += other.truncated;
+        self.encoding += other.encoding;
+    }
+}
+
+/// Fate of one input file's rows in a part.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fate {
+    /// Rows of which at least one pair is in the output.
+    pub kept: u64,
+    /// Other rows, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// The numbers of a part, or of several.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// By index of the input file.
+    pub files: BTreeMap<u32, Fate>,
+    /// Pairs and what became of them.
+    pub totals: Totals,
+    /// One of the contradictions, in words.
+    pub conflict: String,
+    /// One of the rows that the chat template or the tokenizer refused, and why, in words.
+    pub refusal: String,
+}
+
+impl Counts {
+    /// Adds a rejected row.
+    pub fn reject(&mut self, reject: &Reject) {
+        let fate = self.files.entry(reject.file).or_default();
+        *fate.rejected.entry(reject.reason.to_string()).or_default() += 1;
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        for (file, fate) in other.files {
+            let own = self.files.entry(file).or_default();
+            own.kept += fate.kept;
+            add_all(&mut own.rejected, fate.rejected);
+        }
+        self.totals += other.totals;
+        if self.conflict.is_empty() {
+            self.conflict = other.conflict;
+        }
+        if self.refusal.is_empty() {
+            self.refusal = other.refusal;
+        }
+    }
+}
+
+/// Adds counts by name.
+fn add_all(to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>) {
+    for (key, n) in from {
+        *to.entry(key).or_default() += n;
+    }
+}
 
 /// What `prepare` did, in numbers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -27,8 +123,6 @@ pub struct PrepareSummary {
     pub rejects: BTreeMap<String, u64>,
     /// Pairs in the output.
     pub pairs: u64,
-    /// Pairs that were dropped from rows that gave other ones, by reason.
-    pub pairs_dropped: BTreeMap<String, u64>,
     /// Where source tags came from, and what was left out by them.
     pub sources: SourceCounts,
     /// Overlap with each benchmark.
@@ -40,22 +134,13 @@ pub struct PrepareSummary {
     pub unusable_completions: Unusable,
     /// Overall scores of 10 that the ratings by aspect belie, in the whole of the files.
     pub wrong_tens: WrongTens,
-    /// Pairs by split and source.
-    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
     /// Pairs whose label was flipped.
     pub flipped: u64,
     /// Share of the pairs whose label was flipped.
     pub realised_flip_rate: f64,
-    /// What the noise did, by kind, split and source.
-    pub noise: Ledger,
-    /// Pairs that another pair of the same prompt contradicts.
-    pub conflicts: u64,
-    /// Tokens by column: `n_prompt`, `n_chosen`, `n_rejected`.
-    pub tokens: BTreeMap<String, u64>,
-    /// Pairs of which anything was cut.
-    pub truncated: u64,
-    /// What was cut, and where the boundary of prompt and response was forced.
-    pub encoding: EncodeCounts,
+    /// Pairs and what became of them.
+    #[serde(flatten)]
+    pub totals: Totals,
     /// One pair as it is written (dry run only).
     pub example: serde_json::Value,
 }
@@ -95,20 +180,14 @@ impl PrepareSummary {
 
     /// Adds the numbers of another part of the same data.
     pub fn add(&mut self, other: PrepareSummary) {
-        let add = |to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>| {
-            from.into_iter().for_each(|(key, n)| *to.entry(key).or_default() += n);
-        };
         self.rows_read += other.rows_read;
         self.rows_kept += other.rows_kept;
         self.pairs += other.pairs;
         self.flipped += other.flipped;
-        self.truncated += other.truncated;
-        self.encoding += other.encoding;
-        self.conflicts += other.conflicts;
+        self.totals += other.totals;
         self.unusable_completions += other.unusable_completions;
         // Every part has read the whole of the files.
         self.wrong_tens = other.wrong_tens;
-        self.noise.join(&other.noise);
         self.sources += &other.sources;
         self.near_duplicates = self.near_duplicates.or(other.near_duplicates);
         if self.contamination.is_empty() {
@@ -120,12 +199,7 @@ impl PrepareSummary {
                 own.items_found = own.items_found.max(other.items_found);
             }
         }
-        add(&mut self.rejects, other.rejects);
-        add(&mut self.pairs_dropped, other.pairs_dropped);
-        add(&mut self.tokens, other.tokens);
-        for (split, sources) in other.counts {
-            add(self.counts.entry(split).or_default(), sources);
-        }
+        add_all(&mut self.rejects, other.rejects);
         self.realised_flip_rate = self.flipped as f64 / self.pairs.max(1) as f64;
     }
 }

@@ -1,10 +1,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use polars::prelude::*;
+
 use super::*;
 use crate::artifact;
 use crate::ingest::OnBadRow;
 use crate::message::MessageColumn;
+use crate::noise::NoiseConfig;
 use crate::pairs::Unusable;
 use crate::pipeline::merge;
 use crate::progress::Silent;
@@ -125,7 +128,7 @@ fn every_row_is_accounted_for_and_prompts_are_on_one_side() {
     }
     let normalized = |split: &str| -> BTreeSet<String> {
         let prompts = MessageColumn::open(pairs_of(&out, split).column("prompt").unwrap()).unwrap();
-        (0..prompts.len()).map(|i| crate::message::normalized_prompt(prompts.row(i))).collect()
+        (0..prompts.len()).map(|i| crate::prompt::normalized(prompts.row(i))).collect()
     };
     let (train, test) = (normalized("train"), normalized("test"));
     assert!(!train.is_empty() && !test.is_empty());
@@ -207,7 +210,7 @@ fn merged_shards_are_the_whole_byte_for_byte() {
     let summary = merge::run(&shards, &merged, &Silent).unwrap();
     assert!(bytes_of(&merged) == bytes_of(&whole));
     assert_eq!((summary.rows_read, &summary.rejects), (all.rows_read, &all.rejects));
-    assert_eq!((summary.pairs, summary.flipped, &summary.counts), (all.pairs, all.flipped, &all.counts));
+    assert_eq!((summary.pairs, summary.flipped, &summary.totals.counts), (all.pairs, all.flipped, &all.totals.counts));
     let (a, b) = (Manifest::read(&merged).unwrap(), Manifest::read(&whole).unwrap());
     assert_eq!((a.inputs, a.facts["tokenizer"].clone()), (b.inputs, b.facts["tokenizer"].clone()));
     a.outputs.iter().for_each(|file| Manifest::read(&merged).unwrap().verify(&merged, &file.path).unwrap());
@@ -384,7 +387,7 @@ fn where_most_prompts_are_cut_it_is_told_with_the_flag() {
     };
     assert_eq!(warnings(512).1, Vec::<String>::new());
     let (summary, told) = warnings(14);
-    let cut = summary.encoding;
+    let cut = summary.totals.encoding;
     assert!(cut.prompts_cut * 2 > summary.pairs, "{cut:?} of {}", summary.pairs);
     assert_eq!(cut.prompts_cut, cut.prompts_cut_at_message + cut.prompts_cut_at_line + cut.prompts_cut_at_token);
     let share = format!("the prompts of {} of {} pairs", cut.prompts_cut, summary.pairs);
@@ -443,7 +446,10 @@ fn a_dry_run_shows_and_writes_nothing() {
     let before = std::fs::read_dir(dir.path()).unwrap().count();
     let dry = run(&config, Seed(1), &Silent).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before);
-    assert_eq!((&dry.counts, dry.flipped, &dry.tokens), (&wet.counts, wet.flipped, &wet.tokens));
+    assert_eq!(
+        (&dry.totals.counts, dry.flipped, &dry.totals.tokens),
+        (&wet.totals.counts, wet.flipped, &wet.totals.tokens)
+    );
     assert!(dry.example["prompt"][0]["content"].is_string(), "{}", dry.example);
 }
 

@@ -1,8 +1,9 @@
 //! The work folder of a preparation that is under way: what is finished, so that a killed run goes
 //! on from there, and for what it was done, so that it never goes on with something else.
 //!
-//! `OUT/.work/key.json` says for what; `segment-NNNNN` hold pairs as they were read, `part-NNN`
-//! finished parts of the output, each complete as soon as its `.json` stands beside it.
+//! `OUT/.work/key.json` says for what; `segment-NNNNN` hold pairs as they were read, `finished-NNN` buckets in their
+//! final order where more than one step reads them, `part-NNN` finished parts of the output. Each is complete as soon
+//! as its `.json` stands beside it.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -14,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::ingest::Input;
+use crate::progress::Progress;
 
 /// Name of the work folder in the folder that is being prepared.
 pub const FOLDER: &str = ".work";
 
 /// Raised when what is in a work folder, or what it means, changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What the finished work was done for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,8 +126,8 @@ impl Work {
     /// # Errors
     /// [`Error::Io`].
     pub fn temporary() -> Result<Work> {
-        let place = std::env::temp_dir();
-        let dir = tempfile::Builder::new().prefix("lpc-pipe-").tempdir_in(&place).map_err(Error::io(&place))?;
+        let folder = std::env::temp_dir();
+        let dir = tempfile::Builder::new().prefix("lpc-pipe-").tempdir_in(&folder).map_err(Error::io(&folder))?;
         Ok(Work { folder: dir.path().to_path_buf(), found: false, _temporary: Some(dir) })
     }
 
@@ -161,6 +163,17 @@ impl Work {
     fn marker(&self, step: &str) -> PathBuf {
         self.folder.join(format!("{step}.json"))
     }
+}
+
+/// Ends the work between two steps, where the user asked for it.
+///
+/// # Errors
+/// [`Error::Run`].
+pub fn stop_if_asked(progress: &dyn Progress) -> Result<()> {
+    if !progress.interrupted() {
+        return Ok(());
+    }
+    Err(Error::run("interrupted").with_hint("run the same command again to go on from here"))
 }
 
 #[cfg(test)]

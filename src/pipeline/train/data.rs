@@ -1,15 +1,12 @@
 //! The prepared data of a run.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use crate::analysis::tables;
 use crate::artifact;
 use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
-use crate::posteriors::PairFacts;
-use crate::schema::{self, col, prepared};
+use crate::schema::prepared;
 use crate::tokenize::ModelTokenizer;
 use crate::train::TrainConfig;
 use crate::train::tuning::DataShape;
@@ -64,18 +61,4 @@ impl Data {
             ..InputFile::default()
         })
     }
-}
-
-/// What the pairs files know of each id.
-pub(super) fn pair_facts(data: &Path) -> Result<HashMap<String, PairFacts>> {
-    let mut out = HashMap::new();
-    for split in schema::SPLITS {
-        let frame = artifact::read_parquet(data.join(prepared::pairs(split)))?;
-        let (ids, prompts) = (tables::texts(&frame, col::ID)?, tables::texts(&frame, col::PROMPT_ID)?);
-        let (kinds, rates) = (tables::texts(&frame, col::NOISE_KIND)?, tables::numbers(&frame, col::NOISE_P)?);
-        for (((id, prompt_id), noise_kind), noise_p) in ids.into_iter().zip(prompts).zip(kinds).zip(rates) {
-            out.insert(id, PairFacts { prompt_id, noise_kind, noise_p });
-        }
-    }
-    Ok(out)
 }

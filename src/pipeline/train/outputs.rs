@@ -1,6 +1,5 @@
 //! What a trained policy leaves in its run folder: posteriors, codes, model, summary.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use crate::error::Result;
 use crate::lpc::collapse::{self, collapse};
 use crate::policy::{Example, Policy, saved};
 use crate::posteriors::usage::{CodeUse, collapse_signs};
-use crate::posteriors::{self, Margins, PairFacts, PosteriorContext, SplitExamples, codes, evaluation};
+use crate::posteriors::{self, Margins, PosteriorContext, SplitExamples, codes, evaluation};
 use crate::progress::Progress;
 use crate::schema::{self, metric};
 use crate::seed::Seed;
@@ -60,8 +59,6 @@ pub(super) struct Trained<'a> {
     pub reference: &'a reference::Reference,
     /// Keys of the rows of every split, where pairs share codes.
     pub keys: &'a [Option<Vec<u64>>],
-    /// What the pairs files know of each pair, by id.
-    pub facts: &'a HashMap<String, PairFacts>,
     pub outcome: Outcome,
 }
 
@@ -125,7 +122,7 @@ impl Trained<'_> {
             })
             .collect();
         let margins = of_splits.iter().map(|split| Margins::of(split, context)).collect::<Result<Vec<_>>>()?;
-        posteriors::write(&out.join(schema::run::POSTERIORS), &of_splits, &margins, self.facts)?;
+        posteriors::write(&out.join(schema::run::POSTERIORS), &of_splits, &margins)?;
         let frame = posteriors::frame(&of_splits, &margins)?;
 
         let usage = analysis::code_usage(&frame)?;

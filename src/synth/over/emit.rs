@@ -11,9 +11,8 @@ use serde::Serialize;
 
 use super::row::{Answer, Plan, Planted};
 use crate::error::Result;
-use crate::schema::col;
 use crate::synth::SynthConfig;
-use crate::synth::emit::{TruthWriter, list, list_of, prompt_id, truth};
+use crate::synth::emit::{TruthWriter, list, list_of, prompt_id, schema_with, truth};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -56,15 +55,7 @@ pub(super) fn line<'a>(row: &'a Planted, config: &SynthConfig) -> Result<Vec<u8>
 /// Columns of the truth over real texts: those of made-up texts without the style bits, which real texts do not have,
 /// and the columns that the ceilings need instead.
 pub(super) fn schema() -> Schema {
-    Schema::new(vec![
-        Field::new(col::PROMPT_ID, DataType::Utf8, false),
-        Field::new(truth::ROW, DataType::UInt64, false),
-        Field::new(col::SOURCE, DataType::Utf8, false),
-        Field::new(truth::SHOWN, DataType::Boolean, false),
-        Field::new(truth::FACTOR, DataType::UInt32, false),
-        Field::new(truth::DIRECTION, DataType::UInt32, false),
-        Field::new(truth::PREFERENCE, DataType::UInt32, false),
-        Field::new(truth::ANNOTATOR, DataType::UInt32, true),
+    schema_with([
         list(truth::HASHES, DataType::UInt64),
         list(truth::SCORES, DataType::Float64),
         list(truth::PRIOR, DataType::Float64),

@@ -112,10 +112,15 @@ fn every_layout_becomes_the_same_folder() {
                 truncated: bool
                 flipped: bool
                 source: str
+                prompt_id: str
+                noise_kind: str
+                noise_p: f64
                 ");
             }
             assert_eq!(texts(&pairs, "id"), texts(&tokens, "id"), "{name}: rows of pairs and tokens are the same");
-            assert_eq!(texts(&pairs, "source"), texts(&tokens, "source"));
+            for column in ["source", "prompt_id", "noise_kind"] {
+                assert_eq!(texts(&pairs, column), texts(&tokens, column), "{name}: {column}");
+            }
             assert!(texts(&pairs, "split").iter().all(|s| s == split));
             assert!(texts(&pairs, "pair_rule").iter().all(|r| r == rule), "{name}");
             assert!(texts(&pairs, "noise_kind").iter().all(|k| k == "none"));

@@ -10,20 +10,22 @@ use crate::support::{files_below, repository};
 mod structure;
 
 /// Rooms that everybody may use.
-const FOUNDATION: [&str; 13] = [
+const FOUNDATION: [&str; 15] = [
     "artifact",
     "error",
+    "frame",
     "gguf",
     "hub",
     "information",
     "manifest",
     "message",
-    "nested",
     "progress",
+    "prompt",
     "rejects",
     "schema",
     "seed",
     "source",
+    "words",
 ];
 
 /// What each room may use beyond the foundation; `a::b` opens one module of a room only.
@@ -31,7 +33,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     // Stages: they agree through `schema` and do not know each other.
     ("synth", &[]),
     ("ingest", &[]),
-    ("sources", &[]),
+    ("select", &["ingest::Format"]),
     ("pairs", &[]),
     ("noise", &[]),
     ("tokenize", &[]),
@@ -65,7 +67,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "posteriors",
             "recipe",
             "report",
-            "sources",
+            "select",
             "synth",
             "tokenize",
             "train",
@@ -252,7 +254,7 @@ fn the_clock_is_no_input() {
 #[test]
 fn tables_and_tensors_meet_in_few_places() {
     // The reader of GGUF metadata is candle's.
-    let frames = ["synth", "ingest", "sources", "pairs", "noise", "analysis", "report", "recipe", "cli"];
+    let frames = ["synth", "ingest", "select", "pairs", "noise", "analysis", "report", "recipe", "cli"];
     let mut tensors = Vec::new();
     for (path, code) in sources() {
         if frames.contains(&room(&path)) || (room(&path) == "tokenize" && path != "src/tokenize/gguf.rs") {

@@ -23,7 +23,7 @@ pub struct Rule {
 impl Rule {
     /// Reads `TAG=prefix:TEXT`, `TAG=contains:TEXT` or `TAG=file:GLOB`.
     ///
-    /// TEXT is compared with the question as [`crate::message::normalized_prompt`] gives it: the last user
+    /// TEXT is compared with the question as [`crate::prompt::normalized`] gives it: the last user
     /// message in lower case, blanks collapsed. TEXT is brought to the same form.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Rule {
         if tag.is_empty() || pattern.is_empty() {
             return Err(expected());
         }
-        let question = || crate::message::normalized_prompt([("user", pattern)].into_iter());
+        let question = || crate::prompt::normalized([("user", pattern)].into_iter());
         let matcher = match kind.trim() {
             "prefix" => Matcher::Prefix(question()),
             "contains" => Matcher::Contains(question()),

@@ -10,16 +10,11 @@ use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::join::{Join, JoinCounts};
+use super::matching::{Matcher, Rule, canonical, fits_input};
 use crate::error::{Error, Fault, Result};
-use crate::message::{MessageColumn, normalized_prompt, prompt_group};
-use crate::rejects::{Reject, reason};
+use crate::rejects::{self, Reject, Rows, reason};
 use crate::schema::col;
-
-pub mod join;
-pub mod matching;
-
-use join::{Join, JoinCounts};
-use matching::{Matcher, Rule, canonical, fits_input};
 
 /// Where source tags come from, and which sources are left out.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -265,24 +260,20 @@ impl Tagger {
     /// # Errors
     /// [`Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame) -> Result<Tagged> {
-        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
         let own = frame.column(col::SOURCE)?.str()?;
-        let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
-        let tag =
-            |i: usize| self.tag(own.get(i), files.get(i).unwrap_or_default(), || normalized_prompt(prompts.row(i)));
+        let (rows, questions) = (Rows::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
+        let tag = |i: usize| self.tag(own.get(i), rows.file(i), rows.group(i), questions.get(i).unwrap_or(""));
         let tags: Vec<(&str, &'static str, Option<usize>)> = (0..frame.height()).into_par_iter().map(tag).collect();
 
         // By tag: whether it is kept, and whether only on request.
         let mut verdicts: HashMap<&str, (bool, bool)> = HashMap::new();
         let mut column = StringChunkedBuilder::new(col::SOURCE.into(), tags.len());
-        let mut keep = Vec::with_capacity(tags.len());
-        let mut rejects = Vec::new();
+        let mut fates = Vec::with_capacity(tags.len());
         let mut counts = SourceCounts { join: self.join_counts(), ..SourceCounts::default() };
         for (i, (tag, way, rule)) in tags.iter().enumerate() {
             let verdict = || (self.config.keeps(tag), self.config.keeps_by_request(tag));
             let (kept, on_request) = *verdicts.entry(tag).or_insert_with(verdict);
             column.append_value(tag);
-            keep.push(kept);
             let count = |map: &mut BTreeMap<String, u64>, key: &str| match map.get_mut(key) {
                 Some(n) => *n += 1,
                 None => drop(map.insert(key.to_string(), 1)),
@@ -294,24 +285,16 @@ impl Tagger {
             if on_request {
                 count(&mut counts.kept_on_request, tag);
             }
-            if !kept {
+            fates.push((!kept).then(|| {
                 count(&mut counts.excluded, tag);
-                rejects.push(Reject {
-                    file: files.get(i).unwrap_or_default(),
-                    line: lines.get(i).unwrap_or_default(),
-                    field: col::SOURCE.into(),
-                    reason: reason::EXCLUDED_SOURCE,
-                    detail: format!("{tag} is used for evaluation; --keep-source {tag} keeps it"),
-                    group: prompt_group(&normalized_prompt(prompts.row(i))),
-                });
-            }
+                let detail = format!("{tag} is used for evaluation; --keep-source {tag} keeps it");
+                rows.reject(i, col::SOURCE, reason::EXCLUDED_SOURCE, detail)
+            }));
         }
         let column = column.finish().into_column();
         let mut frame = frame;
         frame.with_column(column)?;
-        if !rejects.is_empty() {
-            frame = frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?;
-        }
+        let (frame, rejects) = rejects::separate(frame, fates)?;
         Ok(Tagged { frame, rejects, counts })
     }
 
@@ -320,7 +303,8 @@ impl Tagger {
         &'a self,
         own: Option<&'a str>,
         file: u32,
-        question: impl Fn() -> String,
+        group: u64,
+        question: &'a str,
     ) -> (&'a str, &'static str, Option<usize>) {
         static NOWHERE: Origin = Origin { label: String::new(), stem: String::new(), tag: String::new() };
         let origin = self.origins.get(file as usize).unwrap_or(&NOWHERE);
@@ -330,9 +314,7 @@ impl Tagger {
         if let Some(own) = own.filter(|s| !s.trim().is_empty()) {
             return (own, OWN, None);
         }
-        let needed = self.join.is_some() || self.rules.iter().any(|r| !matches!(r.matcher, Matcher::File(_)));
-        let question = if needed { question() } else { String::new() };
-        if let Some(found) = self.join.as_ref().and_then(|join| join.find(&join::key(&question))) {
+        if let Some(found) = self.join.as_ref().and_then(|join| join.find(group)) {
             return (found, JOIN, None);
         }
         let fits = |rule: &&Rule| match &rule.matcher {

@@ -1,13 +1,11 @@
-//! Sources by prompt, from another file: 20 bytes a prompt, whatever its length.
+//! Sources by prompt, from another file: 16 bytes a prompt, whatever its length.
 
 use std::collections::HashMap;
 
 use polars::prelude::DataFrame;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::message::{MessageColumn, normalized_prompt};
 use crate::schema::col;
 
 /// What the joined files held.
@@ -23,20 +21,11 @@ pub struct JoinCounts {
     pub conflicting_prompts: u64,
 }
 
-/// First half of BLAKE3 of a normalized prompt: equal halves are taken for equal prompts.
-pub type Key = [u8; 16];
-
-/// The key of a normalized prompt.
-pub fn key(normalized: &str) -> Key {
-    let mut key = Key::default();
-    key.copy_from_slice(&blake3::hash(normalized.as_bytes()).as_bytes()[..16]);
-    key
-}
-
 /// Prompts and their sources, in order once [`Join::settle`] was called.
 #[derive(Debug, Default)]
 pub struct Join {
-    entries: Vec<(Key, u32)>,
+    /// Group of the prompt, and index of the source's name.
+    entries: Vec<(u64, u32)>,
     names: Vec<String>,
     known: HashMap<String, u32>,
     /// Entries that are sorted and without repetition.
@@ -45,23 +34,20 @@ pub struct Join {
 }
 
 impl Join {
-    /// Takes in rows of a joined file: `prompt` and `source` of an ingested frame.
+    /// Takes in rows of a joined file: `group` and `source` of an ingested frame.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn add_frame(&mut self, frame: &DataFrame) -> Result<()> {
-        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
-        let sources = frame.column(col::SOURCE)?.str()?;
-        let keys: Vec<Key> =
-            (0..frame.height()).into_par_iter().map(|i| key(&normalized_prompt(prompts.row(i)))).collect();
-        for (key, source) in keys.into_iter().zip(sources.iter()) {
-            self.add(key, source.filter(|s| !s.trim().is_empty()));
+        let (groups, sources) = (frame.column(col::GROUP)?.u64()?, frame.column(col::SOURCE)?.str()?);
+        for (group, source) in groups.iter().zip(sources.iter()) {
+            self.add(group.unwrap_or_default(), source.filter(|s| !s.trim().is_empty()));
         }
         Ok(())
     }
 
     /// Takes in one row.
-    pub fn add(&mut self, key: Key, source: Option<&str>) {
+    pub fn add(&mut self, group: u64, source: Option<&str>) {
         self.counts.rows += 1;
         let Some(source) = source else {
             self.counts.without_source += 1;
@@ -76,7 +62,7 @@ impl Join {
                 name
             }
         };
-        self.entries.push((key, name));
+        self.entries.push((group, name));
         // Repetitions go before the list has to grow, so that it grows with the prompts only.
         if self.entries.len() >= 1 << 16 && self.entries.len() >= 2 * self.sorted {
             self.compact();
@@ -100,7 +86,7 @@ impl Join {
         };
         let ranks: Vec<(bool, &str)> = (0..names.len() as u32).map(rank).collect();
         let mut conflicts = 0;
-        let mut last: Option<Key> = None;
+        let mut last: Option<u64> = None;
         self.entries.dedup_by(|next, first| {
             if next.0 != first.0 {
                 return false;
@@ -121,8 +107,8 @@ impl Join {
     }
 
     /// The source of a prompt.
-    pub fn find(&self, key: &Key) -> Option<&str> {
-        let at = self.entries.binary_search_by(|entry| entry.0.cmp(key)).ok()?;
+    pub fn find(&self, group: u64) -> Option<&str> {
+        let at = self.entries.binary_search_by(|entry| entry.0.cmp(&group)).ok()?;
         self.names.get(self.entries[at].1 as usize).map(String::as_str)
     }
 
@@ -135,10 +121,11 @@ impl Join {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prompt::group;
 
     fn joined(rows: &[(&str, Option<&str>)]) -> Join {
         let mut join = Join::default();
-        rows.iter().for_each(|(prompt, source)| join.add(key(prompt), *source));
+        rows.iter().for_each(|(prompt, source)| join.add(group(prompt), *source));
         join.settle(|source| source == "truthful_qa");
         join
     }
@@ -158,10 +145,10 @@ mod tests {
         for _ in 0..rows.len() {
             rows.rotate_left(1);
             let join = joined(&rows);
-            assert_eq!(join.find(&key("p")), Some("a"));
-            assert_eq!(join.find(&key("q")), Some("truthful_qa"));
-            assert_eq!(join.find(&key("r")), Some("z"));
-            assert_eq!(join.find(&key("s")), None);
+            assert_eq!(join.find(group("p")), Some("a"));
+            assert_eq!(join.find(group("q")), Some("truthful_qa"));
+            assert_eq!(join.find(group("r")), Some("z"));
+            assert_eq!(join.find(group("s")), None);
             let counts = JoinCounts { rows: 8, without_source: 1, prompts: 3, conflicting_prompts: 2 };
             assert_eq!(join.counts(), counts);
         }
@@ -170,13 +157,13 @@ mod tests {
     #[test]
     fn many_repetitions_do_not_pile_up() {
         let mut join = Join::default();
-        let keys: Vec<Key> = (0..1000).map(|i| key(&i.to_string())).collect();
+        let keys: Vec<u64> = (0..1000).map(|i| group(&i.to_string())).collect();
         for i in 0..200_000 {
             join.add(keys[i % 1000], Some("s"));
         }
         assert!(join.entries.capacity() <= 1 << 17, "{}", join.entries.capacity());
         join.settle(|_| false);
         assert_eq!(join.counts().prompts, 1000);
-        assert_eq!(std::mem::size_of::<(Key, u32)>(), 20);
+        assert_eq!(std::mem::size_of::<(u64, u32)>(), 16);
     }
 }

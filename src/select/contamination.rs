@@ -13,12 +13,12 @@ use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::words::{Word, chain, words};
-use crate::error::Result;
-use crate::message::{MessageColumn, normalized_prompt, prompt_group};
-use crate::nested::ListOfStructs;
-use crate::rejects::{Reject, reason};
+use crate::error::{Fault, Result};
+use crate::frame::ListOfStructs;
+use crate::message::MessageColumn;
+use crate::rejects::{self, Reject, Rows, reason};
 use crate::schema::col;
+use crate::words::{Word, chain, words};
 
 /// Shortest question that counts wherever it occurs: shorter ones are phrases of the language.
 pub const WITHIN: usize = 8;
@@ -27,9 +27,24 @@ pub const ALONE: usize = 4;
 /// Most characters of matched words that are quoted.
 const QUOTED: usize = 200;
 
-/// What is wrong with a number of words.
-pub fn fault(n: usize) -> Option<String> {
-    (!(WITHIN..=64).contains(&n)).then(|| format!("must be from {WITHIN} to 64 words, got {n}"))
+/// Words in a row that count as a question found, unless the settings say otherwise.
+pub const NGRAM: usize = 13;
+
+/// What is wrong with the settings of the search (`prepare.pairs.decontaminate*`), keys under `prefix`.
+pub fn faults(prefix: &str, files: &[String], n: usize, responses: bool) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut add = |wrong: bool, key: &str, message: String| {
+        if wrong {
+            faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
+        }
+    };
+    let range = format!("must be from {WITHIN} to 64 words, got {n}");
+    add(!(WITHIN..=64).contains(&n), "decontaminate_ngram", range);
+    add(files.iter().any(|name| name.trim().is_empty()), "decontaminate", "an entry is empty".into());
+    let unused = || "has no effect without decontaminate".to_string();
+    add(files.is_empty() && responses, "decontaminate_responses", unused());
+    add(files.is_empty() && n != NGRAM, "decontaminate_ngram", unused());
+    faults
 }
 
 /// Keys are hashes already.
@@ -239,7 +254,7 @@ pub struct Checked {
 }
 
 impl Index {
-    /// Drops rows of an ingested frame (`prompt` `file` `line`, and `completions` or `chosen` `rejected`)
+    /// Drops rows of an ingested frame (`prompt` `file` `line` `group`, and `completions` or `chosen` `rejected`)
     /// that have a question in their prompt, or, with `responses`, in any of their responses.
     ///
     /// # Errors
@@ -251,28 +266,19 @@ impl Index {
         }
         let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
         let responses = if responses { Responses::open(&frame)? } else { Responses::None };
-        let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
+        let rows = Rows::open(&frame)?;
         let check = |i: usize| self.check(prompts.row(i).map(|(_, text)| text).chain(responses.row(i)));
         let hits: Vec<Option<Hit>> = (0..frame.height()).into_par_iter().map(check).collect();
-        let keep: Vec<bool> = hits.iter().map(Option::is_none).collect();
-        let mut rejects = Vec::new();
-        for (i, hit) in hits.into_iter().enumerate().filter_map(|(i, hit)| Some((i, hit?))) {
-            let benchmarks: BTreeSet<u32> = hit.items.iter().map(|item| self.of_item[*item as usize]).collect();
-            benchmarks.into_iter().for_each(|b| *found.rows.entry(b).or_default() += 1);
-            found.items.extend(&hit.items);
-            rejects.push(Reject {
-                file: files.get(i).unwrap_or_default(),
-                line: lines.get(i).unwrap_or_default(),
-                field: String::new(),
-                reason: reason::CONTAMINATED,
-                detail: format!("{}: {:?}", hit.benchmark, hit.words),
-                group: prompt_group(&normalized_prompt(prompts.row(i))),
-            });
+        let mut fates = Vec::with_capacity(hits.len());
+        for (i, hit) in hits.into_iter().enumerate() {
+            fates.push(hit.map(|hit| {
+                let benchmarks: BTreeSet<u32> = hit.items.iter().map(|item| self.of_item[*item as usize]).collect();
+                benchmarks.into_iter().for_each(|b| *found.rows.entry(b).or_default() += 1);
+                found.items.extend(&hit.items);
+                rows.reject(i, "", reason::CONTAMINATED, format!("{}: {:?}", hit.benchmark, hit.words))
+            }));
         }
-        if rejects.is_empty() {
-            return Ok(Checked { frame, rejects, found });
-        }
-        let frame = frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?;
+        let (frame, rejects) = rejects::separate(frame, fates)?;
         Ok(Checked { frame, rejects, found })
     }
 
@@ -374,10 +380,13 @@ mod tests {
             column.finish().unwrap()
         };
         let n = prompts.len();
+        let prompts = column(col::PROMPT, "user", prompts);
+        let [_, groups] = crate::prompt::columns(&prompts).unwrap();
         let columns = vec![
             UInt32Chunked::full(col::FILE.into(), 0, n).into_column(),
             UInt64Chunked::from_vec(col::LINE.into(), (1..=n as u64).collect()).into_column(),
-            column(col::PROMPT, "user", prompts),
+            prompts,
+            groups,
             column(col::CHOSEN, "assistant", responses),
             column(col::REJECTED, "assistant", responses),
         ];
@@ -412,8 +421,14 @@ mod tests {
 
     #[test]
     fn the_number_of_words_has_limits() {
-        assert!(fault(13).is_none());
-        assert!(fault(7).is_some() && fault(65).is_some());
+        let told = |files: &[&str], n: usize| {
+            let files: Vec<String> = files.iter().map(|f| f.to_string()).collect();
+            faults("", &files, n, false).into_iter().map(|f| f.key).collect::<Vec<_>>()
+        };
+        assert!(told(&["b"], 13).is_empty() && told(&[], NGRAM).is_empty());
+        assert_eq!(told(&["b"], 7), ["decontaminate_ngram"]);
+        assert_eq!(told(&["b", " "], 65), ["decontaminate_ngram", "decontaminate"]);
+        assert_eq!(told(&[], 20), ["decontaminate_ngram"]);
     }
 
     proptest! {

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::MessageColumnBuilder;
+use crate::prompt;
 
 fn joined(parts: &[&[Row]]) -> Option<Join> {
     let mut join = Join::default();
@@ -20,11 +21,14 @@ type Row = (u32, &'static str, Option<&'static str>);
 fn frame(rows: &[Row]) -> DataFrame {
     let mut prompts = MessageColumnBuilder::new(col::PROMPT, rows.len());
     rows.iter().for_each(|(_, prompt, _)| prompts.push([("system", "be brief"), ("user", *prompt)]));
+    let prompts = prompts.finish().unwrap();
+    let [normalized, groups] = prompt::columns(&prompts).unwrap();
     let columns = vec![
         UInt32Chunked::from_vec(col::FILE.into(), rows.iter().map(|r| r.0).collect()).into_column(),
         UInt64Chunked::from_vec(col::LINE.into(), (1..=rows.len() as u64).collect()).into_column(),
         StringChunked::from_iter_options(col::SOURCE.into(), rows.iter().map(|r| r.2)).into_column(),
-        prompts.finish().unwrap(),
+        normalized,
+        groups,
     ];
     DataFrame::new(rows.len(), columns).unwrap()
 }
@@ -108,7 +112,7 @@ fn excluded_sources_go_and_are_told() {
     assert_eq!(rejects.iter().map(|r| r.line).collect::<Vec<_>>(), [1, 3, 4]);
     assert_eq!((rejects[0].reason, rejects[0].field.as_str()), ("excluded-source", "source"));
     assert_eq!(rejects[0].detail, "truthful_qa is used for evaluation; --keep-source truthful_qa keeps it");
-    assert_eq!(rejects[0].group, prompt_group("a"));
+    assert_eq!(rejects[0].group, prompt::group("a"));
     let told = "excluded 1 rows from truthful_qa (used for evaluation); --keep-source truthful_qa keeps them";
     let sentences = counts.sentences();
     assert!(sentences.len() == 3 && sentences.iter().any(|s| s == told), "{sentences:?}");

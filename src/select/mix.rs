@@ -6,13 +6,12 @@ use clap::ValueEnum;
 use polars::prelude::*;
 use rayon::prelude::*;
 
+use super::matching::fits_input;
 use crate::error::{Error, Fault, Result};
-use crate::ingest::{Format, Input};
-use crate::message::{MessageColumn, normalized_prompt, prompt_group};
-use crate::rejects::{Reject, reason};
+use crate::ingest::Format;
+use crate::rejects::{self, Reject, Rows, reason};
 use crate::schema::col;
 use crate::seed::Seed;
-use crate::sources::matching::fits_input;
 
 /// What is said about the inputs that a pattern fits.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,16 +168,12 @@ impl Mix {
         self.entry(file).map_or("", |(_, entry)| &entry.source)
     }
 
-    /// Gives the inputs the layouts that were asked for.
-    pub fn set_formats(&self, inputs: &mut [Input]) {
-        for (file, input) in (0..).zip(inputs) {
-            if let Some((_, entry)) = self.entry(file) {
-                input.format = entry.format;
-            }
-        }
+    /// The layout that was asked for an input; `auto` where none was.
+    pub fn format_of(&self, file: u32) -> Format {
+        self.entry(file).map_or(Format::Auto, |(_, entry)| entry.format)
     }
 
-    /// Leaves of an ingested frame (`prompt` `file` `line`) the share that was asked for.
+    /// Leaves of an ingested frame (`normalized_prompt` `file` `line` `group`) the share that was asked for.
     ///
     /// A row stays if a number that depends on its normalized prompt, the entry's pattern and the seed
     /// is below the weight: copies of a prompt stay or go together, and what stays at 0.2 stays at 0.5.
@@ -191,27 +186,17 @@ impl Mix {
         if !files.iter().any(weighed) {
             return Ok((frame, Vec::new()));
         }
-        let lines = frame.column(col::LINE)?.u64()?;
-        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
+        let (rows, questions) = (Rows::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
         let fate = |i: usize| -> Option<Reject> {
-            let file = files.get(i).unwrap_or_default();
-            let (_, entry) = self.entry(file).filter(|(_, e)| e.weight < 1.0)?;
-            let question = normalized_prompt(prompts.row(i));
+            let (_, entry) = self.entry(rows.file(i)).filter(|(_, e)| e.weight < 1.0)?;
             // The pattern rather than the path: a moved file gives the same rows.
-            let drawn = self.seed.unit("mix", &format!("{}\n{question}", entry.pattern));
-            (drawn >= entry.weight).then(|| Reject {
-                file,
-                line: lines.get(i).unwrap_or_default(),
-                field: String::new(),
-                reason: reason::MIX_WEIGHT,
-                detail: format!("weight {} of {}", entry.weight, entry.pattern),
-                group: prompt_group(&question),
+            let drawn = self.seed.unit("mix", &format!("{}\n{}", entry.pattern, questions.get(i).unwrap_or("")));
+            (drawn >= entry.weight).then(|| {
+                rows.reject(i, "", reason::MIX_WEIGHT, format!("weight {} of {}", entry.weight, entry.pattern))
             })
         };
-        let fates: Vec<Option<Reject>> = (0..frame.height()).into_par_iter().map(fate).collect();
-        let keep: Vec<bool> = fates.iter().map(Option::is_none).collect();
-        let frame = frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?;
-        Ok((frame, fates.into_iter().flatten().collect()))
+        let fates = (0..frame.height()).into_par_iter().map(fate).collect();
+        rejects::separate(frame, fates)
     }
 
     /// A survey for the caps; none where nothing is capped.
@@ -280,31 +265,15 @@ impl CapPlan {
     /// # Errors
     /// [`Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame) -> Result<(DataFrame, Vec<Reject>)> {
-        let (ids, files) = (frame.column(col::ID)?.str()?, frame.column(col::FILE)?.u32()?);
-        let (lines, groups) = (frame.column(col::LINE)?.u64()?, frame.column(col::GROUP)?.u64()?);
-        let (mut keep, mut rejects) = (Vec::with_capacity(frame.height()), Vec::new());
-        for i in 0..frame.height() {
-            let file = files.get(i).unwrap_or_default();
-            let beyond = self.mix.entry(file).filter(|(at, _)| {
-                let limit = self.limits[*at];
-                limit < u64::MAX && cap_hash(self.mix.seed, ids.get(i).unwrap_or("")) > limit
-            });
-            keep.push(beyond.is_none());
-            if let Some((_, entry)) = beyond {
-                rejects.push(Reject {
-                    file,
-                    line: lines.get(i).unwrap_or_default(),
-                    field: String::new(),
-                    reason: reason::MIX_CAP,
-                    detail: format!("cap {} of {}", entry.cap, entry.pattern),
-                    group: groups.get(i).unwrap_or_default(),
-                });
-            }
-        }
-        if rejects.is_empty() {
-            return Ok((frame, rejects));
-        }
-        Ok((frame.filter(&BooleanChunked::from_slice("keep".into(), &keep))?, rejects))
+        let (rows, ids) = (Rows::open(&frame)?, frame.column(col::ID)?.str()?);
+        let fate = |i: usize| {
+            let (at, entry) = self.mix.entry(rows.file(i))?;
+            let limit = self.limits[at];
+            let beyond = limit < u64::MAX && cap_hash(self.mix.seed, ids.get(i).unwrap_or("")) > limit;
+            beyond.then(|| rows.reject(i, "", reason::MIX_CAP, format!("cap {} of {}", entry.cap, entry.pattern)))
+        };
+        let fates = (0..frame.height()).map(fate).collect();
+        rejects::separate(frame, fates)
     }
 }
 
@@ -313,7 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::MessageColumnBuilder;
+    use crate::prompt;
 
     fn entry(pattern: &str, weight: f64, cap: u64) -> Entry {
         Entry { pattern: pattern.into(), weight, cap, source: String::new(), format: Format::Auto }
@@ -362,9 +331,7 @@ mod tests {
         };
         let mix = resolve(&["a.jsonl: source=first, format=trl", "in/: source=rest"]).unwrap();
         assert_eq!((mix.source_of(0), mix.source_of(1), mix.source_of(9)), ("first", "rest", ""));
-        let mut inputs = labels.each_ref().map(Input::new);
-        mix.set_formats(&mut inputs);
-        assert_eq!(inputs.map(|i| i.format), [Format::Trl, Format::Auto]);
+        assert_eq!([0, 1, 9].map(|file| mix.format_of(file)), [Format::Trl, Format::Auto, Format::Auto]);
         let error = resolve(&["c: cap=1", "*: cap=2", "a: cap=3"]).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("c: fits no input; the inputs are in/a.jsonl, in/b.jsonl"), "{text}");
@@ -374,16 +341,14 @@ mod tests {
 
     /// Rows with the columns of both steps; (file, prompt), the id is the prompt.
     fn frame(rows: &[(u32, String)]) -> DataFrame {
-        let mut prompts = MessageColumnBuilder::new(col::PROMPT, rows.len());
-        rows.iter().for_each(|(_, p)| prompts.push([("user", p.as_str())]));
         let text: Vec<&str> = rows.iter().map(|r| r.1.as_str()).collect();
-        let groups = text.iter().map(|p| prompt_group(p)).collect();
+        let groups = text.iter().map(|p| prompt::group(p)).collect();
         let columns = vec![
-            Column::new(col::ID.into(), text),
+            Column::new(col::ID.into(), text.clone()),
+            Column::new(col::NORMALIZED_PROMPT.into(), text),
             UInt32Chunked::from_vec(col::FILE.into(), rows.iter().map(|r| r.0).collect()).into_column(),
             UInt64Chunked::from_vec(col::LINE.into(), (1..=rows.len() as u64).collect()).into_column(),
             UInt64Chunked::from_vec(col::GROUP.into(), groups).into_column(),
-            prompts.finish().unwrap(),
         ];
         DataFrame::new(rows.len(), columns).unwrap()
     }
