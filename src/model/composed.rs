@@ -8,10 +8,14 @@
 //! Each layer is a stage with a graph of its own: the backward pass frees what one layer needs before it begins the
 //! next.
 
+mod head;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, Var};
+
+pub(super) use head::CodeShifts;
 
 use super::layer::LayerWeights;
 use super::linear::{Linear, Weight};
@@ -19,8 +23,9 @@ use super::packed::PackedTokens;
 use super::params::{Gradients, Group, Params};
 use crate::nn::Real;
 use crate::nn::attention::Heads;
-use crate::nn::composed::{self, Angles, AttentionGroup, CHUNK, TokenLogps};
-use crate::nn::custom_op::{input, lock};
+use crate::nn::composed::attention::{self, Visible};
+use crate::nn::composed::{self, Angles};
+use crate::nn::custom_op::lock;
 
 /// Where the decoder computes, and in which type.
 #[derive(Debug, Clone)]
@@ -101,21 +106,31 @@ pub(super) struct Parts {
 struct Shared {
     angles: Angles,
     /// Which rows see which, for each window in use.
-    groups: BTreeMap<usize, Vec<AttentionGroup>>,
+    visible: BTreeMap<usize, Visible>,
 }
 
-/// A layer or the final norm in one pass: its input as the leaf of a graph of its own, and its output where that is
-/// kept (without it the backward pass computes it again).
-struct Stage {
+/// A layer or the final norm in one pass: its input as the leaf of a graph of its own, and what the backward pass reads
+/// of it where that is kept (without it the backward pass computes it again).
+struct Stage<M = Tensor> {
     input: Var,
-    output: Option<Tensor>,
+    made: Option<M>,
+}
+
+/// One layer in one pass. Attention itself has no graph: one graph ends with its inputs, another begins with its result.
+struct Layer {
+    /// q, k and v (N, heads * D), as functions of the layer's input.
+    reads: [Tensor; 3],
+    /// The result of attention, as the leaf of the second graph.
+    attended: Tensor,
+    /// The layer's output, as a function of its input and `attended`.
+    output: Tensor,
 }
 
 /// What the backward pass reads of the forward pass.
 struct Tape {
     ids: Tensor,
     shared: Shared,
-    layers: Vec<Stage>,
+    layers: Vec<Stage<Layer>>,
     last: Stage,
 }
 
@@ -150,19 +165,36 @@ impl Parts {
         values.to_dtype(wide)
     }
 
-    fn layer(&self, i: usize, x: &Tensor, shared: &Shared, gradients: Option<&Gradients>) -> Result<Tensor> {
-        let (w, groups) = (&self.layers[i], shared.groups.get(&self.windows[i]).map_or(&[][..], Vec::as_slice));
+    fn layer(&self, i: usize, x: &Tensor, shared: &Shared, gradients: Option<&Gradients>) -> Result<Layer> {
+        let w = &self.layers[i];
         let wide = x.dtype();
         let norm = |x: &Tensor, weight: &Weight| composed::norm(x, &self.vector(weight, gradients, wide)?, self.eps);
         let normed = norm(x, &w.input_layernorm)?;
-        let q = shared.angles.rotate(&self.map(&normed, &w.q_proj, gradients)?)?.to_dtype(self.place.compute)?;
-        let k = shared.angles.rotate(&self.map(&normed, &w.k_proj, gradients)?)?.to_dtype(self.place.compute)?;
-        let v = self.map(&normed, &w.v_proj, gradients)?.to_dtype(self.place.compute)?;
-        let attended = composed::attention(&q, &k, &v, groups, self.heads)?.to_dtype(wide)?;
+        let q = shared.angles.rotate(&self.map(&normed, &w.q_proj, gradients)?)?;
+        let k = shared.angles.rotate(&self.map(&normed, &w.k_proj, gradients)?)?;
+        let reads = [q, k, self.map(&normed, &w.v_proj, gradients)?];
+        let [q, k, v] = self.narrow(&reads)?;
+        let attended = attention::attention(&q, &k, &v, self.visible(i, shared)?, self.heads)?.to_dtype(wide)?;
+        let attended = match gradients {
+            Some(_) => Var::from_tensor(&attended)?.as_tensor().clone(),
+            None => attended,
+        };
         let middle = (x + self.map(&attended, &w.o_proj, gradients)?)?;
         let normed = norm(&middle, &w.post_attention_layernorm)?;
         let (gate, up) = (self.map(&normed, &w.gate_proj, gradients)?, self.map(&normed, &w.up_proj, gradients)?);
-        middle + self.map(&composed::swiglu(&gate, &up)?, &w.down_proj, gradients)?
+        let output = (middle + self.map(&composed::swiglu(&gate, &up)?, &w.down_proj, gradients)?)?;
+        Ok(Layer { reads, attended, output })
+    }
+
+    /// q, k and v in the type of the products, without a graph.
+    fn narrow(&self, [q, k, v]: &[Tensor; 3]) -> Result<[Tensor; 3]> {
+        let of = |x: &Tensor| x.detach().to_dtype(self.place.compute);
+        Ok([of(q)?, of(k)?, of(v)?])
+    }
+
+    fn visible<'a>(&self, i: usize, shared: &'a Shared) -> Result<&'a Visible> {
+        let found = shared.visible.get(&self.windows[i]);
+        found.ok_or_else(|| candle_core::Error::Msg("a window that no layer has".into()))
     }
 
     fn last(&self, x: &Tensor, gradients: Option<&Gradients>) -> Result<Tensor> {
@@ -174,34 +206,49 @@ impl Parts {
         let ids = Tensor::from_slice(packed.ids, packed.ids.len(), device)?;
         let x = self.embedding.tensor.detach().index_select(&ids, 0)?.to_dtype(T::KIND)?;
         let angles = Angles::new(&self.frequencies, packed.positions, T::KIND, device)?;
-        let groups = BTreeSet::from_iter(&self.windows)
+        let visible = BTreeSet::from_iter(&self.windows)
             .into_iter()
-            .map(|&w| Ok((w, composed::groups(packed.segments, w, T::KIND, device)?)))
+            .map(|&w| Ok((w, attention::visible(packed.segments, w, self.heads.query, T::KIND, device)?)))
             .collect::<Result<_>>()?;
-        Ok((ids, x, Shared { angles, groups }))
+        Ok((ids, x, Shared { angles, visible }))
     }
 
-    /// Last hidden states, in memory; with `gradients`, part of candle's graph.
+    /// Last hidden states, in memory; with `gradients`, part of candle's graph. Where a layer is given, also its output
+    /// as a constant (0: the embeddings, n: the output of layer n).
     ///
     /// # Shapes
-    /// N packed rows -> (N,H).
+    /// N packed rows -> (N,H), and (N,H) where a layer is given.
     ///
     /// # Errors
     /// [`candle_core::Error`].
-    pub fn hidden<T: Real>(&self, packed: PackedTokens<'_>, gradients: Option<&Arc<Gradients>>) -> Result<Tensor> {
+    pub fn hidden<T: Real>(
+        &self,
+        packed: PackedTokens<'_>,
+        layer: Option<usize>,
+        gradients: Option<&Arc<Gradients>>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (ids, mut x, shared) = self.begin::<T>(packed)?;
-        let Some(gradients) = gradients else {
-            for i in 0..self.layers.len() {
-                x = self.layer(i, &x, &shared, None)?;
-            }
-            return self.last(&x, None)?.to_device(&Device::Cpu);
-        };
+        let at = |n: usize, x: &Tensor| (layer == Some(n)).then(|| x.to_device(&Device::Cpu)).transpose();
+        let mut beside = at(0, &x)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for i in 0..self.layers.len() {
-            let stage = self.stage(&x, |x| self.layer(i, x, &shared, Some(gradients)))?;
-            x = stage.1;
-            layers.push(stage.0);
+            x = match gradients {
+                None => self.layer(i, &x, &shared, None)?.output,
+                Some(gradients) => {
+                    let input = Var::from_tensor(&x)?;
+                    let made = self.layer(i, input.as_tensor(), &shared, Some(gradients))?;
+                    let output = made.output.detach();
+                    layers.push(Stage { input, made: (!self.recompute).then_some(made) });
+                    output
+                }
+            };
+            if let Some(x) = at(i + 1, &x)? {
+                beside = Some(x);
+            }
         }
+        let Some(gradients) = gradients else {
+            return Ok((self.last(&x, None)?.to_device(&Device::Cpu)?, beside));
+        };
         let (last, h) = self.stage(&x, |x| self.last(x, Some(gradients)))?;
         let tape = Tape { ids, shared, layers, last };
         let values = h.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<T>()?;
@@ -213,7 +260,7 @@ impl Parts {
             tape: Mutex::new(Some(tape)),
         };
         // candle runs the backward pass of operations that depend on a variable only: this one has no other use.
-        Var::zeros(1, T::KIND, &Device::Cpu)?.as_tensor().apply_op1(op)
+        Ok((Var::zeros(1, T::KIND, &Device::Cpu)?.as_tensor().apply_op1(op)?, beside))
     }
 
     /// Runs a stage, and keeps its graph, or with `recompute` its input alone. Returns its output as a constant too.
@@ -221,7 +268,7 @@ impl Parts {
         let input = Var::from_tensor(&x.detach())?;
         let output = run(input.as_tensor())?;
         let value = output.detach();
-        Ok((Stage { input, output: (!self.recompute).then_some(output) }, value))
+        Ok((Stage { input, made: (!self.recompute).then_some(output) }, value))
     }
 
     /// Backward through one stage: adds the parameters' gradients to the sums and returns the input's.
@@ -233,11 +280,28 @@ impl Parts {
         gradients: &Gradients,
         run: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let output = match stage.output {
+        let output = match stage.made {
             Some(output) => output,
             None => run(stage.input.as_tensor())?,
         };
-        let mut store = (output * dy)?.sum_all()?.backward()?;
+        let [dx] = self.pull::<T, 1, 1>([(&output, dy)], [stage.input.as_tensor()], weights, gradients)?;
+        Ok(dx)
+    }
+
+    /// Backward from these outputs with their gradients: adds the parameters' gradients to the sums and returns those of
+    /// `leaves`.
+    fn pull<T: Real, const N: usize, const M: usize>(
+        &self,
+        outputs: [(&Tensor, &Tensor); N],
+        leaves: [&Tensor; M],
+        weights: &[&Weight],
+        gradients: &Gradients,
+    ) -> Result<[Tensor; M]> {
+        // candle begins the backward pass with a gradient of ones, whatever the shape: no sum over all numbers is
+        // needed, which would run on one core of a GPU.
+        let parts = outputs.iter().map(|(y, dy)| *y * dy.to_dtype(y.dtype())?).collect::<Result<Vec<_>>>()?;
+        let root = if let [one] = parts.as_slice() { one.clone() } else { Tensor::cat(&parts, D::Minus1)? };
+        let mut store = root.backward()?;
         for weight in weights {
             for leaf in [&weight.tensor, self.copies.read(weight)] {
                 if let Some(gradient) = store.remove(leaf) {
@@ -245,10 +309,32 @@ impl Parts {
                 }
             }
         }
-        match store.remove(stage.input.as_tensor()) {
-            Some(dx) => Ok(dx),
-            None => candle_core::bail!("a stage of the decoder has no gradient"),
-        }
+        let found: Vec<Tensor> = leaves.iter().filter_map(|leaf| store.remove(leaf)).collect();
+        found.try_into().map_err(|_| candle_core::Error::Msg("a stage of the decoder has no gradient".into()))
+    }
+
+    /// Backward through one layer.
+    fn back_layer<T: Real>(
+        &self,
+        i: usize,
+        Stage { input, made }: Stage<Layer>,
+        dy: &Tensor,
+        shared: &Shared,
+        gradients: &Gradients,
+    ) -> Result<Tensor> {
+        let x = input.as_tensor();
+        let Layer { reads, attended, output } = match made {
+            Some(made) => made,
+            None => self.layer(i, x, shared, Some(gradients))?,
+        };
+        let weights = all(&self.layers[i]);
+        let [around, dattended] = self.pull::<T, 1, 2>([(&output, dy)], [x, &attended], &weights, gradients)?;
+        drop((output, attended));
+        let [q, k, v] = self.narrow(&reads)?;
+        let [dq, dk, dv] = attention::backward([&q, &k, &v], &dattended, self.visible(i, shared)?, self.heads)?;
+        let [q, k, v] = &reads;
+        let [through] = self.pull::<T, 3, 1>([(q, &dq), (k, &dk), (v, &dv)], [x], &weights, gradients)?;
+        around + through
     }
 
     fn backward<T: Real>(&self, tape: Tape, dh: &Tensor, gradients: &Gradients) -> Result<()> {
@@ -256,51 +342,13 @@ impl Parts {
         let mut dx = dh.to_device(&self.place.device)?;
         dx = self.back::<T>(last, &dx, &[&self.norm], gradients, |x| self.last(x, Some(gradients)))?;
         for (i, stage) in layers.into_iter().enumerate().rev() {
-            let run = |x: &Tensor| self.layer(i, x, &shared, Some(gradients));
-            dx = self.back::<T>(stage, &dx, &all(&self.layers[i]), gradients, run)?;
+            dx = self.back_layer::<T>(i, stage, &dx, &shared, gradients)?;
         }
         if gradients.wants(self.embedding.position) {
             let table = Tensor::zeros(self.embedding.tensor.shape(), dx.dtype(), dx.device())?;
             gradients.add_tensor::<T>(self.embedding.position, &table.index_add(&ids, &dx.contiguous()?, 0)?)?;
         }
         Ok(())
-    }
-
-    /// Log-probability of each row's target, with the biases of its pair where there are any.
-    ///
-    /// # Shapes
-    /// h (R,H) · biases (B,V) and each row's pair (R) · targets (R) -> (R).
-    ///
-    /// # Units
-    /// Nats.
-    ///
-    /// # Errors
-    /// [`candle_core::Error`].
-    pub fn token_logps<T: Real>(
-        &self,
-        h: &Tensor,
-        biases: Option<(&Tensor, &[u32])>,
-        targets: &[u32],
-        gradients: Option<&Arc<Gradients>>,
-    ) -> Result<Tensor> {
-        let index = |rows: &[u32]| Tensor::from_slice(rows, rows.len(), &self.place.device);
-        let op = Head::<T> {
-            parts: self.clone(),
-            targets: index(targets)?,
-            pair_of: biases.map(|(_, pair_of)| index(pair_of)).transpose()?,
-            gradients: gradients.cloned(),
-            kind: std::marker::PhantomData,
-        };
-        // Without biases the second argument is a variable of no other use: candle then runs the backward pass even
-        // where the rows are constants.
-        let second = match biases {
-            Some((biases, _)) => biases.contiguous()?,
-            None => Var::zeros(1, T::KIND, &Device::Cpu)?.as_tensor().clone(),
-        };
-        match gradients {
-            Some(_) => h.contiguous()?.apply_op2(&second, op),
-            None => h.contiguous()?.apply_op2_no_bwd(&second, &op),
-        }
     }
 
     /// Logits, in memory.
@@ -353,71 +401,6 @@ impl<T: Real> CustomOp1 for Backbone<T> {
         };
         self.parts.backward::<T>(tape, grad_res, &self.gradients)?;
         Ok(None)
-    }
-}
-
-/// The operation from hidden rows to log-probabilities.
-struct Head<T> {
-    parts: Parts,
-    targets: Tensor,
-    /// Pair of every row, where the second argument holds biases (B,V).
-    pair_of: Option<Tensor>,
-    gradients: Option<Arc<Gradients>>,
-    kind: std::marker::PhantomData<T>,
-}
-
-impl<T: Real> Head<T> {
-    fn operation(&self, second: &Tensor) -> Result<TokenLogps> {
-        let w = self.parts.copies.read(&self.parts.head).detach();
-        let biases = match &self.pair_of {
-            Some(of) => Some((second.detach().to_device(&self.parts.place.device)?, of.clone())),
-            None => None,
-        };
-        Ok(TokenLogps { w, targets: self.targets.clone(), wide: T::KIND, biases, chunk: CHUNK })
-    }
-}
-
-impl<T: Real> CustomOp2 for Head<T> {
-    fn name(&self) -> &'static str {
-        "composed-token-logps"
-    }
-
-    fn cpu_fwd(
-        &self,
-        storage: &CpuStorage,
-        layout: &Layout,
-        second: &CpuStorage,
-        second_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let tensor = |storage: &CpuStorage, layout: &Layout, device: &Device| {
-            Tensor::from_slice(input::<T>(storage, layout, self.name())?, layout.shape(), device)
-        };
-        let h = tensor(storage, layout, &self.parts.place.device)?;
-        let operation = self.operation(&tensor(second, second_layout, &Device::Cpu)?)?;
-        let logps = operation.forward(&h)?.to_device(&Device::Cpu)?.to_vec1::<T>()?;
-        let rows = logps.len();
-        Ok((T::to_cpu_storage_owned(logps), rows.into()))
-    }
-
-    fn bwd(
-        &self,
-        arg: &Tensor,
-        second: &Tensor,
-        _: &Tensor,
-        grad_res: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(gradients) = &self.gradients else {
-            candle_core::bail!("composed-token-logps: a backward pass in evaluation")
-        };
-        let device = &self.parts.place.device;
-        let (h, g) = (arg.detach().to_device(device)?, grad_res.contiguous()?.to_device(device)?);
-        let position = self.parts.head.position;
-        let (dh, dw, dbiases) = self.operation(second)?.backward(&h, &g, gradients.wants(position))?;
-        if let Some(dw) = dw {
-            gradients.add_tensor::<T>(position, &dw)?;
-        }
-        let dbiases = dbiases.map(|d| d.to_device(&Device::Cpu)).transpose()?;
-        Ok((Some(dh.to_device(&Device::Cpu)?), dbiases))
     }
 }
 

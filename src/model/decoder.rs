@@ -183,7 +183,7 @@ impl<T: Real> Decoder<T> {
     /// N packed rows -> (N,H), and (N,H) where a layer is given.
     ///
     /// # Errors
-    /// As [`Decoder::hidden`]; [`Error::Run`] for a layer that is not there, and with composed operations for any.
+    /// As [`Decoder::hidden`]; [`Error::Run`] for a layer that is not there.
     pub fn hidden_at(
         &self,
         packed: PackedTokens<'_>,
@@ -199,11 +199,7 @@ impl<T: Real> Decoder<T> {
         }
         let gradients = gradients.filter(|_| !self.frozen);
         if let Some(parts) = self.parts() {
-            if layer.is_some() {
-                return Err(Error::run("hidden states of a layer below the last need the fused kernels")
-                    .with_hint("--set train.kernels=fused, or train.lpc.prompt_layer=-1"));
-            }
-            return Ok((parts.hidden::<T>(packed, gradients)?, None));
+            return Ok(parts.hidden::<T>(packed, layer, gradients)?);
         }
         let pass = |window: usize| {
             Arc::new(LayerPass {

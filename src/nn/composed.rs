@@ -10,7 +10,8 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, D, Device, Layout, MetalStorage, Result, Shape, Storage, Tensor,
 };
 
-use super::attention::{Heads, Segment};
+pub mod attention;
+pub mod codes;
 
 /// `w * x / sqrt(mean(x^2) + eps)` over the last dimension.
 ///
@@ -77,96 +78,6 @@ impl Angles {
         let rotated_high = (high.broadcast_mul(&self.cos)? + low.broadcast_mul(&self.sin)?)?;
         Tensor::cat(&[rotated_low, rotated_high], 2)?.reshape((rows, width))
     }
-}
-
-/// Rows that attend to each other, with a mask of which sees which.
-#[derive(Debug, Clone)]
-pub struct AttentionGroup {
-    start: usize,
-    len: usize,
-    /// 0 where row i sees row j, minus infinity elsewhere (len,len).
-    mask: Tensor,
-}
-
-/// The groups of a packed batch. A row sees `window` positions, its own among them, counted along its sequence (prefix,
-/// then segment); 0 for all.
-///
-/// # Errors
-/// [`candle_core::Error`] where the rows of a group do not lie together.
-pub fn groups(
-    segments: &[Segment],
-    window: usize,
-    dtype: candle_core::DType,
-    device: &Device,
-) -> Result<Vec<AttentionGroup>> {
-    segments
-        .chunk_by(|a, b| a.group == b.group)
-        .map(|group| {
-            let start = group.first().map_or(0, |s| s.start);
-            let len: usize = group.iter().map(|s| s.len).sum();
-            let mut mask = vec![f32::NEG_INFINITY; len * len];
-            for segment in group {
-                for row in segment.start..segment.start + segment.len {
-                    let prefix = segment.prefix_start..segment.prefix_start + segment.prefix_len;
-                    let position = segment.prefix_len + row - segment.start;
-                    for (at, key) in prefix.chain(segment.start..=row).enumerate() {
-                        let near = window == 0 || position - at < window;
-                        let (Some(i), Some(j)) = (row.checked_sub(start), key.checked_sub(start)) else {
-                            candle_core::bail!("a group's rows do not lie together")
-                        };
-                        if i >= len || j >= len {
-                            candle_core::bail!("a group's rows do not lie together");
-                        }
-                        if near {
-                            mask[i * len + j] = 0.0;
-                        }
-                    }
-                }
-            }
-            let mask = Tensor::from_vec(mask, (len, len), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
-            Ok(AttentionGroup { start, len, mask })
-        })
-        .collect()
-}
-
-/// Causal attention within each group. Scores and probabilities are of the masks' type, whatever q, k and v are.
-///
-/// # Shapes
-/// q (N, Hq*D) · k, v (N, Hkv*D) -> (N, Hq*D).
-///
-/// # Errors
-/// [`candle_core::Error`].
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, groups: &[AttentionGroup], heads: Heads) -> Result<Tensor> {
-    let share = heads.query / heads.kv;
-    let scale = (heads.size as f64).sqrt().recip();
-    let parts = groups
-        .iter()
-        .map(|group| {
-            let n = group.len;
-            // (n, Hkv*share*D) -> (Hkv, share*n, D): the queries of one key-value head are rows of one product.
-            let q = q.narrow(0, group.start, n)?.reshape((n, heads.kv, share, heads.size))?;
-            let q = q.permute((1, 2, 0, 3))?.contiguous()?.reshape((heads.kv, share * n, heads.size))?;
-            let side = |x: &Tensor| -> Result<Tensor> {
-                x.narrow(0, group.start, n)?.reshape((n, heads.kv, heads.size))?.transpose(0, 1)?.contiguous()
-            };
-            let (k, v) = (side(k)?, side(v)?);
-            let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)?.to_dtype(group.mask.dtype())? * scale)?;
-            let scores = scores.reshape((heads.kv, share, n, n))?.broadcast_add(&group.mask)?;
-            let p = softmax(&scores)?.reshape((heads.kv, share * n, n))?.to_dtype(v.dtype())?;
-            let out = p.matmul(&v)?.reshape((heads.kv, share, n, heads.size))?;
-            out.permute((2, 0, 1, 3))?.contiguous()?.reshape((n, heads.query * heads.size))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    match parts.len() {
-        1 => Ok(parts[0].clone()),
-        _ => Tensor::cat(&parts, 0),
-    }
-}
-
-/// `e^x / sum e^x` over the last dimension.
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }
 
 /// `x W^T`; candle finds the gradients of both.
@@ -344,11 +255,7 @@ mod tests {
     use candle_core::{DType, Var};
 
     use super::*;
-    use crate::nn::{
-        Precision, attention as fused, check, norm as fused_norm, rope, swiglu as fused_swiglu, token_logps,
-    };
-
-    const HEADS: Heads = Heads { query: 4, kv: 2, size: 4 };
+    use crate::nn::{Precision, check, norm as fused_norm, rope, swiglu as fused_swiglu, token_logps};
 
     fn var(key: &str, shape: impl Into<Shape>) -> (Var, Vec<f64>) {
         let shape = shape.into();
@@ -415,38 +322,6 @@ mod tests {
         let found = gradients(&y, &dy, &[&gate, &up]);
         close("dgate", &found[0], &gates);
         close("dup", &found[1], &ups);
-    }
-
-    #[test]
-    fn attention_is_the_kernel_s() {
-        let s = |start, len, prefix_start, prefix_len, group| Segment { start, len, prefix_start, prefix_len, group };
-        let segments = [s(0, 3, 0, 0, 0), s(3, 4, 0, 3, 0), s(7, 2, 0, 3, 0), s(9, 11, 0, 0, 1)];
-        let n = 20;
-        let (qw, kvw) = (HEADS.query * HEADS.size, HEADS.kv * HEADS.size);
-        let ((q, qs), (k, ks), (v, vs)) = (var("q", (n, qw)), var("k", (n, kvw)), var("v", (n, kvw)));
-        let dy = check::numbers("dy", n * qw);
-        for window in [0, 1, 2, 5] {
-            let layout = groups(&segments, window, DType::F64, &Device::Cpu).unwrap();
-            let y = attention(&q, &k, &v, &layout, HEADS).unwrap();
-            let scheme = fused::Scheme { segments: &segments, heads: HEADS, window, precision: Precision::F32 };
-            let (mut out, mut lse) = (vec![0.0; n * qw], vec![0.0; n * HEADS.query]);
-            fused::forward(&qs, &ks, &vs, &mut out, &mut lse, &scheme);
-            close("out", &numbers(&y), &out);
-            let (mut dq, mut dk, mut dv) = (vec![0.0; n * qw], vec![0.0; n * kvw], vec![0.0; n * kvw]);
-            let saved = fused::Saved { q: &qs, k: &ks, v: &vs, out: &out, lse: &lse, dout: &dy };
-            fused::backward(&saved, &mut dq, &mut dk, &mut dv, &scheme);
-            let found = gradients(&y, &dy, &[&q, &k, &v]);
-            close("dq", &found[0], &dq);
-            close("dk", &found[1], &dk);
-            close("dv", &found[2], &dv);
-        }
-    }
-
-    #[test]
-    fn a_group_lies_in_one_piece() {
-        let s = |start, len, prefix_len| Segment { start, len, prefix_start: 0, prefix_len, group: 0 };
-        assert!(groups(&[s(0, 3, 0), s(3, 2, 3)], 0, DType::F32, &Device::Cpu).is_ok());
-        assert!(groups(&[s(0, 3, 0), s(5, 2, 3)], 0, DType::F32, &Device::Cpu).is_err());
     }
 
     #[test]

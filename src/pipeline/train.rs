@@ -12,6 +12,7 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::train::device;
 use crate::train::events::{JsonLines, StatusLine, TensorBoard};
 use crate::train::ranks::ALONE;
 use crate::train::reference::store::WHAT;
@@ -197,6 +198,9 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
         progress.warn(&warning);
     }
     let policy = tuning::start(config, seed, data.for_policy())?;
+    if let Some(device) = device::announced(policy.decoder.place()) {
+        progress.note(&device);
+    }
     basis::standardise(&policy, &data.splits[0].rows)?;
     Ok(policy)
 }

@@ -135,8 +135,8 @@ impl<T: Real> Policy<T> {
             if param.group == Group::Latent || (place.device.is_cpu() && (wide || place.compute == T::KIND)) {
                 return Ok(param.clone());
             }
-            let tensor = param.var.as_detached_tensor().to_dtype(if wide { T::KIND } else { place.compute })?;
-            let tensor = tensor.to_device(&place.device)?;
+            let kind = if wide { T::KIND } else { place.compute };
+            let tensor = param.var.as_detached_tensor().to_device(&place.device)?.to_dtype(kind)?;
             Ok(Param { var: Var::from_tensor(&tensor)?, ..param.clone() })
         };
         let params = Params::new(self.params.iter().map(moved).collect::<Result<_>>()?)?;

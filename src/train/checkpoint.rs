@@ -216,7 +216,7 @@ mod tests {
             Params::new(crate::model::init::random::<f32>(&LlamaConfig::tiny(32, 1, 20), 0.02, Seed(3)).unwrap())
                 .unwrap();
         let constants = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
-        let optimizer = AdamW::new(constants, &params);
+        let optimizer = AdamW::new(constants, &params).unwrap();
         (params, optimizer)
     }
 

@@ -36,11 +36,11 @@ pub fn open(config: &TrainConfig, local_rank: usize) -> Result<Option<Place>> {
     let missing = |kind: &str, e: candle_core::Error| Error::config("train.device", format!("no {kind} device: {e}"));
     let found = match config.device {
         DeviceKind::Cpu => None,
-        DeviceKind::Cuda => Some(Device::new_cuda(local_rank).map_err(|e| missing("CUDA", e))?),
+        DeviceKind::Cuda => Some(cuda(local_rank).map_err(|e| missing("CUDA", e))?),
         DeviceKind::Metal => Some(Device::new_metal(local_rank).map_err(|e| missing("Metal", e))?),
         // Fused kernels run on the CPU.
         DeviceKind::Auto if config.kernels == Kernels::Fused => None,
-        DeviceKind::Auto if cfg!(feature = "cuda") => Device::new_cuda(local_rank).ok(),
+        DeviceKind::Auto if cfg!(feature = "cuda") => cuda(local_rank).ok(),
         DeviceKind::Auto if cfg!(feature = "metal") => Device::new_metal(local_rank).ok(),
         DeviceKind::Auto => None,
     };
@@ -52,6 +52,53 @@ pub fn open(config: &TrainConfig, local_rank: usize) -> Result<Option<Place>> {
         None if config.kernels != Kernels::Composed => None,
         found => Some(Place { device: found.unwrap_or(Device::Cpu), compute }),
     })
+}
+
+/// What a user is told of the device; nothing for the CPU.
+pub fn announced(place: Option<&Place>) -> Option<String> {
+    let place = place.filter(|place| !place.device.is_cpu())?;
+    Some(match name(&place.device) {
+        Some(name) => format!("computing on {name}: {place}"),
+        None => format!("computing on {place}"),
+    })
+}
+
+#[cfg(feature = "cuda")]
+fn name(device: &Device) -> Option<String> {
+    device.as_cuda_device().ok()?.cuda_stream().context().name().ok()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn name(_: &Device) -> Option<String> {
+    None
+}
+
+fn cuda(ordinal: usize) -> candle_core::Result<Device> {
+    let device = Device::new_cuda(ordinal)?;
+    #[cfg(feature = "cuda")]
+    keep_memory(&device)?;
+    Ok(device)
+}
+
+/// Lets the device's memory pool keep what it has: by default all that is free goes back to the driver whenever a number
+/// is read from the device, and every step would ask for its memory again.
+#[cfg(feature = "cuda")]
+fn keep_memory(device: &Device) -> candle_core::Result<()> {
+    use candle_core::cuda::cudarc::driver::{result, sys};
+    let stream = device.as_cuda_device()?.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut all = u64::MAX;
+    // SAFETY: the device is open, its default pool lives as long as it, and the attribute is a 64-bit number.
+    let set = unsafe {
+        result::device::get_default_mem_pool(context.cu_device()).and_then(|pool| {
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
+        })
+    };
+    set.map_err(|e| candle_core::Error::Msg(format!("the memory pool: {e}")))
 }
 
 #[cfg(test)]
@@ -78,6 +125,8 @@ mod tests {
         let composed = TrainConfig { kernels: Kernels::Composed, ..cpu };
         assert_eq!(open(&composed, 0).unwrap().map(|p| p.compute), Some(DType::BF16));
         let wide = TrainConfig { precision: Precision::F32, ..composed };
-        assert_eq!(open(&wide, 0).unwrap().map(|p| p.compute), Some(DType::F32));
+        let there = open(&wide, 0).unwrap();
+        assert_eq!(there.as_ref().map(|p| p.compute), Some(DType::F32));
+        assert_eq!((announced(None), announced(there.as_ref())), (None, None));
     }
 }

@@ -81,7 +81,7 @@ pub fn fit<T: Real>(
     let (config, ranks) = (fit.config, fit.ranks);
     let per_pass = config.batch * ranks.size();
     let plan = config.plan(fit.rows.len(), ranks.size());
-    let mut optimizer = AdamW::<T>::new(AdamWConfig::of(config, plan.warm as u64), &policy.params);
+    let mut optimizer = AdamW::<T>::new(AdamWConfig::of(config, plan.warm as u64), &policy.params)?;
     let (mut first, mut tokens, mut before) = (0, 0, 0.0);
     if let Some((state, path)) = &fit.from {
         checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;

@@ -153,7 +153,10 @@ impl UpdateRule {
 
 impl<T: Real> AdamW<T> {
     /// Zero moments for these parameters.
-    pub fn new(config: AdamWConfig, params: &Params) -> AdamW<T> {
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a device has no room for them.
+    pub fn new(config: AdamWConfig, params: &Params) -> Result<AdamW<T>> {
         let moments = params
             .iter()
             .map(|p| {
@@ -162,7 +165,12 @@ impl<T: Real> AdamW<T> {
                 (vec![T::zero(); n], vec![T::zero(); n])
             })
             .collect();
-        AdamW { config, moments, tensors: BTreeMap::new(), steps: 0 }
+        let mut tensors = BTreeMap::new();
+        for (position, param) in params.iter().enumerate().filter(|(_, p)| p.trainable && !p.var.device().is_cpu()) {
+            let zeros = || Tensor::zeros(param.var.shape(), T::KIND, param.var.device());
+            tensors.insert(position, (zeros()?, zeros()?));
+        }
+        Ok(AdamW { config, moments, tensors, steps: 0 })
     }
 
     /// One step with the gradients times `scale`, which clips them.
@@ -204,8 +212,8 @@ impl<T: Real> AdamW<T> {
         })
     }
 
-    /// Moments by name, for a checkpoint: `first.NAME` and `second.NAME`. Nothing is copied. A parameter on another device
-    /// that has had no gradient yet has none.
+    /// Moments by name, for a checkpoint: `first.NAME` and `second.NAME`. Nothing is copied here; those
+    /// on another device are copied into memory one after the other while they are written.
     pub fn entries<'a>(&'a self, params: &'a Params) -> Vec<TensorEntry<'a>> {
         let mut out = Vec::new();
         for (position, (param, (first, second))) in params.iter().zip(&self.moments).enumerate() {
@@ -213,7 +221,7 @@ impl<T: Real> AdamW<T> {
             if let Some((first, second)) = self.tensors.get(&position) {
                 out.push(TensorEntry::tensor(first_name, first, None));
                 out.push(TensorEntry::tensor(second_name, second, None));
-            } else if param.trainable && param.var.device().is_cpu() {
+            } else if param.trainable {
                 let shape = param.var.dims();
                 out.push(TensorEntry::slice(first_name, shape, first));
                 out.push(TensorEntry::slice(second_name, shape, second));
@@ -233,9 +241,6 @@ impl<T: Real> AdamW<T> {
             }
             let names = moment_names(param);
             if !param.var.device().is_cpu() {
-                if names.iter().all(|name| !tensors.contains_key(name)) {
-                    continue;
-                }
                 let find = |name: &String| -> Result<Tensor> {
                     let found = tensors.get(name).filter(|t| t.shape() == param.var.shape());
                     let found = found.ok_or_else(|| Error::run(format!("no tensor {name} of the right shape")))?;
@@ -282,7 +287,8 @@ pub fn global_norm<T: Real>(gradients: &Gradients) -> Result<f64> {
     // The sums of tensors on another device are copied into memory together.
     let mut squares = Vec::new();
     gradients.each_tensor(|_, gradient| {
-        squares.push(gradient.sqr()?.sum_all()?.to_dtype(T::KIND)?);
+        // Row by row first: a GPU sums each row on another core, and a whole tensor on one.
+        squares.push(gradient.sqr()?.sum(candle_core::D::Minus1)?.sum_all()?.to_dtype(T::KIND)?);
         Ok(())
     })?;
     if !squares.is_empty() {

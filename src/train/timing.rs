@@ -97,7 +97,7 @@ impl Speed {
             keys: None,
         };
         let training = median(|| step::pass(&policy, &picked, &reference, &pass, &gradients, &mut Sums::default()))?;
-        let mut optimizer = AdamW::<f32>::new(AdamWConfig::of(&config, 0), &policy.params);
+        let mut optimizer = AdamW::<f32>::new(AdamWConfig::of(&config, 0), &policy.params)?;
         let rates = LearningRates { backbone: 0.0, latent: 0.0, codes: 0.0 };
         let stepping = median(|| {
             finite_norm::<f32>(&policy.params, &gradients, 0, &Vec::new)?;

@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor};
 
 use super::Decoder;
 use crate::error::{Error, Result};
+use crate::model::composed::CodeShifts;
 use crate::model::linear::Weight;
 use crate::model::params::Gradients;
 use crate::nn::columns::{Others, ScoredColumns, ShiftGradients};
@@ -64,8 +65,13 @@ impl<T: Real> Decoder<T> {
     ) -> Result<Tensor> {
         self.in_vocabulary(targets)?;
         let k = codes.count()?;
-        if self.place().is_some() {
-            // Composed operations score one code after the other.
+        if let Some(parts) = self.parts() {
+            let (both, tokens) = (own.map(|(z, _)| Tensor::cat(&[codes.tensor(), z], 0)).transpose()?, codes.tokens());
+            let all = both.as_ref().unwrap_or(codes.tensor());
+            let shifts = CodeShifts { all, tokens, shared: k, pair_of: own.map(|(_, pair_of)| pair_of) };
+            if let Some(found) = parts.token_logps_of_codes::<T>(h, &shifts, targets, gradients)? {
+                return Ok(found);
+            }
             let alone = |tensor: &Tensor, at: &[u32]| -> Result<Tensor> {
                 Ok(self.token_logps_shifted(h, codes.with(tensor), at, targets, None, gradients)?.unsqueeze(1)?)
             };
@@ -173,10 +179,7 @@ impl<T: Real> Decoder<T> {
         reach: Option<&Reach>,
         gradients: Option<&Arc<Gradients>>,
     ) -> Result<Tensor> {
-        let tokens = match shifts {
-            Shifts::Biases(_, tokens) => Some(tokens.clone()),
-            Shifts::Hidden(_) => None,
-        };
+        let tokens = shifts.tokens().cloned();
         if reach.is_some() && tokens.is_none() {
             return Err(Error::run("shifts of hidden states reach the whole vocabulary"));
         }
@@ -213,6 +216,13 @@ impl<'a> Shifts<'a> {
         match self {
             Shifts::Hidden(_) => Shifts::Hidden(tensor),
             Shifts::Biases(_, tokens) => Shifts::Biases(tensor, tokens),
+        }
+    }
+
+    fn tokens(&self) -> Option<&'a Arc<Vec<u32>>> {
+        match self {
+            Shifts::Biases(_, tokens) => Some(tokens),
+            Shifts::Hidden(_) => None,
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 use lpc_pipe::batch::{PairBatch, Sides, TokenRow};
-use lpc_pipe::lpc::{Basis, Features, Inference, LatentKind, LpcConfig, Pooling};
-use lpc_pipe::model::{Gradients, LlamaConfig, Params, Place};
+use lpc_pipe::lpc::{Basis, CodeSpace, Features, Inference, LatentKind, LpcConfig, Pooling, PriorInput};
+use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, Lora, LoraConfig, Params, Place, init, lora};
 use lpc_pipe::nn::{Precision, Real};
 use lpc_pipe::objective::ObjectiveKind;
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
@@ -17,9 +17,11 @@ use lpc_pipe::policy::Policy;
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
+use lpc_pipe::train::checkpoint;
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
 use lpc_pipe::train::step::{self, Sums};
 use lpc_pipe::train::{Kernels, TrainConfig, Tune};
+use lpc_pipe::weights::safetensors;
 use tempfile::TempDir;
 
 use crate::numbers::policies::{
@@ -133,6 +135,111 @@ fn recomputed_layers_give_the_same_bits() {
     assert!(of(false) == of(true));
 }
 
+/// A policy of which this kind of tuning trains its part; the second factors of adapters are not zero.
+fn tuned(tune: Tune, lpc: &LpcConfig) -> Policy<f64> {
+    let config = llama(true);
+    let mut loaded = Loaded { params: init::random::<f64>(&config, 0.3, Seed(5)).unwrap(), config };
+    let mut adapter = None;
+    match tune {
+        Tune::Full => {}
+        Tune::Head => loaded = loaded.head_alone().unwrap(),
+        Tune::Latent => loaded.freeze(),
+        Tune::Lora => {
+            let lora = Lora::new(&LoraConfig { rank: 2, ..LoraConfig::default() });
+            lora::attach::<f64>(&mut loaded, &lora, Seed(8)).unwrap();
+            for param in loaded.params.iter().filter(|p| p.name.contains(".lora_B.")) {
+                let values: Vec<f64> = init::normal(Seed(7), &param.name, param.var.elem_count()).collect();
+                let values = candle_core::Tensor::from_vec(values, param.var.shape(), &Device::Cpu).unwrap();
+                param.var.set(&(values * 0.2).unwrap()).unwrap();
+            }
+            adapter = Some(lora);
+        }
+    }
+    let basis = Basis::sized(lpc, loaded.config.hidden_size, loaded.config.vocab_size);
+    Policy::new(loaded, adapter, lpc, basis, Seed(6), LONGEST).unwrap()
+}
+
+#[test]
+fn every_tuning_latent_and_objective_has_the_kernels_gradients() {
+    let ours = LpcConfig { codes: 3, prior_dropout: 0.0, latent: LatentKind::Lpc, ..LpcConfig::default() };
+    let hidden = LpcConfig { code_space: CodeSpace::Hidden, ..ours.clone() };
+    // A prior that reads a layer below the last.
+    let below = LpcConfig { prior_input: PriorInput::States, prompt_layer: 1, ..ours.clone() };
+    let of = |latent| LpcConfig { latent, balance: 0.0, ..ours.clone() };
+    let latents = [
+        ("none", plain()),
+        ("codes, vocabulary", ours.clone()),
+        ("codes, hidden", hidden),
+        ("codes, layer below", below),
+        ("mlp", of(LatentKind::Mlp)),
+        ("bias", of(LatentKind::Bias)),
+    ];
+    let rows = pairs(4);
+    let reference = some_reference(&rows);
+    for tune in [Tune::Full, Tune::Lora, Tune::Head, Tune::Latent] {
+        for (latent, lpc) in &latents {
+            if tune == Tune::Latent && !lpc.active() {
+                continue;
+            }
+            for kind in [ObjectiveKind::Dpo, ObjectiveKind::Ipo, ObjectiveKind::Simpo] {
+                let what = format!("{tune:?}, {latent}, {kind:?}");
+                let objective = objective(kind);
+                let of = |policy: &Policy<f64>| gradients(policy, &rows, &reference, &pass(&objective, MIDDLE, 4), 2);
+                let (wanted, found) =
+                    (of(&tuned(tune, lpc)), of(&tuned(tune, lpc).placed(composed(DType::F64)).unwrap()));
+                assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "{what}");
+                assert!(wanted.values().flatten().any(|g| g.abs() > 1e-3), "{what}: no gradient to compare");
+                for (name, gradient) in &found {
+                    close(&format!("{what}: {name}"), gradient, &wanted[name], 1e-9);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_too_far_apart_for_one_softmax_are_scored_in_turn() {
+    let lpc = LpcConfig { codes: 3, prior_dropout: 0.0, latent: LatentKind::Lpc, ..LpcConfig::default() };
+    let (rows, dpo) = (pairs(3), objective(ObjectiveKind::Dpo));
+    let reference = some_reference(&rows);
+    let far = || {
+        let policy = policy::<f64>(&llama(true), &lpc);
+        let codes = policy.params.iter().find(|p| lpc_pipe::lpc::names::is_code(&p.name)).unwrap();
+        codes.var.set(&(codes.var.as_detached_tensor() * 500.0).unwrap()).unwrap();
+        policy
+    };
+    let of = |policy: &Policy<f64>| gradients(policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), 3);
+    let (wanted, found) = (of(&far()), of(&far().placed(composed(DType::F64)).unwrap()));
+    for (name, gradient) in &found {
+        close(name, gradient, &wanted[name], 1e-9);
+    }
+}
+
+#[test]
+fn a_checkpoint_has_the_moments_of_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = policy::<f32>(&llama(true), &plain()).placed(composed(DType::F32)).unwrap();
+    let (rows, dpo) = (pairs(3), objective(ObjectiveKind::Dpo));
+    let (reference, rows) = (some_reference(&rows), rows.iter().collect::<Vec<&TokenRow>>());
+    let sums = Arc::new(Gradients::as_tensors(&policy.params));
+    step::pass(&policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), &sums, &mut Sums::default()).unwrap();
+    let mut optimizer = AdamW::<f32>::new(ADAMW, &policy.params).unwrap();
+    optimizer.step(&policy.params, &sums, LearningRates { backbone: 1e-3, latent: 1e-3, codes: 1e-3 }, 1.0).unwrap();
+    let state = checkpoint::CheckpointState { step: 1, ..Default::default() };
+    let folder = checkpoint::write(dir.path(), &policy.params, &optimizer, state, 1).unwrap();
+    let written = safetensors::read(&folder.join("optimizer.safetensors")).unwrap();
+    for (position, param) in policy.params.iter().enumerate() {
+        let gradient = numbers(&sums.tensor(position).unwrap().unwrap());
+        assert!(gradient.iter().any(|g| *g != 0.0), "{}", param.name);
+        let first: Vec<f64> = gradient.iter().map(|g| (1.0 - ADAMW.beta1) * g).collect();
+        let second: Vec<f64> = gradient.iter().map(|g| (1.0 - ADAMW.beta2) * g * g).collect();
+        for (moment, wanted) in [("first", first), ("second", second)] {
+            let name = format!("{moment}.{}", param.name);
+            close(&name, &numbers(&written[&name]), &wanted, 1e-6);
+        }
+    }
+}
+
 const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1, latent_steps: 0 };
 
 /// All parameters by name.
@@ -145,7 +252,7 @@ fn train_on<T: Real>(policy: &Policy<T>, sums: &Arc<Gradients>, steps: usize, lr
     let (rows, dpo) = (pairs(3), objective(ObjectiveKind::Dpo));
     let reference = some_reference(&rows);
     let rows: Vec<&TokenRow> = rows.iter().collect();
-    let mut optimizer = AdamW::<T>::new(ADAMW, &policy.params);
+    let mut optimizer = AdamW::<T>::new(ADAMW, &policy.params).unwrap();
     (0..steps)
         .map(|_| {
             sums.clear::<T>().unwrap();

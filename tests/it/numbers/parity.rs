@@ -370,7 +370,7 @@ fn adamw<T: Real>(key: &str, tolerance: f64) {
         };
         let params = two_params::<T>(&recorded["params"]);
         let gradients = Gradients::new(&params);
-        let mut optimizer = AdamW::<T>::new(config, &params);
+        let mut optimizer = AdamW::<T>::new(config, &params).unwrap();
         for (grads, wanted) in list(&recorded["grads"]).iter().zip(list(&run["params_after_step"])) {
             put::<T>(&gradients, &params, grads);
             optimizer
@@ -413,7 +413,7 @@ fn clipping_agrees_with_torch() {
         let scale = if norm > max { max / (norm + 1e-6) } else { 1.0 };
         // Without decay of the first moment, it is the gradient that the optimizer used.
         let config = AdamWConfig { beta1: 0.0, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
-        let mut optimizer = AdamW::<f32>::new(config, &params);
+        let mut optimizer = AdamW::<f32>::new(config, &params).unwrap();
         optimizer.step(&params, &gradients, LearningRates { backbone: 0.1, latent: 0.1, codes: 0.1 }, scale).unwrap();
         for (name, tensor) in moments(&optimizer, &params) {
             if let Some(param) = name.strip_prefix("first.") {
