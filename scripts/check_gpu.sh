@@ -6,11 +6,13 @@
 #
 # PROGRAM is lpc-pipe built with `--features cuda` (scripts/build_cuda.sh). OUT gets a folder for every run; OUT/summary.txt
 # has the tables. Ends with 1 where something does not agree. Parts that fail or take too long do not end the others.
+# All of it takes under six minutes on an H100.
 # Environment:
 #   DEVICE   cuda, or another device of --device (default: cuda); with cpu the composed operations run on the CPU, which
 #            tries this script out on a machine without a GPU
 #   PYTHON   Python 3; the parts below that need PyTorch and transformers are left out where it has none (default: python3)
 #   PARTS    which parts (default: "device runs gradients resume score small large")
+#   LARGE_WAYS  batches of the large model, each with whether layers are computed again (default: 1:false)
 #   SECONDS_LARGE, SECONDS_SMALL  time limits of the timed parts (default: 150 and 130)
 set -uo pipefail
 

@@ -1,7 +1,7 @@
 //! The decoder on any candle device, from composed operations.
 //!
 //! Tokens go to the device and hidden states come back; the latent part and the losses stay in memory, so that nothing
-//! outside this file knows of devices. The residual stream, norms, softmax and log-probabilities have the parameters'
+//! outside this module knows of devices. The residual stream, norms, softmax and log-probabilities have the parameters'
 //! wide type; products have the compute type. A parameter that is trained keeps its wide values (the master), and
 //! products read a rounded copy of it, which is refreshed after every step.
 //!

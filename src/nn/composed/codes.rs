@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
-/// Log-probabilities of given tokens under several shifts of the logits, at the cost of one softmax: the formulas stand at the kernel
-/// [`crate::nn::token_logps_codes`]. Computed in chunks of rows, whose logits the backward pass computes
+/// Log-probabilities of given tokens under several shifts of the logits, at the cost of one softmax, with the formulas
+/// of the kernel [`crate::nn::token_logps_codes`]. Computed in chunks of rows, whose logits the backward pass computes
 /// again.
 #[derive(Debug)]
 pub struct TokenLogpsOfCodes {
