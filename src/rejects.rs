@@ -158,20 +158,20 @@ fn read_reason<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Resul
 }
 
 /// Where the rows of a stage frame come from, and their groups.
-pub struct Rows<'a> {
+pub struct RowOrigins<'a> {
     files: &'a UInt32Chunked,
     lines: &'a UInt64Chunked,
     groups: &'a UInt64Chunked,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> RowOrigins<'a> {
     /// Opens the columns `file`, `line` and `group`.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where one is missing.
-    pub fn open(frame: &'a DataFrame) -> Result<Rows<'a>> {
+    pub fn open(frame: &'a DataFrame) -> Result<RowOrigins<'a>> {
         let (files, lines) = (frame.column(col::FILE)?.u32()?, frame.column(col::LINE)?.u64()?);
-        Ok(Rows { files, lines, groups: frame.column(col::GROUP)?.u64()? })
+        Ok(RowOrigins { files, lines, groups: frame.column(col::GROUP)?.u64()? })
     }
 
     /// Input file of row `i`, by index.

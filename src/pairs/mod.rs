@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::message::{ASSISTANT, MessageColumn, MessageColumnBuilder};
 use crate::prompt;
-use crate::rejects::{Reject, Rows, reason};
+use crate::rejects::{Reject, RowOrigins, reason};
 use crate::schema::{NO_NOISE, SPLITS, col};
 use crate::seed::Seed;
 
@@ -141,7 +141,7 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
     let rows = frame.height();
     let fates: Vec<(Fate, Lost)> = (0..rows).into_par_iter().map(decide).collect();
 
-    let origins = Rows::open(frame)?;
+    let origins = RowOrigins::open(frame)?;
     let (mut made, mut known) = (Vec::with_capacity(fates.len()), Vec::with_capacity(fates.len()));
     let (mut rejects, mut dropped, mut unusable) = (Vec::new(), BTreeMap::new(), Unusable::default());
     for (row, (fate, lost)) in fates.into_iter().enumerate() {

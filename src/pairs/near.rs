@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::rejects::{self, Reject, Rows, reason};
+use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 use crate::words::{chain, mix, words};
 
@@ -77,7 +77,7 @@ impl Survey {
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn add(&mut self, frame: &DataFrame) -> Result<()> {
-        let (rows, prompts) = (Rows::open(frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
+        let (rows, prompts) = (RowOrigins::open(frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
         let mut order: Vec<usize> = (0..frame.height()).collect();
         order.sort_unstable_by_key(|i| (rows.group(*i), rows.position(*i)));
         order.dedup_by_key(|i| rows.group(*i));
@@ -292,7 +292,7 @@ impl Plan {
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame, labels: &[String]) -> Result<(DataFrame, Vec<Reject>)> {
-        let rows = Rows::open(&frame)?;
+        let rows = RowOrigins::open(&frame)?;
         let fate = |i: usize| {
             let kept = self.dropped.get(&rows.group(i))?;
             let label = labels.get(kept.file as usize).map_or("", String::as_str);

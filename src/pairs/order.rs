@@ -11,7 +11,7 @@ use super::identity::normalized_hash;
 use super::{Conflicts, Dedup, PairConfig};
 use crate::error::Result;
 use crate::message::MessageColumn;
-use crate::rejects::{Reject, Rows, reason};
+use crate::rejects::{Reject, RowOrigins, reason};
 use crate::schema::{SPLITS, col};
 use crate::seed::Seed;
 
@@ -271,7 +271,7 @@ struct Keys<'a> {
     margins: &'a Float64Chunked,
     texts: [&'a StringChunked; 4],
     numbers: [&'a Float64Chunked; 3],
-    rows: Rows<'a>,
+    rows: RowOrigins<'a>,
 }
 
 impl<'a> Keys<'a> {
@@ -280,7 +280,7 @@ impl<'a> Keys<'a> {
         let number = |name| -> Result<&'a Float64Chunked> { Ok(frame.column(name)?.f64()?) };
         let texts = [text(col::SOURCE)?, text(col::CHOSEN_MODEL)?, text(col::REJECTED_MODEL)?, text(col::ANNOTATOR)?];
         let split = |name: Option<&str>| SPLITS.iter().position(|s| Some(*s) == name).unwrap_or(SPLITS.len()) as u8;
-        let rows = Rows::open(frame)?;
+        let rows = RowOrigins::open(frame)?;
         let groups = (0..frame.height()).map(|i| rows.group(i));
         Ok(Keys {
             ids: text(col::ID)?,

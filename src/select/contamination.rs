@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Fault, Result};
 use crate::frame::ListOfStructs;
 use crate::message::MessageColumn;
-use crate::rejects::{self, Reject, Rows, reason};
+use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 use crate::words::{Word, chain, words};
 
@@ -266,7 +266,7 @@ impl Index {
         }
         let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
         let responses = if responses { Responses::open(&frame)? } else { Responses::None };
-        let rows = Rows::open(&frame)?;
+        let rows = RowOrigins::open(&frame)?;
         let check = |i: usize| self.check(prompts.row(i).map(|(_, text)| text).chain(responses.row(i)));
         let hits: Vec<Option<Hit>> = (0..frame.height()).into_par_iter().map(check).collect();
         let mut fates = Vec::with_capacity(hits.len());

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::matching::fits_input;
 use crate::error::{Error, Fault, Result};
 use crate::ingest::Format;
-use crate::rejects::{self, Reject, Rows, reason};
+use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 use crate::seed::Seed;
 
@@ -186,7 +186,7 @@ impl Mix {
         if !files.iter().any(weighed) {
             return Ok((frame, Vec::new()));
         }
-        let (rows, questions) = (Rows::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
+        let (rows, questions) = (RowOrigins::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
         let fate = |i: usize| -> Option<Reject> {
             let (_, entry) = self.entry(rows.file(i)).filter(|(_, e)| e.weight < 1.0)?;
             // The pattern rather than the path: a moved file gives the same rows.
@@ -265,7 +265,7 @@ impl CapPlan {
     /// # Errors
     /// [`Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame) -> Result<(DataFrame, Vec<Reject>)> {
-        let (rows, ids) = (Rows::open(&frame)?, frame.column(col::ID)?.str()?);
+        let (rows, ids) = (RowOrigins::open(&frame)?, frame.column(col::ID)?.str()?);
         let fate = |i: usize| {
             let (at, entry) = self.mix.entry(rows.file(i))?;
             let limit = self.limits[at];

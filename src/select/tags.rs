@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::join::{Join, JoinCounts};
 use super::matching::{Matcher, Rule, canonical, fits_input};
 use crate::error::{Error, Fault, Result};
-use crate::rejects::{self, Reject, Rows, reason};
+use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 
 /// Where source tags come from, and which sources are left out.
@@ -261,7 +261,7 @@ impl Tagger {
     /// [`Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame) -> Result<Tagged> {
         let own = frame.column(col::SOURCE)?.str()?;
-        let (rows, questions) = (Rows::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
+        let (rows, questions) = (RowOrigins::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
         let tag = |i: usize| self.tag(own.get(i), rows.file(i), rows.group(i), questions.get(i).unwrap_or(""));
         let tags: Vec<(&str, &'static str, Option<usize>)> = (0..frame.height()).into_par_iter().map(tag).collect();
 

@@ -18,7 +18,7 @@ use crate::ingest::OnBadRow;
 use crate::message::MessageColumn;
 use crate::noise;
 use crate::pairs::Finished;
-use crate::rejects::{self, Reject, Rows, SKIP_ADVICE};
+use crate::rejects::{self, Reject, RowOrigins, SKIP_ADVICE};
 use crate::schema::{PAIR_COLUMNS, SPLITS, col};
 use crate::tokenize::store::{self, TokenRow};
 use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal};
@@ -93,7 +93,7 @@ impl PartMaker<'_> {
 
         let totals = Totals { conflicts, encoding, ..self.totals(&pairs, &tokens)? };
         let mut counts = Counts { totals, conflict, refusal, ..Counts::default() };
-        let rows = Rows::open(&pairs)?;
+        let rows = RowOrigins::open(&pairs)?;
         let kept: HashSet<(u32, u64)> = (0..pairs.height()).map(|i| rows.position(i)).collect();
         for (file, _) in &kept {
             counts.files.entry(*file).or_default().kept += 1;
@@ -156,7 +156,7 @@ impl PartMaker<'_> {
         };
         let encoded: Vec<(Encoded, EncodeCounts)> =
             (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
-        let origins = Rows::open(frame)?;
+        let origins = RowOrigins::open(frame)?;
         let (prompt_ids, noise_kinds) = (frame.column(col::PROMPT_ID)?.str()?, frame.column(col::NOISE_KIND)?.str()?);
         let chances = frame.column(col::NOISE_P)?.f64()?;
         let mut rows = Vec::with_capacity(encoded.len());
