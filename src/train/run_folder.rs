@@ -69,7 +69,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity of a run: its configuration without [`NOT_IDENTIFYING`], seed, prepared tokens and starting
+    /// The identity of a run: its configuration without `NOT_IDENTIFYING`, seed, prepared tokens and starting
     /// weights. Two ranks with four pairs each make the same run as one with eight.
     ///
     /// # Errors

@@ -153,7 +153,7 @@ pub fn write(path: &Path, metadata: &[(&str, &str)], entries: &[TensorEntry<'_>]
 /// (lower-case hex).
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_hashed(path: &Path, entries: &[TensorEntry<'_>]) -> Result<String> {
     let mut sorted: Vec<&TensorEntry<'_>> = entries.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
