@@ -31,9 +31,9 @@ audit:
     cargo deny check
     typos
 
-# The tests that take minutes; with a filter such as `the_whole_demo` some of them.
+# Ignored tests by name, such as `the_whole_demo`.
 [group('check')]
-test-slow *FILTER:
+test-slow FILTER:
     cargo test --release -- --ignored {{ FILTER }}
 
 # Training over MPI against training in one process; needs Open MPI (openmpi-bin libopenmpi-dev libclang-dev).

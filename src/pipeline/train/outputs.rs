@@ -147,7 +147,7 @@ impl Trained<'_> {
         let grouped = self.keys.iter().any(Option::is_some);
         let signs = collapse_signs(examples, &used, &config.lpc, examined.swap_overlap, grouped);
         if let Some(why) = collapse(&used.prior, signs.posterior_entropy) {
-            progress.warn(&format!("the codes have collapsed: {why} (see the README on collapse)"));
+            progress.warn(&format!("the codes have collapsed: {why} (see docs/guide.md on collapse)"));
             collapse::diagnose(signs).iter().for_each(|advice| progress.warn(&advice.to_string()));
         }
         Ok(summary)
