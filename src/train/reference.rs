@@ -137,7 +137,7 @@ fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
 }
 
 /// BLAKE3 over a model's shape and weights without its latent part, lower-case hex. It does not depend on where the
-/// model lies, or on how it is cut into files. Hashed in parallel, which takes less time than loading does.
+/// model lies, or on how it is cut into files.
 ///
 /// # Errors
 /// [`Error::Tensor`].
