@@ -6,7 +6,7 @@
 //! element. LPC asks it for the loss of every pair under every code, and takes the marginal over codes.
 
 use lpc_pipe::Result;
-use lpc_pipe::lpc::LatentKind;
+use lpc_pipe::lpc::{LatentKind, LpcConfig};
 use lpc_pipe::objective::{CustomObjective, ObjectiveConfig, PreferenceLogps, PreferenceLosses};
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
 use lpc_pipe::pipeline::train::{self, Ended};
@@ -38,9 +38,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         TrainConfig { data: path("data"), model: "tiny:16x1".into(), batch: 32, lr: 1e-3, ..TrainConfig::default() };
     // What the function does not say is DPO's: there is a reference, and beta is 0.1.
     run.objective.custom = Some(CustomObjective { name: "hinge", losses: hinge });
-    run.lpc.codes = 8;
     for latent in [LatentKind::None, LatentKind::Lpc] {
         run.lpc.latent = latent;
+        run.lpc.codes = if latent == LatentKind::Lpc { 8 } else { LpcConfig::default().codes };
         run.out = path(&latent.name());
         let Ended::Finished(summary) = train::run(&run, seed, false, &Silent)? else {
             return Err("interrupted".into());
