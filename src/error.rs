@@ -17,6 +17,13 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// A fault of the setting at a dotted key, wherever it was written.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Fault {
+        Fault { origin: String::new(), key: key.into(), message: message.into() }
+    }
+}
+
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.origin.is_empty() {
@@ -132,7 +139,7 @@ impl Error {
 
     /// A single configuration fault.
     pub fn config(key: impl Into<String>, message: impl Into<String>) -> Error {
-        Error::Config(vec![Fault { origin: String::new(), key: key.into(), message: message.into() }])
+        Error::Config(vec![Fault::new(key, message)])
     }
 
     /// A failure of the work itself, without a hint.

@@ -81,6 +81,7 @@ pub mod prompt;
 pub mod rejects;
 pub mod schema;
 pub mod seed;
+pub mod settings;
 pub mod source;
 pub mod words;
 
@@ -120,8 +121,6 @@ pub mod analysis;
 pub mod report;
 
 // Wiring.
-pub mod recipe;
-
 pub mod pipeline;
 
 pub mod cli;

@@ -6,24 +6,26 @@ mod flags;
 mod lines;
 mod memory;
 mod output;
+#[cfg(test)]
+mod reference;
 mod tables;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::pipeline::recipe::Recipe;
 use crate::pipeline::{demo, export, inspect, merge, plant, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
-use crate::recipe::{self, Recipe};
 use crate::report;
 use crate::schema;
 use crate::seed::Seed;
+use crate::settings::{self, Flag};
 use crate::train::ranks;
 
-use flags::Flags;
 use output::{Printer, Terminal};
 
 /// Latent Preference Coding on dataframes: prepare preference data, inject label noise, train DPO, IPO or SimPO with
@@ -45,38 +47,32 @@ struct Global {
     /// Overrides one key of the recipe, for example --set train.lpc.codes=16 (repeatable)
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Seed of every random decision [default: 0]
-    #[arg(long, global = true, value_name = "N")]
-    seed: Option<u64>,
-    /// Worker threads [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
     /// Prints the result as one JSON object
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 4)]
     json: bool,
     /// Prints nothing but the result and errors
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 5)]
     quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
-    Demo(args::Demo),
+    Demo,
     /// Plants preferences into made-up texts, or over real ones, in raw UltraFeedback shape
-    Synth(args::Synth),
+    Synth,
     /// Reads preference data, builds pairs, flips labels, writes token batches
-    Prepare(Box<args::Prepare>),
+    Prepare,
     /// Joins the shards of one preparation to the folder that an unsharded run would have written
     Merge(args::Merge),
     /// Per-example log-probabilities of any model on a prepared folder
-    Score(args::Score),
+    Score,
     /// Trains a policy, evaluates it with the prior, writes the code posteriors
-    Train(Box<args::Train>),
+    Train(args::Train),
     /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
-    Export(args::Export),
+    Export,
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
-    NoiseSweep(args::NoiseSweep),
+    NoiseSweep,
     /// Writes report.html and report.md for a run or sweep folder
     Report(args::Report),
     /// Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
@@ -86,11 +82,17 @@ enum Command {
 /// Runs the program; the exit code is 0 done, 1 failed, 2 usage or configuration, 3 input rejected.
 pub fn main() -> ExitCode {
     memory::keep_freed_blocks();
-    let cli = Cli::parse();
+    let command = flags::add(Cli::command(), "").mut_subcommands(|command| {
+        let name = command.get_name().to_string();
+        flags::add(command, &name)
+    });
+    let matches = command.get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let flags = matches.subcommand().map(|(_, matches)| flags::given(matches)).unwrap_or_default();
     let printer = Printer::new(cli.global.json);
     // One of several processes speaks for all.
     printer.mute(ranks::launched_rank() > 0);
-    match run(&cli, &printer) {
+    match run(&cli, &flags, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             printer.error(&error);
@@ -99,23 +101,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, printer: &Printer) -> Result<()> {
-    let global = &cli.global;
-    let mut flags = Flags::default();
-    flags.put("seed", "--seed", global.seed);
-    flags.put("threads", "--threads", global.threads);
-    match &cli.command {
-        Command::Demo(a) => a.fill(&mut flags),
-        Command::Synth(a) => a.fill(&mut flags),
-        Command::Prepare(a) => a.fill(&mut flags),
-        Command::Score(a) => a.fill(&mut flags),
-        Command::Train(a) => a.fill(&mut flags),
-        Command::Export(a) => a.fill(&mut flags),
-        Command::NoiseSweep(a) => a.fill(&mut flags),
-        Command::Merge(_) | Command::Report(_) | Command::Inspect(_) => {}
-    }
-    let recipe: Recipe = recipe::resolve_named(global.config.as_deref(), &global.set, &flags.table, &flags.names)?;
-    work(cli, &recipe, printer).map_err(|error| flags.named(error))
+fn run(cli: &Cli, flags: &[Flag], printer: &Printer) -> Result<()> {
+    let recipe: Recipe = settings::resolve(cli.global.config.as_deref(), &cli.global.set, flags)?;
+    work(cli, &recipe, printer).map_err(|error| flags::named(error, flags))
 }
 
 fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
@@ -134,16 +122,16 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
     let terminal = Terminal::new(global.quiet || !ranks.first());
     let seed = Seed(recipe.seed);
     match &cli.command {
-        Command::Demo(_) => {
+        Command::Demo => {
             terminal.catch_interrupts();
             let summary = demo::run(recipe, &terminal)?;
             printer.result(&summary, || tables::demo(&summary))
         }
-        Command::Synth(_) => {
+        Command::Synth => {
             let summary = plant::run(&recipe.synth, seed, &terminal)?;
             printer.result(&summary, || tables::synth(&summary, &recipe.synth.out))
         }
-        Command::Prepare(_) => {
+        Command::Prepare => {
             terminal.catch_interrupts();
             let summary = prepare::run(&recipe.prepare, seed, &terminal)?;
             printer.result(&summary, || tables::prepare(&summary))
@@ -152,7 +140,7 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
             let summary = merge::run(&a.shards, &a.out, &terminal)?;
             printer.result(&summary, || tables::prepare(&summary))
         }
-        Command::Score(_) => {
+        Command::Score => {
             let summary = score::run(&recipe.score, seed, &terminal)?;
             printer.result(&summary, || tables::score(&summary))
         }
@@ -160,11 +148,11 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
             terminal.catch_interrupts();
             trained(a, recipe, &ranks, &terminal, printer)
         }
-        Command::Export(_) => {
+        Command::Export => {
             let summary = export::run(&recipe.export, &terminal)?;
             printer.result(&summary, || tables::export(&summary))
         }
-        Command::NoiseSweep(_) => {
+        Command::NoiseSweep => {
             terminal.catch_interrupts();
             swept(recipe, &terminal, printer)
         }

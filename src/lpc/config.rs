@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Moment, effects};
-use crate::error::Fault;
+use crate::settings::{Faults, Settings, settings};
 
 /// Which latent variable, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -44,6 +44,31 @@ impl LatentKind {
     /// Whether there is a posterior, which sees the observed order of the pair.
     pub fn inferred(self) -> bool {
         self.coded() || self == LatentKind::Gaussian
+    }
+
+    /// Whether K gives its size.
+    pub(super) fn sized(self) -> bool {
+        self.inferred() || self == LatentKind::Mlp
+    }
+
+    /// Whether it has numbers of the size of a code.
+    fn wide(self) -> bool {
+        self != LatentKind::None
+    }
+
+    /// Whether losses can be summed over codes.
+    fn summed(self) -> bool {
+        self.coded() && self != LatentKind::LpcHard
+    }
+
+    /// Whether it starts at a size.
+    fn started(self) -> bool {
+        self.sized() || self == LatentKind::Noise
+    }
+
+    /// Whether it is trained.
+    fn learned(self) -> bool {
+        self.sized() || self == LatentKind::Bias
     }
 }
 
@@ -184,126 +209,159 @@ pub enum Schedule {
 /// Value of [`LpcConfig::prompt_layer`] that stands for the last hidden states, after the final norm.
 pub const LAST_LAYER: i64 = -1;
 
-/// Options of the latent part. Defaults come from the study on planted data in `docs/results.md`; the paper's own
-/// setting is the recipe `pipelines/paper.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LpcConfig {
-    /// Which latent variable.
-    pub latent: LatentKind,
-    /// Where defaults come from; every other setting goes over it.
-    pub preset: Preset,
-    /// K, at least 1; the paper finds 32 to 64 best at 8 billion parameters. `gaussian` and `mlp` have no codes:
-    /// they get as many parameters as `lpc` with K codes and the same inputs would have.
-    pub codes: usize,
-    /// How the posterior is found.
-    pub inference: Inference,
-    /// Which pairs share a code; with `prompt`, a prompt's pairs stay in one batch.
-    pub group: Grouping,
-    /// lambda: weight of KL(q || p). 1 makes the loss a likelihood (with `bayes`, the exact one); the paper takes 0.05.
-    /// With `bayes` it is in units of the objective: that of IPO is (1 / 2 beta)^2, that of the others 1.
-    pub kl_weight: f64,
-    /// Share of the run over which lambda rises from 0 to its value, 0 to 1.
-    pub kl_warmup: f64,
-    /// First temperature of the relaxed samples; the paper does not state its own.
-    pub temperature: f64,
-    /// Last temperature; without effect where the schedule is constant.
-    pub temperature_end: f64,
-    /// How the temperature moves.
-    pub temperature_schedule: Schedule,
-    /// How g moves.
-    pub g: Mixture,
-    /// With `bayes`: share of the loss that is the objective under the prior's expected z, which is what evaluation and
-    /// generation take; the rest is the marginal. It stands for g.
-    pub expected_weight: f64,
-    /// What represents a response to the posterior's network.
-    pub pooling: Pooling,
-    /// How the two responses are joined.
-    pub features: Features,
-    /// Sums the loss over all codes by their probability instead of sampling: no noise. The temperature then has no
-    /// effect.
-    pub exact: bool,
-    /// What the prior reads of a prompt.
-    pub prior_input: PriorInput,
-    /// Tokens that the prior can tell apart, the most frequent of the training prompts first.
-    pub prior_tokens: usize,
-    /// Share of a prompt's known tokens that the prior does not see in a training step: what it learns then holds for
-    /// other prompts too.
-    pub prior_dropout: f64,
-    /// Width of the prior's hidden layer.
-    pub prior_width: usize,
-    /// What represents a prompt's hidden states.
-    pub prompt_pooling: Pooling,
-    /// Layer whose hidden states represent a prompt: 0 = embeddings, n = behind layer n, -1 = the last, after the final
-    /// norm.
-    pub prompt_layer: i64,
-    /// How hidden states are scaled before a network reads them.
-    pub normalise: Normalise,
-    /// Where codes act.
-    pub code_space: CodeSpace,
-    /// Tokens on which codes act, the most frequent of the training responses first.
-    pub code_tokens: usize,
-    /// Size of the codes at the start: the standard deviation of the reward margin (beta times the difference of
-    /// log-ratios, as the objective takes it) that a fresh code gives a training pair; for IPO, whose margins end at 1/2,
-    /// a quarter of that. Also the size of `noise`.
-    pub code_init: f64,
-    /// Learning rate of the codes, in the same unit.
-    pub code_lr: f64,
-    /// Scale of the networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
-    pub head_init: f64,
-    /// Weight of the usage balance `sum_k m_k ln m_k`, m being the batch's mean prior (`bayes`) or posterior. It falls
-    /// to 0 over the first half of the latent part's warm-up (without one, of the run), so that codes may go unused in
-    /// the end.
-    pub balance: f64,
-    /// Learning rate of the networks, and of learned flip rates.
-    pub lr: f64,
-    /// Passes over the training pairs, before all others, in which the latent part is trained alone and the backbone
-    /// stays as it is; may be a fraction.
-    pub warmup: f64,
-    /// Whether the networks leave the backbone alone (their gradient stops at the hidden states). It always stops below
-    /// the last layer.
-    pub detach: bool,
+settings! {
+    /// Options of the latent part. Defaults come from the study on planted data in `docs/results.md`; the paper's own
+    /// setting is the recipe `pipelines/paper.toml`.
+    pub struct LpcConfig at "train.lpc" {
+        /// Which latent variable.
+        pub latent: LatentKind = LatentKind::Auto;
+        /// Where defaults come from; every other setting goes over it.
+        pub preset: Preset = Preset::Default;
+        /// K, at least 1; the paper finds 32 to 64 best at 8 billion parameters. `gaussian` and `mlp` have no codes:
+        /// they get as many parameters as `lpc` with K codes and the same inputs would have.
+        pub codes: usize = 16, used "all latents but bias and noise" if |c| c.latent.sized();
+        /// How the posterior is found.
+        pub inference: Inference = Inference::Bayes, used "lpc and lpc-reliable" if |c| c.latent.summed();
+        /// Which pairs share a code; with `prompt`, a prompt's pairs stay in one batch.
+        pub group: Grouping = Grouping::Pair, used "lpc and lpc-reliable" if |c| c.latent.summed();
+        /// lambda: weight of KL(q || p). 1 makes the loss a likelihood (with `bayes`, the exact one); the paper takes
+        /// 0.05. With `bayes` it is in units of the objective: that of IPO is (1 / 2 beta)^2, that of the others 1.
+        pub kl_weight: f64 = 1.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
+        /// Share of the run over which lambda rises from 0 to its value, 0 to 1.
+        pub kl_warmup: f64 = 0.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
+        /// First temperature of the relaxed samples; the paper does not state its own.
+        pub temperature: f64 = 1.0, used "lpc, lpc-hard and lpc-reliable" if |c| c.latent.coded();
+        /// Last temperature; it has no effect where the schedule is constant.
+        pub temperature_end: f64 = 1.0, used "lpc, lpc-hard and lpc-reliable" if |c| c.latent.coded();
+        /// How the temperature moves.
+        pub temperature_schedule: Schedule = Schedule::Constant, used "lpc, lpc-hard and lpc-reliable"
+            if |c| c.latent.coded();
+        /// How g moves.
+        pub g: Mixture = Mixture::Linear, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
+        /// With `bayes`: share of the loss that is the objective under the prior's expected z, which is what evaluation
+        /// and generation take; the rest is the marginal. It stands for g.
+        pub expected_weight: f64 = 0.5, used "lpc and lpc-reliable" if |c| c.latent.summed();
+        /// What represents a response to the posterior's network.
+        pub pooling: Pooling = Pooling::Mean, used "lpc, lpc-hard, lpc-reliable and gaussian"
+            if |c| c.latent.inferred();
+        /// How the two responses are joined.
+        pub features: Features = Features::Concat, used "lpc, lpc-hard, lpc-reliable and gaussian"
+            if |c| c.latent.inferred();
+        /// Sums the loss over all codes by their probability instead of sampling: no noise. The temperature then has no
+        /// effect.
+        pub exact: bool = false, used "lpc and lpc-reliable" if |c| c.latent.summed();
+        /// What the prior reads of a prompt.
+        pub prior_input: PriorInput = PriorInput::Tokens, used "all latents but bias and noise" if |c| c.latent.sized();
+        /// Tokens that the prior can tell apart, the most frequent of the training prompts first.
+        pub prior_tokens: usize = 4096, used "all latents but bias and noise" if |c| c.latent.sized();
+        /// Share of a prompt's known tokens that the prior does not see in a training step: what it learns then holds
+        /// for other prompts too.
+        pub prior_dropout: f64 = 0.2, used "all latents but bias and noise" if |c| c.latent.sized();
+        /// Width of the prior's hidden layer.
+        pub prior_width: usize = 64, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
+        /// What represents a prompt's hidden states.
+        pub prompt_pooling: Pooling = Pooling::Mean, used "all latents but bias and noise" if |c| c.latent.sized();
+        /// Layer whose hidden states represent a prompt: 0 = embeddings, n = behind layer n, -1 = the last, after the
+        /// final norm.
+        pub prompt_layer: i64 = LAST_LAYER, used "all latents but bias and noise" if |c| c.latent.sized();
+        /// How hidden states are scaled before a network reads them.
+        pub normalise: Normalise = Normalise::Standardise, used "all latents but bias and noise" if |c| c.latent.sized();
+        /// Where codes act.
+        pub code_space: CodeSpace = CodeSpace::Vocabulary, used "all latents" if |c| c.latent.wide();
+        /// Tokens on which codes act, the most frequent of the training responses first.
+        pub code_tokens: usize = 4096, used "all latents" if |c| c.latent.wide();
+        /// Size of the codes at the start: the standard deviation of the reward margin (beta times the difference of
+        /// log-ratios, as the objective takes it) that a fresh code gives a training pair; for IPO, whose margins end
+        /// at 1/2, a quarter of that. Also the size of `noise`.
+        pub code_init: f64 = 0.5, used "all latents but bias" if |c| c.latent.started();
+        /// Learning rate of the codes, in the same unit.
+        pub code_lr: f64 = 0.2, used "all latents but noise" if |c| c.latent.learned();
+        /// Scale of the networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
+        pub head_init: f64 = 1.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
+        /// Weight of the usage balance `sum_k m_k ln m_k`, m being the batch's mean prior (`bayes`) or posterior. It
+        /// falls to 0 over the first half of the latent part's warm-up (without one, of the run), so that codes may go
+        /// unused in the end.
+        pub balance: f64 = 0.3, used "lpc, lpc-hard and lpc-reliable" if |c| c.latent.coded();
+        /// Learning rate of the networks, and of learned flip rates.
+        pub lr: f64 = 1e-2, used "all latents but noise" if |c| c.latent.learned();
+        /// Passes over the training pairs, before all others, in which the latent part is trained alone and the
+        /// backbone stays as it is; may be a fraction.
+        pub warmup: f64 = 4.0, used "all latents but noise" if |c| c.latent.learned();
+        /// Whether the networks leave the backbone alone (their gradient stops at the hidden states). It always stops
+        /// below the last layer.
+        pub detach: bool = true, used "all latents but bias and noise" if |c| c.latent.sized();
+    }
 }
 
-impl Default for LpcConfig {
-    fn default() -> LpcConfig {
-        LpcConfig {
-            latent: LatentKind::Auto,
-            preset: Preset::Default,
-            codes: 16,
-            inference: Inference::Bayes,
-            group: Grouping::Pair,
-            kl_weight: 1.0,
-            kl_warmup: 0.0,
-            temperature: 1.0,
-            temperature_end: 1.0,
-            temperature_schedule: Schedule::Constant,
-            g: Mixture::Linear,
-            expected_weight: 0.5,
-            pooling: Pooling::Mean,
-            features: Features::Concat,
-            exact: false,
-            prior_input: PriorInput::Tokens,
-            prior_tokens: 4096,
-            prior_dropout: 0.2,
-            prior_width: 64,
-            prompt_pooling: Pooling::Mean,
-            prompt_layer: LAST_LAYER,
-            normalise: Normalise::Standardise,
-            code_space: CodeSpace::Vocabulary,
-            code_tokens: 4096,
-            code_init: 0.5,
-            code_lr: 0.2,
-            head_init: 1.0,
-            balance: 0.3,
-            lr: 1e-2,
-            warmup: 4.0,
-            detach: true,
+impl Settings for LpcConfig {
+    fn judge(&self, faults: &mut Faults) {
+        // What has no effect need not be in range.
+        let config = self.applicable();
+        let codes = config.codes;
+        faults.check((1..=4096).contains(&codes), "codes", format!("expected 1 to 4096, got {codes}"));
+        for (key, value) in [
+            ("kl_weight", config.kl_weight),
+            ("code_init", config.code_init),
+            ("code_lr", config.code_lr),
+            ("head_init", config.head_init),
+            ("balance", config.balance),
+            ("lr", config.lr),
+            ("warmup", config.warmup),
+        ] {
+            faults.check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
         }
+        for (key, n) in [
+            ("prior_tokens", config.prior_tokens),
+            ("prior_width", config.prior_width),
+            ("code_tokens", config.code_tokens),
+        ] {
+            faults.check(n > 0, key, "expected at least 1");
+        }
+        let layer = config.prompt_layer;
+        let message = format!("expected -1 (the last) or a layer from 0, got {layer}");
+        faults.check(layer >= LAST_LAYER, "prompt_layer", message);
+        let fine = !self.bayesian() || config.kl_weight > 0.0;
+        faults.check(fine, "kl_weight", "the marginal over codes needs a weight above 0");
+        let dropout = config.prior_dropout;
+        faults.check((0.0..1.0).contains(&dropout), "prior_dropout", format!("expected 0 to below 1, got {dropout}"));
+        for (key, value) in [("expected_weight", config.expected_weight), ("kl_warmup", config.kl_warmup)] {
+            faults.check((0.0..=1.0).contains(&value), key, format!("expected 0 to 1, got {value}"));
+        }
+        for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
+            faults.check(value > 0.0 && value.is_finite(), key, format!("expected a number above 0, got {value}"));
+        }
+    }
+
+    fn origin(&self) -> LpcConfig {
+        LpcConfig::of(self.preset)
+    }
+
+    fn why_unused(&self, name: &str, _: &str) -> String {
+        match (name, self.latent) {
+            ("exact", LatentKind::LpcHard) => "sums over codes; use latent \"lpc\"".into(),
+            (_, latent) => format!("has no effect with latent \"{}\"", latent.name()),
+        }
+    }
+
+    fn idle(&self) -> Vec<(String, String)> {
+        let mut found = self.unused();
+        found.extend(effects::idle_together(&self.used()));
+        found
+    }
+
+    fn applicable(&self) -> LpcConfig {
+        let used = self.used();
+        let idle = effects::idle_together(&used);
+        used.without(|setting| idle.iter().any(|(name, _)| name == setting.name))
     }
 }
 
 impl LpcConfig {
+    /// These settings without those that the latent ignores.
+    fn used(&self) -> LpcConfig {
+        self.without(|setting| !(setting.used)(self))
+    }
+
     /// The defaults of a preset.
     pub fn of(preset: Preset) -> LpcConfig {
         match preset {
@@ -353,63 +411,8 @@ impl LpcConfig {
         self.active() && (self.latent.inferred() || self.latent == LatentKind::Mlp) && self.prior_input.states()
     }
 
-    /// The same without the settings that this latent ignores: for a sweep, whose settings are shared by latents
-    /// that each use some of them.
-    #[must_use]
-    pub fn applicable(&self) -> LpcConfig {
-        effects::applicable(self)
-    }
-
-    /// Settings out of range or without effect; keys are relative to `prefix`.
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let fault =
-            |key: &str, message: String| Fault { origin: String::new(), key: format!("{prefix}.{key}"), message };
-        let mut faults: Vec<Fault> = effects::idle(self).into_iter().map(|(key, why)| fault(key, why)).collect();
-        // What has no effect need not be in range.
-        let config = self.applicable();
-        let mut check = |fine: bool, key: &str, message: String| {
-            if !fine {
-                faults.push(fault(key, message));
-            }
-        };
-        check((1..=4096).contains(&config.codes), "codes", format!("expected 1 to 4096, got {}", config.codes));
-        for (key, value) in [
-            ("kl_weight", config.kl_weight),
-            ("code_init", config.code_init),
-            ("code_lr", config.code_lr),
-            ("head_init", config.head_init),
-            ("balance", config.balance),
-            ("lr", config.lr),
-            ("warmup", config.warmup),
-        ] {
-            check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
-        }
-        for (key, n) in [
-            ("prior_tokens", config.prior_tokens),
-            ("prior_width", config.prior_width),
-            ("code_tokens", config.code_tokens),
-        ] {
-            check(n > 0, key, "expected at least 1".into());
-        }
-        let layer = config.prompt_layer;
-        check(layer >= LAST_LAYER, "prompt_layer", format!("expected -1 (the last) or a layer from 0, got {layer}"));
-        if self.bayesian() {
-            check(config.kl_weight > 0.0, "kl_weight", "the marginal over codes needs a weight above 0".into());
-        }
-        let dropout = config.prior_dropout;
-        check((0.0..1.0).contains(&dropout), "prior_dropout", format!("expected 0 to below 1, got {dropout}"));
-        let warmup = config.kl_warmup;
-        let share = config.expected_weight;
-        check((0.0..=1.0).contains(&share), "expected_weight", format!("expected 0 to 1, got {share}"));
-        check((0.0..=1.0).contains(&warmup), "kl_warmup", format!("expected 0 to 1, got {warmup}"));
-        for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
-            check(value > 0.0 && value.is_finite(), key, format!("expected a number above 0, got {value}"));
-        }
-        faults
-    }
-
-    /// The schedules after a share `t` (0 to 1) of the run, and a share `latent` of what the latent part learns most in:
-    /// its warm-up where there is one, else the run.
+    /// The schedules after a share `t` (0 to 1) of the run, and a share `latent` of what the latent part learns most
+    /// in: its warm-up where there is one, else the run.
     pub fn moment(&self, t: f64, latent: f64) -> Moment {
         let (a, b) = (self.temperature, self.temperature_end);
         Moment {

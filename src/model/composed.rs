@@ -116,7 +116,8 @@ struct Stage<M = Tensor> {
     made: Option<M>,
 }
 
-/// One layer in one pass. Attention itself has no graph: one graph ends with its inputs, another begins with its result.
+/// One layer in one pass. Attention itself has no graph: one graph ends with its inputs, another begins with its
+/// result.
 struct Layer {
     /// q, k and v (N, heads * D), as functions of the layer's input.
     reads: [Tensor; 3],
@@ -288,8 +289,8 @@ impl Parts {
         Ok(dx)
     }
 
-    /// Backward from these outputs with their gradients: adds the parameters' gradients to the sums and returns those of
-    /// `leaves`.
+    /// Backward from these outputs with their gradients: adds the parameters' gradients to the sums and returns those
+    /// of `leaves`.
     fn pull<T: Real, const N: usize, const M: usize>(
         &self,
         outputs: [(&Tensor, &Tensor); N],

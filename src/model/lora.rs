@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, Var};
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 
 use super::config::LlamaConfig;
 use super::init::Loaded;
@@ -18,6 +17,7 @@ use crate::error::{Error, Fault, Result};
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, Rows, linear};
 use crate::seed::Seed;
+use crate::settings::{Faults, Settings, nearest, settings};
 
 /// All of [`TARGETS`].
 pub const ALL_LINEAR: &str = "all-linear";
@@ -25,65 +25,53 @@ pub const ALL_LINEAR: &str = "all-linear";
 /// What PEFT puts before the name of every module.
 pub const PREFIX: &str = "base_model.model.";
 
-/// Options of `--tune lora`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LoraConfig {
-    /// Rank of the additions; 0 = that of the adapter that MODEL is, otherwise 16.
-    pub rank: usize,
-    /// The addition is scaled by alpha / rank; 0 = that of the adapter that MODEL is, otherwise twice the rank.
-    pub alpha: f64,
-    /// Layers to adapt, as PEFT's `target_modules`: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj,
-    /// all-linear; empty = those of the adapter that MODEL is, otherwise all-linear.
-    pub targets: Vec<String>,
-    /// Scales by alpha / sqrt(rank) instead.
-    pub rslora: bool,
+settings! {
+    /// Options of `--tune lora`.
+    pub struct LoraConfig at "train.lora" {
+        /// Rank of the additions; 0 = that of the adapter that MODEL is, otherwise 16.
+        pub rank: usize = 0;
+        /// The addition is scaled by alpha / rank; 0 = that of the adapter that MODEL is, otherwise twice the rank.
+        pub alpha: f64 = 0.0;
+        /// Layers to adapt, as PEFT's `target_modules`: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj,
+        /// all-linear; empty = those of the adapter that MODEL is, otherwise all-linear.
+        pub targets: Vec<String> = Vec::new();
+        /// Scales by alpha / sqrt(rank) instead.
+        pub rslora: bool = false;
+    }
 }
 
-impl LoraConfig {
-    /// Settings that are out of range or unknown; keys are relative to `prefix`.
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |key: &str, message: String| {
-            faults.push(Fault { origin: String::new(), key: format!("{prefix}.{key}"), message });
-        };
-        if !(self.alpha >= 0.0 && self.alpha.is_finite()) {
-            fault("alpha", format!("expected a number above 0, got {}", self.alpha));
-        }
+impl Settings for LoraConfig {
+    fn judge(&self, faults: &mut Faults) {
+        let fine = self.alpha >= 0.0 && self.alpha.is_finite();
+        faults.check(fine, "alpha", format!("expected a number above 0, got {}", self.alpha));
+        let known = || TARGETS.iter().map(|(name, _)| *name).chain([ALL_LINEAR]);
         for (i, target) in self.targets.iter().enumerate() {
             if self.targets[..i].contains(target) {
-                fault("targets", format!("{target:?} is given twice"));
+                faults.add("targets", format!("{target:?} is given twice"));
             } else if target == "lm_head" {
-                fault("targets", "the head takes no adapter; --tune head trains it whole".into());
-            } else if target != ALL_LINEAR && !TARGETS.iter().any(|(name, _)| name == target) {
-                fault("targets", format!("unknown layer {target:?}; {}", suggestion(target)));
+                faults.add("targets", "the head takes no adapter; --tune head trains it whole");
+            } else if !known().any(|name| name == target) {
+                let advice = match nearest(target, known()) {
+                    Some(name) => format!("did you mean `{name}`?"),
+                    None => format!("known are {}", known().collect::<Vec<_>>().join(", ")),
+                };
+                faults.add("targets", format!("unknown layer {target:?}; {advice}"));
             }
         }
         if self.targets.len() > 1 && self.targets.iter().any(|t| t == ALL_LINEAR) {
-            fault("targets", "\"all-linear\" stands for all of them: the others have no effect".into());
+            faults.add("targets", "\"all-linear\" stands for all of them: the others have no effect");
         }
-        faults
     }
+}
 
-    /// Keys of the settings that are not left at their defaults.
-    pub fn given(&self) -> Vec<&'static str> {
-        let own = LoraConfig::default();
-        let keys = [
-            ("rank", self.rank != own.rank),
-            ("alpha", self.alpha != own.alpha),
-            ("targets", self.targets != own.targets),
-            ("rslora", self.rslora != own.rslora),
-        ];
-        keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
-    }
-
+impl LoraConfig {
     /// Settings that were given and differ from those of the adapter that training continues.
-    pub fn conflicts(&self, found: &Lora, prefix: &str) -> Vec<Fault> {
+    pub fn conflicts(&self, found: &Lora) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut check = |fine: bool, key: &str, given: String, own: String| {
             if !fine {
                 let message = format!("{given}, but the adapter to train on has {own}; leave the setting out");
-                faults.push(Fault { origin: String::new(), key: format!("{prefix}.{key}"), message });
+                faults.push(LoraConfig::fault(key, message));
             }
         };
         let (rank, alpha) = (self.rank, self.alpha);
@@ -94,20 +82,6 @@ impl LoraConfig {
         check(same, "targets", self.targets.join(", "), found.targets.join(", "));
         check(!self.rslora || found.rslora, "rslora", "true".into(), "false".into());
         faults
-    }
-}
-
-fn suggestion(target: &str) -> String {
-    let last = target.rsplit('.').next().unwrap_or(target).to_lowercase();
-    let known = TARGETS.iter().map(|(name, _)| *name).chain([ALL_LINEAR]);
-    let near = known
-        .clone()
-        .map(|name| (strsim::osa_distance(name, &last), name))
-        .filter(|(distance, _)| *distance <= (last.chars().count() / 3).max(1))
-        .min();
-    match near {
-        Some((_, name)) => format!("did you mean `{name}`?"),
-        None => format!("known are {}", known.collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -267,7 +241,7 @@ mod tests {
     #[test]
     fn unknown_targets_are_faults_with_a_suggestion() {
         let message = |targets: &[&str]| {
-            let faults = lora(targets).faults("train.lora");
+            let faults = lora(targets).faults();
             faults.into_iter().map(|f| format!("{}: {}", f.key, f.message)).collect::<Vec<_>>().join("; ")
         };
         assert_eq!(message(&["q_pro"]), "train.lora.targets: unknown layer \"q_pro\"; did you mean `q_proj`?");
@@ -277,7 +251,7 @@ mod tests {
         assert!(message(&["q_proj", "q_proj"]).contains("twice"));
         assert!(message(&["all-linear", "q_proj"]).contains("no effect"));
         assert_eq!(message(&["all-linear"]), "");
-        assert_eq!(LoraConfig { alpha: -1.0, ..LoraConfig::default() }.faults("x").len(), 1);
+        assert_eq!(LoraConfig { alpha: -1.0, ..LoraConfig::default() }.faults().len(), 1);
     }
 
     #[test]

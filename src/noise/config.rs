@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::seed::Seed;
+use crate::settings::{Faults, Settings, Table, joined, settings};
 
 /// Which pairs the noise falls on. In all formulas R is `flip_rate` and T is `temperature`; probabilities
 /// are cut at 1. A pair is flipped where a number in [0, 1) that depends on (noise seed, id) alone is below
@@ -29,7 +30,7 @@ pub enum FlipKind {
     /// they are.
     Source,
     /// A rate for each annotator: p = R times the rate in `annotator_rates`; without such a list p = scale w,
-    /// where each annotator's w is drawn uniformly from 1 +- `annotator_spread`. Pairs without an annotator get
+    /// where each annotator's w is drawn uniformly from 1 +- 1. Pairs without an annotator get
     /// p = R.
     Annotator,
     /// Probabilities given by the input's column `flip_probability`: p = R times its value; 0 where it is
@@ -83,153 +84,82 @@ pub enum Selected {
     Flip,
 }
 
-/// Label noise.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct NoiseConfig {
-    /// Share of the labels to flip (the mean probability over all pairs), or of the pairs to single out, in
-    /// [0, 1]; for `source`, `column` and listed annotators a factor on the given rates. Default: 0.
-    pub flip_rate: f64,
-    /// Which pairs the noise falls on. Default: `uniform`.
-    pub flip_kind: FlipKind,
-    /// Text appended, after a space, to the last user message of the pairs that were flipped or singled
-    /// out, as the paper's `[FLIP]`. Default: "" (not marked).
-    pub flip_marker: String,
-    /// Seed of the flips; 0 (default) is the run's seed.
-    pub seed: u64,
-    /// T of `margin` (score units) and `length` (log ratio), above 0. Default: 1.
-    pub temperature: f64,
-    /// Whether the scale of `margin`, `length` and drawn annotators is fitted so that the mean probability over
-    /// all pairs is `flip_rate`, which needs all of them at once: not with `--shard`. If not, the scale of
-    /// `margin` and `length` is 2 `flip_rate`, so that p = `flip_rate` where nothing speaks for either side, and
-    /// annotators have rates in R +- spread min(R, 1 - R), whose mean is R over many annotators alone.
-    /// Default: true.
-    pub calibrate: bool,
-    /// Rates of `source`, as `TAG=RATE`, each in [0, 1]; `*=RATE` stands for all others, which are never
-    /// flipped without it. Default: none.
-    pub source_rates: Vec<String>,
-    /// Rates of `annotator`, as `NAME=RATE`, likewise. Default: none (drawn from the seed).
-    pub annotator_rates: Vec<String>,
-    /// Simulates this many annotators: each pair belongs to one of them, by hash. Default: 0 (the input's
-    /// column `annotator`; pairs without one get p = `flip_rate`).
-    pub annotators: usize,
-    /// How far the drawn rates of annotators lie around their mean, as a share of it, in [0, 1]. Default: 1.
-    pub annotator_spread: f64,
-    /// What becomes of the pairs that `ambiguous` and `weak-quality` single out. Default: `keep`.
-    pub selected: Selected,
+settings! {
+    /// Label noise.
+    pub struct NoiseConfig at "prepare.noise" {
+        /// Share of the labels to flip (the mean probability over all pairs), or of the pairs to single out, in
+        /// [0, 1]; for `source`, `column` and listed annotators a factor on the given rates.
+        pub flip_rate: f64 = 0.0;
+        /// Which pairs the noise falls on.
+        pub flip_kind: FlipKind = FlipKind::Uniform;
+        /// Text appended, after a space, to the last user message of the pairs that were flipped or singled
+        /// out, as the paper's `[FLIP]`; "" marks none.
+        pub flip_marker: String = String::new();
+        /// Seed of the flips; 0 is the run's seed.
+        pub seed: u64 = 0;
+        /// T of `margin` (score units) and `length` (log ratio), above 0.
+        pub temperature: f64 = 1.0, used "margin and length" if |c| c.flip_kind.scaled();
+        /// Whether the scale of `margin`, `length` and drawn annotators is fitted so that the mean probability over
+        /// all pairs is `flip_rate`, which needs all of them at once: not with `--shard`. If not, the scale of
+        /// `margin` and `length` is 2 `flip_rate`, so that p = `flip_rate` where nothing speaks for either side, and
+        /// annotators have rates in R +- min(R, 1 - R), whose mean is R over many annotators alone.
+        pub calibrate: bool = true, used "margin, length and annotator"
+            if |c| c.flip_kind.scaled() || c.flip_kind == FlipKind::Annotator;
+        /// Rates of `source`, as `TAG=RATE`, each in [0, 1]; `*=RATE` stands for all others, which are never
+        /// flipped without it.
+        pub source_rates: Vec<String> = Vec::new(), used "source" if |c| c.flip_kind == FlipKind::Source;
+        /// Rates of `annotator`, as `NAME=RATE`, likewise; without any they are drawn from the seed.
+        pub annotator_rates: Vec<String> = Vec::new(), used "annotator" if |c| c.flip_kind == FlipKind::Annotator;
+        /// Simulates this many annotators: each pair belongs to one of them, by hash. 0 takes the input's
+        /// column `annotator`; pairs without one get p = `flip_rate`.
+        pub annotators: usize = 0, used "annotator" if |c| c.flip_kind == FlipKind::Annotator;
+        /// What becomes of the pairs that `ambiguous` and `weak-quality` single out.
+        pub selected: Selected = Selected::Keep, used "ambiguous and weak-quality" if |c| c.flip_kind.selects();
+    }
 }
 
-impl Default for NoiseConfig {
-    fn default() -> Self {
-        NoiseConfig {
-            flip_rate: 0.0,
-            flip_kind: FlipKind::Uniform,
-            flip_marker: String::new(),
-            seed: 0,
-            temperature: 1.0,
-            calibrate: true,
-            source_rates: Vec::new(),
-            annotator_rates: Vec::new(),
-            annotators: 0,
-            annotator_spread: 1.0,
-            selected: Selected::Keep,
+impl Settings for NoiseConfig {
+    fn judge(&self, faults: &mut Faults) {
+        let rate = self.flip_rate;
+        faults.check((0.0..=1.0).contains(&rate), "flip_rate", format!("must be between 0 and 1, got {rate}"));
+        let t = self.temperature;
+        faults.check(t.is_finite() && t > 0.0, "temperature", format!("must be above 0, got {t}"));
+        for (key, lines) in [("source_rates", &self.source_rates), ("annotator_rates", &self.annotator_rates)] {
+            if let Err(messages) = Rates::parse(lines) {
+                messages.into_iter().for_each(|message| faults.add(key, message));
+            }
         }
+        if self.flip_rate == 0.0 {
+            return;
+        }
+        let no_rates = self.flip_kind == FlipKind::Source && self.source_rates.is_empty();
+        let message = "missing: --flip-kind source needs it, as \
+                       --set 'prepare.noise.source_rates=[\"TAG=0.3\", \"*=0.1\"]'";
+        faults.check(!no_rates, "source_rates", message);
+        if self.flip_kind == FlipKind::Annotator && !self.annotator_rates.is_empty() {
+            let message = "simulated annotators have drawn rates; leave annotator_rates out";
+            faults.check(self.annotators == 0, "annotators", message);
+            let message = "has no effect: the rates are listed in annotator_rates";
+            faults.check(self.calibrate, "calibrate", message);
+        }
+    }
+
+    fn why_unused(&self, _: &str, used_by: &str) -> String {
+        format!("has no effect with --flip-kind {}; it belongs to {used_by}", self.flip_kind.name())
+    }
+
+    /// Without flips nothing here has an effect; a clean run of a noisy recipe is no mistake.
+    fn idle(&self) -> Vec<(String, String)> {
+        if self.flip_rate == 0.0 { Vec::new() } else { self.unused() }
+    }
+
+    /// Without flips no setting has an effect but the seed.
+    fn applicable(&self) -> NoiseConfig {
+        self.without(|setting| if self.flip_rate == 0.0 { setting.name != "seed" } else { !(setting.used)(self) })
     }
 }
 
 impl NoiseConfig {
-    /// What is wrong with these settings, keys under `prefix`.
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |key: &str, message: String| {
-            faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
-        };
-        let unit = 0.0..=1.0;
-        for (key, value) in [("flip_rate", self.flip_rate), ("annotator_spread", self.annotator_spread)] {
-            if !unit.contains(&value) {
-                fault(key, format!("must be between 0 and 1, got {value}"));
-            }
-        }
-        if !self.temperature.is_finite() || self.temperature <= 0.0 {
-            fault("temperature", format!("must be above 0, got {}", self.temperature));
-        }
-        for (key, lines) in [("source_rates", &self.source_rates), ("annotator_rates", &self.annotator_rates)] {
-            if let Err(messages) = Rates::parse(lines) {
-                messages.into_iter().for_each(|message| fault(key, message));
-            }
-        }
-        // Without flips nothing here has an effect; a clean run of a noisy recipe is no mistake.
-        if self.flip_rate == 0.0 {
-            return faults;
-        }
-        for (key, owners) in self.without_effect() {
-            let kind = self.flip_kind.name();
-            fault(key, format!("has no effect with --flip-kind {kind}; it belongs to {owners}"));
-        }
-        if self.flip_kind == FlipKind::Source && self.source_rates.is_empty() {
-            fault(
-                "source_rates",
-                "missing: --flip-kind source needs it, as --set 'prepare.noise.source_rates=[\"TAG=0.3\", \"*=0.1\"]'"
-                    .into(),
-            );
-        }
-        if self.flip_kind == FlipKind::Annotator && !self.annotator_rates.is_empty() {
-            if self.annotators > 0 {
-                fault("annotators", "simulated annotators have drawn rates; leave annotator_rates out".into());
-            }
-            if self.annotator_spread != NoiseConfig::default().annotator_spread {
-                fault("annotator_spread", "has no effect: the rates are listed in annotator_rates".into());
-            }
-            if !self.calibrate {
-                fault("calibrate", "has no effect: the rates are listed in annotator_rates".into());
-            }
-        }
-        faults
-    }
-
-    /// Settings that were changed but belong to other kinds than `flip_kind`, with those kinds' names.
-    fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
-        let (kept, mut found) = (self.applicable(), Vec::new());
-        let mut check = |differs: bool, key, owners| {
-            if differs {
-                found.push((key, owners));
-            }
-        };
-        check(self.temperature != kept.temperature, "temperature", "margin and length");
-        check(self.calibrate != kept.calibrate, "calibrate", "margin, length and annotator");
-        check(self.source_rates != kept.source_rates, "source_rates", "source");
-        check(self.annotator_rates != kept.annotator_rates, "annotator_rates", "annotator");
-        check(self.annotators != kept.annotators, "annotators", "annotator");
-        check(self.annotator_spread != kept.annotator_spread, "annotator_spread", "annotator");
-        check(self.selected != kept.selected, "selected", "ambiguous and weak-quality");
-        found
-    }
-
-    /// The settings that concern this `flip_kind`; the others are at their defaults. Without flips none does
-    /// but the seed.
-    #[must_use]
-    pub fn applicable(&self) -> NoiseConfig {
-        if self.flip_rate == 0.0 {
-            return NoiseConfig { seed: self.seed, ..NoiseConfig::default() };
-        }
-        let (all, mut kept) = (self.clone(), NoiseConfig::default());
-        (kept.flip_rate, kept.flip_kind, kept.seed) = (all.flip_rate, all.flip_kind, all.seed);
-        kept.flip_marker = all.flip_marker;
-        match self.flip_kind {
-            FlipKind::Uniform | FlipKind::Column => {}
-            FlipKind::Margin | FlipKind::Length => {
-                (kept.temperature, kept.calibrate) = (all.temperature, all.calibrate);
-            }
-            FlipKind::Source => kept.source_rates = all.source_rates,
-            FlipKind::Annotator => {
-                (kept.annotator_rates, kept.annotators) = (all.annotator_rates, all.annotators);
-                (kept.annotator_spread, kept.calibrate) = (all.annotator_spread, all.calibrate);
-            }
-            FlipKind::Ambiguous | FlipKind::WeakQuality => kept.selected = all.selected,
-        }
-        kept
-    }
-
     /// The seed of the flips, given the run's.
     pub fn seed_of(&self, run: Seed) -> Seed {
         if self.seed == 0 { run } else { Seed(self.seed) }
@@ -246,25 +176,16 @@ impl NoiseConfig {
         self.calibrate && (drawn || self.flip_kind.scaled())
     }
 
-    /// Settings of the noise that were changed though no label is flipped, by the flags or keys that set them.
-    pub fn idle(&self) -> Vec<&'static str> {
-        let own = NoiseConfig::default();
-        let mut found = Vec::new();
-        if self.flip_rate == 0.0 {
-            let settings = [
-                (self.flip_kind != own.flip_kind, "--flip-kind"),
-                (self.flip_marker != own.flip_marker, "--flip-marker"),
-                (self.temperature != own.temperature, "--flip-temperature"),
-                (self.calibrate != own.calibrate, "prepare.noise.calibrate"),
-                (self.source_rates != own.source_rates, "prepare.noise.source_rates"),
-                (self.annotator_rates != own.annotator_rates, "prepare.noise.annotator_rates"),
-                (self.annotators != own.annotators, "prepare.noise.annotators"),
-                (self.annotator_spread != own.annotator_spread, "prepare.noise.annotator_spread"),
-                (self.selected != own.selected, "prepare.noise.selected"),
-            ];
-            found.extend(settings.into_iter().filter(|(changed, _)| *changed).map(|(_, name)| name));
-        }
-        found
+    /// Settings that were given although no label is flipped, by the flags or keys that set them.
+    pub fn switched_off(&self) -> Vec<String> {
+        let spelled = |name: String| match name.as_str() {
+            "flip_kind" => "--flip-kind".into(),
+            "flip_marker" => "--flip-marker".into(),
+            "temperature" => "--flip-temperature".into(),
+            _ => joined(NoiseConfig::KEY, &name),
+        };
+        let given = self.given().into_iter().filter(|name| self.flip_rate == 0.0 && name != "seed");
+        given.map(spelled).collect()
     }
 
     /// Whether a pair's label depends on the other pairs, so that a shard cannot be made alone.

@@ -90,14 +90,8 @@ impl<'a> Facts<'a> {
             rates,
             ids: text(col::ID)?,
             flipped: frame.column(col::FLIPPED)?.bool()?,
-            scores: match scored {
-                true => Some([number(col::SCORE_CHOSEN)?, number(col::SCORE_REJECTED)?]),
-                false => None,
-            },
-            texts: match measured {
-                true => Some([messages(col::CHOSEN)?, messages(col::REJECTED)?]),
-                false => None,
-            },
+            scores: if scored { Some([number(col::SCORE_CHOSEN)?, number(col::SCORE_REJECTED)?]) } else { None },
+            texts: if measured { Some([messages(col::CHOSEN)?, messages(col::REJECTED)?]) } else { None },
             names,
             given,
             origins: match (frame.column(col::FILE), frame.column(col::LINE)) {
@@ -177,11 +171,8 @@ impl<'a> Facts<'a> {
             return Chance::Fixed(rate * self.rates.of(name.unwrap_or("")));
         }
         let Some(name) = name else { return Chance::Fixed(rate) };
-        let draw = config.annotator_spread * (2.0 * self.seed.unit("annotator-rate", name) - 1.0);
-        match config.calibrate {
-            true => scaled(1.0 + draw),
-            false => Chance::Fixed(rate + draw * rate.min(1.0 - rate)),
-        }
+        let draw = 2.0 * self.seed.unit("annotator-rate", name) - 1.0;
+        if config.calibrate { scaled(1.0 + draw) } else { Chance::Fixed(rate + draw * rate.min(1.0 - rate)) }
     }
 
     fn given(&self, i: usize) -> Result<f64> {

@@ -10,6 +10,7 @@ use super::config::{FlipKind, NoiseConfig, Rates};
 use super::plan::NO_ANNOTATOR;
 use crate::error::{Fault, Result};
 use crate::schema::{NO_NOISE, col};
+use crate::settings::Settings;
 
 /// Counts by name.
 type Tallies = BTreeMap<String, Tally>;
@@ -103,9 +104,7 @@ impl Ledger {
             return faults;
         }
         let n = self.all.pairs;
-        let mut fault = |key: &str, message: String| {
-            faults.push(Fault { origin: String::new(), key: format!("prepare.noise.{key}"), message });
-        };
+        let mut fault = |key: &str, message: String| faults.push(NoiseConfig::fault(key, message));
         if self.by_annotator.len() == 1 && self.by_annotator.contains_key("") {
             let message = format!("--flip-kind annotator: none of the {n} pairs names its annotator; {NO_ANNOTATOR}");
             fault("flip_kind", message);

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::Message;
+use crate::settings::Settings;
 use FlipKind as K;
 
 pub(super) const KINDS: [K; 8] =
@@ -225,12 +226,11 @@ fn sources_annotators_and_columns_have_their_own_rates() {
     let rows = [by(Some("ann")), by(Some("bob")), by(None)];
     let listed = NoiseConfig { annotator_rates: vec!["ann=0.4".into(), "*=0.2".into()], ..at(K::Annotator, 0.5) };
     close(&chances(&rows, &listed), &[0.2, 0.1, 0.1]);
-    // Drawn: the same for all pairs of an annotator, within the spread, R without one.
-    let drawn = NoiseConfig { annotator_spread: 0.5, calibrate: false, ..at(K::Annotator, 0.2) };
+    // Drawn: the same for all pairs of an annotator, around R, R without one.
+    let drawn = NoiseConfig { calibrate: false, ..at(K::Annotator, 0.2) };
     let found = chances(&[rows.to_vec(), rows.to_vec()].concat(), &drawn);
     assert_eq!((found[0], found[1], found[2]), (found[3], found[4], 0.2));
-    assert!(found[0] != found[1] && found[..2].iter().all(|p| (0.1..=0.3).contains(p)), "{found:?}");
-    close(&chances(&rows, &NoiseConfig { annotator_spread: 0.0, ..drawn }), &[0.2; 3]);
+    assert!(found[0] != found[1] && found[..2].iter().all(|p| (0.0..=0.4).contains(p)), "{found:?}");
     // Simulated: as many rates as annotators.
     let simulated = NoiseConfig { annotators: 3, ..at(K::Annotator, 0.2) };
     let found: BTreeSet<u64> = chances(&vec![PLAIN; 200], &simulated).iter().map(|p| p.to_bits()).collect();
@@ -352,26 +352,23 @@ fn a_plan_belongs_to_its_settings() {
 
 #[test]
 fn all_faults_of_the_settings_are_told() {
-    let faults =
-        |config: &NoiseConfig| -> Vec<String> { config.faults("noise.").iter().map(ToString::to_string).collect() };
-    assert_eq!(faults(&at(K::Uniform, 1.5)), ["noise.flip_rate: must be between 0 and 1, got 1.5"]);
+    let faults = |config: &NoiseConfig| -> Vec<String> { config.faults().iter().map(ToString::to_string).collect() };
+    assert_eq!(faults(&at(K::Uniform, 1.5)), ["prepare.noise.flip_rate: must be between 0 and 1, got 1.5"]);
     assert_eq!(faults(&at(K::Uniform, f64::NAN)).len(), 1);
     for kind in KINDS {
         assert_eq!(faults(&at(kind, 0.2)), Vec::<String>::new());
     }
     let odd = NoiseConfig {
         temperature: 0.0,
-        annotator_spread: 2.0,
         source_rates: vec!["a".into(), "b=2".into(), "=0.1".into(), "c=0.1".into(), "c=0.2".into()],
         ..at(K::Uniform, 0.0)
     };
     insta::assert_snapshot!(faults(&odd).join("\n"), @r#"
-    noise.annotator_spread: must be between 0 and 1, got 2
-    noise.temperature: must be above 0, got 0
-    noise.source_rates: expected NAME=RATE with a rate between 0 and 1, got `a`
-    noise.source_rates: expected NAME=RATE with a rate between 0 and 1, got `b=2`
-    noise.source_rates: expected NAME=RATE with a rate between 0 and 1, got `=0.1`
-    noise.source_rates: c is given twice
+    prepare.noise.temperature: must be above 0, got 0
+    prepare.noise.source_rates: expected NAME=RATE with a rate between 0 and 1, got `a`
+    prepare.noise.source_rates: expected NAME=RATE with a rate between 0 and 1, got `b=2`
+    prepare.noise.source_rates: expected NAME=RATE with a rate between 0 and 1, got `=0.1`
+    prepare.noise.source_rates: c is given twice
     "#);
     let idle = NoiseConfig {
         temperature: 2.0,
@@ -379,18 +376,16 @@ fn all_faults_of_the_settings_are_told() {
         source_rates: vec!["a=0.1".into()],
         annotator_rates: vec!["a=0.1".into()],
         annotators: 3,
-        annotator_spread: 0.5,
         selected: Selected::Flip,
         ..at(K::Uniform, 0.1)
     };
     insta::assert_snapshot!(faults(&idle).join("\n"), @r"
-    noise.temperature: has no effect with --flip-kind uniform; it belongs to margin and length
-    noise.calibrate: has no effect with --flip-kind uniform; it belongs to margin, length and annotator
-    noise.source_rates: has no effect with --flip-kind uniform; it belongs to source
-    noise.annotator_rates: has no effect with --flip-kind uniform; it belongs to annotator
-    noise.annotators: has no effect with --flip-kind uniform; it belongs to annotator
-    noise.annotator_spread: has no effect with --flip-kind uniform; it belongs to annotator
-    noise.selected: has no effect with --flip-kind uniform; it belongs to ambiguous and weak-quality
+    prepare.noise.temperature: has no effect with --flip-kind uniform; it belongs to margin and length
+    prepare.noise.calibrate: has no effect with --flip-kind uniform; it belongs to margin, length and annotator
+    prepare.noise.source_rates: has no effect with --flip-kind uniform; it belongs to source
+    prepare.noise.annotator_rates: has no effect with --flip-kind uniform; it belongs to annotator
+    prepare.noise.annotators: has no effect with --flip-kind uniform; it belongs to annotator
+    prepare.noise.selected: has no effect with --flip-kind uniform; it belongs to ambiguous and weak-quality
     ");
     // A clean run of a noisy recipe is no mistake, and neither are the settings made fit for a kind.
     assert!(faults(&NoiseConfig { flip_rate: 0.0, ..idle.clone() }).is_empty());
@@ -400,10 +395,11 @@ fn all_faults_of_the_settings_are_told() {
         NoiseConfig { seed: 4, ..NoiseConfig::default() }
     );
     let both = NoiseConfig { flip_kind: K::Annotator, ..idle };
-    let keys: Vec<_> = both.faults("").into_iter().map(|f| f.key).collect();
-    assert_eq!(keys, ["temperature", "source_rates", "selected", "annotators", "annotator_spread", "calibrate"]);
+    let keys: Vec<_> = both.faults().into_iter().map(|f| f.key).collect();
+    let named = ["temperature", "source_rates", "selected", "annotators", "calibrate"];
+    assert_eq!(keys, named.map(|name| format!("prepare.noise.{name}")));
     let bare = NoiseConfig { source_rates: Vec::new(), ..at(K::Source, 0.1) };
-    assert!(faults(&bare)[0].starts_with("noise.source_rates: missing"));
+    assert!(faults(&bare)[0].starts_with("prepare.noise.source_rates: missing"));
 }
 
 /// Every row by id.

@@ -35,7 +35,8 @@ mod simpo;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
+use crate::settings::{Faults, Settings, settings};
 pub use custom::CustomObjective;
 
 /// The loss on top of which codes are learned.
@@ -57,6 +58,13 @@ pub enum ObjectiveKind {
     Simpo,
     /// Supervised fine-tuning on the chosen responses: the warm start of a base model.
     Sft,
+}
+
+impl ObjectiveKind {
+    /// Whether a flip probability of the labels is assumed.
+    fn smooths(self) -> bool {
+        matches!(self, ObjectiveKind::Cdpo | ObjectiveKind::Rdpo | ObjectiveKind::Mix)
+    }
 }
 
 /// How IPO reduces token log-probabilities to a sequence's.
@@ -84,38 +92,52 @@ pub enum MixFlip {
 /// Value of a setting that stands for the objective's own default.
 pub const OWN_DEFAULT: f64 = -1.0;
 
-/// An objective and its constants.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObjectiveConfig {
-    /// Which objective.
-    pub name: ObjectiveKind,
-    /// Strength of the reference (DPO's beta; IPO's tau); -1 = 0.1, for SimPO 2.0. Without effect for SFT.
-    pub beta: f64,
-    /// Assumed flip probability of cDPO, rDPO and mix, 0 to below 0.5; -1 = 0.1 there. Where it is learned, its start.
-    pub label_smoothing: f64,
-    /// Where mix has its flip probability from.
-    pub mix_flip: MixFlip,
-    /// SimPO's target margin over beta; -1 = 0.5 there.
-    pub gamma_beta_ratio: f64,
-    /// IPO's reduction.
-    pub reduction: Reduction,
-    /// A loss of one's own in place of the named objective's; for programs that use the library, and no setting.
-    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
-    pub custom: Option<CustomObjective>,
+settings! {
+    /// An objective and its constants.
+    pub struct ObjectiveConfig at "train.objective" {
+        /// Which objective.
+        pub name: ObjectiveKind = ObjectiveKind::Dpo;
+        /// Strength of the reference (DPO's beta; IPO's tau); -1 = 0.1, for SimPO 2.0.
+        pub beta: f64 = OWN_DEFAULT, used "all but sft" if |c| c.name != ObjectiveKind::Sft;
+        /// Assumed flip probability of cDPO, rDPO and mix, 0 to below 0.5; -1 = 0.1 there. Where it is learned, its
+        /// start.
+        pub label_smoothing: f64 = OWN_DEFAULT, used "cdpo, rdpo or mix" if |c| c.name.smooths();
+        /// Where mix has its flip probability from.
+        pub mix_flip: MixFlip = MixFlip::Fixed, used "mix" if |c| c.name == ObjectiveKind::Mix;
+        /// SimPO's target margin over beta; -1 = 0.5 there.
+        pub gamma_beta_ratio: f64 = OWN_DEFAULT, used "simpo" if |c| c.name == ObjectiveKind::Simpo;
+        /// IPO's reduction.
+        pub reduction: Reduction = Reduction::Mean, used "ipo" if |c| c.name == ObjectiveKind::Ipo;
+        beside {
+            /// A loss of one's own in place of the named objective's; for programs that use the library, and no
+            /// setting.
+            pub custom: Option<CustomObjective>
+        }
+    }
 }
 
-impl Default for ObjectiveConfig {
-    fn default() -> ObjectiveConfig {
-        ObjectiveConfig {
-            name: ObjectiveKind::Dpo,
-            beta: OWN_DEFAULT,
-            label_smoothing: OWN_DEFAULT,
-            mix_flip: MixFlip::Fixed,
-            gamma_beta_ratio: OWN_DEFAULT,
-            reduction: Reduction::Mean,
-            custom: None,
-        }
+impl Settings for ObjectiveConfig {
+    fn judge(&self, faults: &mut Faults) {
+        // What has no effect need not be in range.
+        let config = self.applicable();
+        let beta = config.beta;
+        let fine = beta == OWN_DEFAULT || (beta > 0.0 && beta.is_finite());
+        faults.check(fine, "beta", format!("expected a number above 0, got {beta}"));
+        let rate = config.label_smoothing;
+        let fine = rate == OWN_DEFAULT || (0.0..0.5).contains(&rate);
+        faults.check(fine, "label_smoothing", format!("expected 0 to below 0.5, got {rate}"));
+        let stuck = config.mix_flip == MixFlip::Learned && rate == 0.0;
+        let message = "a learned flip rate cannot start at 0: there it has no gradient";
+        faults.check(!stuck, "label_smoothing", message);
+        let ratio = config.gamma_beta_ratio;
+        let fine = ratio == OWN_DEFAULT || (ratio >= 0.0 && ratio.is_finite());
+        faults.check(fine, "gamma_beta_ratio", format!("expected a number from 0, got {ratio}"));
+    }
+
+    fn why_unused(&self, name: &str, used_by: &str) -> String {
+        let kind = format!("{:?}", crate::schema::name_of(&self.name));
+        let instead = if name == "beta" { String::new() } else { format!("; use {used_by}") };
+        format!("has no effect with objective {kind}{instead}")
     }
 }
 
@@ -127,78 +149,10 @@ impl ObjectiveConfig {
         let or = |value: f64, default: f64| if value == OWN_DEFAULT { default } else { value };
         ObjectiveConfig {
             beta: or(self.beta, if self.name == K::Simpo { 2.0 } else { 0.1 }),
-            label_smoothing: match self.name {
-                K::Cdpo | K::Rdpo | K::Mix => or(self.label_smoothing, 0.1),
-                _ => OWN_DEFAULT,
-            },
-            gamma_beta_ratio: match self.name {
-                K::Simpo => or(self.gamma_beta_ratio, 0.5),
-                _ => OWN_DEFAULT,
-            },
+            label_smoothing: if self.name.smooths() { or(self.label_smoothing, 0.1) } else { OWN_DEFAULT },
+            gamma_beta_ratio: if self.name == K::Simpo { or(self.gamma_beta_ratio, 0.5) } else { OWN_DEFAULT },
             ..self.clone()
         }
-    }
-
-    /// The same without the settings that this objective ignores: for a sweep, whose settings are shared by
-    /// objectives that each use some of them.
-    #[must_use]
-    pub fn applicable(&self) -> ObjectiveConfig {
-        use ObjectiveKind as K;
-        let mut config = self.clone();
-        if !matches!(self.name, K::Cdpo | K::Rdpo | K::Mix) {
-            config.label_smoothing = OWN_DEFAULT;
-        }
-        if self.name != K::Mix {
-            config.mix_flip = MixFlip::Fixed;
-        }
-        if self.name != K::Simpo {
-            config.gamma_beta_ratio = OWN_DEFAULT;
-        }
-        if self.name != K::Ipo {
-            config.reduction = Reduction::Mean;
-        }
-        config
-    }
-
-    /// Settings that are out of range or without effect; keys are relative to `prefix`.
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        use ObjectiveKind as K;
-        let mut faults = Vec::new();
-        let mut fault = |key: &str, message: String| {
-            faults.push(Fault { origin: String::new(), key: format!("{prefix}.{key}"), message });
-        };
-        let name = format!("{:?}", crate::schema::name_of(&self.name));
-        if self.beta != OWN_DEFAULT && !(self.beta > 0.0 && self.beta.is_finite()) {
-            fault("beta", format!("expected a number above 0, got {}", self.beta));
-        }
-        if self.beta != OWN_DEFAULT && self.name == K::Sft {
-            fault("beta", "has no effect with objective \"sft\"".into());
-        }
-        if self.label_smoothing != OWN_DEFAULT {
-            if !matches!(self.name, K::Cdpo | K::Rdpo | K::Mix) {
-                fault("label_smoothing", format!("has no effect with objective {name}; use cdpo, rdpo or mix"));
-            } else if !(0.0..0.5).contains(&self.label_smoothing) {
-                fault("label_smoothing", format!("expected 0 to below 0.5, got {}", self.label_smoothing));
-            }
-        }
-        if self.mix_flip == MixFlip::Learned {
-            if self.name != K::Mix {
-                fault("mix_flip", format!("has no effect with objective {name}; use mix"));
-            } else if self.label_smoothing == 0.0 {
-                fault("label_smoothing", "a learned flip rate cannot start at 0: there it has no gradient".into());
-            }
-        }
-        if self.gamma_beta_ratio != OWN_DEFAULT {
-            if self.name != K::Simpo {
-                fault("gamma_beta_ratio", format!("has no effect with objective {name}; use simpo"));
-            } else if !(self.gamma_beta_ratio >= 0.0 && self.gamma_beta_ratio.is_finite()) {
-                fault("gamma_beta_ratio", format!("expected a number from 0, got {}", self.gamma_beta_ratio));
-            }
-        }
-        if self.reduction != Reduction::Mean && self.name != K::Ipo {
-            fault("reduction", format!("has no effect with objective {name}; use ipo"));
-        }
-        faults
     }
 
     /// Whether the objective compares with a reference model.
@@ -482,17 +436,21 @@ mod tests {
         c.reduction = Reduction::Sum;
         c.beta = 0.0;
         c.mix_flip = MixFlip::Learned;
-        let keys: Vec<String> = c.faults("train.objective").into_iter().map(|f| f.key).collect();
+        let keys: Vec<String> = c.faults().into_iter().map(|f| f.key).collect();
         assert_eq!(
             keys,
-            ["beta", "label_smoothing", "mix_flip", "gamma_beta_ratio", "reduction"]
+            ["label_smoothing", "mix_flip", "gamma_beta_ratio", "reduction", "beta"]
                 .map(|k| format!("train.objective.{k}"))
         );
         assert_eq!(c.applicable().mix_flip, MixFlip::Fixed);
+        // A sweep over dpo and sft shares its beta.
+        let sft = ObjectiveConfig { name: ObjectiveKind::Sft, beta: 0.3, ..ObjectiveConfig::default() };
+        assert_eq!(sft.faults()[0].to_string(), "train.objective.beta: has no effect with objective \"sft\"");
+        assert_eq!(sft.applicable().faults(), []);
         let zero =
             ObjectiveConfig { name: ObjectiveKind::Mix, mix_flip: MixFlip::Learned, ..config(ObjectiveKind::Dpo) };
-        assert!(zero.faults("x").is_empty());
-        assert_eq!(ObjectiveConfig { label_smoothing: 0.0, ..zero }.faults("x").len(), 1);
-        assert!(ObjectiveConfig::default().faults("x").is_empty());
+        assert!(zero.faults().is_empty());
+        assert_eq!(ObjectiveConfig { label_smoothing: 0.0, ..zero }.faults().len(), 1);
+        assert!(ObjectiveConfig::default().faults().is_empty());
     }
 }

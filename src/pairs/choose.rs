@@ -265,14 +265,11 @@ fn check_given(given: &GivenPairs, i: usize, config: &PairConfig) -> std::result
     if given.chosen.row(i).eq(given.rejected.row(i)) {
         return Err(Refusal::new(reason::IDENTICAL_RESPONSES, col::REJECTED, "the same text as chosen"));
     }
-    if let (Some(chosen), Some(rejected)) = (given.scores[0].get(i), given.scores[1].get(i)) {
-        if config.ties == Ties::DropGiven && chosen == rejected {
-            let detail = format!("both responses have the score {chosen}");
-            return Err(Refusal::new(reason::TIED_SCORES, col::SCORE_REJECTED, detail));
-        }
-        if config.min_margin > 0.0 && !reaches(chosen, rejected, config) {
-            return Err(too_close(col::SCORE_REJECTED, chosen, rejected, config));
-        }
+    if let (Some(chosen), Some(rejected)) = (given.scores[0].get(i), given.scores[1].get(i))
+        && config.min_margin > 0.0
+        && !reaches(chosen, rejected, config)
+    {
+        return Err(too_close(col::SCORE_REJECTED, chosen, rejected, config));
     }
     Ok(Choice { chosen: i, rejected: i })
 }
@@ -344,7 +341,7 @@ impl Chooser<'_> {
         let top: Vec<_> = usable.iter().filter(|c| c.score == highest).copied().collect();
         let best = match config.ties {
             Ties::Break => self.ranked(top).into_iter().next(),
-            Ties::Drop | Ties::DropGiven => first(top),
+            Ties::Drop => first(top),
         };
         let Some(best) = best else {
             return Err(refuse(reason::TOO_FEW_COMPLETIONS, "no completion has a score that can be compared"));
@@ -353,7 +350,7 @@ impl Chooser<'_> {
         let count = others.len();
         let rivals: Vec<_> = match config.ties {
             Ties::Break => others,
-            Ties::Drop | Ties::DropGiven => others.into_iter().filter(|c| c.score < highest).collect(),
+            Ties::Drop => others.into_iter().filter(|c| c.score < highest).collect(),
         };
         let tied = count - rivals.len();
         let Some(lowest) = rivals.iter().map(|c| c.score).min_by(f64::total_cmp) else {

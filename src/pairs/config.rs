@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Scored, near};
 use crate::error::Fault;
+use crate::settings::{Faults, PathText, Settings, settings};
 
 /// How pairs are made of scored completions. Two equal texts never form a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -40,8 +41,6 @@ pub enum Ties {
     /// content hash stands for all. Given pairs with equal scores stay, because their label is given.
     #[default]
     Drop,
-    /// As `drop`, and given pairs with equal scores go too.
-    DropGiven,
     /// Equal scores are ranked by a hash of (seed, prompt, response), so that tied completions form pairs
     /// with a margin of 0: the published binarized UltraFeedback has such pairs.
     Break,
@@ -90,88 +89,65 @@ pub enum Splits {
 /// What helps where no pair has two scores.
 const NAMED: &str = "--columns score_chosen=COLUMN score_rejected=COLUMN names the columns that hold them";
 
-/// How pairs are made, sifted and split.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct PairConfig {
-    /// How pairs are made of scored completions. Default: `best-vs-random`. No effect on given pairs.
-    pub rule: PairRule,
-    /// Least difference of the two scores, 0 or more; pairs with less are not made, and the random
-    /// rejected one is drawn from those that reach it. Given pairs with less go, too, where both scores are
-    /// known. Default: 0 (any difference).
-    pub min_margin: f64,
-    /// What equal scores are worth. Default: `drop`.
-    pub ties: Ties,
-    /// Most pairs of one prompt; those with the smallest hashes of (seed, id) stay. Default: 0 (all).
-    pub max_per_prompt: usize,
-    /// Which copies of a pair go. Default: `exact`.
-    pub dedup: Dedup,
-    /// What becomes of pairs that contradict each other. Default: `keep`.
-    pub conflicts: Conflicts,
-    /// Where the splits come from. Default: `files`.
-    pub splits: Splits,
-    /// Share of the prompts that goes to the test split, in [0, 1]; no effect on rows of files whose names
-    /// say their split. Default: 0.1.
-    pub test_fraction: f64,
-    /// Of prompts of at least this similarity (Jaccard index of their words, five in a row) one stays;
-    /// 0 (default) is off, else from 0.5 to 1. Needs all prompts at once.
-    pub near_duplicates: f64,
-    /// Benchmark files whose questions must not be in the data. Default: none.
-    pub decontaminate: Vec<String>,
-    /// Words in a row that count as a question found. Default: 13.
-    pub decontaminate_ngram: usize,
-    /// Whether questions are looked for in responses too. Default: false.
-    pub decontaminate_responses: bool,
+settings! {
+    /// How pairs are made, sifted and split.
+    pub struct PairConfig at "prepare.pairs" {
+        /// How pairs are made of scored completions. No effect on given pairs.
+        pub rule: PairRule = PairRule::BestVsRandom;
+        /// Least difference of the two scores, 0 or more; pairs with less are not made, and the random
+        /// rejected one is drawn from those that reach it. Given pairs with less go, too, where both scores are
+        /// known.
+        pub min_margin: f64 = 0.0;
+        /// What equal scores are worth.
+        pub ties: Ties = Ties::Drop, used "min_margin = 0" if |c| c.min_margin.is_nan() || c.min_margin <= 0.0;
+        /// Most pairs of one prompt; those with the smallest hashes of (seed, id) stay.
+        pub max_per_prompt: usize = 0;
+        /// Which copies of a pair go.
+        pub dedup: Dedup = Dedup::Exact;
+        /// What becomes of pairs that contradict each other.
+        pub conflicts: Conflicts = Conflicts::Keep;
+        /// Where the splits come from.
+        pub splits: Splits = Splits::Files;
+        /// Share of the prompts that goes to the test split, in [0, 1]; no effect on rows of files whose names
+        /// say their split.
+        pub test_fraction: f64 = 0.1;
+        /// Of prompts of at least this similarity (Jaccard index of their words, five in a row) one stays;
+        /// 0 (default) is off, else from 0.5 to 1. Needs all prompts at once.
+        pub near_duplicates: f64 = 0.0;
+        /// Benchmark files whose questions must not be in the data.
+        pub decontaminate: Vec<PathText> = Vec::new();
+        /// Words in a row that count as a question found.
+        pub decontaminate_ngram: usize = 13, used "decontaminate" if |c| !c.decontaminate.is_empty();
+    }
 }
 
-impl Default for PairConfig {
-    fn default() -> Self {
-        PairConfig {
-            rule: PairRule::BestVsRandom,
-            min_margin: 0.0,
-            ties: Ties::Drop,
-            max_per_prompt: 0,
-            dedup: Dedup::Exact,
-            conflicts: Conflicts::Keep,
-            splits: Splits::Files,
-            test_fraction: 0.1,
-            near_duplicates: 0.0,
-            decontaminate: Vec::new(),
-            decontaminate_ngram: 13,
-            decontaminate_responses: false,
+impl Settings for PairConfig {
+    fn judge(&self, faults: &mut Faults) {
+        let similarity = near::fault(self.near_duplicates);
+        faults.check(similarity.is_none(), "near_duplicates", similarity.unwrap_or_default());
+        let share = self.test_fraction;
+        faults.check((0.0..=1.0).contains(&share), "test_fraction", format!("must be between 0 and 1, got {share}"));
+        let least = self.min_margin;
+        let fine = least.is_finite() && least >= 0.0;
+        faults.check(fine, "min_margin", format!("must be 0 or more, got {least}"));
+    }
+
+    fn why_unused(&self, name: &str, used_by: &str) -> String {
+        match name {
+            "ties" => "has no effect: tied scores are below --min-margin in any case; leave one of the two out".into(),
+            _ => format!("has no effect without {used_by}"),
         }
     }
 }
 
 impl PairConfig {
-    /// What is wrong with these settings, keys under `prefix`.
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |key: &str, message: String| {
-            faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
-        };
-        if let Some(message) = near::fault(self.near_duplicates) {
-            fault("near_duplicates", message);
-        }
-        if !(0.0..=1.0).contains(&self.test_fraction) {
-            fault("test_fraction", format!("must be between 0 and 1, got {}", self.test_fraction));
-        }
-        if !self.min_margin.is_finite() || self.min_margin < 0.0 {
-            fault("min_margin", format!("must be 0 or more, got {}", self.min_margin));
-        } else if self.min_margin > 0.0 && self.ties != Ties::Drop {
-            let message = "has no effect: tied scores are below --min-margin in any case; leave one of the two out";
-            fault("ties", message.into());
-        }
-        faults
-    }
-
-    /// Settings that find nothing to act on in these rows, keys under `prefix`.
-    pub fn idle(&self, prefix: &str, rows: Scored) -> Vec<Fault> {
+    /// Settings that find nothing to act on in these rows.
+    pub fn idle_on(&self, rows: Scored) -> Vec<Fault> {
         let n = rows.completions + rows.pairs + rows.bare;
         let mut faults = Vec::new();
         let mut fault = |idle: bool, key: &str, message: String| {
             if idle && n > 0 {
-                faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
+                faults.push(PairConfig::fault(key, message));
             }
         };
         let none = rows.completions + rows.pairs == 0;
@@ -182,9 +158,6 @@ impl PairConfig {
         let message =
             format!("keep-higher-margin has nothing to compare: none of the {n} pairs has two scores; {NAMED}");
         fault(none && self.conflicts == Conflicts::KeepHigherMargin, "conflicts", message);
-        let message =
-            format!("drop-given has nothing to compare: none of the {n} rows is a pair with two scores; {NAMED}");
-        fault(rows.pairs == 0 && self.ties == Ties::DropGiven, "ties", message);
         let message = format!("break has no effect: none of the {n} rows has completions; all are pairs already");
         fault(rows.completions == 0 && self.ties == Ties::Break, "ties", message);
         faults

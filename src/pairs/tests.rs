@@ -6,6 +6,7 @@ use crate::frame::list_of_structs;
 use crate::message::Message;
 use crate::rejects::reason;
 use crate::schema::PAIR_COLUMNS;
+use crate::settings::Settings;
 
 pub(super) type Completion = (&'static str, &'static str, Option<f64>);
 
@@ -199,7 +200,7 @@ fn fractions_of_nothing_and_all() {
     assert_eq!(splits(0.0), ["train", "train"]);
     assert_eq!(splits(1.0), ["test", "test"]);
     let bad = PairConfig { test_fraction: -0.1, ..PairConfig::default() };
-    assert_eq!(bad.faults("pairs.")[0].to_string(), "pairs.test_fraction: must be between 0 and 1, got -0.1");
+    assert_eq!(bad.faults()[0].to_string(), "prepare.pairs.test_fraction: must be between 0 and 1, got -0.1");
 }
 
 fn completions() -> impl Strategy<Value = Vec<Completion>> {
@@ -216,7 +217,7 @@ pub(super) fn settings() -> impl Strategy<Value = PairConfig> {
         PairRule::BestVsEach,
         PairRule::AllPairs,
     ]);
-    let ties = prop::sample::select(vec![Ties::Drop, Ties::DropGiven, Ties::Break]);
+    let ties = prop::sample::select(vec![Ties::Drop, Ties::Break]);
     let dedup = prop::sample::select(vec![Dedup::Exact, Dedup::Normalized, Dedup::None]);
     let conflicts = prop::sample::select(vec![Conflicts::Keep, Conflicts::Drop, Conflicts::KeepHigherMargin]);
     let margin = prop::sample::select(vec![0.0, 1.0, 1.5]);
@@ -408,7 +409,6 @@ fn given_pairs_go_where_the_settings_say_so() {
         built.rejects.iter().map(|r| (r.line, r.reason)).collect()
     };
     assert_eq!(found(PairConfig::default()), []);
-    assert_eq!(found(PairConfig { ties: Ties::DropGiven, ..PairConfig::default() }), [(1, reason::TIED_SCORES)]);
     let near = reason::SMALL_MARGIN;
     assert_eq!(found(PairConfig { min_margin: 1.0, ..PairConfig::default() }), [(1, near), (2, near), (4, near)]);
 }
@@ -441,10 +441,10 @@ fn what_the_input_says_of_its_labels_comes_along() {
 
 #[test]
 fn faults_of_margins_and_ties() {
-    let faults = |config: PairConfig| config.faults("pairs.").iter().map(ToString::to_string).collect::<Vec<_>>();
+    let faults = |config: PairConfig| config.faults().iter().map(ToString::to_string).collect::<Vec<_>>();
     let odd = PairConfig { min_margin: -1.0, ..PairConfig::default() };
-    assert_eq!(faults(odd), ["pairs.min_margin: must be 0 or more, got -1"]);
+    assert_eq!(faults(odd), ["prepare.pairs.min_margin: must be 0 or more, got -1"]);
     assert_eq!(faults(PairConfig { min_margin: f64::NAN, ..PairConfig::default() }).len(), 1);
     let both = PairConfig { min_margin: 1.0, ties: Ties::Break, ..PairConfig::default() };
-    assert!(faults(both)[0].starts_with("pairs.ties: has no effect"));
+    assert!(faults(both)[0].starts_with("prepare.pairs.ties: has no effect"));
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::planted::{self, PlantedScores};
+use super::recipe::Recipe;
 use super::sweep::{self, SummaryRow};
 use super::train::{self, Ended, RunSummary};
 use super::{prepare, prepare::PrepareConfig};
@@ -14,31 +15,27 @@ use crate::error::{Error, Result};
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::objective::{ObjectiveConfig, ObjectiveKind};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
 use crate::report;
 use crate::seed::Seed;
+use crate::settings::{PathText, Settings, settings};
 use crate::synth::{self, SynthConfig};
 use crate::train::{LrSchedule, TrainConfig};
 
-/// Options of `demo`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DemoConfig {
-    /// Folder for everything.
-    pub out: String,
-    /// Prompts of the corpus.
-    pub rows: usize,
-    /// Epochs of the warm start.
-    pub sft_epochs: f64,
-    /// Epochs of each preference run.
-    pub epochs: f64,
-}
-
-impl Default for DemoConfig {
-    fn default() -> DemoConfig {
-        DemoConfig { out: "runs/demo".into(), rows: 1500, sft_epochs: 2.0, epochs: 2.0 }
+settings! {
+    /// Options of `demo`.
+    pub struct DemoConfig at "demo" {
+        /// Folder for everything.
+        pub out: PathText = "runs/demo".into();
+        /// Prompts of the corpus.
+        pub rows: usize = 1500;
+        /// Epochs of the warm start.
+        pub sft_epochs: f64 = 2.0;
+        /// Epochs of each preference run.
+        pub epochs: f64 = 2.0;
     }
 }
+
+impl Settings for DemoConfig {}
 
 /// What the demo made.
 #[derive(Debug, Clone, Serialize)]

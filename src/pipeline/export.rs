@@ -6,12 +6,13 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::model::Loaded;
 use crate::progress::Progress;
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
+use crate::settings::{Faults, PathText, Settings, settings};
 use crate::source::ModelSource;
 use crate::weights::load::load;
 use crate::weights::{base, folder, latent, peft};
@@ -42,52 +43,31 @@ pub enum ExportType {
     Base,
 }
 
-/// Options of `export`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ExportConfig {
-    /// Run folder.
-    pub run: String,
-    /// Folder to write.
-    pub out: String,
-    /// Form.
-    #[serde(rename = "as")]
-    pub form: ExportAs,
-    /// Type of the weights of a Hugging Face folder; merging is done in 32 bits.
-    pub dtype: ExportType,
-    /// Largest weight file in MB (10^6 bytes); a larger model is written in several with an index.
-    pub shard_mb: usize,
-}
-
-impl Default for ExportConfig {
-    fn default() -> ExportConfig {
-        ExportConfig {
-            run: String::new(),
-            out: String::new(),
-            form: ExportAs::Hf,
-            dtype: ExportType::F32,
-            shard_mb: (folder::SHARD / 1_000_000) as usize,
-        }
+settings! {
+    /// Options of `export`.
+    pub struct ExportConfig at "export" {
+        /// Run folder.
+        pub run: PathText = PathText::new();
+        /// Folder to write.
+        pub out: PathText = PathText::new();
+        /// Form.
+        pub r#as: ExportAs = ExportAs::Hf;
+        /// Type of the weights of a Hugging Face folder; merging is done in 32 bits.
+        pub dtype: ExportType = ExportType::F32, used "as = \"hf\"" if |c| c.r#as == ExportAs::Hf;
+        /// Largest weight file in MB (10^6 bytes); a larger model is written in several with an index.
+        pub shard_mb: usize = (folder::SHARD / 1_000_000) as usize, used "as = \"hf\"" if |c| c.r#as == ExportAs::Hf;
     }
 }
 
-impl ExportConfig {
-    /// Settings that are missing, out of range or without effect.
-    pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut check = |fine: bool, key: &str, message: &str| {
-            if !fine {
-                faults.push(Fault { origin: String::new(), key: format!("export.{key}"), message: message.into() });
-            }
-        };
-        check(!self.run.is_empty(), "run", "missing: give --run DIR, the output of lpc-pipe train");
-        check(!self.out.is_empty(), "out", "missing: give --out DIR");
-        check(self.shard_mb > 0, "shard_mb", "expected at least 1");
-        let own = ExportConfig::default();
-        let adapter = self.form == ExportAs::Peft;
-        check(!adapter || self.dtype == own.dtype, "dtype", "has no effect with as = \"peft\"");
-        check(!adapter || self.shard_mb == own.shard_mb, "shard_mb", "has no effect with as = \"peft\"");
-        faults
+impl Settings for ExportConfig {
+    fn judge(&self, faults: &mut Faults) {
+        faults.check(!self.run.is_empty(), "run", "missing: give --run DIR, the output of lpc-pipe train");
+        faults.check(!self.out.is_empty(), "out", "missing: give --out DIR");
+        faults.check(self.shard_mb > 0, "shard_mb", "expected at least 1");
+    }
+
+    fn why_unused(&self, _: &str, _: &str) -> String {
+        "has no effect with as = \"peft\"".into()
     }
 }
 
@@ -124,10 +104,7 @@ const BESIDE: [&str; 7] = [
 /// [`Error::Config`] for settings that are missing, or an adapter of a run that has none; [`Error::Artifact`] where
 /// the folder is not that of a finished run with its model; [`Error::Model`] where an adapter's base cannot be had.
 pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSummary> {
-    let faults = config.faults();
-    if !faults.is_empty() {
-        return Err(Error::Config(faults));
-    }
+    config.check()?;
     let (from, out) = (PathBuf::from(&config.run), PathBuf::from(&config.out));
     let read = [from.clone()];
     let claim = artifact::Claim { stage: "export", inputs: &read };
@@ -143,7 +120,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
         return Err(Error::artifact(&model, "no model")
             .with_hint("train keeps it unless it is told --set train.save_model=false"));
     }
-    if config.form == ExportAs::Peft && !adapter {
+    if config.r#as == ExportAs::Peft && !adapter {
         let tune = run_manifest.config["tune"].as_str().unwrap_or("full").to_string();
         let message = format!("a run with tune = \"{tune}\" leaves no adapter; only --tune lora does: use --as hf");
         return Err(Error::config("export.as", message));
@@ -153,7 +130,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     // A model that cannot be had leaves no folder behind. No tokenizer has a say here, and nothing is drawn from the
     // seed.
     let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
-    let loaded = if config.form == ExportAs::Hf { Some(read()?) } else { None };
+    let loaded = if config.r#as == ExportAs::Hf { Some(read()?) } else { None };
     let _lock = claim.take(&out)?;
     match loaded {
         Some(loaded) => merged(config, &model, loaded, &run_manifest, &out)?,
@@ -170,7 +147,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     let manifest = manifest.finish(&out)?;
     Ok(ExportSummary {
         out: config.out.clone(),
-        form: config.form,
+        form: config.r#as,
         files,
         bytes: manifest.outputs.iter().map(|o| o.bytes).sum(),
         latent: out.join(run::LPC_CONFIG).is_file(),

@@ -7,6 +7,7 @@ pub mod merge;
 pub mod plant;
 pub mod planted;
 pub mod prepare;
+pub mod recipe;
 pub mod score;
 pub mod sweep;
 pub mod train;

@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::rejects::{Reject, reason};
 use crate::schema::col;
 use crate::seed::Seed;
+use crate::settings::{Settings, refuse};
 use crate::synth::over::{self, Account, Refusal, Response, Sink, Texts};
 use crate::synth::{self, SynthConfig, SynthSummary};
 
@@ -33,9 +34,7 @@ pub fn run(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Result<
     }
     let mut faults = config.faults();
     let reading = Reading::new(config, &mut faults);
-    if !faults.is_empty() {
-        return Err(Error::Config(faults));
-    }
+    refuse(faults)?;
     let inputs = inputs::resolve(&config.over, progress)?;
     let work = Work { inputs: &inputs, reading, progress };
     over::plant(config, seed, progress, |sink| work.feed(sink)).map_err(in_our_words)
@@ -60,7 +59,8 @@ impl Reading {
         let on_bad_row: Option<OnBadRow> = named("on_bad_row", &config.on_bad_row, faults);
         ingest.format = format.unwrap_or_default();
         ingest.on_bad_row = on_bad_row.unwrap_or_default();
-        faults.extend(IngestConfig { wrong_tens: OnWrongTens::default(), ..ingest.clone() }.faults("synth."));
+        let read = IngestConfig { wrong_tens: OnWrongTens::default(), ..ingest.clone() }.faults();
+        faults.extend(read.into_iter().map(|f| Fault { key: f.key.replace("prepare.ingest.", "synth."), ..f }));
         let names = over::aspects(config);
         let aspects: Vec<Score> = names.iter().filter_map(|name| named("traits", name, faults)).collect();
         if !aspects.is_empty() {
@@ -68,7 +68,7 @@ impl Reading {
                 // No other layout has ratings by aspect.
                 ingest::Format::Auto => ingest.format = ingest::Format::Ultrafeedback,
                 ingest::Format::Ultrafeedback => {}
-                _ => faults.push(fault("format", "aspects are rated in the layout ultrafeedback only".into())),
+                _ => faults.push(SynthConfig::fault("format", "aspects are rated in the layout ultrafeedback only")),
             }
         }
         Reading { ingest, aspects }
@@ -80,14 +80,10 @@ impl Reading {
     }
 }
 
-fn fault(key: &str, message: String) -> Fault {
-    Fault { origin: String::new(), key: format!("synth.{key}"), message }
-}
-
 /// A value by its name, or a fault.
 fn named<T: DeserializeOwned>(key: &str, name: &str, faults: &mut Vec<Fault>) -> Option<T> {
     serde_json::from_value(name.into())
-        .map_err(|e| faults.push(fault(key, e.to_string().replace("unknown variant", "unknown value"))))
+        .map_err(|e| faults.push(SynthConfig::fault(key, e.to_string().replace("unknown variant", "unknown value"))))
         .ok()
 }
 

@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::schema::SPLITS;
 use crate::seed::Seed;
 use crate::select::mix::Mix;
+use crate::settings::{Settings, refuse};
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 
@@ -58,10 +59,7 @@ use work::{Key, Work, stop_if_asked};
 /// [`Error::Model`] where the tokenizer cannot; [`Error::Run`] where another process writes the folder
 /// or the user interrupts the work.
 pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Result<PrepareSummary> {
-    let faults = config.faults("prepare.");
-    if !faults.is_empty() {
-        return Err(Error::Config(faults));
-    }
+    config.check()?;
     let manifest = Manifest::begin("prepare", config)?;
     let shard = Shard::parse(&config.shard).map_err(|e| Error::config("prepare.shard", e))?;
     let mut inputs = inputs::resolve(&config.input, progress)?;
@@ -136,9 +134,7 @@ impl Job<'_> {
         };
         drop(corpus);
         let scored = findings.scored;
-        self.refuse(
-            config.pairs.idle("prepare.pairs.", scored).into_iter().chain(findings.sources.faults(&config.sources)),
-        )?;
+        self.refuse([config.pairs.idle_on(scored), findings.sources.faults(&config.sources)].concat())?;
 
         // 2. All buckets -> what must be known of all pairs before the first can be decided.
         let keep = config.pairs.near_duplicates > 0.0 || self.mix.survey().is_some() || config.noise.needs_survey();
@@ -151,7 +147,7 @@ impl Job<'_> {
         parts.iter().flatten().for_each(|part| counts += part.counts.clone());
         self.warn(&counts, &plans);
         config.pairs.warnings(scored).iter().for_each(|line| progress.warn(line));
-        self.refuse(counts.totals.noise.faults(&config.noise).into_iter())?;
+        self.refuse(counts.totals.noise.faults(&config.noise))?;
 
         // 4. Every row is accounted for.
         let files = ledger::settle(files, &counts, self.shard)?;
@@ -186,20 +182,16 @@ impl Job<'_> {
     }
 
     /// Refuses settings that found nothing to act on. What a part of the prompts lacks others may have: told only.
-    fn refuse(&self, idle: impl Iterator<Item = Fault>) -> Result<()> {
-        let idle: Vec<Fault> = idle.collect();
-        if idle.is_empty() {
-            return Ok(());
-        }
+    fn refuse(&self, idle: Vec<Fault>) -> Result<()> {
         if self.shard.is_whole() {
-            return Err(Error::Config(idle));
+            return refuse(idle);
         }
         idle.iter().for_each(|fault| self.progress.warn(&format!("in this shard: {fault}")));
         Ok(())
     }
 
     fn warn(&self, counts: &Counts, plans: &Plans) {
-        let idle = self.config.noise.idle();
+        let idle = self.config.noise.switched_off();
         if !idle.is_empty() {
             let verb = if idle.len() == 1 { "has" } else { "have" };
             self.progress.warn(&format!("{} {verb} no effect: --flip-rate is 0", idle.join(", ")));

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::artifact;
 use crate::batch;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::lpc::usage::hard_code;
 use crate::policy::{evaluate, saved};
 use crate::progress::Progress;
 use crate::schema::{col, posterior, prepared};
 use crate::seed::Seed;
+use crate::settings::{Faults, PathText, Settings, settings};
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::reference::{self, ReferenceOrigin};
@@ -20,16 +21,24 @@ use crate::train::reference::{self, ReferenceOrigin};
 /// The command, as its file names it.
 const STAGE: &str = "score";
 
-/// Options of `score`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScoreConfig {
-    /// Prepared folder.
-    pub data: String,
-    /// Model to score with; a latent part beside it is used, with the prior's z.
-    pub model: String,
-    /// Parquet file to write.
-    pub out: String,
+settings! {
+    /// Options of `score`.
+    pub struct ScoreConfig at "score" {
+        /// Prepared folder.
+        pub data: PathText = PathText::new();
+        /// Model to score with; a latent part beside it is used, with the prior's z.
+        pub model: PathText = PathText::new();
+        /// Parquet file to write.
+        pub out: PathText = PathText::new();
+    }
+}
+
+impl Settings for ScoreConfig {
+    fn judge(&self, faults: &mut Faults) {
+        for (key, value) in [("data", &self.data), ("model", &self.model), ("out", &self.out)] {
+            faults.check(!value.is_empty(), key, format!("missing: give --{key}"));
+        }
+    }
 }
 
 /// What `score` found.
@@ -54,19 +63,7 @@ pub struct ScoreSummary {
 /// # Errors
 /// [`Error::Config`] for missing settings; [`Error::Artifact`], [`Error::Model`] for data or model.
 pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<ScoreSummary> {
-    let missing = [("data", &config.data), ("model", &config.model), ("out", &config.out)];
-    let faults: Vec<Fault> = missing
-        .iter()
-        .filter(|(_, value)| value.is_empty())
-        .map(|(key, _)| Fault {
-            origin: String::new(),
-            key: format!("score.{key}"),
-            message: format!("missing: give --{key}"),
-        })
-        .collect();
-    if !faults.is_empty() {
-        return Err(Error::Config(faults));
-    }
+    config.check()?;
     let read = [&config.data, &config.model].map(PathBuf::from);
     artifact::Claim { stage: STAGE, inputs: &read }.file(Path::new(&config.out))?;
     let data = Path::new(&config.data);

@@ -19,13 +19,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::lpc::LatentKind;
 use crate::manifest::Manifest;
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
 use crate::progress::Progress;
 use crate::schema::{self, name_of};
+use crate::settings::{Faults, PathText, Settings, settings};
 
 pub use backend::{Pipelines, run};
 pub use folder::{CellRecord, settings};
@@ -33,80 +34,55 @@ use folder::{SortedCells, SweepFolder, Why};
 pub use grid::{Cell, NoiseCell, grid};
 pub use tables::{ResultRow, SummaryRow};
 
-/// The grid of a sweep.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct SweepConfig {
-    /// Shares of labels to flip, 0 to 1. Default 0, 0.2, 0.4.
-    pub noise_p: Vec<f64>,
-    /// Noise models. Default `uniform`.
-    pub noise_kind: Vec<FlipKind>,
-    /// Whether flipped prompts carry the marker. Default `[false]`.
-    pub marked: Vec<bool>,
-    /// Objectives. Default `dpo`.
-    pub objective: Vec<ObjectiveKind>,
-    /// Latents; `none` is the baseline of the paired differences. `lpc-reliable` is run over the objective `mix` alone.
-    /// Default `none`, `lpc`.
-    pub latent: Vec<LatentKind>,
-    /// Numbers of codes, for latents that have codes or are compared with them at equal size (`gaussian`, `mlp`); empty
-    /// (default) takes `train.lpc.codes`.
-    pub codes: Vec<usize>,
-    /// Training seeds. Default 1, 2, 3.
-    pub seeds: Vec<u64>,
-    /// Seed of the flips, the same for every cell. Default 0.
-    pub noise_seed: u64,
-    /// Cells trained at once. Default 1.
-    pub jobs: usize,
-    /// Sweep folder; "" (default) must be given by `--out`.
-    pub out: String,
-}
-
-impl Default for SweepConfig {
-    fn default() -> Self {
-        SweepConfig {
-            noise_p: vec![0.0, 0.2, 0.4],
-            noise_kind: vec![FlipKind::Uniform],
-            marked: vec![false],
-            objective: vec![ObjectiveKind::Dpo],
-            latent: vec![LatentKind::None, LatentKind::Lpc],
-            codes: vec![],
-            seeds: vec![1, 2, 3],
-            noise_seed: 0,
-            jobs: 1,
-            out: String::new(),
-        }
+settings! {
+    /// The grid of a sweep.
+    pub struct SweepConfig at "sweep" {
+        /// Shares of labels to flip, 0 to 1.
+        pub noise_p: Vec<f64> = vec![0.0, 0.2, 0.4];
+        /// Noise models.
+        pub noise_kind: Vec<FlipKind> = vec![FlipKind::Uniform];
+        /// Whether flipped prompts carry the marker.
+        pub marked: Vec<bool> = vec![false];
+        /// Objectives.
+        pub objective: Vec<ObjectiveKind> = vec![ObjectiveKind::Dpo];
+        /// Latents; `none` is the baseline of the paired differences. `lpc-reliable` is run over the objective `mix`
+        /// alone.
+        pub latent: Vec<LatentKind> = vec![LatentKind::None, LatentKind::Lpc];
+        /// Numbers of codes, for latents that have codes or are compared with them at equal size (`gaussian`, `mlp`);
+        /// empty takes `train.lpc.codes`.
+        pub codes: Vec<usize> = vec![], used "latents with a size" if |c| c.latent.iter().any(|&l| grid::is_sized(l));
+        /// Training seeds.
+        pub seeds: Vec<u64> = vec![1, 2, 3];
+        /// Seed of the flips, the same for every cell.
+        pub noise_seed: u64 = 0;
+        /// Cells trained at once.
+        pub jobs: usize = 1;
+        /// Sweep folder.
+        pub out: PathText = PathText::new();
     }
 }
 
-impl SweepConfig {
-    /// Everything wrong with the grid itself; what the stages allow is theirs to check.
-    pub fn validate(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |key: &str, message: String| {
-            faults.push(Fault { origin: String::new(), key: format!("sweep.{key}"), message });
-        };
+impl Settings for SweepConfig {
+    /// Judges the grid itself; what the stages allow is theirs to check.
+    fn judge(&self, faults: &mut Faults) {
         if let Some(p) = self.noise_p.iter().find(|p| !(0.0..=1.0).contains(*p)) {
-            fault("noise_p", format!("{p} is no share: expected 0 to 1"));
+            faults.add("noise_p", format!("{p} is no share: expected 0 to 1"));
         }
         if self.codes.contains(&0) {
-            fault("codes", "0 codes: expected 1 or more".into());
+            faults.add("codes", "0 codes: expected 1 or more");
         }
         if self.jobs == 0 {
-            fault("jobs", "expected 1 or more".into());
-        }
-        // A setting that changes nothing was meant to change something.
-        if !self.codes.is_empty() && !self.latent.iter().any(|&l| grid::is_sized(l)) {
-            fault("codes", "without effect: no latent of this sweep has codes".into());
+            faults.add("jobs", "expected 1 or more");
         }
         let impossible = |&&l: &&LatentKind| !self.objective.iter().any(|&o| grid::can_stand_over(l, o));
         if let Some(&latent) = self.latent.iter().find(impossible).filter(|_| !self.objective.is_empty()) {
             let reliable = latent == LatentKind::LpcReliable;
             let needed = if reliable { "needs objective mix" } else { "needs an objective over pairs" };
-            fault("latent", format!("`{}` {needed}, which is not in sweep.objective", name_of(&latent)));
+            faults.add("latent", format!("`{}` {needed}, which is not in sweep.objective", name_of(&latent)));
         }
         if self.noise_p.iter().all(|p| *p == 0.0) && (self.marked.contains(&true) || self.noise_kind.len() > 1) {
             let key = if self.marked.contains(&true) { "marked" } else { "noise_kind" };
-            fault(key, "without effect: no labels are flipped (sweep.noise_p is 0)".into());
+            faults.add(key, "without effect: no labels are flipped (sweep.noise_p is 0)");
         }
         let lists: [(&str, Vec<String>, bool); 7] = [
             ("noise_p", self.noise_p.iter().map(f64::to_string).collect(), true),
@@ -119,14 +95,17 @@ impl SweepConfig {
         ];
         for (key, items, needed) in lists {
             if needed && items.is_empty() {
-                fault(key, "empty: the grid would have no cell".into());
+                faults.add(key, "empty: the grid would have no cell");
             }
             let mut seen = BTreeSet::new();
             if let Some(twice) = items.iter().find(|i| !seen.insert(*i)) {
-                fault(key, format!("{twice} is given twice"));
+                faults.add(key, format!("{twice} is given twice"));
             }
         }
-        faults
+    }
+
+    fn why_unused(&self, _: &str, _: &str) -> String {
+        "without effect: no latent of this sweep has codes".into()
     }
 }
 
@@ -226,10 +205,7 @@ impl Sweep<'_> {
     /// [`Error::Io`] and the like where the sweep folder itself cannot be written. A failed cell
     /// is no error here: see [`SweepOutcome::check`].
     pub fn run(&self, backend: &dyn SweepBackend, progress: &dyn Progress) -> Result<SweepOutcome> {
-        let faults = self.config.validate();
-        if !faults.is_empty() {
-            return Err(Error::Config(faults));
-        }
+        self.config.check()?;
         let _lock = artifact::Claim { stage: "noise-sweep", inputs: &self.inputs }.take(self.out)?;
         let sweep_folder = SweepFolder::open(self.out, &self.settings)?;
         artifact::write_bytes(self.out.join(schema::run::CONFIG), self.resolved.as_bytes())?;

@@ -11,6 +11,7 @@ use crate::policy::{Policy, basis};
 use crate::progress::Progress;
 use crate::schema;
 use crate::seed::Seed;
+use crate::settings::Settings;
 use crate::source::ModelSource;
 use crate::train::device;
 use crate::train::events::{JsonLines, StatusLine, TensorBoard};
@@ -54,8 +55,8 @@ pub enum Ended {
 
 /// The configuration with every default written out, if it has no fault.
 fn checked(config: &TrainConfig) -> Result<TrainConfig> {
-    let faults = config.faults();
-    if faults.is_empty() { Ok(config.resolved()) } else { Err(Error::Config(faults)) }
+    config.check()?;
+    Ok(config.resolved())
 }
 
 /// Trains, evaluates, and writes the run folder; `manifest.json` comes last.
@@ -212,5 +213,5 @@ fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
         seed: u64,
         train: &'a TrainConfig,
     }
-    crate::recipe::to_toml(&RunRecipe { seed: seed.0, train: config })
+    crate::settings::to_toml(&RunRecipe { seed: seed.0, train: config })
 }

@@ -14,7 +14,6 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, Result};
-use crate::frame::ListOfStructs;
 use crate::message::MessageColumn;
 use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
@@ -27,23 +26,16 @@ pub const ALONE: usize = 4;
 /// Most characters of matched words that are quoted.
 const QUOTED: usize = 200;
 
-/// Words in a row that count as a question found, unless the settings say otherwise.
-pub const NGRAM: usize = 13;
-
-/// What is wrong with the settings of the search (`prepare.pairs.decontaminate*`), keys under `prefix`.
-pub fn faults(prefix: &str, files: &[String], n: usize, responses: bool) -> Vec<Fault> {
+/// What is wrong with the settings of the search, `prepare.pairs.decontaminate` and `decontaminate_ngram`.
+pub fn faults(files: &[String], n: usize) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut add = |wrong: bool, key: &str, message: String| {
-        if wrong {
-            faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
-        }
-    };
-    let range = format!("must be from {WITHIN} to 64 words, got {n}");
-    add(!(WITHIN..=64).contains(&n), "decontaminate_ngram", range);
-    add(files.iter().any(|name| name.trim().is_empty()), "decontaminate", "an entry is empty".into());
-    let unused = || "has no effect without decontaminate".to_string();
-    add(files.is_empty() && responses, "decontaminate_responses", unused());
-    add(files.is_empty() && n != NGRAM, "decontaminate_ngram", unused());
+    if !(WITHIN..=64).contains(&n) {
+        let range = format!("must be from {WITHIN} to 64 words, got {n}");
+        faults.push(Fault::new("prepare.pairs.decontaminate_ngram", range));
+    }
+    if files.iter().any(|name| name.trim().is_empty()) {
+        faults.push(Fault::new("prepare.pairs.decontaminate", "an entry is empty"));
+    }
     faults
 }
 
@@ -254,20 +246,18 @@ pub struct Checked {
 }
 
 impl Index {
-    /// Drops rows of an ingested frame (`prompt` `file` `line` `group`, and `completions` or `chosen` `rejected`)
-    /// that have a question in their prompt, or, with `responses`, in any of their responses.
+    /// Drops rows of an ingested frame (`prompt` `file` `line` `group`) that have a question in their prompt.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
-    pub fn apply(&self, frame: DataFrame, responses: bool) -> Result<Checked> {
+    pub fn apply(&self, frame: DataFrame) -> Result<Checked> {
         let mut found = Found::default();
         if self.is_empty() {
             return Ok(Checked { frame, rejects: Vec::new(), found });
         }
         let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
-        let responses = if responses { Responses::open(&frame)? } else { Responses::None };
         let rows = RowOrigins::open(&frame)?;
-        let check = |i: usize| self.check(prompts.row(i).map(|(_, text)| text).chain(responses.row(i)));
+        let check = |i: usize| self.check(prompts.row(i).map(|(_, text)| text));
         let hits: Vec<Option<Hit>> = (0..frame.height()).into_par_iter().map(check).collect();
         let mut fates = Vec::with_capacity(hits.len());
         for (i, hit) in hits.into_iter().enumerate() {
@@ -292,33 +282,6 @@ impl Index {
             rows_dropped: found.rows.get(&number).copied().unwrap_or_default(),
         };
         (0..).zip(&self.benchmarks).map(one).collect()
-    }
-}
-
-/// The responses of a frame, of either kind.
-enum Responses {
-    None,
-    Completions(ListOfStructs, StringChunked),
-    Pair(Vec<MessageColumn>),
-}
-
-impl Responses {
-    fn open(frame: &DataFrame) -> Result<Responses> {
-        if let Ok(column) = frame.column(col::COMPLETIONS) {
-            let lists = ListOfStructs::open(column)?;
-            let texts = lists.field(col::RESPONSE)?.str()?.clone();
-            return Ok(Responses::Completions(lists, texts));
-        }
-        let open = |name| MessageColumn::open(frame.column(name)?);
-        Ok(Responses::Pair(vec![open(col::CHOSEN)?, open(col::REJECTED)?]))
-    }
-
-    fn row(&self, i: usize) -> Vec<&str> {
-        match self {
-            Responses::None => Vec::new(),
-            Responses::Completions(lists, texts) => lists.range(i).filter_map(|k| texts.get(k)).collect(),
-            Responses::Pair(sides) => sides.iter().flat_map(|side| side.row(i)).map(|(_, text)| text).collect(),
-        }
     }
 }
 
@@ -373,31 +336,26 @@ mod tests {
         assert_eq!(index.check(["nothing", SHORT]).unwrap().items, [1]);
     }
 
-    fn frame(prompts: &[&str], responses: &[&str]) -> DataFrame {
-        let column = |name, role, texts: &[&str]| {
-            let mut column = MessageColumnBuilder::new(name, texts.len());
-            texts.iter().for_each(|t| column.push([(role, *t)]));
-            column.finish().unwrap()
-        };
+    fn frame(prompts: &[&str]) -> DataFrame {
         let n = prompts.len();
-        let prompts = column(col::PROMPT, "user", prompts);
+        let mut texts = MessageColumnBuilder::new(col::PROMPT, n);
+        prompts.iter().for_each(|t| texts.push([("user", *t)]));
+        let prompts = texts.finish().unwrap();
         let [_, groups] = crate::prompt::columns(&prompts).unwrap();
         let columns = vec![
             UInt32Chunked::full(col::FILE.into(), 0, n).into_column(),
             UInt64Chunked::from_vec(col::LINE.into(), (1..=n as u64).collect()).into_column(),
             prompts,
             groups,
-            column(col::CHOSEN, "assistant", responses),
-            column(col::REJECTED, "assistant", responses),
         ];
         DataFrame::new(n, columns).unwrap()
     }
 
     #[test]
     fn rows_are_dropped_and_the_overlap_is_counted() {
-        let frame = frame(&[COOKIE, "fine", LONG, COOKIE], &["x", LONG, "x", "x"]);
+        let frame = frame(&[COOKIE, "fine", LONG, COOKIE]);
         let index = index();
-        let Checked { frame: kept, rejects, found } = index.apply(frame.clone(), false).unwrap();
+        let Checked { frame: kept, rejects, found } = index.apply(frame).unwrap();
         assert_eq!((kept.height(), rejects.len()), (1, 3));
         assert_eq!((rejects[0].line, rejects[0].reason), (1, "contaminated"));
         assert_eq!(rejects[0].detail, "tq: \"Why is it a bad idea to give a mouse a cookie\"");
@@ -409,26 +367,22 @@ mod tests {
             rows_dropped,
         };
         assert_eq!(index.overlaps(&found), [overlap("tq", 3, 1, 1, 2), overlap("math", 1, 0, 1, 1)]);
-        let again = index.apply(kept, false).unwrap();
+        let again = index.apply(kept).unwrap();
         assert_eq!((again.frame.height(), again.rejects.len()), (1, 0));
         let mut twice = found.clone();
         twice += &found;
         assert_eq!((twice.items.len(), twice.rows[&0]), (2, 4), "an item is found once, a row is dropped each time");
-
-        let both = index.apply(frame, true).unwrap();
-        assert_eq!(both.frame.height(), 0, "the response of row 2 has a question");
     }
 
     #[test]
     fn the_number_of_words_has_limits() {
         let told = |files: &[&str], n: usize| {
             let files: Vec<String> = files.iter().map(|f| f.to_string()).collect();
-            faults("", &files, n, false).into_iter().map(|f| f.key).collect::<Vec<_>>()
+            faults(&files, n).into_iter().map(|f| f.key).collect::<Vec<_>>()
         };
-        assert!(told(&["b"], 13).is_empty() && told(&[], NGRAM).is_empty());
-        assert_eq!(told(&["b"], 7), ["decontaminate_ngram"]);
-        assert_eq!(told(&["b", " "], 65), ["decontaminate_ngram", "decontaminate"]);
-        assert_eq!(told(&[], 20), ["decontaminate_ngram"]);
+        assert!(told(&["b"], 13).is_empty() && told(&[], 13).is_empty());
+        assert_eq!(told(&["b"], 7), ["prepare.pairs.decontaminate_ngram"]);
+        assert_eq!(told(&["b", " "], 65), ["prepare.pairs.decontaminate_ngram", "prepare.pairs.decontaminate"]);
     }
 
     proptest! {

@@ -12,6 +12,7 @@ use crate::ingest::Format;
 use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 use crate::seed::Seed;
+use crate::settings::refuse;
 
 /// What is said about the inputs that a pattern fits.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,9 +96,9 @@ impl Entry {
 }
 
 /// What is wrong with `prepare.mix`; `tag` is the source given for all rows.
-pub fn faults(key: &str, mix: &[String], tag: &str) -> Vec<Fault> {
+pub fn faults(mix: &[String], tag: &str) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut add = |message| faults.push(Fault { origin: String::new(), key: key.to_string(), message });
+    let mut add = |message| faults.push(Fault::new("prepare.mix", message));
     let mut patterns = BTreeSet::new();
     for text in mix {
         match Entry::parse(text) {
@@ -152,10 +153,11 @@ impl Mix {
             } else {
                 format!("{}: fits no input; the inputs are {}", entry.pattern, labels.join(", "))
             };
-            Fault { origin: String::new(), key: "prepare.mix".into(), message }
+            Fault::new("prepare.mix", message)
         };
         let faults: Vec<Fault> = entries.iter().enumerate().filter(idle).map(fault).collect();
-        if faults.is_empty() { Ok(Mix { entries, of_file, seed }) } else { Err(Error::Config(faults)) }
+        refuse(faults)?;
+        Ok(Mix { entries, of_file, seed })
     }
 
     fn entry(&self, file: u32) -> Option<(usize, &Entry)> {
@@ -313,12 +315,12 @@ mod tests {
             ("x: cap=1, cap=2", "cap is given twice"),
             ("x: weight=1", "has no effect"),
         ] {
-            let faults = faults("prepare.mix", &[text.into()], "");
+            let faults = faults(&[text.into()], "");
             assert!(faults.len() == 1 && faults[0].message.contains(told), "{text}: {faults:?}");
         }
         let mix = ["x: cap=3".to_string(), "y: source=a".into(), "x: weight=0.5".into()];
         assert!(is_global(&mix) && !is_global(&mix[1..]));
-        let all = faults("prepare.mix", &mix, "tag");
+        let all = faults(&mix, "tag");
         assert_eq!(all.len(), 2, "{all:?}");
     }
 

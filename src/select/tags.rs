@@ -15,75 +15,52 @@ use super::matching::{Matcher, Rule, canonical, fits_input};
 use crate::error::{Error, Fault, Result};
 use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
+use crate::settings::{Faults, PathText, Settings, settings};
 
-/// Where source tags come from, and which sources are left out.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct SourceConfig {
-    /// Tag of all rows; "" (default) takes each row's own, or finds one.
-    pub tag: String,
-    /// Tags by rule, the first that fits counts: `TAG=prefix:TEXT`, `TAG=contains:TEXT` (of the question,
-    /// in lower case, blanks collapsed) or `TAG=file:GLOB`. Default: none.
-    pub rules: Vec<String>,
-    /// Files, folders or hub addresses of a dataset whose rows have the prompt and its source, for rows
-    /// that have none of their own. Default: none.
-    pub join: Vec<String>,
-    /// Sources that are left out, because they are used for evaluation; case, `-` and `_` make no
-    /// difference. Default: `["truthful_qa"]`.
-    pub exclude: Vec<String>,
-    /// Sources among them that are kept all the same. Default: none.
-    pub keep: Vec<String>,
-}
-
-impl Default for SourceConfig {
-    fn default() -> Self {
-        SourceConfig {
-            tag: String::new(),
-            rules: Vec::new(),
-            join: Vec::new(),
-            exclude: vec!["truthful_qa".into()],
-            keep: Vec::new(),
-        }
+settings! {
+    /// Where source tags come from, and which sources are left out.
+    pub struct SourceConfig at "prepare.sources" {
+        /// Tag of all rows; "" takes each row's own, or finds one.
+        pub tag: String = String::new();
+        /// Tags by rule, the first that fits counts: `TAG=prefix:TEXT`, `TAG=contains:TEXT` (of the question,
+        /// in lower case, blanks collapsed) or `TAG=file:GLOB`.
+        pub rules: Vec<String> = Vec::new(), used "rows without prepare.sources.tag" if |c| c.tag.is_empty();
+        /// Files, folders or hub addresses of a dataset whose rows have the prompt and its source, for rows
+        /// that have none of their own.
+        pub join: Vec<PathText> = Vec::new(), used "rows without prepare.sources.tag" if |c| c.tag.is_empty();
+        /// Sources that are left out, because they are used for evaluation; case, `-` and `_` make no
+        /// difference.
+        pub exclude: Vec<String> = vec!["truthful_qa".into()];
+        /// Sources among them that are kept all the same.
+        pub keep: Vec<String> = Vec::new();
     }
 }
 
-impl SourceConfig {
-    /// What is wrong with these settings, keys under `prefix`.
-    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut add = |key: &str, message: String| {
-            faults.push(Fault { origin: String::new(), key: format!("{prefix}{key}"), message });
-        };
-        for rule in &self.rules {
-            if let Err(message) = Rule::parse(rule) {
-                add("rules", message);
-            }
+impl Settings for SourceConfig {
+    fn judge(&self, faults: &mut Faults) {
+        for message in self.rules.iter().filter_map(|rule| Rule::parse(rule).err()) {
+            faults.add("rules", message);
         }
-        if !self.tag.is_empty() {
-            for (key, set) in [("rules", !self.rules.is_empty()), ("join", !self.join.is_empty())] {
-                if set {
-                    add(key, format!("has no effect: all rows get the tag {:?}", self.tag));
-                }
-            }
-            if !self.keeps(&self.tag) {
-                let keep = format!("{:?} is left out; pass --keep-source {} to keep it", self.tag, self.tag);
-                add("tag", keep);
-            }
-        }
+        let tag = &self.tag;
+        let kept = tag.is_empty() || self.keeps(tag);
+        faults.check(kept, "tag", format!("{tag:?} is left out; pass --keep-source {tag} to keep it"));
         for (key, list) in [("exclude", &self.exclude), ("keep", &self.keep), ("join", &self.join)] {
-            if list.iter().any(|item| item.trim().is_empty()) {
-                add(key, "an entry is empty".into());
-            }
+            faults.check(list.iter().all(|item| !item.trim().is_empty()), key, "an entry is empty");
         }
         for tag in self.keep.iter().filter(|t| !t.trim().is_empty()) {
             if !self.exclude.iter().any(|e| canonical(e) == canonical(tag)) {
                 let excluded = if self.exclude.is_empty() { "nothing".into() } else { self.exclude.join(", ") };
-                add("keep", format!("{tag:?} has no effect: it is not left out anyway (left out: {excluded})"));
+                faults.add("keep", format!("{tag:?} has no effect: it is not left out anyway (left out: {excluded})"));
             }
         }
-        faults
     }
 
+    fn why_unused(&self, _: &str, _: &str) -> String {
+        format!("has no effect: all rows get the tag {:?}", self.tag)
+    }
+}
+
+impl SourceConfig {
     /// Whether rows of a source go on.
     pub fn keeps(&self, tag: &str) -> bool {
         let listed = |list: &[String]| list.iter().any(|item| canonical(item) == canonical(tag));
@@ -161,7 +138,7 @@ impl SourceCounts {
         } else {
             format!("--source-rule: no rule fits any of the {} rows that have no source", by(FILE))
         };
-        vec![Fault { origin: String::new(), key: "prepare.sources.rules".into(), message }]
+        vec![SourceConfig::fault("rules", message)]
     }
 
     /// What the user should think about, in one line each.

@@ -45,8 +45,8 @@ pub struct CeilingRow {
     pub prior_code: u32,
     /// Most probable preference id given the prompt and the observed, perhaps flipped pair.
     pub posterior_code: u32,
-    /// 1 where the Bayes-optimal bet on the clean order is right, 0 where it is wrong, 1/2 where both orders are equally
-    /// probable.
+    /// 1 where the Bayes-optimal bet on the clean order is right, 0 where it is wrong, 1/2 where both orders are
+    /// equally probable.
     pub right: f64,
     /// Probability with which that bet is right.
     pub expected: f64,

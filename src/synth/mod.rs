@@ -61,6 +61,7 @@ use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::seed::Seed;
+use crate::settings::Settings;
 use row::Row;
 
 /// The corpus file: one JSON object a line.
@@ -108,7 +109,7 @@ const CHUNK: u64 = 8192;
 /// [`Error::Config`] with all faults of the configuration; [`Error::Io`], [`Error::Parquet`]; [`Error::Run`]
 /// where another process writes into the folder.
 pub fn write(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Result<SynthSummary> {
-    config.validate()?;
+    config.check()?;
     if !config.over.is_empty() {
         return Err(Error::config("synth.over", "has no effect here: this corpus is of made-up texts"));
     }

@@ -1,8 +1,8 @@
 //! Cuts the beginning of a prompt that is longer than allowed.
 //!
 //! The kept part consists of the prompt's own tokens: nothing is tokenized again. The first of these places at which
-//! the rest fits is taken: the beginning of a message; the beginning of a line of the last message, whose opening (what the
-//! template writes before the message's text) is kept; a token there. A BOS at the prompt's beginning is kept.
+//! the rest fits is taken: the beginning of a message; the beginning of a line of the last message, whose opening (what
+//! the template writes before the message's text) is kept; a token there. A BOS at the prompt's beginning is kept.
 
 use std::ops::Range;
 
@@ -64,8 +64,8 @@ impl Long<'_> {
         self.head.spans.get(first).filter(|(start, _)| *start as usize == byte).map(|_| first)
     }
 
-    /// Where the kept part goes on after an opening, from token `begin` on and before byte `end`: at the next line, else
-    /// at the next token.
+    /// Where the kept part goes on after an opening, from token `begin` on and before byte `end`: at the next line,
+    /// else at the next token.
     fn within(&self, opening: &Range<usize>, begin: usize, end: usize) -> Option<(usize, CutAt)> {
         let (text, spans) = (&self.head.text, &self.head.spans);
         let surplus = self.tokens(opening, begin).saturating_sub(self.most);

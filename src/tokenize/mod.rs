@@ -36,52 +36,33 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Fault, Result};
 use crate::message::Message;
+use crate::settings::{Faults, PathText, Settings, settings};
 use store::TokenRow;
 
 pub use tokenizer::ModelTokenizer;
 
-/// Settings of tokenization.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct TokenizeConfig {
-    /// Tokens of prompt and response together; each response is cut there. Default 1024.
-    pub max_length: usize,
-    /// Tokens of the prompt; a longer one loses its beginning, whole messages or lines where it can. Default 512.
-    pub max_prompt_length: usize,
-    /// Chat template: `auto` (the model's own, else one chosen by the kind of model), a built-in
-    /// one (`chatml`, `llama3`, `mistral`, `zephyr`), or the path of a `.jinja` file. Default `auto`.
-    pub template: String,
-    /// Vocabulary of the tokenizer trained for a `tiny` model; other models bring their own. Default 512.
-    pub vocab_size: usize,
-}
-
-impl Default for TokenizeConfig {
-    fn default() -> Self {
-        TokenizeConfig { max_length: 1024, max_prompt_length: 512, template: "auto".into(), vocab_size: 512 }
+settings! {
+    /// Settings of tokenization.
+    pub struct TokenizeConfig at "prepare.tokenize" {
+        /// Tokens of prompt and response together; each response is cut there.
+        pub max_length: usize = 1024;
+        /// Tokens of the prompt; a longer one loses its beginning, whole messages or lines where it can.
+        pub max_prompt_length: usize = 512;
+        /// Chat template: `auto` (the model's own, else one chosen by the kind of model), a built-in
+        /// one (`chatml`, `llama3`, `mistral`, `zephyr`), or the path of a `.jinja` file.
+        pub template: PathText = "auto".into();
+        /// Vocabulary of the tokenizer trained for a `tiny` model; other models bring their own.
+        pub vocab_size: usize = 512;
     }
 }
 
-impl TokenizeConfig {
-    /// Refuses lengths that leave no room for anything, all faults at once.
-    ///
-    /// # Errors
-    /// [`Error::Config`].
-    pub fn check(&self) -> Result<()> {
-        let fault = |key: &str, message: &str| Fault {
-            origin: String::new(),
-            key: format!("tokenize.{key}"),
-            message: message.into(),
-        };
-        let mut faults = Vec::new();
-        if self.max_length < 2 {
-            faults.push(fault("max_length", "must be at least 2: a token of the prompt and one of the response"));
-        }
-        if self.max_prompt_length == 0 {
-            faults.push(fault("max_prompt_length", "must be at least 1"));
-        }
-        if faults.is_empty() { Ok(()) } else { Err(Error::Config(faults)) }
+impl Settings for TokenizeConfig {
+    /// Lengths leave room for something.
+    fn judge(&self, faults: &mut Faults) {
+        let message = "must be at least 2: a token of the prompt and one of the response";
+        faults.check(self.max_length >= 2, "max_length", message);
+        faults.check(self.max_prompt_length > 0, "max_prompt_length", "must be at least 1");
     }
 }
 

@@ -3,29 +3,25 @@
 use candle_core::{DType, Device};
 
 use super::config::{DeviceKind, Kernels, TrainConfig};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::model::Place;
 use crate::nn::Precision;
+use crate::settings::Faults;
 
-/// Settings that this build cannot follow, or that contradict each other.
-pub(super) fn faults(config: &TrainConfig) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let mut fault = |key: &str, message: &str| {
-        faults.push(Fault { origin: String::new(), key: format!("train.{key}"), message: message.into() });
-    };
+/// Adds settings that this build cannot follow, or that contradict each other.
+pub(super) fn judge(config: &TrainConfig, faults: &mut Faults) {
     match config.device {
         DeviceKind::Cuda if !cfg!(feature = "cuda") => {
-            fault("device", "this build has no CUDA: rebuild with --features cuda (needs the CUDA toolkit)");
+            faults.add("device", "this build has no CUDA: rebuild with --features cuda (needs the CUDA toolkit)");
         }
         DeviceKind::Metal if !cfg!(feature = "metal") => {
-            fault("device", "this build has no Metal: rebuild with --features metal (on macOS)");
+            faults.add("device", "this build has no Metal: rebuild with --features metal (on macOS)");
         }
         DeviceKind::Cuda | DeviceKind::Metal if config.kernels == Kernels::Fused => {
-            fault("kernels", "\"fused\" runs on the CPU only; leave it \"auto\", or take device \"cpu\"");
+            faults.add("kernels", "\"fused\" runs on the CPU only; leave it \"auto\", or take device \"cpu\"");
         }
         _ => {}
     }
-    faults
 }
 
 /// The device to compute on; none for the fused kernels on the CPU. `local_rank` picks among a machine's accelerators.
@@ -80,8 +76,8 @@ fn cuda(ordinal: usize) -> candle_core::Result<Device> {
     Ok(device)
 }
 
-/// Lets the device's memory pool keep what it has: by default all that is free goes back to the driver whenever a number
-/// is read from the device, and every step would ask for its memory again.
+/// Lets the device's memory pool keep what it has: by default all that is free goes back to the driver whenever a
+/// number is read from the device, and every step would ask for its memory again.
 #[cfg(feature = "cuda")]
 fn keep_memory(device: &Device) -> candle_core::Result<()> {
     use candle_core::cuda::cudarc::driver::{result, sys};
@@ -104,6 +100,7 @@ fn keep_memory(device: &Device) -> candle_core::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
 
     #[test]
     fn what_a_build_lacks_is_said_with_the_remedy() {
@@ -111,7 +108,8 @@ mod tests {
             (DeviceKind::Cuda, "--features cuda", cfg!(feature = "cuda")),
             (DeviceKind::Metal, "--features metal", cfg!(feature = "metal")),
         ] {
-            let found = faults(&TrainConfig { device, ..TrainConfig::default() });
+            let config = TrainConfig { device, data: "d".into(), out: "o".into(), ..TrainConfig::default() };
+            let found = config.faults();
             assert_eq!(found.is_empty(), there);
             assert!(found.iter().all(|f| f.key == "train.device" && f.message.contains(feature)), "{found:?}");
         }
@@ -120,7 +118,6 @@ mod tests {
     #[test]
     fn the_cpu_has_fused_kernels_unless_others_are_asked_for() {
         let cpu = TrainConfig { device: DeviceKind::Cpu, precision: Precision::Bf16, ..TrainConfig::default() };
-        assert!(faults(&cpu).is_empty());
         assert!(open(&cpu, 0).unwrap().is_none());
         let composed = TrainConfig { kernels: Kernels::Composed, ..cpu };
         assert_eq!(open(&composed, 0).unwrap().map(|p| p.compute), Some(DType::BF16));

@@ -58,7 +58,7 @@ fn in_memory(config: &TrainConfig, source: &ModelSource, seed: Seed, data: DataS
         Tune::Lora => match source {
             ModelSource::Folder(folder) if peft::is_adapter(folder) => {
                 let (loaded, mut found) = load_adapter::<f32>(folder, vocab_size, seed)?;
-                let conflicts = config.lora.conflicts(&found, "train.lora");
+                let conflicts = config.lora.conflicts(&found);
                 if !conflicts.is_empty() {
                     return Err(Error::Config(conflicts));
                 }

@@ -66,8 +66,8 @@ fn group(segments: &[Segment], window: usize) -> Result<Group> {
     Ok(Group { start, len, mask })
 }
 
-/// Which rows of a packed batch see which, for so many query heads. A row sees `window` positions, its own among them, counted
-/// along its sequence (prefix, then segment); 0 for all.
+/// Which rows of a packed batch see which, for so many query heads. A row sees `window` positions, its own among them,
+/// counted along its sequence (prefix, then segment); 0 for all.
 ///
 /// # Errors
 /// [`candle_core::Error`] where the rows of a group do not lie together.

@@ -134,8 +134,8 @@ fn what_finds_nothing_to_act_on_is_a_fault() {
 
 #[test]
 fn settings_of_the_noise_without_a_rate_are_named() {
-    assert_eq!(NoiseConfig::default().idle(), Vec::<&str>::new());
+    assert_eq!(NoiseConfig::default().switched_off(), Vec::<String>::new());
     let idle = NoiseConfig { flip_kind: K::Margin, flip_marker: "x".into(), annotators: 3, ..NoiseConfig::default() };
-    assert_eq!(idle.idle(), ["--flip-kind", "--flip-marker", "prepare.noise.annotators"]);
-    assert_eq!(NoiseConfig { flip_rate: 0.1, ..idle }.idle(), Vec::<&str>::new());
+    assert_eq!(idle.switched_off(), ["--flip-kind", "--flip-marker", "prepare.noise.annotators"]);
+    assert_eq!(NoiseConfig { flip_rate: 0.1, ..idle }.switched_off(), Vec::<String>::new());
 }

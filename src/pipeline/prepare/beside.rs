@@ -108,7 +108,7 @@ mod tests {
         let mut rejects = Vec::new();
         let inputs = [Input::new(shared.join("alpaca_eval_prefs/train.jsonl.gz"))];
         ingest::read(&inputs, &IngestConfig::default(), None, &Silent, &mut |batch| {
-            rejects.extend(index.apply(batch.frame, false)?.rejects);
+            rejects.extend(index.apply(batch.frame)?.rejects);
             Ok(())
         })
         .unwrap();

@@ -90,7 +90,7 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
         read_beside.extend(files);
         index
     });
-    let selection = Selection { config, tagger, mix, index: index.as_ref() };
+    let selection = Selection { tagger, mix, index: index.as_ref() };
     let mut spill = Spill::<SegmentFacts>::open(work, shard);
     let corpus = work.read(CORPUS).unwrap_or_else(|| Corpus::new(own_tokenizer));
     let mut reader = Reader { config, selection, shard, seed, work, corpus, now: SegmentFacts::default() };
@@ -145,7 +145,6 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
 
 /// What decides about rows one by one.
 struct Selection<'a> {
-    config: &'a PrepareConfig,
     tagger: Tagger,
     mix: &'a Mix,
     index: Option<&'a Index>,
@@ -166,7 +165,7 @@ impl Selection<'_> {
         rejects.extend(weighed);
         let mut questions = Found::default();
         if let Some(index) = self.index {
-            let checked = index.apply(frame, self.config.pairs.decontaminate_responses)?;
+            let checked = index.apply(frame)?;
             frame = checked.frame;
             rejects.extend(checked.rejects);
             questions = checked.found;

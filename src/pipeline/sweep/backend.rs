@@ -11,11 +11,12 @@ use crate::lpc::{LatentKind, LpcConfig};
 use crate::manifest::{InputFile, Manifest};
 use crate::noise::{FlipKind, NoiseConfig};
 use crate::objective::{MixFlip, ObjectiveConfig};
+use crate::pipeline::recipe::Recipe;
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
 use crate::schema;
 use crate::seed::Seed;
+use crate::settings::{Settings, refuse};
 use crate::train::TrainConfig;
 
 /// Marker of marked flips where the recipe names none, as the paper's.
@@ -113,25 +114,24 @@ fn training_faults(recipe: &Recipe) -> Vec<Fault> {
 /// Faults of the noise settings: those that a kind of this sweep has by itself, and settings that none of
 /// the kinds uses.
 fn noise_faults(recipe: &Recipe) -> Vec<Fault> {
-    let fault = |key: &str, message: &str| Fault { origin: String::new(), key: key.into(), message: message.into() };
-    let (base, prefix) = (&recipe.prepare.noise, "prepare.noise.");
+    let base = &recipe.prepare.noise;
     let mut faults = Vec::new();
     if base.flip_rate != 0.0 {
-        faults.push(fault("prepare.noise.flip_rate", "has no effect in a sweep; use sweep.noise_p"));
+        faults.push(Fault::new("prepare.noise.flip_rate", "has no effect in a sweep; use sweep.noise_p"));
     }
     if base.flip_kind != FlipKind::default() {
-        faults.push(fault("prepare.noise.flip_kind", "has no effect in a sweep; use sweep.noise_kind"));
+        faults.push(Fault::new("prepare.noise.flip_kind", "has no effect in a sweep; use sweep.noise_kind"));
     }
     let flip_rate = recipe.sweep.noise_p.iter().copied().find(|p| *p > 0.0 && *p <= 1.0).unwrap_or(0.0);
     let kinds = recipe.sweep.noise_kind.iter();
     let configs: Vec<NoiseConfig> =
         kinds.map(|&flip_kind| NoiseConfig { flip_rate, flip_kind, ..base.clone() }).collect();
-    for found in configs.iter().flat_map(|config| config.applicable().faults(prefix)) {
+    for found in configs.iter().flat_map(|config| config.applicable().faults()) {
         if !faults.contains(&found) {
             faults.push(found);
         }
     }
-    let unused = shared(configs.iter().map(|config| config.faults(prefix)), same_key);
+    let unused = shared(configs.iter().map(|config| config.faults()), same_key);
     let unused: Vec<Fault> = unused.into_iter().filter(|f| faults.iter().all(|g| g.key != f.key)).collect();
     faults.extend(unused);
     faults
@@ -197,24 +197,21 @@ impl SweepBackend for Pipelines<'_> {
 /// # Errors
 /// [`Error::Config`] where the recipe cannot be swept; as [`super::Sweep::run`].
 pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutcome> {
-    let mut faults = recipe.sweep.validate();
-    let fault = |key: &str, message: String| Fault { origin: String::new(), key: key.into(), message };
+    let mut faults = recipe.sweep.faults();
     if recipe.sweep.out.is_empty() {
-        faults.push(fault("sweep.out", "missing: give --out DIR".into()));
+        faults.push(Fault::new("sweep.out", "missing: give --out DIR"));
     }
     // The noise settings are checked for each kind of the grid.
     let mut prepare = recipe.prepare.clone();
     prepare.out = SET_BY_SWEEP.into();
     prepare.noise = NoiseConfig::default();
-    faults.extend(prepare.faults("prepare."));
+    faults.extend(prepare.faults());
     faults.extend(noise_faults(recipe));
     faults.extend(training_faults(recipe));
     if !recipe.train.reference.is_empty() {
-        faults.push(fault("train.reference", "has no effect in a sweep, whose cells differ in their data".into()));
+        faults.push(Fault::new("train.reference", "has no effect in a sweep, whose cells differ in their data"));
     }
-    if !faults.is_empty() {
-        return Err(Error::Config(faults));
-    }
+    refuse(faults)?;
     let origin = SweepInputs::of(recipe, progress)?;
     let set_by_grid = [
         "threads",
@@ -239,7 +236,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
         base_codes: recipe.train.lpc.codes,
         settings: origin.beside(super::settings(recipe, &set_by_grid)?),
         inputs: origin.files,
-        resolved: crate::recipe::to_toml(recipe)?,
+        resolved: crate::settings::to_toml(recipe)?,
         out: Path::new(&recipe.sweep.out),
     };
     sweep.run(&Pipelines { recipe, inputs: origin.inputs, progress }, progress)

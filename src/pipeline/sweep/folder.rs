@@ -248,18 +248,9 @@ fn differences(folder: &Path, begun: &Value, now: &Value) -> Vec<Fault> {
         (Some(old), None) => format!("the sweep in this folder was begun with {old}, now there is no such setting"),
         (_, new) => format!("the sweep in this folder was begun without it, now {}", new.map_or("", String::as_str)),
     };
-    let mut faults: Vec<Fault> = keys
-        .into_iter()
-        .filter(|k| a.get(*k) != b.get(*k))
-        .map(|k| Fault { origin: String::new(), key: k.clone(), message: message(k) })
-        .collect();
-    faults.push(Fault {
-        origin: String::new(),
-        key: String::new(),
-        message: format!(
-            "{}: go on with the settings it was begun with, or choose another --out (the grid itself may change)",
-            folder.display()
-        ),
-    });
+    let mut faults: Vec<Fault> =
+        keys.into_iter().filter(|k| a.get(*k) != b.get(*k)).map(|k| Fault::new(k, message(k))).collect();
+    let advice = "go on with the settings it was begun with, or choose another --out (the grid itself may change)";
+    faults.push(Fault::new("", format!("{}: {advice}", folder.display())));
     faults
 }

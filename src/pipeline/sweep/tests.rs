@@ -69,7 +69,7 @@ impl SweepBackend for Fake {
 }
 
 fn launch(config: &SweepConfig, settings: Value, out: &Path, fake: &Fake) -> Result<SweepOutcome> {
-    let resolved = crate::recipe::to_toml(config)?;
+    let resolved = crate::settings::to_toml(config)?;
     Sweep { config, base_codes: 8, settings, inputs: vec![], resolved, out }.run(fake, &Silent)
 }
 
@@ -329,10 +329,10 @@ fn faults_of_the_grid_come_all_at_once() {
 #[test]
 fn settings_without_effect_are_faults() {
     let none = SweepConfig { latent: vec![LatentKind::None], codes: vec![4], ..SweepConfig::default() };
-    assert_eq!(none.validate()[0].to_string(), "sweep.codes: without effect: no latent of this sweep has codes");
+    assert_eq!(none.faults()[0].to_string(), "sweep.codes: without effect: no latent of this sweep has codes");
     let clean = SweepConfig { noise_p: vec![0.0], marked: vec![true], ..SweepConfig::default() };
-    assert_eq!(clean.validate().len(), 1);
-    assert_eq!(SweepConfig::default().validate(), vec![]);
+    assert_eq!(clean.faults().len(), 1);
+    assert_eq!(SweepConfig::default().faults(), vec![]);
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn ties_are_wrong_and_flips_are_undone() {
 
 #[test]
 fn settings_leave_out_what_the_grid_sets() {
-    let recipe = crate::recipe::Recipe::default();
+    let recipe = crate::pipeline::recipe::Recipe::default();
     let without = ["seed", "threads", "sweep", "synth", "train.out", "train.objective.name"];
     let value = settings(&recipe, &without).unwrap();
     assert!(value.get("seed").is_none() && value["train"].get("out").is_none());

@@ -46,7 +46,7 @@ fn tags(frame: &DataFrame) -> Vec<String> {
 fn config(change: impl FnOnce(&mut SourceConfig)) -> SourceConfig {
     let mut config = SourceConfig::default();
     change(&mut config);
-    assert!(config.faults("").is_empty(), "{:?}", config.faults(""));
+    assert!(config.faults().is_empty(), "{:?}", config.faults());
     config
 }
 
@@ -152,22 +152,22 @@ fn settings_without_effect_are_faults() {
     let keys = |change: &dyn Fn(&mut SourceConfig)| {
         let mut config = SourceConfig::default();
         change(&mut config);
-        config.faults("p.").into_iter().map(|f| f.key).collect::<Vec<_>>()
+        config.faults().into_iter().map(|f| f.key).collect::<Vec<_>>()
     };
     assert_eq!(keys(&|_| ()), Vec::<String>::new());
-    assert_eq!(keys(&|c| c.rules = strings(&["x"])), ["p.rules"]);
+    assert_eq!(keys(&|c| c.rules = strings(&["x"])), ["prepare.sources.rules"]);
     assert_eq!(
         keys(&|c| {
             c.tag = "t".into();
             c.rules = strings(&["x=file:y"]);
             c.join = strings(&["raw.jsonl"]);
         }),
-        ["p.rules", "p.join"]
+        ["prepare.sources.rules", "prepare.sources.join"]
     );
-    assert_eq!(keys(&|c| c.tag = "TruthfulQA".into()), ["p.tag"]);
-    assert_eq!(keys(&|c| c.keep = strings(&["flan"])), ["p.keep"]);
-    assert_eq!(keys(&|c| c.exclude = strings(&[""])), ["p.exclude"]);
-    assert_eq!(keys(&|c| c.join = strings(&[" "])), ["p.join"]);
+    assert_eq!(keys(&|c| c.tag = "TruthfulQA".into()), ["prepare.sources.tag"]);
+    assert_eq!(keys(&|c| c.keep = strings(&["flan"])), ["prepare.sources.keep"]);
+    assert_eq!(keys(&|c| c.exclude = strings(&[""])), ["prepare.sources.exclude"]);
+    assert_eq!(keys(&|c| c.join = strings(&[" "])), ["prepare.sources.join"]);
 }
 
 proptest! {

@@ -41,11 +41,12 @@ use serde::Serialize;
 
 use super::{CORPUS, SynthConfig, SynthSummary, TRUTH};
 use crate::artifact;
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::manifest::{InputFile, Manifest};
 use crate::progress::Progress;
 use crate::rejects::{self, Reject};
 use crate::seed::Seed;
+use crate::settings::{Faults, Settings};
 use row::Plan;
 pub use row::{Refusal, Unused};
 use tally::Tally;
@@ -112,22 +113,9 @@ pub fn aspects(config: &SynthConfig) -> Vec<&'static str> {
     found
 }
 
-/// Faults of the settings for real texts, with keys under `synth.`.
-pub(super) fn faults(config: &SynthConfig) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let mut fault =
-        |key: &str, message: String| faults.push(Fault { origin: String::new(), key: format!("synth.{key}"), message });
-    let default = SynthConfig::default();
-    let made_up = "has no effect over real texts";
-    if config.rows != default.rows {
-        fault("rows", format!("{made_up}: every prompt of synth.over is used"));
-    }
-    if config.completions != default.completions {
-        fault("completions", format!("{made_up}: a prompt has the responses that it has"));
-    }
-    if config.second_agrees != default.second_agrees {
-        fault("second_agrees", format!("{made_up}: which responses agree is found in them"));
-    }
+/// Adds what is wrong with the traits that are named.
+pub(super) fn judge(config: &SynthConfig, faults: &mut Faults) {
+    let mut fault = |message: String| faults.add("traits", message);
     let named = &config.traits;
     let known = || {
         let names = TRAITS.iter().chain(&ASPECTS).map(|t| t.name).chain([ALL_ASPECTS]);
@@ -135,26 +123,18 @@ pub(super) fn faults(config: &SynthConfig) -> Vec<Fault> {
     };
     for (i, name) in named.iter().enumerate() {
         if name != ALL_ASPECTS && row::find(name).is_none() {
-            fault("traits", format!("unknown trait `{name}`; expected one of: {}", known()));
+            fault(format!("unknown trait `{name}`; expected one of: {}", known()));
         }
         if named[..i].contains(name) {
-            fault("traits", format!("`{name}` is named twice"));
+            fault(format!("`{name}` is named twice"));
         }
     }
     if named.len() > 1 && named.iter().any(|name| name == ALL_ASPECTS) {
-        fault("traits", format!("`{ALL_ASPECTS}` stands for all aspects and goes alone"));
+        fault(format!("`{ALL_ASPECTS}` stands for all aspects and goes alone"));
     }
-    let rated = aspects(config).len();
-    if rated > 0 && named.iter().any(|name| TRAITS.iter().any(|t| t.name == name)) {
-        fault("traits", "aspects are ratings and traits are counted: they do not mix".into());
+    if !aspects(config).is_empty() && named.iter().any(|name| TRAITS.iter().any(|t| t.name == name)) {
+        fault("aspects are ratings and traits are counted: they do not mix".into());
     }
-    if rated > 0 && config.noise != default.noise {
-        fault("noise", "has no effect on aspects: their ratings are judgements already".into());
-    }
-    if !named.is_empty() && config.factors != default.factors {
-        fault("factors", "has no effect beside synth.traits, which names what decides".into());
-    }
-    faults
 }
 
 /// Plants preferences over the prompts that `feed` hands over, and writes `corpus.jsonl`, `truth/truth.parquet`,
@@ -173,7 +153,7 @@ pub fn plant(
     progress: &dyn Progress,
     feed: impl FnOnce(&mut Sink<'_>) -> Result<Account>,
 ) -> Result<SynthSummary> {
-    config.validate()?;
+    config.check()?;
     let folder = Path::new(&config.out);
     let inputs: Vec<PathBuf> = config.over.iter().map(PathBuf::from).collect();
     let _lock = artifact::Claim { stage: "synth", inputs: &inputs }.take(folder)?;

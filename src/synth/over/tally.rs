@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::row::{Plan, Planted, Unused};
 use super::traits::Least;
 use super::{Account, OverSummary};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
+use crate::settings::{Settings, refuse};
 use crate::synth::{SynthConfig, SynthSummary};
 
 /// Counts over all prompts.
@@ -131,9 +132,7 @@ impl<'a> Tally<'a> {
         if config.traits.is_empty() {
             return Ok(());
         }
-        let fault = |message: String| Fault { origin: String::new(), key: "synth.traits".into(), message };
-        let faults: Vec<Fault> = self.silent_traits().into_iter().map(fault).collect();
-        if faults.is_empty() { Ok(()) } else { Err(Error::Config(faults)) }
+        refuse(self.silent_traits().into_iter().map(|message| SynthConfig::fault("traits", message)).collect())
     }
 
     /// A sentence about each trait that can decide nothing.

@@ -280,17 +280,17 @@ fn all_faults_come_at_once() {
         traits: ["length", "hedgs", "length", "honesty"].map(String::from).to_vec(),
         ..config(&[])
     };
-    insta::assert_snapshot!(wrong.validate().unwrap_err().to_string(), @"
+    insta::assert_snapshot!(wrong.check().unwrap_err().to_string(), @"
     9 faults in the configuration
-      synth.factors: expected 1 to 10, got 11
       synth.rows: has no effect over real texts: every prompt of synth.over is used
+      synth.factors: has no effect beside synth.traits, which names what decides
       synth.completions: has no effect over real texts: a prompt has the responses that it has
+      synth.noise: has no effect on aspects: their ratings are judgements already
       synth.second_agrees: has no effect over real texts: which responses agree is found in them
+      synth.factors: expected 1 to 10, got 11
       synth.traits: unknown trait `hedgs`; expected one of: length, lists, hedges, address, figures, first-person, markup, sentences, exclamations, questions, helpfulness, honesty, instruction-following, truthfulness, aspects
       synth.traits: `length` is named twice
       synth.traits: aspects are ratings and traits are counted: they do not mix
-      synth.noise: has no effect on aspects: their ratings are judgements already
-      synth.factors: has no effect beside synth.traits, which names what decides
     ");
     let alone = SynthConfig {
         traits: vec!["length".into()],
@@ -299,11 +299,11 @@ fn all_faults_come_at_once() {
         on_bad_row: "skip".into(),
         ..SynthConfig::default()
     };
-    let Err(Error::Config(faults)) = alone.validate() else { panic!("accepted") };
+    let Err(Error::Config(faults)) = alone.check() else { panic!("accepted") };
     let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
     assert_eq!(keys, ["synth.traits", "synth.format", "synth.columns", "synth.on_bad_row"]);
     let both = SynthConfig { traits: vec!["aspects".into(), "honesty".into()], ..config(&[]) };
-    assert!(both.validate().unwrap_err().to_string().contains("stands for all aspects"));
+    assert!(both.check().unwrap_err().to_string().contains("stands for all aspects"));
     assert!(crate::synth::write(&config(&[]), Seed(1), &Silent).unwrap_err().to_string().contains("made-up texts"));
 }
 

@@ -120,8 +120,8 @@ impl Sums {
     }
 }
 
-/// [`evaluate::evaluate`], each rank computing a share of the passes; every rank gets all examples. Passes hold the same
-/// rows for any number of ranks, so that results do not depend on it.
+/// [`evaluate::evaluate`], each rank computing a share of the passes; every rank gets all examples. Passes hold the
+/// same rows for any number of ranks, so that results do not depend on it.
 ///
 /// # Errors
 /// As [`evaluate::evaluate`] and [`Ranks::meet`].

@@ -17,6 +17,7 @@ use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps, Reduc
 use lpc_pipe::policy::evaluate::plain_logps;
 use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::seed::Seed;
+use lpc_pipe::settings::Settings;
 use lpc_pipe::source::ModelSource;
 use lpc_pipe::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
@@ -296,7 +297,7 @@ fn objective(case: &Value) -> ObjectiveConfig {
     if let Some(ratio) = case["gamma_beta_ratio"].as_f64() {
         config.gamma_beta_ratio = ratio;
     }
-    assert!(config.faults("x").is_empty());
+    assert!(config.faults().is_empty());
     config.resolved()
 }
 

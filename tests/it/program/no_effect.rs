@@ -26,7 +26,6 @@ fn settings_that_find_nothing_are_refused() {
              two scores; --columns score_chosen=COLUMN score_rejected=COLUMN",
         ),
         ("--set prepare.pairs.conflicts=keep-higher-margin", "keep-higher-margin has nothing to compare"),
-        ("--set prepare.pairs.ties=drop-given", "drop-given has nothing to compare"),
         ("--set prepare.pairs.ties=break", "break has no effect: none of the 20 rows has completions"),
         ("--flip-rate 0.2 --flip-kind margin", "--flip-kind margin needs pairs with two scores, and none of the 20"),
         ("--flip-rate 0.2 --flip-kind weak-quality", "--flip-kind weak-quality needs pairs with a chosen score above"),

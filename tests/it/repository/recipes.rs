@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use lpc_pipe::recipe::{self, Recipe};
+use lpc_pipe::pipeline::recipe::Recipe;
+use lpc_pipe::settings::{self, Settings};
 
 use crate::support::{Sandbox, columns, files_below, repository};
 
@@ -13,7 +14,7 @@ fn recipes() -> Vec<PathBuf> {
 }
 
 fn resolved(path: &std::path::Path) -> Recipe {
-    recipe::resolve(Some(path), &[], &toml::Table::new()).unwrap_or_else(|e| panic!("{e}"))
+    settings::resolve(Some(path), &[], &[]).unwrap_or_else(|e| panic!("{e}"))
 }
 
 #[test]
@@ -30,13 +31,13 @@ fn every_recipe_resolves_without_a_fault() {
             faults.extend(recipe.train.faults());
         }
         if has("prepare") {
-            faults.extend(recipe.prepare.faults("prepare."));
+            faults.extend(recipe.prepare.faults());
         }
         if has("sweep") {
-            faults.extend(recipe.sweep.validate());
+            faults.extend(recipe.sweep.faults());
         }
         if has("synth") {
-            recipe.synth.validate().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            faults.extend(recipe.synth.faults());
         }
         faults.retain(|f| !given_later(&f.key));
         assert!(faults.is_empty(), "{}: {faults:?}", path.display());

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::layers::Written;
+use super::nearest;
 use crate::error::Fault;
 
 /// A setting that passed: its path and its value in the wanted type.
@@ -58,7 +59,7 @@ impl Known {
         }
         let mut faults: Vec<Fault> = faults
             .into_iter()
-            .map(|(path, message)| Fault { origin: written.origin_of(&path), key: dotted(&path), message })
+            .map(|(path, message)| Fault { origin: written.origin_of(&path), ..Fault::new(dotted(&path), message) })
             .collect();
         faults.sort_by_key(|f| line_and_column(&f.origin));
         Err(faults)
@@ -105,7 +106,7 @@ impl Known {
     }
 
     fn unknown(&self, path: &[String]) -> String {
-        match self.suggest(&dotted(path)) {
+        match nearest(&dotted(path), self.keys.iter().map(String::as_str)) {
             Some(key) => format!("unknown key; did you mean `{key}`?"),
             None => {
                 // The nearest group that exists says what there is.
@@ -117,21 +118,6 @@ impl Known {
                 format!("unknown key; known here: {}", list(&keys))
             }
         }
-    }
-
-    /// The known key that was most likely meant: the same or nearly the same last part counts
-    /// first, so that a key in the wrong group finds its home.
-    fn suggest(&self, key: &str) -> Option<&str> {
-        let key = key.replace('-', "_").to_lowercase();
-        let last = |k: &str| k.rsplit('.').next().unwrap_or("").to_string();
-        let wanted = last(&key);
-        let allowed = (wanted.chars().count() / 3).max(1);
-        self.keys
-            .iter()
-            .map(|k| (strsim::osa_distance(&last(k), &wanted), strsim::osa_distance(k, &key), k))
-            .filter(|(near, ..)| *near <= allowed)
-            .min()
-            .map(|(_, _, k)| k.as_str())
     }
 }
 
@@ -233,12 +219,8 @@ fn explain(message: &str, value: &Value) -> String {
     for (opening, what) in [("unknown variant `", "value"), ("unknown field `", "key")] {
         if message.starts_with(opening) && quoted.len() > 1 {
             let (found, allowed) = (quoted[0], &quoted[1..]);
-            let near = allowed
-                .iter()
-                .map(|a| (strsim::osa_distance(a, &found.to_lowercase().replace('_', "-")), *a))
-                .filter(|(d, a)| *d <= (a.chars().count() / 3).max(1))
-                .min();
-            let meant = near.map(|(_, a)| format!("; did you mean `{a}`?")).unwrap_or_default();
+            let meant = nearest(found, allowed.iter().copied());
+            let meant = meant.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return format!("unknown {what} `{found}`; expected one of: {}{meant}", allowed.join(", "));
         }
     }

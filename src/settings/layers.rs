@@ -9,8 +9,16 @@ use toml::{Table, Value};
 use super::check::{Known, dotted};
 use crate::error::Fault;
 
-/// Dotted key -> flag as typed, where the two are not spelled alike.
-pub type FlagNames = BTreeMap<String, String>;
+/// A flag that was given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flag {
+    /// Dotted key that it sets.
+    pub key: String,
+    /// As it is typed, for example `--flip-rate`.
+    pub name: String,
+    /// Its value.
+    pub value: Value,
+}
 
 /// A key as written: its path and where it stands.
 pub(super) struct Written {
@@ -42,7 +50,7 @@ pub(super) struct Layer {
 
 impl Layer {
     /// What was written last for a key, alone or within a group.
-    pub fn value(&self, key: [&str; 3]) -> Option<Value> {
+    pub fn value(&self, key: &[&str]) -> Option<Value> {
         self.written.iter().rev().find_map(|written| {
             let below = key.strip_prefix(written.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice())?;
             below.iter().try_fold(&written.value, |value, part| value.get(part)).cloned()
@@ -50,7 +58,7 @@ impl Layer {
     }
 
     fn fault(origin: impl Into<String>, key: impl Into<String>, message: impl Into<String>) -> Layer {
-        let fault = Fault { origin: origin.into(), key: key.into(), message: message.into() };
+        let fault = Fault { origin: origin.into(), ..Fault::new(key, message) };
         Layer { faults: vec![fault], ..Layer::default() }
     }
 }
@@ -127,16 +135,16 @@ fn place(text: &str, at: usize) -> String {
 /// Every `--set a.b.c=value`.
 pub(super) fn from_sets(sets: &[String], known: &Known) -> Layer {
     let mut layer = Layer::default();
+    let fault = |key: String, message: &str| Fault { origin: "--set".into(), ..Fault::new(key, message) };
     let mut seen: BTreeMap<Vec<String>, usize> = BTreeMap::new();
     for set in sets {
-        let form = |message: &str| Fault { origin: "--set".into(), key: set.clone(), message: message.into() };
         let Some((key, text)) = set.split_once('=') else {
-            layer.faults.push(form("expected KEY=VALUE, for example train.batch=8"));
+            layer.faults.push(fault(set.clone(), "expected KEY=VALUE, for example train.batch=8"));
             continue;
         };
         let path: Vec<String> = key.split('.').map(|part| part.trim().to_string()).collect();
         if path.iter().any(String::is_empty) {
-            layer.faults.push(form("expected a dotted key before `=`, for example train.batch=8"));
+            layer.faults.push(fault(set.clone(), "expected a dotted key before `=`, for example train.batch=8"));
             continue;
         }
         *seen.entry(path.clone()).or_default() += 1;
@@ -144,12 +152,11 @@ pub(super) fn from_sets(sets: &[String], known: &Known) -> Layer {
             Ok(value) => {
                 layer.written.push(Written { path, value, origins: BTreeMap::new(), origin: "--set".into() });
             }
-            Err(message) => layer.faults.push(Fault { origin: "--set".into(), key: dotted(&path), message }),
+            Err(message) => layer.faults.push(fault(dotted(&path), &message)),
         }
     }
     for (path, _) in seen.iter().filter(|(_, n)| **n > 1) {
-        let message = "given more than once: only one would have an effect".to_string();
-        layer.faults.push(Fault { origin: "--set".into(), key: dotted(path), message });
+        layer.faults.push(fault(dotted(path), "given more than once: only one would have an effect"));
     }
     layer
 }
@@ -176,24 +183,12 @@ fn parse_value(text: &str, wanted: Option<&Value>) -> Result<Value, String> {
 }
 
 /// The command's own flags.
-pub(super) fn from_flags(flags: &Table, names: &FlagNames) -> Layer {
-    fn walk(table: &Table, path: &mut Vec<String>, names: &FlagNames, out: &mut Vec<Written>) {
-        for (key, value) in table {
-            path.push(key.clone());
-            match value {
-                Value::Table(inner) => walk(inner, path, names, out),
-                value => {
-                    let flag = names.get(&dotted(path)).cloned();
-                    let flag = flag.unwrap_or_else(|| format!("--{}", key.replace('_', "-")));
-                    let origin = format!("flag {flag}");
-                    let (path, value) = (path.clone(), value.clone());
-                    out.push(Written { path, value, origins: BTreeMap::new(), origin });
-                }
-            }
-            path.pop();
-        }
-    }
-    let mut layer = Layer::default();
-    walk(flags, &mut Vec::new(), names, &mut layer.written);
-    layer
+pub(super) fn from_flags(flags: &[Flag]) -> Layer {
+    let written = |flag: &Flag| Written {
+        path: flag.key.split('.').map(String::from).collect(),
+        value: flag.value.clone(),
+        origins: BTreeMap::new(),
+        origin: format!("flag {}", flag.name),
+    };
+    Layer { written: flags.iter().map(written).collect(), ..Layer::default() }
 }

@@ -1,0 +1,76 @@
+//! What the commands can be told, in one file.
+
+use toml::Value;
+
+use super::demo::DemoConfig;
+use super::export::ExportConfig;
+use super::prepare::PrepareConfig;
+use super::score::ScoreConfig;
+use super::sweep::SweepConfig;
+use crate::lpc::LpcConfig;
+use crate::settings::{Root, settings};
+use crate::synth::SynthConfig;
+use crate::train::TrainConfig;
+
+settings! {
+    /// Everything a command can be told.
+    pub struct Recipe at "" {
+        /// The run's seed, from which every random stream is derived.
+        pub seed: u64 = 0;
+        /// Worker threads; 0 uses every core.
+        pub threads: usize = 0;
+        /// The planted-factor corpus.
+        pub synth: SynthConfig;
+        /// Ingest, pairs, noise, tokens.
+        pub prepare: PrepareConfig;
+        /// The model, the objective, the latent.
+        pub train: TrainConfig;
+        /// The grid of noise, objective, latent and seeds.
+        pub sweep: SweepConfig;
+        /// Log-probabilities of a model.
+        pub score: ScoreConfig;
+        /// A run's model in another form.
+        pub export: ExportConfig;
+        /// The whole job on built-in data.
+        pub demo: DemoConfig;
+    }
+}
+
+impl Root for Recipe {
+    /// The preset of the latent part chooses the defaults of its other settings; a name that is none is left to be told
+    /// with the other faults.
+    fn defaults(written: &dyn Fn(&str) -> Option<Value>) -> Recipe {
+        let mut recipe = Recipe::default();
+        if let Some(preset) = written("train.lpc.preset").and_then(|preset| preset.try_into().ok()) {
+            recipe.train.lpc = LpcConfig::of(preset);
+        }
+        recipe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Table;
+
+    fn leaves(table: &toml::Table, group: &str, keys: &mut Vec<String>) {
+        for (name, value) in table {
+            let key = crate::settings::joined(group, name);
+            match value {
+                Value::Table(inner) => leaves(inner, &key, keys),
+                _ => keys.push(key),
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_has_one_row_and_every_row_a_key() {
+        let mut keys = Vec::new();
+        leaves(&toml::Table::try_from(Recipe::default()).unwrap(), "", &mut keys);
+        let mut rows: Vec<String> = Recipe::rows("").into_iter().map(|row| row.key).collect();
+        keys.sort();
+        rows.sort();
+        assert_eq!(keys, rows);
+        assert!(Recipe::rows("").iter().all(|row| row.help.ends_with('.')), "a sentence of help for every key");
+    }
+}
