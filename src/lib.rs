@@ -83,6 +83,7 @@ pub mod schema;
 pub mod seed;
 pub mod settings;
 pub mod source;
+pub mod token_file;
 pub mod words;
 
 // The stages, in the order of the data.

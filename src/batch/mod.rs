@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::nn::attention::Segment;
 use crate::schema::{SPLITS, prepared};
 use crate::seed::Seed;
-pub use crate::tokenize::store::TokenRow;
+use crate::token_file::{self, TokenRow};
 
 /// One split's tokenized pairs.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +36,7 @@ pub fn read_splits(folder: &Path) -> Result<Vec<Split>> {
         .map(|split| {
             let name = prepared::tokens(split);
             manifest.verify(folder, &name)?;
-            Ok(Split { name: (*split).to_string(), rows: crate::tokenize::store::read(folder.join(name))? })
+            Ok(Split { name: (*split).to_string(), rows: token_file::read(folder.join(name))? })
         })
         .collect()
 }

@@ -19,12 +19,12 @@ pub struct Answer {
     /// Further header lines.
     pub headers: Vec<String>,
     /// How the transfer fails.
-    pub fault: Fault,
+    pub fault: TransferFault,
 }
 
 /// How the transfer of an answer fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum TransferFault {
     /// It does not fail.
     None,
     /// Not a byte is sent for so many milliseconds.
@@ -38,7 +38,7 @@ pub enum Fault {
 impl Answer {
     /// A whole answer.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Answer {
-        Answer { status, body: body.into(), headers: Vec::new(), fault: Fault::None }
+        Answer { status, body: body.into(), headers: Vec::new(), fault: TransferFault::None }
     }
 
     /// With one more header line.
@@ -48,7 +48,7 @@ impl Answer {
     }
 
     /// With a transfer that fails so.
-    pub fn failing(mut self, fault: Fault) -> Answer {
+    pub fn failing(mut self, fault: TransferFault) -> Answer {
         self.fault = fault;
         self
     }
@@ -126,7 +126,7 @@ fn talk(stream: TcpStream, script: &Mutex<Script>, log: &Mutex<Vec<Asked>>, toke
             true => next(&mut script.lock().expect("the script"), method, &path),
             false => Answer::new(401, "{}"),
         };
-        if send(&mut stream, method, &answer).is_err() || answer.fault != Fault::None {
+        if send(&mut stream, method, &answer).is_err() || answer.fault != TransferFault::None {
             return;
         }
     }
@@ -144,7 +144,7 @@ fn next(script: &mut Script, method: &str, path: &str) -> Answer {
 
 fn send(stream: &mut TcpStream, method: &str, answer: &Answer) -> std::io::Result<()> {
     let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
-    if let (Fault::Silence(ms), "GET") = (answer.fault, method) {
+    if let (TransferFault::Silence(ms), "GET") = (answer.fault, method) {
         pause(ms);
         return Ok(());
     }
@@ -164,9 +164,9 @@ fn send(stream: &mut TcpStream, method: &str, answer: &Answer) -> std::io::Resul
         return Ok(());
     }
     match answer.fault {
-        Fault::None | Fault::Silence(_) => stream.write_all(&answer.body),
-        Fault::BreakOff => stream.write_all(&answer.body[..answer.body.len() / 2]),
-        Fault::Stall(ms) => {
+        TransferFault::None | TransferFault::Silence(_) => stream.write_all(&answer.body),
+        TransferFault::BreakOff => stream.write_all(&answer.body[..answer.body.len() / 2]),
+        TransferFault::Stall(ms) => {
             stream.write_all(&answer.body[..answer.body.len() / 2])?;
             stream.flush()?;
             pause(ms);

@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
 use super::cache::files_below;
-use super::fake_hub::{Answer, COMMIT, FakeHub, Fault, Script, info_path, repository};
+use super::fake_hub::{Answer, COMMIT, FakeHub, Script, TransferFault, info_path, repository};
 use super::*;
 
 const SHARDED: [(&str, &[u8]); 5] = [
@@ -348,9 +348,9 @@ fn failures_that_pass_are_waited_for() {
     for (failures, last) in [
         (vec![Answer::new(503, ""), Answer::new(500, "")], &sound),
         (vec![Answer::new(429, "")], &sound),
-        (vec![long.clone().failing(Fault::BreakOff), long.clone().failing(Fault::BreakOff)], &long),
-        (vec![sound.clone().failing(Fault::Silence(600))], &sound),
-        (vec![long.clone().failing(Fault::Stall(600))], &long),
+        (vec![long.clone().failing(TransferFault::BreakOff), long.clone().failing(TransferFault::BreakOff)], &long),
+        (vec![sound.clone().failing(TransferFault::Silence(600))], &sound),
+        (vec![long.clone().failing(TransferFault::Stall(600))], &long),
     ] {
         let told = format!("{failures:?}");
         let mut script = data();
@@ -370,9 +370,9 @@ fn failures_that_stay_end_in_time_and_leave_nothing() {
         (Answer::new(429, ""), "HTTP 429"),
         (Answer::new(404, ""), "has no file `data/train-0.parquet`"),
         (Answer::new(403, ""), "HTTP 403"),
-        (long.clone().failing(Fault::Silence(5000)), "no answer from http"),
-        (long.clone().failing(Fault::BreakOff), "transfer from http"),
-        (long.clone().failing(Fault::Stall(5000)), "http://127.0.0.1"),
+        (long.clone().failing(TransferFault::Silence(5000)), "no answer from http"),
+        (long.clone().failing(TransferFault::BreakOff), "transfer from http"),
+        (long.clone().failing(TransferFault::Stall(5000)), "http://127.0.0.1"),
     ] {
         let mut script = data();
         script.insert(TRAIN.into(), vec![Answer { status: answer.status, ..answer.clone() }]);
@@ -388,7 +388,7 @@ fn failures_that_stay_end_in_time_and_leave_nothing() {
     }
     // A hub that says nothing at all is given up; one that answers with a page is no hub.
     let mut script = data();
-    script.insert(info_path("datasets", "main"), vec![Answer::new(200, "").failing(Fault::Silence(5000))]);
+    script.insert(info_path("datasets", "main"), vec![Answer::new(200, "").failing(TransferFault::Silence(5000))]);
     script.insert(info_path("datasets", "page"), vec![Answer::new(200, "<html>log in</html>")]);
     script.insert(info_path("datasets", "bare"), vec![Answer::new(200, "{}")]);
     let server = FakeHub::serve(script, "hf_test");

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::names::{Inner, Names, Step};
-use super::value::{Fault, Object, Read, UNREAD, Value};
+use super::value::{Object, Read, RowFault, UNREAD, Value};
 use crate::rejects::reason;
 
 /// Longest list, and most fields of an object that are read: no layout comes near, and a row of
@@ -53,9 +53,9 @@ fn parse_strict<'a>(line: &'a str, seed: ValueSeed<'_>) -> Read<Value<'a>> {
         let text = e.to_string();
         let what = text.split(" at line ").next().unwrap_or("syntax error");
         if e.is_data() {
-            return Fault::new("", reason::TOO_LONG, format!("{what} (column {})", e.column()));
+            return RowFault::new("", reason::TOO_LONG, format!("{what} (column {})", e.column()));
         }
-        Fault::new("", reason::BAD_JSON, format!("not valid JSON: {what} (column {})", e.column()))
+        RowFault::new("", reason::BAD_JSON, format!("not valid JSON: {what} (column {})", e.column()))
     })
 }
 

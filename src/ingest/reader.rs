@@ -16,7 +16,7 @@ use super::json::parse_json;
 use super::layouts::{self, Layout};
 use super::names::Names;
 use super::record::{self, Record};
-use super::value::{Fault, Object, Read, Value, describe};
+use super::value::{Object, Read, RowFault, Value, describe};
 use super::written::unfold;
 use super::{Batch, IngestConfig, Input, NAME_COLUMNS, OnBadRow, OnWrongTens, Position, WrongTens};
 use crate::artifact;
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
             match record {
                 Ok(record) => sound.push((number(i), record)),
                 Err(fault) if fault.decision || self.config.on_bad_row == OnBadRow::Skip => {
-                    let Fault { field, reason, message, .. } = fault;
+                    let RowFault { field, reason, message, .. } = fault;
                     let line = number(i);
                     rejects.push(Reject { file: self.index, line, field, reason, detail: message, group: group(i) });
                 }
@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn error(&self, line: u64, fault: Fault) -> Error {
+    fn error(&self, line: u64, fault: RowFault) -> Error {
         let skip = SKIP_ADVICE;
         let no_prompt = fault.lacks_prompt();
         let structural = matches!(
@@ -294,7 +294,7 @@ fn without_wrong_tens(record: Record<'_>, policy: OnWrongTens) -> Read<Record<'_
         return Ok(record);
     }
     let message = format!("{certain} scores of 10 are 1 by their ratings, {suspicious} more are doubtful");
-    Err(Fault::decision("completions", reason::WRONG_TEN, message))
+    Err(RowFault::decision("completions", reason::WRONG_TEN, message))
 }
 
 /// The fields of one row of text.
@@ -308,19 +308,22 @@ pub(super) fn parse_row<'a>(
     if row.too_long {
         return Err(too_long(limit));
     }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| Fault::new("", reason::INVALID_UTF8, format!("not UTF-8 from byte {} on", e.valid_up_to() + 1)))?;
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        RowFault::new("", reason::INVALID_UTF8, format!("not UTF-8 from byte {} on", e.valid_up_to() + 1))
+    })?;
     if let Framing::Csv(dialect) = framing {
         return unfolded(dialect.row(text)?, names);
     }
     match parse_json(text, names)? {
         Value::Object(row) => unfolded(row, names),
-        other => Err(Fault::new("", reason::WRONG_TYPE, format!("expected a JSON object, got {}", describe(&other)))),
+        other => {
+            Err(RowFault::new("", reason::WRONG_TYPE, format!("expected a JSON object, got {}", describe(&other))))
+        }
     }
 }
 
-fn too_long(limit: u64) -> Fault {
-    Fault::new("", reason::TOO_LONG, format!("longer than {limit} bytes"))
+fn too_long(limit: u64) -> RowFault {
+    RowFault::new("", reason::TOO_LONG, format!("longer than {limit} bytes"))
 }
 
 /// What decides the shard of a row whose prompt could not be read.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use polars::prelude::*;
 
 use super::WrongTens;
-use super::value::{Fault, Object, Read, Value, unfit};
+use super::value::{Object, Read, RowFault, Value, unfit};
 use crate::error::Result;
 use crate::frame::list_of_structs;
 use crate::message::{ASSISTANT, MessageColumnBuilder, SYSTEM, USER};
@@ -97,7 +97,7 @@ impl<'a> Record<'a> {
         let same = match (own, &system) {
             (Some(own), Some(system)) if own != system => {
                 let message = "the prompt begins with another system message than this column has";
-                return Err(Fault::new("system", reason::PROMPT_MISMATCH, message));
+                return Err(RowFault::new("system", reason::PROMPT_MISMATCH, message));
             }
             (own, _) => own.is_some(),
         };
@@ -111,7 +111,7 @@ impl<'a> Record<'a> {
     /// Refuses a prompt without any text.
     pub fn checked(self, field: &str) -> Read<Self> {
         if self.prompt.iter().all(|t| t.content.trim().is_empty()) {
-            return Err(Fault::new(field, reason::NO_PROMPT, "the prompt is empty"));
+            return Err(RowFault::new(field, reason::NO_PROMPT, "the prompt is empty"));
         }
         Ok(self)
     }
@@ -183,7 +183,7 @@ fn role(from: &str) -> Read<&'static str> {
         SYSTEM => SYSTEM,
         other => {
             let message = format!("expected human, gpt, system or observation, got {other:?}");
-            return Err(Fault::new("from", reason::WRONG_ROLE, message));
+            return Err(RowFault::new("from", reason::WRONG_ROLE, message));
         }
     })
 }
@@ -209,7 +209,7 @@ fn text_part<'a>(part: &mut Object<'a>) -> Read<Cow<'a, str>> {
     match part.optional_text("type")? {
         Some(kind) if kind != "text" => {
             let message = format!("a part of type {kind:?} is not read; expected \"text\"");
-            Err(Fault::new("type", reason::UNREAD_KEY, message))
+            Err(RowFault::new("type", reason::UNREAD_KEY, message))
         }
         _ => match part.unread() {
             Some(key) => Err(unread(key)),
@@ -219,15 +219,15 @@ fn text_part<'a>(part: &mut Object<'a>) -> Read<Cow<'a, str>> {
 }
 
 /// The fault of a field that no layout reads and that may be part of what was said.
-pub fn unread(key: &str) -> Fault {
+pub fn unread(key: &str) -> RowFault {
     let message = format!("{key} is not read, and may be part of what was said");
-    Fault::new(key, reason::unread(key), message)
+    RowFault::new(key, reason::unread(key), message)
 }
 
 /// Refuses a response whose last message is not the model's.
 pub fn ends_with_assistant(turns: &[Turn<'_>], field: &str) -> Read<()> {
     match turns.last() {
-        Some(last) if last.role != ASSISTANT => Err(Fault::new(
+        Some(last) if last.role != ASSISTANT => Err(RowFault::new(
             format!("{field}[{}].role", turns.len() - 1),
             reason::WRONG_ROLE,
             format!("expected \"{ASSISTANT}\" in the last message, got {:?}", last.role),
@@ -243,9 +243,9 @@ pub fn split_response<'a>(side: &mut Side<'a>) -> Vec<Turn<'a>> {
 }
 
 /// The decision on two conversations that do not answer the same.
-pub fn different_contexts() -> Fault {
+pub fn different_contexts() -> RowFault {
     let message = "the messages before the response are not those of chosen";
-    Fault::decision("rejected", reason::DIFFERENT_CONTEXTS, message)
+    RowFault::decision("rejected", reason::DIFFERENT_CONTEXTS, message)
 }
 
 /// A range of a text, borrowed where the text is.

@@ -7,7 +7,7 @@ use crate::rejects::reason;
 
 /// What is wrong with a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct RowFault {
     /// Dotted path of the field, empty for the whole row.
     pub field: String,
     /// One of [`reason`].
@@ -20,20 +20,20 @@ pub struct Fault {
     pub absent: bool,
 }
 
-impl Fault {
+impl RowFault {
     /// A fault of the named field.
-    pub fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Fault {
-        Fault { field: field.into(), reason, message: message.into(), decision: false, absent: false }
+    pub fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> RowFault {
+        RowFault { field: field.into(), reason, message: message.into(), decision: false, absent: false }
     }
 
     /// A decision against a sound row.
-    pub fn decision(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Fault {
-        Fault { decision: true, ..Fault::new(field, reason, message) }
+    pub fn decision(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> RowFault {
+        RowFault { decision: true, ..RowFault::new(field, reason, message) }
     }
 
     /// The fault of a field that is not there; `why` follows the word "missing" in the message.
-    pub fn absent(field: impl Into<String>, reason: &'static str, why: impl std::fmt::Display) -> Fault {
-        Fault { absent: true, ..Fault::new(field, reason, format!("missing{why}")) }
+    pub fn absent(field: impl Into<String>, reason: &'static str, why: impl std::fmt::Display) -> RowFault {
+        RowFault { absent: true, ..RowFault::new(field, reason, format!("missing{why}")) }
     }
 
     /// Whether what is missing is the prompt: another column may hold it.
@@ -43,14 +43,14 @@ impl Fault {
 
     /// The same fault, seen from one level up.
     #[must_use]
-    pub fn within(mut self, outer: impl std::fmt::Display) -> Fault {
+    pub fn within(mut self, outer: impl std::fmt::Display) -> RowFault {
         self.field = if self.field.is_empty() { outer.to_string() } else { format!("{outer}.{}", self.field) };
         self
     }
 }
 
 /// Result of reading a row.
-pub type Read<T> = Result<T, Fault>;
+pub type Read<T> = Result<T, RowFault>;
 
 /// One value; texts are borrowed from the input where it has no escapes.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,7 +169,7 @@ impl<'a> Object<'a> {
             Some(Value::Number(x)) if x.abs() <= EXACT as f64 => Ok(Some(x.to_string().into())),
             Some(Value::Number(x)) => {
                 let message = format!("{x} has more digits than are kept; write it as a string");
-                Err(Fault::new(key, reason::WRONG_TYPE, message))
+                Err(RowFault::new(key, reason::WRONG_TYPE, message))
             }
             Some(Value::Digits(digits)) => Ok(Some(digits.into())),
             Some(Value::Text(text)) => Ok(Some(text).filter(|t| !t.is_empty())),
@@ -226,17 +226,17 @@ pub fn finite(value: &Value<'_>) -> Option<f64> {
 }
 
 /// The fault of a value that is not what was expected.
-pub fn unfit(field: &str, expected: &str, found: Option<&Value<'_>>) -> Fault {
+pub fn unfit(field: &str, expected: &str, found: Option<&Value<'_>>) -> RowFault {
     let reason = match found {
-        None => return Fault::absent(field, reason::MISSING_FIELD, format_args!("; expected {expected}")),
+        None => return RowFault::absent(field, reason::MISSING_FIELD, format_args!("; expected {expected}")),
         Some(Value::Null) => reason::MISSING_FIELD,
         Some(Value::Number(x)) if !x.is_finite() => {
-            return Fault::new(field, reason::NOT_FINITE, format!("expected a finite number, got {x}"));
+            return RowFault::new(field, reason::NOT_FINITE, format!("expected a finite number, got {x}"));
         }
         Some(_) => reason::WRONG_TYPE,
     };
     let found = found.map_or_else(String::new, describe);
-    Fault::new(field, reason, format!("expected {expected}, got {found}"))
+    RowFault::new(field, reason, format!("expected {expected}, got {found}"))
 }
 
 /// A value in a few words, long texts shortened.
@@ -283,8 +283,8 @@ mod tests {
         assert_eq!(row.list("source").unwrap_err().message, "missing; expected a list");
         let long = Value::Text("x".repeat(50).into());
         assert_eq!(describe(&long), format!("{:?} and more", "x".repeat(40)));
-        assert_eq!(Fault::new("b", "r", "m").within("a[1]").field, "a[1].b");
-        assert_eq!(Fault::new("", "r", "m").within("a").field, "a");
+        assert_eq!(RowFault::new("b", "r", "m").within("a[1]").field, "a[1].b");
+        assert_eq!(RowFault::new("", "r", "m").within("a").field, "a");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use super::json::parse_inner;
 use super::names::Names;
-use super::value::{Fault, Object, Read, Value};
+use super::value::{Object, Read, RowFault, Value};
 use crate::rejects::reason;
 
 /// Fields of a row that hold messages.
@@ -47,7 +47,7 @@ pub fn unfold(row: &mut Object<'_>, names: &Names) -> Read<()> {
             None if messages && looks_like_messages(trimmed) => {
                 let message =
                     "a list of messages written as text, which can be read neither as JSON nor as Python's notation";
-                return Err(Fault::new(*key, reason::WRONG_TYPE, message));
+                return Err(RowFault::new(*key, reason::WRONG_TYPE, message));
             }
             _ => continue,
         };

@@ -165,7 +165,7 @@ impl NoiseConfig {
         if self.seed == 0 { run } else { Seed(self.seed) }
     }
 
-    /// Whether a [`super::Survey`] of all pairs is needed before the first can be decided.
+    /// Whether a [`super::NoiseSurvey`] of all pairs is needed before the first can be decided.
     pub fn needs_survey(&self) -> bool {
         self.flip_rate > 0.0 && (self.flip_kind.selects() || self.is_fitted())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Plan;
+use super::NoisePlan;
 use super::config::{FlipKind, NoiseConfig, Rates};
 use super::plan::NO_ANNOTATOR;
 use crate::error::{Fault, Result};
@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     /// What in the settings turned out to have less than the wanted effect on these pairs.
-    pub fn warnings(&self, config: &NoiseConfig, plan: &Plan) -> Vec<String> {
+    pub fn warnings(&self, config: &NoiseConfig, plan: &NoisePlan) -> Vec<String> {
         let mut warnings = Vec::new();
         if config.flip_rate <= 0.0 || self.all.pairs == 0 {
             return warnings;

@@ -3,7 +3,7 @@
 //! A flip swaps the two sides with all that belongs to them. Whether a pair is flipped is decided by
 //! (noise seed, id) and the pair's own probability, so flips are nested: the rows flipped at a rate of 0.1
 //! are among those at 0.2. Some kinds of noise need to know all pairs first ([`NoiseConfig::needs_survey`]):
-//! a [`Survey`] of them gives a [`Plan`], and with it every pair is decided on its own again.
+//! a [`NoiseSurvey`] of them gives a [`NoisePlan`], and with it every pair is decided on its own again.
 
 use polars::prelude::*;
 use rayon::prelude::*;
@@ -22,7 +22,7 @@ pub use config::{FlipKind, NoiseConfig, Selected};
 use facts::Facts;
 pub use facts::Rank;
 pub use ledger::{Ledger, Tally};
-pub use plan::{Plan, Survey};
+pub use plan::{NoisePlan, NoiseSurvey};
 
 /// What the noise does to one pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,12 +44,12 @@ struct Verdict {
 /// singles pairs out left it alone). A second application with the same settings undoes the first but for
 /// the marker.
 ///
-/// `plan` comes from [`Survey::finish`] or [`Plan::direct`] with the same `config` and `seed`.
+/// `plan` comes from [`NoiseSurvey::finish`] or [`NoisePlan::direct`] with the same `config` and `seed`.
 ///
 /// # Errors
 /// [`Error::Frame`] where a column is missing; [`Error::Data`] where `flip_probability` is none;
 /// [`Error::Run`] where the plan is not one of these settings.
-pub fn apply(mut frame: DataFrame, config: &NoiseConfig, plan: &Plan, seed: Seed) -> Result<DataFrame> {
+pub fn apply(mut frame: DataFrame, config: &NoiseConfig, plan: &NoisePlan, seed: Seed) -> Result<DataFrame> {
     if config.flip_rate <= 0.0 || frame.height() == 0 {
         return Ok(frame);
     }
@@ -86,7 +86,7 @@ pub fn apply(mut frame: DataFrame, config: &NoiseConfig, plan: &Plan, seed: Seed
 }
 
 /// What becomes of each pair.
-fn verdicts(frame: &DataFrame, config: &NoiseConfig, plan: &Plan, seed: Seed) -> Result<Vec<Verdict>> {
+fn verdicts(frame: &DataFrame, config: &NoiseConfig, plan: &NoisePlan, seed: Seed) -> Result<Vec<Verdict>> {
     if plan.kind != config.flip_kind || (config.needs_survey() && plan.rows == 0) {
         let message =
             format!("the noise plan ({}) does not fit flip_kind = {}", plan.kind.name(), config.flip_kind.name());

@@ -17,7 +17,7 @@ pub(super) const NO_ANNOTATOR: &str = "a column `annotator` names them, --set pr
 
 /// The constants of a noise model on one set of pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct NoisePlan {
     /// Of which kind of noise.
     pub kind: FlipKind,
     /// Pairs surveyed; 0 without a survey.
@@ -32,11 +32,11 @@ pub struct Plan {
     pub last: Option<Rank>,
 }
 
-impl Plan {
+impl NoisePlan {
     /// The plan of settings that need no survey ([`NoiseConfig::needs_survey`]).
-    pub fn direct(config: &NoiseConfig) -> Plan {
+    pub fn direct(config: &NoiseConfig) -> NoisePlan {
         let scale = if config.flip_kind.scaled() { 2.0 * config.flip_rate } else { 1.0 };
-        Plan { kind: config.flip_kind, rows: 0, judged: 0, scale, selected: 0, last: None }
+        NoisePlan { kind: config.flip_kind, rows: 0, judged: 0, scale, selected: 0, last: None }
     }
 
     /// Probability of a flip.
@@ -61,7 +61,7 @@ impl Plan {
 ///
 /// Pairs must come as they go into [`super::apply`]: what is dropped in between makes rates inexact.
 #[derive(Debug, Clone)]
-pub struct Survey {
+pub struct NoiseSurvey {
     config: NoiseConfig,
     seed: Seed,
     rows: u64,
@@ -69,10 +69,10 @@ pub struct Survey {
     ranks: Vec<Rank>,
 }
 
-impl Survey {
+impl NoiseSurvey {
     /// An empty survey; `seed` is the run's.
-    pub fn new(config: &NoiseConfig, seed: Seed) -> Survey {
-        Survey { config: config.clone(), seed, rows: 0, weights: Vec::new(), ranks: Vec::new() }
+    pub fn new(config: &NoiseConfig, seed: Seed) -> NoiseSurvey {
+        NoiseSurvey { config: config.clone(), seed, rows: 0, weights: Vec::new(), ranks: Vec::new() }
     }
 
     /// Takes in some pairs.
@@ -101,7 +101,7 @@ impl Survey {
 
     /// Joins two surveys of different pairs.
     #[must_use]
-    pub fn join(mut self, other: Survey) -> Survey {
+    pub fn join(mut self, other: NoiseSurvey) -> NoiseSurvey {
         self.rows += other.rows;
         self.weights.extend(other.weights);
         self.ranks.extend(other.ranks);
@@ -112,9 +112,9 @@ impl Survey {
     ///
     /// # Errors
     /// [`Error::Config`] where the kind of noise can say nothing about any of these pairs.
-    pub fn finish(mut self) -> Result<Plan> {
+    pub fn finish(mut self) -> Result<NoisePlan> {
         let config = &self.config;
-        let mut plan = Plan { rows: self.rows, ..Plan::direct(config) };
+        let mut plan = NoisePlan { rows: self.rows, ..NoisePlan::direct(config) };
         if !config.needs_survey() || self.rows == 0 {
             return Ok(plan);
         }

@@ -98,8 +98,8 @@ pub(super) fn at(kind: K, rate: f64) -> NoiseConfig {
     }
 }
 
-pub(super) fn plan(frame: &DataFrame, config: &NoiseConfig, seed: u64) -> Plan {
-    let mut survey = Survey::new(config, Seed(seed));
+pub(super) fn plan(frame: &DataFrame, config: &NoiseConfig, seed: u64) -> NoisePlan {
+    let mut survey = NoiseSurvey::new(config, Seed(seed));
     survey.add(frame).unwrap();
     survey.finish().unwrap()
 }
@@ -247,7 +247,7 @@ fn a_probability_that_is_none_is_told_with_its_place() {
         wrong.with_column(Column::new("file".into(), [0u32, 0])).unwrap();
         wrong.with_column(Column::new("line".into(), [4u64, 7])).unwrap();
         let config = at(K::Column, 1.0);
-        let error = apply(wrong, &config, &Plan::direct(&config), Seed(0)).unwrap_err();
+        let error = apply(wrong, &config, &NoisePlan::direct(&config), Seed(0)).unwrap_err();
         let wanted = format!("input 1: line 7: flip_probability: expected a probability between 0 and 1, got {bad}");
         assert_eq!((error.to_string(), error.exit_code()), (wanted, 3));
     }
@@ -310,7 +310,7 @@ fn ties_are_broken_by_hash() {
 fn noise_that_can_say_nothing_is_refused() {
     let bare = frame(&vec![Row { scores: None, ..PLAIN }; 3]);
     for kind in [K::Margin, K::WeakQuality] {
-        let mut survey = Survey::new(&at(kind, 0.5), Seed(0));
+        let mut survey = NoiseSurvey::new(&at(kind, 0.5), Seed(0));
         survey.add(&bare).unwrap();
         let error = survey.finish().unwrap_err();
         assert_eq!(error.exit_code(), 2);
@@ -321,7 +321,7 @@ fn noise_that_can_say_nothing_is_refused() {
     assert_eq!(numbers(&noisy(&bare, &plain, 0), "noise_p"), [0.5; 3]);
     assert_eq!(plan(&bare, &at(K::Ambiguous, 0.5), 0).selected, 2);
     // No pair at all is no fault.
-    let mut survey = Survey::new(&at(K::Margin, 0.5), Seed(0));
+    let mut survey = NoiseSurvey::new(&at(K::Margin, 0.5), Seed(0));
     survey.add(&bare.head(Some(0))).unwrap();
     assert_eq!(survey.finish().unwrap().rows, 0);
 }
@@ -331,9 +331,9 @@ fn a_plan_belongs_to_its_settings() {
     let clean = mixed(10);
     let seed = Seed(0);
     for (config, plan) in [
-        (at(K::Margin, 0.5), Plan::direct(&at(K::Margin, 0.5))),
-        (at(K::Ambiguous, 0.5), Plan::direct(&at(K::Ambiguous, 0.5))),
-        (at(K::Uniform, 0.5), Plan::direct(&at(K::Source, 0.5))),
+        (at(K::Margin, 0.5), NoisePlan::direct(&at(K::Margin, 0.5))),
+        (at(K::Ambiguous, 0.5), NoisePlan::direct(&at(K::Ambiguous, 0.5))),
+        (at(K::Uniform, 0.5), NoisePlan::direct(&at(K::Source, 0.5))),
     ] {
         let error = apply(clean.clone(), &config, &plan, seed).unwrap_err();
         assert!(error.to_string().contains("does not fit"), "{error}");
@@ -341,7 +341,7 @@ fn a_plan_belongs_to_its_settings() {
     for kind in KINDS {
         let plan = plan(&clean, &at(kind, 0.3), 5);
         let text = serde_json::to_string(&plan).unwrap();
-        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{text}");
+        assert_eq!(serde_json::from_str::<NoisePlan>(&text).unwrap(), plan, "{text}");
         assert_eq!(at(kind, 0.3).needs_survey(), plan.rows > 0 && plan.judged > 0, "{kind:?}");
         assert_eq!(at(kind, 0.3).is_global(), at(kind, 0.3).needs_survey());
         assert!(!at(kind, 0.0).is_global());
@@ -415,13 +415,13 @@ proptest! {
         let clean = mixed(n);
         let config = at(KINDS[kind], rate);
         let Ok(plan) = ({
-            let mut survey = Survey::new(&config, Seed(seed));
+            let mut survey = NoiseSurvey::new(&config, Seed(seed));
             survey.add(&clean).unwrap();
             survey.finish()
         }) else { return Ok(()) };
         let once = apply(clean.clone(), &config, &plan, Seed(seed)).unwrap();
         // A survey of noisy pairs sees the clean ones.
-        let mut again = Survey::new(&config, Seed(seed));
+        let mut again = NoiseSurvey::new(&config, Seed(seed));
         again.add(&once).unwrap();
         prop_assert_eq!(&again.finish().unwrap(), &plan);
         let twice = apply(once, &config, &plan, Seed(seed)).unwrap();
@@ -467,9 +467,9 @@ proptest! {
         let config = at(KINDS[kind], rate);
         let one = plan(&clean, &config, seed);
         let (left, right) = (shuffled.head(Some(cut)), shuffled.slice(cut as i64, 60));
-        let mut survey = Survey::new(&config, Seed(seed));
+        let mut survey = NoiseSurvey::new(&config, Seed(seed));
         survey.add(&left).unwrap();
-        let mut other = Survey::new(&config, Seed(seed));
+        let mut other = NoiseSurvey::new(&config, Seed(seed));
         other.add(&right).unwrap();
         let two = other.join(survey).finish().unwrap();
         prop_assert_eq!(&one, &two);

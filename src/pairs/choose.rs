@@ -43,7 +43,7 @@ impl Lost {
 
 /// Why a sound row gives no pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct NoPair {
     /// One of [`reason`].
     pub reason: &'static str,
     /// The field.
@@ -52,9 +52,9 @@ pub struct Refusal {
     pub detail: String,
 }
 
-impl Refusal {
-    fn new(reason: &'static str, field: &'static str, detail: impl Into<String>) -> Refusal {
-        Refusal { reason, field, detail: detail.into() }
+impl NoPair {
+    fn new(reason: &'static str, field: &'static str, detail: impl Into<String>) -> NoPair {
+        NoPair { reason, field, detail: detail.into() }
     }
 }
 
@@ -161,7 +161,7 @@ impl Candidates {
         config: &PairConfig,
         normalized: &str,
         seed: Seed,
-    ) -> (std::result::Result<Vec<Choice>, Refusal>, Lost) {
+    ) -> (std::result::Result<Vec<Choice>, NoPair>, Lost) {
         let mut lost = Lost::default();
         match self {
             Candidates::Given(given) => (check_given(given, i, config).map(|choice| vec![choice]), lost),
@@ -256,14 +256,14 @@ impl Candidates {
 
 /// Refuses a given pair without a preference in it. Its label is given: a tie of scores or a small margin
 /// matters only where the settings say so.
-fn check_given(given: &GivenPairs, i: usize, config: &PairConfig) -> std::result::Result<Choice, Refusal> {
+fn check_given(given: &GivenPairs, i: usize, config: &PairConfig) -> std::result::Result<Choice, NoPair> {
     for (name, side) in [(col::CHOSEN, &given.chosen), (col::REJECTED, &given.rejected)] {
         if side.row(i).all(|(_, content)| content.trim().is_empty()) {
-            return Err(Refusal::new(reason::EMPTY_RESPONSE, name, "the response is empty"));
+            return Err(NoPair::new(reason::EMPTY_RESPONSE, name, "the response is empty"));
         }
     }
     if given.chosen.row(i).eq(given.rejected.row(i)) {
-        return Err(Refusal::new(reason::IDENTICAL_RESPONSES, col::REJECTED, "the same text as chosen"));
+        return Err(NoPair::new(reason::IDENTICAL_RESPONSES, col::REJECTED, "the same text as chosen"));
     }
     if let (Some(chosen), Some(rejected)) = (given.scores[0].get(i), given.scores[1].get(i))
         && config.min_margin > 0.0
@@ -279,10 +279,10 @@ fn reaches(chosen: f64, rejected: f64, config: &PairConfig) -> bool {
     chosen - rejected >= config.min_margin
 }
 
-fn too_close(field: &'static str, chosen: f64, rejected: f64, config: &PairConfig) -> Refusal {
+fn too_close(field: &'static str, chosen: f64, rejected: f64, config: &PairConfig) -> NoPair {
     let least = config.min_margin;
     let detail = format!("the scores {chosen} and {rejected} are closer than --min-margin {least}");
-    Refusal::new(reason::SMALL_MARGIN, field, detail)
+    NoPair::new(reason::SMALL_MARGIN, field, detail)
 }
 
 #[derive(Clone, Copy)]
@@ -313,8 +313,8 @@ struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    fn choose(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, Refusal> {
-        let drop = |reason, detail: String| Err(Refusal::new(reason, col::COMPLETIONS, detail));
+    fn choose(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, NoPair> {
+        let drop = |reason, detail: String| Err(NoPair::new(reason, col::COMPLETIONS, detail));
         if usable.len() < 2 {
             let (n, listed) = (usable.len(), self.listed);
             let detail = format!("{n} of {listed} completions have a response and a score; 2 are needed");
@@ -335,8 +335,8 @@ impl Chooser<'_> {
     }
 
     /// The best against one or all of those it may meet.
-    fn against_best(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, Refusal> {
-        let (config, refuse) = (self.config, |reason, detail: &str| Refusal::new(reason, col::COMPLETIONS, detail));
+    fn against_best(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, NoPair> {
+        let (config, refuse) = (self.config, |reason, detail: &str| NoPair::new(reason, col::COMPLETIONS, detail));
         let highest = usable.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
         let top: Vec<_> = usable.iter().filter(|c| c.score == highest).copied().collect();
         let best = match config.ties {
@@ -378,7 +378,7 @@ impl Chooser<'_> {
     }
 
     /// Every two completions.
-    fn all_pairs(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, Refusal> {
+    fn all_pairs(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, NoPair> {
         let config = self.config;
         let ranked = self.ranked(usable);
         let (mut choices, mut widest) = (Vec::new(), None);
@@ -403,7 +403,7 @@ impl Chooser<'_> {
             Some((high, low)) => Err(too_close(col::COMPLETIONS, high, low, config)),
             None => {
                 let words = "all completions with different scores have the same text";
-                Err(Refusal::new(reason::IDENTICAL_RESPONSES, col::COMPLETIONS, words))
+                Err(NoPair::new(reason::IDENTICAL_RESPONSES, col::COMPLETIONS, words))
             }
         }
     }

@@ -22,7 +22,7 @@ pub mod identity;
 pub mod near;
 pub mod order;
 
-use choose::{Candidates, Choice, Lost, Refusal};
+use choose::{Candidates, Choice, Lost, NoPair};
 pub use config::{Conflicts, Dedup, PairConfig, PairRule, Splits, Ties};
 pub use order::{Finished, finish};
 
@@ -83,7 +83,7 @@ pub struct Built {
 /// What becomes of one row.
 enum Fate {
     Kept { prompt: Prompt, pairs: Vec<(Choice, String)> },
-    Dropped(Refusal),
+    Dropped(NoPair),
 }
 
 /// What all pairs of one row share.
@@ -152,9 +152,7 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
                 known.push(prompt);
                 lost.pairs.into_iter().for_each(|(reason, n)| *dropped.entry(reason).or_default() += n);
             }
-            Fate::Dropped(Refusal { reason, field, detail }) => {
-                rejects.push(origins.reject(row, field, reason, detail))
-            }
+            Fate::Dropped(NoPair { reason, field, detail }) => rejects.push(origins.reject(row, field, reason, detail)),
         }
     }
     let frame = assemble(frame, &prompts, &candidates, &made, &known, config)?;

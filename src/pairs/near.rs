@@ -61,15 +61,15 @@ impl Item {
 
 /// Takes in all prompts. At most 320 bytes each, whatever their length.
 #[derive(Debug)]
-pub struct Survey {
+pub struct NearSurvey {
     threshold: f64,
     pieces: Vec<Vec<Item>>,
 }
 
-impl Survey {
+impl NearSurvey {
     /// An empty survey for prompts of at least this similarity, in [0.5, 1].
-    pub fn new(threshold: f64) -> Survey {
-        Survey { threshold, pieces: Vec::new() }
+    pub fn new(threshold: f64) -> NearSurvey {
+        NearSurvey { threshold, pieces: Vec::new() }
     }
 
     /// Takes in a frame with `normalized_prompt` `group` `file` `line`. Rows of one group count once.
@@ -101,7 +101,7 @@ impl Survey {
     }
 
     /// Finds the clusters.
-    pub fn finish(self) -> Plan {
+    pub fn finish(self) -> NearPlan {
         let items = Items(self.pieces);
         let order = items.by_group();
         let (bands, rows) = bands(self.threshold);
@@ -130,7 +130,7 @@ impl Survey {
             prompts: order.len() as u64,
             ..Facts::default()
         };
-        let mut plan = Plan { dropped: HashMap::new(), facts };
+        let mut plan = NearPlan { dropped: HashMap::new(), facts };
         for at in 0..order.len() as u32 {
             // Prompts are numbered by group, and a cluster is known by its first number.
             let first = clusters.find(at);
@@ -278,14 +278,14 @@ pub struct Facts {
 
 /// What becomes of nearly equal prompts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
+pub struct NearPlan {
     /// Group of a dropped prompt -> what stays instead.
     pub dropped: HashMap<u64, Kept>,
     /// For the manifest.
     pub facts: Facts,
 }
 
-impl Plan {
+impl NearPlan {
     /// Drops the rows (`group` `file` `line`) whose prompt is nearly that of another cluster member.
     /// `labels` are the input files by index, for the rejects' words.
     ///
@@ -331,8 +331,8 @@ mod tests {
         prompts.iter().enumerate().map(|(i, p)| (i as u64 + 1, p.to_string())).collect()
     }
 
-    fn plan(threshold: f64, frames: &[DataFrame]) -> Plan {
-        let mut survey = Survey::new(threshold);
+    fn plan(threshold: f64, frames: &[DataFrame]) -> NearPlan {
+        let mut survey = NearSurvey::new(threshold);
         frames.iter().for_each(|f| survey.add(f).unwrap());
         survey.finish()
     }

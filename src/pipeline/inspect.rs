@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::report::visible;
 use crate::schema;
-use crate::tokenize::{ModelTokenizer, store};
+use crate::token_file;
+use crate::tokenize::ModelTokenizer;
 
 /// Rows shown.
 const FIRST_ROWS: usize = 3;
@@ -177,7 +178,7 @@ fn manifest_facts(manifest: &Manifest, facts: &mut Map<String, Value>) {
 /// what is trained on.
 pub fn masked_example(folder: &Path) -> Option<String> {
     let split = schema::SPLITS.iter().find(|s| folder.join(schema::prepared::tokens(s)).is_file())?;
-    let rows = store::read(folder.join(schema::prepared::tokens(split))).ok()?;
+    let rows = token_file::read(folder.join(schema::prepared::tokens(split))).ok()?;
     let row = rows.first()?;
     let tokenizer = ModelTokenizer::open(&folder.join(schema::prepared::TOKENIZER)).ok();
     let text = |ids: &[u32]| {

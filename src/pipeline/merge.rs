@@ -13,7 +13,7 @@ use crate::manifest::{InputFile, Manifest, SCHEMA_VERSION, hash_json};
 use crate::progress::Progress;
 use crate::rejects;
 use crate::schema::{SPLITS, col, prepared};
-use crate::tokenize::store;
+use crate::token_file;
 
 /// Joins prepared folders that were made with `--shard 1/N` to `N/N`, in any order. Data files have the
 /// bytes of an unsharded run; every file is compared with its shard's manifest first.
@@ -42,7 +42,7 @@ pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<P
         let none = artifact::read_parquet(&frames[0])?.clear();
         let rows = artifact::write_parquet_pieces(aside.join(&pairs), &none, frames.iter().flat_map(row_groups))?;
         manifest.output(&aside, &pairs, Some(rows))?;
-        let rows = store::write_files(aside.join(&tokens), &shards.files(&tokens))?;
+        let rows = token_file::write_files(aside.join(&tokens), &shards.files(&tokens))?;
         manifest.output(&aside, &tokens, Some(rows))?;
     }
     let mut rejected = shards.rejects()?;

@@ -17,7 +17,7 @@ use crate::rejects::{Reject, reason};
 use crate::schema::col;
 use crate::seed::Seed;
 use crate::settings::{Settings, refuse};
-use crate::synth::over::{self, Account, Refusal, Response, Sink, Texts};
+use crate::synth::over::{self, Account, NotPlanted, Response, Sink, Texts};
 use crate::synth::{self, SynthConfig, SynthSummary};
 
 /// Writes the corpus that `config` asks for.
@@ -316,7 +316,7 @@ impl Joiner {
         for (places, refusal) in places.into_iter().zip(sink(whole)?) {
             match refusal {
                 None => places.iter().for_each(|(file, _)| *self.kept.entry(*file).or_default() += 1),
-                Some(Refusal { reason, detail }) => self.rejects.extend(places.into_iter().map(|(file, line)| {
+                Some(NotPlanted { reason, detail }) => self.rejects.extend(places.into_iter().map(|(file, line)| {
                     let (field, detail) = (String::new(), detail.clone());
                     Reject { file, line, field, reason, detail, group: 0 }
                 })),

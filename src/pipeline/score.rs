@@ -15,6 +15,7 @@ use crate::schema::{col, posterior, prepared};
 use crate::seed::Seed;
 use crate::settings::{Faults, PathText, Settings, settings};
 use crate::source::ModelSource;
+use crate::token_file::TokenRow;
 use crate::tokenize::ModelTokenizer;
 use crate::train::reference::{self, ReferenceOrigin};
 
@@ -87,12 +88,12 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
         let mut values = examples.iter().map(|e| e.logps);
         splits.iter().map(|s| values.by_ref().take(s.rows.len()).collect()).collect()
     };
-    let rows: Vec<(&str, &batch::TokenRow)> =
+    let rows: Vec<(&str, &TokenRow)> =
         splits.iter().flat_map(|s| s.rows.iter().map(|r| (s.name.as_str(), r))).collect();
-    let texts = |name: &str, get: &dyn Fn(&(&str, &batch::TokenRow)) -> String| {
+    let texts = |name: &str, get: &dyn Fn(&(&str, &TokenRow)) -> String| {
         Column::new(name.into(), rows.iter().map(get).collect::<Vec<String>>())
     };
-    let counts = |name: &str, get: fn(&batch::TokenRow) -> usize| {
+    let counts = |name: &str, get: fn(&TokenRow) -> usize| {
         Column::new(name.into(), rows.iter().map(|(_, r)| get(r) as u32).collect::<Vec<u32>>())
     };
     let chosen: Vec<f64> = examples.iter().map(|e| e.logps.0).collect();
@@ -117,7 +118,7 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let marks = [reference::mark(&origin, &splits, &reference)?, written_by];
     artifact::write_parquet_marked(&config.out, &mut DataFrame::new(rows.len(), columns)?, &marks)?;
     let n = rows.len().max(1) as f64;
-    let per_token = |logps: &[f64], get: fn(&batch::TokenRow) -> usize| {
+    let per_token = |logps: &[f64], get: fn(&TokenRow) -> usize| {
         logps.iter().sum::<f64>() / rows.iter().map(|(_, r)| get(r)).sum::<usize>().max(1) as f64
     };
     Ok(ScoreSummary {

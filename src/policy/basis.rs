@@ -6,12 +6,13 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Policy;
 use super::evaluate::passes;
-use crate::batch::{Sides, TokenRow};
+use crate::batch::Sides;
 use crate::error::Result;
 use crate::lpc::basis::{LEAST_PROMPTS, frequent};
 use crate::lpc::{Basis, CodeSpace, LpcConfig, names};
 use crate::model::{Loaded, names as decoder};
 use crate::nn::Real;
+use crate::token_file::TokenRow;
 
 /// Training pairs from which the unit of the codes is taken.
 const PAIRS: usize = 2048;

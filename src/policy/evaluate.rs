@@ -5,10 +5,11 @@ use std::borrow::Borrow;
 use candle_core::{DType, Tensor};
 
 use super::{Policy, States};
-use crate::batch::{Sides, TokenRow};
+use crate::batch::Sides;
 use crate::error::{Error, Result};
 use crate::lpc::{Codes, Inferred, entropy};
 use crate::nn::Real;
+use crate::token_file::TokenRow;
 
 /// Packed rows that one evaluation pass may hold.
 const ROWS_PER_PASS: usize = 4096;

@@ -9,13 +9,14 @@ use super::Policy;
 use super::evaluate::stoppable;
 use super::hidden_states::{Bytes, HiddenStates, KNOWN, Tokens, kept};
 use crate::artifact::{self, Growing};
-use crate::batch::{Sides, TokenRow};
+use crate::batch::Sides;
 use crate::error::{Error, Result};
 use crate::model::{Group, LlamaConfig, Param, names};
 use crate::nn::Real;
 use crate::nn::columns::ELSEWHERE;
 use crate::nn::real::with_slice;
 use crate::progress::Progress;
+use crate::token_file::TokenRow;
 use crate::weights::fingerprint::hash_weights;
 use crate::weights::safetensors;
 

@@ -11,10 +11,11 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::batch::{PairBatch, Sides, TokenRow};
+use crate::batch::{PairBatch, Sides};
 use crate::error::{Error, Result};
 use crate::model::decoder::shifted::Reach;
 use crate::nn::Real;
+use crate::token_file::TokenRow;
 
 /// A batch and what the backbone makes of it, without z.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 
-use crate::batch::{PairBatch, Sides, TokenRow};
+use crate::batch::{PairBatch, Sides};
 use crate::error::Result;
 use crate::lpc::{Basis, Context, Inferred, LAST_LAYER, Lpc, LpcConfig, Pooling};
 use crate::model::decoder::shifted::Shifts;
@@ -23,6 +23,7 @@ use crate::model::init::normal;
 use crate::model::{Decoder, Gradients, Group, LlamaConfig, Loaded, Lora, PackedTokens, Param, Params, Place};
 use crate::nn::{Real, segment};
 use crate::seed::Seed;
+use crate::token_file::TokenRow;
 use crate::weights::latent::Base;
 
 pub use evaluate::{Example, evaluate};

@@ -4,11 +4,12 @@ use candle_core::{Device, Tensor};
 
 use super::SplitExamples;
 use super::margins::preference;
-use crate::batch::{TokenRow, runs};
+use crate::batch::runs;
 use crate::error::Result;
 use crate::lpc::{LpcConfig, bayes};
 use crate::objective::{ObjectiveConfig, PreferenceLogps, PreferenceLosses};
 use crate::policy::Example;
+use crate::token_file::TokenRow;
 
 /// What posteriors and margins depend on besides the pairs.
 #[derive(Debug, Clone, Copy)]

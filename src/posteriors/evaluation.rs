@@ -71,7 +71,7 @@ fn accuracy_and_margin(margins: &[f64]) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::TokenRow;
+    use crate::token_file::TokenRow;
 
     #[test]
     fn sources_are_told_apart_and_flips_are_turned_back() {

@@ -24,11 +24,11 @@ use parquet::file::properties::WriterProperties;
 use polars::prelude::{Column, DataFrame, NamedFrom, Series};
 
 use crate::artifact;
-use crate::batch::TokenRow;
 use crate::error::{Error, Result};
 use crate::lpc::usage::hard_code;
 use crate::policy::Example;
 use crate::schema::{col, posterior};
+use crate::token_file::TokenRow;
 pub use bayes::{PosteriorContext, add_posteriors};
 pub use margins::Margins;
 

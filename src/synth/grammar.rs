@@ -15,12 +15,12 @@ pub struct Factor {
     /// Name, for tables.
     pub name: &'static str,
     /// The two values: index is the style bit.
-    pub values: [Value; 2],
+    pub values: [FactorValue; 2],
 }
 
 /// One value of a factor.
 #[derive(Debug, Clone, Copy)]
-pub struct Value {
+pub struct FactorValue {
     /// Name, for tables.
     pub name: &'static str,
     /// Phrases of which a response with this value holds exactly one; empty where the value is an absence.
@@ -47,12 +47,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "length",
         values: [
-            Value {
+            FactorValue {
                 name: "short",
                 markers: &["in short,", "in brief,"],
                 asks: ["Keep it short.", "Please be brief.", "A short answer, please.", "Keep it brief."],
             },
-            Value {
+            FactorValue {
                 name: "thorough",
                 markers: &["in detail,", "in depth,"],
                 asks: ["Keep it thorough.", "Please be detailed.", "A thorough answer, please.", "Keep it detailed."],
@@ -62,12 +62,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "certainty",
         values: [
-            Value {
+            FactorValue {
                 name: "hedged",
                 markers: &["perhaps", "maybe"],
                 asks: ["Keep it humble.", "Please be humble.", "Mention doubts, please.", "Tell me your doubts."],
             },
-            Value {
+            FactorValue {
                 name: "assertive",
                 markers: &["surely", "clearly"],
                 asks: ["Keep it firm.", "Please be confident.", "A firm answer, please.", "Keep it confident."],
@@ -77,12 +77,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "register",
         values: [
-            Value {
+            FactorValue {
                 name: "casual",
                 markers: &["Hey there!", "Okay friend!"],
                 asks: ["Keep it casual.", "Please be relaxed.", "A casual answer, please.", "Keep it relaxed."],
             },
-            Value {
+            FactorValue {
                 name: "formal",
                 markers: &["Dear reader.", "Good day."],
                 asks: ["Keep it formal.", "Please be polite.", "A formal answer, please.", "Keep it polite."],
@@ -92,12 +92,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "layout",
         values: [
-            Value {
+            FactorValue {
                 name: "prose",
                 markers: &["first, ", "to start, "],
                 asks: ["Keep it flowing.", "Write prose, please.", "A flowing answer, please.", "Keep it in prose."],
             },
-            Value {
+            FactorValue {
                 name: "list",
                 markers: &["\n- ", "\n* "],
                 asks: ["Make it a list.", "Use bullets, please.", "A list, please.", "Keep it in bullets."],
@@ -107,12 +107,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "example",
         values: [
-            Value {
+            FactorValue {
                 name: "no-example",
                 markers: &[],
                 asks: ["Keep it abstract.", "Only theory, please.", "An abstract answer, please.", "Keep it theory."],
             },
-            Value {
+            FactorValue {
                 name: "example",
                 markers: &["for example,", "as a sample,"],
                 asks: ["Give an example.", "Show me a sample.", "An example, please.", "Add a sample, please."],
@@ -122,12 +122,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "risk",
         values: [
-            Value {
+            FactorValue {
                 name: "cautious",
                 markers: &["be careful.", "stay safe."],
                 asks: ["Keep it safe.", "Please be careful.", "A safe answer, please.", "Keep it careful."],
             },
-            Value {
+            FactorValue {
                 name: "direct",
                 markers: &["just do it.", "go for it."],
                 asks: ["Keep it bold.", "Please be daring.", "A bold answer, please.", "Keep it daring."],
@@ -137,12 +137,12 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "empathy",
         values: [
-            Value {
+            FactorValue {
                 name: "neutral",
                 markers: &[],
                 asks: ["Keep it neutral.", "Only facts, please.", "A neutral answer, please.", "Keep it to facts."],
             },
-            Value {
+            FactorValue {
                 name: "warm",
                 markers: &["I feel with you.", "I am on your side."],
                 asks: ["Keep it warm.", "Please be kind.", "A warm answer, please.", "Keep it kind."],
@@ -152,7 +152,7 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     Factor {
         name: "structure",
         values: [
-            Value {
+            FactorValue {
                 name: "conclusion-last",
                 markers: &["in the end,", "all in all,"],
                 asks: [
@@ -162,7 +162,7 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
                     "A summary last, please.",
                 ],
             },
-            Value {
+            FactorValue {
                 name: "conclusion-first",
                 markers: &["verdict:", "result:"],
                 asks: [

@@ -8,9 +8,9 @@ use crate::rejects::reason;
 
 use super::cut::CutAt;
 use super::parts::{Before, Head};
-use super::store::TokenRow;
 use super::template::{ChatTemplate, SHOWN, not_a_prefix};
 use super::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal, TokenizeConfig};
+use crate::token_file::TokenRow;
 
 /// Advice where a template does not suit a conversation.
 const OTHER_TEMPLATE: &str = "choose another template: --template NAME";

@@ -4,7 +4,7 @@
 //! 2. [`ModelTokenizer::encode_pair`] renders the whole conversation with the chat template once
 //!    per side, splits it where the rendering of the prompt alone ends, and returns token ids: the prompt
 //!    with its generation header, and each response up to and including the end of turn.
-//! 3. [`store`] keeps the rows as Arrow IPC files.
+//! 3. [`crate::token_file`] keeps the rows as Arrow IPC files.
 //!
 //! # Truncation
 //! The same rule holds for both sides, in this order. A prompt longer than `max_prompt_length` loses its beginning: it
@@ -28,7 +28,6 @@ mod probe;
 mod python;
 mod show;
 mod specials;
-pub mod store;
 pub mod template;
 mod tiny;
 mod tokenizer;
@@ -38,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Message;
 use crate::settings::{Faults, PathText, Settings, settings};
-use store::TokenRow;
+use crate::token_file::TokenRow;
 
 pub use tokenizer::ModelTokenizer;
 

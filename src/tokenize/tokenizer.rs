@@ -17,8 +17,8 @@ use super::pieces::Fast;
 use super::probe::{self, TurnEnd};
 use super::show::TEMPLATE_DATE;
 use super::specials;
-use super::store::TokenRow;
 use super::template::ChatTemplate;
+use crate::token_file::TokenRow;
 
 /// Special tokens that a saved tokenizer always names; others only if its template uses them.
 const OWN_SPECIALS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];

@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::config::{Posteriors, TrainConfig, Tune};
 use super::step_plan::{Feed, StepPlan};
-use crate::batch::{Split, TokenRow};
+use crate::batch::Split;
 use crate::lpc::Basis;
 use crate::model::{LlamaConfig, Lora};
 use crate::objective::ObjectiveKind;
 use crate::policy::Example;
 use crate::seed::Seed;
+use crate::token_file::TokenRow;
 
 /// Bytes in a MiB.
 const MIB: f64 = (1 << 20) as f64;

@@ -13,7 +13,6 @@ use super::optimizer::{AdamW, AdamWConfig, LearningRates};
 use super::ranks::{Ranks, work};
 use super::step::{self, StepPass, Sums};
 use super::step_plan::{Feed, StepPlan, boundary};
-use crate::batch::TokenRow;
 use crate::error::Result;
 use crate::model::Gradients;
 use crate::nn::Real;
@@ -21,6 +20,7 @@ use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::metric;
 use crate::seed::Seed;
+use crate::token_file::TokenRow;
 
 /// What a fit needs.
 pub struct Fit<'a> {

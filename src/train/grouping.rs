@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::batch::{Split, TokenRow, runs};
+use crate::batch::{Split, runs};
 use crate::error::{Error, Result};
 use crate::lpc::Grouping;
+use crate::token_file::TokenRow;
 use crate::train::{Ranks, TrainConfig};
 
 /// Key of every row of every split, the same for pairs of one prompt; none where every pair has a code of its own.

@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::ranks::Ranks;
 use crate::artifact;
-use crate::batch::{Split, TokenRow};
+use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::{col, posterior};
+use crate::token_file::TokenRow;
 
 mod needs;
 pub mod store;

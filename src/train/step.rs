@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::batch::{Sides, TokenRow};
+use crate::batch::Sides;
 use crate::error::{Error, Result};
 use crate::lpc::{Codes, Draw, Inferred, Moment, Noise, Usage};
 use crate::model::Gradients;
@@ -12,6 +12,7 @@ use crate::nn::Real;
 use crate::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
+use crate::token_file::TokenRow;
 use crate::train::marginal;
 use crate::train::ranks::Ranks;
 

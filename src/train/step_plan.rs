@@ -1,7 +1,8 @@
 //! Which examples each step trains on: a pure function of (seed, step).
 
-use crate::batch::{TokenRow, epoch_order, group_order};
+use crate::batch::{epoch_order, group_order};
 use crate::seed::Seed;
+use crate::token_file::TokenRow;
 
 /// Epochs: whole ones, and the examples of a last one that is not whole.
 #[derive(Debug, Clone, Copy, PartialEq)]

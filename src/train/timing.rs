@@ -11,7 +11,6 @@ use super::gradient_check::finite_norm;
 use super::optimizer::{AdamW, AdamWConfig, LearningRates};
 use super::ranks::ALONE;
 use super::step::{self, StepPass, Sums};
-use crate::batch::TokenRow;
 use crate::error::Result;
 use crate::lpc::{Basis, LatentKind, LpcConfig};
 use crate::model::init::random;
@@ -19,6 +18,7 @@ use crate::model::{Gradients, LlamaConfig, Loaded};
 use crate::policy::Policy;
 use crate::policy::evaluate::plain_logps;
 use crate::seed::Seed;
+use crate::token_file::TokenRow;
 
 /// Most elements of the layer that is timed: more than fit into a processor's cache, and made in a moment.
 const ELEMENTS: usize = 16 << 20;

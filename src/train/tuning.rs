@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::batch::{Split, TokenRow};
+use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::lpc::Basis;
 use crate::model::{Loaded, Lora, lora};
@@ -11,6 +11,7 @@ use crate::policy::{HiddenStates, Keeping, Policy, basis, flips, hidden_cache};
 use crate::progress::Progress;
 use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::token_file::TokenRow;
 use crate::train::reference::{self, store::companions};
 use crate::train::{Ranks, TrainConfig, Tune, device, ranks};
 use crate::weights::latent::{self, Base};

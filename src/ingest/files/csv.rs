@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use super::super::Input;
 use super::super::names::{Names, Step};
-use super::super::value::{Fault, Object, Read, Value};
+use super::super::value::{Object, Read, RowFault, Value};
 use crate::rejects::reason;
 
 /// Keys whose cells are numbers.
@@ -77,7 +77,7 @@ impl Dialect {
         let cells = cells(record, self.delimiter)?;
         if cells.len() != self.columns.len() {
             let message = format!("expected {} cells as in the header, got {}", self.columns.len(), cells.len());
-            return Err(Fault::new("", reason::BAD_CSV, message));
+            return Err(RowFault::new("", reason::BAD_CSV, message));
         }
         let fields = self.columns.iter().zip(cells).filter_map(|(key, cell)| key.map(|key| (key, value(key, cell))));
         Ok(Object(fields.collect()))
@@ -119,7 +119,7 @@ fn cells(record: &str, delimiter: u8) -> Read<Vec<Cow<'_, str>>> {
         at = start;
         loop {
             match bytes[at..].iter().position(|b| *b == b'"') {
-                None => return Err(Fault::new("", reason::BAD_CSV, "not valid CSV: a quote is not closed")),
+                None => return Err(RowFault::new("", reason::BAD_CSV, "not valid CSV: a quote is not closed")),
                 Some(n) if bytes.get(at + n + 1) == Some(&b'"') => {
                     doubled = true;
                     at += n + 2;
@@ -138,7 +138,7 @@ fn cells(record: &str, delimiter: u8) -> Read<Vec<Cow<'_, str>>> {
             Some(byte) if *byte == delimiter => at += 1,
             Some(_) => {
                 let message = format!("not valid CSV: text after a closing quote (byte {})", at + 1);
-                return Err(Fault::new("", reason::BAD_CSV, message));
+                return Err(RowFault::new("", reason::BAD_CSV, message));
             }
         }
     }

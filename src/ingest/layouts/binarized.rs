@@ -10,7 +10,7 @@
 //! ```
 
 use super::super::record::{Body, Record, Side, Turn, ends_with_assistant, side_facts, split_response, turns};
-use super::super::value::{Fault, Object, Read};
+use super::super::value::{Object, Read, RowFault};
 use super::{has_list, has_text};
 use crate::rejects::reason;
 
@@ -34,7 +34,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let other = split_response(&mut rejected);
     if prompt != other {
         let message = "expected the messages before the response to be those of chosen";
-        return Err(Fault::new("rejected", reason::PROMPT_MISMATCH, message));
+        return Err(RowFault::new("rejected", reason::PROMPT_MISMATCH, message));
     }
     // Some sets leave the prompt out of the conversations.
     if prompt.is_empty() {

@@ -15,7 +15,7 @@
 use std::borrow::Cow;
 
 use super::super::record::{Body, Record, Side, Turn, excerpt};
-use super::super::value::{Fault, Object, Read};
+use super::super::value::{Object, Read, RowFault};
 use super::has;
 use crate::message::{ASSISTANT, USER};
 use crate::rejects::reason;
@@ -43,7 +43,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
 /// The decision not to make one, where neither is preferred.
 pub fn preferred<'a>(first: Cow<'a, str>, second: Cow<'a, str>, strength: f64, field: &str) -> Read<Body<'a>> {
     if strength == 0.0 {
-        return Err(Fault::decision(field, reason::NO_PREFERENCE, "neither response is preferred"));
+        return Err(RowFault::decision(field, reason::NO_PREFERENCE, "neither response is preferred"));
     }
     let side = |text, score| Side { turns: vec![Turn::assistant(text)], score: Some(score), model: None };
     let (better, worse) = if strength > 0.0 { (second, first) } else { (first, second) };
@@ -71,7 +71,7 @@ fn prompt_turns(text: Cow<'_, str>) -> Read<Vec<Turn<'_>>> {
         let next = [("User", USER), ("Assistant", ASSISTANT)].into_iter().find(|(name, _)| after.starts_with(name));
         let Some((name, next)) = next else {
             let message = "expected User or Assistant after <extra_id_1>";
-            return Err(Fault::new("prompt", reason::WRONG_ROLE, message));
+            return Err(RowFault::new("prompt", reason::WRONG_ROLE, message));
         };
         add(role, start, at);
         (role, start) = (next, at + mark.len() + name.len());

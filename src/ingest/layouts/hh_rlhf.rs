@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 
 use super::super::record::{Body, Record, Side, Turn, different_contexts, excerpt, side_facts, split_response};
-use super::super::value::{Fault, Object, Read, Value};
+use super::super::value::{Object, Read, RowFault, Value};
 use super::has;
 use crate::message::{ASSISTANT, USER};
 use crate::rejects::reason;
@@ -78,11 +78,11 @@ fn dialogue<'a>(text: Cow<'a, str>, field: &str) -> Read<Vec<Turn<'a>>> {
     let found: Vec<(usize, usize, &str)> = starts.filter_map(labelled).collect();
     if found.first().is_none_or(|(at, _, role)| *at != blank || *role != USER) {
         let message = "expected a dialogue that begins with \"Human:\"";
-        return Err(Fault::new(field, reason::WRONG_ROLE, message));
+        return Err(RowFault::new(field, reason::WRONG_ROLE, message));
     }
     if found.last().is_some_and(|(_, _, role)| *role != ASSISTANT) {
         let message = "the dialogue ends with the person's turn";
-        return Err(Fault::decision(field, reason::NO_RESPONSE, message));
+        return Err(RowFault::decision(field, reason::NO_RESPONSE, message));
     }
     let ends = found.iter().skip(1).map(|(at, ..)| *at).chain([text.len()]);
     let turn = |((_, start, role), end): (&(usize, usize, &'static str), usize)| {

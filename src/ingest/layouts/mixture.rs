@@ -11,7 +11,7 @@
 //! rows are counted as `different-contexts`.
 
 use super::super::record::{Body, Record, Side, Turn, different_contexts, ends_with_assistant, split_response, turns};
-use super::super::value::{Fault, Object, Read};
+use super::super::value::{Object, Read, RowFault};
 use super::{has, has_list, has_text};
 use crate::rejects::reason;
 
@@ -44,7 +44,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     };
     if prompt.is_empty() {
         let message = "chosen holds no message before the response";
-        return Err(Fault::new("chosen", reason::NO_PROMPT, message));
+        return Err(RowFault::new("chosen", reason::NO_PROMPT, message));
     }
     Record::new(prompt, Body::Pair(chosen, rejected)).checked("chosen")
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::IngestConfig;
 use super::names::UNREAD_COLUMNS;
 use super::record::{Record, Turn, turns, unread};
-use super::value::{Fault, Object, Read, Value, unfit};
+use super::value::{Object, Read, RowFault, Value, unfit};
 use crate::rejects::reason;
 
 pub mod alpaca;
@@ -159,7 +159,7 @@ pub fn read<'a>(
     let flip_probability = row.optional_number("flip_probability")?;
     if let Some(p) = flip_probability.filter(|p| !(0.0..=1.0).contains(p)) {
         let message = format!("expected a probability between 0 and 1, got {p}");
-        return Err(Fault::new("flip_probability", reason::WRONG_TYPE, message));
+        return Err(RowFault::new("flip_probability", reason::WRONG_TYPE, message));
     }
     let system = system(&mut row)?;
     let earlier = history(row.take("history"))?;
@@ -176,7 +176,7 @@ fn system<'a>(row: &mut Object<'a>) -> Read<Option<std::borrow::Cow<'a, str>>> {
         if let (Some(first), Some(text)) = (&found, &text)
             && first != text
         {
-            return Err(Fault::new(key, reason::PROMPT_MISMATCH, "another column has another system message"));
+            return Err(RowFault::new(key, reason::PROMPT_MISMATCH, "another column has another system message"));
         }
         found = found.or(text);
     }
@@ -227,7 +227,7 @@ const QUESTIONS: [&str; 12] = [
 ];
 
 /// The fault of a prompt that is missing, with the columns among which it may stand.
-fn with_columns(mut fault: Fault, keys: impl FnOnce() -> Vec<String>) -> Fault {
+fn with_columns(mut fault: RowFault, keys: impl FnOnce() -> Vec<String>) -> RowFault {
     if fault.lacks_prompt() {
         let keys = keys();
         let question = QUESTIONS.iter().find(|name| keys.iter().any(|key| key.eq_ignore_ascii_case(name)));
@@ -250,7 +250,7 @@ fn listed(keys: &[String]) -> String {
 }
 
 /// The fault of a row that fits no layout.
-fn unknown(row: &Object<'_>, keys: &[String]) -> Fault {
+fn unknown(row: &Object<'_>, keys: &[String]) -> RowFault {
     let has = listed(keys);
     let one_response = row.get("response").is_some() && row.get("helpfulness").is_some();
     let advice = if one_response {
@@ -259,7 +259,7 @@ fn unknown(row: &Object<'_>, keys: &[String]) -> Fault {
         ""
     };
     let message = format!("expected instruction and completions, or chosen and rejected; the row has {has}{advice}");
-    Fault::new("", reason::UNKNOWN_LAYOUT, message)
+    RowFault::new("", reason::UNKNOWN_LAYOUT, message)
 }
 
 /// Whether a key is there and not null.

@@ -10,7 +10,7 @@
 //! is one message of the model's, or a text.
 
 use super::super::record::{Body, Completion, Record, Turn, ends_with_assistant, turns};
-use super::super::value::{Fault, Object, Read, Value, unfit};
+use super::super::value::{Object, Read, RowFault, Value, unfit};
 use super::has;
 use crate::rejects::reason;
 
@@ -30,7 +30,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     };
     let items = row.list("completions")?;
     if items.is_empty() {
-        return Err(Fault::new("completions", reason::NO_COMPLETIONS, "expected completions, got an empty list"));
+        return Err(RowFault::new("completions", reason::NO_COMPLETIONS, "expected completions, got an empty list"));
     }
     let read = |(i, item)| completion(item).map_err(|f| f.within(format_args!("completions[{i}]")));
     let completions = items.into_iter().enumerate().map(read).collect::<Read<Vec<_>>>()?;
@@ -51,7 +51,7 @@ fn completion(item: Value<'_>) -> Read<Completion<'_>> {
             ends_with_assistant(&messages, "completion")?;
             match (messages.pop(), messages.is_empty()) {
                 (Some(message), true) => message.content,
-                _ => return Err(Fault::new("completion", reason::WRONG_TYPE, "expected one message, got several")),
+                _ => return Err(RowFault::new("completion", reason::WRONG_TYPE, "expected one message, got several")),
             }
         }
     };

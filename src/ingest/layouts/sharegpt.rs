@@ -9,7 +9,7 @@
 //! usual names already keep them.
 
 use super::super::record::{Body, Record, Side, Turn, side_facts, turn, turns};
-use super::super::value::{Fault, Object, Read, Value, unfit};
+use super::super::value::{Object, Read, RowFault, Value, unfit};
 use super::has;
 use crate::message::ASSISTANT;
 use crate::rejects::reason;
@@ -27,7 +27,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let prompt = turns(row.take("conversations"), "conversations")?;
     if prompt.last().is_some_and(|last| last.role == ASSISTANT) {
         let field = format!("conversations[{}].from", prompt.len() - 1);
-        return Err(Fault::new(field, reason::WRONG_ROLE, "expected the last message to be the person's"));
+        return Err(RowFault::new(field, reason::WRONG_ROLE, "expected the last message to be the person's"));
     }
     let mut side = |key: &'static str| -> Read<Side<'_>> {
         let answer = match row.take(key) {
@@ -37,7 +37,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
         };
         if answer.role != ASSISTANT {
             let message = format!("expected \"gpt\", got {:?}", answer.role);
-            return Err(Fault::new(format!("{key}.from"), reason::WRONG_ROLE, message));
+            return Err(RowFault::new(format!("{key}.from"), reason::WRONG_ROLE, message));
         }
         Ok(Side { turns: vec![answer], ..Side::default() })
     };

@@ -15,7 +15,7 @@
 //! question may stand in a column of another name, and such rows are refused.
 
 use super::super::record::{Body, Record, Side, Turn, different_contexts, ends_with_assistant, side_facts, turns};
-use super::super::value::{Fault, Object, Read, Value, unfit};
+use super::super::value::{Object, Read, RowFault, Value, unfit};
 use super::{has, has_text};
 use crate::message::{ASSISTANT, USER};
 use crate::rejects::reason;
@@ -68,7 +68,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
         }
         None if texts => {
             let why = "; the words that chosen and rejected have in common are no prompt";
-            return Err(Fault::absent("prompt", reason::MISSING_FIELD, why));
+            return Err(RowFault::absent("prompt", reason::MISSING_FIELD, why));
         }
         None => match common_turns(&mut chosen.turns, &mut rejected.turns) {
             common if common.is_empty() => return Err(no_common()),
@@ -117,7 +117,7 @@ fn is_response(turns: &[Turn<'_>]) -> bool {
     turns.first().is_some_and(|turn| turn.role == ASSISTANT)
 }
 
-fn no_common() -> Fault {
+fn no_common() -> RowFault {
     let why = ", and chosen and rejected do not begin with the same messages";
-    Fault::absent("prompt", reason::PROMPT_MISMATCH, why)
+    RowFault::absent("prompt", reason::PROMPT_MISMATCH, why)
 }

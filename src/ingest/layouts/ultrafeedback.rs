@@ -14,7 +14,7 @@
 //! (OpenBMB/UltraFeedback, `fix_overall_score_issue.py`). See [`OnWrongTens`] for what is done about them.
 
 use super::super::record::{Body, Completion, Record, Turn};
-use super::super::value::{Fault, Object, Read, Value, unfit};
+use super::super::value::{Object, Read, RowFault, Value, unfit};
 use super::super::{IngestConfig, OnWrongTens, Score, WrongTens};
 use crate::rejects::reason;
 
@@ -34,7 +34,7 @@ pub fn read<'a>(mut row: Object<'a>, config: &IngestConfig) -> Read<Record<'a>> 
     let prompt = vec![Turn::user(row.text("instruction")?)];
     let items = row.list("completions")?;
     if items.is_empty() {
-        return Err(Fault::new("completions", reason::NO_COMPLETIONS, "expected completions, got an empty list"));
+        return Err(RowFault::new("completions", reason::NO_COMPLETIONS, "expected completions, got an empty list"));
     }
     let mut wrong_tens = WrongTens::default();
     let mut completions = Vec::with_capacity(items.len());
@@ -105,7 +105,7 @@ fn mean_rating(annotations: &mut Object<'_>) -> Read<Option<f64>> {
 
 /// One aspect's rating; none where it is "N/A".
 fn rating(annotations: &mut Object<'_>, aspect: &'static str) -> Read<Option<f64>> {
-    let in_annotations = |f: Fault| f.within("annotations");
+    let in_annotations = |f: RowFault| f.within("annotations");
     let mut annotation = annotations.object(aspect).map_err(in_annotations)?;
     let found = annotation.take("Rating");
     let parsed = match &found {

@@ -106,7 +106,7 @@ fn the_ledger_tells_what_had_no_effect() {
 fn what_finds_nothing_to_act_on_is_a_fault() {
     let faults = |rows: &[Row], config: NoiseConfig| -> String {
         let clean = frame(rows);
-        let plan = Plan::direct(&config);
+        let plan = NoisePlan::direct(&config);
         let mut ledger = Ledger::default();
         ledger.add(&apply(clean, &config, &plan, Seed(1)).unwrap(), &config).unwrap();
         ledger.faults(&config).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")

@@ -4,7 +4,7 @@ use polars::df;
 
 use super::*;
 use crate::artifact;
-use crate::tokenize::store::TokenRow;
+use crate::token_file::{self, TokenRow};
 
 fn text_of(path: &Path, dir: &Path) -> String {
     run(path).unwrap().to_text().replace(&format!("{}/", dir.display()), "")
@@ -162,7 +162,7 @@ fn a_prepared_folder_shows_its_manifest_files_and_an_example() {
         source: "s".into(),
         ..TokenRow::default()
     };
-    store::write(folder.join("tokens/train.arrow"), &[row]).unwrap();
+    token_file::write(folder.join("tokens/train.arrow"), &[row]).unwrap();
     std::fs::write(folder.join("rejects.parquet"), b"not parquet").unwrap();
     let mut manifest = Manifest::begin("prepare", &1).unwrap();
     manifest.fact("realised_noise", 0.2).unwrap();

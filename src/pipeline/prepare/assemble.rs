@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::message::MessageColumn;
 use crate::schema::{SPLITS, col, prepared};
+use crate::token_file;
 use crate::tokenize::ModelTokenizer;
-use crate::tokenize::store;
 
 /// All parts of a preparation, by bucket; buckets without a pair have none.
 pub struct Parts<'a> {
@@ -45,7 +45,7 @@ impl Parts<'_> {
             for (bucket, part) in self.each() {
                 let pairs = part.pairs(self.work, bucket, split)?;
                 if pairs.height() > 0 {
-                    let tokens = store::unpack(part.tokens(self.work, bucket, split)?)?;
+                    let tokens = token_file::unpack(part.tokens(self.work, bucket, split)?)?;
                     return example(&pairs, &tokens[0]);
                 }
             }
@@ -68,7 +68,7 @@ impl Parts<'_> {
             },
             || {
                 let pieces = self.each().map(|(bucket, part)| part.tokens(self.work, bucket, split));
-                store::write_pieces(out.join(&tokens), pieces)
+                token_file::write_pieces(out.join(&tokens), pieces)
             },
         );
         manifest.output(out, &pairs, Some(rows?))?;
@@ -126,7 +126,7 @@ pub fn publish(aside: &Path, out: &Path, manifest: Manifest) -> Result<()> {
     Ok(())
 }
 
-fn example(pairs: &DataFrame, tokens: &store::TokenRow) -> Result<serde_json::Value> {
+fn example(pairs: &DataFrame, tokens: &token_file::TokenRow) -> Result<serde_json::Value> {
     let text = |name: &str| -> Result<Option<String>> { Ok(pairs.column(name)?.str()?.get(0).map(str::to_string)) };
     let messages = |name: &str| -> Result<serde_json::Value> {
         Ok(serde_json::to_value(MessageColumn::open(pairs.column(name)?)?.messages(0))?)

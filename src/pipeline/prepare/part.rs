@@ -20,7 +20,7 @@ use crate::noise;
 use crate::pairs::Finished;
 use crate::rejects::{self, Reject, RowOrigins, SKIP_ADVICE};
 use crate::schema::{PAIR_COLUMNS, SPLITS, col};
-use crate::tokenize::store::{self, TokenRow};
+use crate::token_file::{self, TokenRow};
 use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal};
 
 /// What all parts are made of and with.
@@ -226,7 +226,7 @@ impl PartMaker<'_> {
             let frame = pairs.take(&IdxCa::from_vec("rows".into(), rows))?.select(PAIR_COLUMNS)?;
             contents.push(blobs::from_frame(&frame)?);
             // Tokens are in the order of the pairs: train first.
-            packed.push(store::pack(&tokens[first..first + count])?);
+            packed.push(token_file::pack(&tokens[first..first + count])?);
             first += count;
         }
         contents.append(&mut packed);

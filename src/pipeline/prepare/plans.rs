@@ -13,11 +13,11 @@ use crate::select::mix::{CapPlan, Mix};
 /// The results of all surveys.
 pub struct Plans {
     /// Which prompts are nearly others.
-    pub near: Option<near::Plan>,
+    pub near: Option<near::NearPlan>,
     /// Which pairs of capped inputs stay.
     pub caps: Option<CapPlan>,
     /// The noise's constants.
-    pub noise: noise::Plan,
+    pub noise: noise::NoisePlan,
 }
 
 impl Plans {
@@ -27,9 +27,9 @@ impl Plans {
     /// [`crate::Error::Config`] where a setting can say nothing about any of the pairs; [`crate::Error::Io`].
     pub fn survey(finished: &FinishedBuckets<'_>, mix: &Mix, progress: &dyn Progress) -> Result<Plans> {
         let (pairs, noise) = (&finished.config.pairs, &finished.config.noise);
-        let mut plans = Plans { near: None, caps: None, noise: noise::Plan::direct(noise) };
+        let mut plans = Plans { near: None, caps: None, noise: noise::NoisePlan::direct(noise) };
         if pairs.near_duplicates > 0.0 {
-            let mut survey = near::Survey::new(pairs.near_duplicates);
+            let mut survey = near::NearSurvey::new(pairs.near_duplicates);
             plans.each(finished, progress, "look for near duplicates", |clean| survey.add(&clean))?;
             plans.near = Some(survey.finish());
         }
@@ -38,7 +38,7 @@ impl Plans {
             plans.caps = Some(survey.finish());
         }
         if noise.needs_survey() {
-            let mut survey = noise::Survey::new(noise, finished.seed);
+            let mut survey = noise::NoiseSurvey::new(noise, finished.seed);
             plans.each(finished, progress, "survey for noise", |clean| survey.add(&clean))?;
             plans.noise = survey.finish()?;
         }

@@ -12,7 +12,7 @@ use crate::pairs::Unusable;
 use crate::pipeline::merge;
 use crate::progress::Silent;
 use crate::schema::{PAIR_COLUMNS, REJECT_COLUMNS, prepared};
-use crate::tokenize::store;
+use crate::token_file;
 
 fn samples() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples");
@@ -86,7 +86,7 @@ fn all_layouts_go_into_one_folder() {
         let frame = pairs_of(&out, split);
         let names: Vec<String> = frame.get_column_names().iter().map(|n| n.to_string()).collect();
         assert_eq!(names, PAIR_COLUMNS);
-        let tokens = store::read(out.join(prepared::tokens(split))).unwrap();
+        let tokens = token_file::read(out.join(prepared::tokens(split))).unwrap();
         assert_eq!(tokens.iter().map(|t| t.id.clone()).collect::<Vec<_>>(), texts(&frame, "id"));
         assert_eq!(tokens.iter().map(|t| t.source.clone()).collect::<Vec<_>>(), texts(&frame, "source"));
         let flags: Vec<bool> = frame.column("flipped").unwrap().bool().unwrap().iter().flatten().collect();
@@ -169,7 +169,7 @@ fn shards_add_up_to_the_whole() {
         (0..frame.height()).map(|i| format!("{:?}", frame.get_row(i).unwrap())).collect()
     };
     let tokens = |out: &Path| -> BTreeSet<String> {
-        let read = |s: &str| store::read(out.join(prepared::tokens(s))).unwrap();
+        let read = |s: &str| token_file::read(out.join(prepared::tokens(s))).unwrap();
         SPLIT_NAMES.iter().flat_map(|s| read(s)).map(|t| format!("{t:?}")).collect()
     };
     let (mut seen, mut refused, mut encoded, mut read) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), 0);

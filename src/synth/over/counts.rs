@@ -2,7 +2,7 @@
 
 /// Counts of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct TextCounts {
     /// Words: strings between blanks that hold a letter or digit; marks of list items are none.
     pub words: u64,
     /// Lines that are not blank.
@@ -27,17 +27,17 @@ pub struct Counts {
     pub marks: u64,
 }
 
-impl Counts {
+impl TextCounts {
     /// Counts in a text.
-    pub fn of(text: &str) -> Counts {
+    pub fn of(text: &str) -> TextCounts {
         let count = |what: char| text.matches(what).count() as u64;
         let (bold, fences) = (text.matches("**").count() as u64, text.matches("```").count() as u64);
-        let mut counts = Counts {
+        let mut counts = TextCounts {
             questions: count('?'),
             exclamations: count('!'),
             // A span has two marks; those of a code block are three letters long.
             marks: bold / 2 + fences / 2 + (count('`') - 3 * fences) / 2,
-            ..Counts::default()
+            ..TextCounts::default()
         };
         text.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(|line| counts.line(line));
         counts
@@ -114,14 +114,14 @@ mod tests {
     fn value(name: &str, text: &str) -> f64 {
         let found = TRAITS.iter().find(|t| t.name == name).unwrap();
         let Measure::Text(measure) = found.measure else { panic!("{name} is no trait of the text") };
-        measure(&Counts::of(text))
+        measure(&TextCounts::of(text))
     }
 
     #[test]
     fn every_trait_by_hand() {
         let text = "# Tea\n\nYou may like it, I think! Really?\n- Boil **water** to 95 degrees.\n2) Wait `3` minutes\n";
         // Words: Tea | You may like it, I think! Really? | Boil **water** to 95 degrees. | Wait `3` minutes
-        let counts = Counts {
+        let counts = TextCounts {
             words: 1 + 7 + 5 + 3,
             lines: 4,
             items: 2,
@@ -134,7 +134,7 @@ mod tests {
             exclamations: 1,
             marks: 3,
         };
-        assert_eq!(Counts::of(text), counts);
+        assert_eq!(TextCounts::of(text), counts);
         let expected = [
             ("length", 16.0),
             ("lists", 50.0),
@@ -169,9 +169,9 @@ mod tests {
         assert_eq!(value("first-person", "I\u{2019}m here, it's ours"), 50.0);
         assert_eq!(value("address", "You're mine"), 50.0);
         // A block of code is one mark, not three spans; a heading needs a blank.
-        assert_eq!(Counts::of("```\nx\n```").marks, 1);
-        assert_eq!(Counts::of("#tag\n## Head").marks, 1);
+        assert_eq!(TextCounts::of("```\nx\n```").marks, 1);
+        assert_eq!(TextCounts::of("#tag\n## Head").marks, 1);
         // Full stops inside of words end nothing; closing quotes and bold type may follow one that does.
-        assert_eq!(Counts::of("Version 1.2.3 is \"out.\" **Done.** See e.g. here").sentences, 4);
+        assert_eq!(TextCounts::of("Version 1.2.3 is \"out.\" **Done.** See e.g. here").sentences, 4);
     }
 }

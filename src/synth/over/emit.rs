@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema};
 use serde::Serialize;
 
-use super::row::{Answer, Plan, Planted};
+use super::row::{Answer, Planted, PlantingPlan};
 use crate::error::Result;
 use crate::synth::SynthConfig;
 use crate::synth::emit::{TruthWriter, list, list_of, prompt_id, schema_with, truth};
@@ -67,7 +67,12 @@ pub(super) fn schema() -> Schema {
 }
 
 /// Appends planted prompts to the truth, the first as row `first`.
-pub(super) fn append(writer: &mut TruthWriter<'_, '_>, rows: &[Planted], plan: &Plan, first: u64) -> Result<()> {
+pub(super) fn append(
+    writer: &mut TruthWriter<'_, '_>,
+    rows: &[Planted],
+    plan: &PlantingPlan,
+    first: u64,
+) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }

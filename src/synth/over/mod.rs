@@ -47,8 +47,8 @@ use crate::progress::Progress;
 use crate::rejects::{self, Reject};
 use crate::seed::Seed;
 use crate::settings::{Faults, Settings};
-use row::Plan;
-pub use row::{Refusal, Unused};
+use row::PlantingPlan;
+pub use row::{NotPlanted, Unused};
 use tally::Tally;
 use traits::{ALL_ASPECTS, ASPECTS, TRAITS};
 
@@ -102,7 +102,7 @@ pub struct OverSummary {
 }
 
 /// Takes prompts; returns for each, why it was left out, or `None`.
-pub type Sink<'a> = dyn FnMut(Vec<Texts>) -> Result<Vec<Option<Refusal>>> + 'a;
+pub type Sink<'a> = dyn FnMut(Vec<Texts>) -> Result<Vec<Option<NotPlanted>>> + 'a;
 
 /// The aspects that decide, by name; none where traits of the texts do.
 pub fn aspects(config: &SynthConfig) -> Vec<&'static str> {
@@ -159,7 +159,7 @@ pub fn plant(
     let _lock = artifact::Claim { stage: "synth", inputs: &inputs }.take(folder)?;
     let mut manifest = Manifest::begin("synth", config)?;
     manifest.seeds.insert("seed".into(), seed.0);
-    let plan = Plan::new(config, seed);
+    let plan = PlantingPlan::new(config, seed);
     let mut tally = Tally::new(&plan);
     let mut account = Account::default();
     // The truth is written inside the corpus's writer: both appear only when both are whole.

@@ -1,7 +1,7 @@
 //! One prompt with real responses and a planted preference, a pure function of (seed, configuration, texts).
 
 use super::Texts;
-use super::traits::{ALL_ASPECTS, ASPECTS, Counts, Measure, TRAITS, Trait, Way};
+use super::traits::{ALL_ASPECTS, ASPECTS, Measure, TRAITS, TextCounts, Trait, Way};
 use crate::rejects::reason;
 use crate::seed::Seed;
 use crate::synth::SynthConfig;
@@ -11,7 +11,7 @@ use crate::synth::world::ANNOTATORS_EACH;
 /// A planted preference: the trait by which responses are judged, and what of it is liked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Liked {
-    /// Index into [`Plan::traits`].
+    /// Index into [`PlantingPlan::traits`].
     pub trait_: usize,
     /// The liked way.
     pub way: &'static Way,
@@ -19,7 +19,7 @@ pub(super) struct Liked {
 
 /// What all rows have in common.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct PlantingPlan {
     /// The traits in use.
     pub traits: Vec<&'static Trait>,
     /// The preferences, by id.
@@ -30,9 +30,9 @@ pub(super) struct Plan {
     seed: Seed,
 }
 
-impl Plan {
+impl PlantingPlan {
     /// The plan of a valid configuration.
-    pub fn new(config: &SynthConfig, seed: Seed) -> Plan {
+    pub fn new(config: &SynthConfig, seed: Seed) -> PlantingPlan {
         let named = config.traits.iter().filter_map(|name| find(name));
         let traits: Vec<&Trait> = match config.traits.as_slice() {
             [] => TRAITS.iter().take(config.factors).collect(),
@@ -44,7 +44,13 @@ impl Plan {
         // Ratings are judgements already: chance decides only between equal ones.
         let rated = traits.iter().any(|t| matches!(t.measure, Measure::Rating));
         let temperature = if rated { LEAST_TEMPERATURE } else { config.noise.max(LEAST_TEMPERATURE) };
-        Plan { preferences: preferences.collect(), traits, temperature, shown_fraction: config.shown_fraction, seed }
+        PlantingPlan {
+            preferences: preferences.collect(),
+            traits,
+            temperature,
+            shown_fraction: config.shown_fraction,
+            seed,
+        }
     }
 
     /// Names of the preferences by id, written `trait=way`.
@@ -114,23 +120,23 @@ pub struct Unused {
 
 /// Why a prompt is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct NotPlanted {
     /// One of [`reason`].
     pub reason: &'static str,
     /// The reason in words, with numbers.
     pub detail: String,
 }
 
-impl Plan {
+impl PlantingPlan {
     /// Plants a preference.
-    pub fn plant(&self, texts: Texts) -> (Unused, Result<Planted, Refusal>) {
+    pub fn plant(&self, texts: Texts) -> (Unused, Result<Planted, NotPlanted>) {
         let mut unused = Unused::default();
         let prompt = texts.prompt;
         let mut answers = self.answers(&prompt, texts.responses, &mut unused);
         if answers.len() < 2 {
             let n = answers.len();
             let detail = format!("{n} of two different responses that are needed");
-            return (unused, Err(Refusal { reason: reason::TOO_FEW_COMPLETIONS, detail }));
+            return (unused, Err(NotPlanted { reason: reason::TOO_FEW_COMPLETIONS, detail }));
         }
         let varies: Vec<bool> =
             (0..self.traits.len()).map(|t| self.traits[t].least.is_met(answers.iter().map(|a| a.values[t]))).collect();
@@ -140,7 +146,7 @@ impl Plan {
         if possible.iter().sum::<f64>() <= 0.0 {
             let names: Vec<&str> = self.traits.iter().map(|t| t.name).collect();
             let detail = format!("the responses do not differ enough in any of {}", names.join(", "));
-            return (unused, Err(Refusal { reason: reason::NO_VARYING_TRAIT, detail }));
+            return (unused, Err(NotPlanted { reason: reason::NO_VARYING_TRAIT, detail }));
         }
         let possible = normalized(possible);
         let preference = draw(&possible, self.seed.unit("over preference", &prompt));
@@ -171,7 +177,7 @@ impl Plan {
         responses.dedup_by(|a, b| a.text.trim() == b.text.trim());
         unused.equal = count(n, responses.len());
         let measure = |response: super::Response| {
-            let counts = Counts::of(&response.text);
+            let counts = TextCounts::of(&response.text);
             let mut ratings = response.ratings.iter();
             let value = |t: &&'static Trait| match t.measure {
                 Measure::Text(measure) => measure(&counts),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::row::{Plan, Planted, Unused};
+use super::row::{Planted, PlantingPlan, Unused};
 use super::traits::Least;
 use super::{Account, OverSummary};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::synth::{SynthConfig, SynthSummary};
 
 /// Counts over all prompts.
 pub(super) struct Tally<'a> {
-    plan: &'a Plan,
+    plan: &'a PlantingPlan,
     summary: SynthSummary,
     unused: Unused,
     /// By trait: prompts in which it differs enough.
@@ -45,7 +45,7 @@ pub(super) struct Correlations {
 }
 
 impl<'a> Tally<'a> {
-    pub fn new(plan: &'a Plan) -> Tally<'a> {
+    pub fn new(plan: &'a PlantingPlan) -> Tally<'a> {
         let n = plan.traits.len();
         let products = vec![vec![[0.0; 3]; n]; n];
         let summary = SynthSummary::default();

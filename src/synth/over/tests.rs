@@ -41,7 +41,7 @@ fn config(traits: &[&str]) -> SynthConfig {
 }
 
 fn planted(config: &SynthConfig, texts: Vec<Texts>) -> Vec<Planted> {
-    let plan = Plan::new(config, Seed(5));
+    let plan = PlantingPlan::new(config, Seed(5));
     texts.into_iter().map(|t| plan.plant(t).1.expect("can be judged")).collect()
 }
 
@@ -65,7 +65,7 @@ fn write(config: SynthConfig, dir: &Path, batches: Vec<Vec<Texts>>) -> Result<Sy
 fn scores_follow_the_trait() {
     // Without noise the best is one with the most of what is liked, whatever the preference.
     let config = SynthConfig { noise: 0.0, ..config(&[]) };
-    let plan = Plan::new(&config, Seed(5));
+    let plan = PlantingPlan::new(&config, Seed(5));
     assert_eq!(
         plan.names(),
         [
@@ -127,7 +127,7 @@ fn the_temperature_is_that_of_a_bradley_terry_annotator() {
 #[test]
 fn shown_prompts_ask_and_hidden_ones_do_not() {
     let config = config(&[]);
-    let plan = Plan::new(&config, Seed(5));
+    let plan = PlantingPlan::new(&config, Seed(5));
     let asks: Vec<&str> = TRAITS.iter().flat_map(|t| t.ways).flat_map(|w| w.asks).collect();
     let (mut before, mut behind) = (0, 0);
     for (row, given) in planted(&config, many(400)).iter().zip(many(400)) {
@@ -155,13 +155,13 @@ fn shown_prompts_ask_and_hidden_ones_do_not() {
 fn only_what_differs_decides() {
     // Equal in all but the length, by less than a quarter: nothing to judge by.
     let near = texts("Why?", &["one two three four five", "one two three four five six"]);
-    let plan = Plan::new(&config(&[]), Seed(5));
+    let plan = PlantingPlan::new(&config(&[]), Seed(5));
     let (_, refused) = plan.plant(near.clone());
     assert_eq!(refused.unwrap_err().reason, crate::rejects::reason::NO_VARYING_TRAIT);
     // A seventh word is enough.
     let far = texts("Why?", &["one two three four five", "one two three four five six seven"]);
     let rows: Vec<Planted> =
-        (0..50).map(|seed| Plan::new(&config(&[]), Seed(seed)).plant(far.clone()).1.unwrap()).collect();
+        (0..50).map(|seed| PlantingPlan::new(&config(&[]), Seed(seed)).plant(far.clone()).1.unwrap()).collect();
     assert!(rows.iter().all(|row| row.preference < 2 && row.possible[2..].iter().all(|p| *p == 0.0)));
     assert!(rows.iter().all(|row| (row.possible.iter().sum::<f64>() - 1.0).abs() < 1e-12));
     let sum = |p: &[f64]| p.iter().sum::<f64>();
@@ -170,7 +170,7 @@ fn only_what_differs_decides() {
 
 #[test]
 fn empty_and_equal_responses_are_counted() {
-    let plan = Plan::new(&config(&["length"]), Seed(5));
+    let plan = PlantingPlan::new(&config(&["length"]), Seed(5));
     let (unused, row) = plan.plant(texts("Why?", &["So it is.", " So it is.\n", "", " \n", "So."]));
     assert_eq!(unused, Unused { empty: 2, equal: 1, unrated: 0 });
     assert_eq!(row.unwrap().answers.len(), 2);
@@ -190,9 +190,9 @@ fn neither_order_nor_company_matters() {
     assert_eq!(planted(&config, many(50)), again);
     assert_eq!(planted(&config, many(10)), again[..10]);
     // A source's weights are its own, and the seed's.
-    let plan = Plan::new(&config, Seed(5));
+    let plan = PlantingPlan::new(&config, Seed(5));
     assert_ne!(plan.weights("letters"), plan.weights("riddles"));
-    assert_ne!(plan.weights("letters"), Plan::new(&config, Seed(6)).weights("letters"));
+    assert_ne!(plan.weights("letters"), PlantingPlan::new(&config, Seed(6)).weights("letters"));
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn aspects_score_as_they_are_rated() {
     assert_eq!(aspects(&config), ["honesty", "helpfulness"]);
     assert_eq!(aspects(&self::config(&["aspects"])).len(), 4);
     assert!(aspects(&self::config(&["length"])).is_empty());
-    let plan = Plan::new(&config, Seed(5));
+    let plan = PlantingPlan::new(&config, Seed(5));
     assert_eq!(plan.names(), ["honesty=more", "helpfulness=more"]);
     // Honesty 5, 1, 3, helpfulness 1, 5, 5: the fourth is not rated by one and takes no part.
     let rows: Vec<Planted> = (0..400)

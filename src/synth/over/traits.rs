@@ -4,7 +4,7 @@
 //! make all annotators like long responses. Words are English; in other languages the traits
 //! of words (hedges, persons) are rare, and a prompt whose responses do not differ in one is not judged by it.
 
-pub use super::counts::Counts;
+pub use super::counts::TextCounts;
 
 /// The least difference between a prompt's responses with which a trait may decide.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,7 +31,7 @@ impl Least {
 #[derive(Debug, Clone, Copy)]
 pub enum Measure {
     /// Counted in the text of the response.
-    Text(fn(&Counts) -> f64),
+    Text(fn(&TextCounts) -> f64),
     /// Given by the input: a rating of this aspect.
     Rating,
 }

@@ -3,13 +3,13 @@
 use candle_core::Tensor;
 
 use super::{Ranks, pack, unpack};
-use crate::batch::TokenRow;
 use crate::error::{Error, Result};
 use crate::lpc::Usage;
 use crate::model::{Gradients, Params};
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::policy::evaluate::{self, Example};
+use crate::token_file::TokenRow;
 use crate::train::step::Sums;
 
 /// Passes of each rank whose results one meeting carries.

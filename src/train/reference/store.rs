@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::{Reference, ReferenceOrigin, is_finite, read_some, write};
 use crate::artifact;
-use crate::batch::{Split, TokenRow};
+use crate::batch::Split;
 use crate::error::Result;
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::policy::evaluate::{LEAST_ROWS, not_finite, packed, passes, stoppable};
 use crate::progress::Progress;
+use crate::token_file::TokenRow;
 use crate::train::ranks::{Ranks, work};
 
 /// Which rows of every split a run needs the values of.

@@ -1,6 +1,6 @@
 //! Exact inference over codes: gradients, oracles, groups of pairs, phases.
 
-use lpc_pipe::batch::{Sides, TokenRow};
+use lpc_pipe::batch::Sides;
 use lpc_pipe::lpc::{CodeSpace, LatentKind, LpcConfig, Normalise, PriorInput};
 use lpc_pipe::model::{Group, Params};
 use lpc_pipe::nn::Real;
@@ -9,6 +9,7 @@ use lpc_pipe::policy::{Keeping, Policy, evaluate, hidden_cache};
 use lpc_pipe::posteriors::{self, PosteriorContext};
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::train::step::StepPass;
 use rand::Rng as _;
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
-use lpc_pipe::batch::{PairBatch, Sides, TokenRow};
+use lpc_pipe::batch::{PairBatch, Sides};
 use lpc_pipe::lpc::{Basis, CodeSpace, Features, Inference, LatentKind, LpcConfig, Pooling, PriorInput};
 use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, Lora, LoraConfig, Params, Place, init, lora};
 use lpc_pipe::nn::{Precision, Real};
@@ -17,6 +17,7 @@ use lpc_pipe::policy::Policy;
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::train::checkpoint;
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
 use lpc_pipe::train::step::{self, Sums};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
-use lpc_pipe::batch::{PairBatch, Sides, Split, TokenRow};
+use lpc_pipe::batch::{PairBatch, Sides, Split};
 use lpc_pipe::lpc::{Features, LatentKind, LpcConfig, Moment, Pooling};
 use lpc_pipe::model::init::random;
 use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, PackedTokens};
@@ -16,6 +16,7 @@ use lpc_pipe::policy::evaluate::plain_logps;
 use lpc_pipe::policy::{Example, Policy, evaluate};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::train::reference::{Reference, ReferenceOrigin, reference};
 use lpc_pipe::train::step_plan::{Feed, StepPlan};
 

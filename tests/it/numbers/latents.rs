@@ -1,12 +1,13 @@
 //! Every latent and control: against recorded numbers, against one another, and through their folders.
 
 use candle_core::{DType, Device, Tensor};
-use lpc_pipe::batch::{Sides, TokenRow};
+use lpc_pipe::batch::Sides;
 use lpc_pipe::lpc::{Basis, CodeSpace, LatentKind, LpcConfig, Mixture, Moment, Noise, Pooling, Preset, shapes};
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use lpc_pipe::policy::{Policy, evaluate, flips, saved};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::weights::safetensors;
 use serde_json::Value;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, Var};
-use lpc_pipe::batch::{PairBatch, PairRows, TokenRow};
+use lpc_pipe::batch::{PairBatch, PairRows};
 use lpc_pipe::lpc::{
     Basis, Codebook, Codes, Context, Features, Inferred, LatentKind, Lpc, LpcConfig, Moment, Normalise, Preset,
 };
@@ -19,6 +19,7 @@ use lpc_pipe::policy::{Policy, States};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::settings::Settings;
 use lpc_pipe::source::ModelSource;
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
 use lpc_pipe::weights::load::load;

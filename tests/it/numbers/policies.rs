@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use lpc_pipe::batch::TokenRow;
 use lpc_pipe::lpc::{Basis, Features, LatentKind, LpcConfig, Moment, Pooling, Preset};
 use lpc_pipe::model::init::{normal, random};
 use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, Param};
@@ -13,6 +12,7 @@ use lpc_pipe::nn::Real;
 use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::policy::Policy;
 use lpc_pipe::seed::Seed;
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::train::ranks::ALONE;
 use lpc_pipe::train::step::{self, StepPass, Sums};
 use lpc_pipe::weights::safetensors::TensorEntry;

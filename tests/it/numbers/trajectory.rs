@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use lpc_pipe::batch::{TokenRow, read_splits};
+use lpc_pipe::batch::read_splits;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::train::step_plan::{Feed, StepPlan};
 use lpc_pipe::weights::folder;
 use lpc_pipe::weights::load::load;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use lpc_pipe::batch::{Sides, TokenRow};
+use lpc_pipe::batch::Sides;
 use lpc_pipe::lpc::{Basis, Features, LpcConfig, Pooling};
 use lpc_pipe::model::init::{normal, random};
 use lpc_pipe::model::{Gradients, Group, LlamaConfig, Loaded, Lora, LoraConfig, Params, Place, lora, names};
@@ -15,6 +15,7 @@ use lpc_pipe::policy::{Keeping, Policy, evaluate, hidden_cache, saved};
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
+use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::weights::load::{load, load_adapter};
 use lpc_pipe::weights::{fingerprint, folder};
 
