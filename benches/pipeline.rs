@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use lpc_pipe::ingest::{self, IngestConfig, Input};
 use lpc_pipe::message::MessageColumn;
-use lpc_pipe::noise::{self, NoiseConfig, Plan};
+use lpc_pipe::noise::{self, NoiseConfig, NoisePlan};
 use lpc_pipe::pairs::{self, PairConfig};
 use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
 use lpc_pipe::progress::Silent;
@@ -64,7 +64,7 @@ fn stages(c: &mut Criterion) {
     let clean = pairs::finish(frames, &PairConfig::default(), SEED, &[String::new()]).expect("pairs").frame;
     let config = NoiseConfig { flip_rate: 0.2, ..NoiseConfig::default() };
     group.bench_function("noise", |b| {
-        let plan = Plan::direct(&config);
+        let plan = NoisePlan::direct(&config);
         let apply = |frame| noise::apply(frame, &config, &plan, SEED).expect("noise");
         b.iter_batched(|| clean.clone(), |frame| black_box(apply(frame)), BatchSize::LargeInput);
     });
