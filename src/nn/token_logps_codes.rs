@@ -10,8 +10,9 @@
 //! logits are exponentiated once and not K times. Nothing of size (R,V) or (R,K,V) is stored. Each row may take one
 //! more shift, that of its pair, by a product of two vectors.
 //!
-//! Exponentials of a shift are taken relative to its largest entry, and underflow where the shift's entries are further
-//! apart than [`SPREAD`]: [`fits`] says whether they are near enough.
+//! Exponentials of a shift are taken relative to its largest entry. Where a shift's entries are far apart and a row's
+//! probabilities lie where the shift is low, terms of the sum leave float32's range: [`ShiftedLogps::is_exact`] says
+//! whether any of them could count.
 
 use rayon::prelude::*;
 
@@ -22,8 +23,9 @@ use super::vector;
 
 /// Rows per task of the elementwise passes.
 const ROWS: usize = 16;
-/// Largest distance between the entries of one shift, in logits: beyond it products of exponentials leave float32.
-pub const SPREAD: f64 = 80.0;
+/// Smallest sum of exponentials that is exact. Each term lost below float32's range is below 1.2e-38, so that those of
+/// 50,000 columns are less than 1e-5 of it.
+const SMALLEST: f64 = 1e-28;
 
 /// Which rows take which of the shifts (S,C).
 #[derive(Debug, Clone, Copy)]
@@ -54,16 +56,12 @@ pub struct ShiftedLogps<T> {
     own: Vec<T>,
 }
 
-/// Whether these shifts (K,C), each row a code's, are near enough to be summed by a product.
-pub fn fits<T: Real>(shifts: &[T], columns: usize) -> bool {
-    shifts.chunks_exact(columns.max(1)).all(|shift| {
-        let (mut low, mut high) = (T::zero(), T::zero());
-        for &s in shift {
-            (low, high) = (if s < low { s } else { low }, if s > high { s } else { high });
-        }
-        // Written so that NaN does not fit.
-        high - low <= T::of(SPREAD)
-    })
+impl<T: Real> ShiftedLogps<T> {
+    /// Whether every sum is large enough that no term lost below float32's range could count in it.
+    pub fn is_exact(&self) -> bool {
+        // Written so that NaN is not.
+        self.sums.iter().chain(&self.own).all(|&sum| sum >= T::of(SMALLEST))
+    }
 }
 
 /// Largest entry of every shift, at least 0 where columns that take no shift are left out; and the exponentials
@@ -285,8 +283,8 @@ mod tests {
         let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 20.0 * s).collect();
         let targets: Vec<u32> = (0..r).map(|i| (i * 97 % v) as u32).collect();
         let columns = columns(&w, &targets);
-        assert!(fits(&shifts, v));
         let got = forward(&h, &columns, &shifts, all(k));
+        assert!(got.is_exact());
         for (code, shift) in shifts.chunks(v).enumerate() {
             let alone = token_logps_biased::forward(&h, &columns, shift, &vec![0; r]);
             for row in 0..r {
@@ -377,12 +375,21 @@ mod tests {
     }
 
     #[test]
-    fn shifts_far_apart_do_not_fit() {
-        assert!(fits(&[0.0, 80.0, -1.0, 2.0], 2));
-        assert!(!fits(&[0.0, 1.0, -41.0, 40.0], 2));
-        // Distances count from 0 too, where columns without a shift stand.
-        assert!(!fits(&[90.0, 91.0], 2));
-        assert!(!fits(&[f64::NAN, 0.0], 2) || !fits(&[0.0, f64::INFINITY], 2));
+    fn a_shift_may_be_wide_where_a_rows_probability_is_not_at_its_low_end() {
+        // Logits equal to the hidden state: probability where the row's entry is high.
+        let identity = |n: usize| (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect::<Vec<f32>>();
+        let w = identity(HIDDEN);
+        let columns =
+            ScoredColumns { w: &w, hidden: HIDDEN, targets: &[1, 0], others: None, precision: Precision::F32 };
+        let wide = [60.0, -60.0, 0.0, 0.0];
+        let near = forward(&[0.0; 2 * HIDDEN], &columns, &wide, Taken { shared: 1, own: None });
+        assert!(near.is_exact());
+        assert!((near.logps[0] + 120.0).abs() < 1e-4 && near.logps[1].abs() < 1e-6);
+        // The second row's probability is at the token that the shift lowers.
+        let h = [0.0, 0.0, 0.0, 0.0, 0.0, 90.0, 0.0, 0.0];
+        assert!(!forward(&h, &columns, &wide, Taken { shared: 1, own: None }).is_exact());
+        assert!(!forward(&h, &columns, &[f32::NAN; 4], Taken { shared: 1, own: None }).is_exact());
+        assert!(!forward(&h, &columns, &wide.repeat(2), Taken { shared: 1, own: Some(&[0, 0]) }).is_exact());
     }
 
     #[test]

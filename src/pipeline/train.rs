@@ -192,11 +192,15 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     Ok(Ended::Finished(Box::new(summary)))
 }
 
-/// The policy before the first step; a warning where the run will not fit into memory.
+/// The policy before the first step; warnings where the run will not fit into memory, and where the model has codes.
 fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progress) -> Result<Policy<f32>> {
-    let shape = load::shape(&ModelSource::resolve(&config.model)?, data.tokenizer.vocab_size())?;
+    let source = ModelSource::resolve(&config.model)?;
+    let shape = load::shape(&source, data.tokenizer.vocab_size())?;
     if let Some(warning) = estimate::memory_warning(config, seed, &shape, &data.splits) {
         progress.warn(&warning);
+    }
+    if let Some(warning) = tuning::dropped_codes(&source) {
+        progress.warn(warning);
     }
     let policy = tuning::start(config, seed, data.for_policy())?;
     if let Some(device) = device::announced(policy.decoder.place()) {

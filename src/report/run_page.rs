@@ -253,8 +253,7 @@ fn joined(tokens: &[String]) -> String {
 fn one_vector(vector: &Code, parts: &mut Vec<Block>) {
     parts.push(Block::Heading("The learned vector".into()));
     parts.push(Block::Text(format!(
-        "One vector, of norm {}, is added to the hidden state before the output head for all prompts alike. Of the \
-         next-token logits it raises most: {}",
+        "One shift of the next-token logits, of norm {}, serves all prompts. It raises most: {}",
         number(Some(vector.norm), 3),
         joined(&vector.top)
     )));
@@ -287,8 +286,8 @@ fn code_parts(codes: &CodeTable, parts: &mut Vec<Block>) {
         text_columns: 3,
     }));
     parts.push(Block::Text(
-        "A code is a vector added to the hidden state before the output head. The head is linear, so that its effect \
-         on the logits is the same at every position and is read off exactly."
+        "A code is a bias on tokens, or a vector added to the hidden state before the linear output head. Either way it \
+         changes the logits by the same amounts at every position, which are read off exactly."
             .into(),
     ));
 }

@@ -9,6 +9,7 @@ use crate::model::{Loaded, Lora, lora};
 use crate::objective::MixFlip;
 use crate::policy::{HiddenStates, Keeping, Policy, basis, flips, hidden_cache};
 use crate::progress::Progress;
+use crate::schema;
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::token_file::TokenRow;
@@ -32,7 +33,7 @@ pub struct DataShape<'a> {
 /// The policy that a run starts from, on the device on which it is trained.
 ///
 /// # Errors
-/// [`Error::Model`] where the model cannot be read, or is a latent part and another one is to be trained over it;
+/// [`Error::Model`] where the model cannot be read, or is a latent part alone;
 /// [`Error::Config`] where the model is an adapter with other settings, or the device is not there.
 pub fn start(config: &TrainConfig, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
     let mut policy = in_memory(config, &ModelSource::resolve(&config.model)?, seed, data)?;
@@ -47,11 +48,11 @@ pub fn start(config: &TrainConfig, seed: Seed, data: DataShape<'_>) -> Result<Po
 /// The starting policy in the computer's memory.
 fn in_memory(config: &TrainConfig, source: &ModelSource, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
     let DataShape { rows, longest, vocabulary: vocab_size } = data;
+    refuse_latent_alone(config, source)?;
     let (mut loaded, adapter) = match config.tune {
         Tune::Full => (load::<f32>(source, vocab_size, seed)?, None),
         Tune::Head => (load::<f32>(source, vocab_size, seed)?.head_alone()?, None),
         Tune::Latent => {
-            refuse_latent_base(config, source)?;
             let mut loaded = load::<f32>(source, vocab_size, seed)?;
             loaded.params.iter_mut().for_each(|p| p.trainable = false);
             (loaded, None)
@@ -105,9 +106,8 @@ fn base_of_latent(config: &TrainConfig, source: &ModelSource, loaded: &Loaded) -
     Ok(Base { base_model_name_or_path, revision, fingerprint: fingerprint::<f32>(loaded.params.iter())? })
 }
 
-/// Refuses to train a latent part over a folder that is one: what came out would name a base without weights, and could
-/// not be read again.
-fn refuse_latent_base(config: &TrainConfig, source: &ModelSource) -> Result<()> {
+/// Refuses to train over a folder that is a latent part alone: the run would start from its base, without its codes.
+fn refuse_latent_alone(config: &TrainConfig, source: &ModelSource) -> Result<()> {
     let ModelSource::Folder(folder) = source else { return Ok(()) };
     if !latent::is_latent_alone(folder) {
         return Ok(());
@@ -116,8 +116,17 @@ fn refuse_latent_base(config: &TrainConfig, source: &ModelSource) -> Result<()> 
         ModelSource::Folder(path) | ModelSource::Gguf(path) => format!("give its base: --model {}", path.display()),
         ModelSource::Tiny { .. } => "give the model that it was trained over".into(),
     };
-    let what = "is a latent part itself, over which none can be trained with --tune latent";
+    let what = "is a latent part itself: training over it would start from its base and drop its codes";
     Err(Error::model(&config.model, what).with_hint(hint))
+}
+
+/// What a run says that starts from a model with codes beside it.
+pub fn dropped_codes(source: &ModelSource) -> Option<&'static str> {
+    let ModelSource::Folder(folder) = source else { return None };
+    let beside = folder.join(schema::run::LPC_CONFIG).is_file();
+    beside.then_some(
+        "the model has codes beside it (lpc_config.json), which are not read: training starts from its weights alone",
+    )
 }
 
 /// Name and revision of the base of an adapter that is trained on: its absolute path, or the hub id as it was.

@@ -7,10 +7,9 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, 
 use super::Parts;
 use crate::model::params::Gradients;
 use crate::nn::Real;
-use crate::nn::composed::codes::TokenLogpsOfCodes;
+use crate::nn::composed::codes::{SPREAD, TokenLogpsOfCodes};
 use crate::nn::composed::{CHUNK, TokenLogps};
 use crate::nn::custom_op::input;
-use crate::nn::token_logps_codes::SPREAD;
 
 /// Codes that every row takes, and where there is one the further shift of each pair.
 pub struct CodeShifts<'a> {

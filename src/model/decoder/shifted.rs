@@ -247,8 +247,8 @@ impl Takers {
 enum Kept<T> {
     /// All shifts were scored with one softmax.
     Together(token_logps_codes::ShiftedLogps<T>),
-    /// They were scored one after the other, the rows' own last: there are no shared shifts, or their entries are too
-    /// far apart.
+    /// They were scored one after the other, the rows' own last: there are no shared shifts, or sums of exponentials
+    /// left float32's range.
     Each(Vec<token_logps_biased::BiasedLogps<T>>),
 }
 
@@ -316,9 +316,11 @@ impl<T: Real> ShiftedHead<T> {
     }
 
     fn forward(&self, h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T]) -> (Vec<T>, Kept<T>) {
-        if self.takers.shared > 0 && token_logps_codes::fits(shifts, columns.count()) {
+        if self.takers.shared > 0 {
             let mut scored = token_logps_codes::forward(h, columns, shifts, self.takers.taken());
-            return (std::mem::take(&mut scored.logps), Kept::Together(scored));
+            if scored.is_exact() {
+                return (std::mem::take(&mut scored.logps), Kept::Together(scored));
+            }
         }
         let parts = self.parts(columns, shifts);
         let each: Vec<_> =

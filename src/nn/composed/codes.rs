@@ -2,6 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
+/// Largest distance between the entries of one shift, in logits: beyond it products of exponentials leave float32.
+pub const SPREAD: f64 = 80.0;
+
 /// Log-probabilities of given tokens under several shifts of the logits, at the cost of one softmax, with the formulas
 /// of the kernel [`crate::nn::token_logps_codes`]. Computed in chunks of rows, whose logits the backward pass computes
 /// again.
@@ -54,8 +57,7 @@ impl TokenLogpsOfCodes {
         Ok((tops, exponentials))
     }
 
-    /// Distance between the largest and the least entry of a shift, the largest over all shifts: see
-    /// [`crate::nn::token_logps_codes::SPREAD`].
+    /// Distance between the largest and the least entry of a shift, the largest over all shifts: see [`SPREAD`].
     ///
     /// # Errors
     /// [`candle_core::Error`].

@@ -196,10 +196,12 @@ fn a_latent_part_alone_names_its_base_and_is_taken_everywhere() {
     // A second run takes the hidden states from their file, and ends the same.
     sandbox.ok(&format!("{train} --out twin"));
     assert_eq!(sandbox.bytes("twin/posteriors.parquet"), sandbox.bytes("run/posteriors.parquet"));
-    // A latent part over a latent part could not be read again.
-    let refused = sandbox.ends(3, "train --data data --model run/model --tune latent --codes 3 --out twice --quiet");
-    assert!(refused.stderr.contains("is a latent part itself"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("give its base: --model ") && !sandbox.exists("twice"), "{}", refused.stderr);
+    // Whatever is trained over a latent part would start without its codes.
+    for tune in ["--tune latent --codes 3", "--tune full --latent none", "--tune lora --codes 3"] {
+        let refused = sandbox.ends(3, &format!("train --data data --model run/model {tune} --out twice --quiet"));
+        assert!(refused.stderr.contains("is a latent part itself"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("give its base: --model ") && !sandbox.exists("twice"), "{}", refused.stderr);
+    }
     // A base that changed under its name is refused.
     sandbox.ok("train --data data --model tiny:16x1 --objective sft --max-steps 4 --lr 2e-3 --out other --quiet");
     std::fs::rename(sandbox.path("sft/model"), sandbox.path("sft/before")).unwrap();
@@ -210,6 +212,21 @@ fn a_latent_part_alone_names_its_base_and_is_taken_everywhere() {
     sandbox.ok("train --data data --model tiny:16x1 --tune latent --codes 3 --max-steps 2 --out seeded --quiet");
     assert!(sandbox.exists("seeded/model/base/model.safetensors"));
     sandbox.ok("score --data data --model seeded/model --out seeded.parquet");
+}
+
+#[test]
+fn codes_of_a_model_that_is_trained_on_are_not_dropped_in_silence() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok(&format!("{TRAIN} --max-steps 1 --out run"));
+    let next = sandbox.ok("train --data data --model run/model --latent none --max-steps 1 --out next");
+    assert!(
+        next.stderr.contains("the model has codes beside it (lpc_config.json), which are not read"),
+        "{}",
+        next.stderr
+    );
+    let first = sandbox.ok("train --data data --model tiny:16x1 --latent none --max-steps 1 --out first");
+    assert!(!first.stderr.contains("codes beside it"), "{}", first.stderr);
 }
 
 #[test]
