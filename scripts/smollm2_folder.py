@@ -25,7 +25,9 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(
         models, gguf_file=GGUF, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    del model.config.quantization_config
+    # Some versions of transformers keep it, and would write weights that are no longer quantized as if they were.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     # Weights last: with them the folder is complete.
     AutoTokenizer.from_pretrained(models, gguf_file=GGUF).save_pretrained(folder)
     model.save_pretrained(folder)
