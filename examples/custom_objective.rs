@@ -8,7 +8,8 @@
 use lpc_pipe::Result;
 use lpc_pipe::lpc::{LatentKind, LpcConfig};
 use lpc_pipe::objective::{CustomObjective, ObjectiveConfig, PreferenceLogps, PreferenceLosses};
-use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
+use lpc_pipe::pipeline::prepare;
+use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::pipeline::train::{self, Ended};
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;

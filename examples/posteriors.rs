@@ -3,7 +3,8 @@
 //! `cargo run --release --example posteriors`
 
 use lpc_pipe::analysis::tables;
-use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
+use lpc_pipe::pipeline::prepare;
+use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::pipeline::train::{self, Ended};
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;

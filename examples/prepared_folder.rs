@@ -5,7 +5,8 @@
 //! The same as `lpc-pipe prepare --input raw --out data --flip-rate 0.2 --test-fraction 0.25`.
 
 use lpc_pipe::batch;
-use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
+use lpc_pipe::pipeline::prepare;
+use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};

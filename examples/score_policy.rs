@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release --example score_policy`
 
-use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
-use lpc_pipe::pipeline::score::{self, ScoreConfig};
+use lpc_pipe::pipeline::prepare;
+use lpc_pipe::pipeline::recipe::{PrepareConfig, ScoreConfig};
+use lpc_pipe::pipeline::score;
 use lpc_pipe::pipeline::train;
 use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;

@@ -13,7 +13,7 @@ mod claim;
 mod growing;
 mod portable;
 
-pub use claim::{Claim, WRITTEN_BY, lock as lock_folder, may_add};
+pub use claim::{Claim, FolderLock, WRITTEN_BY, lock_folder, may_add};
 pub use growing::Growing;
 
 /// Prefix of files that are not finished.
@@ -75,6 +75,25 @@ pub fn write_verified(
     #[cfg(unix)]
     File::open(parent(path)).and_then(|f| f.sync_all()).map_err(Error::io(parent(path)))?;
     Ok(())
+}
+
+/// [`write_verified`] for a table: `fill` gives the number of rows that it wrote, `count` that of the staged file. Gives
+/// that number.
+///
+/// # Errors
+/// As [`write_verified`]; [`Error::Artifact`] where the numbers differ.
+pub fn write_rows(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<usize>,
+    count: impl FnOnce(&Path) -> Result<usize>,
+) -> Result<u64> {
+    let rows = std::cell::Cell::new(0);
+    let verify = |staged: &Path| match count(staged)? {
+        found if found == rows.get() => Ok(()),
+        found => Err(Error::artifact(path, format!("wrote {} rows, read back {found}", rows.get()))),
+    };
+    write_verified(path, |w| fill(w).map(|n| rows.set(n)), verify)?;
+    Ok(rows.get() as u64)
 }
 
 /// Writes a file under a name of its own in the folder where it is to appear.
@@ -190,7 +209,7 @@ pub fn write_parquet_marked(
     marks: &[(String, String)],
 ) -> Result<()> {
     let none = frame.clear();
-    write_pieces(path.as_ref(), &none, std::iter::once(Ok(frame.clone())), marks).map(|_| ())
+    write_parquet_pieces(path.as_ref(), &none, std::iter::once(Ok(frame.clone())), marks).map(|_| ())
 }
 
 /// What a Parquet file's metadata holds under a key; nothing where the key is not there.
@@ -209,34 +228,24 @@ pub fn read_mark(path: impl AsRef<Path>, key: &str) -> Result<Option<String>> {
 
 /// Writes the frames one behind the other as one Parquet file, with no more than some row groups in
 /// memory, and gives the number of rows. Bytes depend on the rows alone, not on how they are cut into
-/// frames. `none` is a frame without rows, for the columns and their types.
+/// frames. `none` is a frame without rows, for the columns and their types; `marks` are as in [`write_parquet_marked`].
 ///
 /// # Errors
 /// As [`write_parquet`], and what `frames` gives.
 pub fn write_parquet_pieces(
-    path: impl AsRef<Path>,
-    none: &polars::prelude::DataFrame,
-    frames: impl IntoIterator<Item = Result<polars::prelude::DataFrame>>,
-) -> Result<u64> {
-    write_pieces(path.as_ref(), none, frames, &[])
-}
-
-fn write_pieces(
     path: &Path,
     none: &polars::prelude::DataFrame,
     frames: impl IntoIterator<Item = Result<polars::prelude::DataFrame>>,
     marks: &[(String, String)],
 ) -> Result<u64> {
     use polars::prelude::*;
-    let mut rows = 0;
-    let written = std::cell::Cell::new(0);
-    write_verified(
+    write_rows(
         path,
         |w| {
             let writer = ParquetWriter::new(w).with_compression(ParquetCompression::Zstd(None)).set_parallel(true);
             let writer = writer.with_key_value_metadata(portable::metadata(none.schema(), marks));
             let mut writer = writer.batched(none.schema())?;
-            let mut waiting = none.clone();
+            let (mut rows, mut waiting) = (0, none.clone());
             let mut put = |frame: DataFrame| -> Result<()> {
                 let mut frame = frame;
                 frame.rechunk_mut_par();
@@ -254,19 +263,10 @@ fn write_pieces(
                 put(waiting)?;
             }
             writer.finish()?;
-            written.set(rows);
-            Ok(())
+            Ok(rows)
         },
-        |staged| {
-            let file = File::open(staged).map_err(Error::io(path))?;
-            let found = ParquetReader::new(file).num_rows()?;
-            if found != written.get() {
-                return Err(Error::artifact(path, format!("wrote {} rows, read back {found}", written.get())));
-            }
-            Ok(())
-        },
-    )?;
-    Ok(written.get() as u64)
+        |staged| Ok(ParquetReader::new(File::open(staged).map_err(Error::io(path))?).num_rows()?),
+    )
 }
 
 /// Reads a Parquet file of ours into a frame.
@@ -312,19 +312,20 @@ pub fn hash_file(path: impl AsRef<Path>) -> Result<(u64, String)> {
     Ok((bytes, hasher.finalize().to_hex().to_string()))
 }
 
-/// Holds a folder for one writer; dropped with the guard (or with the process).
-#[derive(Debug)]
-pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
+/// The files and folders in a folder, by name.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let found = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut paths = found.map(|e| Ok(e.map_err(Error::io(folder))?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
 
-/// Removes unfinished files; one that cannot be removed does no harm.
-fn clear_unfinished(folder: &Path) {
-    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let below = entries(folder).filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
-    for folder in std::iter::once(folder.to_path_buf()).chain(below) {
-        for entry in entries(&folder).filter(|e| e.file_name().to_string_lossy().starts_with(STAGED)) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+/// The last part of a path as text.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Waits until no other process or thread makes the same thing, by a lock on this file, which is made where it is not
@@ -387,7 +388,7 @@ mod tests {
         let write = |name: &str, cuts: &[usize]| {
             let path = dir.path().join(name);
             let pieces = cuts.windows(2).map(|w| Ok(frame(w[0]..w[1])));
-            assert_eq!(write_parquet_pieces(&path, &frame(0..0), pieces).unwrap() as usize, n);
+            assert_eq!(write_parquet_pieces(&path, &frame(0..0), pieces, &[]).unwrap() as usize, n);
             std::fs::read(&path).unwrap()
         };
         let whole = write("a", &[0, n]);
@@ -398,7 +399,7 @@ mod tests {
         assert_eq!(read_parquet(dir.path().join("m")).unwrap(), frame(0..3));
         assert_eq!(read_mark(dir.path().join("m"), "mine").unwrap().as_deref(), Some("a mark"));
         assert_eq!(read_mark(dir.path().join("a"), "mine").unwrap(), None);
-        write_parquet_pieces(dir.path().join("c"), &frame(0..0), []).unwrap();
+        write_parquet_pieces(&dir.path().join("c"), &frame(0..0), [], &[]).unwrap();
         assert_eq!(read_parquet(dir.path().join("c")).unwrap(), frame(0..0));
     }
 

@@ -22,7 +22,7 @@
 //! # From raw data to posteriors
 //!
 //! ```
-//! use lpc_pipe::pipeline::{prepare, train};
+//! use lpc_pipe::pipeline::{prepare, recipe::PrepareConfig, train};
 //! use lpc_pipe::progress::Silent;
 //! use lpc_pipe::seed::Seed;
 //! use lpc_pipe::{synth, train::TrainConfig};
@@ -37,7 +37,7 @@
 //! synth::write(&corpus, Seed(1), &Silent)?;
 //!
 //! // Pairs, split by prompt, a fifth of the labels flipped; token batches.
-//! let mut data = prepare::PrepareConfig { input: vec![path("raw")], out: path("data"), ..Default::default() };
+//! let mut data = PrepareConfig { input: vec![path("raw")], out: path("data"), ..Default::default() };
 //! data.noise.flip_rate = 0.2;
 //! data.pairs.test_fraction = 0.25;
 //! let prepared = prepare::run(&data, Seed(1), &Silent)?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{self, FileDigest};
 use crate::error::{Error, Result};
+use crate::settings::joined;
 
 /// Version of the folder layouts; readers refuse a newer one.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -91,6 +92,12 @@ impl Manifest {
         Ok(())
     }
 
+    /// The token files of a prepared folder.
+    pub fn token_files(&self) -> impl Iterator<Item = &FileDigest> {
+        let below = |file: &&FileDigest| Path::new(&file.path).starts_with(crate::schema::prepared::TOKENS);
+        self.outputs.iter().filter(below)
+    }
+
     /// Stamps the end and writes `manifest.json` into the folder, last of all files.
     ///
     /// # Errors
@@ -165,6 +172,16 @@ pub fn hash_json(value: &serde_json::Value) -> Result<String> {
         }
     }
     Ok(blake3::hash(&serde_json::to_vec(&sorted(value))?).to_hex().to_string())
+}
+
+/// The values of a JSON object by their dotted keys, those of objects within it too; an empty object is a value.
+pub fn by_dotted_key(key: &str, value: &serde_json::Value, out: &mut BTreeMap<String, serde_json::Value>) {
+    match value {
+        serde_json::Value::Object(map) if !map.is_empty() => {
+            map.iter().for_each(|(name, value)| by_dotted_key(&joined(key, name), value, out));
+        }
+        value => drop(out.insert(key.to_string(), value.clone())),
+    }
 }
 
 /// Whether a path, as manifests write it, lies below their folder.

@@ -1,20 +1,20 @@
 //! What a stage says while it works. Stages speak to a [`Progress`]; only the
 //! command line decides what a person sees, and prints it on stderr.
 
-/// Listener of a running stage. All methods may be called from any thread.
+/// Listener of a running stage; what it does not listen to is lost. All methods may be called from any thread.
 pub trait Progress: Send + Sync {
     /// A step begins, of `total` units where that is known.
-    fn begin(&self, step: &str, total: Option<u64>);
+    fn begin(&self, _step: &str, _total: Option<u64>) {}
     /// `n` more units of the current step are done.
-    fn advance(&self, n: u64);
+    fn advance(&self, _n: u64) {}
     /// One line about the current state, replacing the last one (loss, rate ...).
-    fn status(&self, line: &str);
+    fn status(&self, _line: &str) {}
     /// The current step is done.
-    fn end(&self);
+    fn end(&self) {}
     /// A line worth keeping.
-    fn note(&self, line: &str);
+    fn note(&self, _line: &str) {}
     /// A warning: the work goes on, but the user should know.
-    fn warn(&self, line: &str);
+    fn warn(&self, _line: &str) {}
     /// Whether the user asked to stop at the next good place.
     fn interrupted(&self) -> bool {
         false
@@ -25,14 +25,7 @@ pub trait Progress: Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
-impl Progress for Silent {
-    fn begin(&self, _: &str, _: Option<u64>) {}
-    fn advance(&self, _: u64) {}
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
-}
+impl Progress for Silent {}
 
 /// Peak resident memory of this process in MiB; NaN where the system does not tell.
 pub fn peak_rss_mb() -> f64 {

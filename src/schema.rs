@@ -130,14 +130,30 @@ pub mod prepared {
     pub const TOKENIZER: &str = "tokenizer";
     /// Cache of reference log-probabilities, one file for each model and state of the data.
     pub const REFERENCE: &str = "reference";
+    /// Folder of the pairs.
+    pub const PAIRS: &str = "pairs";
+    /// Folder of the tokens.
+    pub const TOKENS: &str = "tokens";
     /// `pairs/{split}.parquet`
     pub fn pairs(split: &str) -> String {
-        format!("pairs/{split}.parquet")
+        format!("{PAIRS}/{split}.parquet")
     }
     /// `tokens/{split}.arrow`
     pub fn tokens(split: &str) -> String {
-        format!("tokens/{split}.arrow")
+        format!("{TOKENS}/{split}.arrow")
     }
+}
+
+/// Facts of manifests that are read again.
+pub mod fact {
+    /// What the tokenizer is, in a prepared folder.
+    pub const TOKENIZER: &str = "tokenizer";
+    /// Names of the planted preferences, beside a corpus.
+    pub const PREFERENCES: &str = "preferences";
+    /// Hash of what tells a run from all others.
+    pub const IDENTITY: &str = "identity";
+    /// What is hashed for it.
+    pub const IDENTITY_OF: &str = "identity_of";
 }
 
 /// Files of a run folder.
@@ -251,9 +267,7 @@ pub mod codes {
 pub mod accuracy {
     /// Pairs.
     pub const N: &str = "n";
-    /// Pairs that are ranked as their clean label says.
-    pub const CORRECT: &str = "correct";
-    /// Their share.
+    /// Share of the pairs that are ranked as their clean label says.
     pub const ACCURACY: &str = "accuracy";
     /// Lower end of its interval.
     pub const LOW: &str = "low";

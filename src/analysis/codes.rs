@@ -13,9 +13,6 @@ use super::tables::{clean_correct, flags, texts};
 use crate::error::{Error, Result};
 use crate::schema::col;
 
-/// Level of the intervals.
-const LEVEL: f64 = 0.95;
-
 /// Correlation of two codes' margins above which the codes are called duplicates.
 pub const DUPLICATE_CORRELATION: f64 = 0.95;
 
@@ -167,9 +164,9 @@ impl CodeMargins {
             LabelAccuracy {
                 label: name.clone(),
                 n: n[l],
-                prior: some.then(|| wilson(prior[l], n[l], LEVEL)),
+                prior: some.then(|| wilson(prior[l], n[l])),
                 best: best.map(|k| k as u32),
-                codes: codes.iter().filter(|_| some).map(|hits| wilson(hits[l], n[l], LEVEL)).collect(),
+                codes: codes.iter().filter(|_| some).map(|hits| wilson(hits[l], n[l])).collect(),
             }
         };
         Ok(CodeAccuracy { split: self.split.clone(), labels: labels.names.iter().enumerate().map(label).collect() })
@@ -247,12 +244,12 @@ pub fn code_accuracy(posteriors: &DataFrame, labels: &Labels, split: &str) -> Re
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A list column from its rows.
-    fn lists(name: &str, rows: &[&[f32]]) -> Column {
-        let rows: Vec<Series> = rows.iter().map(|row| Series::new("".into(), *row)).collect();
+    pub fn lists<R: AsRef<[f32]>>(name: &str, rows: &[R]) -> Column {
+        let rows: Vec<Series> = rows.iter().map(|row| Series::new("".into(), row.as_ref())).collect();
         Column::new(name.into(), rows)
     }
 
@@ -281,7 +278,7 @@ mod tests {
         assert_eq!((a.label.as_str(), a.n, a.best), ("a", 3, Some(0)));
         let shares = |l: &LabelAccuracy| l.codes.iter().map(|i| i.estimate).collect::<Vec<_>>();
         assert_eq!((shares(a), a.prior.unwrap().estimate), (vec![2.0 / 3.0, 1.0 / 3.0], 2.0 / 3.0));
-        assert_eq!(a.codes[0], wilson(2, 3, 0.95));
+        assert_eq!(a.codes[0], wilson(2, 3));
         // Source b, the flipped row turned back and the tie: code 0 has - +, code 1 has + tie; the prior + tie.
         // Both codes are right once: the lower one is named.
         assert_eq!((shares(b), b.n, b.best, b.prior.unwrap().estimate), (vec![0.5, 0.5], 2, Some(0), 0.5));

@@ -1,12 +1,15 @@
 //! The headline numbers of a run, from the frame of its `posteriors.parquet`.
 
+use std::collections::BTreeMap;
+
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::intervals::{Interval, wilson};
-use super::tables::{accuracy_by_source, clean_correct, flags, mislabel_auroc, numbers, texts};
+use super::tables::{clean_correct, flags, mislabel_auroc, numbers, texts};
 use crate::error::Result;
-use crate::schema::{SPLITS, accuracy, col, posterior};
+use crate::schema::accuracy::ALL;
+use crate::schema::{SPLITS, col, posterior};
 
 /// Accuracy on one source of the test split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +45,7 @@ pub struct Headline {
 /// Reads the headline numbers off the posteriors of a run.
 ///
 /// # Errors
-/// As [`accuracy_by_source`].
+/// [`crate::Error::Frame`] where a column is missing or of another type, [`crate::Error::Run`] where a value is.
 pub fn headline(posteriors: &DataFrame) -> Result<Headline> {
     let split = |name: &str| posteriors.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit(name))).collect();
     let (train, test) = (split(SPLITS[0])?, split(SPLITS[1])?);
@@ -57,28 +60,40 @@ pub fn headline(posteriors: &DataFrame) -> Result<Headline> {
     let n = margins.len() as f64;
     let auroc = mislabel_auroc(&train)?;
     Ok(Headline {
-        accuracy: wilson(right, correct.len() as u64, 0.95),
+        accuracy: wilson(right, correct.len() as u64),
         accuracy_posterior: seen.iter().filter(|m| **m > 0.0).count() as f64 / n,
         margin: margins.iter().sum::<f64>() / n,
-        by_source: by_source(&test)?,
+        by_source: by_source(&texts(&test, col::SOURCE)?, &correct),
         audit_auroc: auroc.is_finite().then_some(auroc),
     })
 }
 
-fn by_source(test: &DataFrame) -> Result<Vec<SourceAccuracy>> {
-    let table = accuracy_by_source(test)?;
-    let sources = texts(&table, col::SOURCE)?;
-    let column = |name: &str| numbers(&table, name);
-    let (n, share) = (column(accuracy::N)?, column(accuracy::ACCURACY)?);
-    let (low, high) = (column(accuracy::LOW)?, column(accuracy::HIGH)?);
-    Ok((0..sources.len())
-        .filter(|&i| sources[i] != accuracy::ALL)
-        .map(|i| SourceAccuracy {
-            source: sources[i].clone(),
-            n: n[i] as u64,
-            accuracy: share[i],
-            low: low[i],
-            high: high[i],
-        })
-        .collect())
+/// Accuracy on each source of a split, in alphabetical order.
+fn by_source(sources: &[String], correct: &[bool]) -> Vec<SourceAccuracy> {
+    let mut counts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (source, right) in sources.iter().zip(correct) {
+        let (n, hits) = counts.entry(source).or_default();
+        *n += 1;
+        *hits += u64::from(*right);
+    }
+    // Rows without a source, and those of one that is called as the whole, stand in the whole alone.
+    let named = counts.into_iter().filter(|(source, _)| !matches!(*source, "" | ALL));
+    let of = |(source, (n, hits)): (&str, (u64, u64))| {
+        let Interval { estimate: accuracy, low, high, .. } = wilson(hits, n);
+        SourceAccuracy { source: source.to_string(), n, accuracy, low, high }
+    };
+    named.map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_counted_on_their_own() {
+        let sources = ["b", "a", "", "a"].map(String::from);
+        let found = by_source(&sources, &[true, false, true, true]);
+        let found: Vec<_> = found.iter().map(|s| (s.source.as_str(), s.n, s.accuracy)).collect();
+        assert_eq!(found, [("a", 2, 0.5), ("b", 1, 1.0)]);
+    }
 }

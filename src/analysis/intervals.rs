@@ -26,29 +26,24 @@ impl Interval {
     }
 }
 
-/// The level, kept where an interval exists; others (NaN, 0, 1) would have no finite quantile.
-fn tail(level: f64) -> Option<f64> {
-    (level > 0.0 && level < 1.0).then_some((1.0 - level) / 2.0)
-}
+/// Level of every interval.
+const LEVEL: f64 = 0.95;
+/// What lies outside of an interval at either side.
+const TAIL: f64 = (1.0 - LEVEL) / 2.0;
 
-/// The z with P(|N(0, 1)| <= z) = `level`; NaN where `level` is not in (0, 1).
-fn normal_quantile(level: f64) -> f64 {
-    tail(level).map_or(f64::NAN, |t| std::f64::consts::SQRT_2 * erfc_inv(2.0 * t))
-}
-
-/// Wilson's score interval of a share of `n` trials, at `level` (0.95).
+/// Wilson's 95 % score interval of a share of `n` trials.
 ///
 /// With p = successes / n and z the normal quantile: centre (p + z^2/2n) / (1 + z^2/n), half width
 /// z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n). Never leaves \[0, 1\]; the estimate is p itself.
-/// NaN where n = 0 or the level is not in (0, 1).
+/// NaN where n = 0.
 ///
 /// # Source
 /// E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-pub fn wilson(successes: u64, n: u64, level: f64) -> Interval {
+pub fn wilson(successes: u64, n: u64) -> Interval {
     if n == 0 {
         return Interval::unknown(0);
     }
-    let (trials, z) = (n as f64, normal_quantile(level));
+    let (trials, z) = (n as f64, std::f64::consts::SQRT_2 * erfc_inv(2.0 * TAIL));
     let p = successes.min(n) as f64 / trials;
     let shrink = 1.0 + z * z / trials;
     let centre = (p + z * z / (2.0 * trials)) / shrink;
@@ -57,44 +52,41 @@ pub fn wilson(successes: u64, n: u64, level: f64) -> Interval {
     Interval { estimate: p, low: (centre - half).clamp(0.0, p), high: (centre + half).clamp(p, 1.0), n: n as usize }
 }
 
-/// Mean of a few runs (seeds) with Student's t interval at `level`.
+/// Mean of a few runs (seeds) with Student's 95 % t interval.
 ///
 /// mean +- t_{n-1} s / sqrt(n), s with n - 1 in its denominator. With one value the ends are NaN: one run
 /// says nothing about its spread.
 ///
 /// # Source
 /// Student, "The probable error of a mean", Biometrika 6 (1908).
-pub fn mean_interval_t(values: &[f64], level: f64) -> Interval {
+pub fn mean_interval_t(values: &[f64]) -> Interval {
     let n = values.len();
     if n == 0 {
         return Interval::unknown(0);
     }
     let mean = values.iter().sum::<f64>() / n as f64;
-    let unknown = Interval { estimate: mean, ..Interval::unknown(n) };
-    let (Some(tail), Ok(student)) = (tail(level), StudentsT::new(0.0, 1.0, n as f64 - 1.0)) else {
-        return unknown;
+    let Ok(student) = StudentsT::new(0.0, 1.0, n as f64 - 1.0) else {
+        return Interval { estimate: mean, ..Interval::unknown(n) };
     };
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0);
-    let half = student.inverse_cdf(1.0 - tail) * (variance / n as f64).sqrt();
+    let half = student.inverse_cdf(1.0 - TAIL) * (variance / n as f64).sqrt();
     Interval { estimate: mean, low: mean - half, high: mean + half, n }
 }
 
-/// Mean of the paired difference `a[i] - b[i]` over the same examples, with a percentile bootstrap interval.
+/// Mean of the paired differences of two methods over the same examples, with a 95 % percentile bootstrap interval.
 ///
-/// Examples are drawn with replacement `resamples` times, both methods' outcomes together, so that what
-/// makes an example hard for both cancels. Resample r is a function of (seed, r): the same for any
-/// number of threads. NaN where the slices are empty or of different lengths, or without resamples.
+/// Examples are drawn with replacement `resamples` times. Each brings both methods' outcomes, so that what makes an
+/// example hard for both cancels. Resample r is a function of (seed, r): the same for any number of threads. NaN without
+/// examples or resamples.
 ///
 /// # Source
 /// B. Efron, R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
-pub fn bootstrap_paired(a: &[f64], b: &[f64], resamples: usize, level: f64, seed: Seed) -> Interval {
+pub fn bootstrap_paired(differences: &[f64], resamples: usize, seed: Seed) -> Interval {
     use rayon::prelude::*;
-    let n = a.len();
-    let Some(tail) = tail(level) else { return Interval::unknown(n) };
-    if n == 0 || n != b.len() || resamples == 0 || n > u32::MAX as usize {
+    let n = differences.len();
+    if n == 0 || resamples == 0 || n > u32::MAX as usize {
         return Interval::unknown(n);
     }
-    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
     let mut means: Vec<f64> = (0..resamples)
         .into_par_iter()
         .map(|r| {
@@ -104,7 +96,7 @@ pub fn bootstrap_paired(a: &[f64], b: &[f64], resamples: usize, level: f64, seed
         .collect();
     means.sort_by(f64::total_cmp);
     let estimate = differences.iter().sum::<f64>() / n as f64;
-    Interval { estimate, low: quantile(&means, tail), high: quantile(&means, 1.0 - tail), n }
+    Interval { estimate, low: quantile(&means, TAIL), high: quantile(&means, 1.0 - TAIL), n }
 }
 
 /// Quantile of sorted values, linear between neighbours (type 7 of Hyndman and Fan, NumPy's default).
@@ -123,46 +115,44 @@ mod tests {
     fn wilson_by_hand() {
         // p = 8/10, z = 1.959964, z^2 = 3.841459: centre (0.8 + 0.192073) / 1.384146 = 0.716740,
         // half 1.959964 * sqrt(0.016 + 0.009604) / 1.384146 = 0.226577.
-        let i = wilson(8, 10, 0.95);
+        let i = wilson(8, 10);
         assert_eq!((i.estimate, i.n), (0.8, 10));
         assert!((i.low - 0.490_162).abs() < 2e-6 && (i.high - 0.943_318).abs() < 2e-6, "{i:?}");
-        let (none, all) = (wilson(0, 5, 0.95), wilson(5, 5, 0.95));
+        let (none, all) = (wilson(0, 5), wilson(5, 5));
         assert!(none.low == 0.0 && none.high > 0.4 && all.high == 1.0 && all.low < 0.6);
-        assert!(wilson(0, 0, 0.95).estimate.is_nan() && wilson(1, 2, f64::NAN).n == 2);
+        assert!(wilson(0, 0).estimate.is_nan());
     }
 
     #[test]
     fn t_interval_by_hand() {
         // Mean 2, s = 1, n = 3: t_2(0.975) = 4.302653, half 4.302653 / sqrt(3) = 2.484138.
-        let i = mean_interval_t(&[1.0, 2.0, 3.0], 0.95);
+        let i = mean_interval_t(&[1.0, 2.0, 3.0]);
         assert_eq!(i.estimate, 2.0);
         assert!((i.low + 0.484_138).abs() < 1e-5 && (i.high - 4.484_138).abs() < 1e-5, "{i:?}");
         // Two runs: t_1(0.975) = 12.706205, s = 0.707107, half 12.706205 * 0.5 = 6.353102.
-        let two = mean_interval_t(&[0.0, 1.0], 0.95);
+        let two = mean_interval_t(&[0.0, 1.0]);
         assert!((two.high - 6.853_102).abs() < 1e-5, "{two:?}");
         // Many: the normal quantile. s = 0.5 sqrt(n / (n - 1)), half 1.95998 * 0.5 / sqrt(20000) = 0.00693.
-        let many = mean_interval_t(&[0.0, 1.0].repeat(10_000), 0.95);
+        let many = mean_interval_t(&[0.0, 1.0].repeat(10_000));
         assert!((many.high - 0.506_93).abs() < 1e-5, "{many:?}");
-        let one = mean_interval_t(&[0.5], 0.95);
+        let one = mean_interval_t(&[0.5]);
         assert!(one.estimate == 0.5 && one.low.is_nan());
-        let same = mean_interval_t(&[0.5; 4], 0.95);
+        let same = mean_interval_t(&[0.5; 4]);
         assert_eq!((same.low, same.high), (0.5, 0.5));
     }
 
     #[test]
     fn bootstrap_pairs_examples() {
-        // The methods differ by 1 everywhere, however much the examples differ: no spread at all.
-        let a: Vec<f64> = (0..50).map(|i| f64::from(i * i)).collect();
-        let b: Vec<f64> = a.iter().map(|x| x - 1.0).collect();
-        let i = bootstrap_paired(&a, &b, 200, 0.95, Seed(1));
+        // The methods differ by 1 everywhere: no spread at all.
+        let i = bootstrap_paired(&[1.0; 50], 200, Seed(1));
         assert_eq!((i.estimate, i.low, i.high), (1.0, 1.0, 1.0));
         // Differences are 0 or 1 with mean 0.4, n = 100: the normal interval is 0.4 +- 1.96 * 0.049 = 0.096.
-        let a: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i < 40))).collect();
-        let i = bootstrap_paired(&a, &[0.0; 100], 2000, 0.95, Seed(1));
+        let differences: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i < 40))).collect();
+        let i = bootstrap_paired(&differences, 2000, Seed(1));
         assert!((i.estimate - 0.4).abs() < 1e-12, "{i:?}");
         assert!((i.low - 0.304).abs() < 0.02 && (i.high - 0.496).abs() < 0.02, "{i:?}");
-        assert_eq!(i, bootstrap_paired(&a, &[0.0; 100], 2000, 0.95, Seed(1)));
-        assert!(bootstrap_paired(&a, &[0.0], 10, 0.95, Seed(1)).estimate.is_nan());
+        assert_eq!(i, bootstrap_paired(&differences, 2000, Seed(1)));
+        assert!(bootstrap_paired(&[], 10, Seed(1)).estimate.is_nan());
     }
 
     #[test]

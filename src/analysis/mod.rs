@@ -11,10 +11,10 @@ pub mod ranking;
 pub mod reading;
 pub mod tables;
 
-pub use agreement::{Contingency, ami, chi_square, contingency, cramers_v, nmi, purity};
+pub use agreement::{ami, nmi, purity};
 pub use codes::{CodeAccuracy, CodeMargins, Duplicate, LabelAccuracy, Labels, code_accuracy};
 pub use headline::{Headline, SourceAccuracy, headline};
 pub use intervals::{Interval, bootstrap_paired, mean_interval_t, wilson};
-pub use ranking::{auroc, average_precision};
+pub use ranking::auroc;
 pub use reading::{CodeAgreement, CodeReading, code_agreement, code_columns, read_codes};
-pub use tables::{accuracy_by_source, code_source_association, code_usage, mislabel_auroc};
+pub use tables::{code_usage, mislabel_auroc};

@@ -234,12 +234,8 @@ pub fn code_columns(posteriors: &DataFrame, usage: &DataFrame) -> Result<Vec<Col
 
 #[cfg(test)]
 mod tests {
+    use super::super::codes::tests::lists;
     use super::*;
-
-    fn lists(name: &str, rows: &[Vec<f32>]) -> Column {
-        let rows: Vec<Series> = rows.iter().map(|row| Series::new("".into(), row.as_slice())).collect();
-        Column::new(name.into(), rows)
-    }
 
     /// Sixteen test pairs and four for training, three codes. Code 2 says what code 0 says and is never the
     /// prior's; code 1 is right on source b alone.

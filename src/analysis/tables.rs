@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use polars::prelude::*;
 
-use super::agreement::{ami, chi_square, contingency, cramers_v, nmi};
-use super::intervals::wilson;
 use super::ranking::auroc;
 use crate::error::{Error, Result};
 use crate::schema::codes::{CODE, USAGE_POSTERIOR, USAGE_PRIOR, by_source};
-use crate::schema::{accuracy, col, posterior};
+use crate::schema::{col, posterior};
 
 /// A text column without nulls.
 ///
@@ -107,45 +105,6 @@ pub fn code_usage(posteriors: &DataFrame) -> Result<DataFrame> {
     Ok(DataFrame::new(k, columns)?)
 }
 
-/// Preference accuracy against the clean labels, by split and source, with Wilson's 95 % intervals.
-///
-/// Columns: `split`, `source`, `n`, `correct`, `accuracy`, `low`, `high`; the source `all` sums each split up
-/// (first of its split). The prior's margin is used: no leak of the label.
-///
-/// # Errors
-/// As [`code_usage`].
-pub fn accuracy_by_source(posteriors: &DataFrame) -> Result<DataFrame> {
-    let (splits, sources) = (texts(posteriors, col::SPLIT)?, texts(posteriors, col::SOURCE)?);
-    let correct = clean_correct(posteriors)?;
-    // The empty source sorts before all tags and stands for all of them.
-    let mut counts: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
-    for ((split, source), &right) in splits.iter().zip(&sources).zip(&correct) {
-        for key in [(split.as_str(), ""), (split.as_str(), source.as_str())] {
-            let (n, hits) = counts.entry(key).or_default();
-            *n += 1;
-            *hits += u64::from(right);
-            if key.1.is_empty() && source.is_empty() {
-                break;
-            }
-        }
-    }
-    let name = |source: &str| if source.is_empty() { accuracy::ALL.to_string() } else { source.to_string() };
-    let intervals: Vec<_> = counts.values().map(|&(n, hits)| wilson(hits, n, 0.95)).collect();
-    let floats = |get: fn(&super::Interval) -> f64| intervals.iter().map(get).collect::<Vec<f64>>();
-    Ok(DataFrame::new(
-        counts.len(),
-        vec![
-            Column::new(col::SPLIT.into(), counts.keys().map(|k| k.0.to_string()).collect::<Vec<_>>()),
-            Column::new(col::SOURCE.into(), counts.keys().map(|k| name(k.1)).collect::<Vec<_>>()),
-            Column::new(accuracy::N.into(), counts.values().map(|c| c.0).collect::<Vec<_>>()),
-            Column::new(accuracy::CORRECT.into(), counts.values().map(|c| c.1).collect::<Vec<_>>()),
-            Column::new(accuracy::ACCURACY.into(), floats(|i| i.estimate)),
-            Column::new(accuracy::LOW.into(), floats(|i| i.low)),
-            Column::new(accuracy::HIGH.into(), floats(|i| i.high)),
-        ],
-    )?)
-}
-
 /// How well a low margin of the observed order finds flipped labels: AUROC of -margin against `flipped`.
 ///
 /// 0.5 is chance; NaN where no row, or every row, is flipped.
@@ -157,48 +116,12 @@ pub fn mislabel_auroc(posteriors: &DataFrame) -> Result<f64> {
     Ok(auroc(&doubt, &flags(posteriors, col::FLIPPED)?))
 }
 
-/// Whether codes go with sources: one row for the prior's code, one for the posterior's.
-///
-/// Columns: `code_of` (`prior`, `posterior`), `nmi`, `ami`, `cramers_v`, `chi_square`, `degrees`, `p`.
-///
-/// # Errors
-/// As [`code_usage`].
-pub fn code_source_association(posteriors: &DataFrame) -> Result<DataFrame> {
-    let sources = texts(posteriors, col::SOURCE)?;
-    let ordered: BTreeMap<&str, u32> = {
-        let tags: std::collections::BTreeSet<&str> = sources.iter().map(String::as_str).collect();
-        tags.into_iter().zip(0..).collect()
-    };
-    let sources: Vec<u32> = sources.iter().map(|s| ordered[s.as_str()]).collect();
-    let mut figures: [Vec<f64>; 5] = Default::default();
-    let mut degrees = Vec::new();
-    for name in [posterior::PRIOR_CODE, posterior::POSTERIOR_CODE] {
-        let codes = codes(posteriors, name)?;
-        let table = contingency(&codes, &sources);
-        let (statistic, freedom, p) = chi_square(&table);
-        let row = [nmi(&codes, &sources), ami(&codes, &sources), cramers_v(&table), statistic, p];
-        figures.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
-        degrees.push(freedom as u64);
-    }
-    let [nmi, ami, v, statistic, p] = figures;
-    Ok(df!(
-        "code_of" => ["prior", "posterior"],
-        "nmi" => nmi,
-        "ami" => ami,
-        "cramers_v" => v,
-        "chi_square" => statistic,
-        "degrees" => degrees,
-        "p" => p,
-    )?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn frame() -> DataFrame {
         df!(
-            "split" => ["train", "train", "test", "test"],
             "source" => ["b", "a", "a", "a"],
             "flipped" => [false, true, false, false],
             "prior_code" => [0i32, 2, 2, 0],
@@ -221,28 +144,14 @@ mod tests {
 
     #[test]
     fn accuracy_is_against_clean_labels_and_ties_are_wrong() {
-        let table = accuracy_by_source(&frame()).unwrap();
-        assert_eq!(texts(&table, "split").unwrap(), ["test", "test", "train", "train", "train"]);
-        assert_eq!(texts(&table, "source").unwrap(), ["all", "a", "all", "a", "b"]);
-        // Test: a tie and a hit; train: the flipped row has margin -0.25, right in the clean order.
-        assert_eq!(numbers(&table, "accuracy").unwrap(), [0.5, 0.5, 1.0, 1.0, 1.0]);
-        assert_eq!(codes(&table, "n").unwrap(), [2, 2, 2, 1, 1]);
+        // The flipped row has margin -0.25, right in the clean order; the third is a tie.
+        assert_eq!(clean_correct(&frame()).unwrap(), [true, true, false, true]);
     }
 
     #[test]
     fn flips_are_found_by_low_margins() {
         // The flipped row has the lowest margin of all.
         assert_eq!(mislabel_auroc(&frame()).unwrap(), 1.0);
-    }
-
-    #[test]
-    fn association_of_codes_and_sources() {
-        let table = code_source_association(&frame()).unwrap();
-        // Codes 0,1,1,0 against b,a,a,a: counts [[1, 1], [2, 0]] (a, b): expected [[1.5, .5], [1.5, .5]],
-        // chi^2 = 0.25/1.5 * 2 + 0.25/0.5 * 2 = 4/3; V = sqrt(1/3).
-        let v = numbers(&table, "cramers_v").unwrap();
-        assert!((v[1] - (1.0f64 / 3.0).sqrt()).abs() < 1e-12 && v[0] == v[1], "{v:?}");
-        assert_eq!(codes(&table, "degrees").unwrap(), [1, 1]);
     }
 
     #[test]

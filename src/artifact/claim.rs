@@ -1,14 +1,14 @@
 //! Whether a command may write where it was told to: never over what this program did not write, never over an
 //! input of the same command, and never into a folder that another command wrote.
 //!
-//! A folder is known by its `manifest.json`, and, while there is none, by its `.lock`, in which [`lock`] notes the
+//! A folder is known by its `manifest.json`, and, while there is none, by its `.lock`, in which [`lock_folder`] notes the
 //! command. A file is known by [`WRITTEN_BY`] in its metadata.
 
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::{FolderLock, clear_unfinished};
+use super::{STAGED, entries, name_of};
 use crate::error::{Error, Result};
 use crate::schema::{prepared, report, run, sweep};
 
@@ -36,8 +36,8 @@ impl Names {
         Names::These(match stage {
             "synth" => &["corpus.jsonl", "truth", prepared::REJECTS, prepared::MANIFEST],
             "prepare" => &[
-                "pairs",
-                "tokens",
+                prepared::PAIRS,
+                prepared::TOKENS,
                 prepared::TOKENIZER,
                 prepared::REFERENCE,
                 prepared::REJECTS,
@@ -185,7 +185,7 @@ impl Claim<'_> {
     /// As [`Claim::folder`]; [`Error::Run`] where another process writes there; [`Error::Io`].
     pub fn take(&self, folder: &Path) -> Result<FolderLock> {
         self.folder(folder)?;
-        lock(folder, self.stage)
+        lock_folder(folder, self.stage)
     }
 
     /// Refuses a file that this command must not write: one that is there and was not written by this command
@@ -245,12 +245,27 @@ pub fn may_add(folder: &Path, names: &[&str]) -> Result<()> {
     }
 }
 
+/// Holds a folder for one writer; dropped with the guard (or with the process).
+#[derive(Debug)]
+pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
+
+/// Removes unfinished files; one that cannot be removed does no harm.
+fn clear_unfinished(folder: &Path) {
+    let found = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = found(folder).filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
+    for folder in std::iter::once(folder.to_path_buf()).chain(below) {
+        for entry in found(&folder).filter(|e| e.file_name().to_string_lossy().starts_with(STAGED)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Takes the folder for this process, or refuses if another one holds it, and notes the command in it. Files that a
 /// killed process left unfinished in it, or in a folder directly below, are removed.
 ///
 /// # Errors
 /// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
-pub fn lock(folder: &Path, stage: &str) -> Result<FolderLock> {
+pub fn lock_folder(folder: &Path, stage: &str) -> Result<FolderLock> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let path = folder.join(LOCK);
     let mut file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
@@ -262,10 +277,10 @@ pub fn lock(folder: &Path, stage: &str) -> Result<FolderLock> {
             clear_unfinished(folder);
             Ok(FolderLock(file))
         }
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Run {
-            message: format!("{}: another lpc-pipe is writing here", folder.display()),
-            hint: Some("wait for it, or choose another --out".into()),
-        }),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Error::run(format!("{}: another lpc-pipe is writing here", folder.display()))
+                .with_hint("wait for it, or choose another --out"))
+        }
         Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
     }
 }
@@ -276,14 +291,7 @@ fn refused(path: &Path, message: String) -> Error {
 
 /// The first of the names in a folder.
 fn taken(folder: &Path, names: &Names) -> Result<Option<String>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let name = entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned();
-        if names.holds(&name) {
-            found.push(name);
-        }
-    }
-    Ok(found.into_iter().min())
+    Ok(entries(folder)?.iter().map(|path| name_of(path)).find(|name| names.holds(name)))
 }
 
 fn first(path: &Path) -> Option<String> {
@@ -416,9 +424,9 @@ mod tests {
     fn nothing_goes_into_what_another_command_wrote() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        drop(lock(&at("prep"), "prepare").unwrap());
-        drop(lock(&at("sweep"), "noise-sweep").unwrap());
-        drop(lock(&at("models"), "export").unwrap());
+        drop(lock_folder(&at("prep"), "prepare").unwrap());
+        drop(lock_folder(&at("sweep"), "noise-sweep").unwrap());
+        drop(lock_folder(&at("models"), "export").unwrap());
         claim("export", &[]).folder(&at("models/second")).unwrap();
         assert!(said(claim("export", &[]).folder(&at("models/base"))).contains("which `export` wrote"));
         assert!(said(claim("train", &[]).folder(&at("prep/pairs"))).contains("which `prepare` wrote"));

@@ -24,8 +24,7 @@ pub struct Growing {
 
 /// The name of a hidden file beside another one.
 fn beside(path: &Path, kind: &str) -> PathBuf {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    parent(path).join(format!(".{name}.{kind}"))
+    parent(path).join(format!(".{}.{kind}", super::name_of(path)))
 }
 
 impl Growing {

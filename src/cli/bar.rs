@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::lines::clock;
+use super::lines::{clock, left};
 
 /// Columns where the terminal does not tell.
 const COLUMNS: usize = 80;
@@ -59,10 +59,7 @@ pub(super) fn line(step: &str, done: u64, total: Option<u64>, elapsed: Duration,
     let count = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
     let seconds = elapsed.as_secs_f64();
     let rate = (done > 0 && seconds > 0.0).then(|| format!("{}/s", significant(done as f64 / seconds)));
-    let left = total.filter(|&total| done > 0 && done < total).map(|total| {
-        let left = elapsed.mul_f64((total - done) as f64 / done as f64);
-        format!("{} left", clock(left))
-    });
+    let left = total.and_then(|total| left(done, total, elapsed));
     let gone = Some(clock(elapsed));
     let joined = |parts: &[&Option<String>]| {
         let parts = parts.iter().filter_map(|part| part.as_deref());

@@ -48,19 +48,20 @@ impl Lines {
         let elapsed = now.duration_since(self.begun);
         let mut line = format!("{} {}", self.step, self.done);
         if let Some(total) = self.total {
-            line += &format!("/{total}");
-            if self.done < total && self.done > 0 {
-                let left = elapsed.mul_f64((total - self.done) as f64 / self.done as f64);
-                line += &format!(" · {} left", clock(left));
-            } else {
-                line += &format!(" · {}", clock(elapsed));
-            }
+            let time = left(self.done, total, elapsed).unwrap_or_else(|| clock(elapsed));
+            line += &format!("/{total} · {time}");
         }
         if !self.status.is_empty() {
             line += &format!(" · {}", self.status);
         }
         line
     }
+}
+
+/// The time that is left of a step, where it can be told.
+pub(super) fn left(done: u64, total: u64, elapsed: Duration) -> Option<String> {
+    let known = done > 0 && done < total;
+    known.then(|| format!("{} left", clock(elapsed.mul_f64((total - done) as f64 / done as f64))))
 }
 
 /// A duration as hours, minutes and seconds.

@@ -89,9 +89,8 @@ pub fn main() -> ExitCode {
     let matches = command.get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let flags = matches.subcommand().map(|(_, matches)| flags::given(matches)).unwrap_or_default();
-    let printer = Printer::new(cli.global.json);
     // One of several processes speaks for all.
-    printer.mute(ranks::launched_rank() > 0);
+    let printer = Printer::new(cli.global.json, ranks::launched_rank() > 0);
     match run(&cli, &flags, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -124,34 +123,22 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
     match &cli.command {
         Command::Demo => {
             terminal.catch_interrupts();
-            let summary = demo::run(recipe, &terminal)?;
-            printer.result(&summary, || tables::demo(&summary))
+            printer.result(&demo::run(recipe, &terminal)?, tables::demo)
         }
         Command::Synth => {
-            let summary = plant::run(&recipe.synth, seed, &terminal)?;
-            printer.result(&summary, || tables::synth(&summary, &recipe.synth.out))
+            printer.result(&plant::run(&recipe.synth, seed, &terminal)?, |s| tables::synth(s, &recipe.synth.out))
         }
         Command::Prepare => {
             terminal.catch_interrupts();
-            let summary = prepare::run(&recipe.prepare, seed, &terminal)?;
-            printer.result(&summary, || tables::prepare(&summary))
+            printer.result(&prepare::run(&recipe.prepare, seed, &terminal)?, tables::prepare)
         }
-        Command::Merge(a) => {
-            let summary = merge::run(&a.shards, &a.out, &terminal)?;
-            printer.result(&summary, || tables::prepare(&summary))
-        }
-        Command::Score => {
-            let summary = score::run(&recipe.score, seed, &terminal)?;
-            printer.result(&summary, || tables::score(&summary))
-        }
+        Command::Merge(a) => printer.result(&merge::run(&a.shards, &a.out, &terminal)?, tables::prepare),
+        Command::Score => printer.result(&score::run(&recipe.score, seed, &terminal)?, tables::score),
         Command::Train(a) => {
             terminal.catch_interrupts();
             trained(a, recipe, &ranks, &terminal, printer)
         }
-        Command::Export => {
-            let summary = export::run(&recipe.export, &terminal)?;
-            printer.result(&summary, || tables::export(&summary))
-        }
+        Command::Export => printer.result(&export::run(&recipe.export, &terminal)?, tables::export),
         Command::NoiseSweep => {
             terminal.catch_interrupts();
             swept(recipe, &terminal, printer)
@@ -166,17 +153,14 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
             if let Some(codes) = told["codes"].as_object_mut() {
                 codes.insert("preferences".into(), serde_json::to_value(preferences)?);
             }
-            printer.result(&told, || {
+            printer.result(&told, |_| {
                 let scores = found.as_ref().map_or_else(String::new, |f| tables::planted(&f.scores));
                 let codes = codes.as_ref().zip(found.as_ref().map(|f| f.preferences.as_ref()));
                 let codes = codes.map_or_else(String::new, |(codes, found)| tables::codes(codes, found));
                 format!("{scores}{codes}{}\n", page.display())
             })
         }
-        Command::Inspect(a) => {
-            let found = inspect::run(&a.path)?;
-            printer.result(&found, || found.to_text())
-        }
+        Command::Inspect(a) => printer.result(&inspect::run(&a.path)?, inspect::Inspection::to_text),
     }
 }
 
@@ -189,14 +173,15 @@ fn trained(
 ) -> Result<()> {
     let (config, seed) = (&recipe.train, Seed(recipe.seed));
     if args.dry_run {
-        let found = train::dry_run(config, seed)?;
-        return printer.result(&found, || tables::dry_run(&found));
+        return printer.result(&train::dry_run(config, seed)?, tables::dry_run);
     }
-    match train::run_among(config, seed, args.resume, terminal, ranks)? {
-        train::Ended::Finished(summary) => printer.result(&summary, || tables::run(&summary, &config.out)),
-        train::Ended::Already(summary) => {
-            terminal.note("this run is finished already; nothing was done");
-            printer.result(&summary, || tables::run(&summary, &config.out))
+    let ended = train::run_among(config, seed, args.resume, terminal, ranks)?;
+    if matches!(ended, train::Ended::Already(_)) {
+        terminal.note("this run is finished already; nothing was done");
+    }
+    match ended {
+        train::Ended::Finished(summary) | train::Ended::Already(summary) => {
+            printer.result(&summary, |s| tables::run(s, &config.out))
         }
         train::Ended::Interrupted { step: 0, what, .. } => {
             Err(interrupted(format!("interrupted before the first step; {what}"), &again(&[])))
@@ -210,7 +195,7 @@ fn trained(
 
 fn swept(recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
     let outcome = sweep::run(recipe, terminal)?;
-    printer.result(&outcome, || tables::sweep(&outcome))?;
+    printer.result(&outcome, tables::sweep)?;
     if terminal.interrupted() {
         let message = "interrupted; finished cells are kept, and stopped ones have a checkpoint".into();
         return Err(interrupted(message, &again(&[])));

@@ -13,7 +13,7 @@ use super::bar;
 use super::lines::Lines;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::report::visible;
+use crate::report::visible_lines as safe;
 
 /// Prints results and errors.
 #[derive(Debug)]
@@ -21,29 +21,24 @@ pub struct Printer {
     /// One JSON object instead of a table.
     json: bool,
     /// Says nothing: another process speaks.
-    muted: AtomicBool,
+    muted: bool,
 }
 
 impl Printer {
     /// A printer of tables, or of one JSON object.
-    pub fn new(json: bool) -> Printer {
-        Printer { json, muted: AtomicBool::new(false) }
-    }
-
-    /// Whether it says nothing from now on.
-    pub fn mute(&self, muted: bool) {
-        self.muted.store(muted, Ordering::SeqCst);
+    pub fn new(json: bool, muted: bool) -> Printer {
+        Printer { json, muted }
     }
 
     /// The command's result, on stdout.
     ///
     /// # Errors
     /// [`Error::Json`]. A reader that went away is none.
-    pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        if self.muted.load(Ordering::SeqCst) {
+    pub fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+        if self.muted {
             return Ok(());
         }
-        let text = if self.json { serde_json::to_string(value)? + "\n" } else { safe(&text()) };
+        let text = if self.json { serde_json::to_string(value)? + "\n" } else { safe(&text(value)) };
         // `lpc-pipe inspect X | head` closes the pipe early; that is no failure.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
         Ok(())
@@ -51,7 +46,7 @@ impl Printer {
 
     /// An error, on stderr: message, blank line, hint.
     pub fn error(&self, error: &Error) {
-        if self.muted.load(Ordering::SeqCst) {
+        if self.muted {
             return;
         }
         eprintln!("error: {}", safe(&error.to_string()));
@@ -59,12 +54,6 @@ impl Printer {
             eprintln!("\nhint: {}", safe(hint));
         }
     }
-}
-
-/// Text with everything but line breaks written out that could drive a terminal: it may come from the data.
-fn safe(text: &str) -> String {
-    let lines: Vec<String> = text.split('\n').map(visible).collect();
-    lines.join("\n")
 }
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

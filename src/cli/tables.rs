@@ -2,6 +2,7 @@
 
 mod codes;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -9,13 +10,13 @@ use super::bar::{cut, significant, stdout_columns};
 use super::lines::clock;
 use crate::pipeline::demo::DemoSummary;
 use crate::pipeline::export::ExportSummary;
-use crate::pipeline::planted::PlantedScores;
+use crate::pipeline::planted::{GroupScores, PlantedScores};
 use crate::pipeline::prepare::PrepareSummary;
 use crate::pipeline::score::ScoreSummary;
 use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
 use crate::pipeline::train::{DryRun, RunSummary};
 use crate::report::visible;
-use crate::schema::name_of;
+use crate::schema::{SPLITS, name_of};
 use crate::synth::SynthSummary;
 pub use codes::codes;
 
@@ -23,6 +24,15 @@ pub use codes::codes;
 /// that would push the numbers off its edge are cut.
 fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     columns_within(head, rows, stdout_columns())
+}
+
+/// A column of a table of items: its name, and the cell of an item.
+type Column<'a, T> = (&'a str, &'a dyn Fn(&T) -> String);
+
+/// [`columns`] with a row for each item.
+fn table<T>(items: &[T], of: &[Column<'_, T>]) -> String {
+    let rows = items.iter().map(|item| of.iter().map(|(_, cell)| cell(item)).collect()).collect::<Vec<_>>();
+    columns(&of.iter().map(|(name, _)| *name).collect::<Vec<_>>(), &rows)
 }
 
 /// Least columns that a name is cut to.
@@ -70,6 +80,16 @@ fn rate(x: f64) -> String {
     if x.is_finite() && x > 0.0 && x < 0.1 { significant(x) } else { format!("{x:.2}") }
 }
 
+fn range(low: f64, high: f64) -> String {
+    format!("{} to {}", percent(low), percent(high))
+}
+
+fn reasons(out: &mut String, what: &str, counts: &BTreeMap<String, u64>) {
+    for (reason, n) in counts {
+        let _ = writeln!(out, "  {what}: {n} {reason}");
+    }
+}
+
 fn maybe(x: Option<f64>) -> String {
     x.map_or_else(|| "-".into(), percent)
 }
@@ -85,9 +105,7 @@ pub fn synth(s: &SynthSummary, out: &str) -> String {
     );
     if let Some(over) = &s.over {
         let _ = writeln!(out, "{} rows read, {} kept", over.rows_read, over.rows_kept);
-        for (reason, n) in &over.rejects {
-            let _ = writeln!(out, "  rows left out: {n} {reason}");
-        }
+        reasons(&mut out, "rows left out", &over.rejects);
         let unused = &over.unused;
         for (n, why) in [(unused.empty, "empty"), (unused.equal, "equal to another"), (unused.unrated, "not rated")] {
             if n > 0 {
@@ -114,12 +132,8 @@ pub fn prepare(s: &PrepareSummary) -> String {
     let mut out = columns(&["split", "source", "pairs"], &rows);
     let several = if s.pairs == s.rows_kept { String::new() } else { format!("{} rows and ", s.rows_kept) };
     let _ = writeln!(out, "\n{} rows read, {several}{} pairs kept", s.rows_read, s.pairs);
-    for (reason, n) in &s.rejects {
-        let _ = writeln!(out, "  rows left out: {n} {reason}");
-    }
-    for (reason, n) in &s.totals.pairs_dropped {
-        let _ = writeln!(out, "  pairs dropped: {n} {reason}");
-    }
+    reasons(&mut out, "rows left out", &s.rejects);
+    reasons(&mut out, "pairs dropped", &s.totals.pairs_dropped);
     for line in s.sources.sentences() {
         let _ = writeln!(out, "{line}");
     }
@@ -236,20 +250,11 @@ pub fn dry_run(p: &DryRun) -> String {
 
 /// `train`.
 pub fn run(s: &RunSummary, out: &str) -> String {
-    let mut rows = vec![vec![
-        "all".to_string(),
-        s.n_eval.to_string(),
-        percent(s.eval_accuracy),
-        format!("{} to {}", percent(s.eval_accuracy_low), percent(s.eval_accuracy_high)),
-    ]];
-    for source in &s.by_source {
-        rows.push(vec![
-            source.source.clone(),
-            source.n.to_string(),
-            percent(source.accuracy),
-            format!("{} to {}", percent(source.low), percent(source.high)),
-        ]);
-    }
+    let row = |name: &str, n: u64, accuracy: f64, low: f64, high: f64| {
+        vec![name.to_string(), n.to_string(), percent(accuracy), range(low, high)]
+    };
+    let mut rows = vec![row("all", s.n_eval, s.eval_accuracy, s.eval_accuracy_low, s.eval_accuracy_high)];
+    rows.extend(s.by_source.iter().map(|s| row(&s.source, s.n, s.accuracy, s.low, s.high)));
     let mut text = columns(&["test split", "pairs", "accuracy", "95 % interval"], &rows);
     let _ = writeln!(
         text,
@@ -278,36 +283,27 @@ pub fn run(s: &RunSummary, out: &str) -> String {
 }
 
 fn summary_rows(rows: &[SummaryRow]) -> String {
-    let cells: Vec<Vec<String>> = rows
-        .iter()
-        .map(|r| {
-            let codes = if r.codes > 0 { format!(" K={}", r.codes) } else { String::new() };
-            let marked = if r.marked { " marked" } else { "" };
-            let interval = match (r.eval_accuracy_low, r.eval_accuracy_high) {
-                (Some(low), Some(high)) => format!("{} to {}", percent(low), percent(high)),
-                _ => "-".into(),
-            };
-            let difference = match (r.difference, r.difference_low, r.difference_high) {
-                (Some(d), Some(low), Some(high)) => {
-                    format!("{:+.1} ({:+.1} to {:+.1})", 100.0 * d, 100.0 * low, 100.0 * high)
-                }
-                _ => "-".into(),
-            };
-            vec![
-                format!("{} {}{codes}", name_of(&r.objective), name_of(&r.latent)),
-                format!("{}{marked}", percent(r.noise_p)),
-                maybe(r.eval_accuracy),
-                interval,
-                difference,
-                r.n_seeds.to_string(),
-                r.audit_auroc.map_or_else(|| "-".into(), |a| format!("{a:.3}")),
-            ]
-        })
-        .collect();
-    columns(
-        &["", "flipped", "accuracy", "95 % over seeds", "points over none (95 %)", "seeds", "mislabel AUROC"],
-        &cells,
-    )
+    let of: [Column<'_, SummaryRow>; 7] = [
+        ("", &|r| {
+            let codes = if r.varied.codes > 0 { format!(" K={}", r.varied.codes) } else { String::new() };
+            format!("{} {}{codes}", name_of(&r.varied.objective), name_of(&r.varied.latent))
+        }),
+        ("flipped", &|r| format!("{}{}", percent(r.varied.noise_p), if r.varied.marked { " marked" } else { "" })),
+        ("accuracy", &|r| maybe(r.eval_accuracy)),
+        ("95 % over seeds", &|r| match (r.eval_accuracy_low, r.eval_accuracy_high) {
+            (Some(low), Some(high)) => range(low, high),
+            _ => "-".into(),
+        }),
+        ("points over none (95 %)", &|r| match (r.difference, r.difference_low, r.difference_high) {
+            (Some(d), Some(low), Some(high)) => {
+                format!("{:+.1} ({:+.1} to {:+.1})", 100.0 * d, 100.0 * low, 100.0 * high)
+            }
+            _ => "-".into(),
+        }),
+        ("seeds", &|r| r.n_seeds.to_string()),
+        ("mislabel AUROC", &|r| r.audit_auroc.map_or_else(|| "-".into(), |a| format!("{a:.3}"))),
+    ];
+    table(rows, &of)
 }
 
 /// `noise-sweep`.
@@ -324,38 +320,19 @@ pub fn sweep(s: &SweepOutcome) -> String {
 /// Codes against the planted truth, on the test split, each figure beside the generator's ceiling.
 pub fn planted(scores: &PlantedScores) -> String {
     let number = |x: f64| format!("{x:.2}");
-    let rows: Vec<Vec<String>> = scores
-        .groups
-        .iter()
-        .filter(|g| g.split == "test")
-        .map(|g| {
-            vec![
-                g.rows.clone(),
-                g.n.to_string(),
-                number(g.prior.nmi_preference),
-                number(g.prior_ceiling.nmi_preference),
-                number(g.prior.purity_preference),
-                number(g.posterior.nmi_preference),
-                number(g.posterior_ceiling.nmi_preference),
-                g.prior.codes_used.to_string(),
-                percent(g.accuracy),
-                percent(g.accuracy_ceiling_expected),
-            ]
-        })
-        .collect();
-    let head = [
-        "prompt",
-        "pairs",
-        "prior NMI",
-        "ceiling",
-        "purity",
-        "posterior NMI",
-        "ceiling",
-        "codes",
-        "accuracy",
-        "ceiling",
+    let of: [Column<'_, &GroupScores>; 10] = [
+        ("prompt", &|g| g.rows.clone()),
+        ("pairs", &|g| g.n.to_string()),
+        ("prior NMI", &|g| number(g.prior.nmi_preference)),
+        ("ceiling", &|g| number(g.prior_ceiling.nmi_preference)),
+        ("purity", &|g| number(g.prior.purity_preference)),
+        ("posterior NMI", &|g| number(g.posterior.nmi_preference)),
+        ("ceiling", &|g| number(g.posterior_ceiling.nmi_preference)),
+        ("codes", &|g| g.prior.codes_used.to_string()),
+        ("accuracy", &|g| percent(g.accuracy)),
+        ("ceiling", &|g| percent(g.accuracy_ceiling_expected)),
     ];
-    columns(&head, &rows)
+    table(&scores.groups.iter().filter(|g| g.split == SPLITS[1]).collect::<Vec<_>>(), &of)
 }
 
 /// `demo`.

@@ -6,36 +6,19 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::planted::{self, PlantedScores};
-use super::recipe::Recipe;
+use super::prepare;
+use super::recipe::{PrepareConfig, Recipe};
 use super::sweep::{self, SummaryRow};
 use super::train::{self, Ended, RunSummary};
-use super::{prepare, prepare::PrepareConfig};
 use crate::artifact;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::objective::{ObjectiveConfig, ObjectiveKind};
 use crate::progress::Progress;
 use crate::report;
 use crate::seed::Seed;
-use crate::settings::{PathText, Settings, settings};
 use crate::synth::{self, SynthConfig};
 use crate::train::{LrSchedule, TrainConfig};
-
-settings! {
-    /// Options of `demo`.
-    pub struct DemoConfig at "demo" {
-        /// Folder for everything.
-        pub out: PathText = "runs/demo".into();
-        /// Prompts of the corpus.
-        pub rows: usize = 1500;
-        /// Epochs of the warm start.
-        pub sft_epochs: f64 = 2.0;
-        /// Epochs of each preference run.
-        pub epochs: f64 = 2.0;
-    }
-}
-
-impl Settings for DemoConfig {}
 
 /// What the demo made.
 #[derive(Debug, Clone, Serialize)]
@@ -81,7 +64,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     prepare::run(&prepared, seed, progress)?;
 
     progress.note("3/6 train --objective sft: a tiny Llama learns to write the responses");
-    let base = base(recipe);
+    let (base, none) = (base(recipe), LpcConfig { latent: LatentKind::None, ..LpcConfig::default() });
     let sft = TrainConfig {
         data: prepared.out.clone(),
         model: "tiny".into(),
@@ -90,20 +73,15 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
         lr: 4e-3,
         batch: 16,
         objective: ObjectiveConfig { name: ObjectiveKind::Sft, ..ObjectiveConfig::default() },
-        lpc: LpcConfig { latent: LatentKind::None, ..LpcConfig::default() },
+        lpc: none.clone(),
         ..base.clone()
     };
     finished(train::run(&sft, seed, true, progress)?)?;
     let model = out.join("sft").join(crate::schema::run::MODEL).display().to_string();
 
     progress.note("4/6 train: DPO without and with latent codes");
-    let plain = TrainConfig {
-        data: prepared.out.clone(),
-        model: model.clone(),
-        out: place("dpo"),
-        lpc: LpcConfig { latent: LatentKind::None, ..LpcConfig::default() },
-        ..base.clone()
-    };
+    let plain =
+        TrainConfig { data: prepared.out.clone(), model: model.clone(), out: place("dpo"), lpc: none, ..base.clone() };
     let dpo = finished(train::run(&plain, seed, true, progress)?)?;
     let coded = TrainConfig { out: place("lpc-dpo"), lpc: base.lpc.clone(), ..plain };
     let lpc = finished(train::run(&coded, seed, true, progress)?)?;
@@ -153,11 +131,5 @@ fn base(recipe: &Recipe) -> TrainConfig {
 }
 
 fn finished(ended: Ended) -> Result<RunSummary> {
-    match ended {
-        Ended::Finished(summary) | Ended::Already(summary) => Ok(*summary),
-        Ended::Interrupted { step, steps, what } => Err(Error::Run {
-            message: format!("interrupted after step {step} of {steps}; {what}"),
-            hint: Some("the same command goes on from there".into()),
-        }),
-    }
+    ended.summary().map_err(|e| e.with_hint("the same command goes on from there"))
 }

@@ -5,71 +5,19 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::recipe::ExportConfig;
+use super::recipe::export::{ExportAs, ExportType};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::model::Loaded;
 use crate::progress::Progress;
-use crate::schema::{prepared, run};
+use crate::schema::{fact, prepared, run};
 use crate::seed::Seed;
-use crate::settings::{Faults, PathText, Settings, settings};
+use crate::settings::Settings;
 use crate::source::ModelSource;
-use crate::weights::load::load;
+use crate::weights::load::{below, load};
 use crate::weights::{base, folder, latent, peft};
-
-/// Form of an exported model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExportAs {
-    /// A Hugging Face folder; an adapter is merged into the weights of its base.
-    #[default]
-    Hf,
-    /// A PEFT adapter.
-    Peft,
-}
-
-/// Type of the exported weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExportType {
-    /// 32 bits, as they were trained.
-    #[default]
-    F32,
-    /// 16 bits with the range of 32.
-    Bf16,
-    /// 16 bits.
-    F16,
-    /// That of the model that training started from.
-    Base,
-}
-
-settings! {
-    /// Options of `export`.
-    pub struct ExportConfig at "export" {
-        /// Run folder.
-        pub run: PathText = PathText::new();
-        /// Folder to write.
-        pub out: PathText = PathText::new();
-        /// Form.
-        pub r#as: ExportAs = ExportAs::Hf;
-        /// Type of the weights of a Hugging Face folder; merging is done in 32 bits.
-        pub dtype: ExportType = ExportType::F32, used "as = \"hf\"" if |c| c.r#as == ExportAs::Hf;
-        /// Largest weight file in MB (10^6 bytes); a larger model is written in several with an index.
-        pub shard_mb: usize = (folder::SHARD / 1_000_000) as usize, used "as = \"hf\"" if |c| c.r#as == ExportAs::Hf;
-    }
-}
-
-impl Settings for ExportConfig {
-    fn judge(&self, faults: &mut Faults) {
-        faults.check(!self.run.is_empty(), "run", "missing: give --run DIR, the output of lpc-pipe train");
-        faults.check(!self.out.is_empty(), "out", "missing: give --out DIR");
-        faults.check(self.shard_mb > 0, "shard_mb", "expected at least 1");
-    }
-
-    fn why_unused(&self, _: &str, _: &str) -> String {
-        "has no effect with as = \"peft\"".into()
-    }
-}
 
 /// What `export` wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +91,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     for name in &files {
         manifest.output(&out, name, None)?;
     }
-    manifest.fact("run", run_manifest.facts.get("identity"))?;
+    manifest.fact("run", run_manifest.facts.get(fact::IDENTITY))?;
     let manifest = manifest.finish(&out)?;
     Ok(ExportSummary {
         out: config.out.clone(),
@@ -169,12 +117,9 @@ fn merged(config: &ExportConfig, model: &Path, loaded: Loaded, manifest: &Manife
 
 /// The type of the weights that training started from.
 fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
-    let source = if peft::is_adapter(model) {
-        peft::base_source(model)?
-    } else if latent::is_latent_alone(model) {
-        latent::source(model)?
-    } else {
-        ModelSource::resolve(manifest.config["model"].as_str().unwrap_or_default())?
+    let source = match below(model)? {
+        Some(base) => base,
+        None => ModelSource::resolve(manifest.config["model"].as_str().unwrap_or_default())?,
     };
     match source {
         ModelSource::Folder(folder) if peft::is_adapter(&folder) => match peft::base_source(&folder)? {
@@ -194,9 +139,8 @@ fn copied(model: &Path, out: &Path) -> Result<()> {
     if !base.is_dir() {
         return copy(&model.join(peft::CONFIG), &out.join(peft::CONFIG));
     }
-    for entry in std::fs::read_dir(&base).map_err(Error::io(&base))? {
-        let name = entry.map_err(Error::io(&base))?.file_name();
-        copy(&base.join(&name), &out.join(base::FOLDER).join(&name))?;
+    for path in artifact::entries(&base)? {
+        copy(&path, &out.join(base::FOLDER).join(artifact::name_of(&path)))?;
     }
     peft::rebase(model, out)
 }
@@ -215,11 +159,12 @@ fn written(out: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (below, prefix) in [(out.to_path_buf(), String::new()), (out.join(base::FOLDER), format!("{}/", base::FOLDER))]
     {
-        let Ok(entries) = std::fs::read_dir(&below) else { continue };
-        for entry in entries {
-            let entry = entry.map_err(Error::io(&below))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.path().is_file() && !name.starts_with('.') && name != prepared::MANIFEST {
+        if !below.is_dir() {
+            continue;
+        }
+        for path in artifact::entries(&below)? {
+            let name = artifact::name_of(&path);
+            if path.is_file() && !name.starts_with('.') && name != prepared::MANIFEST {
                 names.push(format!("{prefix}{name}"));
             }
         }

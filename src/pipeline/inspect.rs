@@ -19,6 +19,7 @@ use crate::report::visible;
 use crate::schema;
 use crate::token_file;
 use crate::tokenize::ModelTokenizer;
+use crate::weights::peft;
 
 /// Rows shown.
 const FIRST_ROWS: usize = 3;
@@ -78,13 +79,13 @@ pub fn run(path: &Path) -> Result<Inspection> {
 /// What a folder is, by the files in it.
 fn folder_kind(path: &Path) -> &'static str {
     let has = |name: &str| path.join(name).exists();
-    if has("pairs") && has("tokens") {
+    if has(schema::prepared::PAIRS) && has(schema::prepared::TOKENS) {
         "prepared folder"
     } else if has(schema::sweep::RESULTS) {
         "sweep folder"
     } else if has(schema::run::METRICS) || has(schema::run::SUMMARY) {
         "run folder"
-    } else if has("adapter_config.json") {
+    } else if has(peft::CONFIG) {
         "PEFT adapter"
     } else if has("config.json") {
         "model folder"
@@ -215,11 +216,6 @@ impl Inspection {
     /// The findings for a person to read.
     pub fn to_text(&self) -> String {
         let mut out = String::new();
-        self.write_text(&mut out);
-        out
-    }
-
-    fn write_text(&self, out: &mut String) {
         let rows = self.rows.map(|n| format!(", {n} rows")).unwrap_or_default();
         let _ = writeln!(out, "{}: {}, {}{rows}", visible(&self.path), self.kind, size(self.bytes));
         if !self.facts.is_empty() {
@@ -261,6 +257,7 @@ impl Inspection {
         if let Some(example) = &self.example {
             let _ = writeln!(out, "\nexample\n  {}", example.replace('\n', "\n  "));
         }
+        out
     }
 }
 

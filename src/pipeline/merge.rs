@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use polars::prelude::*;
 use serde_json::Value;
 
-use super::prepare::{self, PrepareSummary, Shard};
+use super::prepare::{self, PrepareSummary};
+use super::recipe::Shard;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest, SCHEMA_VERSION, hash_json};
 use crate::progress::Progress;
 use crate::rejects;
-use crate::schema::{SPLITS, col, prepared};
+use crate::schema::{SPLITS, col, fact, prepared};
 use crate::token_file;
 
 /// Joins prepared folders that were made with `--shard 1/N` to `N/N`, in any order. Data files have the
@@ -40,7 +41,8 @@ pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<P
         let (pairs, tokens) = (prepared::pairs(split), prepared::tokens(split));
         let frames: Vec<PathBuf> = shards.files(&pairs);
         let none = artifact::read_parquet(&frames[0])?.clear();
-        let rows = artifact::write_parquet_pieces(aside.join(&pairs), &none, frames.iter().flat_map(row_groups))?;
+        let groups = frames.iter().map(row_groups).collect::<Result<Vec<_>>>()?;
+        let rows = artifact::write_parquet_pieces(&aside.join(&pairs), &none, groups.into_iter().flatten(), &[])?;
         manifest.output(&aside, &pairs, Some(rows))?;
         let rows = token_file::write_files(aside.join(&tokens), &shards.files(&tokens))?;
         manifest.output(&aside, &tokens, Some(rows))?;
@@ -56,25 +58,14 @@ pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<P
 }
 
 /// The rows of a Parquet file, some thousands at a time.
-fn row_groups(path: &PathBuf) -> Box<dyn Iterator<Item = Result<DataFrame>>> {
-    let open = || -> Result<ParquetReader<std::fs::File>> {
-        Ok(ParquetReader::new(std::fs::File::open(path).map_err(Error::io(path))?))
-    };
-    let sizes = open().and_then(|mut reader| {
-        let groups = &reader.get_metadata()?.row_groups;
-        Ok(groups.iter().map(|g| g.num_rows()).collect::<Vec<_>>())
-    });
-    let sizes = match sizes {
-        Ok(sizes) => sizes,
-        Err(e) => return Box::new(std::iter::once(Err(e))),
-    };
-    let path = path.clone();
+fn row_groups(path: &PathBuf) -> Result<impl Iterator<Item = Result<DataFrame>>> {
+    let open = move || -> Result<_> { Ok(ParquetReader::new(std::fs::File::open(path).map_err(Error::io(path))?)) };
+    let sizes: Vec<usize> = open()?.get_metadata()?.row_groups.iter().map(|g| g.num_rows()).collect();
     let mut start = 0;
-    Box::new(sizes.into_iter().map(move |rows| {
-        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
+    Ok(sizes.into_iter().map(move |rows| {
         let slice = (start, rows);
         start += rows;
-        Ok(ParquetReader::new(file).with_slice(Some(slice)).finish()?)
+        Ok(open()?.with_slice(Some(slice)).finish()?)
     }))
 }
 
@@ -104,9 +95,10 @@ impl Shards {
             }
             of = n;
             manifest.outputs.iter().try_for_each(|file| manifest.verify(folder, &file.path))?;
-            if let Some((other, first)) = found.values().next() {
-                compare(&manifest, first)
-                    .map_err(|what| unfit(format!("does not belong to {}: {what}", other.display())))?;
+            if let Some((other, first)) = found.values().next()
+                && let Some(what) = difference(&manifest, first)
+            {
+                return Err(unfit(format!("does not belong to {}: {what}", other.display())));
             }
             if let Some((twice, _)) = found.insert(index, (folder.clone(), manifest)) {
                 return Err(unfit(format!("shard {named} is in {} too", twice.display())));
@@ -150,9 +142,7 @@ impl Shards {
             for (file, other) in inputs.iter_mut().zip(&manifest.inputs) {
                 file.rows_read += other.rows_read;
                 file.rows_kept += other.rows_kept;
-                for (reason, n) in &other.rows_rejected {
-                    *file.rows_rejected.entry(reason.clone()).or_default() += n;
-                }
+                prepare::add_all(&mut file.rows_rejected, other.rows_rejected.clone());
             }
         }
         inputs
@@ -163,6 +153,7 @@ impl Shards {
         for (_, manifest) in &self.all {
             summary.add(PrepareSummary::recorded(manifest)?);
         }
+        summary.settle(&self.inputs());
         Ok(summary)
     }
 
@@ -192,8 +183,8 @@ impl Shards {
     }
 }
 
-/// Whether two shards are of one preparation: the same settings, inputs, seeds and tokenizer.
-fn compare(a: &Manifest, b: &Manifest) -> std::result::Result<(), String> {
+/// What tells two shards apart that are not of one preparation: the same settings, inputs, seeds and tokenizer.
+fn difference(a: &Manifest, b: &Manifest) -> Option<&'static str> {
     let settings = |m: &Manifest| {
         let mut config = m.config.clone();
         if let Some(config) = config.as_object_mut() {
@@ -203,16 +194,12 @@ fn compare(a: &Manifest, b: &Manifest) -> std::result::Result<(), String> {
         config
     };
     let files = |m: &Manifest| m.inputs.iter().map(|f| (f.path.clone(), f.blake3.clone())).collect::<Vec<_>>();
-    for (what, same) in [
+    let same = [
         ("another version", a.tool == b.tool),
         ("other settings", settings(a) == settings(b)),
         ("another seed", a.seeds == b.seeds),
         ("other inputs", files(a) == files(b)),
-        ("another tokenizer", a.facts.get("tokenizer") == b.facts.get("tokenizer")),
-    ] {
-        if !same {
-            return Err(what.into());
-        }
-    }
-    Ok(())
+        ("another tokenizer", a.facts.get(fact::TOKENIZER) == b.facts.get(fact::TOKENIZER)),
+    ];
+    same.into_iter().find(|(_, same)| !same).map(|(what, _)| what)
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use polars::prelude::*;
 use serde::de::DeserializeOwned;
 
-use super::prepare::inputs;
+use super::prepare::{accounted, inputs};
 use crate::error::{Error, Fault, Result};
 use crate::frame::ListOfStructs;
 use crate::ingest::{self, Batch, IngestConfig, Input, OnBadRow, OnWrongTens, Score};
@@ -147,8 +147,7 @@ impl Work<'_> {
 
     /// Reads all files.
     fn read(&self, step: &str, aspect: usize, take: &mut dyn FnMut(Batch) -> Result<()>) -> Result<Vec<InputFile>> {
-        let size = |input: &Input| std::fs::metadata(&input.path).map_or(0, |facts| facts.len());
-        self.progress.begin(step, Some(self.inputs.iter().map(size).sum()));
+        self.progress.begin(step, Some(inputs::bytes(self.inputs)));
         let files = ingest::read(self.inputs, &self.reading.rated(aspect), None, self.progress, take)?;
         self.progress.end();
         Ok(files)
@@ -334,12 +333,7 @@ impl Joiner {
         }
         for (index, file) in (0..).zip(&mut files) {
             file.rows_kept = self.kept.get(&index).copied().unwrap_or_default();
-            let accounted = file.rows_kept + file.rows_rejected.values().sum::<u64>();
-            if accounted != file.rows_read {
-                let read = file.rows_read;
-                let message = format!("{}: {read} rows read, but {accounted} kept or rejected", file.path);
-                return Err(Error::run(message + "; please report this"));
-            }
+            accounted(file, true)?;
         }
         Ok(Account { inputs: files, rejects: self.rejects })
     }

@@ -100,28 +100,12 @@ pub fn recover_run(truth_dir: &Path, run: &Path) -> Result<Recovered> {
 /// where a column is; [`Error::Run`] where no row of the posteriors belongs to this truth.
 pub fn recover(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path) -> Result<Recovered> {
     let truth = artifact::read_parquet(truth_dir.join(TRUTH))?;
-    let mut best = Ceilings { rows: Vec::new(), cells: [0.0; 4], unmatched: 0, preferences_used: 0 };
-    let mut pairs: Option<DataFrame> = None;
-    for split in SPLITS {
-        let part = artifact::read_parquet(prepared_dir.join(prepared::pairs(split)))?;
-        let part = part.select([
-            col::ID,
-            col::PROMPT_ID,
-            col::SPLIT,
-            col::SOURCE,
-            col::CHOSEN,
-            col::REJECTED,
-            col::FLIPPED,
-            col::NOISE_P,
-        ])?;
-        pairs = Some(match pairs {
-            None => part,
-            Some(before) => before.vstack(&part)?,
-        });
-    }
-    if let Some(pairs) = &pairs {
-        best = ceilings(&truth, pairs)?;
-    }
+    let wanted =
+        [col::ID, col::PROMPT_ID, col::SPLIT, col::SOURCE, col::CHOSEN, col::REJECTED, col::FLIPPED, col::NOISE_P];
+    let read = |split: &str| -> Result<DataFrame> {
+        Ok(artifact::read_parquet(prepared_dir.join(prepared::pairs(split)))?.select(wanted)?)
+    };
+    let best = ceilings(&truth, &read(SPLITS[0])?.vstack(&read(SPLITS[1])?)?)?;
     let posteriors = artifact::read_parquet(posteriors)?;
     Ok(Recovered {
         scores: score(&best, &posteriors)?,
@@ -149,10 +133,8 @@ fn score(best: &Ceilings, posteriors: &DataFrame) -> Result<PlantedScores> {
         })
         .collect();
     if joined.is_empty() {
-        return Err(Error::Run {
-            message: "no row of the posteriors belongs to this planted corpus".into(),
-            hint: Some("give the synth folder from which the prepared folder was made".into()),
-        });
+        return Err(Error::run("no row of the posteriors belongs to this planted corpus")
+            .with_hint("give the synth folder from which the prepared folder was made"));
     }
     let mut groups = Vec::new();
     for split in ["test", "all"] {
@@ -177,17 +159,19 @@ fn group(split: &str, rows: &str, kept: &[&Joined]) -> GroupScores {
     let collect = |get: fn(&Joined) -> u32| kept.iter().map(|j| get(j)).collect::<Vec<u32>>();
     let mean = |get: fn(&Joined) -> f64| kept.iter().map(|j| get(j)).sum::<f64>() / kept.len().max(1) as f64;
     let (factor, preference) = (collect(|j| j.best.factor), collect(|j| j.best.preference));
-    let against = |codes: Vec<u32>| match codes.is_empty() {
-        // Nothing agrees perfectly with nothing: an NMI of 1 would mislead.
-        true => CodeScore::default(),
-        false => CodeScore {
+    let against = |codes: Vec<u32>| {
+        if codes.is_empty() {
+            // Nothing agrees perfectly with nothing: an NMI of 1 would mislead.
+            return CodeScore::default();
+        }
+        CodeScore {
             nmi_factor: nmi(&codes, &factor),
             nmi_preference: nmi(&codes, &preference),
             ami_preference: ami(&codes, &preference),
             purity_factor: purity(&codes, &factor),
             purity_preference: purity(&codes, &preference),
             codes_used: codes.iter().collect::<BTreeSet<_>>().len(),
-        },
+        }
     };
     GroupScores {
         split: split.into(),

@@ -1,6 +1,6 @@
 //! `prepare`: files -> pairs -> observed labels -> tokens, in one folder.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 
@@ -9,8 +9,9 @@ use crate::error::{Error, Fault, Result};
 use crate::ingest::Input;
 use crate::manifest::Manifest;
 use crate::pairs::Splits;
+use crate::pipeline::recipe::{PrepareConfig, Shard};
 use crate::progress::Progress;
-use crate::schema::SPLITS;
+use crate::schema::{SPLITS, fact};
 use crate::seed::Seed;
 use crate::select::mix::Mix;
 use crate::settings::{Settings, refuse};
@@ -20,32 +21,27 @@ use crate::tokenize::ModelTokenizer;
 mod assemble;
 mod beside;
 mod blobs;
-mod config;
 mod corpus;
 mod finished;
 mod gather;
 pub(super) mod inputs;
-mod job;
 mod ledger;
 mod part;
 mod plans;
-mod shard;
 mod spill;
 mod summary;
 mod work;
 
 use assemble::Parts;
 pub use assemble::publish;
-pub use config::PrepareConfig;
 use finished::FinishedBuckets;
 use gather::Gathered;
-use job::Job;
-pub(super) use ledger::require_rows;
+pub(super) use ledger::{accounted, require_rows};
 use part::{Part, PartMaker};
 use plans::Plans;
-pub use shard::Shard;
 use summary::Counts;
 pub use summary::PrepareSummary;
+pub(super) use summary::add_all;
 pub use work::FOLDER as WORK_FOLDER;
 use work::{Key, Work, stop_if_asked};
 
@@ -73,11 +69,8 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         input.format = mix.format_of(file);
     }
     // What is read beside the inputs decides about rows too.
-    let beside =
-        [inputs::resolve(&config.sources.join, progress)?, inputs::resolve(&config.pairs.decontaminate, progress)?]
-            .concat();
-
-    let read = read_by(config, &inputs, &beside);
+    let beside = inputs::beside(config, progress)?;
+    let read = inputs::read_by(config, &inputs, &beside);
     let claim = artifact::Claim { stage: "prepare", inputs: &read };
     let out = Path::new(&config.out);
     if !config.dry_run {
@@ -113,11 +106,19 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     done
 }
 
-/// All files and folders that a preparation reads: as they were named, and one by one.
-fn read_by(config: &PrepareConfig, inputs: &[Input], beside: &[Input]) -> Vec<PathBuf> {
-    let named = [&config.input, &config.sources.join, &config.pairs.decontaminate].into_iter().flatten();
-    let others = [&config.tokenizer, &config.tokenize.template];
-    named.chain(others).map(PathBuf::from).chain(inputs.iter().chain(beside).map(|i| i.path.clone())).collect()
+/// One preparation: what all of its steps know.
+struct Job<'a> {
+    config: &'a PrepareConfig,
+    seed: Seed,
+    /// Which of the prompts.
+    shard: Shard,
+    /// The files, in order.
+    inputs: &'a [Input],
+    /// How much of each.
+    mix: &'a Mix,
+    /// What is finished so far.
+    work: &'a Work,
+    progress: &'a dyn Progress,
 }
 
 impl Job<'_> {
@@ -151,15 +152,18 @@ impl Job<'_> {
 
         // 4. Every row is accounted for.
         let files = ledger::settle(files, &counts, self.shard)?;
-        let refusal = std::mem::take(&mut counts.refusal);
-        let mut summary = ledger::summarize(&files, counts);
-        summary.unusable_completions = findings.unusable;
-        summary.wrong_tens = findings.wrong_tens;
         findings.sources.warnings(&config.sources).iter().for_each(|line| progress.warn(line));
-        summary.sources = findings.sources;
-        summary.contamination = contamination;
-        summary.near_duplicates = plans.near.as_ref().map(|plan| plan.facts);
-        require_rows(&summary, &refusal, labels, self.shard)?;
+        let mut summary = PrepareSummary {
+            totals: counts.totals,
+            unusable_completions: findings.unusable,
+            wrong_tens: findings.wrong_tens,
+            sources: findings.sources,
+            contamination,
+            near_duplicates: plans.near.as_ref().map(|plan| plan.facts),
+            ..PrepareSummary::default()
+        };
+        summary.settle(&files);
+        require_rows(&summary, &counts.refusal, labels, self.shard)?;
         let parts = Parts { work: self.work, parts };
         if config.dry_run {
             summary.example = parts.example()?;
@@ -171,7 +175,7 @@ impl Job<'_> {
         summary.out.clone_from(&config.out);
         manifest.inputs = files;
         manifest.seeds = [("run".into(), self.seed.0), ("noise".into(), config.noise.seed_of(self.seed).0)].into();
-        manifest.fact("tokenizer", tokenizer.facts())?;
+        manifest.fact(fact::TOKENIZER, tokenizer.facts())?;
         manifest.fact("noise_plan", &plans.noise)?;
         manifest.fact("read_beside", read_beside)?;
         let rejects: Vec<_> = buckets.rejects()?.into_iter().chain(parts.rejects()?).collect();

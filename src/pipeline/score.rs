@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use polars::prelude::*;
 use serde::Serialize;
 
+use super::recipe::ScoreConfig;
 use crate::artifact;
 use crate::batch;
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ use crate::policy::{evaluate, saved};
 use crate::progress::Progress;
 use crate::schema::{col, posterior, prepared};
 use crate::seed::Seed;
-use crate::settings::{Faults, PathText, Settings, settings};
+use crate::settings::Settings;
 use crate::source::ModelSource;
 use crate::token_file::TokenRow;
 use crate::tokenize::ModelTokenizer;
@@ -21,26 +22,6 @@ use crate::train::reference::{self, ReferenceOrigin};
 
 /// The command, as its file names it.
 const STAGE: &str = "score";
-
-settings! {
-    /// Options of `score`.
-    pub struct ScoreConfig at "score" {
-        /// Prepared folder.
-        pub data: PathText = PathText::new();
-        /// Model to score with; a latent part beside it is used, with the prior's z.
-        pub model: PathText = PathText::new();
-        /// Parquet file to write.
-        pub out: PathText = PathText::new();
-    }
-}
-
-impl Settings for ScoreConfig {
-    fn judge(&self, faults: &mut Faults) {
-        for (key, value) in [("data", &self.data), ("model", &self.model), ("out", &self.out)] {
-            faults.check(!value.is_empty(), key, format!("missing: give --{key}"));
-        }
-    }
-}
 
 /// What `score` found.
 #[derive(Debug, Clone, Serialize)]

@@ -9,105 +9,28 @@ mod grid;
 mod inputs;
 mod tables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::lpc::LatentKind;
 use crate::manifest::Manifest;
-use crate::noise::FlipKind;
-use crate::objective::ObjectiveKind;
+use crate::pipeline::recipe::SweepConfig;
 use crate::progress::Progress;
-use crate::schema::{self, name_of};
-use crate::settings::{Faults, PathText, Settings, settings};
+use crate::schema;
+use crate::settings::Settings;
 
 pub use backend::{Pipelines, run};
 pub use folder::{CellRecord, settings};
 use folder::{SortedCells, SweepFolder, Why};
 pub use grid::{Cell, NoiseCell, grid};
-pub use tables::{ResultRow, SummaryRow};
-
-settings! {
-    /// The grid of a sweep.
-    pub struct SweepConfig at "sweep" {
-        /// Shares of labels to flip, 0 to 1.
-        pub noise_p: Vec<f64> = vec![0.0, 0.2, 0.4];
-        /// Noise models.
-        pub noise_kind: Vec<FlipKind> = vec![FlipKind::Uniform];
-        /// Whether flipped prompts carry the marker.
-        pub marked: Vec<bool> = vec![false];
-        /// Objectives.
-        pub objective: Vec<ObjectiveKind> = vec![ObjectiveKind::Dpo];
-        /// Latents; `none` is the baseline of the paired differences. `lpc-reliable` is run over the objective `mix`
-        /// alone.
-        pub latent: Vec<LatentKind> = vec![LatentKind::None, LatentKind::Lpc];
-        /// Numbers of codes, for latents that have codes or are compared with them at equal size (`gaussian`, `mlp`);
-        /// empty takes `train.lpc.codes`.
-        pub codes: Vec<usize> = vec![], used "latents with a size" if |c| c.latent.iter().any(|&l| grid::is_sized(l));
-        /// Training seeds.
-        pub seeds: Vec<u64> = vec![1, 2, 3];
-        /// Seed of the flips, the same for every cell.
-        pub noise_seed: u64 = 0;
-        /// Cells trained at once.
-        pub jobs: usize = 1;
-        /// Sweep folder.
-        pub out: PathText = PathText::new();
-    }
-}
-
-impl Settings for SweepConfig {
-    /// Judges the grid itself; what the stages allow is theirs to check.
-    fn judge(&self, faults: &mut Faults) {
-        if let Some(p) = self.noise_p.iter().find(|p| !(0.0..=1.0).contains(*p)) {
-            faults.add("noise_p", format!("{p} is no share: expected 0 to 1"));
-        }
-        if self.codes.contains(&0) {
-            faults.add("codes", "0 codes: expected 1 or more");
-        }
-        if self.jobs == 0 {
-            faults.add("jobs", "expected 1 or more");
-        }
-        let impossible = |&&l: &&LatentKind| !self.objective.iter().any(|&o| grid::can_stand_over(l, o));
-        if let Some(&latent) = self.latent.iter().find(impossible).filter(|_| !self.objective.is_empty()) {
-            let reliable = latent == LatentKind::LpcReliable;
-            let needed = if reliable { "needs objective mix" } else { "needs an objective over pairs" };
-            faults.add("latent", format!("`{}` {needed}, which is not in sweep.objective", name_of(&latent)));
-        }
-        if self.noise_p.iter().all(|p| *p == 0.0) && (self.marked.contains(&true) || self.noise_kind.len() > 1) {
-            let key = if self.marked.contains(&true) { "marked" } else { "noise_kind" };
-            faults.add(key, "without effect: no labels are flipped (sweep.noise_p is 0)");
-        }
-        let lists: [(&str, Vec<String>, bool); 7] = [
-            ("noise_p", self.noise_p.iter().map(f64::to_string).collect(), true),
-            ("noise_kind", self.noise_kind.iter().map(name_of).collect(), true),
-            ("marked", self.marked.iter().map(bool::to_string).collect(), true),
-            ("objective", self.objective.iter().map(name_of).collect(), true),
-            ("latent", self.latent.iter().map(name_of).collect(), true),
-            ("codes", self.codes.iter().map(usize::to_string).collect(), false),
-            ("seeds", self.seeds.iter().map(u64::to_string).collect(), true),
-        ];
-        for (key, items, needed) in lists {
-            if needed && items.is_empty() {
-                faults.add(key, "empty: the grid would have no cell");
-            }
-            let mut seen = BTreeSet::new();
-            if let Some(twice) = items.iter().find(|i| !seen.insert(*i)) {
-                faults.add(key, format!("{twice} is given twice"));
-            }
-        }
-    }
-
-    fn why_unused(&self, _: &str, _: &str) -> String {
-        "without effect: no latent of this sweep has codes".into()
-    }
-}
+pub use tables::{ResultRow, SummaryRow, Varied};
 
 /// What a finished cell scored; a failed one has none of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -190,10 +113,8 @@ impl SweepOutcome {
         if failed.is_empty() {
             return Ok(());
         }
-        Err(Error::Run {
-            message: format!("{} of {} cells failed\n{}", failed.len(), self.results.len(), failed.join("\n")),
-            hint: Some("the same command tries the failed cells again and keeps the finished ones".into()),
-        })
+        Err(Error::run(format!("{} of {} cells failed\n{}", failed.len(), self.results.len(), failed.join("\n")))
+            .with_hint("the same command tries the failed cells again and keeps the finished ones"))
     }
 }
 
@@ -222,11 +143,11 @@ impl Sweep<'_> {
         }
         let (reused, pending) = (done.len(), pending.into_iter().map(|(cell, _)| cell).collect::<Vec<_>>());
         let board = Board { rows: &rows, out: self.out, results: Mutex::new(done) };
-        board.publish()?;
+        board.write(&*board.lock()?)?;
         let unprepared = self.prepare(&pending, &sweep_folder, backend, progress)?;
         self.train(&pending, &unprepared, &sweep_folder, &board, backend, progress)?;
 
-        let results = board.rows()?;
+        let results = tables::results(&rows, &*board.lock()?);
         let summary = tables::summarize(&results, self.out, self.config.noise_seed, &|line| progress.warn(line))?;
         tables::write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
         for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY] {
@@ -351,20 +272,20 @@ struct Board<'a> {
 }
 
 impl Board<'_> {
+    /// Adds what a cell came to, and writes the table.
     fn add(&self, name: String, record: CellRecord) -> Result<()> {
-        let mut results = self.results.lock().map_err(|_| Error::run("a worker of the sweep died"))?;
+        let mut results = self.lock()?;
         results.insert(name, record);
-        // The table is written under the lock, so that an older one never replaces a newer one.
-        tables::write_results(&self.out.join(schema::sweep::RESULTS), &tables::results(self.rows, &results))
+        // Under the lock, so that an older table never replaces a newer one.
+        self.write(&results)
     }
 
-    fn publish(&self) -> Result<()> {
-        tables::write_results(&self.out.join(schema::sweep::RESULTS), &self.rows()?)
+    fn lock(&self) -> Result<MutexGuard<'_, BTreeMap<String, CellRecord>>> {
+        self.results.lock().map_err(|_| Error::run("a worker of the sweep died"))
     }
 
-    fn rows(&self) -> Result<Vec<ResultRow>> {
-        let results = self.results.lock().map_err(|_| Error::run("a worker of the sweep died"))?;
-        Ok(tables::results(self.rows, &results))
+    fn write(&self, results: &BTreeMap<String, CellRecord>) -> Result<()> {
+        tables::write_results(&self.out.join(schema::sweep::RESULTS), &tables::results(self.rows, results))
     }
 }
 

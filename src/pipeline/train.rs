@@ -53,6 +53,21 @@ pub enum Ended {
     Already(Box<RunSummary>),
 }
 
+impl Ended {
+    /// The summary of a run that is complete.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where it was stopped.
+    pub fn summary(self) -> Result<RunSummary> {
+        match self {
+            Ended::Finished(summary) | Ended::Already(summary) => Ok(*summary),
+            Ended::Interrupted { step, steps, what } => {
+                Err(Error::run(format!("interrupted after step {step} of {steps}; {what}")))
+            }
+        }
+    }
+}
+
 /// The configuration with every default written out, if it has no fault.
 fn checked(config: &TrainConfig) -> Result<TrainConfig> {
     config.check()?;
@@ -134,8 +149,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         unit: policy.lpc.as_ref().map_or(1.0, |lpc| lpc.basis.unit),
         reference: &store.values()[0],
         checkpoints: out.join(schema::run::CHECKPOINTS),
-        identity: identity.hash.clone(),
-        about: identity.about.clone(),
+        identity: &identity,
         more: store.lacks(&needs.all),
         from,
         ranks,
@@ -176,8 +190,8 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
         let summary = trained.write(&out, &policy, &data.tokenizer, &examined, &mut observers, progress)?;
         manifest.inputs.push(data.input(&config.data)?);
-        manifest.fact("identity", &identity.hash)?;
-        manifest.fact("identity_of", &identity.about)?;
+        manifest.fact(schema::fact::IDENTITY, &identity.hash)?;
+        manifest.fact(schema::fact::IDENTITY_OF, &identity.about)?;
         manifest.fact("ranks", ranks.size())?;
         for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
             manifest.output(&out, name, None)?;

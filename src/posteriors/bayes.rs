@@ -2,8 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::SplitExamples;
-use super::margins::preference;
+use super::split_examples::{SplitExamples, preference};
 use crate::batch::runs;
 use crate::error::Result;
 use crate::lpc::{LpcConfig, bayes};

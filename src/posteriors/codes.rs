@@ -84,18 +84,12 @@ fn code_logits(policy: &Policy<f32>, vectors: &candle_core::Tensor) -> Result<Ve
 /// Flip rate of every code, for `lpc-reliable`.
 fn code_flip_rates(policy: &Policy<f32>) -> Result<Option<Vec<f64>>> {
     let rates = policy.lpc.as_ref().and_then(Lpc::codes).map(Codebook::flip_rates).transpose()?.flatten();
-    Ok(match rates {
-        Some(rates) => Some(rates.to_vec1::<f32>()?.into_iter().map(f64::from).collect()),
-        None => None,
-    })
+    rates.map(|rates| Ok(rates.to_vec1::<f32>()?.into_iter().map(f64::from).collect())).transpose()
 }
 
 /// The learned flip rate of all labels, for `mix_flip = "learned"`.
 fn label_flip_rate(policy: &Policy<f32>) -> Result<Option<f64>> {
-    Ok(match policy.flip_rate()? {
-        Some(rate) => Some(f64::from(rate.squeeze(0)?.to_vec0::<f32>()?)),
-        None => None,
-    })
+    policy.flip_rate()?.map(|rate| Ok(f64::from(rate.squeeze(0)?.to_vec0::<f32>()?))).transpose()
 }
 
 /// Learned flip rates: of every code, or one for all labels.

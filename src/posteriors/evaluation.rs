@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::SplitExamples;
 use super::margins::of_pairs;
+use super::split_examples::SplitExamples;
 use crate::batch::Split;
 use crate::error::Result;
 use crate::objective::ObjectiveConfig;

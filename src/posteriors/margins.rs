@@ -1,10 +1,9 @@
 //! Implicit reward margins of examined pairs.
 
-use candle_core::{Device, Tensor};
-
-use super::{PosteriorContext, SplitExamples, bayes};
+use super::bayes::{self, PosteriorContext};
+use super::split_examples::{SplitExamples, preference};
 use crate::error::Result;
-use crate::objective::{ObjectiveConfig, PreferenceLogps};
+use crate::objective::ObjectiveConfig;
 use crate::policy::Example;
 
 /// Implicit reward margins of the rows of one split, in the observed order of the pairs.
@@ -37,9 +36,6 @@ impl Margins {
 }
 
 /// Margins of a split's pairs for one kind of their log-probabilities.
-///
-/// # Errors
-/// [`crate::Error::Tensor`].
 pub(super) fn of_pairs(
     split: &SplitExamples<'_>,
     objective: &ObjectiveConfig,
@@ -49,27 +45,4 @@ pub(super) fn of_pairs(
         return Ok(Vec::new());
     }
     Ok(objective.losses(&preference(split, logps)?)?.margins()?.to_vec1::<f64>()?)
-}
-
-/// Log-probabilities of a split in the form of the objectives.
-///
-/// # Shapes
-/// Each (B), B the rows of the split.
-///
-/// # Units
-/// Nats, summed over response tokens.
-pub(super) fn preference(split: &SplitExamples<'_>, logps: fn(&Example) -> (f64, f64)) -> Result<PreferenceLogps> {
-    let n = split.rows.len();
-    let column = |values: Vec<f64>| Tensor::from_vec(values, n, &Device::Cpu);
-    let reference = |side: fn(&(f64, f64)) -> f64| -> Vec<f64> {
-        split.reference.map_or_else(|| vec![0.0; n], |r| r.iter().map(side).collect())
-    };
-    Ok(PreferenceLogps {
-        chosen_logps: column(split.examples.iter().map(|e| logps(e).0).collect())?,
-        rejected_logps: column(split.examples.iter().map(|e| logps(e).1).collect())?,
-        reference_chosen_logps: column(reference(|r| r.0))?,
-        reference_rejected_logps: column(reference(|r| r.1))?,
-        n_chosen: column(split.rows.iter().map(|r| r.chosen_ids.len() as f64).collect())?,
-        n_rejected: column(split.rows.iter().map(|r| r.rejected_ids.len() as f64).collect())?,
-    })
 }

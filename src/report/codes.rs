@@ -1,7 +1,8 @@
 //! What each code is good for: accuracies of single codes, by source and by planted preference.
 
-use super::page::{Block, Heat, Table, interval, number, percent};
-use crate::analysis::{CodeAccuracy, CodeAgreement, CodeReading, LabelAccuracy};
+use super::page::{Block, Column, Heat, Table};
+use super::text::{interval, number, percent};
+use crate::analysis::{CodeAccuracy, CodeAgreement, CodeReading, Interval, LabelAccuracy};
 
 /// Codes shown at most, the most used first.
 const CODES_SHOWN: usize = 64;
@@ -63,28 +64,22 @@ fn matrix(reading: &CodeReading, what: &str, table: &CodeAccuracy, parts: &mut V
         base: 0.5,
         peaks: true,
     }));
-    let row = |l: &&LabelAccuracy| {
-        let best = l.best.and_then(|code| l.codes.get(code as usize));
-        vec![
-            l.label.clone(),
-            l.n.to_string(),
-            l.prior.map_or("–".into(), |i| percent(i.estimate, 1)),
-            interval(l.prior.map(|i| i.low), l.prior.map(|i| i.high)),
-            l.best.map_or("–".into(), |code| code.to_string()),
-            best.map_or("–".into(), |i| percent(i.estimate, 1)),
-            interval(best.map(|i| i.low), best.map(|i| i.high)),
-        ]
-    };
-    let header = [what, "pairs", "prior's choice", "95 %", "best code", "its accuracy", "95 %"];
-    parts.push(Block::Table(Table {
-        caption: format!(
-            "the best of {} codes was chosen on the same pairs: with few pairs its accuracy is too high",
-            reading.codes
-        ),
-        header: header.map(String::from).to_vec(),
-        rows: labels.iter().map(row).collect(),
-        text_columns: 1,
-    }));
+    let best = |l: &LabelAccuracy| l.best.and_then(|code| l.codes.get(code as usize)).copied();
+    let share = |found: Option<Interval>| found.map_or("–".into(), |i| percent(i.estimate, 1));
+    let ends = |found: Option<Interval>| interval(found.map(|i| i.low), found.map(|i| i.high));
+    let columns: [Column<'_, &LabelAccuracy>; 7] = [
+        (what, &|l| l.label.clone()),
+        ("pairs", &|l| l.n.to_string()),
+        ("prior's choice", &|l| share(l.prior)),
+        ("95 %", &|l| ends(l.prior)),
+        ("best code", &|l| l.best.map_or("–".into(), |code| code.to_string())),
+        ("its accuracy", &|l| share(best(l))),
+        ("95 %", &|l| ends(best(l))),
+    ];
+    let codes = reading.codes;
+    let caption =
+        format!("the best of {codes} codes was chosen on the same pairs: with few pairs its accuracy is too high");
+    parts.push(Block::Table(Table::of(caption, 1, labels, &columns)));
 }
 
 fn duplicates(reading: &CodeReading, parts: &mut Vec<Block>) {

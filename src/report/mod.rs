@@ -10,6 +10,7 @@ mod plot;
 mod run_page;
 mod sweep_cells;
 mod sweep_page;
+mod text;
 
 #[cfg(test)]
 mod fixture;
@@ -22,7 +23,7 @@ use crate::schema::report::{HTML, MARKDOWN};
 use crate::schema::{run, sweep};
 
 use crate::analysis::{CodeAccuracy, CodeReading};
-pub(crate) use page::visible;
+pub(crate) use text::{visible, visible_lines};
 
 /// A report that was written, and what was read for it.
 #[derive(Debug, Clone, PartialEq)]

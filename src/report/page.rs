@@ -4,34 +4,28 @@
 use std::fmt::Write;
 
 use super::plot::{self, Chart};
+use super::text::{html, markdown, percent};
 
 /// A report.
 pub(super) struct Page {
-    /// Title.
     pub title: String,
     /// One line under it.
     pub subtitle: String,
-    /// The blocks, top to bottom.
     pub parts: Vec<Block>,
 }
 
 /// A block of a report.
 pub(super) enum Block {
-    /// Heading of a section.
     Heading(String),
-    /// A paragraph.
     Text(String),
     /// A highlighted paragraph.
     Warning(String),
-    /// Headline numbers.
     Tiles(Vec<Tile>),
-    /// A table.
     Table(Table),
     /// The chart that the report is read for: as wide as the page.
     Main(Figure),
     /// Charts side by side where the page is wide enough.
     Figures(Vec<Figure>),
-    /// A heat map.
     Heat(Heat),
     /// Text that is folded: its title, and the text.
     Fold(String, String),
@@ -39,9 +33,7 @@ pub(super) enum Block {
 
 /// One headline number.
 pub(super) struct Tile {
-    /// What it is.
     pub label: String,
-    /// The number.
     pub value: String,
     /// Interval, count, unit.
     pub detail: String,
@@ -52,9 +44,7 @@ pub(super) struct Tile {
 pub(super) struct Table {
     /// What it shows.
     pub caption: String,
-    /// Column names.
     pub header: Vec<String>,
-    /// Cells.
     pub rows: Vec<Vec<String>>,
     /// The first so many columns are text.
     pub text_columns: usize,
@@ -66,9 +56,6 @@ pub(super) struct Figure {
     pub title: String,
     /// How to read it; may be empty.
     pub caption: String,
-    /// Colour and name of each line; empty for a single line.
-    pub legend: Vec<(usize, String)>,
-    /// The drawing.
     pub chart: Chart,
 }
 
@@ -78,7 +65,6 @@ pub(super) struct Heat {
     pub caption: String,
     /// Name of the rows.
     pub corner: String,
-    /// Column names.
     pub columns: Vec<String>,
     /// Row name and shares.
     pub rows: Vec<(String, Vec<f64>)>,
@@ -185,10 +171,9 @@ impl Block {
                 writeln!(out, "\n{}\n\n{fence}\n{}\n{fence}", markdown(name), text.trim_end())
             }
             Block::Tiles(tiles) => {
-                let row = |t: &Tile| vec![t.label.clone(), t.value.clone(), t.detail.clone()];
-                let header = ["", "value", ""].map(String::from).to_vec();
-                let table =
-                    Table { header, rows: tiles.iter().map(row).collect(), text_columns: 3, ..Table::default() };
+                let columns: [Column<'_, &Tile>; 3] =
+                    [("", &|t| t.label.clone()), ("value", &|t| t.value.clone()), ("", &|t| t.detail.clone())];
+                let table = Table::of("", 3, tiles, &columns);
                 writeln!(out, "{}", table.as_markdown().trim_end())
             }
             Block::Table(table) => writeln!(out, "{}", table.as_markdown().trim_end()),
@@ -213,7 +198,25 @@ fn open_table(out: &mut String, caption: &str, class: &str) -> std::fmt::Result 
     )
 }
 
+/// A column of a table of items: its name, and the cell of an item.
+pub(super) type Column<'a, T> = (&'a str, &'a dyn Fn(&T) -> String);
+
 impl Table {
+    /// A table with a row for each item.
+    pub fn of<T>(
+        caption: impl Into<String>,
+        text_columns: usize,
+        items: impl IntoIterator<Item = T>,
+        columns: &[Column<'_, T>],
+    ) -> Table {
+        Table {
+            caption: caption.into(),
+            header: columns.iter().map(|(name, _)| (*name).to_string()).collect(),
+            rows: items.into_iter().map(|item| columns.iter().map(|(_, cell)| cell(&item)).collect()).collect(),
+            text_columns,
+        }
+    }
+
     /// The table without the columns that say nothing in any row (empty, or a dash); those of text stay.
     pub fn without_empty_columns(mut self) -> Table {
         let said = |i: usize| self.rows.iter().any(|row| !matches!(row[i].as_str(), "" | "–"));
@@ -332,10 +335,11 @@ impl Figure {
     fn to_html(&self, out: &mut String, main: bool) -> std::fmt::Result {
         let class = if main { " class=\"main\"" } else { "" };
         write!(out, "<figure{class}>\n<figcaption>{}</figcaption>\n", breakable(&self.title))?;
-        if !self.legend.is_empty() {
+        let legend = self.chart.legend();
+        if !legend.is_empty() {
             out.push_str("<ul class=\"legend\">");
-            for (colour, name) in &self.legend {
-                write!(out, "<li><i class=\"c{}\"></i>{}</li>", plot::slot(*colour), html(name))?;
+            for (colour, name) in legend {
+                write!(out, "<li><i class=\"c{}\"></i>{}</li>", plot::slot(colour), html(name))?;
             }
             out.push_str("</ul>\n");
         }
@@ -347,7 +351,7 @@ impl Figure {
     }
 
     fn as_markdown(&self) -> String {
-        let lines: Vec<&str> = self.legend.iter().map(|(_, name)| name.as_str()).collect();
+        let lines: Vec<&str> = self.chart.legend().into_iter().map(|(_, name)| name).collect();
         let of = if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) };
         format!("- figure in report.html: {}", markdown(&format!("{}{of}", self.title)))
     }
@@ -390,98 +394,4 @@ fn shortened(name: &str, most: usize, word: usize) -> (String, String) {
     let start: String = chars[..most - 1 - end].iter().collect();
     let end: String = chars[chars.len() - end..].iter().collect();
     (format!(" title=\"{}\"", html(name)), broken(&format!("{start}…{end}"), word))
-}
-
-/// Text made safe to show: control characters and direction marks, which could hide or reorder
-/// what is read (or drive a terminal), are written out.
-pub(crate) fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        let hidden =
-            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if c.is_control() || hidden {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
-/// Text for HTML content and double-quoted attributes; line breaks are kept.
-pub(super) fn html(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for (i, line) in text.split('\n').enumerate() {
-        if i > 0 {
-            out.push('\n');
-        }
-        for c in visible(line).chars() {
-            match c {
-                '<' => out.push_str("&lt;"),
-                '>' => out.push_str("&gt;"),
-                '&' => out.push_str("&amp;"),
-                '"' => out.push_str("&quot;"),
-                '\'' => out.push_str("&#39;"),
-                c => out.push(c),
-            }
-        }
-    }
-    out
-}
-
-/// Text for one line of Markdown.
-fn markdown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in visible(text).chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '|' | '*' | '_' | '`' | '[' | ']' | '\\' | '#' | '~' | '!' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// `0.8312` as `83.1 %`; a dash for what is not a number.
-pub(super) fn percent(x: f64, decimals: usize) -> String {
-    if x.is_finite() { format!("{:.decimals$} %", x * 100.0) } else { "–".into() }
-}
-
-/// A number with so many decimals, or a dash.
-pub(super) fn number(x: Option<f64>, decimals: usize) -> String {
-    match x {
-        Some(x) if x.is_finite() => format!("{x:.decimals$}"),
-        _ => "–".into(),
-    }
-}
-
-/// Difference in percentage points with its sign.
-pub(super) fn points(x: Option<f64>) -> String {
-    x.filter(|x| x.is_finite()).map_or("–".into(), |x| format!("{:+.1}", x * 100.0))
-}
-
-/// An interval of shares, `80.1 to 85.3 %`; empty without one.
-pub(super) fn interval(low: Option<f64>, high: Option<f64>) -> String {
-    match (low, high) {
-        (Some(l), Some(h)) if l.is_finite() && h.is_finite() => format!("{:.1} to {:.1} %", l * 100.0, h * 100.0),
-        _ => String::new(),
-    }
-}
-
-/// A count with thin spaces between thousands.
-pub(super) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, d) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push('\u{202f}');
-        }
-        out.push(d);
-    }
-    out
 }

@@ -54,6 +54,8 @@ pub(super) struct PlotPoint {
 pub(super) struct Curve {
     /// Index into the colours.
     pub colour: usize,
+    /// What the legend calls it; empty for the only line of a chart.
+    pub name: String,
     /// Points by rising x.
     pub points: Vec<PlotPoint>,
     /// Whether each point gets a mark.
@@ -87,6 +89,17 @@ pub(super) fn style() -> String {
 }
 
 impl Chart {
+    /// Colour and name of the lines that have one, each once.
+    pub fn legend(&self) -> Vec<(usize, &str)> {
+        let mut legend = Vec::new();
+        for entry in self.lines.iter().map(|line| (line.colour, line.name.as_str())) {
+            if !entry.1.is_empty() && !legend.contains(&entry) {
+                legend.push(entry);
+            }
+        }
+        legend
+    }
+
     /// The drawing; `label` (already escaped) is what a screen reader says. A main chart is higher than the others.
     pub fn svg(&self, label: &str, main: bool) -> String {
         match self.ranges() {
@@ -285,7 +298,7 @@ mod tests {
             x_scale: Scale::Number,
             y_scale: Scale::Number,
             rule: None,
-            lines: vec![Curve { colour: 1, points, marks: false }],
+            lines: vec![Curve { colour: 1, name: String::new(), points, marks: false }],
         }
     }
 
@@ -320,7 +333,8 @@ mod tests {
     fn few_points_are_labelled_where_they_are_and_many_at_round_numbers() {
         let with = |xs: &[f64], marks: bool| {
             let points = xs.iter().map(|&x| PlotPoint { x, y: 0.5, interval: None }).collect();
-            Chart { lines: vec![Curve { colour: 1, points, marks }], x_scale: Scale::Percent, ..chart(&[]) }
+            let lines = vec![Curve { colour: 1, name: String::new(), points, marks }];
+            Chart { lines, x_scale: Scale::Percent, ..chart(&[]) }
         };
         assert_eq!(with(&[0.0, 0.1, 0.4], true).x_ticks((-0.01, 0.41)), [0.0, 0.1, 0.4]);
         assert_eq!(with(&[0.0, 0.1, 0.4], false).x_ticks((-0.01, 0.41)).len(), 5);

@@ -6,9 +6,11 @@ use serde_json::{Map, Value};
 
 use super::codes;
 use super::load::{self, Code, CodeTable, MetricCurves};
-use super::page::{Block, Figure, Heat, Page, Table, Tile, count, interval, number, percent, visible};
+use super::page::{Block, Column, Figure, Heat, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
+use super::text::{count, interval, number, percent, visible};
 use crate::analysis::{CodeAccuracy, CodeReading};
+use crate::artifact;
 use crate::error::Result;
 use crate::schema::{accuracy, col, metric, prepared, result, run};
 
@@ -53,7 +55,7 @@ pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Optio
 /// The folder's own name, wherever it was called from.
 pub(super) fn folder_name(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    whole.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    artifact::name_of(&whole)
 }
 
 fn get(map: &Map<String, Value>, key: &str) -> Option<f64> {
@@ -104,22 +106,15 @@ fn by_source(sources: &[Value], parts: &mut Vec<Block>) {
     if sources.is_empty() {
         return;
     }
-    let row = |s: &Value| {
-        let value = |key: &str| s.get(key).and_then(Value::as_f64);
-        vec![
-            s.get(col::SOURCE).and_then(Value::as_str).unwrap_or("?").to_string(),
-            value(accuracy::N).map_or("–".into(), |n| count(n as u64)),
-            value(accuracy::ACCURACY).map_or("–".into(), |a| percent(a, 1)),
-            interval(value(accuracy::LOW), value(accuracy::HIGH)),
-        ]
-    };
+    let value = |s: &Value, key: &str| s.get(key).and_then(Value::as_f64);
     parts.push(Block::Heading("Accuracy by source".into()));
-    parts.push(Block::Table(Table {
-        caption: "test pairs ranked as their clean label says".into(),
-        header: ["source", "pairs", "accuracy", "95 % interval"].map(String::from).to_vec(),
-        rows: sources.iter().map(row).collect(),
-        text_columns: 1,
-    }));
+    let columns: [Column<'_, &Value>; 4] = [
+        ("source", &|s| s.get(col::SOURCE).and_then(Value::as_str).unwrap_or("?").to_string()),
+        ("pairs", &|s| value(s, accuracy::N).map_or("–".into(), |n| count(n as u64))),
+        ("accuracy", &|s| value(s, accuracy::ACCURACY).map_or("–".into(), |a| percent(a, 1))),
+        ("95 % interval", &|s| interval(value(s, accuracy::LOW), value(s, accuracy::HIGH))),
+    ];
+    parts.push(Block::Table(Table::of("test pairs ranked as their clean label says", 1, sources, &columns)));
 }
 
 /// A figure of one metric, training and evaluation; none where neither was logged.
@@ -135,15 +130,15 @@ fn curves(
     scale: Scale,
     rule: Option<f64>,
 ) -> Option<Figure> {
-    let (mut lines, mut legend) = (Vec::new(), Vec::new());
+    let mut lines = Vec::new();
     let both = keys.iter().any(|(key, _)| metrics.eval.contains_key(*key));
     for (key, name) in keys {
         for (side, points) in [("training", metrics.train.get(*key)), ("evaluation", metrics.eval.get(*key))] {
             let Some(points) = points.filter(|p| !p.is_empty()) else { continue };
-            let colour = lines.len() + 1;
-            lines.push(Curve { colour, points: points.clone(), marks: side == "evaluation" && points.len() <= 60 });
             let named = if both { [*name, side].join(", ") } else { name.to_string() };
-            legend.push((colour, named.trim_start_matches(", ").to_string()));
+            let name = named.trim_start_matches(", ").to_string();
+            let marks = side == "evaluation" && points.len() <= 60;
+            lines.push(Curve { colour: lines.len() + 1, name, points: points.clone(), marks });
         }
     }
     if lines.is_empty() {
@@ -151,10 +146,10 @@ fn curves(
     }
     // A single line is named by the title.
     if lines.len() == 1 && !both {
-        legend.clear();
+        lines[0].name.clear();
     }
     let chart = Chart { x_label: "step".into(), x_scale: Scale::Number, y_scale: scale, rule, lines };
-    Some(Figure { title: title.into(), caption: String::new(), legend, chart })
+    Some(Figure { title: title.into(), caption: String::new(), chart })
 }
 
 fn training(metrics: &MetricCurves, parts: &mut Vec<Block>) {

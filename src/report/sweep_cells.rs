@@ -1,14 +1,15 @@
-//! What the report of a sweep takes from the run folders of its cells.
+//! What the report of a sweep calls its cells, and takes from their run folders.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::load;
-use super::page::{Block, Figure, percent};
+use super::page::{Block, Figure};
 use super::plot::{Chart, Curve, Scale, thinned};
 use super::run_page::{folder_name, loss, usage_heat};
-use super::sweep_page::{Colours, distinct, line_name, panel_name};
+use super::text::percent;
+use crate::artifact;
 use crate::error::Result;
 use crate::schema::sweep;
 
@@ -16,6 +17,52 @@ use crate::schema::sweep;
 const MAX_PANELS: usize = 12;
 /// Points of a loss curve among many: fewer, so that the noise of single steps does not hide the curves.
 const LOSS_POINTS: usize = 60;
+
+/// Whether a latent has no codes, and is as large as an lpc with so many.
+pub(super) fn sized(latent: &str) -> bool {
+    matches!(latent, "gaussian" | "mlp")
+}
+
+pub(super) fn line_name((latent, codes): &(String, usize)) -> String {
+    match latent.as_str() {
+        _ if *codes == 0 => latent.clone(),
+        latent if sized(latent) => format!("{latent}, the size of {codes} codes"),
+        _ => format!("{latent}, {codes} codes"),
+    }
+}
+
+pub(super) fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {
+    format!("{objective}, {kind} noise{}", if *marked { ", marked" } else { "" })
+}
+
+/// Every distinct value in the order of its first appearance.
+pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    items.for_each(|item| {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+    });
+    seen
+}
+
+/// A colour for each line, the same in every chart; the quiet one is the baseline's.
+pub(super) struct Colours(Vec<(String, usize)>);
+
+impl Colours {
+    pub fn new(lines: impl Iterator<Item = (String, usize)>) -> Colours {
+        let mut lines = distinct(lines);
+        lines.sort_by_key(|(latent, _)| latent != "none");
+        if lines.first().is_none_or(|(latent, _)| latent != "none") {
+            lines.insert(0, ("none".into(), 0));
+        }
+        Colours(lines)
+    }
+
+    pub fn of(&self, line: &(String, usize)) -> usize {
+        self.0.iter().position(|l| l == line).unwrap_or(0)
+    }
+}
 
 /// A run folder of the sweep and what its marker says of it.
 pub(super) struct CellFolder {
@@ -27,11 +74,8 @@ pub(super) struct CellFolder {
 
 /// The finished cells, by folder name.
 pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
-    let Ok(entries) = std::fs::read_dir(dir.join(sweep::CELLS)) else { return Ok(Vec::new()) };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    paths.sort();
     let mut folders = Vec::new();
-    for path in paths {
+    for path in artifact::entries(&dir.join(sweep::CELLS)).unwrap_or_default() {
         let Some(marker) = load::object(&path.join(sweep::CELL_MARKER)).ok().flatten() else { continue };
         let Some(cell) = marker.get("cell") else { continue };
         let string = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or("").to_string();
@@ -55,7 +99,7 @@ pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<
     let panels = distinct(folders.iter().map(|f| f.panel.clone()));
     let mut figures = Vec::new();
     for panel in panels.iter().take(MAX_PANELS) {
-        let (mut lines, mut legend) = (Vec::new(), Vec::new());
+        let mut lines = Vec::new();
         let mut here: Vec<&CellFolder> = folders.iter().filter(|f| f.panel == *panel).collect();
         here.sort_by_key(|f| colours.of(&f.line));
         for folder in here {
@@ -63,17 +107,15 @@ pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<
             if points.is_empty() {
                 continue;
             }
-            let colour = colours.of(&folder.line);
-            lines.push(Curve { colour, points, marks: false });
-            legend.push((colour, line_name(&folder.line)));
+            let (colour, name) = (colours.of(&folder.line), line_name(&folder.line));
+            lines.push(Curve { colour, name, points, marks: false });
         }
         if lines.is_empty() {
             continue;
         }
-        legend = distinct(legend.into_iter());
         let (x_scale, y_scale) = (Scale::Number, Scale::Number);
         let chart = Chart { x_label: "step".into(), x_scale, y_scale, rule: None, lines };
-        figures.push(Figure { title: panel.clone(), caption: String::new(), legend, chart });
+        figures.push(Figure { title: panel.clone(), caption: String::new(), chart });
     }
     if !figures.is_empty() {
         parts.push(Block::Heading("Training loss".into()));

@@ -6,10 +6,11 @@ use std::path::Path;
 use polars::prelude::DataFrame;
 
 use super::load::{numbers, texts};
-use super::page::{Block, Figure, Page, Table, Tile, count, interval, number, percent, points};
+use super::page::{Block, Column, Figure, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
 use super::run_page::{folder_name, provenance};
-use super::sweep_cells::{cell_folders, losses, usage};
+use super::sweep_cells::{Colours, cell_folders, distinct, line_name, losses, panel_name, sized, usage};
+use super::text::{count, interval, number, percent, points};
 use crate::artifact;
 use crate::error::Result;
 use crate::schema::{col, result, sweep};
@@ -19,7 +20,7 @@ const LEAST_SEEDS_DRAWN: f64 = 3.0;
 /// Most lines in one chart: more cannot be told apart.
 const MAX_LINES: usize = 8;
 
-/// One cell over its seeds, from summary.parquet.
+/// A row of summary.parquet (one cell over its seeds) or of results.parquet.
 struct CellSummary {
     objective: String,
     latent: String,
@@ -27,29 +28,9 @@ struct CellSummary {
     kind: String,
     p: f64,
     marked: bool,
-    values: BTreeMap<&'static str, Option<f64>>,
+    /// Columns that are numbers, by name.
+    values: BTreeMap<String, Option<f64>>,
 }
-
-/// Columns of summary.parquet that are numbers.
-const VALUES: [&str; 17] = [
-    result::N_SEEDS,
-    result::N_FAILED,
-    result::N_EVAL,
-    result::EVAL_ACCURACY,
-    result::EVAL_ACCURACY_SD,
-    result::EVAL_ACCURACY_LOW,
-    result::EVAL_ACCURACY_HIGH,
-    result::DIFFERENCE,
-    result::DIFFERENCE_LOW,
-    result::DIFFERENCE_HIGH,
-    result::N_PAIRED,
-    result::AUDIT_AUROC,
-    result::AUDIT_AUROC_LOW,
-    result::AUDIT_AUROC_HIGH,
-    result::CODES_USED,
-    result::CODE_PERPLEXITY,
-    result::TRAIN_SECONDS,
-];
 
 impl CellSummary {
     fn get(&self, name: &str) -> Option<f64> {
@@ -67,27 +48,15 @@ impl CellSummary {
         (self.latent.clone(), self.codes)
     }
 
+    /// Noise model and marker.
+    fn noise(&self) -> String {
+        format!("{}{}", self.kind, if self.marked { ", marked" } else { "" })
+    }
+
     /// What tells charts apart: objective, noise model, marker.
     fn panel(&self) -> (String, String, bool) {
         (self.objective.clone(), self.kind.clone(), self.marked)
     }
-}
-
-/// Whether a latent has no codes, and is as large as an lpc with so many.
-fn sized(latent: &str) -> bool {
-    matches!(latent, "gaussian" | "mlp")
-}
-
-pub(super) fn line_name((latent, codes): &(String, usize)) -> String {
-    match latent.as_str() {
-        _ if *codes == 0 => latent.clone(),
-        latent if sized(latent) => format!("{latent}, the size of {codes} codes"),
-        _ => format!("{latent}, {codes} codes"),
-    }
-}
-
-pub(super) fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {
-    format!("{objective}, {kind} noise{}", if *marked { ", marked" } else { "" })
 }
 
 fn cells(frame: &DataFrame) -> Vec<CellSummary> {
@@ -95,7 +64,8 @@ fn cells(frame: &DataFrame) -> Vec<CellSummary> {
         (texts(frame, result::OBJECTIVE), texts(frame, result::LATENT), texts(frame, col::NOISE_KIND));
     let (codes, p, marked) =
         (numbers(frame, result::CODES), numbers(frame, col::NOISE_P), numbers(frame, result::MARKED));
-    let values: Vec<(&'static str, Vec<Option<f64>>)> = VALUES.iter().map(|n| (*n, numbers(frame, n))).collect();
+    let names = frame.get_column_names();
+    let values: Vec<(&str, Vec<Option<f64>>)> = names.into_iter().map(|n| (n.as_str(), numbers(frame, n))).collect();
     let cell = |i: usize| CellSummary {
         objective: objective[i].clone(),
         latent: latent[i].clone(),
@@ -103,38 +73,9 @@ fn cells(frame: &DataFrame) -> Vec<CellSummary> {
         kind: kind[i].clone(),
         p: p[i].unwrap_or(0.0),
         marked: marked[i] == Some(1.0),
-        values: values.iter().map(|(n, v)| (*n, v[i])).collect(),
+        values: values.iter().map(|(n, v)| ((*n).to_string(), v[i])).collect(),
     };
     (0..frame.height()).map(cell).collect()
-}
-
-/// Every distinct value in the order of its first appearance.
-pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut seen = Vec::new();
-    items.for_each(|item| {
-        if !seen.contains(&item) {
-            seen.push(item);
-        }
-    });
-    seen
-}
-
-/// A colour for each line, the same in every chart; the quiet one is the baseline's.
-pub(super) struct Colours(Vec<(String, usize)>);
-
-impl Colours {
-    fn new(cells: &[CellSummary]) -> Colours {
-        let mut lines = distinct(cells.iter().map(CellSummary::line));
-        lines.sort_by_key(|(latent, _)| latent != "none");
-        if lines.first().is_none_or(|(latent, _)| latent != "none") {
-            lines.insert(0, ("none".into(), 0));
-        }
-        Colours(lines)
-    }
-
-    pub(super) fn of(&self, line: &(String, usize)) -> usize {
-        self.0.iter().position(|l| l == line).unwrap_or(0)
-    }
 }
 
 /// What the sweep folder says.
@@ -142,7 +83,7 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     let results = artifact::read_parquet(dir.join(sweep::RESULTS))?;
     let summary = dir.join(sweep::SUMMARY);
     let cells = if summary.is_file() { cells(&artifact::read_parquet(summary)?) } else { Vec::new() };
-    let colours = Colours::new(&cells);
+    let colours = Colours::new(cells.iter().map(CellSummary::line));
     let mut parts = Vec::new();
     headline(&results, &cells, &mut parts);
     if cells.is_empty() {
@@ -177,11 +118,10 @@ fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) 
     ];
     // The largest difference is shown together with its interval.
     let gain = |c: &&CellSummary| c.get(result::DIFFERENCE).unwrap_or(f64::NEG_INFINITY);
-    let compared = cells.iter().filter(|c| c.get(result::DIFFERENCE).is_some()).count();
-    let best = cells.iter().filter(|c| c.get(result::DIFFERENCE).is_some()).max_by(|a, b| gain(a).total_cmp(&gain(b)));
-    if let Some(best) = best {
+    let compared: Vec<&CellSummary> = cells.iter().filter(|c| c.get(result::DIFFERENCE).is_some()).collect();
+    if let Some(best) = compared.iter().max_by(|a, b| gain(a).total_cmp(&gain(b))) {
         tiles.push(Tile {
-            label: format!("largest of {compared} gains over none"),
+            label: format!("largest of {} gains over none", compared.len()),
             value: format!("{} points", points(best.get(result::DIFFERENCE))),
             detail: format!("95 %: {}; {} at {} flipped", gains(best), line_name(&best.line()), percent(best.p, 0)),
         });
@@ -221,7 +161,7 @@ fn against_noise(
     for panel in distinct(cells.iter().map(CellSummary::panel)) {
         let here: Vec<&CellSummary> = cells.iter().filter(|c| c.panel() == panel && c.get(of[0]).is_some()).collect();
         let keys = distinct(here.iter().map(|c| c.line()));
-        let (mut lines, mut legend) = (Vec::new(), Vec::new());
+        let mut lines = Vec::new();
         for key in keys.iter().take(MAX_LINES) {
             let mut line: Vec<PlotPoint> = Vec::new();
             for cell in here.iter().filter(|c| c.line() == *key) {
@@ -229,9 +169,7 @@ fn against_noise(
                 line.extend(cell.get(of[0]).map(|y| PlotPoint { x: cell.p, y, interval }));
             }
             line.sort_by(|a, b| a.x.total_cmp(&b.x));
-            let colour = colours.of(key);
-            lines.push(Curve { colour, points: line, marks: true });
-            legend.push((colour, line_name(key)));
+            lines.push(Curve { colour: colours.of(key), name: line_name(key), points: line, marks: true });
         }
         if lines.is_empty() {
             continue;
@@ -245,7 +183,7 @@ fn against_noise(
             rule: Some(rule),
             lines,
         };
-        figures.push(Figure { title: format!("{title}: {}", panel_name(&panel)), caption, legend, chart });
+        figures.push(Figure { title: format!("{title}: {}", panel_name(&panel)), caption, chart });
     }
     figures
 }
@@ -279,45 +217,25 @@ fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
         bars(cells)
     )));
     parts.push(Block::Figures(figures.collect()));
-    let row = |c: &CellSummary| {
-        let text = |name: &str| c.get(name).map_or("–".to_string(), |v| percent(v, 1));
-        vec![
-            c.objective.clone(),
-            line_name(&c.line()),
-            format!("{}{}", c.kind, if c.marked { ", marked" } else { "" }),
-            percent(c.p, 0),
-            number(c.get(result::N_SEEDS), 0),
-            text(result::EVAL_ACCURACY),
-            match interval(c.get(result::EVAL_ACCURACY_LOW), c.get(result::EVAL_ACCURACY_HIGH)) {
-                none if none.is_empty() => "–".into(),
-                interval => interval,
-            },
-            c.get(result::EVAL_ACCURACY_SD).map_or("–".into(), |s| format!("{:.1}", s * 100.0)),
-            points(c.get(result::DIFFERENCE)),
-            gains(c),
-            number(c.get(result::CODE_PERPLEXITY), 2),
-        ]
-    };
-    let header = [
-        "objective",
-        "latent",
-        "noise",
-        "flipped",
-        "seeds",
-        "accuracy",
-        "95 % over seeds",
-        "sd, points",
-        "over none, points",
-        "95 % over pairs",
-        "code perplexity",
+    let share = |c: &CellSummary, name: &str| c.get(name).map_or("–".to_string(), |v| percent(v, 1));
+    let columns: [Column<'_, &CellSummary>; 11] = [
+        ("objective", &|c| c.objective.clone()),
+        ("latent", &|c| line_name(&c.line())),
+        ("noise", &|c| c.noise()),
+        ("flipped", &|c| percent(c.p, 0)),
+        ("seeds", &|c| number(c.get(result::N_SEEDS), 0)),
+        ("accuracy", &|c| share(c, result::EVAL_ACCURACY)),
+        ("95 % over seeds", &|c| match interval(c.get(result::EVAL_ACCURACY_LOW), c.get(result::EVAL_ACCURACY_HIGH)) {
+            none if none.is_empty() => "–".into(),
+            interval => interval,
+        }),
+        ("sd, points", &|c| c.get(result::EVAL_ACCURACY_SD).map_or("–".into(), |s| format!("{:.1}", s * 100.0))),
+        ("over none, points", &|c| points(c.get(result::DIFFERENCE))),
+        ("95 % over pairs", &|c| gains(c)),
+        ("code perplexity", &|c| number(c.get(result::CODE_PERPLEXITY), 2)),
     ];
-    let table = Table {
-        caption: "mean over the seeds; the difference is paired with latent = none on the same seeds and test pairs"
-            .into(),
-        header: header.map(String::from).to_vec(),
-        rows: cells.iter().map(row).collect(),
-        text_columns: 3,
-    };
+    let caption = "mean over the seeds; the difference is paired with latent = none on the same seeds and test pairs";
+    let table = Table::of(caption, 3, cells, &columns);
     parts.push(Block::Table(table.without_empty_columns()));
 }
 
@@ -330,7 +248,7 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
         if distinct(here.iter().map(|c| c.codes)).len() < 2 {
             continue;
         }
-        let (mut lines, mut legend) = (Vec::new(), Vec::new());
+        let mut lines = Vec::new();
         for (i, p) in distinct(here.iter().map(|c| c.p.to_bits())).into_iter().take(MAX_LINES).enumerate() {
             let mut line: Vec<PlotPoint> = Vec::new();
             for cell in here.iter().filter(|c| c.p.to_bits() == p) {
@@ -339,8 +257,8 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
                 line.extend(cell.get(result::EVAL_ACCURACY).map(|y| PlotPoint { x, y, interval }));
             }
             line.sort_by(|a, b| a.x.total_cmp(&b.x));
-            lines.push(Curve { colour: i + 1, points: line, marks: true });
-            legend.push((i + 1, format!("{} flipped", percent(f64::from_bits(p), 0))));
+            let name = format!("{} flipped", percent(f64::from_bits(p), 0));
+            lines.push(Curve { colour: i + 1, name, points: line, marks: true });
         }
         let (x_scale, y_scale) = (Scale::Log2, Scale::Percent);
         let sized = sized(&panel.1);
@@ -348,7 +266,7 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
         let chart = Chart { x_label: x_label.into(), x_scale, y_scale, rule: None, lines };
         let against = if sized { "its size" } else { "the number of codes" };
         let title = format!("Accuracy against {against}: {}, {}", panel.1, panel_name(&panel.0));
-        figures.push(Figure { title, caption: String::new(), legend, chart });
+        figures.push(Figure { title, caption: String::new(), chart });
     }
     if !figures.is_empty() {
         parts.push(Block::Heading("Size of the latent".into()));
@@ -372,49 +290,22 @@ fn audit(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
 }
 
 fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
-    let text = |name: &str| texts(results, name);
-    let (objective, latent, kind, status) =
-        (text(result::OBJECTIVE), text(result::LATENT), text(col::NOISE_KIND), text(result::STATUS));
-    let value = |name: &str| numbers(results, name);
-    let (codes, p, marked, seed) =
-        (value(result::CODES), value(col::NOISE_P), value(result::MARKED), text(result::SEED));
-    let (accuracy, auroc, used) = (value(result::EVAL_ACCURACY), value(result::AUDIT_AUROC), value(result::CODES_USED));
-    let (perplexity, seconds) = (value(result::CODE_PERPLEXITY), value(result::TRAIN_SECONDS));
-    let row = |i: usize| {
-        vec![
-            objective[i].clone(),
-            line_name(&(latent[i].clone(), codes[i].unwrap_or(0.0) as usize)),
-            format!("{}{}", kind[i], if marked[i] == Some(1.0) { ", marked" } else { "" }),
-            status[i].clone(),
-            percent(p[i].unwrap_or(f64::NAN), 0),
-            seed[i].clone(),
-            accuracy[i].map_or("–".into(), |a| percent(a, 1)),
-            number(auroc[i], 3),
-            number(used[i], 0),
-            number(perplexity[i], 2),
-            seconds[i].map_or("–".into(), duration),
-        ]
-    };
-    let header = [
-        "objective",
-        "latent",
-        "noise",
-        "status",
-        "flipped",
-        "seed",
-        "accuracy",
-        "mislabel AUROC",
-        "codes in use",
-        "perplexity",
-        "time",
+    let (runs, status, seed) = (cells(results), texts(results, result::STATUS), texts(results, result::SEED));
+    let columns: [Column<'_, usize>; 11] = [
+        ("objective", &|i| runs[*i].objective.clone()),
+        ("latent", &|i| line_name(&runs[*i].line())),
+        ("noise", &|i| runs[*i].noise()),
+        ("status", &|i| status[*i].clone()),
+        ("flipped", &|i| percent(runs[*i].p, 0)),
+        ("seed", &|i| seed[*i].clone()),
+        ("accuracy", &|i| runs[*i].get(result::EVAL_ACCURACY).map_or("–".into(), |a| percent(a, 1))),
+        ("mislabel AUROC", &|i| number(runs[*i].get(result::AUDIT_AUROC), 3)),
+        ("codes in use", &|i| number(runs[*i].get(result::CODES_USED), 0)),
+        ("perplexity", &|i| number(runs[*i].get(result::CODE_PERPLEXITY), 2)),
+        ("time", &|i| runs[*i].get(result::TRAIN_SECONDS).map_or("–".into(), duration)),
     ];
     parts.push(Block::Heading("Every run".into()));
-    let table = Table {
-        caption: "one row a run, in the order of results.parquet".into(),
-        header: header.map(String::from).to_vec(),
-        rows: (0..results.height()).map(row).collect(),
-        text_columns: 4,
-    };
+    let table = Table::of("one row a run, in the order of results.parquet", 4, 0..runs.len(), &columns);
     parts.push(Block::Table(table.without_empty_columns()));
 }
 
@@ -426,7 +317,7 @@ fn method(results: &DataFrame, parts: &mut Vec<Block>) {
          noise setting see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
          without flips are shared by all kinds of noise.",
         list(result::SEED),
-        list("noise_seed")
+        list(result::NOISE_SEED)
     )));
     parts.push(Block::Text(
         "Intervals of means are 95 % Student t intervals over the seeds (none for a single seed). Differences to \

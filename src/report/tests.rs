@@ -98,17 +98,15 @@ fn untrusted_text_is_escaped_in_both_forms() {
     let markdown = std::fs::read_to_string(dir.path().join(MARKDOWN)).unwrap();
     assert!(!markdown.contains("<script") && markdown.contains("&lt;script&gt;"));
     assert!(markdown.contains("\\|\\`\\_\\*"));
-    assert_eq!(page::html("a\u{202e}b\u{1b}[31m"), "a\\u{202e}b\\u{1b}[31m");
-    assert_eq!(page::html("two\nlines"), "two\nlines");
+    assert_eq!(text::html("a\u{202e}b\u{1b}[31m"), "a\\u{202e}b\\u{1b}[31m");
+    assert_eq!(text::html("two\nlines"), "two\nlines");
     assert_eq!(visible("two\nlines\t"), "two\\nlines\\t");
 }
 
 #[test]
 fn a_run_that_has_just_begun_is_reported_as_such() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("metrics.jsonl"), "{\"step\":1,\"loss\":0.69}\n{\"step\":2,\"lo").unwrap();
-    let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
-    assert_closed(&page);
+    let lines = "{\"step\":1,\"loss\":0.69}\n{\"step\":2,\"lo";
+    let page = page_of(|dir| std::fs::write(dir.join("metrics.jsonl"), lines).unwrap());
     assert!(page.contains("has no summary yet") && page.contains("1 lines of metrics.jsonl could not be read"));
     assert!(page.contains("<circle"), "one point is a mark");
 }
@@ -135,10 +133,10 @@ fn other_folders_are_refused() {
 
 #[test]
 fn numbers_read_well() {
-    assert_eq!(page::count(1234567), "1\u{202f}234\u{202f}567");
-    assert_eq!(page::percent(f64::NAN, 1), "–");
-    assert_eq!(page::points(Some(-0.0123)), "-1.2");
-    assert_eq!(page::interval(Some(0.8), None), "");
+    assert_eq!(text::count(1234567), "1\u{202f}234\u{202f}567");
+    assert_eq!(text::percent(f64::NAN, 1), "–");
+    assert_eq!(text::points(Some(-0.0123)), "-1.2");
+    assert_eq!(text::interval(Some(0.8), None), "");
 }
 
 /// The page of a folder that a fixture fills.

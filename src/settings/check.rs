@@ -22,7 +22,7 @@ impl Known {
         fn walk(table: &Table, path: &mut Vec<String>, keys: &mut Vec<String>) {
             for (key, value) in table {
                 path.push(key.clone());
-                keys.push(dotted(path));
+                keys.push(path.join("."));
                 if let Value::Table(inner) = value {
                     walk(inner, path, keys);
                 }
@@ -59,7 +59,7 @@ impl Known {
         }
         let mut faults: Vec<Fault> = faults
             .into_iter()
-            .map(|(path, message)| Fault { origin: written.origin_of(&path), ..Fault::new(dotted(&path), message) })
+            .map(|(path, message)| Fault { origin: written.origin_of(&path), ..Fault::new(path.join("."), message) })
             .collect();
         faults.sort_by_key(|f| line_and_column(&f.origin));
         Err(faults)
@@ -72,7 +72,7 @@ impl Known {
                 None => return faults.push((path.to_vec(), self.unknown(path))),
                 Some(Value::Table(_)) => {}
                 Some(_) => {
-                    let message = format!("unknown key: `{}` is one value, not a group", dotted(&path[..end]));
+                    let message = format!("unknown key: `{}` is one value, not a group", path[..end].join("."));
                     return faults.push((path.to_vec(), message));
                 }
             }
@@ -106,7 +106,7 @@ impl Known {
     }
 
     fn unknown(&self, path: &[String]) -> String {
-        match nearest(&dotted(path), self.keys.iter().map(String::as_str)) {
+        match nearest(&path.join("."), self.keys.iter().map(String::as_str)) {
             Some(key) => format!("unknown key; did you mean `{key}`?"),
             None => {
                 // The nearest group that exists says what there is.
@@ -143,11 +143,6 @@ pub(super) fn put(table: &mut Table, path: &[String], value: Value) {
             }
         }
     }
-}
-
-/// Parts of a key joined by dots.
-pub(super) fn dotted(path: &[String]) -> String {
-    path.join(".")
 }
 
 /// The value in the type of the default, or what is wrong with it.

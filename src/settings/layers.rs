@@ -6,7 +6,6 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::check::{Known, dotted};
 use crate::error::Fault;
 
 /// A flag that was given.
@@ -22,7 +21,6 @@ pub struct Flag {
 
 /// A key as written: its path and where it stands.
 pub(super) struct Written {
-    /// Key path.
     pub path: Vec<String>,
     /// Value, a table where a whole group was written.
     pub value: Value,
@@ -132,8 +130,8 @@ fn place(text: &str, at: usize) -> String {
     format!("{line}:{column}")
 }
 
-/// Every `--set a.b.c=value`.
-pub(super) fn from_sets(sets: &[String], known: &Known) -> Layer {
+/// Every `--set a.b.c=value`; `default` gives the default at a path.
+pub(super) fn from_sets<'a>(sets: &[String], default: impl Fn(&[String]) -> Option<&'a Value>) -> Layer {
     let mut layer = Layer::default();
     let fault = |key: String, message: &str| Fault { origin: "--set".into(), ..Fault::new(key, message) };
     let mut seen: BTreeMap<Vec<String>, usize> = BTreeMap::new();
@@ -148,15 +146,15 @@ pub(super) fn from_sets(sets: &[String], known: &Known) -> Layer {
             continue;
         }
         *seen.entry(path.clone()).or_default() += 1;
-        match parse_value(text.trim(), known.get(&path)) {
+        match parse_value(text.trim(), default(&path)) {
             Ok(value) => {
                 layer.written.push(Written { path, value, origins: BTreeMap::new(), origin: "--set".into() });
             }
-            Err(message) => layer.faults.push(fault(dotted(&path), &message)),
+            Err(message) => layer.faults.push(fault(path.join("."), &message)),
         }
     }
     for (path, _) in seen.iter().filter(|(_, n)| **n > 1) {
-        layer.faults.push(fault(dotted(path), "given more than once: only one would have an effect"));
+        layer.faults.push(fault(path.join("."), "given more than once: only one would have an effect"));
     }
     layer
 }

@@ -29,7 +29,7 @@ pub trait Root: super::Table + Default + Serialize + DeserializeOwned {
 /// outside an enumeration, TOML syntax errors, an unreadable file.
 pub fn resolve<T: Root>(file: Option<&Path>, sets: &[String], flags: &[Flag]) -> Result<T> {
     let known = check::Known::new(table(&T::default())?);
-    let layers = [layers::from_file(file), layers::from_sets(sets, &known), layers::from_flags(flags)];
+    let layers = [layers::from_file(file), layers::from_sets(sets, |path| known.get(path)), layers::from_flags(flags)];
     let written = |key: &str| layers.iter().rev().find_map(|layer| layer.value(&key.split('.').collect::<Vec<_>>()));
     let mut resolved = table(&T::defaults(&written))?;
     let mut faults: Vec<Fault> = Vec::new();
@@ -40,8 +40,7 @@ pub fn resolve<T: Root>(file: Option<&Path>, sets: &[String], flags: &[Flag]) ->
         for written in layer.written {
             match known.accept::<T>(&written) {
                 Ok(leaves) => leaves.into_iter().for_each(|(path, value)| {
-                    let is_path =
-                        rows.iter().any(|row| row.kind.contains("PathText") && row.key == check::dotted(&path));
+                    let is_path = rows.iter().any(|row| row.kind.contains("PathText") && row.key == path.join("."));
                     let value = match &home {
                         Some(home) if is_path => with_home(value, home),
                         _ => value,

@@ -61,18 +61,15 @@ fn name(step: usize) -> String {
 pub fn prepare(folder: &Path) -> Result<()> {
     let probe = || -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-            let path = entry.map_err(Error::io(folder))?.path();
-            if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(STAGED)) {
-                artifact::remove(&path)?;
-            }
-        }
+        let entries = artifact::entries(folder)?;
+        let left = entries.iter().filter(|path| artifact::name_of(path).starts_with(STAGED));
+        left.into_iter().try_for_each(|path| artifact::remove(path))?;
         tempfile::Builder::new().prefix(STAGED).tempdir_in(folder).map_err(Error::io(folder))?;
         Ok(())
     };
-    probe().map_err(|e| Error::Run {
-        message: format!("no checkpoint could be written: {e}"),
-        hint: Some("choose another --out, or make this folder writable".into()),
+    probe().map_err(|e| {
+        Error::run(format!("no checkpoint could be written: {e}"))
+            .with_hint("choose another --out, or make this folder writable")
     })
 }
 
@@ -85,46 +82,39 @@ pub fn write<T: Real>(
     folder: &Path,
     params: &Params,
     optimizer: &AdamW<T>,
-    state: CheckpointState,
-    keep: usize,
-) -> Result<PathBuf> {
-    let step = state.step;
-    write_whole(folder, params, optimizer, state, keep).map_err(|e| Error::Run {
-        message: format!("the checkpoint of step {step} cannot be written: {e}"),
-        hint: Some("make room, or let others write there; --resume then goes on from the newest checkpoint".into()),
-    })
-}
-
-fn write_whole<T: Real>(
-    folder: &Path,
-    params: &Params,
-    optimizer: &AdamW<T>,
     mut state: CheckpointState,
     keep: usize,
 ) -> Result<PathBuf> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let staged = tempfile::Builder::new().prefix(STAGED).tempdir_in(folder).map_err(Error::io(folder))?;
-    // Frozen parameters are those of the starting model, whose hash is part of the run's identity.
-    let tensors: Vec<(&str, candle_core::Tensor)> =
-        params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), p.var.as_detached_tensor())).collect();
-    let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
-    state.hashes = [
-        safetensors::write_hashed(&staged.path().join(PARAMS), &entries)?,
-        safetensors::write_hashed(&staged.path().join(OPTIMIZER), &optimizer.entries(params))?,
-    ];
-    state.seal = state.sealed()?;
-    artifact::write_json(staged.path().join(STATE), &state)?;
-    let path = folder.join(name(state.step));
-    // A checkpoint of the same step was damaged, or the run would have gone on from it.
-    artifact::remove(&path)?;
-    artifact::move_file(staged.path(), &path)?;
-    // The folder was renamed: there is nothing left to remove under its old name.
-    let _ = staged.keep();
-    let all = list(folder)?;
-    let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(|(step, _)| *step > state.step);
-    let old = earlier.into_iter().rev().skip(keep.max(1));
-    later.into_iter().chain(old).try_for_each(|(_, path)| artifact::remove(&path))?;
-    Ok(path)
+    let step = state.step;
+    let mut whole = || -> Result<PathBuf> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let staged = tempfile::Builder::new().prefix(STAGED).tempdir_in(folder).map_err(Error::io(folder))?;
+        // Frozen parameters are those of the starting model, whose hash is part of the run's identity.
+        let tensors: Vec<(&str, candle_core::Tensor)> =
+            params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), p.var.as_detached_tensor())).collect();
+        let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
+        state.hashes = [
+            safetensors::write_hashed(&staged.path().join(PARAMS), &entries)?,
+            safetensors::write_hashed(&staged.path().join(OPTIMIZER), &optimizer.entries(params))?,
+        ];
+        state.seal = state.sealed()?;
+        artifact::write_json(staged.path().join(STATE), &state)?;
+        let path = folder.join(name(state.step));
+        // A checkpoint of the same step was damaged, or the run would have gone on from it.
+        artifact::remove(&path)?;
+        artifact::move_file(staged.path(), &path)?;
+        // The folder was renamed: there is nothing left to remove under its old name.
+        let _ = staged.keep();
+        let all = list(folder)?;
+        let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(|(step, _)| *step > state.step);
+        let old = earlier.into_iter().rev().skip(keep.max(1));
+        later.into_iter().chain(old).try_for_each(|(_, path)| artifact::remove(&path))?;
+        Ok(path)
+    };
+    whole().map_err(|e| {
+        Error::run(format!("the checkpoint of step {step} cannot be written: {e}"))
+            .with_hint("make room, or let others write there; --resume then goes on from the newest checkpoint")
+    })
 }
 
 /// Removes the optimizer's moments from the checkpoints of a finished run; the trained parameters stay.
@@ -140,14 +130,9 @@ fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let step = path.file_name().and_then(|n| n.to_str()?.strip_prefix("step-")?.parse().ok());
-        if let Some(step) = step {
-            found.push((step, path));
-        }
-    }
+    let step = |path: &PathBuf| artifact::name_of(path).strip_prefix("step-")?.parse().ok();
+    let entries = artifact::entries(folder)?;
+    let mut found: Vec<(usize, PathBuf)> = entries.into_iter().filter_map(|path| Some((step(&path)?, path))).collect();
     found.sort();
     Ok(found)
 }

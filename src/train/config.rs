@@ -7,6 +7,7 @@ use crate::model::LoraConfig;
 use crate::nn::Precision;
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::settings::{Faults, PathText, Settings, settings};
+use crate::train::device::{self, DeviceKind, Kernels};
 use crate::train::step_plan::StepPlan;
 
 /// Which parameters are trained.
@@ -67,34 +68,6 @@ pub enum LrSchedule {
     /// Along half a cosine to 0.
     #[default]
     Cosine,
-}
-
-/// Where the backbone computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeviceKind {
-    /// An accelerator that this build knows and this machine has; otherwise the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU (feature `cuda`).
-    Cuda,
-    /// An Apple GPU (feature `metal`).
-    Metal,
-}
-
-/// What the backbone is computed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kernels {
-    /// Fused on the CPU, composed elsewhere.
-    #[default]
-    Auto,
-    /// This crate's own kernels; CPU only.
-    Fused,
-    /// The tensor library's operations: slower, larger, and everywhere.
-    Composed,
 }
 
 settings! {
@@ -211,7 +184,7 @@ impl Settings for TrainConfig {
         }
         let warmup = self.warmup;
         faults.check((0.0..=1.0).contains(&warmup), "warmup", format!("expected 0 to 1, got {warmup}"));
-        super::device::judge(self, faults);
+        device::judge(self.device, self.kernels, faults);
     }
 
     fn why_unused(&self, name: &str, used_by: &str) -> String {
@@ -245,13 +218,7 @@ impl TrainConfig {
     /// The steps of a run over so many examples by so many ranks. The configuration must be
     /// [`resolved`](Self::resolved).
     pub fn plan(&self, examples: usize, ranks: usize) -> StepPlan {
-        StepPlan::warmed(
-            examples,
-            self.batch * self.accumulate * ranks,
-            self.latent_warmup(),
-            self.epochs,
-            self.max_steps,
-        )
+        StepPlan::new(examples, self.batch * self.accumulate * ranks, self.latent_warmup(), self.epochs, self.max_steps)
     }
 
     /// Judges the latent part, and latent and objective together.

@@ -1,23 +1,51 @@
 //! The device on which a run computes, and with which operations and precision.
 
 use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
 
-use super::config::{DeviceKind, Kernels, TrainConfig};
 use crate::error::{Error, Result};
 use crate::model::Place;
 use crate::nn::Precision;
 use crate::settings::Faults;
 
+/// Where the backbone computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// An accelerator that this build knows and this machine has; otherwise the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU (feature `cuda`).
+    Cuda,
+    /// An Apple GPU (feature `metal`).
+    Metal,
+}
+
+/// What the backbone is computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernels {
+    /// Fused on the CPU, composed elsewhere.
+    #[default]
+    Auto,
+    /// This crate's own kernels; CPU only.
+    Fused,
+    /// The tensor library's operations: slower, larger, and everywhere.
+    Composed,
+}
+
 /// Adds settings that this build cannot follow, or that contradict each other.
-pub(super) fn judge(config: &TrainConfig, faults: &mut Faults) {
-    match config.device {
+pub(super) fn judge(device: DeviceKind, kernels: Kernels, faults: &mut Faults) {
+    match device {
         DeviceKind::Cuda if !cfg!(feature = "cuda") => {
             faults.add("device", "this build has no CUDA: rebuild with --features cuda (needs the CUDA toolkit)");
         }
         DeviceKind::Metal if !cfg!(feature = "metal") => {
             faults.add("device", "this build has no Metal: rebuild with --features metal (on macOS)");
         }
-        DeviceKind::Cuda | DeviceKind::Metal if config.kernels == Kernels::Fused => {
+        DeviceKind::Cuda | DeviceKind::Metal if kernels == Kernels::Fused => {
             faults.add("kernels", "\"fused\" runs on the CPU only; leave it \"auto\", or take device \"cpu\"");
         }
         _ => {}
@@ -28,24 +56,24 @@ pub(super) fn judge(config: &TrainConfig, faults: &mut Faults) {
 ///
 /// # Errors
 /// [`Error::Config`] where the device that was asked for is not there.
-pub fn open(config: &TrainConfig, local_rank: usize) -> Result<Option<Place>> {
+pub fn open(device: DeviceKind, kernels: Kernels, precision: Precision, local_rank: usize) -> Result<Option<Place>> {
     let missing = |kind: &str, e: candle_core::Error| Error::config("train.device", format!("no {kind} device: {e}"));
-    let found = match config.device {
+    let found = match device {
         DeviceKind::Cpu => None,
         DeviceKind::Cuda => Some(cuda(local_rank).map_err(|e| missing("CUDA", e))?),
         DeviceKind::Metal => Some(Device::new_metal(local_rank).map_err(|e| missing("Metal", e))?),
         // Fused kernels run on the CPU.
-        DeviceKind::Auto if config.kernels == Kernels::Fused => None,
+        DeviceKind::Auto if kernels == Kernels::Fused => None,
         DeviceKind::Auto if cfg!(feature = "cuda") => cuda(local_rank).ok(),
         DeviceKind::Auto if cfg!(feature = "metal") => Device::new_metal(local_rank).ok(),
         DeviceKind::Auto => None,
     };
-    let compute = match config.precision {
+    let compute = match precision {
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
     };
     Ok(match found {
-        None if config.kernels != Kernels::Composed => None,
+        None if kernels != Kernels::Composed => None,
         found => Some(Place { device: found.unwrap_or(Device::Cpu), compute }),
     })
 }
@@ -101,6 +129,7 @@ fn keep_memory(device: &Device) -> candle_core::Result<()> {
 mod tests {
     use super::*;
     use crate::settings::Settings;
+    use crate::train::TrainConfig;
 
     #[test]
     fn what_a_build_lacks_is_said_with_the_remedy() {
@@ -117,12 +146,10 @@ mod tests {
 
     #[test]
     fn the_cpu_has_fused_kernels_unless_others_are_asked_for() {
-        let cpu = TrainConfig { device: DeviceKind::Cpu, precision: Precision::Bf16, ..TrainConfig::default() };
-        assert!(open(&cpu, 0).unwrap().is_none());
-        let composed = TrainConfig { kernels: Kernels::Composed, ..cpu };
-        assert_eq!(open(&composed, 0).unwrap().map(|p| p.compute), Some(DType::BF16));
-        let wide = TrainConfig { precision: Precision::F32, ..composed };
-        let there = open(&wide, 0).unwrap();
+        let open = |kernels, precision| open(DeviceKind::Cpu, kernels, precision, 0).unwrap();
+        assert!(open(Kernels::Auto, Precision::Bf16).is_none());
+        assert_eq!(open(Kernels::Composed, Precision::Bf16).map(|p| p.compute), Some(DType::BF16));
+        let there = open(Kernels::Composed, Precision::F32);
         assert_eq!(there.as_ref().map(|p| p.compute), Some(DType::F32));
         assert_eq!((announced(None), announced(there.as_ref())), (None, None));
     }

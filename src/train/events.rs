@@ -20,8 +20,6 @@ pub enum TrainEvent {
     Step {
         /// Steps taken, from 1.
         step: usize,
-        /// Steps that will be taken.
-        steps: usize,
         /// Its metrics.
         metrics: Metrics,
     },
@@ -58,11 +56,8 @@ impl JsonLines {
     pub fn open(path: &Path, step: usize) -> Result<JsonLines> {
         let kept: String = match std::fs::read_to_string(path) {
             Ok(text) if step > 0 => {
-                text.lines().filter(|l| line_step(l).is_some_and(|s| s <= step)).fold(String::new(), |mut all, line| {
-                    all.push_str(line);
-                    all.push('\n');
-                    all
-                })
+                let kept = text.lines().filter(|line| line_step(line).is_some_and(|s| s <= step));
+                kept.map(|line| format!("{line}\n")).collect()
             }
             _ => String::new(),
         };
@@ -78,7 +73,7 @@ fn line_step(line: &str) -> Option<usize> {
 
 impl Observer for JsonLines {
     fn observe(&mut self, event: &TrainEvent) -> Result<()> {
-        let (TrainEvent::Step { step, metrics, .. } | TrainEvent::Evaluation { step, metrics }) = event;
+        let (TrainEvent::Step { step, metrics } | TrainEvent::Evaluation { step, metrics }) = event;
         let mut line = serde_json::Map::new();
         line.insert("step".into(), (*step).into());
         for (key, value) in metrics {
@@ -109,7 +104,7 @@ impl TensorBoard {
 
 impl Observer for TensorBoard {
     fn observe(&mut self, event: &TrainEvent) -> Result<()> {
-        let (TrainEvent::Step { step, metrics, .. } | TrainEvent::Evaluation { step, metrics }) = event;
+        let (TrainEvent::Step { step, metrics } | TrainEvent::Evaluation { step, metrics }) = event;
         self.0.scalars(*step as i64, metrics.iter().map(|(k, v)| (k.as_str(), *v as f32)))
     }
 }
@@ -158,7 +153,7 @@ mod tests {
     fn a_resumed_log_has_every_step_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let event = |step| TrainEvent::Step { step, steps: 9, metrics: vec![("loss".into(), 0.5)] };
+        let event = |step| TrainEvent::Step { step, metrics: vec![("loss".into(), 0.5)] };
         let mut log = JsonLines::open(&path, 0).unwrap();
         for step in 1..=4 {
             log.observe(&event(step)).unwrap();

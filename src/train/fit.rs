@@ -11,6 +11,7 @@ use super::gradient_check::finite_norm;
 use super::metrics::metrics;
 use super::optimizer::{AdamW, AdamWConfig, LearningRates};
 use super::ranks::{Ranks, work};
+use super::run_folder::Identity;
 use super::step::{self, StepPass, Sums};
 use super::step_plan::{Feed, StepPlan, boundary};
 use crate::error::Result;
@@ -38,10 +39,8 @@ pub struct Fit<'a> {
     pub reference: &'a [(f64, f64)],
     /// Folder of checkpoints.
     pub checkpoints: PathBuf,
-    /// See [`CheckpointState::identity`].
-    pub identity: String,
-    /// See [`CheckpointState::about`].
-    pub about: serde_json::Value,
+    /// What tells the run from all others.
+    pub identity: &'a Identity,
     /// Whether long work follows the last step: a checkpoint is then written at the end.
     pub more: bool,
     /// The checkpoint to go on from, and its folder.
@@ -55,19 +54,15 @@ pub struct Fit<'a> {
 pub struct Outcome {
     /// Steps taken in all.
     pub steps: usize,
-    /// Steps that the configuration asked for.
-    pub planned: usize,
     /// Whether the user interrupted it: a checkpoint was written and nothing else is to be done.
     pub interrupted: bool,
     /// Seconds spent in steps, those before a resume included.
     pub seconds: f64,
-    /// Pairs trained on, this time.
-    pub pairs: usize,
     /// Median pairs per second over this time's steps.
     pub pairs_per_s: f64,
 }
 
-/// Trains a policy in place. `evaluate` is called with the step where evaluation is due, and returns metrics.
+/// Trains a policy in place. `evaluate` is called where evaluation is due, and returns metrics.
 ///
 /// # Errors
 /// [`crate::Error::Run`] where loss or gradient are not finite; those of checkpoints and observers.
@@ -92,14 +87,7 @@ pub fn fit<T: Real>(
     let mut feed = Feed::new(fit.rows, fit.keys, plan, fit.seed);
     // Pairs a second of steps that train the latent part alone, and of all others.
     let mut rates = [Vec::new(), Vec::new()];
-    let mut outcome = Outcome {
-        steps: first,
-        planned: plan.steps,
-        interrupted: false,
-        seconds: before,
-        pairs: 0,
-        pairs_per_s: f64::NAN,
-    };
+    let mut outcome = Outcome { steps: first, interrupted: false, seconds: before, pairs_per_s: f64::NAN };
     progress.begin("training", Some((plan.steps.saturating_sub(first)) as u64));
     for step in first..plan.steps {
         let clock = Instant::now();
@@ -161,7 +149,6 @@ pub fn fit<T: Real>(
         let seconds = clock.elapsed().as_secs_f64();
         tokens += sums.tokens as u64;
         outcome.seconds += seconds;
-        outcome.pairs += picked.len();
         outcome.steps = step + 1;
         // The last step of an epoch may be short: it is left out of the median.
         let rates = &mut rates[usize::from(!warms)];
@@ -174,11 +161,11 @@ pub fn fit<T: Real>(
             (metric::GRAD_NORM.to_string(), norm),
             (metric::EPOCH.to_string(), plan.epochs_done(step + 1)),
             (metric::NUM_TOKENS.to_string(), tokens as f64),
-            (metric::TOKENS_PER_S.to_string(), sums.tokens as f64 / seconds),
+            (metric::TOKENS_PER_S.to_string(), sums.tokens / seconds),
             (metric::PAIRS_PER_S.to_string(), picked.len() as f64 / seconds),
             (metric::PEAK_RSS_MB.to_string(), crate::progress::peak_rss_mb()),
         ]);
-        let event = TrainEvent::Step { step: step + 1, steps: plan.steps, metrics };
+        let event = TrainEvent::Step { step: step + 1, metrics };
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         let last = step + 1 == plan.steps;
         if config.eval_every > 0 && (step + 1) % config.eval_every == 0 && !last {
@@ -195,15 +182,9 @@ pub fn fit<T: Real>(
         // Evaluating a long run takes time too; where that is interrupted, the training must not be lost.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
         if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && ranks.first() {
-            let (identity, about) = (fit.identity.clone(), fit.about.clone());
-            let state = CheckpointState {
-                step: step + 1,
-                tokens,
-                seconds: outcome.seconds,
-                identity,
-                about,
-                ..CheckpointState::default()
-            };
+            let Identity { hash, about } = fit.identity.clone();
+            let mut state = CheckpointState { step: step + 1, tokens, seconds: outcome.seconds, ..Default::default() };
+            (state.identity, state.about) = (hash, about);
             checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, state, config.keep_checkpoints)?;
         }
         if stop && !last {
@@ -260,7 +241,7 @@ mod tests {
     #[test]
     fn learning_rate_rises_then_falls() {
         let config = TrainConfig { warmup: 0.2, ..TrainConfig::default() };
-        let plan = StepPlan::new(10, 1, 1.0, 0);
+        let plan = StepPlan::new(10, 1, 0.0, 1.0, 0);
         let share = |step| rate_shares(&config, &plan, step)[0];
         assert_eq!((share(0), share(1), share(2)), (0.5, 1.0, 1.0));
         // Half way through the remaining 8 steps: half the peak.
@@ -271,7 +252,7 @@ mod tests {
     #[test]
     fn the_latent_part_learns_most_while_it_is_alone() {
         let config = TrainConfig { warmup: 0.5, ..TrainConfig::default() };
-        let plan = StepPlan::warmed(100, 1, 1.0, 0.1, 0);
+        let plan = StepPlan::new(100, 1, 1.0, 0.1, 0);
         let shares = |step| rate_shares(&config, &plan, step);
         assert_eq!((plan.warm, plan.horizon), (100, 10));
         assert_eq!(shares(0), [0.0, 0.1]);

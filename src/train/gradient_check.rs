@@ -28,13 +28,11 @@ pub fn finite_norm<T: Real>(
         (false, 0) => names.join(", "),
         (false, more) => format!("{} and {more} more tensors", names.join(", ")),
     };
-    Err(Error::Run {
-        message: format!(
-            "step {step}: the gradient is not finite in {which}, on the batch with ids {}",
-            ids().join(" ")
-        ),
-        hint: Some("a lower --lr usually helps; the checkpoints of earlier steps are sound".into()),
-    })
+    Err(Error::run(format!(
+        "step {step}: the gradient is not finite in {which}, on the batch with ids {}",
+        ids().join(" ")
+    ))
+    .with_hint("a lower --lr usually helps; the checkpoints of earlier steps are sound"))
 }
 
 /// Parameters whose gradient has a number that is not finite, in the parameters' order.

@@ -7,13 +7,13 @@ use crate::schema::metric;
 
 /// Means over the examples of a step, and the state of the latent part's schedules.
 pub(super) fn metrics(sums: &Sums, moment: Moment, lpc: Option<&Lpc>) -> Metrics {
-    let mean = |x: f64| x / sums.examples.max(1) as f64;
+    let mean = |x: f64| x / sums.examples.max(1.0);
     let mut out = vec![
         (metric::LOSS, mean(sums.objective)),
         (metric::REWARDS_CHOSEN, mean(sums.rewards.0)),
         (metric::REWARDS_REJECTED, mean(sums.rewards.1)),
         (metric::REWARDS_MARGINS, mean(sums.rewards.0 - sums.rewards.1)),
-        (metric::REWARDS_ACCURACIES, mean(sums.right as f64)),
+        (metric::REWARDS_ACCURACIES, mean(sums.right)),
         (metric::LOGPS_CHOSEN, mean(sums.logps.0)),
         (metric::LOGPS_REJECTED, mean(sums.logps.1)),
     ];

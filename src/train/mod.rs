@@ -12,7 +12,6 @@ pub mod events;
 pub mod fit;
 pub mod gradient_check;
 pub mod grouping;
-mod marginal;
 mod metrics;
 pub mod optimizer;
 pub mod ranks;
@@ -24,7 +23,8 @@ pub mod tensorboard;
 pub mod timing;
 pub mod tuning;
 
-pub use config::{DeviceKind, HeadConfig, Kernels, LrSchedule, Posteriors, TrainConfig, Tune};
+pub use config::{HeadConfig, LrSchedule, Posteriors, TrainConfig, Tune};
+pub use device::{DeviceKind, Kernels};
 pub use events::{Metrics, Observer, TrainEvent};
 pub use fit::{Fit, Outcome, fit};
 pub use ranks::Ranks;

@@ -197,13 +197,9 @@ impl Ranks {
             return find();
         }
         if self.first() {
-            let found = find();
-            let sent = found.as_ref().map_err(|_| ()).ok().map(serde_json::to_vec).transpose()?;
             // The first rank keeps its own value: sent through JSON it may not come back the same.
-            return match found {
-                Ok(found) => self.meet(Ok(sent.unwrap_or_default())).map(|_| found),
-                Err(error) => Err(self.meet(Err(error)).err().unwrap_or_else(|| Error::run("a failure was lost"))),
-            };
+            let found = find().map_err(|error| self.failed(error))?;
+            return self.meet(Ok(serde_json::to_vec(&found)?)).map(|_| found);
         }
         let all = self.meet(Ok(Vec::new()))?;
         Ok(serde_json::from_slice(all.first().map_or(&[][..], Vec::as_slice))?)
@@ -229,10 +225,13 @@ impl Ranks {
         if self.size() == 1 || self.stopped.load(Ordering::SeqCst) {
             return own;
         }
-        match own {
-            Ok(found) => self.meet(Ok(Vec::new())).map(|_| found),
-            Err(error) => Err(self.meet(Err(error)).err().unwrap_or_else(|| Error::run("a failure was lost"))),
-        }
+        let found = own.map_err(|error| self.failed(error))?;
+        self.meet(Ok(Vec::new())).map(|_| found)
+    }
+
+    /// A meeting to which this rank brings an error; gives the error with which all ranks end.
+    fn failed(&self, error: Error) -> Error {
+        self.meet(Err(error)).err().unwrap_or_else(|| Error::run("a failure was lost"))
     }
 }
 

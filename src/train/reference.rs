@@ -10,7 +10,7 @@ use std::path::Path;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::ranks::Ranks;
+use super::ranks::ALONE;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
@@ -100,24 +100,6 @@ impl Mark {
     }
 }
 
-/// The reference of all rows of these splits, from a cache folder or computed with the policy as it stands; `None`
-/// where the user interrupted it.
-///
-/// # Errors
-/// As [`ReferenceStore::provide`].
-pub fn reference<T: Real>(
-    policy: &Policy<T>,
-    splits: &[Split],
-    origin: &ReferenceOrigin,
-    cache: &Path,
-    ranks: &Ranks,
-    progress: &dyn Progress,
-) -> Result<Option<Reference>> {
-    let mut store = ReferenceStore::open(splits, origin.clone(), cache);
-    let there = store.provide(&all(splits), WHAT, || Ok(policy), ranks, progress)?;
-    Ok(there.then(|| store.into_values()))
-}
-
 /// The reference of all rows, computed and not cached; `None` where the user interrupted it.
 ///
 /// # Errors
@@ -129,7 +111,7 @@ pub fn compute<T: Real>(
     progress: &dyn Progress,
 ) -> Result<Option<Reference>> {
     let mut store = ReferenceStore::open(splits, origin.clone(), Path::new(""));
-    let whole = store.compute(policy, &all(splits), WHAT, &super::ranks::ALONE, progress)?;
+    let whole = store.compute(policy, &all(splits), WHAT, &ALONE, progress)?;
     Ok(whole.then(|| store.into_values()))
 }
 

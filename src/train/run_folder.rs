@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, by_dotted_key};
 use crate::progress::Progress;
-use crate::schema::{self, prepared};
+use crate::schema::{self, fact, prepared};
 use crate::seed::Seed;
 use crate::train::{Ranks, TrainConfig, checkpoint};
 
@@ -61,6 +61,7 @@ const TOKENS: &str = "tokens of the prepared data";
 const WEIGHTS: &str = "weights of the model";
 
 /// What tells a run from all others: only with the same identity a stopped run goes on.
+#[derive(Debug, Clone)]
 pub struct Identity {
     /// Hash of `about`.
     pub hash: String,
@@ -80,8 +81,7 @@ impl Identity {
         if let Some(settings) = config.as_object_mut() {
             settings.retain(|key, _| !NOT_IDENTIFYING.contains(&key.as_str()));
         }
-        let tokens: Vec<&str> =
-            data.outputs.iter().filter(|o| o.path.starts_with("tokens/")).map(|o| o.blake3.as_str()).collect();
+        let tokens: Vec<&str> = data.token_files().map(|o| o.blake3.as_str()).collect();
         // Weights by content: the starting model is the reference too, and a folder can be filled anew under its old
         // name.
         let about = serde_json::json!({ "config": config, "seed": seed.0, "tokens": tokens, "weights": weights });
@@ -101,22 +101,13 @@ impl Identity {
     }
 }
 
-/// Collects every setting by its dotted key.
-fn flat(key: String, value: &Value, out: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(map) => map.iter().for_each(|(name, value)| flat(format!("{key}.{name}"), value, out)),
-        Value::String(text) => drop(out.insert(key, text.clone())),
-        other => drop(out.insert(key, other.to_string())),
-    }
-}
-
 /// What differs between two runs, a line each: the key with its flag, the old and the new value.
 fn differences(old: &Value, new: &Value) -> Vec<String> {
     let all = |about: &Value| {
         let mut out = BTreeMap::new();
-        flat("train".into(), &about["config"], &mut out);
+        by_dotted_key("train", &about["config"], &mut out);
         for (key, name) in [("seed", "seed"), ("tokens", TOKENS), ("weights", WEIGHTS)] {
-            flat(name.into(), &about[key], &mut out);
+            by_dotted_key(name, &about[key], &mut out);
         }
         out
     };
@@ -127,10 +118,10 @@ fn differences(old: &Value, new: &Value) -> Vec<String> {
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort();
     keys.dedup();
-    let value = |of: &BTreeMap<String, String>, key: &str| match of.get(key) {
+    let value = |of: &BTreeMap<String, Value>, key: &str| match of.get(key) {
         None => "not set".to_string(),
-        Some(text) if text.is_empty() => "\"\"".to_string(),
-        Some(text) => text.clone(),
+        Some(Value::String(text)) if !text.is_empty() => text.clone(),
+        Some(other) => other.to_string(),
     };
     keys.into_iter()
         .filter(|key| old.get(*key) != new.get(*key))
@@ -202,8 +193,8 @@ fn finished<S: DeserializeOwned>(
         return Err(Error::artifact(out, "holds a finished run")
             .with_hint("choose another --out, or remove the folder; --resume continues a stopped run"));
     }
-    if manifest.facts.get("identity").and_then(Value::as_str) != Some(&identity.hash) {
-        return Err(identity.refuse(out, manifest.facts.get("identity_of").unwrap_or(&Value::Null)));
+    if manifest.facts.get(fact::IDENTITY).and_then(Value::as_str) != Some(&identity.hash) {
+        return Err(identity.refuse(out, manifest.facts.get(fact::IDENTITY_OF).unwrap_or(&Value::Null)));
     }
     let path = out.join(schema::run::SUMMARY);
     let text = std::fs::read(&path).map_err(Error::io(&path))?;

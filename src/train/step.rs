@@ -13,16 +13,17 @@ use crate::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
 use crate::token_file::TokenRow;
-use crate::train::marginal;
-use crate::train::ranks::Ranks;
+use crate::train::ranks::{Ranks, pack, unpack};
+
+mod marginal;
 
 /// Sums over the examples of a step, whose means are its metrics.
 #[derive(Debug, Clone, Default)]
 pub struct Sums {
     /// Examples.
-    pub examples: usize,
+    pub examples: f64,
     /// Tokens through the backbone.
-    pub tokens: usize,
+    pub tokens: f64,
     /// Objective, without the latent's terms.
     pub objective: f64,
     /// KL(q || p), nats.
@@ -32,7 +33,7 @@ pub struct Sums {
     /// Implicit rewards of chosen and rejected.
     pub rewards: (f64, f64),
     /// Examples with a positive margin (observed labels, sampled z).
-    pub right: usize,
+    pub right: f64,
     /// Summed log-probabilities of chosen and rejected.
     pub logps: (f64, f64),
     /// Entropies of prior and posterior.
@@ -43,6 +44,66 @@ pub struct Sums {
     pub usage: Usage,
     /// Flip rates, where they are learned.
     pub flips: Option<f64>,
+}
+
+impl Sums {
+    /// Adds up what the ranks counted in a step.
+    ///
+    /// # Errors
+    /// As [`Ranks::meet`].
+    pub fn join(&mut self, ranks: &Ranks) -> Result<()> {
+        if ranks.size() == 1 {
+            return Ok(());
+        }
+        let mut own = self.numbers().map(|x| *x).to_vec();
+        let Usage { mass, counts, examples } = &self.usage;
+        own.extend([*examples as f64, f64::from(u8::from(self.flips.is_some())), self.flips.unwrap_or(0.0)]);
+        own.extend(mass);
+        own.extend(counts.iter().map(|&c| c as f64));
+        let all = ranks.meet(Ok(pack(&own)))?;
+        *self = Sums::default();
+        all.iter().try_for_each(|bytes| self.add(&unpack(bytes)))
+    }
+
+    /// All plain numbers, named one by one, so that a new field cannot be forgotten.
+    fn numbers(&mut self) -> [&mut f64; 13] {
+        let Sums {
+            examples,
+            tokens,
+            objective,
+            kl,
+            balance,
+            rewards,
+            right,
+            logps,
+            entropy,
+            overlap,
+            usage: _,
+            flips: _,
+        } = self;
+        let ((r0, r1), (l0, l1), (e0, e1)) = (rewards, logps, entropy);
+        [examples, tokens, objective, kl, balance, r0, r1, right, l0, l1, e0, e1, overlap]
+    }
+
+    /// Adds what a rank sent.
+    fn add(&mut self, sent: &[f64]) -> Result<()> {
+        let Some((numbers, [used, flipping, flips, rest @ ..])) = sent.split_first_chunk::<13>() else {
+            return Err(Error::run("ranks disagree about what a step counts; are all the same program?"));
+        };
+        self.numbers().into_iter().zip(numbers).for_each(|(sum, x)| *sum += x);
+        if *flipping > 0.0 {
+            *self.flips.get_or_insert(0.0) += flips;
+        }
+        self.usage.examples += *used as u64;
+        let (mass, counts) = rest.split_at(rest.len() / 2);
+        if self.usage.mass.len() < mass.len() {
+            self.usage.mass.resize(mass.len(), 0.0);
+            self.usage.counts.resize(mass.len(), 0);
+        }
+        self.usage.mass.iter_mut().zip(mass).for_each(|(sum, m)| *sum += m);
+        self.usage.counts.iter_mut().zip(counts).for_each(|(sum, &c)| *sum += c as u64);
+        Ok(())
+    }
 }
 
 /// What a pass needs besides the policy and the rows.
@@ -67,11 +128,11 @@ pub struct StepPass<'a> {
 }
 
 /// What training does not change of a pass' rows.
-pub(super) struct Constants {
+struct Constants {
     /// Reference log-probabilities (B) of chosen and rejected.
-    pub reference: (Tensor, Tensor),
+    reference: (Tensor, Tensor),
     /// Tokens (B) of chosen and rejected, as numbers of the compute type.
-    pub lengths: (Tensor, Tensor),
+    lengths: (Tensor, Tensor),
 }
 
 /// Forward and backward: adds the pass' gradients of the step's mean loss to `gradients`, and what it counts to `sums`.
@@ -94,10 +155,8 @@ pub fn pass<T: Real>(
     let value = loss.to_dtype(DType::F64)?.to_vec0::<f64>()?;
     if !value.is_finite() {
         let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
-        return Err(Error::Run {
-            message: format!("the loss is {value} on the batch with ids {}", ids.join(" ")),
-            hint: Some("a lower --lr or --set train.clip=1.0 usually helps; lpc-pipe inspect shows the data".into()),
-        });
+        return Err(Error::run(format!("the loss is {value} on the batch with ids {}", ids.join(" ")))
+            .with_hint("a lower --lr or --set train.clip=1.0 usually helps; lpc-pipe inspect shows the data"));
     }
     let mut store = loss.backward()?;
     gradients.absorb::<T>(&policy.params, &mut store)
@@ -141,10 +200,10 @@ pub fn forward<T: Real>(
         lengths: (lengths(|r| r.chosen_ids.len())?, lengths(|r| r.rejected_ids.len())?),
     };
     let share = 1.0 / pass.step_examples as f64;
-    sums.examples += rows.len();
+    sums.examples += rows.len() as f64;
     // Counted over the rows: the backbone does not run where hidden states were kept.
     let rejected = |r: &TokenRow| if sides == Sides::Both { r.rejected_ids.len() } else { 0 };
-    sums.tokens += rows.iter().map(|r| r.prompt_ids.len() + r.chosen_ids.len() + rejected(r)).sum::<usize>();
+    sums.tokens += rows.iter().map(|r| r.prompt_ids.len() + r.chosen_ids.len() + rejected(r)).sum::<usize>() as f64;
     if let Some(Inferred::Prior(log_prior)) = &found {
         let groups = match pass.keys {
             Some(keys) => crate::batch::runs(keys),
@@ -198,7 +257,7 @@ pub fn forward<T: Real>(
             Some(before) => (before + part)?,
         });
     }
-    sums.right += margins.iter().filter(|m| **m > 0.0).count();
+    sums.right += margins.iter().filter(|m| **m > 0.0).count() as f64;
     let mut loss = loss.ok_or_else(|| Error::run("a step without a latent branch"))?;
     if let Some(kl) = found.as_ref().map(Inferred::kl).transpose()?.flatten() {
         loss = (loss + (kl.sum_all()? * (share * pass.moment.kl_weight))?)?;
@@ -246,11 +305,8 @@ fn draws<T: Real>(
 ///
 /// # Shapes
 /// (n).
-pub(super) fn label_flips<T: Real>(policy: &Policy<T>, n: usize) -> Result<Option<Tensor>> {
-    Ok(match policy.flip_rate()? {
-        Some(rate) => Some(rate.broadcast_as(n)?.contiguous()?),
-        None => None,
-    })
+fn label_flips<T: Real>(policy: &Policy<T>, n: usize) -> Result<Option<Tensor>> {
+    policy.flip_rate()?.map(|rate| Ok(rate.broadcast_as(n)?.contiguous()?)).transpose()
 }
 
 /// The mean distribution over the pass of all ranks, and the number of its examples. The terms of other ranks are
@@ -261,7 +317,7 @@ pub(super) fn label_flips<T: Real>(policy: &Policy<T>, n: usize) -> Result<Optio
 ///
 /// # Errors
 /// [`Error::Tensor`]; as [`Ranks::meet`].
-pub(super) fn mean_of(log_weights: &Tensor, ranks: &Ranks) -> Result<(Tensor, f64)> {
+fn mean_of(log_weights: &Tensor, ranks: &Ranks) -> Result<(Tensor, f64)> {
     let own = log_weights.exp()?.sum(0)?;
     let n = log_weights.dim(0)? as f64;
     if ranks.size() == 1 {
@@ -300,6 +356,33 @@ fn count_codes(codes: &Codes, sums: &mut Sums) -> Result<()> {
 }
 
 /// The sum of a tensor's numbers.
-pub(super) fn total(t: &Tensor) -> Result<f64> {
+fn total(t: &Tensor) -> Result<f64> {
     Ok(t.detach().to_dtype(DType::F64)?.sum_all()?.to_vec0::<f64>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::ranks::threads::together;
+
+    #[test]
+    fn sums_of_ranks_are_the_sums_of_all() {
+        let of = |i: f64| {
+            let mut sums = Sums { examples: i, tokens: 10.0 * i, objective: 0.5 * i, right: i, ..Sums::default() };
+            sums.rewards = (i, -i);
+            if i > 0.0 {
+                sums.usage.add(&[0.25, 0.75]);
+            }
+            sums
+        };
+        for sums in together(3, |ranks| {
+            let mut sums = of(ranks.rank() as f64);
+            sums.join(ranks).unwrap();
+            sums
+        }) {
+            assert_eq!((sums.examples, sums.tokens, sums.objective, sums.right), (3.0, 30.0, 1.5, 3.0));
+            assert_eq!(sums.rewards, (3.0, -3.0));
+            assert_eq!((sums.usage.mass, sums.usage.counts, sums.usage.examples), (vec![0.5, 1.5], vec![0, 2], 2));
+        }
+    }
 }

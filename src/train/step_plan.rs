@@ -50,13 +50,9 @@ impl Epochs {
 }
 
 impl StepPlan {
-    /// The plan for `epochs` over `examples`, stopping after `max_steps` (0 = no limit).
-    pub fn new(examples: usize, per_step: usize, epochs: f64, max_steps: usize) -> StepPlan {
-        StepPlan::warmed(examples, per_step, 0.0, epochs, max_steps)
-    }
-
-    /// The same after `warmup` epochs that train the latent part alone. The limit counts all steps.
-    pub fn warmed(examples: usize, per_step: usize, warmup: f64, epochs: f64, max_steps: usize) -> StepPlan {
+    /// The plan for `epochs` over `examples`, after `warmup` epochs that train the latent part alone. It stops after
+    /// `max_steps` (0 = no limit), those of the warm-up counted.
+    pub fn new(examples: usize, per_step: usize, warmup: f64, epochs: f64, max_steps: usize) -> StepPlan {
         let (warming, training) = (Epochs::new(warmup, examples), Epochs::new(epochs, examples));
         let warm = warming.steps(examples, per_step);
         let horizon = training.steps(examples, per_step);
@@ -184,10 +180,14 @@ pub fn used(
 mod tests {
     use super::*;
 
+    fn rows(n: usize) -> Vec<TokenRow> {
+        (0..n).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect()
+    }
+
     #[test]
     fn every_epoch_sees_every_row_once_and_the_last_batch_is_kept() {
-        let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
-        let plan = StepPlan::new(10, 4, 2.0, 0);
+        let rows = rows(10);
+        let plan = StepPlan::new(10, 4, 0.0, 2.0, 0);
         assert_eq!((plan.horizon, plan.steps), (6, 6));
         let mut feed = Feed::new(&rows, None, plan, Seed(1));
         for epoch in 0..2 {
@@ -204,25 +204,26 @@ mod tests {
 
     #[test]
     fn limits_and_fractions() {
-        assert_eq!(StepPlan::new(10, 4, 0.5, 0).horizon, 2);
+        let rows = rows(10);
+        assert_eq!(StepPlan::new(10, 4, 0.0, 0.5, 0).horizon, 2);
         // Half of ten examples is five: a step of four and a step of one.
-        let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
-        let half = StepPlan::new(10, 4, 1.5, 0);
+        let half = StepPlan::new(10, 4, 0.0, 1.5, 0);
         assert_eq!(half.horizon, 5);
         let mut feed = Feed::new(&rows, None, half, Seed(1));
         let sizes: Vec<usize> = (0..5).map(|step| feed.step(step).len()).collect();
         assert_eq!(sizes, [4, 4, 2, 4, 1]);
         let done: Vec<f64> = (1..=5).map(|step| half.epochs_done(step)).collect();
         assert_eq!(done, [0.4, 0.8, 1.0, 1.4, 1.5]);
-        let capped = StepPlan::new(10, 4, 3.0, 5);
+        let capped = StepPlan::new(10, 4, 0.0, 3.0, 5);
         assert_eq!((capped.horizon, capped.steps), (9, 5));
         assert_eq!(capped.share(8), 1.0);
-        assert_eq!(StepPlan::new(3, 4, 1.0, 0).share(0), 0.0);
+        assert_eq!(StepPlan::new(3, 4, 0.0, 1.0, 0).share(0), 0.0);
     }
 
     #[test]
     fn steps_of_the_latent_part_come_first_and_do_not_count_as_epochs() {
-        let plan = StepPlan::warmed(10, 4, 1.5, 2.0, 0);
+        let rows = rows(10);
+        let plan = StepPlan::new(10, 4, 1.5, 2.0, 0);
         // 3 + 2 steps, then 6.
         assert_eq!((plan.warm, plan.horizon, plan.steps), (5, 6, 11));
         let places: Vec<_> = (0..11).map(|step| plan.epoch(step)).collect();
@@ -231,20 +232,18 @@ mod tests {
         let done: Vec<f64> = [5, 6, 8, 11].map(|step| plan.epochs_done(step)).to_vec();
         assert_eq!(done, [0.0, 0.4, 1.0, 2.0]);
         assert_eq!([0, 5, 10].map(|step| plan.share(step)), [0.0, 0.0, 1.0]);
-        let rows: Vec<TokenRow> = (0..10).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
         let mut feed = Feed::new(&rows, None, plan, Seed(1));
         let sizes: Vec<usize> = (0..11).map(|step| feed.step(step).len()).collect();
         assert_eq!(sizes, [4, 4, 2, 4, 1, 4, 4, 2, 4, 4, 2]);
-        assert_eq!(StepPlan::warmed(10, 4, 1.5, 2.0, 3).steps, 3);
+        assert_eq!(StepPlan::new(10, 4, 1.5, 2.0, 3).steps, 3);
     }
 
     #[test]
     fn rows_of_one_key_are_never_parted() {
         let keys: Vec<u64> = vec![1, 1, 1, 2, 2, 3, 4, 4, 4, 4, 5];
-        let rows: Vec<TokenRow> =
-            (0..keys.len()).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect();
+        let rows = rows(keys.len());
         for (seed, per_step) in [(1, 4), (2, 4), (3, 5), (4, 7)] {
-            let plan = StepPlan::new(keys.len(), per_step, 2.0, 0);
+            let plan = StepPlan::new(keys.len(), per_step, 0.0, 2.0, 0);
             let mut feed = Feed::new(&rows, Some(&keys), plan, Seed(seed));
             for epoch in 0..2 {
                 let steps: Vec<Vec<usize>> =

@@ -23,9 +23,8 @@ pub fn rewind(folder: &Path, step: usize) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        if !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(PREFIX)) {
+    for path in artifact::entries(folder)? {
+        if !artifact::name_of(&path).starts_with(PREFIX) {
             continue;
         }
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;

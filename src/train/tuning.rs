@@ -37,7 +37,7 @@ pub struct DataShape<'a> {
 /// [`Error::Config`] where the model is an adapter with other settings, or the device is not there.
 pub fn start(config: &TrainConfig, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
     let mut policy = in_memory(config, &ModelSource::resolve(&config.model)?, seed, data)?;
-    if let Some(place) = device::open(config, ranks::local_rank())? {
+    if let Some(place) = device::open(config.device, config.kernels, config.precision, ranks::local_rank())? {
         policy = policy.placed(place)?;
     }
     policy.decoder.recompute = config.recompute;

@@ -59,17 +59,25 @@ pub fn load_adapter<T: Real>(folder: &Path, vocab_size: usize, seed: Seed) -> Re
 pub fn shape(source: &ModelSource, vocab_size: usize) -> Result<LlamaConfig> {
     let config = match source {
         ModelSource::Tiny { width, layers } => LlamaConfig::tiny(*width, *layers, vocab_size),
-        ModelSource::Folder(folder) if peft::is_adapter(folder) => {
-            return shape(&peft::base_source(folder)?, vocab_size);
-        }
-        ModelSource::Folder(folder) if latent::is_latent_alone(folder) => {
-            return shape(&latent::source(folder)?, vocab_size);
-        }
-        ModelSource::Folder(folder) => folder::shape(folder)?,
+        ModelSource::Folder(folder) => match below(folder)? {
+            Some(base) => return shape(&base, vocab_size),
+            None => folder::shape(folder)?,
+        },
         ModelSource::Gguf(path) => gguf::shape(path)?,
     };
     covers(&config, vocab_size, source)?;
     Ok(config)
+}
+
+/// The model under an adapter, or under a latent part alone; none for a folder with a model of its own.
+///
+/// # Errors
+/// [`Error::Model`] where it cannot be had.
+pub fn below(folder: &Path) -> Result<Option<ModelSource>> {
+    if peft::is_adapter(folder) {
+        return peft::base_source(folder).map(Some);
+    }
+    latent::is_latent_alone(folder).then(|| latent::source(folder)).transpose()
 }
 
 fn covers(config: &LlamaConfig, vocab_size: usize, source: &ModelSource) -> Result<()> {

@@ -78,9 +78,9 @@ mod tests {
         let label = |name: &str, hits: [u64; 3], n: u64| LabelAccuracy {
             label: name.into(),
             n,
-            prior: Some(wilson(n, n, 0.95)),
+            prior: Some(wilson(n, n)),
             best: Some(0),
-            codes: hits.map(|h| wilson(h, n, 0.95)).to_vec(),
+            codes: hits.map(|h| wilson(h, n)).to_vec(),
         };
         let none =
             LabelAccuracy { n: 0, prior: None, best: None, codes: Vec::new(), ..label("risk=direct", [0; 3], 1) };

@@ -138,25 +138,14 @@ impl<R: Read> Head<R> {
     }
 }
 
+/// The name of a tensor type; "" stands for those that are not named.
 fn type_name(kind: u32) -> String {
-    match kind {
-        0 => "F32",
-        1 => "F16",
-        2 => "Q4_0",
-        3 => "Q4_1",
-        6 => "Q5_0",
-        7 => "Q5_1",
-        8 => "Q8_0",
-        9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
-        15 => "Q8_K",
-        28 => "F64",
-        30 => "BF16",
-        other => return format!("type {other}"),
+    const NAMES: [&str; 31] = [
+        "F32", "F16", "Q4_0", "Q4_1", "", "", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+        "Q8_K", "", "", "", "", "", "", "", "", "", "", "", "", "F64", "", "BF16",
+    ];
+    match NAMES.get(kind as usize) {
+        Some(&name) if !name.is_empty() => name.into(),
+        _ => format!("type {kind}"),
     }
-    .into()
 }

@@ -10,20 +10,17 @@ use crate::analysis::tables::texts;
 use crate::analysis::{CodeAccuracy, Labels, code_accuracy};
 use crate::error::Result;
 use crate::manifest::Manifest;
-use crate::schema::col;
+use crate::schema::{col, fact};
 use crate::synth::Ceilings;
 
 /// Names of the planted preferences by id, as the corpus' own manifest lists them; none where it does not.
 pub(super) fn names(truth_dir: &Path) -> Vec<String> {
-    let listed = Manifest::read(truth_dir).ok().and_then(|mut manifest| manifest.facts.remove("preferences"));
+    let listed = Manifest::read(truth_dir).ok().and_then(|mut manifest| manifest.facts.remove(fact::PREFERENCES));
     listed.and_then(|names| serde_json::from_value(names).ok()).unwrap_or_default()
 }
 
 /// Accuracy of each code alone on the test pairs of each planted preference, by preference id. Rows that the truth
 /// does not know are left out; `None` where `posteriors` has no margins of single codes.
-///
-/// # Errors
-/// As [`code_accuracy`].
 pub(super) fn accuracy(best: &Ceilings, names: &[String], posteriors: &DataFrame) -> Result<Option<CodeAccuracy>> {
     let planted: HashMap<&str, usize> = best.rows.iter().map(|r| (r.id.as_str(), r.preference as usize)).collect();
     let rows: Vec<Option<usize>> =

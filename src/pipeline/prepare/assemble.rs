@@ -17,7 +17,6 @@ use crate::tokenize::ModelTokenizer;
 
 /// All parts of a preparation, by bucket; buckets without a pair have none.
 pub struct Parts<'a> {
-    /// Where they are.
     pub work: &'a Work,
     /// In the order of the buckets.
     pub parts: Vec<Option<Part>>,
@@ -37,9 +36,6 @@ impl Parts<'_> {
     }
 
     /// The first pair, for a look at what would be written.
-    ///
-    /// # Errors
-    /// As [`Parts::rejects`].
     pub fn example(&self) -> Result<serde_json::Value> {
         for split in 0..SPLITS.len() {
             for (bucket, part) in self.each() {
@@ -64,7 +60,7 @@ impl Parts<'_> {
         let (rows, packed) = rayon::join(
             || {
                 let frames = self.each().map(|(bucket, part)| part.pairs(self.work, bucket, split));
-                artifact::write_parquet_pieces(out.join(&pairs), &empty, frames)
+                artifact::write_parquet_pieces(&out.join(&pairs), &empty, frames, &[])
             },
             || {
                 let pieces = self.each().map(|(bucket, part)| part.tokens(self.work, bucket, split));
@@ -98,13 +94,8 @@ pub fn write(
     manifest.output(&aside, prepared::REJECTS, Some(rejects.height() as u64))?;
     let folder = aside.join(prepared::TOKENIZER);
     tokenizer.save(&folder)?;
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
-        names.push(entry.map_err(Error::io(&folder))?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    for name in names {
-        manifest.output(&aside, &format!("{}/{name}", prepared::TOKENIZER), None)?;
+    for file in artifact::entries(&folder)? {
+        manifest.output(&aside, &format!("{}/{}", prepared::TOKENIZER, artifact::name_of(&file)), None)?;
     }
     summary.record(&mut manifest)?;
 

@@ -15,18 +15,13 @@ use crate::frame;
 /// Where one blob lies in its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blob {
-    /// First byte.
     pub offset: u64,
-    /// Length in bytes.
     pub bytes: u64,
     /// BLAKE3, lower-case hex.
     blake3: String,
 }
 
 /// Writes blobs in the given order and tells where they lie.
-///
-/// # Errors
-/// [`Error::Io`].
 pub fn write(path: &Path, contents: &[Vec<u8>]) -> Result<Vec<Blob>> {
     let mut blobs = Vec::with_capacity(contents.len());
     let mut offset = 0;
@@ -58,9 +53,6 @@ pub fn read(path: &Path, blob: &Blob) -> Result<Vec<u8>> {
 }
 
 /// A frame as Arrow IPC.
-///
-/// # Errors
-/// [`Error::Frame`].
 pub fn from_frame(frame: &DataFrame) -> Result<Vec<u8>> {
     let mut frame = frame.clone();
     for name in frame.get_column_names_owned() {
@@ -75,9 +67,6 @@ pub fn from_frame(frame: &DataFrame) -> Result<Vec<u8>> {
 }
 
 /// A frame from a blob.
-///
-/// # Errors
-/// As [`read`].
 pub fn read_frame(path: &Path, blob: &Blob) -> Result<DataFrame> {
     let bytes = read(path, blob)?;
     IpcReader::new(Cursor::new(bytes)).finish().map_err(|e| damaged(path, &e.to_string()))

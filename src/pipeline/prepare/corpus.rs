@@ -50,9 +50,6 @@ impl Corpus {
     }
 
     /// Takes in the pairs of one batch.
-    ///
-    /// # Errors
-    /// [`crate::Error::Frame`].
     pub fn add(&mut self, frame: &DataFrame, seed: Seed) -> Result<()> {
         let (ids, splits) = (frame.column(col::ID)?.str()?, frame.column(col::SPLIT)?.str()?);
         let open = |name| MessageColumn::open(frame.column(name)?);

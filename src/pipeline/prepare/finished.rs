@@ -1,14 +1,13 @@
 //! Buckets of clean pairs in their final order. A bucket is finished once, however often it is read.
 
-use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::{self, Blob};
-use super::config::PrepareConfig;
 use super::spill::Buckets;
 use super::work::Work;
 use crate::error::Result;
 use crate::pairs::{self, Finished};
+use crate::pipeline::recipe::PrepareConfig;
 use crate::rejects::Reject;
 use crate::seed::Seed;
 
@@ -16,11 +15,8 @@ use crate::seed::Seed;
 pub struct FinishedBuckets<'a> {
     /// The pairs as they were made.
     pub buckets: &'a Buckets<'a>,
-    /// Where finished buckets are kept.
     pub work: &'a Work,
-    /// Settings.
     pub config: &'a PrepareConfig,
-    /// The run's seed.
     pub seed: Seed,
     /// Input files by index, for words.
     pub labels: &'a [String],
@@ -46,16 +42,13 @@ impl FinishedBuckets<'_> {
         let name = format!("finished-{bucket:03}");
         let path = self.work.path(&name);
         if let Some(Kept { frame, drops, conflicts, conflict }) = self.work.read(&name) {
-            let frame: DataFrame = blobs::read_frame(&path, &frame)?;
-            return Ok(Finished { frame, drops, conflicts, conflict });
+            return Ok(Finished { frame: blobs::read_frame(&path, &frame)?, drops, conflicts, conflict });
         }
         let finished = pairs::finish(self.buckets.read(bucket)?, &self.config.pairs, self.seed, self.labels)?;
         if self.keep {
-            let written = blobs::write(&path, &[blobs::from_frame(&finished.frame)?])?;
-            for frame in written {
-                let (drops, conflict) = (finished.drops.clone(), finished.conflict.clone());
-                self.work.finish(&name, &Kept { frame, drops, conflicts: finished.conflicts, conflict })?;
-            }
+            let frame = blobs::write(&path, &[blobs::from_frame(&finished.frame)?])?.remove(0);
+            let (drops, conflict) = (finished.drops.clone(), finished.conflict.clone());
+            self.work.finish(&name, &Kept { frame, drops, conflicts: finished.conflicts, conflict })?;
         }
         Ok(finished)
     }

@@ -3,19 +3,18 @@
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
-use super::beside;
-use super::config::PrepareConfig;
+use super::Job;
 use super::corpus::Corpus;
-use super::job::Job;
-use super::shard::Shard;
 use super::spill::{Buckets, Spill};
 use super::summary::Counts;
 use super::work::{Work, stop_if_asked};
+use super::{beside, inputs};
 use crate::artifact::FileDigest;
 use crate::error::Result;
-use crate::ingest::{self, Batch, Input, OnWrongTens, Position, WrongTens};
+use crate::ingest::{self, Batch, OnWrongTens, Position, WrongTens};
 use crate::manifest::InputFile;
 use crate::pairs::{self, PairRule, Scored, Unusable};
+use crate::pipeline::recipe::{PrepareConfig, Shard};
 use crate::rejects::Reject;
 use crate::seed::Seed;
 use crate::select::contamination::{Found, Index, Overlap};
@@ -101,8 +100,7 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
             if from.is_some() {
                 progress.note("going on where an earlier run stopped");
             }
-            let size = |input: &Input| std::fs::metadata(&input.path).map_or(0, |facts| facts.len());
-            progress.begin("read and pair (bytes)", Some(inputs.iter().map(size).sum()));
+            progress.begin("read and pair (bytes)", Some(inputs::bytes(inputs)));
             let files = ingest::read(inputs, &config.ingest, from, progress, &mut |batch| {
                 reader.take(batch, &mut spill)?;
                 stop_if_asked(progress)
@@ -150,27 +148,20 @@ struct Selection<'a> {
     index: Option<&'a Index>,
 }
 
-/// Rows with their tags, without those that are not wanted.
-struct Selected {
-    frame: DataFrame,
-    rejects: Vec<Reject>,
-    sources: SourceCounts,
-    questions: Found,
-}
-
 impl Selection<'_> {
-    fn apply(&self, frame: DataFrame) -> Result<Selected> {
-        let Tagged { frame, mut rejects, counts: sources } = self.tagger.apply(frame)?;
+    /// Rows with their tags, without those that are not wanted; and those.
+    fn apply(&self, frame: DataFrame, findings: &mut Findings) -> Result<(DataFrame, Vec<Reject>)> {
+        let Tagged { frame, mut rejects, counts } = self.tagger.apply(frame)?;
+        findings.sources += &counts;
         let (mut frame, weighed) = self.mix.weigh(frame)?;
         rejects.extend(weighed);
-        let mut questions = Found::default();
         if let Some(index) = self.index {
             let checked = index.apply(frame)?;
             frame = checked.frame;
             rejects.extend(checked.rejects);
-            questions = checked.found;
+            findings.questions += &checked.found;
         }
-        Ok(Selected { frame, rejects, sources, questions })
+        Ok((frame, rejects))
     }
 }
 
@@ -192,13 +183,11 @@ impl Reader<'_> {
         self.now.findings.wrong_tens += batch.wrong_tens;
         if self.corpus.is_wanted() && !self.shard.is_whole() {
             // Every shard trains the same tokenizer: on texts of all.
-            let all = self.selection.apply(batch.frame.clone())?.frame;
+            let (all, _) = self.selection.apply(batch.frame.clone(), &mut Findings::default())?;
             self.corpus.add(&pairs::build(&all, &self.config.pairs, self.seed)?.frame, self.seed)?;
         }
-        let selected = self.selection.apply(self.shard.rows(batch.frame)?)?;
-        self.now.findings.sources += &selected.sources;
-        self.now.findings.questions += &selected.questions;
-        let built = pairs::build(&selected.frame, &self.config.pairs, self.seed)?;
+        let (frame, rejects) = self.selection.apply(self.shard.rows(batch.frame)?, &mut self.now.findings)?;
+        let built = pairs::build(&frame, &self.config.pairs, self.seed)?;
         if self.corpus.is_wanted() && self.shard.is_whole() {
             self.corpus.add(&built.frame, self.seed)?;
         }
@@ -208,7 +197,7 @@ impl Reader<'_> {
             *self.now.counts.totals.pairs_dropped.entry(reason.to_string()).or_default() += n;
         }
         let unread = batch.rejects.into_iter().filter(|r| self.shard.holds(r.group));
-        let rejects: Vec<_> = unread.chain(selected.rejects).chain(built.rejects).collect();
+        let rejects: Vec<_> = unread.chain(rejects).chain(built.rejects).collect();
         rejects.iter().for_each(|r| self.now.counts.reject(r));
         if spill.add(built.frame, rejects) {
             self.flush(spill, false)?;

@@ -3,9 +3,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::artifact::{self, name_of};
 use crate::error::{Error, Result};
 use crate::hub::HubFile;
 use crate::ingest::Input;
+use crate::pipeline::recipe::PrepareConfig;
 use crate::progress::Progress;
 use crate::schema::SPLITS;
 
@@ -54,6 +56,23 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
     let mut seen = std::collections::BTreeSet::new();
     inputs.retain(|input| seen.insert(input.path.canonicalize().unwrap_or_else(|_| input.path.clone())));
     Ok(inputs)
+}
+
+/// The files that decide about rows beside the inputs: those with sources to join, and benchmarks.
+pub fn beside(config: &PrepareConfig, progress: &dyn Progress) -> Result<Vec<Input>> {
+    Ok([resolve(&config.sources.join, progress)?, resolve(&config.pairs.decontaminate, progress)?].concat())
+}
+
+/// All files and folders that a preparation reads: as they were named, and one by one.
+pub fn read_by(config: &PrepareConfig, inputs: &[Input], beside: &[Input]) -> Vec<PathBuf> {
+    let named = [&config.input, &config.sources.join, &config.pairs.decontaminate].into_iter().flatten();
+    let others = [&config.tokenizer, &config.tokenize.template];
+    named.chain(others).map(PathBuf::from).chain(inputs.iter().chain(beside).map(|i| i.path.clone())).collect()
+}
+
+/// Bytes of all files together, as far as they are there.
+pub fn bytes(inputs: &[Input]) -> u64 {
+    inputs.iter().map(|input| std::fs::metadata(&input.path).map_or(0, |facts| facts.len())).sum()
 }
 
 /// Gives each input the split that its name says, where the names of some say that they are for training and
@@ -115,9 +134,10 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
     if files.is_empty() {
         let with_data = folders.iter().filter(|f| entries(f).is_ok_and(|(files, _)| !files.is_empty()));
         let below: Vec<String> = with_data.map(|f| f.display().to_string()).collect();
-        let hint = match below.is_empty() {
-            true => "text files may be packed as .gz or .zst; name a file to read it whatever its ending".into(),
-            false => format!("there is data in {}; name the folder that is meant", below.join(", ")),
+        let hint = if below.is_empty() {
+            "text files may be packed as .gz or .zst; name a file to read it whatever its ending".into()
+        } else {
+            format!("there is data in {}; name the folder that is meant", below.join(", "))
         };
         return Err(refused(folder, "no .jsonl, .json, .csv, .parquet or .arrow file in this folder", &hint));
     }
@@ -128,8 +148,7 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Data files and visible folders of a folder, by name.
 fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut files, mut folders) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
+    for path in artifact::entries(folder)? {
         let name = name_of(&path);
         if name.starts_with('.') {
             continue;
@@ -140,8 +159,6 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
             files.push(path);
         }
     }
-    files.sort();
-    folders.sort();
     Ok((files, folders))
 }
 
@@ -196,10 +213,8 @@ pub fn stem(path: &Path) -> String {
     let unnumbered = name.trim_end_matches(|c: char| c.is_ascii_digit());
     let is_part = unnumbered.len() < name.len() && PART.contains(&unnumbered.trim_end_matches(['-', '_']));
     let was_numbered = without_ending(&name_of(path)).is_some_and(|whole| whole != name);
-    match is_part || was_numbered && is_layout(&name.to_lowercase()) {
-        true => folder_name(path).unwrap_or(name),
-        false => name,
-    }
+    let of_folder = is_part || was_numbered && is_layout(&name.to_lowercase());
+    if of_folder { folder_name(path).unwrap_or(name) } else { name }
 }
 
 /// The folder that a data set is known by: the nearest one that is not named after a split or `data`, else the
@@ -244,10 +259,6 @@ fn without_ending(name: &str) -> Option<&str> {
         return Some(&name[..end]);
     }
     cut(name, &BINARY_ENDINGS).map(|end| &name[..end])
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The split that a file's name says, or the folder that it is in.

@@ -2,58 +2,41 @@
 
 use std::path::PathBuf;
 
-use super::shard::Shard;
 use super::summary::{Counts, PrepareSummary};
 use crate::error::{Error, Result};
 use crate::manifest::InputFile;
+use crate::pipeline::recipe::Shard;
 
 /// Advice where the chat template refuses every row.
 pub const OTHER_TEMPLATE: &str = "choose a chat template that takes these conversations: --template NAME";
 
-/// Adds to each file what became of its rows. In a shard, `rows_read` counts the shard's rows only,
-/// so that the shards' manifests add up to the whole's.
+/// The rows of a file that were kept or rejected: where it was read whole, all that were read.
 ///
 /// # Errors
 /// [`Error::Run`] where a row is not accounted for, which would be a mistake of ours.
+pub fn accounted(file: &InputFile, whole: bool) -> Result<u64> {
+    let (read, accounted) = (file.rows_read, file.rows_kept + file.rows_rejected.values().sum::<u64>());
+    if whole && accounted != read {
+        let message = format!("{}: {read} rows read, but {accounted} kept or rejected; please report this", file.path);
+        return Err(Error::run(message));
+    }
+    Ok(accounted)
+}
+
+/// Adds to each file what became of its rows. In a shard, `rows_read` counts the shard's rows only,
+/// so that the shards' manifests add up to the whole's.
 pub fn settle(mut files: Vec<InputFile>, counts: &Counts, shard: Shard) -> Result<Vec<InputFile>> {
     for (index, file) in (0..).zip(&mut files) {
         let fate = counts.files.get(&index).cloned().unwrap_or_default();
         file.rows_kept = fate.kept;
         file.rows_rejected = fate.rejected;
-        let accounted = file.rows_kept + file.rows_rejected.values().sum::<u64>();
-        if shard.is_whole() && accounted != file.rows_read {
-            return Err(Error::run(format!(
-                "{}: {} rows read, but {accounted} kept or rejected; please report this",
-                file.path, file.rows_read
-            )));
-        }
-        file.rows_read = accounted;
+        file.rows_read = accounted(file, shard.is_whole())?;
     }
     Ok(files)
 }
 
-/// The numbers of a finished preparation.
-pub fn summarize(files: &[InputFile], counts: Counts) -> PrepareSummary {
-    let mut summary = PrepareSummary::default();
-    for file in files {
-        summary.rows_read += file.rows_read;
-        summary.rows_kept += file.rows_kept;
-        for (reason, n) in &file.rows_rejected {
-            *summary.rejects.entry(reason.clone()).or_default() += n;
-        }
-    }
-    summary.pairs = counts.totals.pairs();
-    summary.flipped = counts.totals.noise.all.flipped;
-    summary.realised_flip_rate = summary.flipped as f64 / summary.pairs.max(1) as f64;
-    summary.totals = counts.totals;
-    summary
-}
-
 /// Refuses a result without a single pair; a shard may be empty. `refusal` is what the chat template or
 /// the tokenizer has against one of the rows, where it refused any.
-///
-/// # Errors
-/// [`Error::Data`].
 pub fn require_rows(summary: &PrepareSummary, refusal: &str, labels: &[String], shard: Shard) -> Result<()> {
     if summary.rows_kept > 0 || !shard.is_whole() {
         return Ok(());

@@ -25,11 +25,8 @@ use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal};
 
 /// What all parts are made of and with.
 pub struct PartMaker<'a> {
-    /// The pairs.
     pub finished: &'a FinishedBuckets<'a>,
-    /// The model's.
     pub tokenizer: &'a ModelTokenizer,
-    /// What is known of all pairs.
     pub plans: &'a Plans,
 }
 
@@ -40,7 +37,6 @@ pub struct Part {
     pairs: [Blob; 2],
     tokens: [Blob; 2],
     rejects: Blob,
-    /// Its numbers.
     pub counts: Counts,
 }
 
@@ -51,25 +47,16 @@ impl Part {
     }
 
     /// The pairs of a split, by its index in [`SPLITS`].
-    ///
-    /// # Errors
-    /// As [`blobs::read`].
     pub fn pairs(&self, work: &Work, bucket: usize, split: usize) -> Result<DataFrame> {
         blobs::read_frame(&work.path(&name(bucket)), &self.pairs[split])
     }
 
     /// The packed tokens of a split.
-    ///
-    /// # Errors
-    /// As [`blobs::read`].
     pub fn tokens(&self, work: &Work, bucket: usize, split: usize) -> Result<Vec<u8>> {
         blobs::read(&work.path(&name(bucket)), &self.tokens[split])
     }
 
     /// The rejected rows.
-    ///
-    /// # Errors
-    /// As [`blobs::read`].
     pub fn rejects(&self, work: &Work, bucket: usize) -> Result<DataFrame> {
         blobs::read_frame(&work.path(&name(bucket)), &self.rejects)
     }
@@ -196,10 +183,8 @@ impl PartMaker<'_> {
 
     /// The error that a refused row is. Where all rows are refused, it is no use to skip them.
     fn refusal(&self, row: &Reject, hint: Option<&str>, all: bool) -> Error {
-        let advice: Vec<&str> = match all {
-            true => vec![hint.unwrap_or(OTHER_TEMPLATE)],
-            false => hint.into_iter().chain([SKIP_ADVICE]).collect(),
-        };
+        let more = if all { None } else { Some(SKIP_ADVICE) };
+        let advice: Vec<&str> = hint.or(all.then_some(OTHER_TEMPLATE)).into_iter().chain(more).collect();
         Error::Data {
             path: self.finished.labels.get(row.file as usize).map_or("", String::as_str).into(),
             line: Some(row.line),

@@ -16,7 +16,6 @@ pub struct Plans {
     pub near: Option<near::NearPlan>,
     /// Which pairs of capped inputs stay.
     pub caps: Option<CapPlan>,
-    /// The noise's constants.
     pub noise: noise::NoisePlan,
 }
 
@@ -46,9 +45,6 @@ impl Plans {
     }
 
     /// The pairs of a bucket in their final order, without those that the plans drop.
-    ///
-    /// # Errors
-    /// As [`FinishedBuckets::read`].
     pub fn clean(&self, finished: &FinishedBuckets<'_>, bucket: usize) -> Result<Finished> {
         let mut clean = finished.read(bucket)?;
         if let Some(near) = &self.near {

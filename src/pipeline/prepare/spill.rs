@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::{self, Blob};
-use super::shard::Shard;
 use super::work::Work;
 use crate::error::{Error, Result};
+use crate::pipeline::recipe::Shard;
 use crate::rejects::{self, Reject};
 use crate::schema::col;
 
@@ -82,9 +82,6 @@ impl<'a, T: Serialize + serde::de::DeserializeOwned> Spill<'a, T> {
 
     /// Writes what was taken in as one segment, durable against a kill. `last` says that nothing will
     /// follow: an input that fits one segment needs no buckets.
-    ///
-    /// # Errors
-    /// [`crate::Error::Io`], [`crate::Error::Frame`].
     pub fn flush(&mut self, facts: T, last: bool) -> Result<()> {
         if self.buckets == 0 {
             self.buckets = if last { 1 } else { BUCKETS };
@@ -185,9 +182,6 @@ impl Buckets<'_> {
     }
 
     /// The rows that were rejected while reading.
-    ///
-    /// # Errors
-    /// As [`Buckets::read`].
     pub fn rejects(&self) -> Result<Vec<DataFrame>> {
         self.frames(&self.rejects)
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ingest::WrongTens;
-use crate::manifest::Manifest;
+use crate::manifest::{InputFile, Manifest};
 use crate::noise::Ledger;
 use crate::pairs::{Unusable, near};
 use crate::rejects::Reject;
@@ -93,17 +93,16 @@ impl std::ops::AddAssign for Counts {
             add_all(&mut own.rejected, fate.rejected);
         }
         self.totals += other.totals;
-        if self.conflict.is_empty() {
-            self.conflict = other.conflict;
-        }
-        if self.refusal.is_empty() {
-            self.refusal = other.refusal;
+        for (own, other) in [(&mut self.conflict, other.conflict), (&mut self.refusal, other.refusal)] {
+            if own.is_empty() {
+                *own = other;
+            }
         }
     }
 }
 
 /// Adds counts by name.
-fn add_all(to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>) {
+pub fn add_all(to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>) {
     for (key, n) in from {
         *to.entry(key).or_default() += n;
     }
@@ -178,12 +177,8 @@ impl PrepareSummary {
         Ok(serde_json::from_value(facts.into())?)
     }
 
-    /// Adds the numbers of another part of the same data.
+    /// Adds the numbers of another part of the same data, but for those that [`PrepareSummary::settle`] takes.
     pub fn add(&mut self, other: PrepareSummary) {
-        self.rows_read += other.rows_read;
-        self.rows_kept += other.rows_kept;
-        self.pairs += other.pairs;
-        self.flipped += other.flipped;
         self.totals += other.totals;
         self.unusable_completions += other.unusable_completions;
         // Every part has read the whole of the files.
@@ -199,7 +194,16 @@ impl PrepareSummary {
                 own.items_found = own.items_found.max(other.items_found);
             }
         }
-        add_all(&mut self.rejects, other.rejects);
+    }
+
+    /// Takes the numbers of rows from the files, and those of pairs from the totals.
+    pub fn settle(&mut self, files: &[InputFile]) {
+        self.rows_read = files.iter().map(|file| file.rows_read).sum();
+        self.rows_kept = files.iter().map(|file| file.rows_kept).sum();
+        self.rejects = BTreeMap::new();
+        files.iter().for_each(|file| add_all(&mut self.rejects, file.rows_rejected.clone()));
+        self.pairs = self.totals.pairs();
+        self.flipped = self.totals.noise.all.flipped;
         self.realised_flip_rate = self.flipped as f64 / self.pairs.max(1) as f64;
     }
 }

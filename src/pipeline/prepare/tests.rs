@@ -58,6 +58,17 @@ fn config(input: Vec<String>, out: &Path) -> PrepareConfig {
     config
 }
 
+/// Prepares all of `n` shards; gives their folders.
+fn in_shards(n: usize, config: &PrepareConfig, dir: &Path) -> Vec<PathBuf> {
+    let shard = |i: usize| {
+        let out = dir.join(format!("part {i}"));
+        let (shard, text) = (format!("{i}/{n}"), out.display().to_string());
+        run(&PrepareConfig { shard, out: text, ..config.clone() }, Seed(1), &Silent).unwrap();
+        out
+    };
+    (1..=n).map(shard).collect()
+}
+
 fn pairs_of(out: &Path, split: &str) -> DataFrame {
     artifact::read_parquet(out.join(prepared::pairs(split))).unwrap()
 }
@@ -154,52 +165,12 @@ fn bytes_depend_on_neither_file_order_nor_threads() {
 }
 
 #[test]
-fn shards_add_up_to_the_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let files = corpus(dir.path());
-    let whole = dir.path().join("whole");
-    let all = run(&config(files.clone(), &whole), Seed(1), &Silent).unwrap();
-    let rows = |out: &Path| -> BTreeSet<String> {
-        let frames = SPLIT_NAMES.map(|s| pairs_of(out, s));
-        let row = |f: &DataFrame, i: usize| format!("{:?}", f.get_row(i).unwrap());
-        frames.iter().flat_map(|f| (0..f.height()).map(move |i| row(f, i))).collect()
-    };
-    let rejects = |out: &Path| -> BTreeSet<String> {
-        let frame = artifact::read_parquet(out.join(prepared::REJECTS)).unwrap();
-        (0..frame.height()).map(|i| format!("{:?}", frame.get_row(i).unwrap())).collect()
-    };
-    let tokens = |out: &Path| -> BTreeSet<String> {
-        let read = |s: &str| token_file::read(out.join(prepared::tokens(s))).unwrap();
-        SPLIT_NAMES.iter().flat_map(|s| read(s)).map(|t| format!("{t:?}")).collect()
-    };
-    let (mut seen, mut refused, mut encoded, mut read) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), 0);
-    for i in 1..=3 {
-        let out = dir.path().join(format!("part {i}"));
-        let config = PrepareConfig { shard: format!("{i}/3"), ..config(files.clone(), &out) };
-        let part = run(&config, Seed(1), &Silent).unwrap();
-        assert!(part.rows_kept > 0);
-        read += part.rows_read;
-        assert!(rows(&out).iter().all(|r| seen.insert(r.clone())), "no row is in two shards");
-        assert!(rejects(&out).iter().all(|r| refused.insert(r.clone())), "no reject is in two shards");
-        encoded.extend(tokens(&out));
-    }
-    assert_eq!(read, all.rows_read);
-    assert_eq!(seen, rows(&whole));
-    assert_eq!(refused, rejects(&whole));
-    assert_eq!(encoded, tokens(&whole));
-}
-
-#[test]
 fn merged_shards_are_the_whole_byte_for_byte() {
     let dir = tempfile::tempdir().unwrap();
     let files = corpus(dir.path());
     let whole = dir.path().join("whole");
     let all = run(&config(files.clone(), &whole), Seed(1), &Silent).unwrap();
-    let mut shards: Vec<PathBuf> = (1..=4).map(|i| dir.path().join(format!("part {i}"))).collect();
-    for (i, out) in shards.iter().enumerate() {
-        let config = PrepareConfig { shard: format!("{}/4", i + 1), ..config(files.clone(), out) };
-        run(&config, Seed(1), &Silent).unwrap();
-    }
+    let mut shards = in_shards(4, &config(files.clone(), &whole), dir.path());
     // Concatenated as they are, in the order of the shards, the rows are those of the whole.
     for split in SPLIT_NAMES {
         let ids = |out: &PathBuf| texts(&pairs_of(out, split), "id");
@@ -236,11 +207,6 @@ impl Impatient {
 }
 
 impl crate::progress::Progress for Impatient {
-    fn begin(&self, _: &str, _: Option<u64>) {}
-    fn advance(&self, _: u64) {}
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
     fn warn(&self, line: &str) {
         self.1.lock().unwrap().push(line.to_string());
     }
@@ -307,11 +273,7 @@ fn rows_that_the_template_refuses_are_counted_the_same_in_shards_and_after_a_sto
     assert_eq!(rows.len() as u64, refused);
     assert!(rows.iter().all(|((_, file), detail)| file.ends_with(".jsonl") && detail.contains("no threes")));
 
-    let shards: Vec<PathBuf> = (1..=3).map(|i| dir.path().join(format!("part {i}"))).collect();
-    for (i, out) in shards.iter().enumerate() {
-        let shard = PrepareConfig { shard: format!("{}/3", i + 1), out: out.display().to_string(), ..config.clone() };
-        run(&shard, Seed(1), &Silent).unwrap();
-    }
+    let shards = in_shards(3, &config, dir.path());
     let merged = dir.path().join("merged");
     let summary = merge::run(&shards, &merged, &Silent).unwrap();
     assert!(bytes_of(&merged) == bytes_of(&whole));
@@ -346,11 +308,7 @@ fn shards_of_which_nothing_is_left_do_not_become_a_whole() {
             && error.to_string().contains("x.jsonl: line 1: prompt: chat template chatml: no threes"),
         "{error}"
     );
-    let shards: Vec<PathBuf> = (1..=2).map(|i| dir.path().join(format!("part {i}"))).collect();
-    for (i, out) in shards.iter().enumerate() {
-        let shard = PrepareConfig { shard: format!("{}/2", i + 1), out: out.display().to_string(), ..config.clone() };
-        run(&shard, Seed(1), &Silent).unwrap();
-    }
+    let shards = in_shards(2, &config, dir.path());
     let error = merge::run(&shards, &whole, &Silent).unwrap_err();
     assert!(error.to_string().ends_with("none of the 8 rows read gives a pair: 8 template-refused"), "{error}");
     assert!(!whole.join(prepared::MANIFEST).exists());

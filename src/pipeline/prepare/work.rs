@@ -37,9 +37,6 @@ pub struct Key {
 impl Key {
     /// The key of this configuration on these files, as they are now. `tokenizer` is what the manifest
     /// says of it; null for one that is trained on the input.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Json`].
     pub fn of(config: &impl Serialize, seed: u64, tokenizer: serde_json::Value, files: &[Input]) -> Result<Key> {
         let mut config = serde_json::to_value(config)?;
         if let Some(config) = config.as_object_mut() {
@@ -99,22 +96,15 @@ impl Fingerprint {
 #[derive(Debug)]
 pub struct Work {
     folder: PathBuf,
-    /// Whether work of an earlier run was found.
-    pub found: bool,
     /// Holds a folder of a dry run, which goes away with it.
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl Work {
     /// The work folder below `out`, emptied unless it was made for the same key.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     pub fn open(out: &Path, key: &Key) -> Result<Work> {
-        let folder = out.join(FOLDER);
-        let mut work = Work { folder, found: false, _temporary: None };
-        work.found = work.read::<Key>("key").as_ref() == Some(key);
-        if !work.found {
+        let work = Work { folder: out.join(FOLDER), _temporary: None };
+        if work.read::<Key>("key").as_ref() != Some(key) {
             work.clear()?;
             work.finish("key", key)?;
         }
@@ -122,13 +112,10 @@ impl Work {
     }
 
     /// A folder that goes away with the value.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     pub fn temporary() -> Result<Work> {
         let folder = std::env::temp_dir();
         let dir = tempfile::Builder::new().prefix("lpc-pipe-").tempdir_in(&folder).map_err(Error::io(&folder))?;
-        Ok(Work { folder: dir.path().to_path_buf(), found: false, _temporary: Some(dir) })
+        Ok(Work { folder: dir.path().to_path_buf(), _temporary: Some(dir) })
     }
 
     /// Where the bytes of a step go.
@@ -137,9 +124,6 @@ impl Work {
     }
 
     /// Says that a step is finished, and what there is to know about it. Its bytes must be written.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Json`].
     pub fn finish(&self, step: &str, facts: &impl Serialize) -> Result<()> {
         let path = self.marker(step);
         let bytes = serde_json::to_vec(facts)?;
@@ -153,9 +137,6 @@ impl Work {
     }
 
     /// Removes everything.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     pub fn clear(&self) -> Result<()> {
         artifact::remove(&self.folder)
     }
@@ -166,9 +147,6 @@ impl Work {
 }
 
 /// Ends the work between two steps, where the user asked for it.
-///
-/// # Errors
-/// [`Error::Run`].
 pub fn stop_if_asked(progress: &dyn Progress) -> Result<()> {
     if !progress.interrupted() {
         return Ok(());
@@ -189,13 +167,12 @@ mod tests {
         let out = dir.path().join("out");
 
         let work = Work::open(&out, &key(1)).unwrap();
-        assert!(!work.found);
         work.finish("step", &7).unwrap();
-        let again = Work::open(&out, &key(1)).unwrap();
-        assert_eq!((again.found, again.read::<u32>("step")), (true, Some(7)));
+        assert_eq!(Work::open(&out, &key(1)).unwrap().read::<u32>("step"), Some(7));
         assert_eq!(Work::open(&out, &key(2)).unwrap().read::<u32>("step"), None);
         work.finish("step", &7).unwrap();
         std::fs::write(&file, "two").unwrap();
-        assert!(!Work::open(&out, &key(2)).unwrap().found, "the input has changed");
+        let changed = Work::open(&out, &key(2)).unwrap();
+        assert_eq!(changed.read::<u32>("step"), None, "the input has changed");
     }
 }

@@ -42,11 +42,6 @@ struct Quiet<'a> {
 }
 
 impl Progress for Quiet<'_> {
-    fn begin(&self, _: &str, _: Option<u64>) {}
-    fn advance(&self, _: u64) {}
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
     fn warn(&self, line: &str) {
         self.progress.warn(&format!("{}: {line}", self.name));
     }
@@ -171,13 +166,7 @@ impl SweepBackend for Pipelines<'_> {
             ..cell_config(self.recipe, cell)
         };
         let quiet = Quiet { progress: self.progress, name: format!("cell {}", cell.name()) };
-        let ended = train::run(&config, Seed(cell.seed), true, &quiet)?;
-        let summary = match ended {
-            train::Ended::Finished(summary) | train::Ended::Already(summary) => summary,
-            train::Ended::Interrupted { step, steps, what } => {
-                return Err(Error::run(format!("interrupted after step {step} of {steps}; {what}")));
-            }
-        };
+        let summary = train::run(&config, Seed(cell.seed), true, &quiet)?.summary()?;
         let finite = |x: f64| x.is_finite().then_some(x);
         // Usage of a latent without codes would read as one code that is always used.
         let coded = config.lpc.coded();
@@ -250,11 +239,6 @@ mod tests {
     fn warnings_name_the_cell() {
         struct Heard(std::sync::Mutex<Vec<String>>);
         impl Progress for Heard {
-            fn begin(&self, _: &str, _: Option<u64>) {}
-            fn advance(&self, _: u64) {}
-            fn status(&self, _: &str) {}
-            fn end(&self) {}
-            fn note(&self, _: &str) {}
             fn warn(&self, line: &str) {
                 self.0.lock().unwrap().push(line.into());
             }

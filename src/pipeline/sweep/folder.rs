@@ -228,25 +228,15 @@ fn read_marker<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 /// One fault per differing key, with both values.
 fn differences(folder: &Path, begun: &Value, now: &Value) -> Vec<Fault> {
-    fn leaves(value: &Value, path: &str, out: &mut BTreeMap<String, String>) {
-        match value {
-            Value::Object(map) if !map.is_empty() => map.iter().for_each(|(key, value)| {
-                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                leaves(value, &below, out);
-            }),
-            value => {
-                out.insert(path.to_string(), value.to_string());
-            }
-        }
-    }
     let (mut a, mut b) = (BTreeMap::new(), BTreeMap::new());
-    leaves(begun, "", &mut a);
-    leaves(now, "", &mut b);
+    manifest::by_dotted_key("", begun, &mut a);
+    manifest::by_dotted_key("", now, &mut b);
     let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let message = |key: &str| match (a.get(key), b.get(key)) {
         (Some(old), Some(new)) => format!("the sweep in this folder was begun with {old}, now {new}"),
         (Some(old), None) => format!("the sweep in this folder was begun with {old}, now there is no such setting"),
-        (_, new) => format!("the sweep in this folder was begun without it, now {}", new.map_or("", String::as_str)),
+        (None, Some(new)) => format!("the sweep in this folder was begun without it, now {new}"),
+        (None, None) => String::new(),
     };
     let mut faults: Vec<Fault> =
         keys.into_iter().filter(|k| a.get(*k) != b.get(*k)).map(|k| Fault::new(k, message(k))).collect();

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SweepConfig;
 use crate::lpc::LatentKind;
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
+use crate::pipeline::recipe::SweepConfig;
+use crate::pipeline::recipe::sweep::{can_stand_over, is_sized};
 use crate::schema::name_of;
 
 /// One noise setting: one prepared folder.
@@ -67,21 +68,6 @@ impl Cell {
     pub fn group(&self) -> String {
         let codes = if self.codes > 0 { format!("-k{}", self.codes) } else { String::new() };
         format!("{}-{}{codes}-{}", name_of(&self.objective), name_of(&self.latent), self.noise.name())
-    }
-}
-
-/// Whether K decides the size of a latent: of those with codes, and of `gaussian` and `mlp`, which are compared with
-/// them at equal size.
-pub(super) fn is_sized(latent: LatentKind) -> bool {
-    !matches!(latent, LatentKind::None | LatentKind::Bias)
-}
-
-/// Whether a latent can be trained with an objective: flip rates of codes need mix, and SFT has no pairs.
-pub(super) fn can_stand_over(latent: LatentKind, objective: ObjectiveKind) -> bool {
-    match latent {
-        LatentKind::None | LatentKind::Auto => true,
-        LatentKind::LpcReliable => objective == ObjectiveKind::Mix,
-        _ => objective != ObjectiveKind::Sft,
     }
 }
 

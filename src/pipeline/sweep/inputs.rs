@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::artifact;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::manifest::SCHEMA_VERSION;
 use crate::pipeline::prepare::inputs as prepare_inputs;
 use crate::pipeline::recipe::Recipe;
 use crate::progress::Progress;
 use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
-use crate::weights::{latent, peft};
+use crate::weights::load::below;
 
 /// Endings of the files of a model folder that a model is read from.
 const MODEL_FILES: [&str; 3] = ["json", "safetensors", "jinja"];
@@ -30,7 +30,6 @@ pub struct SweepInputs {
     model: String,
     /// What the tokenizer is; null for one that is trained on the input.
     tokenizer: Value,
-    /// Seed of the flips.
     noise_seed: u64,
 }
 
@@ -38,16 +37,12 @@ impl SweepInputs {
     /// Reads all that the recipe names, to its end.
     ///
     /// # Errors
-    /// [`Error::Data`] where an input is not there; [`Error::Model`] where model or tokenizer cannot be had;
-    /// [`Error::Io`].
+    /// [`crate::Error::Data`] where an input is not there; [`crate::Error::Model`] where model or tokenizer cannot be
+    /// had; [`crate::Error::Io`].
     pub fn of(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepInputs> {
         let config = &recipe.prepare;
         let read = prepare_inputs::resolve(&config.input, progress)?;
-        let beside = [
-            prepare_inputs::resolve(&config.sources.join, progress)?,
-            prepare_inputs::resolve(&config.pairs.decontaminate, progress)?,
-        ]
-        .concat();
+        let beside = prepare_inputs::beside(config, progress)?;
         let hash = |input: &crate::ingest::Input| -> Result<(String, String)> {
             Ok((input.label.display().to_string(), artifact::hash_file(&input.path)?.1))
         };
@@ -99,14 +94,7 @@ fn fingerprint(source: &ModelSource) -> Result<String> {
                 hasher.update(format!("{name}\0{bytes}\0{hash}\n").as_bytes());
             }
             // The base of an adapter or of a latent part may lie elsewhere.
-            let below = if peft::is_adapter(folder) {
-                Some(peft::base_source(folder)?)
-            } else if latent::is_latent_alone(folder) {
-                Some(latent::source(folder)?)
-            } else {
-                None
-            };
-            if let Some(below) = below {
+            if let Some(below) = below(folder)? {
                 hasher.update(fingerprint(&below)?.as_bytes());
             }
         }
@@ -115,15 +103,14 @@ fn fingerprint(source: &ModelSource) -> Result<String> {
 }
 
 /// The files of a model folder, in the order of their names.
-fn files_of(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+fn files_of(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for path in artifact::entries(folder)? {
+        let name = artifact::name_of(&path);
         let known = path.extension().is_some_and(|e| MODEL_FILES.iter().any(|known| e.eq_ignore_ascii_case(known)));
         // A manifest says when a model was written, not what it is.
         if known && !name.starts_with('.') && name != crate::schema::prepared::MANIFEST && path.is_file() {
-            files.insert(name, path);
+            files.push((name, path));
         }
     }
     Ok(files)

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Cell, CellRecord, CellScores};
 use crate::analysis;
+use crate::analysis::tables::{clean_correct, texts};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::lpc::LatentKind;
@@ -19,17 +20,12 @@ use crate::seed::Seed;
 
 /// Status of a finished cell.
 pub(super) const STATUS_OK: &str = "ok";
-/// Level of every interval.
-const LEVEL: f64 = 0.95;
 /// Resamples of the paired bootstrap.
 const RESAMPLES: usize = 2000;
 
-/// One cell and seed: a row of `results.parquet`.
+/// What the grid varies beside the seed: the first columns of both tables.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ResultRow {
-    /// Run folder under `cells/`; not a column.
-    #[serde(skip)]
-    pub name: String,
+pub struct Varied {
     /// Objective.
     pub objective: ObjectiveKind,
     /// Latent.
@@ -42,6 +38,30 @@ pub struct ResultRow {
     pub noise_p: f64,
     /// Whether flipped prompts carry the marker.
     pub marked: bool,
+}
+
+impl Varied {
+    fn columns<R>(rows: &[R], of: fn(&R) -> &Varied) -> Vec<Column> {
+        vec![
+            column(result::OBJECTIVE, rows, |r| name_of(&of(r).objective)),
+            column(result::LATENT, rows, |r| name_of(&of(r).latent)),
+            column(result::CODES, rows, |r| of(r).codes),
+            column(col::NOISE_KIND, rows, |r| name_of(&of(r).noise_kind)),
+            column(col::NOISE_P, rows, |r| of(r).noise_p),
+            column(result::MARKED, rows, |r| of(r).marked),
+        ]
+    }
+}
+
+/// One cell and seed: a row of `results.parquet`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResultRow {
+    /// Run folder under `cells/`; not a column.
+    #[serde(skip)]
+    pub name: String,
+    /// What the grid varies.
+    #[serde(flatten)]
+    pub varied: Varied,
     /// Training seed.
     pub seed: u64,
     /// Seed of the flips.
@@ -60,12 +80,14 @@ pub(super) fn results(grid: &[Cell], done: &BTreeMap<String, CellRecord>) -> Vec
         let record = done.get(&name)?;
         Some(ResultRow {
             name,
-            objective: cell.objective,
-            latent: cell.latent,
-            codes: cell.codes as u32,
-            noise_kind: cell.noise.kind,
-            noise_p: cell.noise.p,
-            marked: cell.noise.marked,
+            varied: Varied {
+                objective: cell.objective,
+                latent: cell.latent,
+                codes: cell.codes as u32,
+                noise_kind: cell.noise.kind,
+                noise_p: cell.noise.p,
+                marked: cell.noise.marked,
+            },
             seed: cell.seed,
             noise_seed: cell.noise.seed,
             scores: record.scores,
@@ -86,44 +108,27 @@ where
 
 /// Writes `results.parquet`.
 pub(super) fn write_results(path: &Path, rows: &[ResultRow]) -> Result<()> {
-    let mut frame = DataFrame::new(
-        rows.len(),
-        vec![
-            column(result::OBJECTIVE, rows, |r| name_of(&r.objective)),
-            column(result::LATENT, rows, |r| name_of(&r.latent)),
-            column(result::CODES, rows, |r| r.codes),
-            column(col::NOISE_KIND, rows, |r| name_of(&r.noise_kind)),
-            column(col::NOISE_P, rows, |r| r.noise_p),
-            column(result::MARKED, rows, |r| r.marked),
-            column(result::SEED, rows, |r| r.seed),
-            column(result::NOISE_SEED, rows, |r| r.noise_seed),
-            column(result::EVAL_ACCURACY, rows, |r| r.scores.eval_accuracy),
-            column(result::N_EVAL, rows, |r| r.scores.n_eval),
-            column(result::AUDIT_AUROC, rows, |r| r.scores.audit_auroc),
-            column(result::CODES_USED, rows, |r| r.scores.codes_used),
-            column(result::CODE_PERPLEXITY, rows, |r| r.scores.code_perplexity),
-            column(result::TRAIN_SECONDS, rows, |r| r.scores.train_seconds),
-            column(result::STATUS, rows, |r| r.status.clone()),
-        ],
-    )?;
-    artifact::write_parquet(path, &mut frame)
+    let mut columns = Varied::columns(rows, |r| &r.varied);
+    columns.extend([
+        column(result::SEED, rows, |r| r.seed),
+        column(result::NOISE_SEED, rows, |r| r.noise_seed),
+        column(result::EVAL_ACCURACY, rows, |r| r.scores.eval_accuracy),
+        column(result::N_EVAL, rows, |r| r.scores.n_eval),
+        column(result::AUDIT_AUROC, rows, |r| r.scores.audit_auroc),
+        column(result::CODES_USED, rows, |r| r.scores.codes_used),
+        column(result::CODE_PERPLEXITY, rows, |r| r.scores.code_perplexity),
+        column(result::TRAIN_SECONDS, rows, |r| r.scores.train_seconds),
+        column(result::STATUS, rows, |r| r.status.clone()),
+    ]);
+    artifact::write_parquet(path, &mut DataFrame::new(rows.len(), columns)?)
 }
 
 /// One cell over its seeds: a row of `summary.parquet`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SummaryRow {
-    /// Objective.
-    pub objective: ObjectiveKind,
-    /// Latent.
-    pub latent: LatentKind,
-    /// Number of codes; 0 for a latent without codes.
-    pub codes: u32,
-    /// Noise model.
-    pub noise_kind: FlipKind,
-    /// Share of labels to flip.
-    pub noise_p: f64,
-    /// Whether flipped prompts carry the marker.
-    pub marked: bool,
+    /// What the grid varies.
+    #[serde(flatten)]
+    pub varied: Varied,
     /// Seed of the flips.
     pub noise_seed: u64,
     /// Finished seeds.
@@ -168,11 +173,11 @@ pub(super) type Correct = BTreeMap<String, f64>;
 /// One row per cell, in the order of the grid; `warn` hears of comparisons that cannot be made.
 pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn Fn(&str)) -> Result<Vec<SummaryRow>> {
     // Without flips rows of several noise kinds share a run, and so its name; here they stay apart.
-    let key = |r: &ResultRow, latent, codes| (name_of(&r.objective), name_of(&latent), codes, noise_key(r));
+    let key = |r: &ResultRow, latent, codes| format!("{:?}", Varied { latent, codes, ..r.varied.clone() });
     let mut groups: Vec<Vec<&ResultRow>> = Vec::new();
     let mut index = BTreeMap::new();
     for row in results {
-        let at = *index.entry(key(row, row.latent, row.codes)).or_insert_with(|| {
+        let at = *index.entry(key(row, row.varied.latent, row.varied.codes)).or_insert_with(|| {
             groups.push(Vec::new());
             groups.len() - 1
         });
@@ -182,7 +187,7 @@ pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn
     let mut rows = Vec::new();
     for group in &groups {
         let mut row = over_seeds(group);
-        if row.latent != LatentKind::None {
+        if row.varied.latent != LatentKind::None {
             let baseline = index.get(&key(group[0], LatentKind::None, 0));
             if let Some(&at) = baseline {
                 let differences = paired(group, &groups[at], out, &mut cache)?;
@@ -192,21 +197,16 @@ pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn
                 } else {
                     // Each cell resamples on its own stream.
                     let seed = Seed(Seed(seed).word("sweep-bootstrap", name));
-                    let baseline = vec![0.0; differences.len()];
                     row.difference = mean(&differences);
                     row.n_paired = Some(differences.len() as u64);
                     (row.difference_low, row.difference_high) =
-                        ends(analysis::bootstrap_paired(&differences, &baseline, RESAMPLES, LEVEL, seed));
+                        ends(analysis::bootstrap_paired(&differences, RESAMPLES, seed));
                 }
             }
         }
         rows.push(row);
     }
     Ok(rows)
-}
-
-fn noise_key(row: &ResultRow) -> (FlipKind, u64, bool) {
-    (row.noise_kind, row.noise_p.to_bits(), row.marked)
 }
 
 fn mean(values: &[f64]) -> Option<f64> {
@@ -236,16 +236,11 @@ fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
     let first = group[0];
     let values = |get: fn(&ResultRow) -> Option<f64>| group.iter().filter_map(|r| get(r)).collect::<Vec<f64>>();
     let (accuracy, auroc) = (values(|r| r.scores.eval_accuracy), values(|r| r.scores.audit_auroc));
-    let (eval_accuracy_low, eval_accuracy_high) = share_ends(analysis::mean_interval_t(&accuracy, LEVEL));
-    let (audit_auroc_low, audit_auroc_high) = share_ends(analysis::mean_interval_t(&auroc, LEVEL));
+    let (eval_accuracy_low, eval_accuracy_high) = share_ends(analysis::mean_interval_t(&accuracy));
+    let (audit_auroc_low, audit_auroc_high) = share_ends(analysis::mean_interval_t(&auroc));
     let finished = group.iter().filter(|r| r.status == STATUS_OK).count();
     SummaryRow {
-        objective: first.objective,
-        latent: first.latent,
-        codes: first.codes,
-        noise_kind: first.noise_kind,
-        noise_p: first.noise_p,
-        marked: first.marked,
+        varied: first.varied.clone(),
         noise_seed: first.noise_seed,
         n_seeds: finished as u32,
         n_failed: (group.len() - finished) as u32,
@@ -309,51 +304,33 @@ pub(super) fn correctness(path: &Path) -> Result<Option<Correct>> {
         .with_columns(Some(wanted))
         .finish()
         .map_err(|e| Error::artifact(path, format!("not readable as posteriors: {e}")))?;
-    let margin = frame.column(col::MARGIN)?.cast(&DataType::Float64)?;
-    let (id, split) = (frame.column(col::ID)?.str()?, frame.column(col::SPLIT)?.str()?);
-    let (flipped, margin) = (frame.column(col::FLIPPED)?.bool()?, margin.f64()?);
-    let mut correct = Correct::new();
-    for (((id, split), flipped), margin) in id.iter().zip(split.iter()).zip(flipped.iter()).zip(margin.iter()) {
-        if let (Some(id), Some(split), Some(flipped)) = (id, split, flipped)
-            && split == SPLITS[1]
-        {
-            let clean = margin.map(|m| if flipped { -m } else { m });
-            correct.insert(id.to_string(), f64::from(u8::from(clean.is_some_and(|m| m > 0.0))));
-        }
-    }
-    Ok(Some(correct))
+    let (ids, splits, correct) = (texts(&frame, col::ID)?, texts(&frame, col::SPLIT)?, clean_correct(&frame)?);
+    let test = ids.into_iter().zip(splits).zip(correct).filter(|((_, split), _)| split == SPLITS[1]);
+    Ok(Some(test.map(|((id, _), right)| (id, f64::from(u8::from(right)))).collect()))
 }
 
 /// Writes `summary.parquet`.
 pub(super) fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
-    let mut frame = DataFrame::new(
-        rows.len(),
-        vec![
-            column(result::OBJECTIVE, rows, |r| name_of(&r.objective)),
-            column(result::LATENT, rows, |r| name_of(&r.latent)),
-            column(result::CODES, rows, |r| r.codes),
-            column(col::NOISE_KIND, rows, |r| name_of(&r.noise_kind)),
-            column(col::NOISE_P, rows, |r| r.noise_p),
-            column(result::MARKED, rows, |r| r.marked),
-            column(result::NOISE_SEED, rows, |r| r.noise_seed),
-            column(result::N_SEEDS, rows, |r| r.n_seeds),
-            column(result::N_FAILED, rows, |r| r.n_failed),
-            column(result::N_EVAL, rows, |r| r.n_eval),
-            column(result::EVAL_ACCURACY, rows, |r| r.eval_accuracy),
-            column(result::EVAL_ACCURACY_SD, rows, |r| r.eval_accuracy_sd),
-            column(result::EVAL_ACCURACY_LOW, rows, |r| r.eval_accuracy_low),
-            column(result::EVAL_ACCURACY_HIGH, rows, |r| r.eval_accuracy_high),
-            column(result::DIFFERENCE, rows, |r| r.difference),
-            column(result::DIFFERENCE_LOW, rows, |r| r.difference_low),
-            column(result::DIFFERENCE_HIGH, rows, |r| r.difference_high),
-            column(result::N_PAIRED, rows, |r| r.n_paired),
-            column(result::AUDIT_AUROC, rows, |r| r.audit_auroc),
-            column(result::AUDIT_AUROC_LOW, rows, |r| r.audit_auroc_low),
-            column(result::AUDIT_AUROC_HIGH, rows, |r| r.audit_auroc_high),
-            column(result::CODES_USED, rows, |r| r.codes_used),
-            column(result::CODE_PERPLEXITY, rows, |r| r.code_perplexity),
-            column(result::TRAIN_SECONDS, rows, |r| r.train_seconds),
-        ],
-    )?;
-    artifact::write_parquet(path, &mut frame)
+    let mut columns = Varied::columns(rows, |r| &r.varied);
+    columns.extend([
+        column(result::NOISE_SEED, rows, |r| r.noise_seed),
+        column(result::N_SEEDS, rows, |r| r.n_seeds),
+        column(result::N_FAILED, rows, |r| r.n_failed),
+        column(result::N_EVAL, rows, |r| r.n_eval),
+        column(result::EVAL_ACCURACY, rows, |r| r.eval_accuracy),
+        column(result::EVAL_ACCURACY_SD, rows, |r| r.eval_accuracy_sd),
+        column(result::EVAL_ACCURACY_LOW, rows, |r| r.eval_accuracy_low),
+        column(result::EVAL_ACCURACY_HIGH, rows, |r| r.eval_accuracy_high),
+        column(result::DIFFERENCE, rows, |r| r.difference),
+        column(result::DIFFERENCE_LOW, rows, |r| r.difference_low),
+        column(result::DIFFERENCE_HIGH, rows, |r| r.difference_high),
+        column(result::N_PAIRED, rows, |r| r.n_paired),
+        column(result::AUDIT_AUROC, rows, |r| r.audit_auroc),
+        column(result::AUDIT_AUROC_LOW, rows, |r| r.audit_auroc_low),
+        column(result::AUDIT_AUROC_HIGH, rows, |r| r.audit_auroc_high),
+        column(result::CODES_USED, rows, |r| r.codes_used),
+        column(result::CODE_PERPLEXITY, rows, |r| r.code_perplexity),
+        column(result::TRAIN_SECONDS, rows, |r| r.train_seconds),
+    ]);
+    artifact::write_parquet(path, &mut DataFrame::new(rows.len(), columns)?)
 }

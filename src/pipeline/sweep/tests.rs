@@ -1,9 +1,12 @@
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use polars::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::lpc::LatentKind;
+use crate::noise::FlipKind;
 use crate::progress::Silent;
 use crate::schema::col;
 
@@ -73,6 +76,14 @@ fn launch(config: &SweepConfig, settings: Value, out: &Path, fake: &Fake) -> Res
     Sweep { config, base_codes: 8, settings, inputs: vec![], resolved, out }.run(fake, &Silent)
 }
 
+/// A finished sweep over [`small`].
+fn finished() -> (tempfile::TempDir, Fake) {
+    let (dir, fake) = (tempfile::tempdir().unwrap(), Fake::default());
+    launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    fake.asked();
+    (dir, fake)
+}
+
 fn small() -> SweepConfig {
     SweepConfig { noise_p: vec![0.0, 0.2], seeds: vec![1, 2], ..SweepConfig::default() }
 }
@@ -119,14 +130,14 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert_eq!(results.column("audit_auroc").unwrap().null_count(), 4);
     assert_eq!(results.column("code_perplexity").unwrap().null_count(), 4);
 
-    let row = outcome.summary.iter().find(|r| r.latent == LatentKind::Lpc && r.noise_p == 0.2).unwrap();
+    let row = outcome.summary.iter().find(|r| r.varied.latent == LatentKind::Lpc && r.varied.noise_p == 0.2).unwrap();
     assert_eq!((row.n_seeds, row.n_paired), (2, Some(100)));
     assert!((row.eval_accuracy.unwrap() - 0.8).abs() < 1e-12);
     // 20 of 100 examples differ, whatever the labels were flipped to.
     assert!((row.difference.unwrap() - 0.2).abs() < 1e-12);
     let (low, high) = (row.difference_low.unwrap(), row.difference_high.unwrap());
     assert!(low > 0.1 && low < 0.2 && high > 0.2 && high < 0.3, "{low} {high}");
-    let base = outcome.summary.iter().find(|r| r.latent == LatentKind::None).unwrap();
+    let base = outcome.summary.iter().find(|r| r.varied.latent == LatentKind::None).unwrap();
     assert_eq!(base.difference, None);
     for file in ["summary.parquet", "report.html", "report.md", "manifest.json", "config.toml"] {
         assert!(dir.path().join(file).is_file(), "{file}");
@@ -142,10 +153,7 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
 
 #[test]
 fn a_wider_grid_runs_only_what_is_new() {
-    let dir = tempfile::tempdir().unwrap();
-    let fake = Fake::default();
-    launch(&small(), json!({}), dir.path(), &fake).unwrap();
-    fake.asked();
+    let (dir, fake) = finished();
     let wider = SweepConfig { seeds: vec![1, 2, 3], ..small() };
     let outcome = launch(&wider, json!({}), dir.path(), &fake).unwrap();
     assert_eq!((outcome.cells_run, outcome.cells_reused), (4, 8));
@@ -182,15 +190,12 @@ fn data_that_cannot_be_prepared_fails_its_cells_only() {
     let outcome = launch(&small(), json!({}), dir.path(), &fake).unwrap();
     let failed: Vec<_> = outcome.results.iter().filter(|r| r.status != "ok").collect();
     assert_eq!(failed.len(), 4);
-    assert!(failed.iter().all(|r| r.noise_p == 0.2 && r.status == "failed: prepare: no data"), "{failed:?}");
+    assert!(failed.iter().all(|r| r.varied.noise_p == 0.2 && r.status == "failed: prepare: no data"), "{failed:?}");
 }
 
 #[test]
 fn a_run_without_its_marker_or_manifest_is_not_finished() {
-    let dir = tempfile::tempdir().unwrap();
-    let fake = Fake::default();
-    launch(&small(), json!({}), dir.path(), &fake).unwrap();
-    fake.asked();
+    let (dir, fake) = finished();
     std::fs::remove_file(dir.path().join("cells/dpo-none-clean-s1/manifest.json")).unwrap();
     std::fs::write(dir.path().join("cells/dpo-none-clean-s2/cell.json"), b"{").unwrap();
     launch(&small(), json!({}), dir.path(), &fake).unwrap();
@@ -209,22 +214,11 @@ fn a_cell_made_from_something_else_begins_anew() {
     #[derive(Default)]
     struct Heard(Mutex<Vec<String>>);
     impl Progress for Heard {
-        fn begin(&self, _: &str, _: Option<u64>) {}
-        fn advance(&self, _: u64) {}
-        fn status(&self, _: &str) {}
-        fn end(&self) {}
         fn note(&self, line: &str) {
             self.0.lock().unwrap().push(line.into());
         }
-        fn warn(&self, _: &str) {}
-        fn interrupted(&self) -> bool {
-            false
-        }
     }
-    let dir = tempfile::tempdir().unwrap();
-    let fake = Fake::default();
-    launch(&small(), json!({}), dir.path(), &fake).unwrap();
-    fake.asked();
+    let (dir, fake) = finished();
     let cell = |name: &str, file: &str| dir.path().join("cells").join(name).join(file);
     let others = ["dpo-lpc-k8-clean-s1", "dpo-none-uniform-0.2-s1", "dpo-none-uniform-0.2-s2"];
     edit(&cell(others[0], "cell.json"), |record| record["config_hash"] = "of other settings".into());
@@ -259,9 +253,7 @@ fn a_cell_made_from_something_else_begins_anew() {
 
 #[test]
 fn data_that_were_made_from_something_else_are_made_anew() {
-    let dir = tempfile::tempdir().unwrap();
-    let fake = Fake::default();
-    launch(&small(), json!({}), dir.path(), &fake).unwrap();
+    let (dir, fake) = finished();
     let data = |file: &str| dir.path().join("prepared/uniform-0.2").join(file);
     let mut seeds = small().seeds;
     for (file, key) in [("data.json", "config_hash"), ("data.json", "noise"), ("manifest.json", "tool")] {
@@ -337,15 +329,14 @@ fn settings_without_effect_are_faults() {
 
 #[test]
 fn removed_posteriors_cost_the_comparison_only() {
-    let dir = tempfile::tempdir().unwrap();
-    launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    let (dir, _) = finished();
     std::fs::remove_file(dir.path().join("cells/dpo-lpc-k8-clean-s1/posteriors.parquet")).unwrap();
     let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
-    let row = outcome.summary.iter().find(|r| r.latent == LatentKind::Lpc && r.noise_p == 0.0).unwrap();
+    let row = outcome.summary.iter().find(|r| r.varied.latent == LatentKind::Lpc && r.varied.noise_p == 0.0).unwrap();
     assert_eq!((row.n_seeds, row.n_paired), (2, Some(100)), "the other seed still has them");
     std::fs::remove_file(dir.path().join("cells/dpo-lpc-k8-clean-s2/posteriors.parquet")).unwrap();
     let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
-    let row = outcome.summary.iter().find(|r| r.latent == LatentKind::Lpc && r.noise_p == 0.0).unwrap();
+    let row = outcome.summary.iter().find(|r| r.varied.latent == LatentKind::Lpc && r.varied.noise_p == 0.0).unwrap();
     assert_eq!((row.difference, row.n_seeds), (None, 2));
 }
 
@@ -378,8 +369,7 @@ fn settings_leave_out_what_the_grid_sets() {
 
 #[test]
 fn the_marker_of_a_cell_is_a_flat_object_and_read_again() {
-    let dir = tempfile::tempdir().unwrap();
-    launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    let (dir, _) = finished();
     let text = std::fs::read_to_string(dir.path().join("cells/dpo-none-clean-s1/cell.json")).unwrap();
     let keys: Vec<String> =
         serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap().into_iter().map(|(k, _)| k).collect();

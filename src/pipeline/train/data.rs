@@ -49,8 +49,7 @@ impl Data {
 
     /// The data as an input of the run's manifest; `path` is that of the configuration.
     pub fn input(&self, path: &str) -> Result<InputFile> {
-        let tokens = self.manifest.outputs.iter().filter(|o| o.path.starts_with("tokens/"));
-        let rows: u64 = tokens.filter_map(|o| o.rows).sum();
+        let rows: u64 = self.manifest.token_files().filter_map(|o| o.rows).sum();
         let (bytes, blake3) = artifact::hash_file(Path::new(path).join(prepared::MANIFEST))?;
         Ok(InputFile {
             path: path.to_string(),

@@ -20,9 +20,6 @@ use crate::train::ranks::work;
 use crate::train::{Metrics, Observer, Outcome, Posteriors, Ranks, TrainConfig, TrainEvent, reference};
 
 /// Examines the test split and gives its [`evaluation::metrics`]; none where it has no examples.
-///
-/// # Errors
-/// As [`work::examine`].
 pub(super) fn evaluate(
     policy: &Policy<f32>,
     split: &Split,
@@ -73,9 +70,6 @@ pub(super) struct Examined {
 
 impl Trained<'_> {
     /// Evaluates every split that `train.posteriors` asks for.
-    ///
-    /// # Errors
-    /// As [`super::run`].
     pub fn examine(&self, policy: &Policy<f32>, ranks: &Ranks, progress: &dyn Progress) -> Result<Examined> {
         let clock = Instant::now();
         let asked = |i: usize| i > 0 || self.config.posteriors == Posteriors::All;
@@ -97,9 +91,6 @@ impl Trained<'_> {
     }
 
     /// Writes posteriors, codes, model and summary; warns where the codes have collapsed.
-    ///
-    /// # Errors
-    /// As [`super::run`].
     pub fn write(
         &self,
         out: &Path,

@@ -28,13 +28,13 @@ fn a_pair_by_hand() {
 fn loads_are_those_of_the_steps() {
     let rows: Vec<TokenRow> = (0..5).map(|i| row(i, 10, i + 1, 1)).collect();
     let config = config();
-    let of = |epochs| Loads::of(&config, &rows, StepPlan::new(5, 2, epochs, 0), Seed(1), usize::MAX);
+    let of = |epochs| Loads::of(&config, &rows, StepPlan::new(5, 2, 0.0, epochs, 0), Seed(1), usize::MAX);
     let one = of(1.0);
     assert_eq!(one.all, one.epoch);
     assert_eq!(one.all.tokens, 5 * 10 + 15 + 5);
     assert_eq!(of(2.0).all, [one.epoch; 2].into_iter().sum());
     assert!(one.largest.pairs == 2 && one.largest.tokens > 22);
-    let stopped = Loads::of(&config, &rows, StepPlan::new(5, 2, 1.0, 1), Seed(1), usize::MAX);
+    let stopped = Loads::of(&config, &rows, StepPlan::new(5, 2, 0.0, 1.0, 1), Seed(1), usize::MAX);
     assert_eq!(stopped.all.pairs, 2);
 }
 

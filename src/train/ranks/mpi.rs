@@ -29,10 +29,8 @@ impl World {
         let world = universe.world();
         let (rank, size) = (world.rank() as usize, world.size() as usize);
         if size != expected {
-            return Err(Error::Run {
-                message: format!("the launcher started {expected} processes, but MPI finds {size}"),
-                hint: Some("use the mpirun of the MPI that lpc-pipe was built with".into()),
-            });
+            return Err(Error::run(format!("the launcher started {expected} processes, but MPI finds {size}"))
+                .with_hint("use the mpirun of the MPI that lpc-pipe was built with"));
         }
         Ok(World { universe, rank, size })
     }

@@ -87,21 +87,16 @@ impl Wire for Seat {
     }
 
     fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
-        let wide: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
-        let all = self.gather(&pack(&wide))?;
+        let all = self.gather(&pack(&values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>()))?;
         values.fill(0.0);
-        for bytes in all {
-            values.iter_mut().zip(unpack(&bytes)).for_each(|(sum, v)| *sum += v as f32);
-        }
+        all.iter().for_each(|b| values.iter_mut().zip(unpack(b)).for_each(|(sum, v)| *sum += v as f32));
         Ok(())
     }
 
     fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
         let all = self.gather(&pack(values))?;
         values.fill(0.0);
-        for bytes in all {
-            values.iter_mut().zip(unpack(&bytes)).for_each(|(sum, v)| *sum += v);
-        }
+        all.iter().for_each(|b| values.iter_mut().zip(unpack(b)).for_each(|(sum, v)| *sum += v));
         Ok(())
     }
 }

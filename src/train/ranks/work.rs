@@ -1,16 +1,14 @@
-//! What several ranks compute together: gradients and sums of a step, the reference, evaluation.
+//! What several ranks compute together: gradients of a step, the reference, evaluation.
 
 use candle_core::Tensor;
 
 use super::{Ranks, pack, unpack};
 use crate::error::{Error, Result};
-use crate::lpc::Usage;
 use crate::model::{Gradients, Params};
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::policy::evaluate::{self, Example};
 use crate::token_file::TokenRow;
-use crate::train::step::Sums;
 
 /// Passes of each rank whose results one meeting carries.
 const PASSES_PER_MEETING: usize = 64;
@@ -39,85 +37,6 @@ pub fn sum_gradients<T: Real>(ranks: &Ranks, params: &Params, gradients: &Gradie
         *sum = Tensor::from_vec(values, sum.shape(), sum.device())?;
         Ok(())
     })
-}
-
-impl Sums {
-    /// Adds up what the ranks counted in a step.
-    ///
-    /// # Errors
-    /// As [`Ranks::meet`].
-    pub fn join(&mut self, ranks: &Ranks) -> Result<()> {
-        if ranks.size() == 1 {
-            return Ok(());
-        }
-        let all = ranks.meet(Ok(pack(&self.numbers())))?;
-        *self = Sums::default();
-        all.iter().try_for_each(|bytes| self.add(&unpack(bytes)))
-    }
-
-    /// Everything, in the order in which [`Sums::add`] reads it.
-    fn numbers(&self) -> Vec<f64> {
-        // Named one by one, so that a new field cannot be forgotten here.
-        let Sums { examples, tokens, objective, kl, balance, rewards, right, logps, entropy, overlap, usage, flips } =
-            self;
-        let Usage { mass, counts, examples: used } = usage;
-        let mut out = vec![*examples as f64, *tokens as f64, *objective, *kl, *balance, rewards.0, rewards.1];
-        out.extend([*right as f64, logps.0, logps.1, entropy.0, entropy.1, *overlap, *used as f64]);
-        out.extend([f64::from(u8::from(flips.is_some())), flips.unwrap_or(0.0)]);
-        out.extend(mass);
-        out.extend(counts.iter().map(|&c| c as f64));
-        out
-    }
-
-    fn add(&mut self, numbers: &[f64]) -> Result<()> {
-        let [
-            examples,
-            tokens,
-            objective,
-            kl,
-            balance,
-            r0,
-            r1,
-            right,
-            l0,
-            l1,
-            e0,
-            e1,
-            overlap,
-            used,
-            flipping,
-            flips,
-            rest @ ..,
-        ] = numbers
-        else {
-            return Err(Error::run("ranks disagree about what a step counts; are all the same program?"));
-        };
-        self.examples += *examples as usize;
-        self.tokens += *tokens as usize;
-        self.objective += objective;
-        self.kl += kl;
-        self.balance += balance;
-        self.rewards.0 += r0;
-        self.rewards.1 += r1;
-        self.right += *right as usize;
-        self.logps.0 += l0;
-        self.logps.1 += l1;
-        self.entropy.0 += e0;
-        self.entropy.1 += e1;
-        self.overlap += overlap;
-        if *flipping > 0.0 {
-            *self.flips.get_or_insert(0.0) += flips;
-        }
-        self.usage.examples += *used as u64;
-        let (mass, counts) = rest.split_at(rest.len() / 2);
-        if self.usage.mass.len() < mass.len() {
-            self.usage.mass.resize(mass.len(), 0.0);
-            self.usage.counts.resize(mass.len(), 0);
-        }
-        self.usage.mass.iter_mut().zip(mass).for_each(|(sum, m)| *sum += m);
-        self.usage.counts.iter_mut().zip(counts).for_each(|(sum, &c)| *sum += c as u64);
-        Ok(())
-    }
 }
 
 /// [`evaluate::evaluate`], each rank computing a share of the passes; every rank gets all examples. Passes hold the
@@ -232,29 +151,7 @@ fn read_example(numbers: &mut dyn Iterator<Item = f64>) -> Option<Example> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::threads::together;
     use super::*;
-
-    #[test]
-    fn sums_of_ranks_are_the_sums_of_all() {
-        let of = |i: usize| {
-            let mut sums = Sums { examples: i, tokens: 10 * i, objective: 0.5 * i as f64, right: i, ..Sums::default() };
-            sums.rewards = (i as f64, -(i as f64));
-            if i > 0 {
-                sums.usage.add(&[0.25, 0.75]);
-            }
-            sums
-        };
-        for sums in together(3, |ranks| {
-            let mut sums = of(ranks.rank());
-            sums.join(ranks).unwrap();
-            sums
-        }) {
-            assert_eq!((sums.examples, sums.tokens, sums.objective, sums.right), (3, 30, 1.5, 3));
-            assert_eq!(sums.rewards, (3.0, -3.0));
-            assert_eq!((sums.usage.mass, sums.usage.counts, sums.usage.examples), (vec![0.5, 1.5], vec![0, 2], 2));
-        }
-    }
 
     #[test]
     fn an_example_is_read_as_it_was_written() {

@@ -43,22 +43,11 @@ pub struct ReferenceStore<'a> {
     lock: Option<Result<Option<File>>>,
 }
 
-/// What the cache holds of the values that are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CacheLookup {
-    /// All of them.
-    Complete,
-    /// Not all of them: the rest is to be computed.
-    Incomplete,
-    /// The user interrupted the wait for another run.
-    Interrupted,
-}
-
 impl<'a> ReferenceStore<'a> {
     /// A store without values, over a cache folder.
     pub fn open(splits: &'a [Split], origin: ReferenceOrigin, cache: &Path) -> ReferenceStore<'a> {
         let known = splits.iter().map(|s| vec![(f64::NAN, f64::NAN); s.rows.len()]).collect();
-        ReferenceStore { splits, origin, cache: cache.to_path_buf(), known, kept: true, told: false, lock: None }
+        ReferenceStore { cache: cache.to_path_buf(), ..ReferenceStore::full(splits, origin, known) }
     }
 
     /// A store that has all values, and no cache.
@@ -99,7 +88,8 @@ impl<'a> ReferenceStore<'a> {
     }
 
     /// Makes sure that all wanted values are known: reads the cache, and computes what it lacks with the policy that
-    /// `policy` gives. False where the user interrupted it. `what` is shown with the progress.
+    /// `policy` gives. False where the user interrupted it. `what` is shown with the progress. Other processes that want
+    /// the same values wait until they are computed. The first of several ranks reads.
     ///
     /// # Errors
     /// As [`ReferenceStore::compute`] and [`Ranks::meet`]; those of `policy`.
@@ -111,21 +101,8 @@ impl<'a> ReferenceStore<'a> {
         ranks: &Ranks,
         progress: &dyn Progress,
     ) -> Result<bool> {
-        match self.look(wanted, ranks, progress)? {
-            CacheLookup::Complete => Ok(true),
-            CacheLookup::Interrupted => Ok(false),
-            CacheLookup::Incomplete => self.compute(policy()?.borrow(), wanted, what, ranks, progress),
-        }
-    }
-
-    /// Looks for what is wanted in the cache. Where it is not there, other processes that want the same
-    /// values wait until [`ReferenceStore::compute`] has ended. The first of several ranks reads.
-    ///
-    /// # Errors
-    /// As [`Ranks::meet`].
-    fn look(&mut self, wanted: &WantedRows, ranks: &Ranks, progress: &dyn Progress) -> Result<CacheLookup> {
         if !self.lacks(wanted) {
-            return Ok(CacheLookup::Complete);
+            return Ok(true);
         }
         let known = ranks.from_first(|| {
             let told = std::mem::replace(&mut self.told, true);
@@ -156,13 +133,13 @@ impl<'a> ReferenceStore<'a> {
         let value = |(c, r): (u64, u64)| (f64::from_bits(c), f64::from_bits(r));
         self.known = known.into_iter().map(|s| s.into_iter().map(value).collect()).collect();
         if !self.lacks(wanted) {
-            return Ok(CacheLookup::Complete);
+            return Ok(true);
         }
         if ranks.any(progress.interrupted())? {
             self.lock = None;
-            return Ok(CacheLookup::Interrupted);
+            return Ok(false);
         }
-        Ok(CacheLookup::Incomplete)
+        self.compute(policy()?.borrow(), wanted, what, ranks, progress)
     }
 
     /// Computes what is wanted and not known with the policy's present weights, without codes, and adds it to the

@@ -11,7 +11,8 @@ use lpc_pipe::lpc::{Basis, CodeSpace, Features, Inference, LatentKind, LpcConfig
 use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, Lora, LoraConfig, Params, Place, init, lora};
 use lpc_pipe::nn::{Precision, Real};
 use lpc_pipe::objective::ObjectiveKind;
-use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
+use lpc_pipe::pipeline::prepare;
+use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::pipeline::train::{self, Ended};
 use lpc_pipe::policy::Policy;
 use lpc_pipe::progress::Silent;

@@ -17,7 +17,8 @@ use lpc_pipe::policy::{Example, Policy, evaluate};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::token_file::TokenRow;
-use lpc_pipe::train::reference::{Reference, ReferenceOrigin, reference};
+use lpc_pipe::train::reference::store::{WHAT, all};
+use lpc_pipe::train::reference::{Reference, ReferenceOrigin, ReferenceStore};
 use lpc_pipe::train::step_plan::{Feed, StepPlan};
 
 use crate::numbers::policies::{
@@ -54,8 +55,8 @@ fn a_policy_at_its_reference_has_the_textbook_losses() {
             assert!((sums.objective / 5.0 - wanted).abs() < 1e-12, "{name:?}: {}", sums.objective / 5.0);
             assert_eq!(sums.rewards, (0.0, 0.0));
             // A tie counts as wrong.
-            assert_eq!(sums.right, 0);
-            assert_eq!(sums.examples, 5);
+            assert_eq!(sums.right, 0.0);
+            assert_eq!(sums.examples, 5.0);
         }
     }
 }
@@ -212,7 +213,7 @@ fn exchanging_the_sides_exchanges_log_probabilities_and_negates_margins() {
             close("rewards", &[a.rewards.0, a.rewards.1], &[b.rewards.1, b.rewards.0], 1e-12);
             let margin = a.rewards.0 - a.rewards.1;
             assert!((margin + (b.rewards.0 - b.rewards.1)).abs() < 1e-12 && margin.abs() > 1e-6, "{name:?}");
-            assert_eq!(a.right + b.right, 1);
+            assert_eq!(a.right + b.right, 1.0);
         }
     }
 }
@@ -342,7 +343,7 @@ fn gradients_do_not_see_how_a_step_is_cut() {
 #[test]
 fn every_epoch_has_every_pair_once_in_an_order_of_its_own() {
     let rows = pairs(23);
-    let plan = StepPlan::new(rows.len(), 4, 3.0, 0);
+    let plan = StepPlan::new(rows.len(), 4, 0.0, 3.0, 0);
     let per_epoch = plan.horizon / 3;
     let mut feed = Feed::new(&rows, None, plan, Seed(1));
     let epochs: Vec<Vec<usize>> =
@@ -418,10 +419,6 @@ impl Listener {
 }
 
 impl Progress for Listener {
-    fn begin(&self, _: &str, _: Option<u64>) {}
-    fn advance(&self, _: u64) {}
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
     fn note(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_string());
     }
@@ -432,7 +429,9 @@ impl Progress for Listener {
 
 fn referenced(policy: &Policy<f32>, splits: &[Split], cache: &Path, progress: &dyn Progress) -> Reference {
     let origin = ReferenceOrigin::of(policy, splits).unwrap();
-    reference(policy, splits, &origin, cache, &lpc_pipe::train::ranks::ALONE, progress).unwrap().unwrap()
+    let mut store = ReferenceStore::open(splits, origin, cache);
+    assert!(store.provide(&all(splits), WHAT, || Ok(policy), &lpc_pipe::train::ranks::ALONE, progress).unwrap());
+    store.into_values()
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock};
 use lpc_pipe::lpc::{Features, Inference, LatentKind, LpcConfig, Pooling};
 use lpc_pipe::model::Gradients;
 use lpc_pipe::objective::ObjectiveKind;
-use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
+use lpc_pipe::pipeline::prepare;
+use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::pipeline::train::{self, Ended};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
@@ -218,12 +219,6 @@ fn other_ways_of_tuning_and_other_latents_are_shared_too() {
 struct StopAfter(AtomicUsize);
 
 impl Progress for StopAfter {
-    fn begin(&self, _: &str, _: Option<u64>) {}
-    fn advance(&self, _: u64) {}
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
     fn interrupted(&self) -> bool {
         self.0.fetch_sub(1, Ordering::SeqCst) == 1
     }

@@ -39,7 +39,7 @@ fn prepared() -> (Sandbox, Vec<TokenRow>) {
 
 /// Rows of every step, as training draws them.
 fn steps(rows: &[TokenRow]) -> Vec<Vec<usize>> {
-    let plan = StepPlan::new(rows.len(), BATCH, EPOCHS.parse().unwrap(), 0);
+    let plan = StepPlan::new(rows.len(), BATCH, 0.0, EPOCHS.parse().unwrap(), 0);
     assert_eq!((plan.horizon, plan.steps), (STEPS, STEPS));
     let mut feed = Feed::new(rows, None, plan, Seed(SEED));
     (0..STEPS).map(|step| feed.step(step)).collect()

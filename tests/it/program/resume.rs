@@ -8,7 +8,8 @@ use lpc_pipe::batch::read_splits;
 use lpc_pipe::error::Error;
 use lpc_pipe::lpc::{LatentKind, LpcConfig};
 use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
-use lpc_pipe::pipeline::prepare::{self, PrepareConfig};
+use lpc_pipe::pipeline::prepare;
+use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::pipeline::train::{self, Ended, RunSummary};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
@@ -176,8 +177,6 @@ impl Progress for StopAfter {
             self.taken.fetch_add(n as usize, Ordering::Relaxed);
         }
     }
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
     fn note(&self, line: &str) {
         self.lines.lock().unwrap().push(line.to_string());
     }

@@ -48,8 +48,6 @@ impl Progress for Watch {
         let step = seen.0.clone();
         *seen.1.entry(step).or_default() += n;
     }
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
     fn note(&self, line: &str) {
         self.seen.lock().unwrap().2.push(line.to_string());
     }

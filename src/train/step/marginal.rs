@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::step::{Constants, StepPass, Sums, label_flips, mean_of, total};
+use super::{Constants, StepPass, Sums, label_flips, mean_of, total};
 use crate::error::Result;
 use crate::lpc::bayes;
 use crate::model::Gradients;
@@ -42,10 +42,8 @@ pub(super) fn forward<T: Real>(
     let (pairs, k) = log_prior.dims2()?;
     let share = 1.0 / pass.step_examples as f64;
     let each = |t: &Tensor| -> Result<Tensor> { Ok(t.unsqueeze(1)?.broadcast_as((pairs, k))?.flatten_all()?) };
-    let expected = match policy.lpc.as_ref().and_then(|lpc| lpc.codes()).filter(|_| pass.moment.g > 0.0) {
-        Some(codes) => Some(codes.mixed(&log_prior.exp()?)?),
-        None => None,
-    };
+    let codes = policy.lpc.as_ref().and_then(|lpc| lpc.codes()).filter(|_| pass.moment.g > 0.0);
+    let expected = codes.map(|codes| codes.mixed(&log_prior.exp()?)).transpose()?;
     let logps = policy.logps_of_codes(states, expected.as_ref().map(|(z, _)| z), Some(gradients))?;
     let rejected = logps.rejected.ok_or_else(no_pairs)?;
     let preference = PreferenceLogps {
@@ -100,7 +98,7 @@ pub(super) fn forward<T: Real>(
     let margins = numbers(&found.margins()?)?;
     let expected =
         margins.chunks(k).zip(weights.chunks(k)).map(|(m, p)| m.iter().zip(p).map(|(m, p)| m * p).sum::<f64>());
-    sums.right += expected.filter(|margin| *margin > 0.0).count();
+    sums.right += expected.filter(|margin| *margin > 0.0).count() as f64;
     if let Some(flips) = &flips {
         *sums.flips.get_or_insert(0.0) += weighted(flips)?;
     }

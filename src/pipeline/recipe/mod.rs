@@ -1,16 +1,20 @@
-//! What the commands can be told, in one file.
+//! What the commands can be told.
+
+pub mod export;
+mod prepare;
+mod shard;
+pub mod sweep;
 
 use toml::Value;
 
-use super::demo::DemoConfig;
-use super::export::ExportConfig;
-use super::prepare::PrepareConfig;
-use super::score::ScoreConfig;
-use super::sweep::SweepConfig;
 use crate::lpc::LpcConfig;
-use crate::settings::{Root, settings};
+use crate::settings::{Faults, PathText, Root, Settings, settings};
 use crate::synth::SynthConfig;
 use crate::train::TrainConfig;
+pub use export::ExportConfig;
+pub use prepare::PrepareConfig;
+pub use shard::Shard;
+pub use sweep::SweepConfig;
 
 settings! {
     /// Everything a command can be told.
@@ -35,6 +39,42 @@ settings! {
         pub demo: DemoConfig;
     }
 }
+
+settings! {
+    /// Options of `score`.
+    pub struct ScoreConfig at "score" {
+        /// Prepared folder.
+        pub data: PathText = PathText::new();
+        /// Model to score with; a latent part beside it is used, with the prior's z.
+        pub model: PathText = PathText::new();
+        /// Parquet file to write.
+        pub out: PathText = PathText::new();
+    }
+}
+
+impl Settings for ScoreConfig {
+    fn judge(&self, faults: &mut Faults) {
+        for (key, value) in [("data", &self.data), ("model", &self.model), ("out", &self.out)] {
+            faults.check(!value.is_empty(), key, format!("missing: give --{key}"));
+        }
+    }
+}
+
+settings! {
+    /// Options of `demo`.
+    pub struct DemoConfig at "demo" {
+        /// Folder for everything.
+        pub out: PathText = "runs/demo".into();
+        /// Prompts of the corpus.
+        pub rows: usize = 1500;
+        /// Epochs of the warm start.
+        pub sft_epochs: f64 = 2.0;
+        /// Epochs of each preference run.
+        pub epochs: f64 = 2.0;
+    }
+}
+
+impl Settings for DemoConfig {}
 
 impl Root for Recipe {
     /// The preset of the latent part chooses the defaults of its other settings; a name that is none is left to be told
