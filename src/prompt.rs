@@ -84,9 +84,8 @@ pub fn columns(prompts: &Column) -> Result<[Column; 2]> {
     };
     let rows: Vec<(String, u64)> = (0..prompts.len()).into_par_iter().map(known).collect();
     let groups = UInt64Chunked::from_vec(col::GROUP.into(), rows.iter().map(|row| row.1).collect());
-    let mut texts = StringChunkedBuilder::new(col::NORMALIZED_PROMPT.into(), rows.len());
-    rows.iter().for_each(|row| texts.append_value(&row.0));
-    Ok([texts.finish().into_column(), groups.into_column()])
+    let texts = StringChunked::from_iter_values(col::NORMALIZED_PROMPT.into(), rows.iter().map(|row| row.0.as_str()));
+    Ok([texts.into_column(), groups.into_column()])
 }
 
 #[cfg(test)]

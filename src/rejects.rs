@@ -212,9 +212,7 @@ pub fn separate(frame: DataFrame, fates: Vec<Option<Reject>>) -> Result<(DataFra
 /// [`crate::Error::Frame`].
 pub fn to_frame(rejects: &[Reject]) -> Result<DataFrame> {
     let text = |name: &str, get: &dyn Fn(&Reject) -> &str| {
-        let mut builder = StringChunkedBuilder::new(name.into(), rejects.len());
-        rejects.iter().for_each(|r| builder.append_value(get(r)));
-        builder.finish().into_column()
+        StringChunked::from_iter_values(name.into(), rejects.iter().map(get)).into_column()
     };
     Ok(DataFrame::new(
         rejects.len(),
@@ -245,11 +243,9 @@ pub fn table(frames: Vec<DataFrame>, files: &[String]) -> Result<DataFrame> {
     let key = |i: IdxSize| (file.get(i as usize), line.get(i as usize), reason.get(i as usize));
     order.sort_by(|a, b| key(*a).cmp(&key(*b)));
     let mut all = all.take(&IdxCa::from_vec("rows".into(), order))?;
-    let mut names = StringChunkedBuilder::new(col::FILE.into(), all.height());
-    for index in all.column(col::FILE)?.u32()?.iter() {
-        names.append_value(index.and_then(|i| files.get(i as usize)).map_or("", String::as_str));
-    }
-    all.with_column(names.finish().into_column())?;
+    let name = |index: Option<u32>| index.and_then(|i| files.get(i as usize)).map_or("", String::as_str);
+    let names = StringChunked::from_iter_values(col::FILE.into(), all.column(col::FILE)?.u32()?.iter().map(name));
+    all.with_column(names.into_column())?;
     Ok(all)
 }
 

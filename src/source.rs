@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::hub::{Hub, looks_like_id};
+use crate::progress::Silent;
 
 /// A model as the command line names it, resolved to something on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +59,8 @@ impl ModelSource {
             return Err(Error::model(name, "a model file must be .gguf")
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
-        if crate::hub::looks_like_id(name) {
-            return Ok(ModelSource::Folder(crate::hub::fetch_model(name)?));
+        if looks_like_id(name) {
+            return Ok(ModelSource::Folder(Hub::from_env().fetch_model(name, &Silent)?));
         }
         Err(Error::model(name, "no such folder, .gguf file or hub id")
             .with_hint("MODEL is a folder, a .gguf file, ORG/NAME on the hub, or tiny[:WxL]"))

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, Float64Array, ListArray, ListBuilder, RecordBatch,
-    StringArray, StringBuilder, UInt32Builder,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, ListArray, ListBuilder, RecordBatch, StringArray,
+    UInt32Array, UInt32Builder,
 };
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
@@ -77,20 +77,13 @@ fn to_batch(schema: &Arc<Schema>, rows: &[TokenRow]) -> Result<RecordBatch> {
         }
         Arc::new(builder.finish())
     };
-    let strings = |get: fn(&TokenRow) -> &String| -> ArrayRef {
-        let mut builder = StringBuilder::new();
-        rows.iter().for_each(|r| builder.append_value(get(r)));
-        Arc::new(builder.finish())
-    };
+    let strings =
+        |get: fn(&TokenRow) -> &String| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(get))) };
     let counts = |get: fn(&TokenRow) -> usize| -> ArrayRef {
-        let mut builder = UInt32Builder::new();
-        rows.iter().for_each(|r| builder.append_value(get(r) as u32));
-        Arc::new(builder.finish())
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| get(r) as u32)))
     };
     let flags = |get: fn(&TokenRow) -> bool| -> ArrayRef {
-        let mut builder = BooleanBuilder::new();
-        rows.iter().for_each(|r| builder.append_value(get(r)));
-        Arc::new(builder.finish())
+        Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(get(r)))))
     };
     Ok(RecordBatch::try_new(
         schema.clone(),
@@ -143,11 +136,7 @@ pub fn pack(rows: &[TokenRow]) -> Result<Vec<u8>> {
 /// As [`write()`], and what `pieces` gives.
 pub fn write_pieces(path: impl AsRef<Path>, pieces: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<u64> {
     let path = path.as_ref();
-    let readers = pieces.into_iter().map(|bytes| {
-        FileReader::try_new(Cursor::new(bytes?), None)
-            .map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))
-    });
-    write_batches(path, readers)
+    write_batches(path, pieces.into_iter().map(|bytes| reader(path, Cursor::new(bytes?))))
 }
 
 /// Writes one token file of several others, as [`write_pieces`] does, and gives the number of rows.
@@ -196,8 +185,11 @@ fn write_batches<R: std::io::Read + std::io::Seek>(
 }
 
 fn open(path: &Path) -> Result<FileReader<File>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    FileReader::try_new(file, None).map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))
+    reader(path, File::open(path).map_err(Error::io(path))?)
+}
+
+fn reader<R: std::io::Read + std::io::Seek>(path: &Path, source: R) -> Result<FileReader<R>> {
+    FileReader::try_new(source, None).map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))
 }
 
 /// Reads a token file whole.
@@ -214,8 +206,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<TokenRow>> {
 /// [`Error::Artifact`] where these are other bytes.
 pub fn unpack(bytes: Vec<u8>) -> Result<Vec<TokenRow>> {
     let path = Path::new("packed tokens");
-    let reader = FileReader::try_new(Cursor::new(bytes), None);
-    rows(reader.map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))?, path)
+    rows(reader(path, Cursor::new(bytes))?, path)
 }
 
 fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) -> Result<Vec<TokenRow>> {

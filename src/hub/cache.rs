@@ -45,9 +45,6 @@ impl RepoCache {
     }
 
     /// Records which commit a branch or tag stands for.
-    ///
-    /// # Errors
-    /// [`HubError::Own`].
     pub fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit {
             return Ok(());
@@ -64,9 +61,6 @@ impl RepoCache {
     }
 
     /// Saves the names of all files of a commit.
-    ///
-    /// # Errors
-    /// [`HubError::Own`].
     pub fn keep_listing(&self, commit: &str, files: &[String]) -> Result<(), HubError> {
         if self.listing(commit).is_some_and(|known| known == files) {
             return Ok(());
@@ -82,9 +76,6 @@ impl RepoCache {
     }
 
     /// The path of a file, if the cache has it.
-    ///
-    /// # Errors
-    /// [`HubError::Name`] for a name that leads out of the folder, [`HubError::Outside`] for a link that does.
     pub fn file(&self, commit: &str, name: &str) -> Result<Option<PathBuf>, HubError> {
         if !is_safe_name(name) {
             return Err(HubError::Name(name.into()));
@@ -104,9 +95,6 @@ impl RepoCache {
 
     /// Adds a file to a commit's folder: `fill` writes it under its own name below a temporary folder, from which the
     /// complete file is moved.
-    ///
-    /// # Errors
-    /// Those of [`RepoCache::file`] and of `fill`; [`HubError::Own`].
     pub fn add(
         &self,
         commit: &str,
@@ -132,9 +120,6 @@ impl RepoCache {
 
     /// Locks the repository for one writer, so that two processes do not fetch the same file, and removes temporary
     /// folders that a killed process left. `None` where the file system has no locks.
-    ///
-    /// # Errors
-    /// [`HubError::Own`].
     pub fn lock(&self, progress: &dyn Progress) -> Result<Option<File>, HubError> {
         std::fs::create_dir_all(&self.base).map_err(|e| HubError::io(&self.base, e))?;
         let path = self.base.join(".lpc-pipe.lock");

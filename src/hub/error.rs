@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::HFError;
 
-use super::Hub;
+use super::address::Hub;
 use crate::error::Error;
 
 /// An error of fetching a file.

@@ -122,9 +122,10 @@ fn talk(stream: TcpStream, script: &Mutex<Script>, log: &Mutex<Vec<Asked>>, toke
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let path = path.split('?').next().unwrap_or("").to_string();
         log.lock().expect("the record").push(Asked { line: format!("{method} {path}"), token: bearer.clone() });
-        let answer = match token.is_empty() || bearer.as_deref() == Some(token) {
-            true => next(&mut script.lock().expect("the script"), method, &path),
-            false => Answer::new(401, "{}"),
+        let answer = if token.is_empty() || bearer.as_deref() == Some(token) {
+            next(&mut script.lock().expect("the script"), method, &path)
+        } else {
+            Answer::new(401, "{}")
         };
         if send(&mut stream, method, &answer).is_err() || answer.fault != TransferFault::None {
             return;

@@ -8,26 +8,27 @@
 //! - Offline, or where the hub cannot be reached, files come from the cache; an error names those it lacks.
 //! - A request is repeated a few times; then a silent server is an error.
 //! - Whatever a server answers, files are written only below the cache folder: names and commits are
-//!   checked ([`names`]), links that lead out are not followed, and every file is completed in a temporary
+//!   checked (`names`), links that lead out are not followed, and every file is completed in a temporary
 //!   folder before it is moved to its final path (`cache`).
 //! - The token goes to the endpoint alone; a redirect to another host drops it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use hf_hub::{HFRepositorySync, RepoType};
+use hf_hub::{HFError, HFRepositorySync, RepoType};
 
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Silent};
+use crate::progress::Progress;
 
+mod address;
 mod cache;
 mod error;
-pub mod names;
+mod names;
 mod wire;
 
 #[cfg(test)]
 mod fake_hub;
 
+pub use address::{Hub, Patience};
 use cache::RepoCache;
 use error::HubError;
 pub use names::looks_like_id;
@@ -56,45 +57,6 @@ const MODEL_FILES: [&str; 10] = [
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The address of a hub, and the cache for its files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hub {
-    /// Base address.
-    pub endpoint: String,
-    /// Cache folder, in the layout of `huggingface_hub`.
-    pub cache: PathBuf,
-    /// Access token; none is sent where it is empty.
-    pub token: String,
-    /// Use the cache alone.
-    pub offline: bool,
-    /// Timeouts and repetitions.
-    pub patience: Patience,
-}
-
-/// Timeouts and repetitions of requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// Longest wait for a connection. Default: 10 s.
-    pub connect: Duration,
-    /// Longest wait for the next bytes of an answer. Default: 20 s.
-    pub silence: Duration,
-    /// Repetitions after a failure that may pass (429, 5xx, timeouts, broken transfers). Default: 3.
-    pub retries: usize,
-    /// Pause before the first repetition; it doubles with each one. Default: 300 ms.
-    pub pause: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience {
-            connect: Duration::from_secs(10),
-            silence: Duration::from_secs(20),
-            retries: 3,
-            pause: Duration::from_millis(300),
-        }
-    }
-}
-
 /// A file of a data set, in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubFile {
@@ -106,59 +68,13 @@ pub struct HubFile {
     pub commit: String,
 }
 
-/// Fetches a model into the cache: configuration, tokenizer, template and safetensors weights.
-/// Returns the folder that holds them, `.../snapshots/COMMIT`.
-///
-/// # Errors
-/// [`Error::Model`] where there is no such model, it is not open to the user, it has no
-/// safetensors weights, or the hub cannot be reached and the cache does not hold it.
-pub fn fetch_model(id: &str) -> Result<PathBuf> {
-    Hub::from_env().fetch_model(id, &Silent)
-}
-
-/// Fetches files of a data set, named `hf://datasets/ORG/NAME[@REVISION]/PATH`, into the cache;
-/// PATH may hold `*` (within a folder), `**` (across folders) and `?`. Sorted by name.
-///
-/// # Errors
-/// As [`fetch_model`], with [`Error::Data`].
-pub fn fetch_dataset(url: &str, progress: &dyn Progress) -> Result<Vec<HubFile>> {
-    Hub::from_env().fetch_dataset(url, progress)
-}
-
 impl Hub {
-    /// The hub that the environment's variables describe.
-    pub fn from_env() -> Hub {
-        Hub::from_vars(&|name| std::env::var(name).ok())
-    }
-
-    /// As [`Hub::from_env`], with variables from `var`.
-    pub fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Hub {
-        let var = |name: &str| var(name).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
-        let on = |v: String| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off");
-        let cache_home = || var("XDG_CACHE_HOME").map(PathBuf::from);
-        let user = || PathBuf::from(var("HOME").unwrap_or_else(|| ".".into())).join(".cache");
-        let home = var("HF_HOME").map(PathBuf::from);
-        let home = home.unwrap_or_else(|| cache_home().unwrap_or_else(user).join("huggingface"));
-        let cache = var("HF_HUB_CACHE").or_else(|| var("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
-        let from_file = || {
-            let path = var("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
-            std::fs::read_to_string(path).ok().map(|text| text.trim().to_string())
-        };
-        let implicit = !var("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(on);
-        let token = if implicit { var("HF_TOKEN").or_else(from_file) } else { None };
-        Hub {
-            endpoint: var("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
-            cache: cache.unwrap_or_else(|| home.join("hub")),
-            token: token.unwrap_or_default(),
-            offline: var("HF_HUB_OFFLINE").is_some_and(on),
-            patience: Patience::default(),
-        }
-    }
-
-    /// See [`fetch_model`].
+    /// Fetches a model into the cache: configuration, tokenizer, template and safetensors weights.
+    /// Returns the folder that holds them, `.../snapshots/COMMIT`.
     ///
     /// # Errors
-    /// As [`fetch_model`].
+    /// [`Error::Model`] where there is no such model, it is not open to the user, it has no safetensors weights, or the
+    /// hub cannot be reached and the cache does not hold it.
     pub fn fetch_model(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf> {
         let fail = |message: String, hint: &str| {
             let error = Error::model(id, message);
@@ -177,10 +93,7 @@ impl Hub {
         (org, name, revision): (&str, &str, &str),
         progress: &dyn Progress,
     ) -> Result<PathBuf, HubError> {
-        let cached = || match cache.commit_of(revision) {
-            Some(commit) => cached_model(cache, &commit),
-            None => Ok(None),
-        };
+        let cached = || cache.commit_of(revision).map_or(Ok(None), |commit| cached_model(cache, &commit));
         // A commit never changes: if its files are known and in the cache, the hub need not be asked.
         if self.offline || (is_commit(revision) && cache.listing(revision).is_some()) {
             match cached()? {
@@ -190,16 +103,10 @@ impl Hub {
             }
         }
         let repository = wire::client(self)?.model(org, name);
-        let listing = match wire::list_model(&repository, revision, &self.patience) {
-            Ok(listing) => checked(listing, revision)?,
-            Err(e) if is_outage(&e) => match cached()? {
-                Some(folder) => {
-                    progress.warn(&self.cache_serves());
-                    return Ok(folder);
-                }
-                None => return Err(e.into()),
-            },
-            Err(e) => return Err(e.into()),
+        let listed = wire::list_model(&repository, revision, &self.patience);
+        let listing = match self.listing(listed, revision, cached, progress)? {
+            Answered::Hub(listing) => listing,
+            Answered::Cache(folder) => return Ok(folder),
         };
         let commit = &listing.commit;
         let listed = |file: &str| listing.files.iter().any(|f| f == file);
@@ -236,10 +143,11 @@ impl Hub {
         Ok(cache.snapshot(commit))
     }
 
-    /// See [`fetch_dataset`].
+    /// Fetches files of a data set, named `hf://datasets/ORG/NAME[@REVISION]/PATH`, into the cache;
+    /// PATH may hold `*` (within a folder), `**` (across folders) and `?`. Sorted by name.
     ///
     /// # Errors
-    /// As [`fetch_dataset`].
+    /// As [`Hub::fetch_model`], with [`Error::Data`].
     pub fn fetch_dataset(&self, url: &str, progress: &dyn Progress) -> Result<Vec<HubFile>> {
         let fail = |message: String, hint: &str| Error::Data {
             path: url.into(),
@@ -270,31 +178,26 @@ impl Hub {
             };
             found.into_iter().map(file).collect()
         };
+        let cached = || cached_files(cache, revision, pattern, progress);
         if self.offline {
-            return match cached_files(cache, revision, pattern, progress)? {
-                Cached::Whole(commit, found) => Ok(files(&commit, found)),
-                Cached::Missing(missing) => Err(self.not_cached(&missing)),
+            return match cached()? {
+                Ok((commit, found)) => Ok(files(&commit, found)),
+                Err(missing) => Err(self.not_cached(&missing)),
             };
         }
         // A commit never changes: if its files are known and in the cache, the hub need not be asked.
         let known = !is_pattern(pattern) || cache.listing(revision).is_some();
         if is_commit(revision)
             && known
-            && let Cached::Whole(commit, found) = cached_files(cache, revision, pattern, progress)?
+            && let Ok((commit, found)) = cached()?
         {
             return Ok(files(&commit, found));
         }
         let repository = wire::client(self)?.dataset(address.org, address.name);
-        let listing = match wire::list_dataset(&repository, revision, &self.patience) {
-            Ok(listing) => checked(listing, revision)?,
-            Err(e) if is_outage(&e) => match cached_files(cache, revision, pattern, progress)? {
-                Cached::Whole(commit, found) => {
-                    progress.warn(&self.cache_serves());
-                    return Ok(files(&commit, found));
-                }
-                Cached::Missing(_) => return Err(e.into()),
-            },
-            Err(e) => return Err(e.into()),
+        let listed = wire::list_dataset(&repository, revision, &self.patience);
+        let listing = match self.listing(listed, revision, || Ok(cached()?.ok()), progress)? {
+            Answered::Hub(listing) => listing,
+            Answered::Cache((commit, found)) => return Ok(files(&commit, found)),
         };
         let names = matching(&listing.files, pattern);
         if names.is_empty() {
@@ -326,8 +229,22 @@ impl Hub {
         cache.add(commit, name, |folder| wire::download(repository, commit, name, folder, &self.patience, progress))
     }
 
-    fn cache_serves(&self) -> String {
-        format!("{} cannot be reached: what the cache {} holds is used", self.endpoint, self.cache.display())
+    /// The listing that the hub gave; where it cannot be reached, what is cached.
+    fn listing<T>(
+        &self,
+        listed: Result<Listing, HFError>,
+        revision: &str,
+        cached: impl FnOnce() -> Result<Option<T>, HubError>,
+        progress: &dyn Progress,
+    ) -> Result<Answered<T>, HubError> {
+        let error = match listed {
+            Ok(listing) => return Ok(Answered::Hub(checked(listing, revision)?)),
+            Err(error) => error,
+        };
+        let Some(found) = (if is_outage(&error) { cached()? } else { None }) else { return Err(error.into()) };
+        let (hub, cache) = (&self.endpoint, self.cache.display());
+        progress.warn(&format!("{hub} cannot be reached: what the cache {cache} holds is used"));
+        Ok(Answered::Cache(found))
     }
 
     fn not_cached(&self, missing: &[String]) -> HubError {
@@ -371,16 +288,17 @@ fn nothing_matches(pattern: &str, files: &[String]) -> HubError {
     HubError::Other(format!("no file matches `{pattern}`"), format!("files there: {}", near.join(", ")))
 }
 
-/// Whether the cache has the files asked for.
-enum Cached {
-    /// The cache has all of them: the commit, names and paths.
-    Whole(String, Vec<(String, PathBuf)>),
-    /// The cache lacks these.
-    Missing(Vec<String>),
+/// Who answers a request.
+enum Answered<T> {
+    Hub(Listing),
+    Cache(T),
 }
 
+/// A commit with names and paths of the files asked for; as an error, the names of those that the cache lacks.
+type Cached = Result<(String, Vec<(String, PathBuf)>), Vec<String>>;
+
 fn cached_files(cache: &RepoCache, revision: &str, pattern: &str, progress: &dyn Progress) -> Result<Cached, HubError> {
-    let Some(commit) = cache.commit_of(revision) else { return Ok(Cached::Missing(Vec::new())) };
+    let Some(commit) = cache.commit_of(revision) else { return Ok(Err(Vec::new())) };
     let names = match cache.listing(&commit) {
         _ if !is_pattern(pattern) => vec![pattern.to_string()],
         Some(listed) => {
@@ -394,7 +312,7 @@ fn cached_files(cache: &RepoCache, revision: &str, pattern: &str, progress: &dyn
         None => {
             let names = matching(&cache.files(&commit), pattern);
             if names.is_empty() {
-                return Ok(Cached::Missing(Vec::new()));
+                return Ok(Err(Vec::new()));
             }
             let here = cache.snapshot(&commit);
             progress.warn(&format!("{}: the cache may hold only some of the files of `{pattern}`", here.display()));
@@ -408,7 +326,7 @@ fn cached_files(cache: &RepoCache, revision: &str, pattern: &str, progress: &dyn
             None => missing.push(name),
         }
     }
-    Ok(if missing.is_empty() { Cached::Whole(commit, found) } else { Cached::Missing(missing) })
+    Ok(if missing.is_empty() { Ok((commit, found)) } else { Err(missing) })
 }
 
 /// The folder of a commit, if all of the model's files are there.

@@ -1,8 +1,10 @@
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::cache::files_below;
 use super::fake_hub::{Answer, COMMIT, FakeHub, Script, TransferFault, info_path, repository};
 use super::*;
+use crate::progress::Silent;
 
 const SHARDED: [(&str, &[u8]); 5] = [
     ("config.json", b"{}"),
@@ -34,6 +36,14 @@ fn hub(server: &FakeHub, cache: &Path) -> Hub {
         offline: false,
         patience: quick(),
     }
+}
+
+/// A hub with this script, an empty cache, and a client of both.
+fn served(script: Script) -> (FakeHub, tempfile::TempDir, Hub) {
+    let server = FakeHub::serve(script, "hf_test");
+    let cache = tempfile::tempdir().unwrap();
+    let hub = hub(&server, cache.path());
+    (server, cache, hub)
 }
 
 fn names<'a>(files: &[(&'a str, &[u8])]) -> Vec<&'a str> {
@@ -180,9 +190,7 @@ fn refusals_are_plain() {
 
 #[test]
 fn data_set_files_by_path_and_pattern() {
-    let server = FakeHub::serve(data(), "hf_test");
-    let cache = tempfile::tempdir().unwrap();
-    let hub = hub(&server, cache.path());
+    let (_server, _cache, hub) = served(data());
     assert_eq!(contents(&dataset(&hub, "/README.md").unwrap()), "r");
     let two = dataset(&hub, "@main/data/train-*.parquet").unwrap();
     assert_eq!(contents(&two), "01");
@@ -196,9 +204,7 @@ fn data_set_files_by_path_and_pattern() {
 
 #[test]
 fn a_second_run_fetches_no_bytes_and_a_commit_asks_nothing() {
-    let server = FakeHub::serve(data(), "hf_test");
-    let cache = tempfile::tempdir().unwrap();
-    let hub = hub(&server, cache.path());
+    let (server, _cache, hub) = served(data());
     let first = dataset(&hub, "/data/*.parquet").unwrap();
     let resolved = server.count("resolve");
     assert_eq!(dataset(&hub, "/data/*.parquet").unwrap(), first);
@@ -216,9 +222,7 @@ fn a_second_run_fetches_no_bytes_and_a_commit_asks_nothing() {
 
 #[test]
 fn offline_serves_all_or_says_what_is_missing() {
-    let server = FakeHub::serve(data(), "hf_test");
-    let cache = tempfile::tempdir().unwrap();
-    let hub = hub(&server, cache.path());
+    let (_server, cache, hub) = served(data());
     let offline = Hub { endpoint: "http://127.0.0.1:1".into(), offline: true, ..hub.clone() };
     assert!(says(dataset(&offline, "/README.md")).contains("HF_HUB_OFFLINE is set"));
     let two = dataset(&hub, "/data/*.parquet").unwrap();
@@ -391,9 +395,7 @@ fn failures_that_stay_end_in_time_and_leave_nothing() {
     script.insert(info_path("datasets", "main"), vec![Answer::new(200, "").failing(TransferFault::Silence(5000))]);
     script.insert(info_path("datasets", "page"), vec![Answer::new(200, "<html>log in</html>")]);
     script.insert(info_path("datasets", "bare"), vec![Answer::new(200, "{}")]);
-    let server = FakeHub::serve(script, "hf_test");
-    let cache = tempfile::tempdir().unwrap();
-    let at = hub(&server, cache.path());
+    let (_server, _cache, at) = served(script);
     assert!(says(dataset(&at, "/README.md")).contains("no answer from http"));
     assert!(says(dataset(&at, "@page/README.md")).contains("http://127.0.0.1"));
     assert!(says(dataset(&at, "@bare/README.md")).contains("http://127.0.0.1"));
@@ -413,9 +415,7 @@ fn a_server_says_when_to_come_again() {
 
 #[test]
 fn two_that_want_the_same_file_fetch_it_once() {
-    let server = FakeHub::serve(data(), "hf_test");
-    let cache = tempfile::tempdir().unwrap();
-    let hub = hub(&server, cache.path());
+    let (server, cache, hub) = served(data());
     let base = cache.path().join("datasets--org--name");
     // What a killed process left is cleared away.
     std::fs::create_dir_all(base.join(".lpc-pipe-abc")).unwrap();

@@ -10,9 +10,9 @@ use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::repository::RepoSibling;
 use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, RepoType, RepoTypeDataset, RepoTypeModel};
 
+use super::address::{Hub, Patience};
 use super::error::HubError;
 use super::names::MAIN;
-use super::{Hub, Patience};
 use crate::progress::Progress;
 
 /// Longest wait that a server may ask for.
@@ -48,38 +48,21 @@ pub fn client(hub: &Hub) -> Result<HFClientSync, HFError> {
     builder.build_sync()
 }
 
-/// The files of a model's revision.
-///
-/// # Errors
-/// [`HFError`].
-pub fn list_model(
-    repository: &HFRepositorySync<RepoTypeModel>,
-    revision: &str,
-    patience: &Patience,
-) -> Result<Listing, HFError> {
-    let info = patiently(patience, || match repository.info().revision(revision).send() {
-        // Some mirrors know no revisions but the one they hold.
-        Err(HFError::RevisionNotFound { .. }) if revision == MAIN => repository.info().send(),
-        other => other,
-    })?;
-    listing(info.sha, info.siblings)
+/// A function that lists the files of a revision.
+macro_rules! lister {
+    ($name:ident, $kind:ty) => {
+        pub fn $name(of: &HFRepositorySync<$kind>, revision: &str, patience: &Patience) -> Result<Listing, HFError> {
+            let info = patiently(patience, || match of.info().revision(revision).send() {
+                // Some mirrors know no revisions but the one they hold.
+                Err(HFError::RevisionNotFound { .. }) if revision == MAIN => of.info().send(),
+                other => other,
+            })?;
+            listing(info.sha, info.siblings)
+        }
+    };
 }
-
-/// The files of a data set's revision.
-///
-/// # Errors
-/// [`HFError`].
-pub fn list_dataset(
-    repository: &HFRepositorySync<RepoTypeDataset>,
-    revision: &str,
-    patience: &Patience,
-) -> Result<Listing, HFError> {
-    let info = patiently(patience, || match repository.info().revision(revision).send() {
-        Err(HFError::RevisionNotFound { .. }) if revision == MAIN => repository.info().send(),
-        other => other,
-    })?;
-    listing(info.sha, info.siblings)
-}
+lister!(list_model, RepoTypeModel);
+lister!(list_dataset, RepoTypeDataset);
 
 fn listing(commit: Option<String>, siblings: Option<Vec<RepoSibling>>) -> Result<Listing, HFError> {
     let commit = commit.ok_or_else(|| HFError::malformed_response("no commit of the revision"))?;
@@ -88,9 +71,6 @@ fn listing(commit: Option<String>, siblings: Option<Vec<RepoSibling>>) -> Result
 }
 
 /// Fetches one file into `folder`, under its own name.
-///
-/// # Errors
-/// [`HubError::Hub`].
 pub fn download<T: RepoType>(
     repository: &HFRepositorySync<T>,
     commit: &str,

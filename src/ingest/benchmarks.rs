@@ -159,13 +159,7 @@ fn csv(input: &Input, text: &[u8]) -> Result<Vec<Value>> {
 
 /// The rows of a frame, with all texts that are in it.
 fn texts(frame: &DataFrame) -> PolarsResult<Vec<Value>> {
-    let mut rows = vec![serde_json::Map::new(); frame.height()];
-    for column in frame.columns() {
-        for (row, value) in rows.iter_mut().zip(values(column.as_materialized_series())?) {
-            row.insert(column.name().to_string(), value);
-        }
-    }
-    Ok(rows.into_iter().map(Value::Object).collect())
+    values(&frame.clone().into_struct("".into()).into_series())
 }
 
 /// A column's texts, at any depth; whatever else is in it becomes null.
@@ -195,8 +189,7 @@ fn values(series: &Series) -> PolarsResult<Vec<Value>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
+    use super::super::tests::gzip;
     use super::*;
     use crate::artifact;
 
@@ -218,9 +211,7 @@ mod tests {
         let wanted = vec![vec!["One?".to_string()], vec!["Two, too?".to_string()]];
         let lines = "{\"question\": \"One?\", \"answer\": \"a\"}\n\n{\"question\": {\"stem\": \"Two, too?\", \"choices\": [{\"text\": \"x\"}]}}\n";
         assert_eq!(texts_of("a.jsonl", lines.as_bytes()), wanted);
-        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gz.write_all(lines.as_bytes()).unwrap();
-        assert_eq!(texts_of("a.jsonl.gz", &gz.finish().unwrap()), wanted);
+        assert_eq!(texts_of("a.jsonl.gz", &gzip(lines.as_bytes())), wanted);
         assert_eq!(texts_of("a", &zstd::encode_all(lines.as_bytes(), 1).unwrap()), wanted);
         let array = br#"[{"question": "One?", "mc1_targets": {"x": 1}}, {"prompt": [{"role": "user", "content": "Two, too?"}, {"role": "assistant", "content": "no"}]}]"#;
         assert_eq!(texts_of("a.json", array), wanted);

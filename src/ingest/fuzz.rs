@@ -1,36 +1,20 @@
 //! Fuzzing as property tests: arbitrary bytes, and damaged rows and files, in every layout and file
 //! format. Nothing panics, every row read is kept or rejected, and batches stay within their bounds.
 
-use std::io::Write;
-
 use clap::ValueEnum;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::Value;
 
-use super::tests::{frame_of, sample, to_parquet};
+use super::files::tests::SAMPLES;
+use super::tests::{frame_of, gzip, lines, sample, to_parquet};
 use super::*;
 use crate::progress::Silent;
 
-const SAMPLES: [&str; 17] = [
-    "ultrafeedback.jsonl",
-    "binarized.jsonl",
-    "ultrafeedback_cleaned.jsonl",
-    "argilla.jsonl",
-    "trl_standard.jsonl",
-    "trl_conversational.jsonl",
-    "trl_implicit.jsonl",
-    "hh_rlhf.jsonl",
-    "helpsteer2.jsonl",
-    "helpsteer3.jsonl",
-    "tulu3.jsonl",
-    "skywork.jsonl",
-    "orca.jsonl",
-    "alpaca.json",
-    "sharegpt.json",
-    "nemo_rl.jsonl",
-    "questions.csv",
-];
+fn samples() -> Vec<String> {
+    let others = ["alpaca.json", "sharegpt.json", "questions.csv"].map(String::from);
+    SAMPLES.iter().map(|name| format!("{name}.jsonl")).chain(others).collect()
+}
 
 /// The rows of a sample as JSON.
 fn rows_of(name: &str) -> Vec<Value> {
@@ -53,8 +37,7 @@ fn account(bytes: &[u8], config: &IngestConfig) -> Option<(u64, u64)> {
         assert!(batch.frame.height() + batch.rejects.len() <= 8192);
         assert!(batch.last_line > last, "batches come in order");
         assert!(batch.frame.estimated_size() <= 1 << 26, "{} bytes of input", bytes.len());
-        let lines = batch.frame.column("line").unwrap().u64().unwrap().iter().flatten();
-        let lines: Vec<u64> = lines.chain(batch.rejects.iter().map(|r| r.line)).collect();
+        let lines: Vec<u64> = lines(&batch.frame).into_iter().chain(batch.rejects.iter().map(|r| r.line)).collect();
         assert!(lines.iter().all(|line| (last + 1..=batch.last_line).contains(line)), "{lines:?}");
         let distinct: std::collections::BTreeSet<u64> = lines.iter().copied().collect();
         assert_eq!(distinct.len(), lines.len(), "a row is known by its line");
@@ -97,11 +80,7 @@ fn packed(bytes: &[u8], packing: u8) -> Vec<u8> {
     match packing % 3 {
         0 => bytes.to_vec(),
         1 => zstd::encode_all(bytes, 1).unwrap(),
-        _ => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(bytes).unwrap();
-            encoder.finish().unwrap()
-        }
+        _ => gzip(bytes),
     }
 }
 
@@ -228,14 +207,14 @@ proptest! {
 
     #[test]
     fn damaged_text(
-        name in select(&SAMPLES[..]),
+        name in select(samples()),
         edits in edits(),
         format in formats(),
         mapped in any::<bool>(),
         packing in any::<u8>(),
         whole in any::<bool>(),
     ) {
-        let bytes = std::fs::read(sample(name)).unwrap();
+        let bytes = std::fs::read(sample(&name)).unwrap();
         // What is damaged is the text, or the file as it is packed.
         let bytes = if whole { packed(&edited(bytes, &edits), packing) } else { edited(packed(&bytes, packing), &edits) };
         account(&bytes, &config(format, mapped));
@@ -243,13 +222,13 @@ proptest! {
 
     #[test]
     fn odd_values_in_rows(
-        name in select(&SAMPLES[..]),
+        name in select(samples()),
         grafts in prop::collection::vec((any::<Index>(), prop::collection::vec(any::<Index>(), 1..6), prop::option::weighted(0.8, json())), 1..6),
         format in formats(),
         mapped in any::<bool>(),
         array in any::<bool>(),
     ) {
-        let mut rows = rows_of(name);
+        let mut rows = rows_of(&name);
         for (row, path, value) in grafts {
             let row = row.index(rows.len());
             graft(&mut rows[row], &path, value);
@@ -276,9 +255,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn damaged_tables(name in select(&SAMPLES[..14]), arrow in any::<bool>(), edits in edits(), format in formats()) {
+    fn damaged_tables(name in select(&SAMPLES[..]), arrow in any::<bool>(), edits in edits(), format in formats()) {
         use polars::prelude::{IpcWriter, SerWriter};
-        let lines: String = rows_of(name).iter().map(|row| row.to_string() + "\n").collect();
+        let lines: String = rows_of(&format!("{name}.jsonl")).iter().map(|row| row.to_string() + "\n").collect();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         if arrow {

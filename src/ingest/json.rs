@@ -19,17 +19,11 @@ const NOT_JSON_NUMBER: &str = "\0number";
 ///
 /// Python writes NaN and infinities into JSON as bare words; they are read as such, so that
 /// the fault names their field, and does no harm in fields that nobody reads.
-///
-/// # Errors
-/// [`reason::BAD_JSON`].
 pub fn parse_json<'a>(line: &'a str, names: &Names) -> Read<Value<'a>> {
     parse(line, ValueSeed { names, row: true })
 }
 
 /// Parses a part of a row that was written as JSON in a text.
-///
-/// # Errors
-/// [`reason::BAD_JSON`].
 pub fn parse_inner<'a>(text: &'a str, names: &Names) -> Read<Value<'a>> {
     parse(text, ValueSeed { names, row: false })
 }
@@ -100,6 +94,30 @@ fn name_odd_numbers(line: &str) -> Option<String> {
     Some(out)
 }
 
+/// What the visitors here do with values that hold no others and borrow nothing.
+macro_rules! scalars {
+    ($value:ty: $null:expr, $bool:expr, $whole:expr, $number:expr) => {
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a JSON value")
+        }
+        fn visit_unit<E>(self) -> Result<$value, E> {
+            Ok($null)
+        }
+        fn visit_bool<E>(self, b: bool) -> Result<$value, E> {
+            Ok($bool(b))
+        }
+        fn visit_u64<E>(self, x: u64) -> Result<$value, E> {
+            Ok($whole(x.into()))
+        }
+        fn visit_i64<E>(self, x: i64) -> Result<$value, E> {
+            Ok($whole(x.into()))
+        }
+        fn visit_f64<E>(self, x: f64) -> Result<$value, E> {
+            Ok($number(x))
+        }
+    };
+}
+
 /// Reads any JSON value.
 #[derive(Clone, Copy)]
 struct ValueSeed<'n> {
@@ -124,24 +142,8 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
 impl<'de> Visitor<'de> for ValueSeed<'_> {
     type Value = Value<'de>;
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E>(self, b: bool) -> Result<Value<'de>, E> {
-        Ok(Value::Bool(b))
-    }
-    fn visit_u64<E>(self, x: u64) -> Result<Value<'de>, E> {
-        Ok(Value::whole(x.into()))
-    }
-    fn visit_i64<E>(self, x: i64) -> Result<Value<'de>, E> {
-        Ok(Value::whole(x.into()))
-    }
-    fn visit_f64<E>(self, x: f64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(x))
-    }
+    scalars!(Value<'de>: Value::Null, Value::Bool, Value::whole, Value::Number);
+
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
         Ok(Value::Text(Cow::Borrowed(text)))
     }
@@ -190,10 +192,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 }
 
 fn within<E: serde::de::Error>(length: usize, what: &str) -> Result<(), E> {
-    match length < MOST_ITEMS {
-        true => Ok(()),
-        false => Err(E::custom(format_args!("{what} of more than {MOST_ITEMS} items"))),
-    }
+    if length < MOST_ITEMS { Ok(()) } else { Err(E::custom(format_args!("{what} of more than {MOST_ITEMS} items"))) }
 }
 
 /// Reads a row, and the objects that renamed columns are in, and collects the columns; all else is skipped.
@@ -213,24 +212,8 @@ impl<'de> DeserializeSeed<'de> for Columns<'_, '_, 'de> {
 impl<'de> Visitor<'de> for Columns<'_, '_, 'de> {
     type Value = ();
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
+    scalars!((): (), |_| (), |_: i128| (), |_| ());
+
     fn visit_str<E>(self, _: &str) -> Result<(), E> {
         Ok(())
     }
@@ -272,24 +255,8 @@ impl<'de> DeserializeSeed<'de> for Something {
 impl<'de> Visitor<'de> for Something {
     type Value = bool;
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E>(self) -> Result<bool, E> {
-        Ok(false)
-    }
-    fn visit_bool<E>(self, b: bool) -> Result<bool, E> {
-        Ok(b)
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
-        Ok(true)
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
-        Ok(true)
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
-        Ok(true)
-    }
+    scalars!(bool: false, |b| b, |_: i128| true, |_| true);
+
     fn visit_str<E>(self, text: &str) -> Result<bool, E> {
         Ok(!text.trim().is_empty())
     }

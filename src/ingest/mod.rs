@@ -1,8 +1,8 @@
 //! Files -> frames of scored completions or of given pairs, and rejects.
 //!
-//! Every file format is brought to the same loosely typed rows first ([`files`], [`value`]), with
-//! columns under the names that layouts know ([`names`]), so that a layout is read, and its faults are
-//! told, in one place ([`layouts`]). Frames come in batches: what was read and is not kept is gone
+//! Every file format is brought to the same loosely typed rows first (`files`, `value`), with
+//! columns under the names that layouts know (`names`), so that a layout is read, and its faults are
+//! told, in one place (`layouts`). Frames come in batches: what was read and is not kept is gone
 //! before the next batch is read.
 
 use std::path::PathBuf;
@@ -17,17 +17,18 @@ use crate::rejects::Reject;
 
 pub mod benchmarks;
 mod config;
-pub mod files;
-pub mod json;
-pub mod layouts;
-pub mod names;
+mod files;
+mod json;
+mod layouts;
+mod names;
 mod reader;
-pub mod record;
+mod record;
 mod require;
-pub mod value;
-pub mod written;
+mod value;
+mod written;
 
 pub use config::{IngestConfig, Limits, OnBadRow, OnWrongTens, Score};
+pub use files::Packing;
 pub use layouts::Format;
 
 /// What to do about columns that no layout knows.

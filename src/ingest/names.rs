@@ -3,10 +3,10 @@
 
 macro_rules! known_keys {
     ($($key:literal)*) => {
-        /// Every key that some layout reads. All others are skipped without being stored.
+        #[cfg(test)]
         pub const KNOWN_KEYS: &[&str] = &[$($key),*];
 
-        /// The key as one of [`KNOWN_KEYS`].
+        /// The key, where some layout reads it. All others are skipped without being stored.
         pub fn known(key: &str) -> Option<&'static str> {
             match key {
                 $($key => Some($key),)*
@@ -75,7 +75,6 @@ pub enum Step<'n> {
     Take(&'static str),
     /// Its value is an object, some of whose keys are wanted.
     Into(&'n Node),
-    /// Its value is skipped.
     Skip,
 }
 
@@ -142,15 +141,11 @@ pub enum Inner {
     Known(&'static str),
     /// No layout reads it, and it may be part of what was said.
     Unread,
-    /// Its value is skipped.
     Skip,
 }
 
 impl Names {
     /// Reads entries `TARGET=COLUMN`. A column is a key of the row, or a path of keys with dots between.
-    ///
-    /// # Errors
-    /// All that is wrong with the entries, in words.
     pub fn parse(entries: &[String]) -> Result<Names, Vec<String>> {
         let mut names = Names::default();
         let mut faults = Vec::new();
@@ -200,11 +195,6 @@ impl Names {
     /// The columns that the user named: the name each one gets, and the entry that says so.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.targets.iter().copied().zip(self.entries.iter().map(String::as_str))
-    }
-
-    /// These names, where any column is renamed.
-    pub fn renamed(&self) -> Option<&Names> {
-        (!self.targets.is_empty()).then_some(self)
     }
 
     /// What is done with a key of the row itself: the user's word comes first, and a column whose
@@ -260,7 +250,6 @@ mod tests {
         assert!(matches!(data.step("prompt"), Step::Skip));
         let Step::Into(bad) = data.step("bad") else { panic!() };
         assert!(matches!(bad.step("text"), Step::Take("rejected")));
-        assert!(Names::default().renamed().is_none());
     }
 
     #[test]
@@ -280,7 +269,6 @@ mod tests {
             let names = names(&[&format!("{target}=x")]).unwrap();
             assert!(matches!(names.top("x"), Step::Take(name) if known(name) == Some(name)), "{target}");
         }
-        assert!(KNOWN_KEYS.iter().all(|key| known(key) == Some(key)));
     }
 
     #[test]

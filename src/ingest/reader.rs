@@ -63,9 +63,6 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the file to its end.
-    ///
-    /// # Errors
-    /// See [`super::read`].
     pub fn read(mut self) -> Result<InputFile> {
         let packing = Packing::of(self.input)?;
         let path = &self.input.path;

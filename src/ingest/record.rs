@@ -18,17 +18,14 @@ use crate::schema::col;
 pub struct Turn<'a> {
     /// `system`, `user`, `assistant`, ...
     pub role: Cow<'a, str>,
-    /// The text.
     pub content: Cow<'a, str>,
 }
 
 impl<'a> Turn<'a> {
-    /// A user's message.
     pub fn user(content: Cow<'a, str>) -> Turn<'a> {
         Turn { role: USER.into(), content }
     }
 
-    /// A model's message.
     pub fn assistant(content: Cow<'a, str>) -> Turn<'a> {
         Turn { role: ASSISTANT.into(), content }
     }
@@ -37,9 +34,7 @@ impl<'a> Turn<'a> {
 /// One scored response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion<'a> {
-    /// Who wrote it.
     pub model: Option<Cow<'a, str>>,
-    /// The text.
     pub response: Cow<'a, str>,
     /// Its score; none where it was not rated ("N/A").
     pub score: Option<f64>,
@@ -48,7 +43,6 @@ pub struct Completion<'a> {
 /// One side of a given pair.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Side<'a> {
-    /// The response.
     pub turns: Vec<Turn<'a>>,
     /// Its score, where the layout has one.
     pub score: Option<f64>,
@@ -76,7 +70,6 @@ pub struct Record<'a> {
     pub flip_probability: Option<f64>,
     /// Messages before the response.
     pub prompt: Vec<Turn<'a>>,
-    /// The responses.
     pub body: Body<'a>,
     /// Scores of 10 that are none.
     pub wrong_tens: WrongTens,
@@ -89,9 +82,6 @@ impl<'a> Record<'a> {
     }
 
     /// The same row with earlier turns before the prompt, and a system message before all.
-    ///
-    /// # Errors
-    /// The fault of a prompt that has another system message.
     pub fn with_context(mut self, system: Option<Cow<'a, str>>, earlier: Vec<Turn<'a>>) -> Read<Record<'a>> {
         let own = self.prompt.first().filter(|turn| turn.role == SYSTEM).map(|turn| &turn.content);
         let same = match (own, &system) {
@@ -148,9 +138,6 @@ pub fn turns<'a>(value: Option<Value<'a>>, field: &str) -> Read<Vec<Turn<'a>>> {
 
 /// One message: an object with `role` and `content`, or ShareGPT's with `from` and `value`, whose roles get
 /// their usual names.
-///
-/// # Errors
-/// The fault, among them that of a field that no layout reads: what it holds may be part of what was said.
 pub fn turn(value: Value<'_>) -> Read<Turn<'_>> {
     let mut object = match value {
         Value::Object(object) => object,
@@ -160,12 +147,11 @@ pub fn turn(value: Value<'_>) -> Read<Turn<'_>> {
     if let Some(key) = object.unread() {
         return Err(unread(key));
     }
-    let turn = match object.get("role").is_none() && object.get("from").is_some() {
-        true => {
-            let role = role(&object.text("from")?)?;
-            Turn { role: role.into(), content: content(&mut object, "value")? }
-        }
-        false => Turn { role: object.text("role")?, content: content(&mut object, "content")? },
+    let turn = if object.get("role").is_none() && object.get("from").is_some() {
+        let role = role(&object.text("from")?)?;
+        Turn { role: role.into(), content: content(&mut object, "value")? }
+    } else {
+        Turn { role: object.text("role")?, content: content(&mut object, "content")? }
     };
     // Keys that are read elsewhere in a row are not read in a message.
     match object.0.iter().find(|(_, value)| value.says_something()) {
@@ -236,6 +222,14 @@ pub fn ends_with_assistant(turns: &[Turn<'_>], field: &str) -> Read<()> {
     }
 }
 
+/// The conversations `chosen` and `rejected`, which end with the model's message.
+pub fn conversations<'a>(row: &mut Object<'a>) -> Read<[Vec<Turn<'a>>; 2]> {
+    let both = [turns(row.take("chosen"), "chosen")?, turns(row.take("rejected"), "rejected")?];
+    ends_with_assistant(&both[0], "chosen")?;
+    ends_with_assistant(&both[1], "rejected")?;
+    Ok(both)
+}
+
 /// Leaves the last message as the response and gives the ones before it.
 pub fn split_response<'a>(side: &mut Side<'a>) -> Vec<Turn<'a>> {
     let response = side.turns.split_off(side.turns.len().saturating_sub(1));
@@ -248,16 +242,16 @@ pub fn different_contexts() -> RowFault {
     RowFault::decision("rejected", reason::DIFFERENT_CONTEXTS, message)
 }
 
-/// A range of a text, borrowed where the text is.
+/// A range of a text without blanks at its ends, borrowed where the text is.
 pub fn excerpt<'a>(text: &Cow<'a, str>, range: std::ops::Range<usize>) -> Cow<'a, str> {
     match text {
-        Cow::Borrowed(text) => Cow::Borrowed(&text[range]),
-        Cow::Owned(text) => Cow::Owned(text[range].to_owned()),
+        Cow::Borrowed(text) => Cow::Borrowed(text[range].trim()),
+        Cow::Owned(text) => Cow::Owned(text[range].trim().to_owned()),
     }
 }
 
-/// Score and model of a given pair's sides, under any of the names in use.
-pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mut Side<'a>) -> Read<()> {
+/// The sides of a given pair, with score and model under any of the names in use.
+pub fn sides<'a>(row: &mut Object<'a>, [chosen, rejected]: [Vec<Turn<'a>>; 2]) -> Read<[Side<'a>; 2]> {
     let mut number = |names: [&'static str; 4]| -> Read<Option<f64>> {
         let mut found = None;
         for name in names {
@@ -265,48 +259,37 @@ pub fn side_facts<'a>(row: &mut Object<'a>, chosen: &mut Side<'a>, rejected: &mu
         }
         Ok(found)
     };
-    chosen.score = number(["score_chosen", "chosen-rating", "chosen_rating", "chosen_score"])?;
-    rejected.score = number(["score_rejected", "rejected-rating", "rejected_rating", "rejected_score"])?;
+    let better = number(["score_chosen", "chosen-rating", "chosen_rating", "chosen_score"])?;
+    let worse = number(["score_rejected", "rejected-rating", "rejected_rating", "rejected_score"])?;
     let mut text = |names: [&'static str; 2]| -> Read<Option<Cow<'a, str>>> {
         Ok(row.optional_text(names[0])?.or(row.optional_text(names[1])?))
     };
-    chosen.model = text(["chosen_model", "chosen-model"])?;
-    rejected.model = text(["rejected_model", "rejected-model"])?;
-    Ok(())
+    let chosen = Side { turns: chosen, score: better, model: text(["chosen_model", "chosen-model"])? };
+    Ok([chosen, Side { turns: rejected, score: worse, model: text(["rejected_model", "rejected-model"])? }])
 }
 
 /// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability` `prompt`
 /// `normalized_prompt` `group`, then `completions` for scored responses (`scored`), or the columns of a pair for
 /// given ones. All rows must be of that kind. `split` is that of the file, where it has one.
-///
-/// # Errors
-/// [`crate::Error::Frame`].
 pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, split: Option<&'static str>, scored: bool) -> Result<DataFrame> {
-    let mut sources = StringChunkedBuilder::new(col::SOURCE.into(), rows.len());
-    let mut annotators = StringChunkedBuilder::new(col::ANNOTATOR.into(), rows.len());
-    let mut probabilities = PrimitiveChunkedBuilder::<Float64Type>::new(col::FLIP_PROBABILITY.into(), rows.len());
     let mut prompts = MessageColumnBuilder::new(col::PROMPT, rows.len());
-    for (_, record) in rows {
-        sources.append_option(record.source.as_deref().filter(|s| !s.is_empty()));
-        annotators.append_option(record.annotator.as_deref());
-        probabilities.append_option(record.flip_probability);
-        prompts.push(pieces(&record.prompt));
-    }
+    rows.iter().for_each(|(_, record)| prompts.push(pieces(&record.prompt)));
     let prompts = prompts.finish()?;
     let known = prompt::columns(&prompts)?;
     let mut columns = vec![
         UInt32Chunked::full(col::FILE.into(), file, rows.len()).into_column(),
         UInt64Chunked::from_vec(col::LINE.into(), rows.iter().map(|r| r.0).collect()).into_column(),
-        sources.finish().into_column(),
-        annotators.finish().into_column(),
-        probabilities.finish().into_column(),
+        texts(col::SOURCE, rows.iter().map(|(_, r)| r.source.as_deref().filter(|s| !s.is_empty()))),
+        texts(col::ANNOTATOR, rows.iter().map(|(_, r)| r.annotator.as_deref())),
+        numbers(col::FLIP_PROBABILITY, rows.iter().map(|(_, r)| r.flip_probability)),
         prompts,
     ];
     columns.extend(known);
     columns.extend(split.map(|split| StringChunked::full(col::SPLIT.into(), split, rows.len()).into_column()));
-    match scored {
-        true => columns.push(completion_column(rows)?),
-        false => columns.extend(pair_columns(rows)?),
+    if scored {
+        columns.push(completion_column(rows)?);
+    } else {
+        columns.extend(pair_columns(rows)?);
     }
     Ok(DataFrame::new(rows.len(), columns)?)
 }
@@ -315,45 +298,49 @@ fn pieces<'a>(turns: &'a [Turn<'_>]) -> impl Iterator<Item = (&'a str, &'a str)>
     turns.iter().map(|t| (&*t.role, &*t.content))
 }
 
+fn texts<'a>(name: &str, texts: impl Iterator<Item = Option<&'a str>>) -> Column {
+    StringChunked::from_iter_options(name.into(), texts).into_column()
+}
+
+fn numbers(name: &str, numbers: impl Iterator<Item = Option<f64>>) -> Column {
+    Float64Chunked::from_iter_options(name.into(), numbers).into_column()
+}
+
 fn completion_column(rows: &[(u64, Record<'_>)]) -> Result<Column> {
-    let flat = rows.iter().map(|(_, r)| if let Body::Completions(c) = &r.body { c.len() } else { 0 }).sum();
-    let mut models = StringChunkedBuilder::new(col::MODEL.into(), flat);
-    let mut responses = StringChunkedBuilder::new(col::RESPONSE.into(), flat);
-    let mut scores = PrimitiveChunkedBuilder::<Float64Type>::new(col::SCORE.into(), flat);
-    let mut offsets = Vec::with_capacity(rows.len() + 1);
-    offsets.push(0);
-    let mut at = 0;
+    let mut offsets = vec![0];
+    let mut flat = Vec::new();
     for (_, record) in rows {
         if let Body::Completions(completions) = &record.body {
-            for completion in completions {
-                models.append_option(completion.model.as_deref());
-                responses.append_value(&*completion.response);
-                scores.append_option(completion.score);
-            }
-            at += completions.len() as i64;
+            flat.extend(completions);
         }
-        offsets.push(at);
+        offsets.push(flat.len() as i64);
     }
-    let fields = [models.finish().into_series(), responses.finish().into_series(), scores.finish().into_series()];
-    list_of_structs(col::COMPLETIONS, offsets, &fields)
+    let fields = [
+        texts(col::MODEL, flat.iter().map(|c| c.model.as_deref())),
+        texts(col::RESPONSE, flat.iter().map(|c| Some(&*c.response))),
+        numbers(col::SCORE, flat.iter().map(|c| c.score)),
+    ];
+    list_of_structs(col::COMPLETIONS, offsets, &fields.map(|field| field.take_materialized_series()))
 }
 
 fn pair_columns(rows: &[(u64, Record<'_>)]) -> Result<[Column; 6]> {
-    let n = rows.len();
-    let mut texts = [MessageColumnBuilder::new(col::CHOSEN, n), MessageColumnBuilder::new(col::REJECTED, n)];
-    let mut scores = [col::SCORE_CHOSEN, col::SCORE_REJECTED]
-        .map(|name| PrimitiveChunkedBuilder::<Float64Type>::new(name.into(), n));
-    let mut models = [col::CHOSEN_MODEL, col::REJECTED_MODEL].map(|name| StringChunkedBuilder::new(name.into(), n));
+    let mut sides: Vec<[&Side<'_>; 2]> = Vec::with_capacity(rows.len());
     for (_, record) in rows {
-        let Body::Pair(chosen, rejected) = &record.body else { continue };
-        for (i, side) in [chosen, rejected].into_iter().enumerate() {
-            texts[i].push(pieces(&side.turns));
-            scores[i].append_option(side.score);
-            models[i].append_option(side.model.as_deref());
+        if let Body::Pair(chosen, rejected) = &record.body {
+            sides.push([chosen, rejected]);
         }
     }
-    let [chosen, rejected] = texts;
-    let [score_chosen, score_rejected] = scores.map(|b| b.finish().into_column());
-    let [chosen_model, rejected_model] = models.map(|b| b.finish().into_column());
-    Ok([chosen.finish()?, rejected.finish()?, score_chosen, score_rejected, chosen_model, rejected_model])
+    let messages = |name: &str, at: usize| {
+        let mut column = MessageColumnBuilder::new(name, rows.len());
+        sides.iter().for_each(|side| column.push(pieces(&side[at].turns)));
+        column.finish()
+    };
+    Ok([
+        messages(col::CHOSEN, 0)?,
+        messages(col::REJECTED, 1)?,
+        numbers(col::SCORE_CHOSEN, sides.iter().map(|[chosen, _]| chosen.score)),
+        numbers(col::SCORE_REJECTED, sides.iter().map(|[_, rejected]| rejected.score)),
+        texts(col::CHOSEN_MODEL, sides.iter().map(|[chosen, _]| chosen.model.as_deref())),
+        texts(col::REJECTED_MODEL, sides.iter().map(|[_, rejected]| rejected.model.as_deref())),
+    ])
 }

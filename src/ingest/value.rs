@@ -49,7 +49,6 @@ impl RowFault {
     }
 }
 
-/// Result of reading a row.
 pub type Read<T> = Result<T, RowFault>;
 
 /// One value; texts are borrowed from the input where it has no escapes.
@@ -57,15 +56,12 @@ pub type Read<T> = Result<T, RowFault>;
 pub enum Value<'a> {
     /// `null`, or a null cell.
     Null,
-    /// `true` or `false`.
     Bool(bool),
     /// Any number that `f64` holds; NaN and infinities are kept, to be refused where they matter.
     Number(f64),
     /// A whole number that `f64` does not hold, by its digits.
     Digits(String),
-    /// A text.
     Text(Cow<'a, str>),
-    /// A list.
     List(Vec<Value<'a>>),
     /// An object, without the keys that no layout reads.
     Object(Object<'a>),
@@ -79,10 +75,7 @@ const EXACT: u64 = 1 << 53;
 impl Value<'_> {
     /// A whole number, with all its digits.
     pub fn whole(x: i128) -> Value<'static> {
-        match x.unsigned_abs() <= u128::from(EXACT) {
-            true => Value::Number(x as f64),
-            false => Value::Digits(x.to_string()),
-        }
+        if x.unsigned_abs() <= u128::from(EXACT) { Value::Number(x as f64) } else { Value::Digits(x.to_string()) }
     }
 
     /// Whether there is anything in it: null, blank texts, `false` and empty lists and objects say nothing.
@@ -146,7 +139,6 @@ impl<'a> Object<'a> {
         Some(self.0.swap_remove(at).1)
     }
 
-    /// A text that must be there.
     pub fn text(&mut self, key: &'static str) -> Read<Cow<'a, str>> {
         match self.take(key) {
             Some(Value::Text(text)) => Ok(text),
@@ -196,7 +188,6 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A list that must be there.
     pub fn list(&mut self, key: &'static str) -> Read<Vec<Value<'a>>> {
         match self.take(key) {
             Some(Value::List(items)) => Ok(items),
@@ -204,7 +195,6 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// An object that must be there.
     pub fn object(&mut self, key: &'static str) -> Read<Object<'a>> {
         match self.take(key) {
             Some(Value::Object(object)) => Ok(object),

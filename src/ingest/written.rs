@@ -27,9 +27,6 @@ const ROLES: [&str; 10] =
     ["system", "developer", "user", "human", "assistant", "gpt", "tool", "observation", "function", "ipython"];
 
 /// Replaces texts that hold a list by the list, in all fields of a row.
-///
-/// # Errors
-/// The fault of a field that looks like a list of messages and cannot be read as one.
 pub fn unfold(row: &mut Object<'_>, names: &Names) -> Read<()> {
     for (key, value) in &mut row.0 {
         let Value::Text(text) = value else { continue };

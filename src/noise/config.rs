@@ -165,7 +165,8 @@ impl NoiseConfig {
         if self.seed == 0 { run } else { Seed(self.seed) }
     }
 
-    /// Whether a [`super::NoiseSurvey`] of all pairs is needed before the first can be decided.
+    /// Whether a [`super::NoiseSurvey`] of all pairs is needed before the first can be decided, so that a shard cannot
+    /// be made alone.
     pub fn needs_survey(&self) -> bool {
         self.flip_rate > 0.0 && (self.flip_kind.selects() || self.is_fitted())
     }
@@ -186,11 +187,6 @@ impl NoiseConfig {
         };
         let given = self.given().into_iter().filter(|name| self.flip_rate == 0.0 && name != "seed");
         given.map(spelled).collect()
-    }
-
-    /// Whether a pair's label depends on the other pairs, so that a shard cannot be made alone.
-    pub fn is_global(&self) -> bool {
-        self.needs_survey()
     }
 }
 

@@ -13,10 +13,10 @@ use crate::message::{MessageColumn, MessageColumnBuilder, USER};
 use crate::schema::{NO_NOISE, col};
 use crate::seed::Seed;
 
-pub mod config;
+mod config;
 mod facts;
-pub mod ledger;
-pub mod plan;
+mod ledger;
+mod plan;
 
 pub use config::{FlipKind, NoiseConfig, Selected};
 use facts::Facts;
@@ -75,12 +75,11 @@ pub fn apply(mut frame: DataFrame, config: &NoiseConfig, plan: &NoisePlan, seed:
         let marked = marked(frame.column(col::PROMPT)?, &touched, &config.flip_marker)?;
         frame.with_column(marked)?;
     }
-    let mut kinds = StringChunkedBuilder::new(col::NOISE_KIND.into(), verdicts.len());
-    verdicts.iter().for_each(|v| kinds.append_value(v.kind));
+    let kinds = StringChunked::from_iter_values(col::NOISE_KIND.into(), verdicts.iter().map(|v| v.kind));
     let chances = Float64Chunked::from_vec(col::NOISE_P.into(), verdicts.iter().map(|v| v.p).collect());
     frame.with_column(margins.into_column())?;
     frame.with_column(BooleanChunked::from_slice(col::FLIPPED.into(), &flipped).into_column())?;
-    frame.with_column(kinds.finish().into_column())?;
+    frame.with_column(kinds.into_column())?;
     frame.with_column(chances.into_column())?;
     Ok(frame)
 }

@@ -126,7 +126,7 @@ fn texts(frame: &DataFrame, name: &str) -> Vec<Vec<Message>> {
 }
 
 /// Probabilities of a flip of some pairs.
-fn chances(rows: &[Row], config: &NoiseConfig) -> Vec<f64> {
+pub(super) fn chances(rows: &[Row], config: &NoiseConfig) -> Vec<f64> {
     numbers(&noisy(&frame(rows), config, 1), "noise_p")
 }
 
@@ -158,10 +158,8 @@ fn the_marker_goes_to_the_last_user_message_of_the_rows_touched_only() {
     {
         let config = NoiseConfig { flip_marker: "[FLIP]".into(), selected, ..at(kind, 0.5) };
         let noisy = noisy(&clean, &config, 3);
-        let touched: Vec<bool> = match kind.selects() {
-            true => words(&noisy, "noise_kind").iter().map(|k| k != NO_NOISE).collect(),
-            false => flipped(&noisy),
-        };
+        let kinds = words(&noisy, "noise_kind");
+        let touched = if kind.selects() { kinds.iter().map(|k| k != NO_NOISE).collect() } else { flipped(&noisy) };
         assert!(touched.contains(&true) && touched.contains(&false));
         for (i, prompt) in texts(&noisy, "prompt").iter().enumerate() {
             let wanted = if touched[i] { format!("p{i} [FLIP]") } else { format!("p{i}") };
@@ -343,11 +341,10 @@ fn a_plan_belongs_to_its_settings() {
         let text = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<NoisePlan>(&text).unwrap(), plan, "{text}");
         assert_eq!(at(kind, 0.3).needs_survey(), plan.rows > 0 && plan.judged > 0, "{kind:?}");
-        assert_eq!(at(kind, 0.3).is_global(), at(kind, 0.3).needs_survey());
-        assert!(!at(kind, 0.0).is_global());
+        assert!(!at(kind, 0.0).needs_survey());
     }
-    assert!(!NoiseConfig { calibrate: false, ..at(K::Margin, 0.3) }.is_global());
-    assert!(NoiseConfig { calibrate: false, ..at(K::Ambiguous, 0.3) }.is_global());
+    assert!(!NoiseConfig { calibrate: false, ..at(K::Margin, 0.3) }.needs_survey());
+    assert!(NoiseConfig { calibrate: false, ..at(K::Ambiguous, 0.3) }.needs_survey());
 }
 
 #[test]

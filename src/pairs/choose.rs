@@ -4,11 +4,13 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use polars::prelude::*;
+use rayon::iter::Either;
 
-use super::{Made, PairConfig, PairRule, Scored, Ties, Unusable, answer};
+use super::config::{PairConfig, PairRule, Ties};
+use super::counts::{Scored, Unusable};
 use crate::error::Result;
 use crate::frame::ListOfStructs;
-use crate::message::MessageColumn;
+use crate::message::{ASSISTANT, MessageColumn};
 use crate::rejects::reason;
 use crate::schema::col;
 use crate::seed::Seed;
@@ -23,17 +25,24 @@ pub struct Choice {
     rejected: usize,
 }
 
+/// One pair that was made.
+pub struct Made {
+    pub row: usize,
+    pub choice: Choice,
+    pub id: String,
+    /// Index among the prompts.
+    pub prompt: usize,
+}
+
 /// What a row had that went into no pair.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Completions.
     pub unusable: Unusable,
     /// Pairs that were not made, by reason.
     pub pairs: BTreeMap<&'static str, u64>,
 }
 
 impl Lost {
-    /// Counts pairs.
     pub fn pair(&mut self, reason: &'static str, n: u64) {
         if n > 0 {
             *self.pairs.entry(reason).or_default() += n;
@@ -46,9 +55,7 @@ impl Lost {
 pub struct NoPair {
     /// One of [`reason`].
     pub reason: &'static str,
-    /// The field.
     pub field: &'static str,
-    /// In words.
     pub detail: String,
 }
 
@@ -63,13 +70,10 @@ impl NoPair {
 pub enum Candidates {
     /// Scored completions.
     Scored {
-        /// Rows.
         lists: ListOfStructs,
-        /// Flat.
+        // The fields of all lists, flat.
         responses: StringChunked,
-        /// Flat.
         scores: Float64Chunked,
-        /// Flat.
         models: StringChunked,
     },
     /// Pairs as they came.
@@ -86,38 +90,8 @@ pub struct GivenPairs {
     models: [Column; 2],
 }
 
-/// Messages of one side, whichever the kind.
-#[derive(Clone)]
-pub enum SideMessages<'a, I> {
-    /// One text.
-    Text(std::iter::Once<(&'a str, &'a str)>),
-    /// A message list.
-    List(I),
-}
-
-impl<'a, I: Iterator<Item = (&'a str, &'a str)>> Iterator for SideMessages<'a, I> {
-    type Item = (&'a str, &'a str);
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            SideMessages::Text(one) => one.next(),
-            SideMessages::List(list) => list.next(),
-        }
-    }
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        match self {
-            SideMessages::Text(one) => one.size_hint(),
-            SideMessages::List(list) => list.size_hint(),
-        }
-    }
-}
-
-impl<'a, I: ExactSizeIterator<Item = (&'a str, &'a str)>> ExactSizeIterator for SideMessages<'a, I> {}
-
 impl Candidates {
     /// Opens the columns of a batch.
-    ///
-    /// # Errors
-    /// [`crate::Error::Frame`] where one is missing.
     pub fn open(frame: &DataFrame) -> Result<Candidates> {
         if let Ok(column) = frame.column(col::COMPLETIONS) {
             let lists = ListOfStructs::open(column)?;
@@ -185,21 +159,25 @@ impl Candidates {
 
     /// Messages of the chosen side.
     pub fn chosen(&self, i: usize, choice: Choice) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        match self {
-            Candidates::Scored { responses, .. } => {
-                SideMessages::Text(std::iter::once(answer(responses.get(choice.chosen).unwrap_or(""))))
-            }
-            Candidates::Given(given) => SideMessages::List(given.chosen.row(i)),
-        }
+        self.side(i, choice.chosen, |given| &given.chosen)
     }
 
     /// Messages of the rejected side.
     pub fn rejected(&self, i: usize, choice: Choice) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.side(i, choice.rejected, |given| &given.rejected)
+    }
+
+    fn side(
+        &self,
+        i: usize,
+        at: usize,
+        of: impl Fn(&GivenPairs) -> &MessageColumn,
+    ) -> impl ExactSizeIterator<Item = (&str, &str)> {
         match self {
             Candidates::Scored { responses, .. } => {
-                SideMessages::Text(std::iter::once(answer(responses.get(choice.rejected).unwrap_or(""))))
+                Either::Left(std::iter::once((ASSISTANT, responses.get(at).unwrap_or(""))))
             }
-            Candidates::Given(given) => SideMessages::List(given.rejected.row(i)),
+            Candidates::Given(given) => Either::Right(of(given).row(i)),
         }
     }
 
@@ -225,9 +203,6 @@ impl Candidates {
     }
 
     /// The columns `score_chosen`, `score_rejected`, `chosen_model`, `rejected_model` of the pairs made.
-    ///
-    /// # Errors
-    /// [`crate::Error::Frame`].
     pub(super) fn facts(&self, made: &[Made]) -> Result<[Column; 4]> {
         let named = [col::SCORE_CHOSEN, col::SCORE_REJECTED, col::CHOSEN_MODEL, col::REJECTED_MODEL];
         let columns = match self {

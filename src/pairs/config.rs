@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scored, near};
+use super::counts::Scored;
+use super::near;
 use crate::error::Fault;
 use crate::settings::{Faults, PathText, Settings, settings};
 

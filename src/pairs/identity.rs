@@ -26,9 +26,8 @@ pub fn normalized_hash<'a>(list: impl ExactSizeIterator<Item = (&'a str, &'a str
         sized(&mut hasher, role);
         sized(&mut hasher, &normalized);
     }
-    let digest = *hasher.finalize().as_bytes();
     let mut out = [0; 16];
-    out.copy_from_slice(&digest[..16]);
+    hasher.finalize_xof().fill(&mut out);
     out
 }
 

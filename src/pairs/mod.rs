@@ -7,62 +7,28 @@ use std::collections::BTreeMap;
 
 use polars::prelude::*;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::message::{ASSISTANT, MessageColumn, MessageColumnBuilder};
+use crate::message::{MessageColumn, MessageColumnBuilder};
 use crate::prompt;
 use crate::rejects::{Reject, RowOrigins, reason};
 use crate::schema::{NO_NOISE, SPLITS, col};
 use crate::seed::Seed;
 
-pub mod choose;
-pub mod config;
-pub mod identity;
+mod choose;
+mod config;
+mod counts;
+mod identity;
 pub mod near;
-pub mod order;
+mod order;
 
-use choose::{Candidates, Choice, Lost, NoPair};
+use choose::{Candidates, Choice, Lost, Made, NoPair};
 pub use config::{Conflicts, Dedup, PairConfig, PairRule, Splits, Ties};
+pub use counts::{Scored, Unusable};
 pub use order::{Finished, finish};
 
 /// `pair_rule` of pairs that came as pairs.
 pub const GIVEN: &str = "given";
-
-/// Completions that could not take part, though their row may have gone on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unusable {
-    /// Completions with an empty response.
-    pub empty_response: u64,
-    /// Completions without a score.
-    pub unrated: u64,
-}
-
-impl std::ops::AddAssign for Unusable {
-    fn add_assign(&mut self, other: Unusable) {
-        self.empty_response += other.empty_response;
-        self.unrated += other.unrated;
-    }
-}
-
-/// Rows by the scores that they came with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scored {
-    /// Rows of scored completions.
-    pub completions: u64,
-    /// Given pairs with both scores.
-    pub pairs: u64,
-    /// Given pairs that lack one of them.
-    pub bare: u64,
-}
-
-impl std::ops::AddAssign for Scored {
-    fn add_assign(&mut self, other: Scored) {
-        self.completions += other.completions;
-        self.pairs += other.pairs;
-        self.bare += other.bare;
-    }
-}
 
 /// Pairs made of one batch.
 #[derive(Debug)]
@@ -90,17 +56,6 @@ enum Fate {
 struct Prompt {
     id: String,
     split: &'static str,
-}
-
-/// One pair that was made.
-struct Made {
-    /// Row of the batch.
-    row: usize,
-    /// Its two sides.
-    choice: Choice,
-    id: String,
-    /// Index among the prompts.
-    prompt: usize,
 }
 
 /// Makes pairs of one batch of rows, as ingested: `completions` or given pairs. A row may give several.
@@ -195,11 +150,7 @@ fn assemble(
 ) -> Result<DataFrame> {
     let n = made.len();
     let rows: Vec<IdxSize> = made.iter().map(|m| m.row as IdxSize).collect();
-    let text = |name: &str, values: &mut dyn Iterator<Item = &str>| {
-        let mut builder = StringChunkedBuilder::new(name.into(), n);
-        values.for_each(|value| builder.append_value(value));
-        builder.finish().into_column()
-    };
+    let text = |name: &str, values: Vec<&str>| Column::new(name.into(), values);
     let constant = |name: &str, value: &str| StringChunked::full(name.into(), value, n).into_column();
     let taken = |name: &str| -> Result<Column> { Ok(input.column(name)?.take_slice(&rows)?) };
     let mut prompt = MessageColumnBuilder::new(col::PROMPT, n);
@@ -224,10 +175,10 @@ fn assemble(
         Err(_) => Float64Chunked::full_null(col::FLIP_PROBABILITY.into(), n).into_column(),
     };
     let mut columns = vec![
-        text(col::ID, &mut made.iter().map(|m| m.id.as_str())),
-        text(col::PROMPT_ID, &mut made.iter().map(|m| known[m.prompt].id.as_str())),
+        text(col::ID, made.iter().map(|m| m.id.as_str()).collect()),
+        text(col::PROMPT_ID, made.iter().map(|m| known[m.prompt].id.as_str()).collect()),
         taken(col::SOURCE)?,
-        text(col::SPLIT, &mut made.iter().map(|m| known[m.prompt].split)),
+        text(col::SPLIT, made.iter().map(|m| known[m.prompt].split).collect()),
         prompt.finish()?,
         chosen.finish()?,
         rejected.finish()?,
@@ -250,11 +201,6 @@ fn assemble(
         columns.push(taken(col::NORMALIZED_PROMPT)?);
     }
     Ok(DataFrame::new(n, columns)?)
-}
-
-/// A response that is one text, as a message list.
-fn answer(text: &str) -> (&str, &str) {
-    (ASSISTANT, text)
 }
 
 #[cfg(test)]

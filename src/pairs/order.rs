@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use polars::prelude::*;
 use rayon::prelude::*;
 
+use super::config::{Conflicts, Dedup, PairConfig};
 use super::identity::normalized_hash;
-use super::{Conflicts, Dedup, PairConfig};
 use crate::error::Result;
 use crate::message::MessageColumn;
 use crate::rejects::{Reject, RowOrigins, reason};

@@ -82,10 +82,7 @@ impl Entry {
             "source" => return Err("source is empty".into()),
             "format" => {
                 self.format = Format::from_str(value, true).map_err(|_| {
-                    let known: Vec<String> = Format::value_variants()
-                        .iter()
-                        .filter_map(|f| Some(f.to_possible_value()?.get_name().to_string()))
-                        .collect();
+                    let known: Vec<String> = Format::value_variants().iter().map(|f| f.name()).collect();
                     format!("unknown format {value:?}; expected one of: {}", known.join(", "))
                 })?;
             }

@@ -3,6 +3,6 @@
 
 pub mod contamination;
 pub mod join;
-pub mod matching;
+mod matching;
 pub mod mix;
 pub mod tags;

@@ -244,13 +244,11 @@ impl Tagger {
 
         // By tag: whether it is kept, and whether only on request.
         let mut verdicts: HashMap<&str, (bool, bool)> = HashMap::new();
-        let mut column = StringChunkedBuilder::new(col::SOURCE.into(), tags.len());
         let mut fates = Vec::with_capacity(tags.len());
         let mut counts = SourceCounts { join: self.join_counts(), ..SourceCounts::default() };
         for (i, (tag, way, rule)) in tags.iter().enumerate() {
             let verdict = || (self.config.keeps(tag), self.config.keeps_by_request(tag));
             let (kept, on_request) = *verdicts.entry(tag).or_insert_with(verdict);
-            column.append_value(tag);
             let count = |map: &mut BTreeMap<String, u64>, key: &str| match map.get_mut(key) {
                 Some(n) => *n += 1,
                 None => drop(map.insert(key.to_string(), 1)),
@@ -268,7 +266,8 @@ impl Tagger {
                 rows.reject(i, col::SOURCE, reason::EXCLUDED_SOURCE, detail)
             }));
         }
-        let column = column.finish().into_column();
+        let column = StringChunked::from_iter_values(col::SOURCE.into(), tags.iter().map(|(tag, ..)| *tag));
+        let column = column.into_column();
         let mut frame = frame;
         frame.with_column(column)?;
         let (frame, rejects) = rejects::separate(frame, fates)?;

@@ -85,13 +85,14 @@ struct Truth {
     styles: HashMap<u64, u32>,
 }
 
-/// A pair that is in the truth: index into the pairs frame, and styles in the observed order.
-struct Matched<'a> {
-    row: usize,
-    truth: &'a Truth,
-    chosen: u32,
-    rejected: u32,
-    flipped: bool,
+/// A pair that is in the truth: index into the pairs frame, and what the truth has of its responses (their styles) in
+/// the observed order.
+pub(super) struct Matched<'a, T, R> {
+    pub row: usize,
+    pub truth: &'a T,
+    pub chosen: R,
+    pub rejected: R,
+    pub flipped: bool,
 }
 
 /// Computes the generator's ceilings for prepared pairs.
@@ -109,16 +110,7 @@ pub fn ceilings(truth: &DataFrame, pairs: &DataFrame) -> Result<Ceilings> {
         return super::over::ceilings::ceilings(truth, &observed);
     }
     let table = read_truth(truth)?;
-    let mut matched = Vec::with_capacity(observed.len());
-    for row in 0..observed.len() {
-        let found = observed.prompt(row).and_then(|p| table.get(p)).and_then(|truth| {
-            let (chosen, rejected) = observed.hashes(row)?;
-            let style = |hash| truth.styles.get(&hash).copied();
-            let flipped = observed.flipped(row);
-            Some(Matched { row, truth, chosen: style(chosen)?, rejected: style(rejected)?, flipped })
-        });
-        matched.extend(found);
-    }
+    let matched = observed.matched(&table, |truth, hash| truth.styles.get(&hash).copied());
     let cells = count_cells(&matched);
     let rows = matched.iter().map(|m| {
         let best = solve(m, &cells, observed.noise(m.row));
@@ -173,19 +165,24 @@ impl Observed {
         self.ids.len()
     }
 
-    /// The prompt's id.
-    pub fn prompt(&self, row: usize) -> Option<&str> {
-        self.prompts.get(row)
-    }
-
-    /// Hashes of the observed chosen and rejected response.
-    pub fn hashes(&self, row: usize) -> Option<(u64, u64)> {
-        let hash = |list| last_content(list, row).map(|text| text_hash(&text));
-        Some((hash(&self.chosen)?, hash(&self.rejected)?))
+    /// The pairs whose prompt is in the truth's table, and whose responses `find` knows by their hashes.
+    pub fn matched<'a, T, R>(
+        &self,
+        table: &'a HashMap<String, T>,
+        find: impl Fn(&T, u64) -> Option<R>,
+    ) -> Vec<Matched<'a, T, R>> {
+        let hash = |list, row| last_content(list, row).map(|text| text_hash(&text));
+        let matched = |row| {
+            let truth = table.get(self.prompts.get(row)?)?;
+            let (chosen, rejected) = (hash(&self.chosen, row)?, hash(&self.rejected, row)?);
+            let (chosen, rejected) = (find(truth, chosen)?, find(truth, rejected)?);
+            Some(Matched { row, truth, chosen, rejected, flipped: self.flipped(row) })
+        };
+        (0..self.len()).filter_map(matched).collect()
     }
 
     /// Whether the observed label is the opposite of the clean one.
-    pub fn flipped(&self, row: usize) -> bool {
+    fn flipped(&self, row: usize) -> bool {
         self.flipped.get(row).unwrap_or(false)
     }
 
@@ -214,7 +211,7 @@ fn cell(liked: Preference, first: u32, second: u32) -> usize {
     }
 }
 
-fn count_cells(matched: &[Matched]) -> [f64; 4] {
+fn count_cells(matched: &[Matched<Truth, u32>]) -> [f64; 4] {
     let mut counts = [0.5; 4];
     for m in matched {
         let liked = world::preferences(m.truth.prior.len() - world::CONFLICTS)[m.truth.preference as usize];
@@ -226,13 +223,11 @@ fn count_cells(matched: &[Matched]) -> [f64; 4] {
 }
 
 /// Codes and bet of one pair; the other fields are left empty.
-fn solve(m: &Matched, cells: &[f64; 4], noise: f64) -> CeilingRow {
+fn solve(m: &Matched<Truth, u32>, cells: &[f64; 4], noise: f64) -> CeilingRow {
     let preferences = world::preferences(m.truth.prior.len() - world::CONFLICTS);
     let certain = |z: usize| f64::from(u8::from(z == m.truth.preference as usize));
-    let prior: Vec<f64> = match m.truth.shown {
-        true => (0..preferences.len()).map(certain).collect(),
-        false => m.truth.prior.clone(),
-    };
+    let prior: Vec<f64> =
+        if m.truth.shown { (0..preferences.len()).map(certain).collect() } else { m.truth.prior.clone() };
     let weigh = |first: u32, second: u32| -> Vec<f64> {
         prior.iter().zip(&preferences).map(|(p, &z)| p * cells[cell(z, first, second)]).collect()
     };

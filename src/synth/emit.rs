@@ -57,11 +57,11 @@ pub(super) mod truth {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line<'a, A> {
     source: &'a str,
     instruction: &'a str,
-    models: Vec<&'a str>,
-    completions: Vec<Answer<'a>>,
+    models: Vec<Option<&'a str>>,
+    completions: Vec<A>,
     correct_answers: [&'a str; 1],
     incorrect_answers: [&'a str; 1],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,16 +120,24 @@ fn answer(completion: &Completion) -> Answer<'_> {
 
 /// The row as one line of JSON, with its end of line.
 pub(super) fn line(row: &Row, config: &SynthConfig) -> Result<Vec<u8>> {
-    let line = Line {
-        source: SOURCES[row.source].name,
-        instruction: &row.instruction,
-        models: row.completions.iter().map(|c| c.model).collect(),
-        completions: row.completions.iter().map(answer).collect(),
-        // As in UltraFeedback for a question without fixed answers.
-        correct_answers: ["None"],
-        incorrect_answers: ["None"],
-        annotator: row.annotator.filter(|_| config.annotators).map(|a| format!("annotator-{a}")),
-    };
+    let models = row.completions.iter().map(|c| Some(c.model)).collect();
+    let completions = row.completions.iter().map(answer).collect();
+    line_of(SOURCES[row.source].name, &row.instruction, models, completions, row.annotator, config)
+}
+
+/// A prompt and its completions as one line of JSON in raw UltraFeedback shape, with its end of line.
+pub(super) fn line_of<A: Serialize>(
+    source: &str,
+    instruction: &str,
+    models: Vec<Option<&str>>,
+    completions: Vec<A>,
+    annotator: Option<u32>,
+    config: &SynthConfig,
+) -> Result<Vec<u8>> {
+    let annotator = annotator.filter(|_| config.annotators).map(|a| format!("annotator-{a}"));
+    // As in UltraFeedback for a question without fixed answers.
+    let (correct_answers, incorrect_answers) = (["None"], ["None"]);
+    let line = Line { source, instruction, models, completions, correct_answers, incorrect_answers, annotator };
     let mut bytes = serde_json::to_vec(&line)?;
     bytes.push(b'\n');
     Ok(bytes)

@@ -178,6 +178,7 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
 
 /// A factor's value by the words of a response, whatever their case; `None` where markers of both values occur, or of
 /// neither although both values have markers.
+#[cfg(test)]
 pub fn detect(text: &str, factor: usize) -> Option<bool> {
     let text = text.to_lowercase();
     let found = |value: usize| FACTORS[factor].values[value].markers.iter().any(|m| text.contains(&m.to_lowercase()));

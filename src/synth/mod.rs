@@ -2,16 +2,16 @@
 //!
 //! Real preference data never says which hidden factor decided a label. This
 //! generator does: every response realises several binary style factors in its
-//! words ([`grammar`]), every row has one deciding preference (a factor and the
+//! words (`grammar`), every row has one deciding preference (a factor and the
 //! liked value of it), and scores follow it. What a code learnt can then be
 //! compared with what was planted, and with the best that any method could do
 //! ([`ceilings()`]).
 //!
 //! # The plan of a row
-//! 1. A source is drawn uniformly from six ([`world::SOURCES`]); each weighs the factors its own way and
+//! 1. A source is drawn uniformly from six (`world::SOURCES`); each weighs the factors its own way and
 //!    two factors (length, certainty) are liked in opposite ways by different sources.
 //! 2. A preference is drawn from the source's weights. With F active factors there are F + 2 of them
-//!    ([`world::preferences`]): 8 for the default F = 6, so that K = 8 codes can hold one each.
+//!    (`world::preferences`): 8 for the default F = 6, so that K = 8 codes can hold one each.
 //! 3. In a `shown_fraction` of the rows the prompt asks for it in words, and a prior p(z|x) can know it;
 //!    in the others a hidden annotator decides, the prompt tells no more than its source, and only the
 //!    observed pair tells more.
@@ -42,10 +42,10 @@
 mod ceilings;
 mod config;
 mod emit;
-pub mod grammar;
+mod grammar;
 pub mod over;
 mod row;
-pub mod world;
+mod world;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -180,29 +180,20 @@ impl FastBpe {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
+    use super::super::gguf::Pre;
     use super::super::tokenizer::tests::tiny;
-    use super::super::words::{LLAMA3, QWEN2};
     use super::*;
 
     /// The tiny vocabulary behind each of the pre-tokenizers.
     fn tokenizers() -> Vec<(FastBpe, Tokenizer)> {
         let shape: Value = serde_json::from_slice(&tiny().json).unwrap();
-        let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-        let sequence =
-            |first: Value, regex: bool| json!({"type": "Sequence", "pretokenizers": [first, byte_level(regex)]});
-        let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-        let all = [
-            byte_level(true),
-            sequence(json!({"type": "Digits", "individual_digits": true}), true),
-            sequence(split(LLAMA3), false),
-            sequence(split(QWEN2), false),
-            json!({"nfc": sequence(split(QWEN2), false)}),
-        ];
+        let all =
+            [(Pre::Gpt2, false), (Pre::Digits, false), (Pre::Llama3, false), (Pre::Qwen2, false), (Pre::Qwen2, true)];
         let mut made = Vec::new();
-        for pre in all {
+        for (pre, nfc) in all {
             for ignore_merges in [false, true] {
                 let mut shape = shape.clone();
                 if ignore_merges {
@@ -212,8 +203,8 @@ mod tests {
                         vocab.shift_remove(byte).unwrap();
                     }
                 }
-                shape["pre_tokenizer"] = pre.get("nfc").unwrap_or(&pre).clone();
-                shape["normalizer"] = if pre.get("nfc").is_some() { json!({"type": "NFC"}) } else { Value::Null };
+                shape["pre_tokenizer"] = pre.json();
+                shape["normalizer"] = if nfc { json!({"type": "NFC"}) } else { Value::Null };
                 shape["model"]["ignore_merges"] = json!(ignore_merges);
                 let mut slow = Tokenizer::from_bytes(serde_json::to_vec(&shape).unwrap()).unwrap();
                 slow.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
@@ -223,20 +214,23 @@ mod tests {
         made
     }
 
+    /// Spans widened to whole characters.
+    pub(crate) fn whole_characters(text: &str, spans: &[(u32, u32)]) -> Vec<(usize, usize)> {
+        let whole = |(start, end): &(u32, u32)| {
+            let start = (0..=*start as usize).rev().find(|i| text.is_char_boundary(*i)).unwrap();
+            let end = (*end as usize..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap();
+            (start, end)
+        };
+        spans.iter().map(whole).collect()
+    }
+
     fn compare(both: &[(FastBpe, Tokenizer)], text: &str) {
         for (fast, slow) in both.iter().filter(|(fast, _)| fast.takes(text)) {
             let expected = slow.encode(text, false).unwrap();
             let (ids, spans) = fast.pieces(text);
             assert_eq!(ids, expected.get_ids(), "{:?} {text:?}", fast.split);
             // Inside a character `tokenizers` gives the whole character; we give the bytes.
-            let whole: Vec<(usize, usize)> = spans
-                .iter()
-                .map(|(start, end)| {
-                    let start = (0..=*start as usize).rev().find(|i| text.is_char_boundary(*i)).unwrap();
-                    let end = (*end as usize..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap();
-                    (start, end)
-                })
-                .collect();
+            let whole = whole_characters(text, &spans);
             // Of a byte without a token `tokenizers` loses count.
             if fast.shown(text, 0, text.len() as u32) as usize == text.len() {
                 assert_eq!(whole, expected.get_offsets(), "{:?} {text:?}", fast.split);

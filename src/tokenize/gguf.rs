@@ -20,7 +20,7 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 /// How texts are split before merging.
-enum Pre {
+pub(super) enum Pre {
     /// GPT-2's expression.
     Gpt2,
     /// Digits one by one, then GPT-2's expression.
@@ -40,7 +40,7 @@ impl Pre {
         }
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
         let sequence = |first: Value, regex| json!({"type": "Sequence", "pretokenizers": [first, byte_level(regex)]});
         let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
@@ -131,10 +131,10 @@ fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts>
             .with_hint("use the model's Hugging Face folder, which carries tokenizer.json")
     })?;
     let tokens = data.list("tokenizer.ggml.tokens", text)?;
-    let mut kinds = match entries.contains_key("tokenizer.ggml.token_type") {
-        true => data.list("tokenizer.ggml.token_type", integer)?,
-        false => vec![1; tokens.len()],
-    };
+    let mut kinds = vec![1; tokens.len()];
+    if entries.contains_key("tokenizer.ggml.token_type") {
+        kinds = data.list("tokenizer.ggml.token_type", integer)?;
+    }
     if kinds.len() != tokens.len() {
         return Err(data.bad("tokenizer.ggml.token_type", format!("{} for {} tokens", kinds.len(), tokens.len())));
     }

@@ -254,10 +254,8 @@ impl FastMetaspace {
         let first = out.len();
         for c in word.chars() {
             let c = symbol(c);
-            let id = match c.is_ascii() {
-                true => self.ascii[c as usize],
-                false => self.others.get(&u64::from(u32::from(c))).copied().unwrap_or(UNKNOWN),
-            };
+            let other = || self.others.get(&u64::from(u32::from(c))).copied().unwrap_or(UNKNOWN);
+            let id = if c.is_ascii() { self.ascii[c as usize] } else { other() };
             if id != UNKNOWN {
                 out.push(id);
                 continue;
@@ -321,6 +319,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use tokenizers::AddedToken;
 
+    use super::super::fast::tests::whole_characters;
     use super::*;
 
     /// A small vocabulary that has what real ones have: runs of blanks and of line feeds, merges
@@ -407,12 +406,7 @@ pub(super) mod tests {
             let (ids, spans) = fast.pieces(text, Before::Nothing);
             assert_eq!(ids, expected.get_ids(), "{:?} {text:?}", fast.prefix);
             // Inside a character `tokenizers` gives the whole character; we give the bytes.
-            let whole = |(start, end): &(u32, u32)| {
-                let start = (0..=*start as usize).rev().find(|i| text.is_char_boundary(*i)).unwrap();
-                let end = (*end as usize..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap();
-                (start, end)
-            };
-            let spans: Vec<(usize, usize)> = spans.iter().map(whole).collect();
+            let spans = whole_characters(text, &spans);
             assert_eq!(spans, expected.get_offsets(), "{:?} {text:?}", fast.prefix);
         }
     }

@@ -89,7 +89,8 @@ pub enum Encoded {
     Row(TokenRow),
     /// A pair without anything to train on; counted by reason.
     Dropped {
-        /// One of [`DROP_REASONS`].
+        /// `empty-prompt`, `response-not-one-turn`, `empty-response`, `prompt-too-long` or
+        /// `identical-after-truncation`.
         reason: &'static str,
         /// The numbers that led to it.
         detail: String,
@@ -146,7 +147,3 @@ impl std::ops::AddAssign for EncodeCounts {
         self.ends_inside += other.ends_inside;
     }
 }
-
-/// Reasons for which [`ModelTokenizer::encode_pair`] drops a pair.
-pub const DROP_REASONS: [&str; 5] =
-    ["empty-prompt", "response-not-one-turn", "empty-response", "prompt-too-long", "identical-after-truncation"];

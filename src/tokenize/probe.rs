@@ -9,6 +9,7 @@ use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 use crate::message::Message;
+use crate::settings::nearest;
 
 use super::template::{BUILTIN, ChatTemplate, builtin, not_a_prefix};
 
@@ -64,8 +65,7 @@ pub(super) fn pick_template(
         return Ok((wanted.to_string(), source));
     }
     let names: Vec<&str> = BUILTIN.iter().map(|(name, _)| *name).collect();
-    let close = names.iter().max_by(|a, b| strsim::jaro(a, wanted).total_cmp(&strsim::jaro(b, wanted)));
-    let suggestion = close.filter(|c| strsim::jaro(c, wanted) > 0.7).map(|c| format!("; did you mean `{c}`?"));
+    let suggestion = nearest(wanted, names.iter().copied()).map(|name| format!("; did you mean `{name}`?"));
     Err(Error::config(
         "prepare.tokenize.template",
         format!(

@@ -109,9 +109,10 @@ fn title(text: &str, within: impl Fn(char) -> bool) -> String {
     let mut out = String::new();
     let mut inside = false;
     for c in text.chars() {
-        match inside {
-            true => out.extend(c.to_lowercase()),
-            false => out.extend(c.to_uppercase()),
+        if inside {
+            out.extend(c.to_lowercase())
+        } else {
+            out.extend(c.to_uppercase())
         }
         inside = within(c);
     }
@@ -125,8 +126,8 @@ fn join(value: &Value, between: Option<&str>) -> Result<String, Error> {
 }
 
 fn length(value: &Value) -> Result<usize, Error> {
-    match value.is_undefined() {
-        true => Ok(0),
-        false => value.len().ok_or_else(|| refuse(format!("a value of kind {} has no length", value.kind()))),
+    if value.is_undefined() {
+        return Ok(0);
     }
+    value.len().ok_or_else(|| refuse(format!("a value of kind {} has no length", value.kind())))
 }

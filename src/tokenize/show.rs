@@ -155,14 +155,12 @@ impl Json {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => match value.is_integer() {
-                true => out.push_str(&value.to_string()),
-                false => out.push_str(&match f64::try_from(value.clone())? {
-                    n if n.is_nan() => "NaN".to_string(),
-                    n if n.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.to_string(),
-                    n => float(n),
-                }),
-            },
+            ValueKind::Number if value.is_integer() => out.push_str(&value.to_string()),
+            ValueKind::Number => out.push_str(&match f64::try_from(value.clone())? {
+                n if n.is_nan() => "NaN".to_string(),
+                n if n.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.to_string(),
+                n => float(n),
+            }),
             ValueKind::String => self.text(out, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
@@ -217,23 +215,13 @@ impl Json {
     }
 
     fn text(&self, out: &mut String, text: &str) {
-        out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                c if (c as u32) < 0x20 || (self.ascii && !c.is_ascii()) => {
-                    c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
-                }
-                c => out.push(c),
+        for c in serde_json::Value::from(text).to_string().chars() {
+            if self.ascii && !c.is_ascii() {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+            } else {
+                out.push(c);
             }
         }
-        out.push('"');
     }
 }
 

@@ -35,15 +35,12 @@ pub(super) fn is_spare(name: &str) -> bool {
 
 /// The tokens that `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` name; a file that does
 /// not exist is null.
-///
-/// # Errors
-/// A sentence about an entry that is no token.
 pub(super) fn named(says: &Value, map: &Value, added: &Value) -> Result<Vec<Named>, String> {
     // The two older files are used only where tokenizer_config.json does not list the tokens.
     let by_id = says["added_tokens_decoder"].as_object();
-    let value = |name: &str| match by_id.is_none() && !map[name].is_null() {
-        true => (&map[name], "special_tokens_map.json"),
-        false => (&says[name], CONFIG),
+    let value = |name: &str| {
+        let older = by_id.is_none() && !map[name].is_null();
+        if older { (&map[name], "special_tokens_map.json") } else { (&says[name], CONFIG) }
     };
     let mut found = Vec::new();
     for name in names(says, map, by_id.is_none()) {
@@ -131,9 +128,6 @@ fn token(value: &Value, special: bool) -> Option<AddedToken> {
 }
 
 /// A `tokenizer.json` to which the named tokens were added; `None` where it has them all.
-///
-/// # Errors
-/// A sentence about tokens that would get another id than their file gives them.
 pub(super) fn added(file: &[u8], inner: &Tokenizer, named: &[Named]) -> Result<Option<Vec<u8>>, String> {
     let mut with = inner.clone();
     let has = |tokenizer: &Tokenizer, token: &AddedToken| {

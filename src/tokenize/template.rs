@@ -227,11 +227,8 @@ fn without_generation_tags(source: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tokenizer::tests::says;
     use super::*;
-
-    fn says(role: &str, content: &str) -> Message {
-        Message { role: role.into(), content: content.into() }
-    }
 
     fn template(source: &str) -> ChatTemplate {
         let specials = BTreeMap::from([("bos_token".into(), "<s>".into()), ("eos_token".into(), "</s>".into())]);
@@ -247,29 +244,29 @@ mod tests {
     }
 
     #[test]
-    fn chatml_golden() {
-        let t = template(builtin("chatml").unwrap());
-        assert_eq!(
-            t.render(&turns(), true).unwrap(),
-            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo. <|im_end|>\n<|im_start|>user\n Bye<|im_end|>\n<|im_start|>assistant\n"
-        );
-        assert_eq!(
-            t.render(&[says("system", "Be brief."), says("user", "<b>&\"'")], false).unwrap(),
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<b>&\"'<|im_end|>\n"
-        );
-    }
-
-    #[test]
-    fn llama3_golden() {
-        let t = template(builtin("llama3").unwrap());
-        assert_eq!(
-            t.render(&turns(), true).unwrap(),
-            "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYo.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-        );
-        assert_eq!(
-            t.render(&[says("system", "S"), says("user", "U")], false).unwrap(),
-            "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>"
-        );
+    fn built_in_templates_golden() {
+        let system = [says("system", "Be brief."), says("user", "<b>&\"'")];
+        for (name, of_turns, of_system) in [
+            (
+                "chatml",
+                "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo. <|im_end|>\n<|im_start|>user\n Bye<|im_end|>\n<|im_start|>assistant\n",
+                "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<b>&\"'<|im_end|>\n",
+            ),
+            (
+                "llama3",
+                "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYo.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+                "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<b>&\"'<|eot_id|>",
+            ),
+            (
+                "zephyr",
+                "<|user|>\nHi</s>\n<|assistant|>\nYo. </s>\n<|user|>\n Bye</s>\n<|assistant|>\n",
+                "<|system|>\nBe brief.</s>\n<|user|>\n<b>&\"'</s>\n",
+            ),
+        ] {
+            let template = template(builtin(name).unwrap());
+            assert_eq!(template.render(&turns(), true).unwrap(), of_turns, "{name}");
+            assert_eq!(template.render(&system, false).unwrap(), of_system, "{name}");
+        }
     }
 
     #[test]
@@ -279,19 +276,6 @@ mod tests {
         let refused = t.render(&[says("system", "S"), says("user", "U")], false).unwrap_err().to_string();
         assert!(refused.contains("no system role; found role system at turn 1"), "{refused}");
         assert!(t.render(&[says("user", "U"), says("user", "U")], false).is_err());
-    }
-
-    #[test]
-    fn zephyr_golden() {
-        let t = template(builtin("zephyr").unwrap());
-        assert_eq!(
-            t.render(&turns(), true).unwrap(),
-            "<|user|>\nHi</s>\n<|assistant|>\nYo. </s>\n<|user|>\n Bye</s>\n<|assistant|>\n"
-        );
-        assert_eq!(
-            t.render(&[says("system", ""), says("user", "U")], false).unwrap(),
-            "<|system|>\n</s>\n<|user|>\nU</s>\n"
-        );
     }
 
     #[test]

@@ -165,9 +165,10 @@ impl ModelTokenizer {
             return Ok(());
         }
         let token = self.decode_token(bos);
-        let what = match ids.first() == Some(&bos) && ids.get(1) == Some(&bos) {
-            true => format!("a conversation would begin with `{token}` twice"),
-            false => format!("a conversation of one turn would hold `{token}` {found} times: {text:?}"),
+        let what = if ids.starts_with(&[bos, bos]) {
+            format!("a conversation would begin with `{token}` twice")
+        } else {
+            format!("a conversation of one turn would hold `{token}` {found} times: {text:?}")
         };
         let hint = "the template must write it once, at the very beginning, or not at all";
         Err(Error::model(&self.model, format!("chat template `{}`: {what}", self.template.name())).with_hint(hint))

@@ -21,16 +21,12 @@ const MOST_ITEMS: usize = 1 << 16;
 
 /// Some rows by columns: those that are read, under the names that layouts know.
 pub struct Columns {
-    /// Number of rows.
     pub height: usize,
     fields: Vec<(&'static str, Tree)>,
 }
 
 impl Columns {
     /// Takes a batch apart; columns that no layout reads are left out.
-    ///
-    /// # Errors
-    /// A column that cannot be brought to a type of ours.
     pub fn new(batch: &RecordBatch, names: &Names) -> Result<Columns, ArrowError> {
         let mut fields = Vec::new();
         let schema = batch.schema();
@@ -45,7 +41,6 @@ impl Columns {
         self.fields.iter().any(|(key, _)| *key == name)
     }
 
-    /// One row.
     pub fn row(&self, i: usize) -> Object<'_> {
         Object(self.fields.iter().map(|(key, tree)| (*key, tree.value(i))).collect())
     }
@@ -223,7 +218,6 @@ impl Tree {
     }
 }
 
-/// Whether a type is text.
 pub fn is_text(kind: &DataType) -> bool {
     matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }

@@ -37,7 +37,6 @@ const OPTIONAL: [&str; 9] = [
 /// How a file's cells are separated, and what its columns are.
 #[derive(Debug)]
 pub struct Dialect {
-    /// Between cells.
     pub delimiter: u8,
     /// The columns as the file names them.
     pub keys: Vec<String>,
@@ -46,10 +45,6 @@ pub struct Dialect {
 }
 
 impl Dialect {
-    /// Reads a header.
-    ///
-    /// # Errors
-    /// In words, what is wrong with it.
     pub fn new(header: &[u8], delimiter: u8, names: &Names) -> Result<Dialect, String> {
         let header = std::str::from_utf8(header).map_err(|_| "the header is not UTF-8")?;
         let cells = cells(header, delimiter).map_err(|fault| fault.message)?;
@@ -69,10 +64,6 @@ impl Dialect {
         Ok(Dialect { delimiter, keys, columns })
     }
 
-    /// Reads one record.
-    ///
-    /// # Errors
-    /// [`reason::BAD_CSV`].
     pub fn row<'a>(&self, record: &'a str) -> Read<Object<'a>> {
         let cells = cells(record, self.delimiter)?;
         if cells.len() != self.columns.len() {
@@ -163,7 +154,6 @@ enum State {
 }
 
 impl Scan {
-    /// At the start of a record.
     pub fn new(delimiter: u8) -> Scan {
         Scan { delimiter, state: State::Start, breaks: 0 }
     }

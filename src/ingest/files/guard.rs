@@ -13,9 +13,6 @@ thread_local! {
 }
 
 /// Runs a reader's operation; a failure or a panic is a fault of the file. `kind` names the format.
-///
-/// # Errors
-/// [`crate::Error::Data`].
 pub fn guarded<T, E: std::fmt::Display>(
     input: &Input,
     kind: &str,

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 
-use super::Input;
+use super::{Input, Limits};
 use crate::artifact;
 use crate::error::{Error, Result};
 
@@ -59,9 +59,6 @@ impl Packing {
     }
 
     /// The text of a file that is packed so; `input` names it in errors.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     pub fn unpacked(self, file: File, input: &Input) -> Result<Box<dyn Read + Send>> {
         let file = BufReader::with_capacity(1 << 18, file);
         Ok(match self {
@@ -72,5 +69,12 @@ impl Packing {
     }
 }
 
+/// The fault of a file that holds more text than is read.
+fn too_large(input: &Input, line: Option<u64>, limits: Limits) -> Error {
+    input
+        .fault(line, &format!("more than {} bytes of text", limits.decompressed_bytes))
+        .with_hint("raise ingest.max_decompressed_bytes if the file is meant to be this large")
+}
+
 #[cfg(test)]
-mod tests;
+pub mod tests;

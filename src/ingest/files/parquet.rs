@@ -29,11 +29,9 @@ pub struct Parquet<'a> {
     metadata: ArrowReaderMetadata,
     /// Columns of the rows that are read.
     columns: Vec<String>,
-    /// All columns.
     pub keys: Vec<String>,
     /// Their parts that are read, counted through all columns.
     leaves: Vec<usize>,
-    /// Number of rows.
     pub rows: u64,
 }
 
@@ -68,17 +66,12 @@ impl<'a> Parquet<'a> {
         }
         let parquet = Parquet { input, metadata, columns, keys, leaves: read, rows };
         if parquet.bytes() > limits.decompressed_bytes {
-            let message = format!("more than {} bytes of text", limits.decompressed_bytes);
-            let advice = "raise ingest.max_decompressed_bytes if the file is meant to be this large";
-            return Err(input.fault(None, &message).with_hint(advice));
+            return Err(super::too_large(input, None, limits));
         }
         Ok(parquet)
     }
 
     /// A batch of no rows, with the columns that are read.
-    ///
-    /// # Errors
-    /// A schema that names a column that is not there.
     pub fn empty(&self) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
         let fields = self.metadata.schema().fields().iter().filter(|f| self.columns.contains(f.name())).cloned();
         Ok(RecordBatch::new_empty(Arc::new(Schema::new(fields.collect::<Vec<_>>()))))

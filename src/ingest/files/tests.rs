@@ -1,4 +1,3 @@
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use ::parquet::arrow::ArrowWriter;
 use ::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use polars::prelude::{DataFrame, IpcCompression, IpcWriter, ParquetCompression, ParquetWriter, SerWriter};
 
-use super::super::tests::{frame_of, read_all, sample, skip, text, to_parquet};
+use super::super::tests::{frame_of, gzip, lines, read_all, sample, skip, text, to_parquet};
 use super::super::{IngestConfig, Input, Position, read};
 use crate::progress::Silent;
 
@@ -28,13 +27,7 @@ fn joined(path: &Path, config: &IngestConfig) -> DataFrame {
     joined
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-const LINES: [&str; 14] = [
+pub const SAMPLES: [&str; 14] = [
     "ultrafeedback",
     "binarized",
     "ultrafeedback_cleaned",
@@ -54,7 +47,7 @@ const LINES: [&str; 14] = [
 #[test]
 fn every_file_format_gives_the_same_rows() {
     let dir = tempfile::tempdir().unwrap();
-    for name in LINES {
+    for name in SAMPLES {
         let json = sample(&format!("{name}.jsonl"));
         let wanted = joined(&json, &IngestConfig::default());
         let lines = std::fs::read_to_string(&json).unwrap();
@@ -102,8 +95,7 @@ fn columns_of_ones_own_are_renamed_in_every_format() {
     assert_eq!(frame.height(), 3);
     assert_eq!(text(&frame, "annotator", 1).as_deref(), Some("ben"));
     assert_eq!(frame.column("flip_probability").unwrap().f64().unwrap().get(2), Some(0.1));
-    let lines: Vec<u64> = frame.column("line").unwrap().u64().unwrap().iter().flatten().collect();
-    assert_eq!(lines, [2, 3, 6], "a record is known by the line it begins on");
+    assert_eq!(lines(&frame), [2, 3, 6], "a record is known by the line it begins on");
 
     let nested = r#"{"question": "q", "answer": {"a": {"text": "yes"}, "b": "no"}, "judge": "anna", "confidence": 0.5, "prompt": 1}
 {"question": "r", "answer": {"a": {"text": "one"}, "b": "two"}, "judge": null, "confidence": null, "prompt": 2}
@@ -388,8 +380,7 @@ fn batches_are_bounded_in_rows_and_text_whatever_the_row_groups() {
             let (frames, _, files) = read_all(&[&path], &IngestConfig::default()).unwrap();
             assert_eq!(files[0].rows_read as usize, rows);
             assert!(frames.len() > 1 && frames.iter().all(|f| f.height() <= most_rows), "{}", frames[0].height());
-            let lines: Vec<u64> =
-                frames.iter().flat_map(|f| f.column("line").unwrap().u64().unwrap().iter().flatten()).collect();
+            let lines: Vec<u64> = frames.iter().flat_map(lines).collect();
             assert_eq!(lines, (1..=rows as u64).collect::<Vec<_>>());
         }
     }

@@ -4,14 +4,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use super::super::names::Names;
 use super::super::{Input, Limits};
-use super::Packing;
 use super::csv::{self, Dialect};
+use super::{Packing, too_large};
 use crate::error::{Error, Result};
 
 /// A block is handed over when it holds this many bytes ...
@@ -47,9 +46,7 @@ pub struct Row {
 /// Some whole rows, blank lines left out.
 #[derive(Debug, Default)]
 pub struct Block {
-    /// Their bytes.
     pub bytes: Vec<u8>,
-    /// The rows, in order.
     pub rows: Vec<Row>,
 }
 
@@ -57,7 +54,7 @@ pub struct Block {
 pub struct Text {
     reader: BufReader<Box<dyn Read + Send>>,
     framing: Framing,
-    label: PathBuf,
+    input: Input,
     packing: Packing,
     limits: Limits,
     /// Line last read, or element of the array.
@@ -101,7 +98,7 @@ impl Text {
         let mut text = Text {
             reader: BufReader::with_capacity(1 << 18, Box::new(Cursor::new(head).chain(unpacked))),
             framing: if array { Framing::Array } else { Framing::Lines },
-            label: input.label.clone(),
+            input: input.clone(),
             packing,
             limits,
             number: 0,
@@ -128,7 +125,6 @@ impl Text {
         Ok(text)
     }
 
-    /// How rows are written.
     pub fn framing(&self) -> Framing {
         self.framing.clone()
     }
@@ -292,35 +288,24 @@ impl Text {
     /// Counts bytes; too many are a fault.
     fn take(&mut self, bytes: u64) -> Result<()> {
         self.taken += bytes;
-        if self.taken <= self.limits.decompressed_bytes {
-            return Ok(());
+        if self.taken > self.limits.decompressed_bytes {
+            return Err(too_large(&self.input, Some(self.number.max(1)), self.limits));
         }
-        let message = format!("more than {} bytes of text", self.limits.decompressed_bytes);
-        let advice = "raise ingest.max_decompressed_bytes if the file is meant to be this large";
-        Err(self.fault(self.number.max(1), &message, advice))
+        Ok(())
     }
 
     fn damaged(&self, source: std::io::Error) -> Error {
         let kind = match self.packing {
             Packing::Gzip => "gzip",
             Packing::Zstd => "zstd",
-            _ => return Error::Io { path: self.label.clone(), source },
+            _ => return Error::Io { path: self.input.label.clone(), source },
         };
-        self.fault(
-            self.number + 1,
-            &format!("damaged or truncated {kind} data: {source}"),
-            "fetch or pack the file again",
-        )
+        let message = format!("damaged or truncated {kind} data: {source}");
+        self.fault(self.number + 1, &message, "fetch or pack the file again")
     }
 
     fn fault(&self, line: u64, message: &str, advice: &str) -> Error {
-        Error::Data {
-            path: self.label.clone(),
-            line: Some(line),
-            field: None,
-            message: message.into(),
-            hint: Some(advice.into()),
-        }
+        self.input.fault(Some(line), message).with_hint(advice)
     }
 }
 

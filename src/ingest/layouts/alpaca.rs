@@ -8,27 +8,21 @@
 //! The prompt is `instruction`, with `input` on a line of its own below where there is one.
 //! `system`, `history` and `input` may be absent, null or empty; the first two are read beside every layout's prompt.
 
-use super::super::record::{Body, Record, Side, Turn, side_facts};
+use super::super::record::{Body, Record, Turn, sides};
 use super::super::value::{Object, Read};
 use super::{has, has_text};
 
-/// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
     has_text(row, "instruction") && has(row, "chosen") && has(row, "rejected") && !has(row, "prompt")
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let instruction = row.text("instruction")?;
     let prompt = match row.optional_text("input")?.filter(|text| !text.is_empty()) {
         Some(input) => format!("{instruction}\n{input}").into(),
         None => instruction,
     };
-    let side = |text| Side { turns: vec![Turn::assistant(text)], ..Side::default() };
-    let (mut chosen, mut rejected) = (side(row.text("chosen")?), side(row.text("rejected")?));
-    side_facts(&mut row, &mut chosen, &mut rejected)?;
+    let answers = [row.text("chosen")?, row.text("rejected")?].map(|text| vec![Turn::assistant(text)]);
+    let [chosen, rejected] = sides(&mut row, answers)?;
     Record::new(vec![Turn::user(prompt)], Body::Pair(chosen, rejected)).checked("instruction")
 }

@@ -9,20 +9,10 @@
 //!  "rejected-rating": 2.5, "rejected-model": "b"}
 //! ```
 
-use super::super::record::Record;
-use super::super::value::{Object, Read};
-use super::{binarized, has_list};
+use super::super::value::Object;
+use super::has_list;
 
-/// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
     let hyphenated = ["chosen-rating", "rejected-rating", "chosen-model", "rejected-model"];
     has_list(row, "chosen") && has_list(row, "rejected") && hyphenated.iter().any(|key| row.get(key).is_some())
-}
-
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
-pub fn read(row: Object<'_>) -> Read<Record<'_>> {
-    binarized::read(row)
 }

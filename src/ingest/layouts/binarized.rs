@@ -9,7 +9,7 @@
 //!  "messages": [], "score_chosen": 8.0, "score_rejected": 5.5}
 //! ```
 
-use super::super::record::{Body, Record, Side, Turn, ends_with_assistant, side_facts, split_response, turns};
+use super::super::record::{Body, Record, Turn, conversations, sides, split_response};
 use super::super::value::{Object, Read, RowFault};
 use super::{has_list, has_text};
 use crate::rejects::reason;
@@ -19,20 +19,11 @@ pub fn fits(row: &Object<'_>) -> bool {
     has_text(row, "prompt") && has_list(row, "chosen") && row.get("rejected").is_some()
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
-    let mut chosen = Side { turns: turns(row.take("chosen"), "chosen")?, ..Side::default() };
-    let mut rejected = Side { turns: turns(row.take("rejected"), "rejected")?, ..Side::default() };
-    ends_with_assistant(&chosen.turns, "chosen")?;
-    ends_with_assistant(&rejected.turns, "rejected")?;
-    side_facts(&mut row, &mut chosen, &mut rejected)?;
-
+    let both = conversations(&mut row)?;
+    let [mut chosen, mut rejected] = sides(&mut row, both)?;
     let mut prompt = split_response(&mut chosen);
-    let other = split_response(&mut rejected);
-    if prompt != other {
+    if prompt != split_response(&mut rejected) {
         let message = "expected the messages before the response to be those of chosen";
         return Err(RowFault::new("rejected", reason::PROMPT_MISMATCH, message));
     }

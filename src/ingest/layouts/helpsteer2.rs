@@ -20,15 +20,10 @@ use super::has;
 use crate::message::{ASSISTANT, USER};
 use crate::rejects::reason;
 
-/// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
     has(row, "response_1") && has(row, "response_2") && has(row, "preference_strength")
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let prompt = prompt_turns(row.text("prompt")?)?;
     let (first, second) = (row.text("response_1")?, row.text("response_2")?);
@@ -57,12 +52,10 @@ fn prompt_turns(text: Cow<'_, str>) -> Read<Vec<Turn<'_>>> {
     }
     let mut turns = Vec::new();
     let mut add = |role: &'static str, start: usize, end: usize| {
-        let content = &text[start..end];
-        let lead = content.len() - content.trim_start().len();
-        let range = (start + lead)..(start + lead + content.trim().len());
+        let content = excerpt(&text, start..end);
         // The person's first turn has no mark of its own.
-        if !(turns.is_empty() && range.is_empty()) {
-            turns.push(Turn { role: role.into(), content: excerpt(&text, range) });
+        if !(turns.is_empty() && content.is_empty()) {
+            turns.push(Turn { role: role.into(), content });
         }
     };
     let (mut role, mut start) = (USER, 0);

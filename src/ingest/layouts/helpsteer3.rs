@@ -14,15 +14,10 @@ use super::super::value::{Object, Read, Value};
 use super::has;
 use super::helpsteer2::preferred;
 
-/// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
     has(row, "response1") && has(row, "response2") && has(row, "overall_preference")
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let prompt = match row.take("context") {
         Some(Value::Text(text)) => vec![Turn::user(text)],

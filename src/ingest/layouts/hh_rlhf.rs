@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use super::super::record::{Body, Record, Side, Turn, different_contexts, excerpt, side_facts, split_response};
+use super::super::record::{Body, Record, Turn, different_contexts, excerpt, sides, split_response};
 use super::super::value::{Object, Read, RowFault, Value};
 use super::has;
 use crate::message::{ASSISTANT, USER};
@@ -27,14 +27,9 @@ pub fn fits(row: &Object<'_>) -> bool {
     !has(row, "prompt") && dialogue("chosen") && dialogue("rejected")
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
-    let mut chosen = Side { turns: dialogue(row.text("chosen")?, "chosen")?, ..Side::default() };
-    let mut rejected = Side { turns: dialogue(row.text("rejected")?, "rejected")?, ..Side::default() };
-    side_facts(&mut row, &mut chosen, &mut rejected)?;
+    let both = [dialogue(row.text("chosen")?, "chosen")?, dialogue(row.text("rejected")?, "rejected")?];
+    let [mut chosen, mut rejected] = sides(&mut row, both)?;
     let prompt = split_response(&mut chosen);
     if prompt != split_response(&mut rejected) {
         return Err(different_contexts());
@@ -56,10 +51,7 @@ impl Breaks {
     fn of(text: &str) -> Option<Breaks> {
         let starts = || text.match_indices("\nAssistant:").map(|(at, _)| at);
         let after_empty_line = |at: usize| text[..at].trim_end_matches('\r').ends_with('\n');
-        match starts().any(after_empty_line) {
-            true => Some(Breaks::Two),
-            false => starts().next().map(|_| Breaks::One),
-        }
+        if starts().any(after_empty_line) { Some(Breaks::Two) } else { starts().next().map(|_| Breaks::One) }
     }
 }
 
@@ -85,11 +77,9 @@ fn dialogue<'a>(text: Cow<'a, str>, field: &str) -> Read<Vec<Turn<'a>>> {
         return Err(RowFault::decision(field, reason::NO_RESPONSE, message));
     }
     let ends = found.iter().skip(1).map(|(at, ..)| *at).chain([text.len()]);
-    let turn = |((_, start, role), end): (&(usize, usize, &'static str), usize)| {
-        let content = &text[*start..end];
-        let lead = content.len() - content.trim_start().len();
-        let range = (start + lead)..(start + lead + content.trim().len());
-        Turn { role: (*role).into(), content: excerpt(&text, range) }
+    let turn = |((_, start, role), end): (&(usize, usize, &'static str), usize)| Turn {
+        role: (*role).into(),
+        content: excerpt(&text, *start..end),
     };
     Ok(found.iter().zip(ends).map(turn).collect())
 }

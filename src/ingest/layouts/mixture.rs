@@ -10,7 +10,7 @@
 //! `prompt` and `id` are absent in Skywork's. Conversations whose contexts differ are no pair; such
 //! rows are counted as `different-contexts`.
 
-use super::super::record::{Body, Record, Side, Turn, different_contexts, ends_with_assistant, split_response, turns};
+use super::super::record::{Body, Record, Side, Turn, conversations, different_contexts, split_response};
 use super::super::value::{Object, Read, RowFault};
 use super::{has, has_list, has_text};
 use crate::rejects::reason;
@@ -25,15 +25,8 @@ pub fn fits(row: &Object<'_>) -> bool {
         && !has(row, "score_rejected")
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
-    let mut chosen = Side { turns: turns(row.take("chosen"), "chosen")?, ..Side::default() };
-    let mut rejected = Side { turns: turns(row.take("rejected"), "rejected")?, ..Side::default() };
-    ends_with_assistant(&chosen.turns, "chosen")?;
-    ends_with_assistant(&rejected.turns, "rejected")?;
+    let [mut chosen, mut rejected] = conversations(&mut row)?.map(|turns| Side { turns, ..Side::default() });
     let prompt = split_response(&mut chosen);
     if prompt != split_response(&mut rejected) {
         return Err(different_contexts());

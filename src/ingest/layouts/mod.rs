@@ -9,18 +9,18 @@ use super::record::{Record, Turn, turns, unread};
 use super::value::{Object, Read, RowFault, Value, unfit};
 use crate::rejects::reason;
 
-pub mod alpaca;
-pub mod argilla;
-pub mod binarized;
-pub mod helpsteer2;
-pub mod helpsteer3;
-pub mod hh_rlhf;
-pub mod mixture;
-pub mod nemo_rl;
-pub mod orca;
-pub mod sharegpt;
-pub mod trl;
-pub mod ultrafeedback;
+mod alpaca;
+mod argilla;
+mod binarized;
+mod helpsteer2;
+mod helpsteer3;
+mod hh_rlhf;
+mod mixture;
+mod nemo_rl;
+mod orca;
+mod sharegpt;
+mod trl;
+mod ultrafeedback;
 
 /// Layout of the input rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -75,7 +75,7 @@ static LAYOUTS: [Layout; 13] = [
     Layout { format: Format::Helpsteer3, scored: false, fits: helpsteer3::fits, read: |row, _| helpsteer3::read(row) },
     Layout { format: Format::Helpsteer2, scored: false, fits: helpsteer2::fits, read: |row, _| helpsteer2::read(row) },
     Layout { format: Format::Sharegpt, scored: false, fits: sharegpt::fits, read: |row, _| sharegpt::read(row) },
-    Layout { format: Format::Argilla, scored: false, fits: argilla::fits, read: |row, _| argilla::read(row) },
+    Layout { format: Format::Argilla, scored: false, fits: argilla::fits, read: |row, _| binarized::read(row) },
     Layout { format: Format::Orca, scored: false, fits: orca::fits, read: |row, _| orca::read(row) },
     Layout { format: Format::Alpaca, scored: false, fits: alpaca::fits, read: |row, _| alpaca::read(row) },
     Layout { format: Format::Mixture, scored: false, fits: mixture::fits, read: |row, _| mixture::read(row) },
@@ -139,9 +139,6 @@ impl std::fmt::Debug for Layout {
 }
 
 /// Reads one row, whatever its layout: what all layouts have in common, then what is the layout's own.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read<'a>(
     layout: Option<&Layout>,
     mut row: Object<'a>,

@@ -14,15 +14,10 @@ use super::super::value::{Object, Read, RowFault, Value, unfit};
 use super::has;
 use crate::rejects::reason;
 
-/// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
     has(row, "context") && has(row, "completions")
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let prompt = match row.take("context") {
         Some(Value::Text(text)) => vec![Turn::user(text)],

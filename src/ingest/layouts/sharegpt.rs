@@ -8,28 +8,23 @@
 //! `human`, `gpt` and `observation` become `user`, `assistant` and `tool`; roles that have their
 //! usual names already keep them.
 
-use super::super::record::{Body, Record, Side, Turn, side_facts, turn, turns};
+use super::super::record::{Body, Record, Turn, sides, turn, turns};
 use super::super::value::{Object, Read, RowFault, Value, unfit};
 use super::has;
 use crate::message::ASSISTANT;
 use crate::rejects::reason;
 
-/// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
     has(row, "conversations") && has(row, "chosen") && has(row, "rejected")
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let prompt = turns(row.take("conversations"), "conversations")?;
     if prompt.last().is_some_and(|last| last.role == ASSISTANT) {
         let field = format!("conversations[{}].from", prompt.len() - 1);
         return Err(RowFault::new(field, reason::WRONG_ROLE, "expected the last message to be the person's"));
     }
-    let mut side = |key: &'static str| -> Read<Side<'_>> {
+    let mut answer = |key: &'static str| -> Read<Vec<Turn<'_>>> {
         let answer = match row.take(key) {
             Some(Value::Text(text)) => Turn::assistant(text),
             Some(message @ Value::Object(_)) => turn(message).map_err(|f| f.within(key))?,
@@ -39,9 +34,9 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
             let message = format!("expected \"gpt\", got {:?}", answer.role);
             return Err(RowFault::new(format!("{key}.from"), reason::WRONG_ROLE, message));
         }
-        Ok(Side { turns: vec![answer], ..Side::default() })
+        Ok(vec![answer])
     };
-    let (mut chosen, mut rejected) = (side("chosen")?, side("rejected")?);
-    side_facts(&mut row, &mut chosen, &mut rejected)?;
+    let answers = [answer("chosen")?, answer("rejected")?];
+    let [chosen, rejected] = sides(&mut row, answers)?;
     Record::new(prompt, Body::Pair(chosen, rejected)).checked("conversations")
 }

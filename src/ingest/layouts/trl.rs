@@ -14,7 +14,7 @@
 //! present. An implied prompt ends where a turn does. The words that two texts have in common are no prompt: the
 //! question may stand in a column of another name, and such rows are refused.
 
-use super::super::record::{Body, Record, Side, Turn, different_contexts, ends_with_assistant, side_facts, turns};
+use super::super::record::{Body, Record, Turn, different_contexts, ends_with_assistant, sides, turns};
 use super::super::value::{Object, Read, RowFault, Value, unfit};
 use super::{has, has_text};
 use crate::message::{ASSISTANT, USER};
@@ -32,9 +32,6 @@ pub fn fits_given(row: &Object<'_>) -> bool {
 
 /// Reads one row of a file in which prompts are given: one without is at fault, whatever its
 /// responses have in common.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read_given(row: Object<'_>) -> Read<Record<'_>> {
     match row.get("prompt") {
         None | Some(Value::Null) => Err(unfit("prompt", "a string or a list of messages", row.get("prompt"))),
@@ -42,10 +39,6 @@ pub fn read_given(row: Object<'_>) -> Read<Record<'_>> {
     }
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let given = match row.take("prompt") {
         None | Some(Value::Null) => None,
@@ -54,9 +47,8 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
         other => return Err(unfit("prompt", "a string or a list of messages", other.as_ref())),
     };
     let texts = has_text(&row, "chosen") && has_text(&row, "rejected");
-    let mut chosen = Side { turns: response(&mut row, "chosen")?, ..Side::default() };
-    let mut rejected = Side { turns: response(&mut row, "rejected")?, ..Side::default() };
-    side_facts(&mut row, &mut chosen, &mut rejected)?;
+    let responses = [response(&mut row, "chosen")?, response(&mut row, "rejected")?];
+    let [mut chosen, mut rejected] = sides(&mut row, responses)?;
     let prompt = match given {
         Some(mut prompt) => {
             let repeated = [&mut chosen.turns, &mut rejected.turns].map(|turns| without_prompt(turns, &prompt));

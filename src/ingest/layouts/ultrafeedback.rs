@@ -21,15 +21,10 @@ use crate::rejects::reason;
 /// Aspects in the order of [`Score`]'s variants.
 const ASPECTS: [&str; 4] = ["helpfulness", "honesty", "truthfulness", "instruction_following"];
 
-/// Whether the row looks like this layout.
 pub fn fits(row: &Object<'_>) -> bool {
     row.get("completions").is_some_and(|value| !matches!(value, Value::Text(text) if text.trim().is_empty()))
 }
 
-/// Reads one row.
-///
-/// # Errors
-/// The fault, with its field.
 pub fn read<'a>(mut row: Object<'a>, config: &IngestConfig) -> Read<Record<'a>> {
     let prompt = vec![Turn::user(row.text("instruction")?)];
     let items = row.list("completions")?;

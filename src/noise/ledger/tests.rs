@@ -1,16 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::noise::tests::{KINDS, PLAIN, Row, at, flipped, frame, mixed, numbers, plan};
+use crate::noise::tests::{KINDS, PLAIN, Row, at, chances, flipped, frame, mixed, numbers, plan};
 use crate::noise::{FlipKind as K, apply};
 use crate::seed::Seed;
-
-/// Probabilities of a flip of some pairs.
-fn chances(rows: &[Row], config: &NoiseConfig) -> Vec<f64> {
-    let clean = frame(rows);
-    let plan = plan(&clean, config, 1);
-    numbers(&apply(clean, config, &plan, Seed(1)).unwrap(), "noise_p")
-}
 
 #[test]
 fn the_rate_of_drawn_annotators_is_the_mean_over_all_pairs() {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::{FIRST_ROWS, Field, Inspection, gguf, shortened};
 use crate::error::{Error, Result};
 use crate::ingest::Input;
-use crate::ingest::files::Packing;
+use crate::ingest::Packing;
 
 /// Longest header of a safetensors file that is read, as the format's own library has it.
 const MAX_HEADER: u64 = 100_000_000;

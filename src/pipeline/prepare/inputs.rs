@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::artifact::{self, name_of};
 use crate::error::{Error, Result};
-use crate::hub::HubFile;
+use crate::hub::{Hub, HubFile};
 use crate::ingest::Input;
 use crate::pipeline::recipe::PrepareConfig;
 use crate::progress::Progress;
@@ -36,7 +36,7 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
     let mut inputs = Vec::new();
     for name in names {
         if name.starts_with("hf://") {
-            inputs.extend(crate::hub::fetch_dataset(name, progress)?.into_iter().map(from_hub));
+            inputs.extend(Hub::from_env().fetch_dataset(name, progress)?.into_iter().map(from_hub));
             continue;
         }
         let path = PathBuf::from(name);

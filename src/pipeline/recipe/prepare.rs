@@ -60,7 +60,7 @@ impl Settings for PrepareConfig {
 impl PrepareConfig {
     /// Settings that need all pairs at once and so cannot be had in shards.
     fn global(&self) -> impl Iterator<Item = String> {
-        let noise = self.noise.is_global().then(|| {
+        let noise = self.noise.needs_survey().then(|| {
             let kind = self.noise.flip_kind.name();
             let way =
                 if self.noise.flip_kind.selects() { "" } else { "; --set prepare.noise.calibrate=false does not" };

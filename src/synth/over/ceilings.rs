@@ -23,7 +23,7 @@ use polars::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::schema::col;
-use crate::synth::ceilings::{CeilingRow, Ceilings, Observed, argmax, bet};
+use crate::synth::ceilings::{CeilingRow, Ceilings, Matched, Observed, argmax, bet};
 use crate::synth::emit::truth;
 
 /// The truth about one prompt.
@@ -41,14 +41,8 @@ struct Truth {
     utilities: Vec<f64>,
 }
 
-/// A pair that is in the truth: index into the pairs frame, and responses in the observed order.
-struct Matched<'a> {
-    row: usize,
-    truth: &'a Truth,
-    chosen: usize,
-    rejected: usize,
-    flipped: bool,
-}
+/// A pair with the indices of its responses.
+type Pair<'a> = Matched<'a, Truth, usize>;
 
 /// How the two sides of pairs were chosen by their scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,39 +61,26 @@ enum Choice {
 /// As [`crate::synth::ceilings()`].
 pub(in crate::synth) fn ceilings(truth: &DataFrame, observed: &Observed) -> Result<Ceilings> {
     let (table, by_source) = read(truth)?;
-    let mut matched = Vec::with_capacity(observed.len());
-    for row in 0..observed.len() {
-        let found = observed.prompt(row).and_then(|p| table.get(p)).and_then(|truth| {
-            let (chosen, rejected) = observed.hashes(row)?;
-            let index = |hash| truth.answers.get(&hash).copied();
-            let flipped = observed.flipped(row);
-            Some(Matched { row, truth, chosen: index(chosen)?, rejected: index(rejected)?, flipped })
-        });
-        matched.extend(found);
-    }
+    let matched = observed.matched(&table, |truth, hash| truth.answers.get(&hash).copied());
     let choice = Choice::of(&matched);
     let rows = matched.iter().map(|m| {
         let Truth { shown, factor, preference, .. } = *m.truth;
         let seen = m.weigh(choice, m.chosen, m.rejected);
         let best = bet(&seen, &m.weigh(choice, m.rejected, m.chosen), m.flipped, observed.noise(m.row));
-        let prior_code = match shown {
-            true => preference,
-            false => by_source.get(&m.truth.source).copied().unwrap_or_default(),
-        };
+        let likely = by_source.get(&m.truth.source).copied().unwrap_or_default();
+        let prior_code = if shown { preference } else { likely };
         observed.named(m.row, CeilingRow { shown, factor, preference, prior_code, ..best })
     });
     let rows: Vec<CeilingRow> = rows.collect();
     Ok(Ceilings::of(rows, count_cells(&matched), observed.len()))
 }
 
-impl Matched<'_> {
+impl Pair<'_> {
     /// p(z | x, R) p(first, second | R, z) by preference.
     fn weigh(&self, choice: Choice, first: usize, second: usize) -> Vec<f64> {
         let truth = self.truth;
-        let prior = |z: usize| match truth.shown {
-            true => f64::from(u8::from(z == truth.preference as usize)),
-            false => truth.possible[z],
-        };
+        let certain = |z: usize| f64::from(u8::from(z == truth.preference as usize));
+        let prior = |z: usize| if truth.shown { certain(z) } else { truth.possible[z] };
         let likelihood = |z: usize| {
             let utilities = truth.utilities_for(z);
             let top = utilities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -124,7 +105,7 @@ impl Truth {
 
 impl Choice {
     /// The narrowest rule that all pairs follow. (With two responses to each prompt all rules are the same.)
-    fn of(pairs: &[Matched<'_>]) -> Choice {
+    fn of(pairs: &[Pair<'_>]) -> Choice {
         let all = |keeps: &dyn Fn(&[f64], usize, usize) -> bool| {
             pairs.iter().all(|m| {
                 let (better, worse) = m.clean();
@@ -172,7 +153,7 @@ fn last(own: f64, others: impl Iterator<Item = f64>) -> f64 {
 
 /// Shares of clean pairs by the utility for what decided: more in chosen, more in rejected, equal in the upper
 /// half, equal in the lower half.
-fn count_cells(matched: &[Matched<'_>]) -> [f64; 4] {
+fn count_cells(matched: &[Pair<'_>]) -> [f64; 4] {
     let mut counts = [0.5; 4];
     for m in matched {
         let utilities = m.truth.utilities_for(m.truth.preference as usize);

@@ -12,19 +12,7 @@ use serde::Serialize;
 use super::row::{Answer, Planted, PlantingPlan};
 use crate::error::Result;
 use crate::synth::SynthConfig;
-use crate::synth::emit::{TruthWriter, list, list_of, prompt_id, schema_with, truth};
-
-#[derive(Serialize)]
-struct Line<'a> {
-    source: &'a str,
-    instruction: &'a str,
-    models: Vec<Option<&'a str>>,
-    completions: Vec<Scored<'a>>,
-    correct_answers: [&'a str; 1],
-    incorrect_answers: [&'a str; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    annotator: Option<String>,
-}
+use crate::synth::emit::{TruthWriter, line_of, list, list_of, prompt_id, schema_with, truth};
 
 /// A completion without ratings by aspect, since the planted annotators did not give those of the input.
 #[derive(Serialize)]
@@ -37,19 +25,8 @@ struct Scored<'a> {
 /// The prompt as one line of JSON, with its end of line.
 pub(super) fn line<'a>(row: &'a Planted, config: &SynthConfig) -> Result<Vec<u8>> {
     let scored = |a: &'a Answer| Scored { model: a.model.as_deref(), response: &a.text, overall_score: a.score };
-    let line = Line {
-        source: &row.source,
-        instruction: &row.instruction,
-        models: row.answers.iter().map(|a| a.model.as_deref()).collect(),
-        completions: row.answers.iter().map(scored).collect(),
-        // As in UltraFeedback for a question without fixed answers.
-        correct_answers: ["None"],
-        incorrect_answers: ["None"],
-        annotator: row.annotator.filter(|_| config.annotators).map(|a| format!("annotator-{a}")),
-    };
-    let mut bytes = serde_json::to_vec(&line)?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    let models = row.answers.iter().map(|a| a.model.as_deref()).collect();
+    line_of(&row.source, &row.instruction, models, row.answers.iter().map(scored).collect(), row.annotator, config)
 }
 
 /// Columns of the truth over real texts: those of made-up texts without the style bits, which real texts do not have,

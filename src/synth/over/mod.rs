@@ -1,7 +1,7 @@
 //! Planted preferences over real texts: prompts and responses are given, the annotators' preferences are planted.
 //!
 //! # The plan of a prompt
-//! 1. Its responses are measured by traits ([`traits`]); a preference is a trait and a way of liking it.
+//! 1. Its responses are measured by traits (`traits`); a preference is a trait and a way of liking it.
 //! 2. Its source weighs the preferences: a flat Dirichlet, a function of (seed, source) alone.
 //! 3. One preference is drawn from these weights, among those whose trait differs enough between the responses.
 //! 4. In a `shown_fraction` of the prompts a sentence before or behind the prompt asks for it; in the others a
@@ -31,7 +31,7 @@ mod counts;
 mod emit;
 mod row;
 mod tally;
-pub mod traits;
+pub(super) mod traits;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -13,14 +13,12 @@ use crate::synth::world::ANNOTATORS_EACH;
 pub(super) struct Liked {
     /// Index into [`PlantingPlan::traits`].
     pub trait_: usize,
-    /// The liked way.
     pub way: &'static Way,
 }
 
 /// What all rows have in common.
 #[derive(Debug)]
 pub(super) struct PlantingPlan {
-    /// The traits in use.
     pub traits: Vec<&'static Trait>,
     /// The preferences, by id.
     pub preferences: Vec<Liked>,
@@ -74,13 +72,11 @@ pub(super) fn find(name: &str) -> Option<&'static Trait> {
 /// A prompt with its planted preference.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Planted {
-    /// The source tag.
     pub source: String,
     /// The prompt; where `shown`, with the sentence that asks for the preference.
     pub instruction: String,
     /// Whether the prompt asks for what decides.
     pub shown: bool,
-    /// Preference id.
     pub preference: usize,
     /// The annotator who decided, where the prompt does not ask for the preference.
     pub annotator: Option<u32>,

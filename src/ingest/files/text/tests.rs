@@ -1,6 +1,7 @@
 use std::io::Write;
 
 use super::*;
+use crate::ingest::tests::gzip;
 
 const SMALL: Limits = Limits { line_bytes: 10, decompressed_bytes: 1000 };
 
@@ -18,12 +19,6 @@ fn read(bytes: &[u8], limits: Limits) -> Result<Vec<(u64, Vec<u8>, bool)>> {
         b.rows.iter().map(get).collect::<Vec<_>>()
     };
     Ok(from.into_iter().flat_map(rows).collect())
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 #[test]

@@ -6,12 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{room, sources};
 
 /// Rooms whose files still import each other in a circle, and why. An entry that is not needed fails the test.
-const CIRCLES: [(&str, &str); 6] = [
-    ("hub", "the room's own file holds both the errors' context and what uses the wire"),
+const CIRCLES: [(&str, &str); 4] = [
     ("ingest", "layouts read records, whose faults name their layout"),
     ("lpc", "the room's own file holds types that its parts share, and joins the parts"),
     ("objective", "the room's own file holds the losses' types and chooses the objective"),
-    ("pairs", "the room's own file holds the types that the stages of pairing share"),
     ("synth", "rows over real texts are rows of the planted corpus too"),
 ];
 
