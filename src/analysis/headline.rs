@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::intervals::{Interval, wilson};
 use super::tables::{clean_correct, flags, mislabel_auroc, numbers, texts};
 use crate::error::Result;
-use crate::schema::accuracy::ALL;
 use crate::schema::{SPLITS, col, posterior};
 
 /// Accuracy on one source of the test split.
@@ -76,8 +75,8 @@ fn by_source(sources: &[String], correct: &[bool]) -> Vec<SourceAccuracy> {
         *n += 1;
         *hits += u64::from(*right);
     }
-    // Rows without a source, and those of one that is called as the whole, stand in the whole alone.
-    let named = counts.into_iter().filter(|(source, _)| !matches!(*source, "" | ALL));
+    // Rows without a source stand in the whole alone.
+    let named = counts.into_iter().filter(|(source, _)| !source.is_empty());
     let of = |(source, (n, hits)): (&str, (u64, u64))| {
         let Interval { estimate: accuracy, low, high, .. } = wilson(hits, n);
         SourceAccuracy { source: source.to_string(), n, accuracy, low, high }
@@ -91,9 +90,9 @@ mod tests {
 
     #[test]
     fn sources_are_counted_on_their_own() {
-        let sources = ["b", "a", "", "a"].map(String::from);
-        let found = by_source(&sources, &[true, false, true, true]);
+        let sources = ["b", "a", "", "a", "all"].map(String::from);
+        let found = by_source(&sources, &[true, false, true, true, true]);
         let found: Vec<_> = found.iter().map(|s| (s.source.as_str(), s.n, s.accuracy)).collect();
-        assert_eq!(found, [("a", 2, 0.5), ("b", 1, 1.0)]);
+        assert_eq!(found, [("a", 2, 0.5), ("all", 1, 1.0), ("b", 1, 1.0)]);
     }
 }
