@@ -34,7 +34,7 @@ impl Names {
     /// among them: they are claimed on their own.
     fn of(stage: &str) -> Names {
         Names::These(match stage {
-            "synth" => &["corpus.jsonl", "truth", prepared::REJECTS, prepared::MANIFEST],
+            "synth" => &["corpus.jsonl", "train.jsonl", "test.jsonl", "truth", prepared::REJECTS, prepared::MANIFEST],
             "prepare" => &[
                 prepared::PAIRS,
                 prepared::TOKENS,

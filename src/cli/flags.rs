@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 69] = [
+pub const FLAGS: [(&str, &str, &str); 70] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -32,6 +32,11 @@ pub const FLAGS: [(&str, &str, &str); 69] = [
         "Over real texts: what decides, of length, lists, hedges, address, figures, first-person, markup, \
          sentences, exclamations, questions; or aspects (all that are rated), or helpfulness, honesty, \
          instruction-following, truthfulness",
+    ),
+    (
+        "synth.judgements",
+        "--judgements N",
+        "Over real texts: judgements of each prompt, each by another preference, all but the first asked for",
     ),
     ("synth.format", "--format NAME", "Over real texts: their layout, as for prepare"),
     (

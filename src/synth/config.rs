@@ -31,6 +31,12 @@ settings! {
         /// Over real texts: the traits that decide, by name, or `aspects`; empty takes the first
         /// `factors` of all traits.
         pub traits: Vec<String> = Vec::new(), used "real texts, synth.over" if |c| !c.over.is_empty();
+        /// Over real texts: judgements of each prompt, 1 to 16, each by another preference; all but the first are asked
+        /// for in the prompt. With more than one the corpus comes as `train.jsonl` and `test.jsonl`, each prompt with all
+        /// its judgements in one of them, since they share its responses.
+        pub judgements: usize = 1, used "real texts, synth.over" if |c| !c.over.is_empty();
+        /// Over real texts with several judgements: share of the prompts that goes to `test.jsonl`, 0 to 1.
+        pub test_fraction: f64 = 0.1, used "several judgements, synth.judgements" if |c| c.judgements > 1;
         /// Over real texts: layout of the rows.
         pub format: String = "auto".into(), used "real texts, synth.over" if |c| !c.over.is_empty();
         /// Over real texts: columns under other names than a layout has, as `TARGET=COLUMN`.
@@ -53,11 +59,13 @@ impl Settings for SynthConfig {
             if over { (1, over::traits::TRAITS.len()) } else { (world::CONFLICTS, grammar::MAX_FACTORS) };
         range("factors", self.factors, least, most);
         range("completions", self.completions, 2, world::MODELS.len());
+        range("judgements", self.judgements, 1, over::MAX_JUDGEMENTS);
         faults.check(!self.out.is_empty(), "out", "a folder is needed");
         for (key, value, most) in [
             ("shown_fraction", self.shown_fraction, 1.0),
             ("noise", self.noise, 5.0),
             ("second_agrees", self.second_agrees, 1.0),
+            ("test_fraction", self.test_fraction, 1.0),
         ] {
             faults.check((0.0..=most).contains(&value), key, format!("expected 0 to {most}, got {value}"));
         }
@@ -73,6 +81,7 @@ impl Settings for SynthConfig {
             "completions" => over_real_texts("a prompt has the responses that it has"),
             "second_agrees" => over_real_texts("which responses agree is found in them"),
             "noise" => "has no effect on aspects: their ratings are judgements already".into(),
+            "test_fraction" => "has no effect with one judgement for each prompt: prepare makes the splits".into(),
             "factors" => "has no effect beside synth.traits, which names what decides".into(),
             _ => "has no effect without synth.over, the files with real texts".into(),
         }

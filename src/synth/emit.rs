@@ -26,7 +26,7 @@ use crate::schema::col;
 
 /// Columns of `truth.parquet` beyond `prompt_id` and `source`.
 pub(super) mod truth {
-    /// Line of the corpus, from 0.
+    /// Row of the corpus, from 0, in the order in which prompts were planted; its line where the corpus is one file.
     pub const ROW: &str = "row";
     /// Whether the prompt asks for what decides.
     pub const SHOWN: &str = "shown";

@@ -66,6 +66,8 @@ use row::Row;
 
 /// The corpus file: one JSON object a line.
 pub const CORPUS: &str = "corpus.jsonl";
+/// The corpus where each prompt has several judgements: the rows of the training prompts, and of the test prompts.
+pub const SPLIT_CORPUS: [&str; 2] = ["train.jsonl", "test.jsonl"];
 /// The truth file: one row per line of the corpus, in its order. In a folder of its own, so that the
 /// corpus folder can be given to `prepare` as it is.
 pub const TRUTH: &str = "truth/truth.parquet";

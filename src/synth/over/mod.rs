@@ -12,6 +12,11 @@
 //!    more wins with probability sigmoid(1 / noise); of n, neighbours differ by 1 / (n - 1) and are confused
 //!    more often.
 //!
+//! With several judgements of a prompt (`judgements`), steps 3 and 5 are repeated without the preferences that have
+//! judged already, and every repetition asks for its preference, so that no two rows have the same prompt: the
+//! same responses are then liked for different reasons, which the prompt tells. It is the UF-P set-up of variational
+//! preference learning (Poddar et al. 2024), in which several users judge each prompt.
+//!
 //! With the aspects of UltraFeedback as annotators, utilities are (rating - 1) / 4 and the temperature is the
 //! least (0.02): ratings are judgements already, and only ties are left to chance.
 //!
@@ -34,23 +39,27 @@ mod tally;
 pub(super) mod traits;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{CORPUS, SynthConfig, SynthSummary, TRUTH};
+use super::{CORPUS, SPLIT_CORPUS, SynthConfig, SynthSummary, TRUTH};
 use crate::artifact;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::progress::Progress;
 use crate::rejects::{self, Reject};
 use crate::seed::Seed;
 use crate::settings::{Faults, Settings};
-use row::PlantingPlan;
 pub use row::{NotPlanted, Unused};
+use row::{Planted, PlantingPlan};
 use tally::Tally;
 use traits::{ALL_ASPECTS, ASPECTS, TRAITS};
+
+/// The most judgements of a prompt.
+pub const MAX_JUDGEMENTS: usize = 16;
 
 /// Rows of the input that gave no prompt, and why: beside the truth, where `prepare` does not look for data.
 pub const REJECTS: &str = "truth/rejects.parquet";
@@ -137,8 +146,9 @@ pub(super) fn judge(config: &SynthConfig, faults: &mut Faults) {
     }
 }
 
-/// Plants preferences over the prompts that `feed` hands over, and writes `corpus.jsonl`, `truth/truth.parquet`,
-/// `truth/rejects.parquet` and `manifest.json` into `config.out`.
+/// Plants preferences over the prompts that `feed` hands over, and writes `corpus.jsonl` (`train.jsonl` and `test.jsonl`
+/// where prompts have several judgements), `truth/truth.parquet`, `truth/rejects.parquet` and `manifest.json` into
+/// `config.out`.
 ///
 /// `feed` is called once and calls its sink with batches of prompts; what it gives back goes into the manifest.
 /// No prompt may come twice. The corpus has the prompts in the order in which they came.
@@ -162,37 +172,58 @@ pub fn plant(
     let plan = PlantingPlan::new(config, seed);
     let mut tally = Tally::new(&plan);
     let mut account = Account::default();
-    // The truth is written inside the corpus's writer: both appear only when both are whole.
-    artifact::write(folder.join(CORPUS), |corpus| {
+    let names: &[&str] = if config.judgements > 1 { &SPLIT_CORPUS } else { &[CORPUS] };
+    let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    let mut written = vec![0; names.len()];
+    let write = |files: &mut [&mut dyn Write]| {
         super::emit::write_truth(&folder.join(TRUTH), emit::schema(), |truth| {
             account = feed(&mut |batch: Vec<Texts>| {
                 let made: Vec<_> = batch.into_par_iter().map(|texts| plan.plant(texts)).collect();
-                let (mut refused, mut rows) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
+                let (mut refused, mut prompts) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
                 for (unused, planted) in made {
                     tally.unused(unused);
                     match planted {
-                        Ok(row) => {
-                            rows.push(row);
+                        Ok(rows) => {
+                            prompts.push(rows);
                             refused.push(None);
                         }
                         Err(refusal) => refused.push(Some(refusal)),
                     }
                 }
+                let first = tally.rows();
+                prompts.iter().for_each(|rows| tally.prompt(rows));
+                let rows: Vec<Planted> = prompts.into_iter().flatten().collect();
                 let lines: Vec<Vec<u8>> = rows.par_iter().map(|row| emit::line(row, config)).collect::<Result<_>>()?;
-                super::emit::write_lines(&folder.join(CORPUS), corpus, &lines)?;
-                emit::append(truth, &rows, &plan, tally.rows())?;
-                rows.iter().for_each(|row| tally.count(row));
+                for (row, line) in rows.iter().zip(lines) {
+                    let file = usize::from(row.held_out && names.len() > 1);
+                    written[file] += 1;
+                    files[file].write_all(&line).map_err(Error::io(&paths[file]))?;
+                }
+                emit::append(truth, &rows, &plan, first)?;
                 Ok(refused)
             })?;
             tally.require(config, &account)?;
             Ok(tally.rows())
         })
-    })?;
+    };
+    // The truth is written inside the writers of the corpus: all appear only when all are whole.
+    match paths.as_slice() {
+        [train, test] => artifact::write(train, |train| artifact::write(test, |test| write(&mut [train, test])))?,
+        _ => artifact::write(&paths[0], |corpus| write(&mut [corpus]))?,
+    }
+    // Of an earlier run with another number of judgements: it would be read as part of this corpus.
+    for name in [CORPUS].iter().chain(&SPLIT_CORPUS).filter(|name| !names.contains(name)) {
+        let stale = folder.join(name);
+        if stale.exists() {
+            std::fs::remove_file(&stale).map_err(Error::io(&stale))?;
+        }
+    }
     let labels: Vec<String> = account.inputs.iter().map(|i| i.path.clone()).collect();
     let mut table = rejects::table(vec![rejects::to_frame(&account.rejects)?], &labels)?;
     artifact::write_parquet(folder.join(REJECTS), &mut table)?;
     let rows = tally.rows();
-    for (name, rows) in [(CORPUS, rows), (TRUTH, rows), (REJECTS, table.height() as u64)] {
+    let corpus = names.iter().copied().zip(written);
+    for (name, rows) in corpus.chain([(TRUTH, rows), (REJECTS, table.height() as u64)]) {
         manifest.output(folder, name, Some(rows))?;
     }
     tally.silent_traits().iter().for_each(|line| progress.warn(line));
@@ -200,9 +231,9 @@ pub fn plant(
     manifest.fact("trait_correlations", tally.correlations())?;
     manifest.fact("preferences", plan.names())?;
     let mut summary = tally.summary(&account);
-    if let [corpus, truth, ..] = manifest.outputs.as_slice() {
-        (summary.corpus_blake3, summary.truth_blake3) = (corpus.blake3.clone(), truth.blake3.clone());
-    }
+    let digests: Vec<&str> = manifest.outputs.iter().map(|output| output.blake3.as_str()).collect();
+    summary.corpus_blake3 = digests[..names.len()].join(" ");
+    summary.truth_blake3 = digests[names.len()].to_string();
     let weights: BTreeMap<&String, Vec<f64>> =
         summary.by_source.keys().map(|source| (source, plan.weights(source))).collect();
     manifest.fact("source_weights", weights)?;

@@ -1,4 +1,4 @@
-//! One prompt with real responses and a planted preference, a pure function of (seed, configuration, texts).
+//! One prompt with real responses and its planted preferences, a pure function of (seed, configuration, texts).
 
 use super::Texts;
 use super::traits::{ALL_ASPECTS, ASPECTS, Measure, TRAITS, TextCounts, Trait, Way};
@@ -25,6 +25,8 @@ pub(super) struct PlantingPlan {
     /// Temperature of the annotators.
     pub temperature: f64,
     shown_fraction: f64,
+    judgements: usize,
+    test_fraction: f64,
     seed: Seed,
 }
 
@@ -47,6 +49,8 @@ impl PlantingPlan {
             traits,
             temperature,
             shown_fraction: config.shown_fraction,
+            judgements: config.judgements,
+            test_fraction: config.test_fraction,
             seed,
         }
     }
@@ -88,6 +92,8 @@ pub(super) struct Planted {
     pub possible: Vec<f64>,
     /// By trait: whether it differs enough here.
     pub varies: Vec<bool>,
+    /// Whether all judgements of this prompt belong to the test split, where the corpus has splits.
+    pub held_out: bool,
 }
 
 /// One response.
@@ -124,11 +130,11 @@ pub struct NotPlanted {
 }
 
 impl PlantingPlan {
-    /// Plants a preference.
-    pub fn plant(&self, texts: Texts) -> (Unused, Result<Planted, NotPlanted>) {
+    /// Plants the preferences of a prompt, one row for each judgement; at least one.
+    pub fn plant(&self, texts: Texts) -> (Unused, Result<Vec<Planted>, NotPlanted>) {
         let mut unused = Unused::default();
         let prompt = texts.prompt;
-        let mut answers = self.answers(&prompt, texts.responses, &mut unused);
+        let answers = self.answers(&prompt, texts.responses, &mut unused);
         if answers.len() < 2 {
             let n = answers.len();
             let detail = format!("{n} of two different responses that are needed");
@@ -145,14 +151,48 @@ impl PlantingPlan {
             return (unused, Err(NotPlanted { reason: reason::NO_VARYING_TRAIT, detail }));
         }
         let possible = normalized(possible);
-        let preference = draw(&possible, self.seed.unit("over preference", &prompt));
-        self.judge(&mut answers, preference, &prompt);
-        let shown = self.seed.unit("over shown", &prompt) < self.shown_fraction;
-        let owner = self.seed.index("over annotator", &prompt, ANNOTATORS_EACH) * self.preferences.len() + preference;
-        let instruction = if shown { self.asking(&prompt, preference) } else { prompt };
-        let annotator = (!shown).then_some(owner as u32);
-        let source = texts.source;
-        (unused, Ok(Planted { source, instruction, shown, preference, annotator, answers, prior, possible, varies }))
+        let base = Planted {
+            source: texts.source,
+            instruction: prompt,
+            shown: false,
+            preference: 0,
+            annotator: None,
+            answers,
+            prior,
+            possible,
+            varies,
+            held_out: false,
+        };
+        (unused, Ok(self.judgements(base)))
+    }
+
+    /// The judgements of a prompt: the first by a preference that is drawn from `possible`, and hidden or asked for; each
+    /// further one by a preference that has not judged yet, and asked for, so that no prompt comes twice.
+    fn judgements(&self, base: Planted) -> Vec<Planted> {
+        let prompt = base.instruction.clone();
+        let held_out = self.seed.unit("over split", &prompt) < self.test_fraction;
+        let mut left = base.possible.clone();
+        let mut rows = Vec::with_capacity(self.judgements);
+        for n in 0..self.judgements {
+            if left.iter().sum::<f64>() <= 0.0 {
+                break;
+            }
+            // A corpus of one judgement for each prompt consists of the first judgements of any other.
+            let key = if n == 0 { prompt.clone() } else { format!("{prompt}\0{n}") };
+            let preference = draw(&normalized(left.clone()), self.seed.unit("over preference", &key));
+            left[preference] = 0.0;
+            let mut row = Planted { preference, held_out, ..base.clone() };
+            self.judge(&mut row.answers, preference, &key);
+            row.shown = n > 0 || self.seed.unit("over shown", &prompt) < self.shown_fraction;
+            if row.shown {
+                row.instruction = self.asking(&prompt, preference, &key);
+            } else {
+                let annotator = self.seed.index("over annotator", &prompt, ANNOTATORS_EACH);
+                row.annotator = Some((annotator * self.preferences.len() + preference) as u32);
+            }
+            rows.push(row);
+        }
+        rows
     }
 
     /// The responses that are used, with their traits, in an order by hash.
@@ -222,21 +262,21 @@ impl PlantingPlan {
         answers.iter_mut().zip(utilities).for_each(|(answer, utilities)| answer.utilities = utilities);
     }
 
-    /// Scores of a Bradley-Terry annotator with this preference.
-    fn judge(&self, answers: &mut [Answer], preference: usize, prompt: &str) {
+    /// Scores of a Bradley-Terry annotator with this preference; `key` names the judgement.
+    fn judge(&self, answers: &mut [Answer], preference: usize, key: &str) {
         for answer in answers {
-            let unit = self.seed.unit("over score", &format!("{prompt}\0{}", answer.text));
+            let unit = self.seed.unit("over score", &format!("{key}\0{}", answer.text));
             answer.score = overall(answer.utilities[preference] + self.temperature * gumbel(unit), self.temperature);
         }
     }
 
-    /// The prompt with a sentence that asks for the preference, before or behind it.
-    fn asking(&self, prompt: &str, preference: usize) -> String {
+    /// The prompt with a sentence that asks for the preference, before or behind it; `key` names the judgement.
+    fn asking(&self, prompt: &str, preference: usize, key: &str) -> String {
         let asks = self.preferences[preference].way.asks;
-        let ask = asks[self.seed.index("over wording", prompt, asks.len())];
+        let ask = asks[self.seed.index("over wording", key, asks.len())];
         // A prompt of several lines keeps its own; a prompt of one stays one.
         let gap = if prompt.trim().contains('\n') { "\n\n" } else { " " };
-        match self.seed.index("over place", prompt, 2) {
+        match self.seed.index("over place", key, 2) {
             0 => format!("{ask}{gap}{}", prompt.trim_start()),
             _ => format!("{}{gap}{ask}", prompt.trim_end()),
         }

@@ -52,7 +52,7 @@ impl<'a> Tally<'a> {
         Tally { plan, summary, unused: Unused::default(), varying: vec![0; n], products }
     }
 
-    /// Prompts so far.
+    /// Rows so far.
     pub fn rows(&self) -> u64 {
         self.summary.rows
     }
@@ -64,8 +64,17 @@ impl<'a> Tally<'a> {
         self.unused.unrated += more.unrated;
     }
 
-    /// Adds a prompt.
-    pub fn count(&mut self, row: &Planted) {
+    /// Adds a prompt, a row for each of its judgements.
+    pub fn prompt(&mut self, rows: &[Planted]) {
+        rows.iter().for_each(|row| self.judgement(row));
+        // However often a prompt is judged, its responses and their traits are the same.
+        if let Some(row) = rows.first() {
+            self.varying.iter_mut().zip(&row.varies).for_each(|(n, varies)| *n += u64::from(*varies));
+            self.correlate(row);
+        }
+    }
+
+    fn judgement(&mut self, row: &Planted) {
         let (summary, plan) = (&mut self.summary, self.plan);
         summary.rows += 1;
         summary.completions += row.answers.len() as u64;
@@ -81,8 +90,6 @@ impl<'a> Tally<'a> {
             let same = (0..n).filter(|&i| i != best && utility(i) == utility(best)).count();
             summary.undecided_pairs += same as f64 / (n - 1) as f64;
         }
-        self.varying.iter_mut().zip(&row.varies).for_each(|(n, varies)| *n += u64::from(*varies));
-        self.correlate(row);
     }
 
     fn correlate(&mut self, row: &Planted) {

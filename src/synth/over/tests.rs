@@ -42,7 +42,7 @@ fn config(traits: &[&str]) -> SynthConfig {
 
 fn planted(config: &SynthConfig, texts: Vec<Texts>) -> Vec<Planted> {
     let plan = PlantingPlan::new(config, Seed(5));
-    texts.into_iter().map(|t| plan.plant(t).1.expect("can be judged")).collect()
+    texts.into_iter().flat_map(|t| plan.plant(t).1.expect("can be judged")).collect()
 }
 
 fn account(read: u64) -> Account {
@@ -161,7 +161,7 @@ fn only_what_differs_decides() {
     // A seventh word is enough.
     let far = texts("Why?", &["one two three four five", "one two three four five six seven"]);
     let rows: Vec<Planted> =
-        (0..50).map(|seed| PlantingPlan::new(&config(&[]), Seed(seed)).plant(far.clone()).1.unwrap()).collect();
+        (0..50).flat_map(|seed| PlantingPlan::new(&config(&[]), Seed(seed)).plant(far.clone()).1.unwrap()).collect();
     assert!(rows.iter().all(|row| row.preference < 2 && row.possible[2..].iter().all(|p| *p == 0.0)));
     assert!(rows.iter().all(|row| (row.possible.iter().sum::<f64>() - 1.0).abs() < 1e-12));
     let sum = |p: &[f64]| p.iter().sum::<f64>();
@@ -173,7 +173,7 @@ fn empty_and_equal_responses_are_counted() {
     let plan = PlantingPlan::new(&config(&["length"]), Seed(5));
     let (unused, row) = plan.plant(texts("Why?", &["So it is.", " So it is.\n", "", " \n", "So."]));
     assert_eq!(unused, Unused { empty: 2, equal: 1, unrated: 0 });
-    assert_eq!(row.unwrap().answers.len(), 2);
+    assert_eq!(row.unwrap()[0].answers.len(), 2);
     let (unused, row) = plan.plant(texts("Why?", &["So.", "So.", ""]));
     assert_eq!(unused, Unused { empty: 1, equal: 1, unrated: 0 });
     assert_eq!(row.unwrap_err().reason, crate::rejects::reason::TOO_FEW_COMPLETIONS);
@@ -246,6 +246,45 @@ fn the_folder_is_that_of_synth() {
     assert!((between + 1.0 / 15f64.sqrt()).abs() < 1e-9, "{between}");
     assert_eq!(matrix[0][1], matrix[1][0]);
     assert!((matrix[2][2].as_f64().unwrap() - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn several_judgements_of_a_prompt() {
+    let several = |judgements, test_fraction| SynthConfig { judgements, test_fraction, ..config(&[]) };
+    let (one, five) = (planted(&config(&[]), many(300)), planted(&several(5, 0.1), many(300)));
+    assert_eq!((one.len(), five.len()), (300, 1500));
+    let mut prompts = BTreeSet::new();
+    for (first, rows) in one.iter().zip(five.chunks(5)) {
+        // The first is the one that would judge alone.
+        assert_eq!((&first.instruction, &first.answers), (&rows[0].instruction, &rows[0].answers));
+        assert_eq!(rows.iter().map(|r| r.preference).collect::<BTreeSet<_>>().len(), 5);
+        assert!(rows[1..].iter().all(|r| r.shown && r.annotator.is_none()));
+        assert!(rows.iter().all(|r| r.held_out == rows[0].held_out && r.possible == first.possible));
+        prompts.extend(rows.iter().map(|r| r.instruction.clone()));
+    }
+    assert_eq!(prompts.len(), 1500);
+    // Eight preferences: there is no ninth judgement.
+    assert_eq!(planted(&several(16, 0.1), many(3)).len(), 24);
+
+    let dir = tempfile::tempdir().unwrap();
+    let lines = |name: &str| std::fs::read_to_string(dir.path().join(name)).map(|text| text.lines().count()).ok();
+    write(config(&[]), dir.path(), vec![many(100)]).unwrap();
+    assert_eq!(lines(CORPUS), Some(100));
+    let summary = write(several(4, 0.3), dir.path(), vec![many(60), many(100).split_off(60)]).unwrap();
+    let (train, test) = (lines("train.jsonl").unwrap(), lines("test.jsonl").unwrap());
+    // Nothing of the earlier corpus is left, and a prompt's judgements are in one file.
+    assert_eq!((lines(CORPUS), train + test, train % 4, summary.rows), (None, 400, 0, 400));
+    assert!((60..=180).contains(&test), "{test}");
+    assert_eq!(summary.over.unwrap().varying["length"], 100);
+    let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
+    assert_eq!(truth.height(), 400);
+    let manifest = Manifest::read(dir.path()).unwrap();
+    for (name, rows) in [("train.jsonl", train), ("test.jsonl", test), (TRUTH, 400)] {
+        manifest.verify(dir.path(), name).unwrap();
+        assert_eq!(manifest.outputs.iter().find(|o| o.path == name).unwrap().rows, Some(rows as u64), "{name}");
+    }
+    write(config(&[]), dir.path(), vec![many(10)]).unwrap();
+    assert_eq!((lines(CORPUS), lines("train.jsonl"), lines("test.jsonl")), (Some(10), None, None));
 }
 
 #[test]
@@ -331,7 +370,7 @@ fn aspects_score_as_they_are_rated() {
             let texts = Texts { prompt: format!("Question {i}?"), source: "a".into(), responses };
             let (unused, row) = plan.plant(texts);
             assert_eq!(unused, Unused { empty: 0, equal: 0, unrated: 1 });
-            row.unwrap()
+            row.unwrap().remove(0)
         })
         .collect();
     let mut ties = [0; 2];
