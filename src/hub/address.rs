@@ -1,9 +1,9 @@
-//! The address of a hub, the cache for its files, and how long it is waited for.
+//! Configuration of the access to a hub: address, cache, token, timeouts.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The address of a hub, and the cache for its files.
+/// Configuration of the access to one hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hub {
     /// Base address.
@@ -12,22 +12,22 @@ pub struct Hub {
     pub cache: PathBuf,
     /// Access token; none is sent where it is empty.
     pub token: String,
-    /// Use the cache alone.
+    /// Whether only the cache is used, without any request.
     pub offline: bool,
-    /// Timeouts and repetitions.
+    /// Timeouts and retries of requests.
     pub patience: Patience,
 }
 
-/// Timeouts and repetitions of requests.
+/// Timeouts and retries of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// Longest wait for a connection. Default: 10 s.
     pub connect: Duration,
     /// Longest wait for the next bytes of an answer. Default: 20 s.
     pub silence: Duration,
-    /// Repetitions after a failure that may pass (429, 5xx, timeouts, broken transfers). Default: 3.
+    /// Retries after a failure that may be temporary (429, 5xx, timeouts, broken transfers). Default: 3.
     pub retries: usize,
-    /// Pause before the first repetition; it doubles with each one. Default: 300 ms.
+    /// Pause before the first retry; it doubles with each one. Default: 300 ms.
     pub pause: Duration,
 }
 
@@ -43,12 +43,12 @@ impl Default for Patience {
 }
 
 impl Hub {
-    /// The hub that the environment's variables describe.
+    /// Reads the configuration from environment variables.
     pub fn from_env() -> Hub {
         Hub::from_vars(&|name| std::env::var(name).ok())
     }
 
-    /// As [`Hub::from_env`], with variables from `var`.
+    /// As [`Hub::from_env`]; `var` gives the value of a variable.
     pub fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Hub {
         let var = |name: &str| var(name).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
         let on = |v: String| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off");

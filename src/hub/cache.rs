@@ -34,7 +34,7 @@ impl RepoCache {
         self.base.join("snapshots").join(commit)
     }
 
-    /// The commit that a revision stood for when it was last fetched, if the cache has files of it.
+    /// The commit that a revision pointed to when it was last fetched, if the cache has files of it.
     pub fn commit_of(&self, revision: &str) -> Option<String> {
         if is_commit_name(revision) && self.snapshot(revision).is_dir() {
             return Some(revision.to_string());
@@ -44,7 +44,7 @@ impl RepoCache {
         (is_commit_name(commit) && self.snapshot(commit).is_dir()).then(|| commit.to_string())
     }
 
-    /// Records which commit a branch or tag stands for.
+    /// Records which commit a branch or tag points to.
     pub fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit {
             return Ok(());
@@ -148,8 +148,8 @@ impl RepoCache {
         Ok(Some(file))
     }
 
-    /// Refuses a path that links lead out of the cache (or of the repository's folder, which may
-    /// itself be a link to another disk).
+    /// Refuses a path that links lead out of the cache and of the repository's folder, which may itself be a link to
+    /// another disk.
     fn require_inside(&self, path: &Path) -> Result<(), HubError> {
         let mut existing = path;
         while !existing.exists() {

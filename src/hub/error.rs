@@ -1,4 +1,4 @@
-//! Errors of fetching a file, and the sentences in which a user is told of them.
+//! Errors of fetching a file, and the messages that a user sees.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,15 @@ use crate::error::Error;
 /// An error of fetching a file.
 #[derive(Debug)]
 pub enum HubError {
-    /// The hub, or the connection to it.
+    /// An error of the hub or of the connection to it.
     Hub(Box<HFError>),
-    /// A path of this machine.
+    /// An error of this program, such as a path that cannot be written.
     Own(Error),
     /// A file name that is not accepted.
     Name(String),
     /// A path in the cache, and the path outside of the cache that its links lead to.
     Outside(PathBuf, PathBuf),
-    /// Anything else: what is wrong, and what to do.
+    /// Any other error: message and hint.
     Other(String, String),
 }
 
@@ -29,14 +29,14 @@ impl From<HFError> for HubError {
 }
 
 impl HubError {
-    /// A path of this machine that could not be read or written.
+    /// The error of a local path that could not be read or written.
     pub fn io(path: &Path, source: std::io::Error) -> HubError {
         HubError::Own(Error::Io { path: path.to_path_buf(), source })
     }
 }
 
 impl Hub {
-    /// The error that a user sees: `fail` makes it of a sentence and a hint.
+    /// The error that a user sees; `fail` builds it from a message and a hint.
     pub fn explain(&self, error: HubError, fail: &dyn Fn(String, &str) -> Error) -> Error {
         match error {
             HubError::Hub(e) => self.explain_hub(&e, fail),
@@ -93,14 +93,14 @@ impl Hub {
     }
 }
 
-/// The server's message, cut to a line's length.
+/// The server's message after a colon, cut to 200 characters.
 fn said(message: Option<&str>) -> String {
     let words = message.unwrap_or("").trim();
     let cut: String = words.chars().take(200).collect();
     if cut.is_empty() { cut } else { format!(": {cut}") }
 }
 
-/// The last cause: "connection refused" rather than "error sending request".
+/// The message of the innermost cause: "connection refused" rather than "error sending request".
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {

@@ -6,15 +6,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The commit that `main` stands for.
+/// The commit that `main` points to.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What is answered to one request.
+/// The answer to one request.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// HTTP status.
     pub status: u16,
-    /// Body.
     pub body: Vec<u8>,
     /// Further header lines.
     pub headers: Vec<String>,
@@ -27,27 +25,27 @@ pub struct Answer {
 pub enum TransferFault {
     /// It does not fail.
     None,
-    /// Not a byte is sent for so many milliseconds.
+    /// No byte is sent for this many milliseconds.
     Silence(u64),
     /// The connection ends after half of the body.
     BreakOff,
-    /// Half of the body, then not a byte for so many milliseconds.
+    /// Half of the body is sent, then no byte for this many milliseconds.
     Stall(u64),
 }
 
 impl Answer {
-    /// A whole answer.
+    /// An answer that is sent completely.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Answer {
         Answer { status, body: body.into(), headers: Vec::new(), fault: TransferFault::None }
     }
 
-    /// With one more header line.
+    /// The same answer with one more header line.
     pub fn with(mut self, header: &str) -> Answer {
         self.headers.push(header.into());
         self
     }
 
-    /// With a transfer that fails so.
+    /// The same answer with this fault of its transfer.
     pub fn failing(mut self, fault: TransferFault) -> Answer {
         self.fault = fault;
         self
@@ -59,7 +57,6 @@ pub type Script = BTreeMap<String, Vec<Answer>>;
 
 /// A running server; it ends with the test's process.
 pub struct FakeHub {
-    /// Its address.
     pub endpoint: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
@@ -69,12 +66,11 @@ pub struct FakeHub {
 pub struct Asked {
     /// `METHOD /path`
     pub line: String,
-    /// The token it carried.
     pub token: Option<String>,
 }
 
 impl FakeHub {
-    /// Serves these answers, to requests with this token only unless it is empty.
+    /// Serves these answers; unless `token` is empty, only to requests that carry it.
     pub fn serve(script: Script, token: &str) -> FakeHub {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of this machine");
         let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
@@ -89,12 +85,11 @@ impl FakeHub {
         FakeHub { endpoint, asked }
     }
 
-    /// All requests so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("the record").clone()
     }
 
-    /// How many requests so far hold this text.
+    /// Number of requests so far whose line contains this text.
     pub fn count(&self, part: &str) -> usize {
         self.asked().iter().filter(|a| a.line.contains(part)).count()
     }
@@ -136,7 +131,7 @@ fn talk(stream: TcpStream, script: &Mutex<Script>, log: &Mutex<Vec<Asked>>, toke
 fn next(script: &mut Script, method: &str, path: &str) -> Answer {
     match script.get_mut(path) {
         None => Answer::new(404, r#"{"error":"Not Found"}"#),
-        // A HEAD gets the last answer, which a GET ends with.
+        // A HEAD request uses no answer up: it gets the last one, which stays.
         Some(answers) if method == "HEAD" => answers.last().cloned().unwrap_or_else(|| Answer::new(404, "")),
         Some(answers) if answers.len() > 1 => answers.remove(0),
         Some(answers) => answers[0].clone(),
@@ -176,7 +171,7 @@ fn send(stream: &mut TcpStream, method: &str, answer: &Answer) -> std::io::Resul
     }
 }
 
-/// A repository `org/name` whose `main` stands for [`COMMIT`], which lists `listed` and serves `files`.
+/// A repository `org/name` whose `main` points to [`COMMIT`], which lists `listed` and serves `files`.
 /// `kind` is `models` or `datasets`.
 pub fn repository(kind: &str, files: &[(&str, &[u8])], listed: &[&str]) -> Script {
     let siblings: Vec<_> = listed.iter().map(|name| serde_json::json!({"rfilename": name})).collect();
@@ -192,7 +187,7 @@ pub fn repository(kind: &str, files: &[(&str, &[u8])], listed: &[&str]) -> Scrip
     script
 }
 
-/// The path that answers which commit a revision of `org/name` stands for.
+/// The path at which a hub describes a revision of `org/name`.
 pub fn info_path(kind: &str, revision: &str) -> String {
     format!("/api/{kind}/org/name/revision/{revision}")
 }

@@ -3,10 +3,10 @@
 //! Environment: `HF_ENDPOINT`, `HF_TOKEN` (or the token file of `hf auth login`: `HF_TOKEN_PATH`, else
 //! `HF_HOME/token`), `HF_HOME` / `HF_HUB_CACHE`, `HF_HUB_OFFLINE`.
 //!
-//! - A file in the cache is not fetched again. For a branch or tag the hub is asked once, which commit it
-//!   stands for; for a commit it is not asked.
+//! - A file in the cache is not fetched again. The hub is asked once which commit a branch or tag points to; for a
+//!   commit it is not asked.
 //! - Offline, or where the hub cannot be reached, files come from the cache; an error names those it lacks.
-//! - A request is repeated a few times; then a silent server is an error.
+//! - A request that fails or times out is repeated a few times before that is an error.
 //! - Whatever a server answers, files are written only below the cache folder: names and commits are
 //!   checked (`names`), links that lead out are not followed, and every file is completed in a temporary
 //!   folder before it is moved to its final path (`cache`).
@@ -37,7 +37,6 @@ use wire::{Listing, is_outage};
 
 /// Configuration of a PEFT adapter. A repository that holds it is an adapter, whatever else it holds.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// Weights of a PEFT adapter.
 const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Files of a model that are fetched where the repository has them.
@@ -62,9 +61,9 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct HubFile {
     /// Path in the cache.
     pub path: PathBuf,
-    /// `hf://datasets/ORG/NAME@COMMIT/PATH`: the same bytes on every machine and on every day.
+    /// `hf://datasets/ORG/NAME@COMMIT/PATH`, which names the same bytes forever.
     pub address: String,
-    /// The commit that the revision stood for.
+    /// The commit that the revision pointed to.
     pub commit: String,
 }
 
@@ -214,7 +213,7 @@ impl Hub {
         Ok(files(&listing.commit, found))
     }
 
-    /// Path of a commit's file, downloaded if it is not there.
+    /// Path of a commit's file in the cache, downloaded first if it is missing.
     fn obtain<T: RepoType>(
         &self,
         repository: &HFRepositorySync<T>,
@@ -229,7 +228,7 @@ impl Hub {
         cache.add(commit, name, |folder| wire::download(repository, commit, name, folder, &self.patience, progress))
     }
 
-    /// The listing that the hub gave; where it cannot be reached, what is cached.
+    /// The hub's listing, checked; where the hub cannot be reached, what `cached` gives.
     fn listing<T>(
         &self,
         listed: Result<Listing, HFError>,
@@ -261,7 +260,7 @@ impl Hub {
     }
 }
 
-/// Refuses a listing of another commit than the one asked for, or of one that is no folder's name.
+/// Refuses a listing of another commit than the one asked for, or of one whose name is not accepted.
 fn checked(listing: Listing, revision: &str) -> Result<Listing, HubError> {
     let commit = &listing.commit;
     if !is_commit_name(commit) {
@@ -288,7 +287,7 @@ fn nothing_matches(pattern: &str, files: &[String]) -> HubError {
     HubError::Other(format!("no file matches `{pattern}`"), format!("files there: {}", near.join(", ")))
 }
 
-/// Who answers a request.
+/// What a request was answered from.
 enum Answered<T> {
     Hub(Listing),
     Cache(T),
@@ -329,13 +328,13 @@ fn cached_files(cache: &RepoCache, revision: &str, pattern: &str, progress: &dyn
     Ok(if missing.is_empty() { Ok((commit, found)) } else { Err(missing) })
 }
 
-/// The folder of a commit, if all of the model's files are there.
+/// The folder of a commit, if the cache has all of the model's files.
 fn cached_model(cache: &RepoCache, commit: &str) -> Result<Option<PathBuf>, HubError> {
     let has = |name: &str| cache.file(commit, name).map(|f| f.is_some());
     let listing = cache.listing(commit).unwrap_or_default();
     let adapter = has(ADAPTER_CONFIG)?;
     for name in MODEL_FILES {
-        // `has` comes first: it refuses a link that leads out, listed or not.
+        // `has` comes first: it refuses a link that leads out of the cache, listed or not.
         if !has(name)? && ((name == "config.json" && !adapter) || listing.iter().any(|f| f == name)) {
             return Ok(None);
         }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-/// The revision where none is named.
+/// The default revision.
 pub const MAIN: &str = "main";
 
 /// `hf://datasets/ORG/NAME[@REVISION]/PATH` in its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetAddress<'a> {
-    /// Its owner.
+    /// The repository's owner.
     pub org: &'a str,
     /// The repository's name.
     pub name: &'a str,
@@ -61,12 +61,12 @@ pub fn split_id(name: &str) -> Option<(&str, &str, &str)> {
     (is_repo_part(org) && is_repo_part(repo) && is_safe_name(revision)).then_some((org, repo, revision))
 }
 
-/// Whether a revision is a whole commit hash: what it stands for never changes.
+/// Whether a revision is a full commit hash, whose files never change.
 pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether a commit's name is accepted from a server: one plain word, since it becomes a folder's name.
+/// Whether a server's name for a commit is accepted: letters and digits only, since it becomes a folder's name.
 pub fn is_commit_name(commit: &str) -> bool {
     !commit.is_empty() && commit.len() <= 64 && commit.bytes().all(|b| b.is_ascii_alphanumeric())
 }
@@ -99,8 +99,8 @@ pub fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?'])
 }
 
-/// Whether a file's path fits a pattern: `*` and `?` stay within a folder, a part `**` crosses folders (or stands for
-/// none). All else is literal, `[` too, which file names on a hub may hold.
+/// Whether a file's path fits a pattern: `*` and `?` match within a folder, a path component `**` matches any number of
+/// folders. All else is literal, also `[`, which file names on a hub may contain.
 pub fn matches_glob(pattern: &str, name: &str) -> bool {
     let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
     glob::Pattern::new(&pattern.replace('[', "[[]")).is_ok_and(|pattern| pattern.matches_with(name, options))
@@ -193,7 +193,7 @@ mod tests {
             ("*é*", "café-1", true),
             ("[ab]*", "[ab]c", true),
             ("[ab]*", "ac", false),
-            // `**` is a whole part of a path.
+            // `**` must be a whole component of the path.
             ("d/**.txt", "d/a.txt", false),
         ] {
             assert_eq!(matches_glob(pattern, name), fits, "{pattern} {name}");

@@ -58,7 +58,7 @@ fn data() -> Script {
     repository("datasets", &DATA, &names(&DATA))
 }
 
-/// Keeps what it is told.
+/// Records all messages.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -111,17 +111,17 @@ fn a_sharded_model_is_fetched_once_and_used_offline() {
     assert_eq!(std::fs::read_to_string(folder.join("model-2.safetensors")).unwrap(), "two");
     let asked = server.asked().len();
     assert_eq!(model(&hub).unwrap(), folder);
-    assert_eq!(server.asked().len(), asked + 1, "only the commit is asked for again");
+    assert_eq!(server.asked().len(), asked + 1, "one request, for the commit");
     assert_eq!(hub.fetch_model(&format!("org/name@{COMMIT}"), &Silent).unwrap(), folder);
-    assert_eq!(server.asked().len(), asked + 1, "nothing is asked of a commit that is here");
+    assert_eq!(server.asked().len(), asked + 1, "a cached commit needs no request");
 
     let offline = Hub { endpoint: "http://127.0.0.1:1".into(), offline: true, ..hub };
     assert_eq!(model(&offline).unwrap(), folder);
     let unreachable = Hub { offline: false, ..offline.clone() };
     let notes = Notes::default();
-    assert_eq!(unreachable.fetch_model("org/name", &notes).unwrap(), folder, "the cache will do");
+    assert_eq!(unreachable.fetch_model("org/name", &notes).unwrap(), folder, "the cache is used");
     assert!(notes.0.lock().unwrap()[0].contains("warning: http://127.0.0.1:1 cannot be reached"));
-    // Without its tokenizer a model is not whole, though it has weights.
+    // A cached model that lacks its tokenizer or a shard is incomplete.
     for gone in ["tokenizer.json", "model-2.safetensors"] {
         let path = folder.join(gone);
         let kept = std::fs::read(&path).unwrap();
@@ -138,7 +138,7 @@ fn adapters_are_models_too() {
         (ADAPTER_CONFIG, b"{}"),
         (ADAPTER_WEIGHTS, b"a"),
         ("tokenizer.json", b"{}"),
-        // A whole model beside an adapter is left where it is: the adapter names its base itself.
+        // Weights of a whole model beside an adapter are not fetched: the adapter names its base.
         (WEIGHTS, b"whole"),
     ];
     let cache = tempfile::tempdir().unwrap();
@@ -198,7 +198,7 @@ fn data_set_files_by_path_and_pattern() {
     assert_eq!(two[0].commit, COMMIT);
     assert_eq!(contents(&dataset(&hub, "/**/*.parquet").unwrap()), "201");
     assert_eq!(contents(&dataset(&hub, "/**").unwrap()), "r201");
-    // The recorded address brings the same bytes.
+    // The recorded address gives the same file.
     assert_eq!(hub.fetch_dataset(&two[1].address, &Silent).unwrap(), two[1..]);
 }
 
@@ -208,14 +208,14 @@ fn a_second_run_fetches_no_bytes_and_a_commit_asks_nothing() {
     let first = dataset(&hub, "/data/*.parquet").unwrap();
     let resolved = server.count("resolve");
     assert_eq!(dataset(&hub, "/data/*.parquet").unwrap(), first);
-    assert_eq!(server.count("resolve"), resolved, "no bytes again");
+    assert_eq!(server.count("resolve"), resolved, "no file is fetched again");
     let asked = server.asked().len();
     for path in ["/data/*.parquet", "/data/train-0.parquet"] {
         let pinned = dataset(&hub, &format!("@{COMMIT}{path}")).unwrap();
         assert_eq!(pinned[0], first[0]);
     }
-    assert_eq!(server.asked().len(), asked, "nothing at all");
-    // A pattern that covers more than what is here fetches only the rest.
+    assert_eq!(server.asked().len(), asked, "no request at all");
+    // A pattern that matches more than the cache has fetches only the missing files.
     dataset(&hub, &format!("@{COMMIT}/**")).unwrap();
     assert_eq!(server.count("GET /datasets"), DATA.len());
 }
@@ -228,18 +228,18 @@ fn offline_serves_all_or_says_what_is_missing() {
     let two = dataset(&hub, "/data/*.parquet").unwrap();
     assert_eq!(dataset(&offline, "/data/*.parquet").unwrap(), two);
     assert_eq!(dataset(&offline, &format!("@{COMMIT}/data/*.parquet")).unwrap(), two);
-    // What a wider pattern lacks is not left out in silence.
+    // Files that a wider pattern matches and the cache lacks are an error.
     let said = says(dataset(&offline, "/**/*.parquet"));
     assert!(said.contains("`data/sub/train-2.parquet` is not in the cache"), "{said}");
     let said = says(dataset(&offline, "/**"));
     assert!(said.contains("`README.md` and 1 more are not in the cache"), "{said}");
     assert!(says(dataset(&offline, "/*.csv")).contains("no file matches"));
     assert!(says(dataset(&offline, "@v2/README.md")).contains("HF_HUB_OFFLINE"));
-    // Out of reach, the cache does as well, or the network is told.
+    // Where the hub cannot be reached, the cache is used; if it lacks a file, the error names the hub.
     let unreachable = Hub { offline: false, ..offline.clone() };
     assert_eq!(dataset(&unreachable, "/data/*.parquet").unwrap(), two);
     assert!(says(dataset(&unreachable, "/**")).contains("cannot reach http://127.0.0.1:1"));
-    // A cache that another program filled: its links to blobs serve, and the doubt is told.
+    // A cache that another program filled has no listing: a warning says that files may be missing.
     let base = cache.path().join("datasets--org--name");
     std::fs::remove_dir_all(base.join("listings")).unwrap();
     let notes = Notes::default();
@@ -273,10 +273,10 @@ fn links_are_followed_within_the_cache_only() {
         assert!(error.to_string().contains("leads out of the cache"), "{error}");
         assert!(error.hint().unwrap().contains("remove that link"));
     }
-    // A link to nothing is no file: it is replaced, not followed.
+    // A dangling link is replaced, not followed.
     assert_eq!(contents(&dataset(&hub, "/README.md").unwrap()), "r");
     assert!(!base.join("blobs/gone").exists());
-    // Nor is anything written through a folder that is a link.
+    // Nothing is written through a link to a folder outside.
     std::fs::remove_dir_all(snapshot.join("data")).unwrap();
     std::fs::create_dir(around.path().join("elsewhere")).unwrap();
     symlink(around.path().join("elsewhere"), snapshot.join("data")).unwrap();
@@ -301,7 +301,7 @@ fn a_server_cannot_name_files_outside() {
         let script = repository("datasets", &[(evil, b"evil")], &[evil]);
         let said = says(dataset(&hub(&FakeHub::serve(script, ""), &cache), "/**"));
         assert!(said.contains("not accepted"), "{evil}: {said}");
-        // Nor from a listing that somebody changed on this disk.
+        // Nor are such names accepted from a listing that was changed on disk.
         let listings = cache.join("datasets--org--name/listings");
         std::fs::create_dir_all(cache.join("datasets--org--name/snapshots").join(COMMIT)).unwrap();
         std::fs::write(listings.join(format!("{COMMIT}.json")), serde_json::json!([evil]).to_string()).unwrap();
@@ -315,7 +315,7 @@ fn a_server_cannot_name_files_outside() {
         let said = says(dataset(&hub(&FakeHub::serve(script, ""), &cache), "/**"));
         assert!(said.contains("names a commit"), "{said}");
     }
-    // A commit that was asked for is not exchanged for another.
+    // A server that answers with another commit than the one asked for is refused.
     let other = "f".repeat(40);
     let mut script = data();
     let info = script[&info_path("datasets", "main")].clone();
@@ -379,7 +379,7 @@ fn failures_that_stay_end_in_time_and_leave_nothing() {
         (long.clone().failing(TransferFault::Stall(5000)), "http://127.0.0.1"),
     ] {
         let mut script = data();
-        script.insert(TRAIN.into(), vec![Answer { status: answer.status, ..answer.clone() }]);
+        script.insert(TRAIN.into(), vec![answer.clone()]);
         let server = FakeHub::serve(script, "hf_test");
         let cache = tempfile::tempdir().unwrap();
         let begin = std::time::Instant::now();
@@ -390,7 +390,7 @@ fn failures_that_stay_end_in_time_and_leave_nothing() {
             files_below(cache.path()).into_iter().filter(|f| f.contains("train") || f.contains("refs")).collect();
         assert_eq!(left, Vec::<String>::new(), "{told}");
     }
-    // A hub that says nothing at all is given up; one that answers with a page is no hub.
+    // A hub that does not answer is an error, and so is one that answers with a web page.
     let mut script = data();
     script.insert(info_path("datasets", "main"), vec![Answer::new(200, "").failing(TransferFault::Silence(5000))]);
     script.insert(info_path("datasets", "page"), vec![Answer::new(200, "<html>log in</html>")]);
@@ -417,7 +417,7 @@ fn a_server_says_when_to_come_again() {
 fn two_that_want_the_same_file_fetch_it_once() {
     let (server, cache, hub) = served(data());
     let base = cache.path().join("datasets--org--name");
-    // What a killed process left is cleared away.
+    // Temporary folders of a killed process are removed.
     std::fs::create_dir_all(base.join(".lpc-pipe-abc")).unwrap();
     std::fs::write(base.join(".lpc-pipe-abc/part"), "half").unwrap();
     std::thread::scope(|scope| {

@@ -20,9 +20,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A repository's revision as the server describes it.
 pub struct Listing {
-    /// The commit that the revision stands for.
+    /// The commit that the revision points to.
     pub commit: String,
-    /// Names of its files, as the server says them.
+    /// Names of its files as the server gives them, not yet checked.
     pub files: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ macro_rules! lister {
     ($name:ident, $kind:ty) => {
         pub fn $name(of: &HFRepositorySync<$kind>, revision: &str, patience: &Patience) -> Result<Listing, HFError> {
             let info = patiently(patience, || match of.info().revision(revision).send() {
-                // Some mirrors know no revisions but the one they hold.
+                // Some mirrors hold one revision and do not know its name.
                 Err(HFError::RevisionNotFound { .. }) if revision == MAIN => of.info().send(),
                 other => other,
             })?;
@@ -107,7 +107,7 @@ fn patiently<R>(patience: &Patience, mut work: impl FnMut() -> Result<R, HFError
     work()
 }
 
-/// Whether a body ended early. A complete body that is no JSON is a decoding error too, but did not.
+/// Whether a body ended early. A complete body that is not JSON is a decoding error too, and is excluded.
 fn broke_off(error: &reqwest::Error) -> bool {
     let json = std::error::Error::source(error).is_some_and(|s| s.is::<serde_json::Error>());
     (error.is_body() || error.is_decode()) && !json

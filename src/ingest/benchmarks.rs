@@ -11,8 +11,8 @@ use super::files::Packing;
 use super::files::guard::guarded;
 use crate::error::{Error, Result};
 
-/// Fields that hold a question, or a part of it. A text, a list of texts or of messages, or an object
-/// with one of these fields (ARC has `question.stem`).
+/// Fields that hold a question, or a part of it: a text, a list of texts or of messages, or an object with one of these
+/// fields (ARC has `question.stem`).
 const FIELDS: [&str; 16] = [
     "question",
     "stem",
@@ -31,10 +31,11 @@ const FIELDS: [&str; 16] = [
     "content",
     "messages",
 ];
-/// A file is read no further.
+/// Most bytes of text of a benchmark.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Reads a file of benchmark items and hands over the texts that ask each item's question. Gives the number of items.
+/// Reads a file of benchmark items, calls `take` with the texts that ask each item's question, and returns the number
+/// of items.
 ///
 /// # Errors
 /// [`Error::Data`] where the file is damaged or no row has a question; [`Error::Io`].
@@ -69,7 +70,7 @@ fn collect<'a>(row: &'a Value, into: &mut Vec<&'a str>) {
                 for item in items {
                     match item {
                         Value::String(text) => into.push(text),
-                        // A model's turn is no question.
+                        // A model's turn is not part of the question.
                         Value::Object(message) if message.get("role").and_then(Value::as_str) == Some("assistant") => {}
                         item => collect(item, into),
                     }
@@ -89,7 +90,6 @@ fn note_fields(row: &Value, seen: &mut Vec<String>) {
     }
 }
 
-/// All rows of a file.
 fn rows(input: &Input) -> Result<Vec<Value>> {
     let packing = Packing::of(input)?;
     let open = || File::open(&input.path).map_err(Error::io(&input.label));

@@ -26,8 +26,8 @@ fn rows_of(name: &str) -> Vec<Value> {
     }
 }
 
-/// Reads bytes and checks what holds whatever they are. Gives the rows read and kept; none where the
-/// file as a whole was refused.
+/// Reads bytes and checks what must be true whatever they are. Returns the numbers of rows read and kept; `None` where
+/// the file as a whole was refused.
 fn account(bytes: &[u8], config: &IngestConfig) -> Option<(u64, u64)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
@@ -52,7 +52,7 @@ fn account(bytes: &[u8], config: &IngestConfig) -> Option<(u64, u64)> {
             Some((files[0].rows_read, kept))
         }
         Err(error) => {
-            // Columns that were named and are not there are a mistake in the settings.
+            // Columns that were named and do not exist are a fault of the settings.
             let expected = if config.columns.is_empty() { &[1, 3][..] } else { &[1, 2, 3] };
             assert!(expected.contains(&error.exit_code()), "{error}");
             None
@@ -134,7 +134,7 @@ fn edited(mut bytes: Vec<u8>, edits: &[Edit]) -> Vec<u8> {
     bytes
 }
 
-/// Any JSON value, as deep and odd as it pleases.
+/// Any JSON value, nested up to three levels deep.
 fn json() -> impl Strategy<Value = Value> {
     let text = prop_oneof![
         Just(String::new()),
@@ -163,7 +163,7 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Puts a value somewhere into another one, or takes something away.
+/// Puts a value at a path of another one, or removes what is there.
 fn graft(target: &mut Value, path: &[Index], value: Option<Value>) {
     let Some((first, rest)) = path.split_first() else {
         if let Some(value) = value {
@@ -215,7 +215,7 @@ proptest! {
         whole in any::<bool>(),
     ) {
         let bytes = std::fs::read(sample(&name)).unwrap();
-        // What is damaged is the text, or the file as it is packed.
+        // The damage is in the text, or in the compressed file.
         let bytes = if whole { packed(&edited(bytes, &edits), packing) } else { edited(packed(&bytes, packing), &edits) };
         account(&bytes, &config(format, mapped));
     }
@@ -241,7 +241,7 @@ proptest! {
         // An array whose first element is no object is read as lines.
         let (read, _) = match account(&bytes, &config(format, mapped)) {
             Some(counts) => counts,
-            // The columns that were named are not there.
+            // The columns that were named do not exist.
             None if mapped => return Ok(()),
             None => return Err(TestCaseError::fail("sound files are never refused as a whole")),
         };

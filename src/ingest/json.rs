@@ -8,17 +8,17 @@ use super::names::{Inner, Names, Step};
 use super::value::{Object, Read, RowFault, UNREAD, Value};
 use crate::rejects::reason;
 
-/// Longest list, and most fields of an object that are read: no layout comes near, and a row of
-/// empty lists must not take many times its own size.
-const MOST_ITEMS: usize = 1 << 16;
+/// Longest list, and most fields of an object that are read, in every format: no layout comes near, and a row of empty
+/// lists must not take many times its own size.
+pub const MOST_ITEMS: usize = 1 << 16;
 
-/// Marks a number that JSON cannot write; see [`parse_json`].
+/// Key of an object that stands for a number that JSON cannot write; see [`name_odd_numbers`].
 const NOT_JSON_NUMBER: &str = "\0number";
 
-/// Parses one row of JSON into a value; the row's own columns under the names they are to have.
+/// Parses one row of JSON into a value, with its columns under the names that `names` gives them.
 ///
-/// Python writes NaN and infinities into JSON as bare words; they are read as such, so that
-/// the fault names their field, and does no harm in fields that nobody reads.
+/// Python writes NaN and infinities into JSON as bare words. They are read as numbers, so that the fault names their
+/// field, and there is none in fields that no layout reads.
 pub fn parse_json<'a>(line: &'a str, names: &Names) -> Read<Value<'a>> {
     parse(line, ValueSeed { names, row: true })
 }
@@ -54,7 +54,7 @@ fn parse_strict<'a>(line: &'a str, seed: ValueSeed<'_>) -> Read<Value<'a>> {
 }
 
 /// The line with NaN, infinities and numbers beyond f64 wrapped as `{"\0number": "..."}`;
-/// none where there is no such number.
+/// `None` where there is no such number.
 fn name_odd_numbers(line: &str) -> Option<String> {
     let bytes = line.as_bytes();
     let mut out = String::new();
@@ -94,7 +94,7 @@ fn name_odd_numbers(line: &str) -> Option<String> {
     Some(out)
 }
 
-/// What the visitors here do with values that hold no others and borrow nothing.
+/// The methods of the visitors below for null, booleans and numbers.
 macro_rules! scalars {
     ($value:ty: $null:expr, $bool:expr, $whole:expr, $number:expr) => {
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -370,7 +370,7 @@ mod tests {
             assert_eq!(fault.message, format!("expected a finite number, got {shown}"));
             assert_eq!(row.text("prompt").unwrap(), "Infinity");
         }
-        // In a field that nobody reads it is no fault.
+        // In a field that no layout reads it is no fault.
         assert_eq!(object(r#"{"zzz": [NaN, 1], "prompt": "p"}"#).text("prompt").unwrap(), "p");
     }
 

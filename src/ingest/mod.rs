@@ -1,9 +1,9 @@
 //! Files -> frames of scored completions or of given pairs, and rejects.
 //!
-//! Every file format is brought to the same loosely typed rows first (`files`, `value`), with
+//! Every file format is read into the same loosely typed rows first (`files`, `value`), with
 //! columns under the names that layouts know (`names`), so that a layout is read, and its faults are
-//! told, in one place (`layouts`). Frames come in batches: what was read and is not kept is gone
-//! before the next batch is read.
+//! told, in one place (`layouts`). Frames come in batches, and what is not kept of one is freed before the next is
+//! read.
 
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ pub use config::{IngestConfig, Limits, OnBadRow, OnWrongTens, Score};
 pub use files::Packing;
 pub use layouts::Format;
 
-/// What to do about columns that no layout knows.
+/// Hint where no layout knows the columns.
 const NAME_COLUMNS: &str = "say what the columns are, for example --columns prompt=question";
 
 /// A file to read: its name for the user, and where it is.
@@ -43,7 +43,7 @@ pub struct Input {
     pub path: PathBuf,
     /// Layout of its rows; `auto` leaves it to [`IngestConfig::format`].
     pub format: Format,
-    /// The split that its rows belong to, one of [`crate::schema::SPLITS`]; none where their prompts decide.
+    /// The split that its rows belong to, one of [`crate::schema::SPLITS`]; `None` where their prompts decide.
     pub split: Option<&'static str>,
 }
 
@@ -54,7 +54,7 @@ impl Input {
         Input { label: path.clone(), path, format: Format::Auto, split: None }
     }
 
-    /// The layout that was asked for, its own or that of all files.
+    /// The layout that is set for this file, or else for all files.
     fn wanted(&self, config: &IngestConfig) -> Format {
         if self.format == Format::Auto { config.format } else { self.format }
     }
@@ -101,13 +101,13 @@ pub struct Batch {
     /// `chosen_model` `rejected_model`. Prompts and responses are lists of {role, content}. A file that
     /// belongs to a split adds `split`.
     pub frame: DataFrame,
-    /// The rows between them that did not go on.
+    /// The rows between them that are not in `frame`.
     pub rejects: Vec<Reject>,
     /// Index of the file among the inputs.
     pub file: u32,
     /// The last row read for this batch, kept or not: reading continues after it.
     pub last_line: u64,
-    /// Scores of 10 that are none, among these rows.
+    /// Scores of 10 that the ratings contradict, among these rows.
     pub wrong_tens: WrongTens,
 }
 
@@ -125,7 +125,7 @@ impl Batch {
 ///
 /// `progress` is advanced by the bytes of the files as they are on disk.
 ///
-/// Gives each file's size, hash and number of rows; what became of the rows is for the caller to add.
+/// Returns each file's size, hash and number of rows; the caller adds what became of the rows.
 ///
 /// # Errors
 /// [`Error::Data`] at the first row that cannot be read, unless such rows are to be skipped, and

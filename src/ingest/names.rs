@@ -34,12 +34,11 @@ const INSIDE: [&str; 3] = ["messages", "type", "text"];
 /// Columns that change what the responses mean and that no layout reads: a row that has one is refused.
 pub const UNREAD_COLUMNS: [&str; 8] = ["tools", "functions", "images", "image", "videos", "video", "audios", "audio"];
 
-/// Keys of raw UltraFeedback's completions that are no part of what was said, and long: they are skipped
-/// without a look at them.
+/// Keys of raw UltraFeedback's completions that are long and no part of what was said: their values are not looked at.
 const REMARKS: [&str; 6] =
     ["custom_system_prompt", "principle", "critique", "Rationale", "Rationale For Rating", "Type"];
 
-/// Names that a column of the user's may be given: the keys of a row, not those inside it.
+/// Names that the user may give to a column: keys of a row, not those inside it.
 const TARGETS: [&str; 25] = [
     "prompt",
     "chosen",
@@ -164,7 +163,7 @@ impl Names {
         let Some(target) = TARGETS.iter().find(|t| **t == target) else {
             return Err(format!("{target:?} is no target; expected one of {}", TARGETS.join(", ")));
         };
-        // What noise is to do is a probability of its own; the ledger's column has the other name.
+        // The input's probability is read as `flip_probability`; noise writes its own into `noise_p`.
         let target = if *target == "noise_p" { "flip_probability" } else { *target };
         if self.targets.contains(&target) {
             return Err(format!("{target} has a column already"));
@@ -185,7 +184,7 @@ impl Names {
         Ok(())
     }
 
-    /// The same names, where these keys of messages and these columns are left unread.
+    /// The same names, with these keys of messages and these columns left unread.
     #[must_use]
     pub fn ignoring(mut self, keys: &[String]) -> Names {
         self.ignored = keys.to_vec();
@@ -197,8 +196,8 @@ impl Names {
         self.targets.iter().copied().zip(self.entries.iter().map(String::as_str))
     }
 
-    /// What is done with a key of the row itself: the user's word comes first, and a column whose
-    /// name was given to another one is skipped.
+    /// What is done with a key of the row itself: the user's entries come first, and a column whose name an entry gives
+    /// to another column is skipped.
     pub fn top(&self, key: &str) -> Step<'_> {
         match self.root.step(key) {
             Step::Skip => match known(key) {

@@ -36,7 +36,7 @@ pub struct Reader<'a> {
     names: &'a Names,
     progress: &'a dyn Progress,
     rows: u64,
-    /// Bytes of the file that were told to `progress`.
+    /// Bytes of the file that were reported to `progress`.
     told: u64,
     started: Instant,
     sink: &'a mut dyn FnMut(Batch) -> Result<()>,
@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
         let packing = Packing::of(self.input)?;
         let path = &self.input.path;
         let hashed = std::thread::scope(|scope| {
-            // The file is hashed beside the reading, while it is in the page cache anyway.
+            // The file is hashed while it is read, when it is in the page cache anyway.
             let hash = scope.spawn(|| artifact::hash_file(path));
             match packing {
                 Packing::Empty => {}
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
         self.hand_over(records, |i| rows[i].number, |i| group_of(&block.bytes[rows[i].range.clone()]))
     }
 
-    /// Counts the first rows of these that were read before; gives their number.
+    /// Counts those of the rows that were read before, which come first, and returns their number.
     fn skip(&mut self, rows: &[Row]) -> usize {
         let skipped = rows.partition_point(|row| row.number <= self.done);
         self.count(skipped as u64);
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
         self.progress.status(&format!("{} rows, {rate:.0} rows/s", self.rows));
     }
 
-    /// Tells that the file was read up to here.
+    /// Reports how many bytes of the file were read.
     fn tell(&mut self, bytes: u64) {
         self.progress.advance(bytes.saturating_sub(self.told));
         self.told = self.told.max(bytes);
@@ -277,14 +277,14 @@ pub(super) fn ahead<T: Send>(
     std::thread::scope(|scope| {
         let sending = scope.spawn(move || send(&to));
         let taken = take(&from);
-        // After a fault the other thread stops when it finds nobody listening.
+        // After a fault the sending thread stops when it finds the receiver gone.
         drop(from);
         let sent = sending.join().unwrap_or_else(|_| Err(Error::run("reading an input file failed")));
         taken.and(sent)
     })
 }
 
-/// Refuses a row with a wrong ten, where that is asked for.
+/// Refuses a row with a wrong ten, where the policy is to reject it.
 fn without_wrong_tens(record: Record<'_>, policy: OnWrongTens) -> Read<Record<'_>> {
     let WrongTens { certain, suspicious } = record.wrong_tens;
     if policy != OnWrongTens::Reject || certain + suspicious == 0 {
@@ -323,7 +323,7 @@ fn too_long(limit: u64) -> RowFault {
     RowFault::new("", reason::TOO_LONG, format!("longer than {limit} bytes"))
 }
 
-/// What decides the shard of a row whose prompt could not be read.
+/// The group, and so the shard, of a row whose prompt could not be read: a hash of its bytes.
 fn group_of(bytes: &[u8]) -> u64 {
     let hash = blake3::hash(bytes);
     hash.as_bytes()[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte))

@@ -1,4 +1,4 @@
-//! What every layout is read into, and the frames made of it.
+//! The record that rows of every layout become, and frames of records.
 
 use std::borrow::Cow;
 
@@ -36,7 +36,7 @@ impl<'a> Turn<'a> {
 pub struct Completion<'a> {
     pub model: Option<Cow<'a, str>>,
     pub response: Cow<'a, str>,
-    /// Its score; none where it was not rated ("N/A").
+    /// Its score; `None` where it was not rated ("N/A").
     pub score: Option<f64>,
 }
 
@@ -46,7 +46,7 @@ pub struct Side<'a> {
     pub turns: Vec<Turn<'a>>,
     /// Its score, where the layout has one.
     pub score: Option<f64>,
-    /// Who wrote it, where the layout says so.
+    /// The model that wrote it, where the layout names it.
     pub model: Option<Cow<'a, str>>,
 }
 
@@ -64,19 +64,19 @@ pub enum Body<'a> {
 pub struct Record<'a> {
     /// Source tag of the row itself.
     pub source: Option<Cow<'a, str>>,
-    /// Who decided, where the row says so.
+    /// Who decided, where the row names the annotator.
     pub annotator: Option<Cow<'a, str>>,
-    /// Probability with which the label is to be flipped, where the row says so.
+    /// Probability with which the label is to be flipped, where the row has one.
     pub flip_probability: Option<f64>,
     /// Messages before the response.
     pub prompt: Vec<Turn<'a>>,
     pub body: Body<'a>,
-    /// Scores of 10 that are none.
+    /// Scores of 10 that the ratings contradict.
     pub wrong_tens: WrongTens,
 }
 
 impl<'a> Record<'a> {
-    /// A prompt and its responses, and nothing else said of them.
+    /// A record of a prompt and its responses, all other fields empty.
     pub fn new(prompt: Vec<Turn<'a>>, body: Body<'a>) -> Record<'a> {
         Record { source: None, annotator: None, flip_probability: None, prompt, body, wrong_tens: WrongTens::default() }
     }
@@ -143,7 +143,7 @@ pub fn turn(value: Value<'_>) -> Read<Turn<'_>> {
         Value::Object(object) => object,
         other => return Err(unfit("", "a message with role and content", Some(&other))),
     };
-    // First of all: a message with calls may have no content.
+    // This comes first, since a message with tool calls may have no content.
     if let Some(key) = object.unread() {
         return Err(unread(key));
     }
@@ -153,14 +153,14 @@ pub fn turn(value: Value<'_>) -> Read<Turn<'_>> {
     } else {
         Turn { role: object.text("role")?, content: content(&mut object, "content")? }
     };
-    // Keys that are read elsewhere in a row are not read in a message.
+    // Keys that layouts read elsewhere in a row are not read in a message either.
     match object.0.iter().find(|(_, value)| value.says_something()) {
         Some((key, _)) => Err(unread(key)),
         None => Ok(turn),
     }
 }
 
-/// The usual name of a role in ShareGPT's words.
+/// The usual name of a role of ShareGPT's.
 fn role(from: &str) -> Read<&'static str> {
     Ok(match from {
         "human" | USER => USER,
@@ -230,13 +230,13 @@ pub fn conversations<'a>(row: &mut Object<'a>) -> Read<[Vec<Turn<'a>>; 2]> {
     Ok(both)
 }
 
-/// Leaves the last message as the response and gives the ones before it.
+/// Leaves the last message, the response, in the side and returns the messages before it.
 pub fn split_response<'a>(side: &mut Side<'a>) -> Vec<Turn<'a>> {
     let response = side.turns.split_off(side.turns.len().saturating_sub(1));
     std::mem::replace(&mut side.turns, response)
 }
 
-/// The decision on two conversations that do not answer the same.
+/// The decision against a row whose two conversations differ before the response.
 pub fn different_contexts() -> RowFault {
     let message = "the messages before the response are not those of chosen";
     RowFault::decision("rejected", reason::DIFFERENT_CONTEXTS, message)

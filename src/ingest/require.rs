@@ -12,8 +12,8 @@ use super::reader::{ahead, keys_of, keys_of_batch, parse_row};
 use super::{IngestConfig, Input};
 use crate::error::{Error, Result};
 
-/// Refuses columns that the user named and that no file has, before anything is read. A file of columns says
-/// so by its head; lines are looked through until each column was seen.
+/// Refuses columns that the user named and that no file has, before anything is read. Parquet's schema and Arrow's
+/// first batch show their columns; text is searched until each column was seen.
 ///
 /// # Errors
 /// [`Error::Config`] with the entries of all that are missing; [`Error::Data`] where a file is damaged.

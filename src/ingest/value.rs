@@ -1,20 +1,20 @@
-//! Loosely typed values of one row, whatever it was read from. Layouts read
-//! them through accessors that know how to say what was expected and what was found.
+//! Loosely typed values of one row, whatever it was read from. Layouts read them through accessors whose faults say
+//! what was expected and what was found.
 
 use std::borrow::Cow;
 
 use crate::rejects::reason;
 
-/// What is wrong with a row.
+/// A fault of a row, or a decision against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowFault {
     /// Dotted path of the field, empty for the whole row.
     pub field: String,
     /// One of [`reason`].
     pub reason: &'static str,
-    /// Expected and found.
+    /// What was expected and what was found.
     pub message: String,
-    /// Whether the row is sound, but does not go on: counted, never an error.
+    /// Whether the row is sound, but gives no pair: it is counted, and never an error.
     pub decision: bool,
     /// Whether the field is not there at all.
     pub absent: bool,
@@ -41,7 +41,7 @@ impl RowFault {
         self.absent && self.field == "prompt"
     }
 
-    /// The same fault, seen from one level up.
+    /// The same fault, its field inside `outer`.
     #[must_use]
     pub fn within(mut self, outer: impl std::fmt::Display) -> RowFault {
         self.field = if self.field.is_empty() { outer.to_string() } else { format!("{outer}.{}", self.field) };
@@ -49,6 +49,7 @@ impl RowFault {
     }
 }
 
+/// The result of reading a row or a part of it.
 pub type Read<T> = Result<T, RowFault>;
 
 /// One value; texts are borrowed from the input where it has no escapes.
@@ -59,7 +60,7 @@ pub enum Value<'a> {
     Bool(bool),
     /// Any number that `f64` holds; NaN and infinities are kept, to be refused where they matter.
     Number(f64),
-    /// A whole number that `f64` does not hold, by its digits.
+    /// A whole number beyond [`EXACT`], by its digits.
     Digits(String),
     Text(Cow<'a, str>),
     List(Vec<Value<'a>>),
@@ -69,7 +70,7 @@ pub enum Value<'a> {
     Other(&'a str),
 }
 
-/// Where a whole number may no longer be one that `f64` holds.
+/// `f64` represents every whole number up to here.
 const EXACT: u64 = 1 << 53;
 
 impl Value<'_> {
@@ -110,11 +111,11 @@ impl Value<'_> {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Object<'a>(pub Vec<(&'static str, Value<'a>)>);
 
-/// The key under which an object names a field that no layout reads and that has something in it.
+/// The key whose value is the name of a field that is not empty and that no layout reads.
 pub const UNREAD: &str = "\0unread";
 
 impl<'a> Object<'a> {
-    /// The first field that no layout reads and that has something in it.
+    /// The name of the first field that is not empty and that no layout reads.
     pub fn unread(&self) -> Option<&str> {
         self.0.iter().find_map(|(key, value)| match value {
             Value::Text(name) if *key == UNREAD => Some(&**name),

@@ -1,5 +1,5 @@
 //! Lists that another program wrote as text: a cell of CSV or a string of JSON that holds JSON, or Python's
-//! notation, as data frames write lists into cells. They are read as the lists they are, in every format.
+//! notation, as data frames write lists into cells. They are read as the lists they are, in every file format.
 //!
 //! ```text
 //! [{"role": "user", "content": "Why?"}]
@@ -22,7 +22,7 @@ const LISTS: [&str; 2] = ["completions", "history"];
 /// Deepest nesting that is read.
 const DEEPEST: usize = 64;
 
-/// Who may speak; a text that is a list of objects with other roles is a text.
+/// Known roles; a text that holds a list of objects with other roles stays a text.
 const ROLES: [&str; 10] =
     ["system", "developer", "user", "human", "assistant", "gpt", "tool", "observation", "function", "ipython"];
 
@@ -98,7 +98,7 @@ struct Python<'a> {
 }
 
 impl Python<'_> {
-    /// The whole text as JSON; none where it is no literal.
+    /// The whole text as JSON; `None` where it is no literal.
     fn into_json(mut self) -> Option<String> {
         self.value(0)?;
         self.blanks();
@@ -131,7 +131,7 @@ impl Python<'_> {
                 return Some(());
             }
         }
-        // NumPy's arrays: their type says nothing that is read.
+        // NumPy's arrays; their type is skipped.
         if self.take("array(") {
             self.value(depth + 1)?;
             self.blanks();
@@ -235,7 +235,7 @@ impl Python<'_> {
         Some(c)
     }
 
-    /// A character by the digits of its number.
+    /// The character whose code point the next digits give, in hexadecimal.
     fn code(&mut self, digits: usize) -> Option<char> {
         let word = self.rest().get(..digits)?;
         let code = u32::from_str_radix(word, 16).ok()?;

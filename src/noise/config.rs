@@ -66,7 +66,7 @@ impl FlipKind {
         matches!(self, FlipKind::Ambiguous | FlipKind::WeakQuality)
     }
 
-    /// Whether probabilities have a factor in front, fitted to the rate or not.
+    /// Whether probabilities are multiplied by a scale, fitted to the rate or not.
     pub(super) fn scaled(self) -> bool {
         matches!(self, FlipKind::Margin | FlipKind::Length)
     }
@@ -177,7 +177,7 @@ impl NoiseConfig {
         self.calibrate && (drawn || self.flip_kind.scaled())
     }
 
-    /// Settings that were given although no label is flipped, by the flags or keys that set them.
+    /// Flags or keys of the settings that were given although no label is flipped.
     pub fn switched_off(&self) -> Vec<String> {
         let spelled = |name: String| match name.as_str() {
             "flip_kind" => "--flip-kind".into(),
@@ -194,12 +194,15 @@ impl NoiseConfig {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Rates {
     named: BTreeMap<String, f64>,
-    /// Of all others.
+    /// The rate of all other names.
     others: f64,
 }
 
 impl Rates {
-    /// Reads `NAME=RATE` lines; in words, all that is wrong with them.
+    /// Reads `NAME=RATE` lines.
+    ///
+    /// # Errors
+    /// All that is wrong with the lines, in words.
     pub fn parse(lines: &[String]) -> std::result::Result<Rates, Vec<String>> {
         let (mut rates, mut others, mut wrong) = (Rates::default(), None, Vec::new());
         for line in lines {

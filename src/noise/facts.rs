@@ -12,15 +12,15 @@ use crate::message::MessageColumn;
 use crate::schema::col;
 use crate::seed::Seed;
 
-/// Least weight: a pair that would practically never be flipped still is at a rate of 1.
+/// Least weight: at a rate of 1 even a pair with practically no chance is flipped.
 const LEAST_WEIGHT: f64 = 1e-300;
 
-/// How a pair's probability comes about.
+/// A pair's probability of a flip, complete or without the scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Chance {
-    /// Known at once.
+    /// The probability.
     Fixed(f64),
-    /// To be multiplied with the plan's scale.
+    /// A weight, to be multiplied by the plan's scale.
     Scaled(f64),
 }
 
@@ -45,8 +45,8 @@ impl Rank {
     }
 }
 
-/// The columns that a noise kind looks at. Sides, scores and margins are given as they were before a flip,
-/// so that noise on top of noise sees the clean pair.
+/// The columns that a noise kind needs. Scores and lengths are those of the sides before a flip, so that noise on top
+/// of noise sees the clean pair.
 pub(super) struct Facts<'a> {
     config: &'a NoiseConfig,
     seed: Seed,
@@ -110,7 +110,7 @@ impl<'a> Facts<'a> {
         self.ids.get(i).unwrap_or("")
     }
 
-    /// Two values by side, turned back where the pair was flipped.
+    /// The values of the clean pair's sides: exchanged where the pair was flipped.
     fn clean<T>(&self, i: usize, chosen: T, rejected: T) -> (T, T) {
         if self.flipped.get(i).unwrap_or(false) { (rejected, chosen) } else { (chosen, rejected) }
     }
@@ -133,7 +133,7 @@ impl<'a> Facts<'a> {
     /// How likely pair `i` is to be flipped.
     ///
     /// # Errors
-    /// [`Error::Data`] where the input's own probability is none.
+    /// [`Error::Data`] where the input's own value is no probability.
     pub fn chance(&self, i: usize) -> Result<Chance> {
         let rate = self.config.flip_rate;
         let weight = |x: f64| scaled(sigmoid(x / self.config.temperature));
@@ -190,7 +190,7 @@ impl<'a> Facts<'a> {
         })
     }
 
-    /// The key of pair `i` in the order in which pairs are singled out; none where it cannot be singled out.
+    /// The key of pair `i` in the order in which pairs are singled out; `None` where it cannot be singled out.
     pub fn rank(&self, i: usize) -> Option<Rank> {
         let hash = self.seed.word("select", self.id(i));
         match (self.config.flip_kind, self.scores(i)) {

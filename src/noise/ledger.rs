@@ -1,4 +1,4 @@
-//! What the noise did, in numbers.
+//! Counts of what the noise did.
 
 use std::collections::BTreeMap;
 
@@ -40,12 +40,12 @@ impl Tally {
     }
 }
 
-/// The account of the noise over all pairs that are written.
+/// Counts of the noise over all pairs that are written.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
     /// All pairs.
     pub all: Tally,
-    /// By what stands in `noise_kind`.
+    /// By the value of `noise_kind`.
     pub by_kind: BTreeMap<String, Tally>,
     /// By split.
     pub by_split: BTreeMap<String, Tally>,
@@ -56,7 +56,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes in pairs as they came out of [`super::apply`].
+    /// Counts pairs as [`super::apply`] returned them.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
@@ -87,7 +87,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Adds the account of other pairs.
+    /// Adds the counts of other pairs.
     pub fn join(&mut self, other: &Ledger) {
         self.all.add(other.all);
         let parts = |l: &Ledger| [l.by_kind.clone(), l.by_split.clone(), l.by_source.clone(), l.by_annotator.clone()];
@@ -97,7 +97,7 @@ impl Ledger {
         }
     }
 
-    /// Settings that found nothing at all to act on, among all pairs that there are.
+    /// Faults of settings that had no effect on any of all pairs.
     pub fn faults(&self, config: &NoiseConfig) -> Vec<Fault> {
         let mut faults = Vec::new();
         if config.flip_rate <= 0.0 || self.all.pairs == 0 {
@@ -122,7 +122,7 @@ impl Ledger {
         faults
     }
 
-    /// Listed rates: key, what they are of, the names listed, and those that pairs have.
+    /// Each list of rates: its key, what it names, the names in it, and the counts by the pairs' names.
     fn listed<'a>(&'a self, config: &NoiseConfig) -> [(&'static str, &'static str, Vec<String>, &'a Tallies); 2] {
         let names = |lines: &[String]| Rates::parse(lines).unwrap_or_default().names().map(String::from).collect();
         [
@@ -131,7 +131,7 @@ impl Ledger {
         ]
     }
 
-    /// What in the settings turned out to have less than the wanted effect on these pairs.
+    /// One line for each setting that had less than the wanted effect on these pairs.
     pub fn warnings(&self, config: &NoiseConfig, plan: &NoisePlan) -> Vec<String> {
         let mut warnings = Vec::new();
         if config.flip_rate <= 0.0 || self.all.pairs == 0 {

@@ -1,4 +1,4 @@
-//! Clean pairs -> pairs with observed labels, and the ledger of the truth beside them.
+//! Clean pairs -> pairs with observed labels, and a ledger that counts what was changed.
 //!
 //! A flip swaps the two sides with all that belongs to them. Whether a pair is flipped is decided by
 //! (noise seed, id) and the pair's own probability, so flips are nested: the rows flipped at a rate of 0.1
@@ -38,7 +38,7 @@ struct Verdict {
 /// Applies label noise to the columns of [`crate::schema::PAIR_COLUMNS`]; further columns are left alone.
 ///
 /// Flipped rows have their sides, scores and models swapped, the margin's sign changed and `flipped`
-/// turned over. Flipped rows, and those that were singled out, get the marker on their prompt. `id`,
+/// negated. Flipped rows, and those that were singled out, get the marker on their prompt. `id`,
 /// `prompt_id` and `split` stay those of the clean pair. With a rate above 0 every row gets `noise_p`,
 /// the probability with which its label was to be flipped, and `noise_kind` (`none` where a kind that
 /// singles pairs out left it alone). A second application with the same settings undoes the first but for
@@ -47,8 +47,8 @@ struct Verdict {
 /// `plan` comes from [`NoiseSurvey::finish`] or [`NoisePlan::direct`] with the same `config` and `seed`.
 ///
 /// # Errors
-/// [`Error::Frame`] where a column is missing; [`Error::Data`] where `flip_probability` is none;
-/// [`Error::Run`] where the plan is not one of these settings.
+/// [`Error::Frame`] where a column is missing; [`Error::Data`] where `flip_probability` is no probability;
+/// [`Error::Config`] where rates cannot be read; [`Error::Run`] where the plan is not one of these settings.
 pub fn apply(mut frame: DataFrame, config: &NoiseConfig, plan: &NoisePlan, seed: Seed) -> Result<DataFrame> {
     if config.flip_rate <= 0.0 || frame.height() == 0 {
         return Ok(frame);
@@ -84,7 +84,7 @@ pub fn apply(mut frame: DataFrame, config: &NoiseConfig, plan: &NoisePlan, seed:
     Ok(frame)
 }
 
-/// What becomes of each pair.
+/// What the noise does to each pair.
 fn verdicts(frame: &DataFrame, config: &NoiseConfig, plan: &NoisePlan, seed: Seed) -> Result<Vec<Verdict>> {
     if plan.kind != config.flip_kind || (config.needs_survey() && plan.rows == 0) {
         let message =

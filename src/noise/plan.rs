@@ -9,26 +9,26 @@ use super::facts::{Chance, Facts, Rank};
 use crate::error::{Error, Result};
 use crate::seed::Seed;
 
-/// What helps where no pair has two scores.
+/// Hint where no pair has two scores.
 const NO_SCORES: &str = "--columns score_chosen=COLUMN score_rejected=COLUMN names columns that hold them, \
                          --flip-kind uniform and length need none";
-/// What helps where no pair has an annotator.
+/// Hint where no pair has an annotator.
 pub(super) const NO_ANNOTATOR: &str = "a column `annotator` names them, --set prepare.noise.annotators=N simulates N";
 
 /// The constants of a noise model on one set of pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NoisePlan {
-    /// Of which kind of noise.
+    /// The kind of noise.
     pub kind: FlipKind,
     /// Pairs surveyed; 0 without a survey.
     pub rows: u64,
-    /// Those that could be weighed or ranked.
+    /// Pairs surveyed that have a weight or a rank.
     pub judged: u64,
     /// Factor of the probabilities of `margin`, `length` and drawn annotators; 1 for other kinds.
     pub scale: f64,
     /// Pairs to single out.
     pub selected: u64,
-    /// The last of them, in the order in which they are singled out.
+    /// The rank of the last pair to single out.
     pub last: Option<Rank>,
 }
 
@@ -59,7 +59,7 @@ impl NoisePlan {
 /// Collects what a plan depends on: 8 bytes a pair for `margin`, `length` and `annotator` (16 while finishing), 24 for
 /// `ambiguous` and `weak-quality`, none for the others. The order in which pairs come does not matter.
 ///
-/// Pairs must come as they go into [`super::apply`]: what is dropped in between makes rates inexact.
+/// The pairs must be those that [`super::apply`] gets: pairs that are dropped in between make rates inexact.
 #[derive(Debug, Clone)]
 pub struct NoiseSurvey {
     config: NoiseConfig,
@@ -75,7 +75,7 @@ impl NoiseSurvey {
         NoiseSurvey { config: config.clone(), seed, rows: 0, weights: Vec::new(), ranks: Vec::new() }
     }
 
-    /// Takes in some pairs.
+    /// Adds some pairs.
     ///
     /// # Errors
     /// As [`super::apply`].
@@ -108,7 +108,7 @@ impl NoiseSurvey {
         self
     }
 
-    /// The plan.
+    /// Computes the plan.
     ///
     /// # Errors
     /// [`Error::Config`] where the kind of noise can say nothing about any of these pairs.
@@ -148,7 +148,7 @@ fn fitted(weights: &mut [f64], rate: f64) -> f64 {
         return f64::MAX;
     }
     weights.par_sort_unstable_by(f64::total_cmp);
-    // Sums of the smallest come first: they are exact to the last bits whatever the order of the pairs.
+    // Sums of the sorted weights do not depend on the order of the pairs.
     let mut sum = 0.0;
     let sums: Vec<f64> = weights
         .iter()

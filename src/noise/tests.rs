@@ -10,7 +10,7 @@ use FlipKind as K;
 pub(super) const KINDS: [K; 8] =
     [K::Uniform, K::Margin, K::Length, K::Source, K::Annotator, K::Column, K::Ambiguous, K::WeakQuality];
 
-/// What tests say about a pair; the texts have these lengths.
+/// A pair of a test; its responses have these lengths.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub source: &'static str,
@@ -86,7 +86,7 @@ pub(super) fn mixed(n: usize) -> DataFrame {
     frame(&rows)
 }
 
-/// Settings that make sense for a kind.
+/// Valid settings of a kind.
 pub(super) fn at(kind: K, rate: f64) -> NoiseConfig {
     let texts = |lines: &[&str]| lines.iter().map(|l| l.to_string()).collect();
     NoiseConfig {
@@ -189,13 +189,13 @@ fn margins_weigh_as_bradley_terry_says() {
     let plain = NoiseConfig { calibrate: false, ..at(K::Margin, 0.4) };
     close(&chances(&rows, &plain), &[0.4, 0.2, 0.6, 0.4]);
     close(&chances(&rows, &NoiseConfig { flip_rate: 0.8, ..plain.clone() }), &[0.8, 0.4, 1.0, 0.8]);
-    // Twice as warm: the margin counts for half.
+    // At twice the temperature the margin counts half.
     let warm = NoiseConfig { temperature: 2.0, ..plain };
     close(&chances(&[by(2.0 * 3f64.ln())], &warm), &[0.2]);
     // Calibrated: the three share 3 R in the proportion 2 : 1 : 3.
     close(&chances(&rows, &at(K::Margin, 0.2)), &[0.2, 0.1, 0.3, 0.2]);
     assert_eq!(chances(&rows, &at(K::Margin, 1.0)), [1.0; 4]);
-    // Huge margins neither vanish nor break anything.
+    // Huge margins are no problem.
     assert_eq!(chances(&[by(1e300), by(-1e300)], &at(K::Margin, 1.0)), [1.0, 1.0]);
 }
 
@@ -207,7 +207,7 @@ fn lengths_weigh_by_their_share() {
     let plain = NoiseConfig { calibrate: false, ..at(K::Length, 0.3) };
     close(&chances(&rows, &plain), &[0.3, 0.5, 0.1]);
     close(&chances(&rows, &at(K::Length, 0.2)), &[0.2, 1.0 / 3.0, 0.2 / 3.0]);
-    // Colder: the odds are squared.
+    // At half the temperature the odds are squared.
     let cold = NoiseConfig { temperature: 0.5, ..plain };
     close(&chances(&[by(0, 2)], &cold), &[0.54]);
 }
@@ -224,12 +224,12 @@ fn sources_annotators_and_columns_have_their_own_rates() {
     let rows = [by(Some("ann")), by(Some("bob")), by(None)];
     let listed = NoiseConfig { annotator_rates: vec!["ann=0.4".into(), "*=0.2".into()], ..at(K::Annotator, 0.5) };
     close(&chances(&rows, &listed), &[0.2, 0.1, 0.1]);
-    // Drawn: the same for all pairs of an annotator, around R, R without one.
+    // Drawn rates: one for all pairs of an annotator, around R; R for pairs without an annotator.
     let drawn = NoiseConfig { calibrate: false, ..at(K::Annotator, 0.2) };
     let found = chances(&[rows.to_vec(), rows.to_vec()].concat(), &drawn);
     assert_eq!((found[0], found[1], found[2]), (found[3], found[4], 0.2));
     assert!(found[0] != found[1] && found[..2].iter().all(|p| (0.0..=0.4).contains(p)), "{found:?}");
-    // Simulated: as many rates as annotators.
+    // Simulated annotators: as many rates as annotators.
     let simulated = NoiseConfig { annotators: 3, ..at(K::Annotator, 0.2) };
     let found: BTreeSet<u64> = chances(&vec![PLAIN; 200], &simulated).iter().map(|p| p.to_bits()).collect();
     assert_eq!(found.len(), 3);
@@ -280,7 +280,7 @@ fn ambiguous_pairs_are_those_with_the_smallest_gap() {
 #[test]
 fn weak_pairs_are_those_with_the_lowest_chosen_score() {
     let by = |chosen: f64, rejected: f64| Row { scores: Some((chosen, rejected)), ..PLAIN };
-    // Lowest chosen first, then the smaller gap; a label against the scores or without them is none of it.
+    // Lowest chosen score first, then the smaller gap; not for pairs without scores or labelled against them.
     let rows = [by(4.0, 1.0), by(2.0, 0.0), by(2.0, 1.0), by(1.0, 3.0), Row { scores: None, ..PLAIN }, by(1.0, 1.0)];
     let picked = |rate: f64| -> Vec<usize> {
         let noisy = noisy(&frame(&rows), &at(K::WeakQuality, rate), 1);
@@ -384,7 +384,7 @@ fn all_faults_of_the_settings_are_told() {
     prepare.noise.annotators: has no effect with --flip-kind uniform; it belongs to annotator
     prepare.noise.selected: has no effect with --flip-kind uniform; it belongs to ambiguous and weak-quality
     ");
-    // A clean run of a noisy recipe is no mistake, and neither are the settings made fit for a kind.
+    // Neither a clean run of a noisy recipe is a fault, nor are the applicable settings of a kind.
     assert!(faults(&NoiseConfig { flip_rate: 0.0, ..idle.clone() }).is_empty());
     assert!(faults(&idle.applicable()).is_empty());
     assert_eq!(
@@ -399,7 +399,6 @@ fn all_faults_of_the_settings_are_told() {
     assert!(faults(&bare)[0].starts_with("prepare.noise.source_rates: missing"));
 }
 
-/// Every row by id.
 fn by_id(frame: &DataFrame) -> DataFrame {
     frame.sort(["id"], Default::default()).unwrap()
 }

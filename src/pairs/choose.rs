@@ -34,7 +34,7 @@ pub struct Made {
     pub prompt: usize,
 }
 
-/// What a row had that went into no pair.
+/// Completions and pairs of a row that were left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lost {
     pub unusable: Unusable,
@@ -128,7 +128,7 @@ impl Candidates {
         }
     }
 
-    /// Chooses the two sides of every pair of row `i` (at least one), and counts what took no part.
+    /// Chooses the two sides of every pair of row `i` (at least one), and counts what was left out.
     pub fn choose(
         &self,
         i: usize,
@@ -249,7 +249,7 @@ fn check_given(given: &GivenPairs, i: usize, config: &PairConfig) -> std::result
     Ok(Choice { chosen: i, rejected: i })
 }
 
-/// Whether two scores are far enough apart.
+/// Whether the difference of two scores is at least `min_margin`.
 fn reaches(chosen: f64, rejected: f64, config: &PairConfig) -> bool {
     chosen - rejected >= config.min_margin
 }
@@ -268,8 +268,8 @@ struct Candidate<'a> {
     model: &'a str,
 }
 
-/// Order among equals: by content, so that the position in the list does not matter. The score comes in
-/// because one model's text may be listed twice with different scores.
+/// Order among equals: by content, so that the position in the list does not matter. The score is part of it because
+/// one model's text may be listed twice with different scores.
 type Key<'a> = ([u8; 32], &'a str, u64);
 
 impl<'a> Candidate<'a> {
@@ -309,7 +309,7 @@ impl Chooser<'_> {
         }
     }
 
-    /// The best against one or all of those it may meet.
+    /// Pairs of the best completion with one or all of the others, as the rule says.
     fn against_best(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, NoPair> {
         let (config, refuse) = (self.config, |reason, detail: &str| NoPair::new(reason, col::COMPLETIONS, detail));
         let highest = usable.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
@@ -352,7 +352,7 @@ impl Chooser<'_> {
         Ok(rejected.into_iter().map(|c| Choice { chosen: best.at, rejected: c.at }).collect())
     }
 
-    /// Every two completions.
+    /// Pairs of every two completions.
     fn all_pairs(&self, usable: Vec<Candidate<'_>>, lost: &mut Lost) -> std::result::Result<Vec<Choice>, NoPair> {
         let config = self.config;
         let ranked = self.ranked(usable);

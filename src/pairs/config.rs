@@ -87,7 +87,7 @@ pub enum Splits {
     Prompts,
 }
 
-/// What helps where no pair has two scores.
+/// Hint where no pair has two scores.
 const NAMED: &str = "--columns score_chosen=COLUMN score_rejected=COLUMN names the columns that hold them";
 
 settings! {
@@ -142,7 +142,7 @@ impl Settings for PairConfig {
 }
 
 impl PairConfig {
-    /// Settings that find nothing to act on in these rows.
+    /// Faults of settings that have no effect on any of these rows.
     pub fn idle_on(&self, rows: Scored) -> Vec<Fault> {
         let n = rows.completions + rows.pairs + rows.bare;
         let mut faults = Vec::new();
@@ -164,7 +164,7 @@ impl PairConfig {
         faults
     }
 
-    /// What has less than the wanted effect on these rows, in one line each.
+    /// One line for each setting that has less than the wanted effect on these rows.
     pub fn warnings(&self, rows: Scored) -> Vec<String> {
         let (bare, n) = (rows.bare, rows.completions + rows.pairs + rows.bare);
         let partly = self.min_margin > 0.0 && bare > 0 && bare < n;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Completions that could not take part, though their row may have gone on.
+/// Completions that could be in no pair, whether or not their row gave one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unusable {
     /// Completions with an empty response.

@@ -1,4 +1,4 @@
-//! What a pair is known by: content hashes that depend on its texts only.
+//! The identity of a pair: content hashes that depend on its texts only.
 
 use crate::prompt::push_normalized;
 

@@ -34,13 +34,13 @@ pub const GIVEN: &str = "given";
 #[derive(Debug)]
 pub struct Built {
     /// The columns of [`crate::schema::PAIR_COLUMNS`] (labels clean), then those of
-    /// [`crate::schema::CARRIED_COLUMNS`], and `normalized_prompt` where near duplicates are looked for.
+    /// [`crate::schema::CARRIED_COLUMNS`], and `normalized_prompt` where near duplicates are searched.
     pub frame: DataFrame,
     /// Rows without a usable pair.
     pub rejects: Vec<Reject>,
     /// Pairs that were not made, by reason, of rows that gave another one.
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Completions that took no part.
+    /// Completions that could be in no pair.
     pub unusable: Unusable,
     /// All rows of the batch by their scores.
     pub scored: Scored,
@@ -60,8 +60,8 @@ struct Prompt {
 
 /// Makes pairs of one batch of rows, as ingested: `completions` or given pairs. A row may give several.
 ///
-/// Of equally good completions the one with the smallest content hash is the best. A completion
-/// with an empty response or without a score takes no part.
+/// Of equally good completions the one with the smallest content hash is the best. A completion with an empty response
+/// or without a score is in no pair.
 ///
 /// # Errors
 /// [`crate::Error::Frame`] where the frame lacks a column.
@@ -84,7 +84,7 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
                     sift_row(&mut pairs, &candidates, config, seed, &mut lost);
                 }
                 let drawn = || SPLITS[usize::from(seed.unit("split", normalized) < config.test_fraction)];
-                // A file that belongs to a split says so in every row.
+                // Every row of a file that belongs to a split has the column.
                 let by_file = splits.and_then(|splits| SPLITS.into_iter().find(|split| splits.get(i) == Some(split)));
                 let prompt = Prompt { id: prompt::id(prompts.row(i)), split: by_file.unwrap_or_else(drawn) };
                 Fate::Kept { prompt, pairs }
@@ -114,9 +114,9 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
     Ok(Built { frame, rejects, dropped, unusable, scored: candidates.scored(rows) })
 }
 
-/// Puts a row's pairs in an order that depends on their content only, and takes out copies and what is
-/// beyond the cap per prompt. [`finish`] does the same over all rows of a prompt; done here, too, it
-/// keeps the batches small, and changes nothing: what stays of all is among what stays of each.
+/// Puts a row's pairs in an order that depends on their content only, and removes copies and pairs beyond the cap per
+/// prompt. [`finish`] does the same over all rows of a prompt. Doing it here too keeps the batches small and does not
+/// change the result: a pair that is kept among all rows of its prompt is also kept among those of its own row.
 fn sift_row(
     pairs: &mut Vec<(Choice, String)>,
     candidates: &Candidates,
@@ -165,7 +165,7 @@ fn assemble(
     }
     let [score_chosen, score_rejected, chosen_model, rejected_model] = candidates.facts(made)?;
     let rule = if candidates.are_given() { GIVEN } else { config.rule.name() };
-    // Batches with and without these columns are joined later: they are always there.
+    // Batches are joined later, so all of them need these columns.
     let annotators = match input.column(col::ANNOTATOR) {
         Ok(_) => taken(col::ANNOTATOR)?.cast(&DataType::String)?,
         Err(_) => StringChunked::full_null(col::ANNOTATOR.into(), n).into_column(),

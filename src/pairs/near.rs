@@ -1,7 +1,8 @@
-//! Nearly equal prompts: MinHash signatures, found in bands, joined to clusters of which one prompt stays.
+//! Nearly equal prompts: those with similar MinHash signatures form clusters, of each of which one prompt is kept.
+//! Locality-sensitive hashing in bands finds the candidates.
 //!
-//! The similarity of two prompts is the Jaccard index of their sets of five words in a row, the ends
-//! filled up, so that a prompt of one word has such sets too. It is estimated from [`HASHES`] minima.
+//! The similarity of two prompts is the Jaccard index of their shingles of five words; both ends are padded, so that a
+//! prompt of one word has shingles too. It is estimated from [`HASHES`] minima.
 //! One word more or less hardly changes a long prompt, and makes a short one another question.
 //!
 //! Clusters are the connected components of all pairs that share a band and are similar enough: they do
@@ -22,16 +23,16 @@ use crate::words::{chain, mix, words};
 
 /// Minima kept of each prompt, 16 bits each. The estimate's standard error is at most 0.045.
 pub const HASHES: usize = 128;
-/// Words in a row that are compared as one.
+/// Words of a shingle.
 const SHINGLE: usize = 5;
 /// A pair of prompts that is exactly at the threshold shares a band at least this often.
 const RECALL: f64 = 0.99;
-/// In a band that more prompts share than these, each is compared with so many that follow it by hash.
+/// A prompt is compared with at most this many of those that share a band with it and follow it in order of group.
 const WINDOW: usize = 4096;
-/// Prompts stored in one piece: a list that grew by doubling would hold twice what it needs.
+/// Prompts stored in one piece: one list that grows by doubling could take twice the memory.
 const PIECE: usize = 4096;
 
-/// What is wrong with a threshold; 0 switches the search off.
+/// The fault of a threshold, if it has one; 0 switches the search off.
 pub fn fault(threshold: f64) -> Option<String> {
     // Below one half the bands become so short that unrelated prompts share them.
     if threshold == 0.0 || (0.5..=1.0).contains(&threshold) {
@@ -40,13 +41,13 @@ pub fn fault(threshold: f64) -> Option<String> {
     Some(format!("must be 0 (off) or from 0.5 to 1, got {threshold}"))
 }
 
-/// What is known of one prompt: 280 bytes.
+/// One prompt, in 280 bytes.
 #[derive(Debug, Clone)]
 struct Item {
     group: u64,
     line: u64,
     file: u32,
-    /// Whether there is anything to compare.
+    /// Whether it has no words, and so nothing to compare.
     empty: bool,
     minima: [u16; HASHES],
 }
@@ -59,7 +60,7 @@ impl Item {
     }
 }
 
-/// Takes in all prompts. At most 320 bytes each, whatever their length.
+/// Collects all prompts, with at most 320 bytes for each, whatever its length.
 #[derive(Debug)]
 pub struct NearSurvey {
     threshold: f64,
@@ -72,7 +73,7 @@ impl NearSurvey {
         NearSurvey { threshold, pieces: Vec::new() }
     }
 
-    /// Takes in a frame with `normalized_prompt` `group` `file` `line`. Rows of one group count once.
+    /// Adds a frame with `normalized_prompt` `group` `file` `line`. Rows of one group count once.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
@@ -132,7 +133,7 @@ impl NearSurvey {
         };
         let mut plan = NearPlan { dropped: HashMap::new(), facts };
         for at in 0..order.len() as u32 {
-            // Prompts are numbered by group, and a cluster is known by its first number.
+            // Prompts are numbered by group, and a cluster is identified by its smallest number.
             let first = clusters.find(at);
             if first != at {
                 let (kept, item) = (items.get(order[first as usize]), items.get(order[at as usize]));
@@ -168,7 +169,7 @@ impl Items {
     }
 }
 
-/// Connected components; each is known by its smallest member.
+/// Connected components, as a union-find forest whose roots are the smallest members.
 struct Clusters(Vec<u32>);
 
 impl Clusters {
@@ -199,14 +200,14 @@ impl Clusters {
     }
 }
 
-/// Bands and rows in each: as long as they can be while [`RECALL`] holds at the threshold.
+/// Number of bands, and of minima in each: the longest bands that reach [`RECALL`] at the threshold.
 fn bands(threshold: f64) -> (usize, usize) {
     let found = |rows: usize| 1.0 - (1.0 - threshold.powi(rows as i32)).powi((HASHES / rows) as i32);
     let rows = (1..=HASHES).rev().find(|rows| found(*rows) >= RECALL).unwrap_or(1);
     (HASHES / rows, rows)
 }
 
-/// The minima of a normalized prompt; none where it has no words.
+/// The minima of a normalized prompt; `None` where it has no words.
 fn signature(normalized: &str) -> Option<[u16; HASHES]> {
     let words: Vec<u64> = words(normalized).iter().map(|w| w.hash).collect();
     if words.is_empty() {
@@ -244,7 +245,7 @@ static SALTS: [u32; HASHES] = {
     salts
 };
 
-/// The prompt that stays instead of another.
+/// The prompt that is kept instead of another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Kept {
     /// Its group: the smallest of its cluster.
@@ -276,10 +277,10 @@ pub struct Facts {
     pub dropped_prompts: u64,
 }
 
-/// What becomes of nearly equal prompts.
+/// Which prompts are dropped, and which ones are kept instead.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NearPlan {
-    /// Group of a dropped prompt -> what stays instead.
+    /// Group of a dropped prompt -> the prompt that is kept instead.
     pub dropped: HashMap<u64, Kept>,
     /// For the manifest.
     pub facts: Facts,
@@ -349,7 +350,7 @@ mod tests {
         for changes in [0, 1, 3, 8, 20] {
             let changed: Vec<usize> = (0..changes).map(|i| 10 + 9 * i).collect();
             let (a, b) = (item(&text("w", 200, &[])), item(&text("w", 200, &changed)));
-            // 204 sets of five words, of which every change makes five others.
+            // 204 shingles, of which every change replaces five.
             let truth = (204 - 5 * changes) as f64 / (204 + 5 * changes) as f64;
             assert!((a.similarity(&b) - truth).abs() < 0.12, "{changes}: {} for {truth}", a.similarity(&b));
         }
@@ -364,7 +365,7 @@ mod tests {
             let item = |t: &str| Item { group: 0, line: 0, file: 0, empty: false, minima: signature(t).unwrap() };
             sum += item(&a).similarity(&item(&b));
         }
-        // 64 sets, 54 in common of 74 together; the standard error of the mean is about 0.003.
+        // 64 shingles, 54 in common of 74 together; the standard error of the mean is about 0.003.
         assert!((sum / 200.0 - 54.0 / 74.0).abs() < 0.015, "{}", sum / 200.0);
     }
 
@@ -457,7 +458,7 @@ mod tests {
             let (head, tail) = turned.split_at(cut.min(turned.len()));
             let parts = plan(0.7, &[frame(head), frame(tail)]);
             prop_assert_eq!(&whole, &parts);
-            // What stays in place of others stays.
+            // A prompt that is kept instead of others is not dropped itself.
             prop_assert!(whole.dropped.values().all(|k| !whole.dropped.contains_key(&k.group)));
         }
     }

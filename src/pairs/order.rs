@@ -24,12 +24,12 @@ pub struct Finished {
     pub drops: Vec<Reject>,
     /// Pairs that another pair contradicts, whether they stay or go.
     pub conflicts: u64,
-    /// One contradiction, in words; empty where there is none.
+    /// Files and lines of one contradiction; empty where there is none.
     pub conflict: String,
 }
 
-/// Joins frames of [`super::build`], sorts them by split (train first), `group` and `id`, and takes out
-/// what `config` does not want, in this order: pairs for training whose prompt is in the test split (which
+/// Joins frames of [`super::build`], sorts them by split (train first), `group` and `id`, and removes, as `config` says
+/// and in this order: pairs for training whose prompt is in the test split (which
 /// only files that were split before can hold), copies (`dedup`), pairs beyond `max_per_prompt`, and pairs that
 /// contradict each other (`conflicts`).
 ///
@@ -79,7 +79,7 @@ struct Cleaned {
     conflict: String,
 }
 
-/// A pair's texts without case and white space.
+/// Hashes of a pair's texts without case and white space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Content {
     prompt: [u8; 16],
@@ -96,7 +96,7 @@ struct Cleaning<'a> {
 }
 
 impl Cleaning<'_> {
-    /// Takes the rows for training out whose prompt is in the test split too; the rows come in their final order.
+    /// Removes training rows whose prompt is in the test split too; the rows must be in their final order.
     fn without_leaks(&self, order: Vec<IdxSize>) -> (Vec<IdxSize>, Vec<Reject>) {
         let split = |row: &IdxSize| self.keys.prompts[*row as usize].0;
         let (train, test) = order.split_at(order.partition_point(|row| split(row) == 0));
@@ -187,7 +187,7 @@ impl Cleaning<'_> {
     }
 
     fn settle_conflicts(&self, rows: &mut Vec<(IdxSize, Content)>, out: &mut Cleaned) {
-        // By prompt and the two responses in a fixed order; the rows of either direction.
+        // The prompt and the two responses in a fixed order -> the rows of each direction.
         let mut sides: BTreeMap<[[u8; 16]; 3], [Vec<IdxSize>; 2]> = BTreeMap::new();
         for (row, c) in rows.iter() {
             let (low, high) = (c.chosen.min(c.rejected), c.chosen.max(c.rejected));
@@ -228,7 +228,7 @@ impl Cleaning<'_> {
         });
     }
 
-    /// File and line of a row, in words.
+    /// File and line of a row, for messages.
     fn position(&self, row: IdxSize) -> String {
         let (file, line) = self.keys.rows.position(row as usize);
         format!("{}: line {line}", self.labels.get(file as usize).map_or("", String::as_str))
@@ -266,7 +266,7 @@ impl Texts {
 /// The columns that decide the order.
 struct Keys<'a> {
     ids: &'a StringChunked,
-    /// Split and group: rows of one prompt stand together under this key.
+    /// Split and group: all rows of one prompt have the same.
     prompts: Vec<(u8, u64)>,
     margins: &'a Float64Chunked,
     texts: [&'a StringChunked; 4],

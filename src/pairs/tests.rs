@@ -81,7 +81,7 @@ fn all_texts(frame: &DataFrame) -> Vec<(String, String)> {
     open("chosen").into_iter().zip(open("rejected")).collect()
 }
 
-/// As `CHOSEN>REJECTED`, sorted.
+/// All pairs as `CHOSEN>REJECTED`, sorted.
 pub(super) fn shown(frame: &DataFrame) -> Vec<String> {
     let mut all: Vec<String> = all_texts(frame).into_iter().map(|(c, r)| format!("{c}>{r}")).collect();
     all.sort();
@@ -260,7 +260,7 @@ proptest! {
             prop_assert!(margins.get(i).is_some_and(|m| m >= least.max(config.min_margin)));
             prop_assert!(chosen != rejected && !chosen.trim().is_empty() && !rejected.trim().is_empty());
         }
-        // What is left of a row's pairs, and what is counted, are all that its rule speaks of.
+        // The pairs that are kept and those that are counted as dropped are all pairs of the rule.
         let usable: Vec<_> = list.iter().filter(|c| !c.1.trim().is_empty()).filter_map(|c| c.2.map(|s| (c.1, s))).collect();
         if a.frame.height() > 0 && config.rule == PairRule::AllPairs {
             let lost: u64 = a.dropped.values().sum();
@@ -318,7 +318,7 @@ fn best_against_each() {
         assert_eq!(built.frame.column(name).unwrap().n_unique().unwrap(), 1, "{name}");
     }
     assert_eq!(built.frame.column("id").unwrap().n_unique().unwrap(), 3);
-    // A second best that is as good as the first is no rejected one.
+    // A completion that is as good as the best is not rejected against it.
     let tied = made(vec![("a", "x", Some(5.0)), ("b", "y", Some(5.0)), ("c", "z", Some(1.0))], &config);
     assert_eq!((tied.frame.height(), lost(&tied)), (1, vec![(reason::TIED_SCORES, 1)]));
     let near = PairConfig { min_margin: 4.5, ..config };

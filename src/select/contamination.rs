@@ -1,8 +1,8 @@
 //! Rows that have a question of a benchmark in them.
 //!
-//! A text has a question in it where `n` words in a row of the question (13 by default) are `n` words in
-//! a row of the text. A question of fewer words counts as a whole: from [`WITHIN`] words on anywhere in
-//! the text, from [`ALONE`] words on where it is all of the text. Case and punctuation make no difference.
+//! A text contains a question if it contains `n` consecutive words of it (13 by default). A question of fewer words
+//! must be found as a whole: one of at least [`WITHIN`] words anywhere in the text, one of at least [`ALONE`] words as
+//! the whole text. Case and punctuation make no difference.
 //!
 //! Source: the 13-gram rule is that of Brown et al. 2020, appendix C.
 
@@ -26,7 +26,7 @@ pub const ALONE: usize = 4;
 /// Most characters of matched words that are quoted.
 const QUOTED: usize = 200;
 
-/// What is wrong with the settings of the search, `prepare.pairs.decontaminate` and `decontaminate_ngram`.
+/// Faults of the settings of the search, `prepare.pairs.decontaminate` and `decontaminate_ngram`.
 pub fn faults(files: &[String], n: usize) -> Vec<Fault> {
     let mut faults = Vec::new();
     if !(WITHIN..=64).contains(&n) {
@@ -39,7 +39,7 @@ pub fn faults(files: &[String], n: usize) -> Vec<Fault> {
     faults
 }
 
-/// Keys are hashes already.
+/// The hasher of a map whose keys are hashes already.
 #[derive(Debug, Default)]
 struct Hashed(u64);
 
@@ -97,11 +97,11 @@ pub struct Index {
     benchmarks: Vec<Benchmark>,
     /// Benchmark of each item.
     of_item: Vec<u32>,
-    /// Sequences that count anywhere.
+    /// Sequences that are searched anywhere in a text.
     within: Marks,
-    /// Lengths of such sequences.
+    /// Whether there are such sequences, by their length.
     lengths: Vec<bool>,
-    /// Questions that count alone.
+    /// Short questions, which must be a whole text.
     alone: Marks,
 }
 
@@ -112,7 +112,7 @@ pub struct Hit {
     pub benchmark: String,
     /// The words that were found first, as the row spells them.
     pub words: String,
-    /// All items found, sorted; numbers over all benchmarks.
+    /// The items found, sorted; their numbers count through all benchmarks.
     pub items: Vec<u32>,
 }
 
@@ -134,7 +134,7 @@ impl Index {
         self.of_item.is_empty()
     }
 
-    /// Takes in one item of a benchmark with all the texts that ask its question.
+    /// Adds one item of a benchmark with all the texts that ask its question.
     pub fn add<'a>(&mut self, benchmark: &str, texts: impl IntoIterator<Item = &'a str>) {
         let number = match self.benchmarks.iter().rposition(|b| b.label == benchmark) {
             Some(number) => number,
@@ -203,7 +203,7 @@ fn hash(words: &[Word]) -> u64 {
     words.iter().fold(0, |so_far, word| chain(so_far, word.hash))
 }
 
-/// How much of a benchmark the data had in them.
+/// How much of a benchmark was found in the data.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
     /// The benchmark.
@@ -221,7 +221,7 @@ pub struct Overlap {
 /// What was found in some rows; adds up over batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// Items, as numbers over all benchmarks.
+    /// The items found; their numbers count through all benchmarks.
     pub items: BTreeSet<u32>,
     /// Rows by number of the benchmark.
     pub rows: BTreeMap<u32, u64>,
@@ -237,11 +237,11 @@ impl std::ops::AddAssign<&Found> for Found {
 /// Rows that were looked through.
 #[derive(Debug)]
 pub struct Checked {
-    /// Rows that go on.
+    /// Rows that are kept.
     pub frame: DataFrame,
     /// Rows with a question in them.
     pub rejects: Vec<Reject>,
-    /// The account of them.
+    /// What was found in them.
     pub found: Found,
 }
 
@@ -272,7 +272,7 @@ impl Index {
         Ok(Checked { frame, rejects, found })
     }
 
-    /// The overlap with each benchmark, in the order in which they were taken in.
+    /// The overlap with each benchmark, in the order in which they were added.
     pub fn overlaps(&self, found: &Found) -> Vec<Overlap> {
         let one = |(number, benchmark): (u32, &Benchmark)| Overlap {
             benchmark: benchmark.label.clone(),

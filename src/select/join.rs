@@ -13,7 +13,7 @@ use crate::schema::col;
 pub struct JoinCounts {
     /// Rows read.
     pub rows: u64,
-    /// Rows without a source of their own, which say nothing.
+    /// Rows without a source, which are not used.
     pub without_source: u64,
     /// Different prompts with a source.
     pub prompts: u64,
@@ -28,7 +28,7 @@ pub struct Join {
     entries: Vec<(u64, u32)>,
     names: Vec<String>,
     known: HashMap<String, u32>,
-    /// Entries that are sorted and without repetition.
+    /// Number of entries at the front that are sorted and distinct.
     sorted: usize,
     counts: JoinCounts,
 }
@@ -63,7 +63,7 @@ impl Join {
             }
         };
         self.entries.push((group, name));
-        // Repetitions go before the list has to grow, so that it grows with the prompts only.
+        // Repetitions are removed before the list grows, so that its size depends on the number of prompts only.
         if self.entries.len() >= 1 << 16 && self.entries.len() >= 2 * self.sorted {
             self.compact();
         }
@@ -75,8 +75,8 @@ impl Join {
         self.sorted = self.entries.len();
     }
 
-    /// Leaves one source a prompt. Of several one that is to be `avoided` wins, so that no row slips
-    /// in by having a second source; then the first by name. The order of the rows does not matter.
+    /// Leaves one source for each prompt. Of several, one that is to be `avoided` wins, so that no row is kept because
+    /// it has a second source; then the first by name. The order of the rows does not matter.
     pub fn settle(&mut self, avoided: impl Fn(&str) -> bool) {
         self.compact();
         let names = &self.names;

@@ -47,8 +47,8 @@ impl Rule {
     }
 }
 
-/// Whether a pattern fits an input: a pattern with `*` or `?` its whole path or its file name, as a
-/// [`glob()`]; any other any part of its path.
+/// Whether a pattern fits an input. One with `*` or `?` must match the whole path or the file name, as a [`glob()`];
+/// any other must occur in the path.
 pub fn fits_input(pattern: &str, label: &str) -> bool {
     if pattern.contains(['*', '?']) {
         let name = label.rsplit(['/', '\\']).next().unwrap_or(label);
@@ -61,7 +61,7 @@ pub fn fits_input(pattern: &str, label: &str) -> bool {
 /// literal.
 pub fn glob(pattern: &str, text: &str) -> bool {
     let mut pattern = pattern.replace('[', "[[]");
-    // To the crate, two stars are something else than one.
+    // The crate gives two stars another meaning than one.
     while pattern.contains("**") {
         pattern = pattern.replace("**", "*");
     }

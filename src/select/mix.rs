@@ -14,14 +14,14 @@ use crate::schema::col;
 use crate::seed::Seed;
 use crate::settings::refuse;
 
-/// What is said about the inputs that a pattern fits.
+/// The settings of the inputs that a pattern fits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// A part of the input's path, or a glob for its path or name.
     pub pattern: String,
     /// Share of the prompts, in (0, 1].
     pub weight: f64,
-    /// Most pairs of all inputs that the pattern fits together; 0 for all.
+    /// Most pairs of these inputs, in total; 0 for all.
     pub cap: u64,
     /// Source tag of these inputs; "" for none.
     pub source: String,
@@ -92,7 +92,7 @@ impl Entry {
     }
 }
 
-/// What is wrong with `prepare.mix`; `tag` is the source given for all rows.
+/// Faults of `prepare.mix`; `tag` is the source given for all rows.
 pub fn faults(mix: &[String], tag: &str) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut add = |message| faults.push(Fault::new("prepare.mix", message));
@@ -167,12 +167,12 @@ impl Mix {
         self.entry(file).map_or("", |(_, entry)| &entry.source)
     }
 
-    /// The layout that was asked for an input; `auto` where none was.
+    /// The layout that is set for an input; `auto` where none is.
     pub fn format_of(&self, file: u32) -> Format {
         self.entry(file).map_or(Format::Auto, |(_, entry)| entry.format)
     }
 
-    /// Leaves of an ingested frame (`normalized_prompt` `file` `line` `group`) the share that was asked for.
+    /// Keeps the share that was asked for of an ingested frame (`normalized_prompt` `file` `line` `group`).
     ///
     /// A row stays if a number that depends on its normalized prompt, the entry's pattern and the seed
     /// is below the weight: copies of a prompt stay or go together, and what stays at 0.2 stays at 0.5.
@@ -198,14 +198,14 @@ impl Mix {
         rejects::separate(frame, fates)
     }
 
-    /// A survey for the caps; none where nothing is capped.
+    /// A survey for the caps; `None` where nothing is capped.
     pub fn survey(&self) -> Option<CapSurvey<'_>> {
         let capped = self.entries.iter().any(|e| e.cap > 0);
         capped.then(|| CapSurvey { mix: self, smallest: vec![BTreeSet::new(); self.entries.len()] })
     }
 }
 
-/// Takes in all pairs that could be kept: the last step before [`CapPlan::apply`], after duplicates are gone.
+/// Surveys all pairs that could be kept: the last step before [`CapPlan::apply`], after duplicates are gone.
 /// Memory: a hash for each pair that will be kept.
 #[derive(Debug)]
 pub struct CapSurvey<'a> {
@@ -215,7 +215,7 @@ pub struct CapSurvey<'a> {
 }
 
 impl CapSurvey<'_> {
-    /// Takes in a frame of pairs (`id` `file`). Pairs with the same `id` count once for an entry.
+    /// Adds a frame of pairs (`id` `file`). Pairs with the same `id` count once for an entry.
     ///
     /// # Errors
     /// [`Error::Frame`] where a column is missing.
@@ -236,7 +236,7 @@ impl CapSurvey<'_> {
         Ok(())
     }
 
-    /// The largest hash that is kept, entry by entry.
+    /// Determines the largest hash that is kept for each entry.
     pub fn finish(self) -> CapPlan {
         let limit = |(entry, smallest): (&Entry, &BTreeSet<u64>)| {
             let full = entry.cap > 0 && smallest.len() as u64 == entry.cap;
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
     }
 
-    /// Rows with the columns of both steps; (file, prompt), the id is the prompt.
+    /// Rows of (file, prompt) with the columns of both steps; the id is the prompt.
     fn frame(rows: &[(u32, String)]) -> DataFrame {
         let text: Vec<&str> = rows.iter().map(|r| r.1.as_str()).collect();
         let groups = text.iter().map(|p| prompt::group(p)).collect();

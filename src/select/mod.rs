@@ -1,5 +1,5 @@
-//! Ingested rows -> the rows that go in: with a source tag, in the share of their input that was asked for, and
-//! without questions of benchmarks.
+//! Ingested rows -> the rows that are used: tagged with their source, sampled by the shares of the inputs, and without
+//! questions of benchmarks.
 
 pub mod contamination;
 pub mod join;

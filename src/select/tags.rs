@@ -61,7 +61,7 @@ impl Settings for SourceConfig {
 }
 
 impl SourceConfig {
-    /// Whether rows of a source go on.
+    /// Whether rows of a source are kept.
     pub fn keeps(&self, tag: &str) -> bool {
         let listed = |list: &[String]| list.iter().any(|item| canonical(item) == canonical(tag));
         !listed(&self.exclude) || listed(&self.keep)
@@ -72,7 +72,7 @@ impl SourceConfig {
     }
 }
 
-/// An input file, for rows that say nothing themselves.
+/// An input file, for the tags of rows without a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Origin {
     /// Its path as the user knows it.
@@ -109,7 +109,7 @@ impl std::ops::AddAssign<&SourceCounts> for SourceCounts {
         add(&mut self.tagged_by_rule, &other.tagged_by_rule);
         add(&mut self.excluded, &other.excluded);
         add(&mut self.kept_on_request, &other.kept_on_request);
-        // Every part says the same of the joined files.
+        // All counts that are added up have the same joined files.
         self.join = self.join.or(other.join);
     }
 }
@@ -126,7 +126,7 @@ impl SourceCounts {
         self.excluded.iter().map(out).chain(self.kept_on_request.iter().map(kept)).collect()
     }
 
-    /// Settings that found nothing at all to act on, in all rows that there are.
+    /// Faults of settings that had no effect on any of all rows.
     pub fn faults(&self, config: &SourceConfig) -> Vec<Fault> {
         let rows: u64 = self.tagged_by.values().sum();
         if config.rules.is_empty() || rows == 0 || !self.tagged_by_rule.is_empty() {
@@ -141,7 +141,7 @@ impl SourceCounts {
         vec![SourceConfig::fault("rules", message)]
     }
 
-    /// What the user should think about, in one line each.
+    /// One line for each thing that the user should check.
     pub fn warnings(&self, config: &SourceConfig) -> Vec<String> {
         let mut lines = Vec::new();
         let by = |way: &str| self.tagged_by.get(way).copied().unwrap_or(0);
@@ -203,11 +203,11 @@ pub struct Tagger {
 /// Rows with their tags.
 #[derive(Debug)]
 pub struct Tagged {
-    /// Rows that go on.
+    /// Rows that are kept.
     pub frame: DataFrame,
     /// Rows of excluded sources.
     pub rejects: Vec<Reject>,
-    /// The account of both.
+    /// Counts of both.
     pub counts: SourceCounts,
 }
 

@@ -33,7 +33,7 @@ impl Added {
         let all = inner.get_added_vocabulary().get_added_tokens_decoder();
         let strips = all.values().any(|token| token.lstrip || token.rstrip);
         for (id, token) in all {
-            // Two tokens could both cover the same white space.
+            // A token that begins or ends with white space and one that strips it could cover the same white space.
             if strips && token.content.trim() != token.content {
                 return None;
             }

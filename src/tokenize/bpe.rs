@@ -74,7 +74,7 @@ pub(super) fn pair(left: u32, right: u32) -> u64 {
     (u64::from(left) << 32) | u64::from(right)
 }
 
-/// One merge of a `tokenizer.json`: a text of both symbols, or a list of two.
+/// The two symbols of a merge of `tokenizer.json`, which is one text or a list of two.
 pub(super) fn both(merge: &Value) -> Option<(&str, &str)> {
     match merge {
         Value::String(both) => both.split_once(' '),
@@ -123,7 +123,7 @@ pub(super) struct Merges {
 }
 
 impl Merges {
-    /// Merges in the order of their ranks, as (left, right, merged).
+    /// A table of merges, which come in the order of their ranks, as (left, right, merged).
     pub(super) fn new(ranked: impl Iterator<Item = (u32, u32, u32)>) -> Merges {
         static OWNERS: AtomicU64 = AtomicU64::new(1);
         let mut table = HashMap::with_hasher(Seeded::new());
@@ -159,7 +159,7 @@ impl Merges {
         out.truncate(first + left);
     }
 
-    /// Merges the pair of lowest rank, leftmost first, until there is none; how many symbols are left.
+    /// Merges the pair of lowest rank, leftmost first, until there is none; returns the number of symbols left.
     fn merge_short(&self, symbols: &mut [u32]) -> usize {
         let mut n = symbols.len();
         let mut ranks = [(u32::MAX, 0); SHORT_WORD];

@@ -1,8 +1,9 @@
 //! Cuts the beginning of a prompt that is longer than allowed.
 //!
-//! The kept part consists of the prompt's own tokens: nothing is tokenized again. The first of these places at which
-//! the rest fits is taken: the beginning of a message; the beginning of a line of the last message, whose opening (what
-//! the template writes before the message's text) is kept; a token there. A BOS at the prompt's beginning is kept.
+//! The kept part consists of the prompt's own tokens: nothing is tokenized again. It begins with the first message from
+//! which on the prompt fits. If there is none, it consists of the opening of the last message (what the template writes
+//! before the message's text) and the message from a line on, or from a token on where no line fits. A BOS at the
+//! prompt's beginning is kept.
 
 use std::ops::Range;
 
@@ -25,7 +26,7 @@ pub(super) enum CutAt {
 /// The opening of a message is kept where it has at most this share of the tokens.
 const OPENING_SHARE: (usize, usize) = (3, 4);
 
-/// The search for a message to begin with ends after this many whose beginning is not found and that are too far back.
+/// Messages, from the last one back, whose beginning is searched even if their texts are longer than what fits.
 const UNKNOWN_BEGINNINGS: usize = 8;
 
 /// A prompt that is to be cut.
@@ -64,14 +65,14 @@ impl Long<'_> {
         self.head.spans.get(first).filter(|(start, _)| *start as usize == byte).map(|_| first)
     }
 
-    /// Where the kept part goes on after an opening, from token `begin` on and before byte `end`: at the next line,
-    /// else at the next token.
+    /// The token at which the kept part continues after an opening: the first one from `begin` on and before byte `end`
+    /// that begins a line and from which on the prompt fits; else the first that fits.
     fn within(&self, opening: &Range<usize>, begin: usize, end: usize) -> Option<(usize, CutAt)> {
         let (text, spans) = (&self.head.text, &self.head.spans);
         let surplus = self.tokens(opening, begin).saturating_sub(self.most);
         let from = (begin + surplus..spans.len()).find(|from| self.fits(opening, *from))?;
         let rest = (from..spans.len()).take_while(|i| (spans[*i].0 as usize) < end);
-        // Not within a character, of which a token may be a single byte.
+        // A token may be a single byte of a character, and no character is cut.
         let whole =
             |i: &usize| text.is_char_boundary(spans[*i].0 as usize) && (*i == 0 || spans[*i - 1].1 <= spans[*i].0);
         let starts_line = |i: &usize| whole(i) && text[..spans[*i].0 as usize].ends_with('\n');
@@ -81,7 +82,7 @@ impl Long<'_> {
 }
 
 impl ModelTokenizer {
-    /// The tokens of a prompt that are kept where it is longer than `most`, and where it was cut; none
+    /// The tokens of a prompt that are kept where it is longer than `most`, and where it was cut; `None`
     /// where nothing would be left of its last message.
     pub(super) fn cut_prompt(
         &self,

@@ -1,5 +1,5 @@
 //! Byte-level BPE for the pre-tokenizers of GPT-2, SmolLM, Llama 3 and Qwen 2: the same ids as `tokenizers` gives,
-//! several times faster. `tokenizers` does anything else.
+//! several times faster. Anything else is left to `tokenizers`.
 //!
 //! It is fast because hand-written scanners split texts instead of a backtracking regular expression, words are merged
 //! on bytes, and each thread remembers the ids of words.
@@ -157,7 +157,7 @@ impl FastBpe {
         });
     }
 
-    /// Bytes of a range that have a token.
+    /// Number of the bytes of a range that have a token.
     fn shown(&self, text: &str, start: u32, end: u32) -> u32 {
         let range = &text.as_bytes()[start as usize..end as usize];
         range.iter().filter(|b| self.bytes[usize::from(**b)] != NO_TOKEN).count() as u32
@@ -187,7 +187,7 @@ pub(super) mod tests {
     use super::super::tokenizer::tests::tiny;
     use super::*;
 
-    /// The tiny vocabulary behind each of the pre-tokenizers.
+    /// The tiny vocabulary with each of the pre-tokenizers.
     fn tokenizers() -> Vec<(FastBpe, Tokenizer)> {
         let shape: Value = serde_json::from_slice(&tiny().json).unwrap();
         let all =
@@ -229,9 +229,9 @@ pub(super) mod tests {
             let expected = slow.encode(text, false).unwrap();
             let (ids, spans) = fast.pieces(text);
             assert_eq!(ids, expected.get_ids(), "{:?} {text:?}", fast.split);
-            // Inside a character `tokenizers` gives the whole character; we give the bytes.
+            // For a part of a character `tokenizers` gives the span of the whole character, we that of the bytes.
             let whole = whole_characters(text, &spans);
-            // Of a byte without a token `tokenizers` loses count.
+            // `tokenizers` gives wrong spans behind a byte without a token.
             if fast.shown(text, 0, text.len() as u32) as usize == text.len() {
                 assert_eq!(whole, expected.get_offsets(), "{:?} {text:?}", fast.split);
             }

@@ -24,7 +24,7 @@ fn read_json(folder: &Path, name: &str) -> Result<Option<Value>> {
         .map_err(|e| Error::model(path.display().to_string(), format!("damaged JSON: {e}")))
 }
 
-/// The parts of a Hugging Face folder's tokenizer.
+/// Reads the parts of a Hugging Face folder's tokenizer.
 pub(super) fn parts(folder: &Path) -> Result<Parts> {
     let model = folder.display().to_string();
     let json = match std::fs::read(folder.join("tokenizer.json")) {

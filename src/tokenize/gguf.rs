@@ -152,13 +152,13 @@ fn from_metadata(entries: &HashMap<String, Entry>, model: &str) -> Result<Parts>
     }
     let add_bos = match entries.get("tokenizer.ggml.add_bos_token") {
         Some(Entry::Bool(says)) => *says,
-        // llama.cpp adds one for Llama 3 alone where the file is silent.
+        // Where the file does not say, llama.cpp adds a BOS for Llama 3 only.
         _ => matches!(pre, Pre::Llama3),
     } && specials.contains_key("bos_token");
     let bos = specials.get("bos_token").filter(|_| add_bos).cloned();
     let stop = ["eos", "eot", "eom"].iter().filter_map(|n| data.id(&format!("tokenizer.ggml.{n}_token_id")));
     let stop: BTreeSet<u32> = stop.collect();
-    // Tokens with a role (BOS, end of turn ...) are special, whatever type the file gives them.
+    // BOS, end of turn and the like are special, whatever type the file gives them.
     marks.extend(&stop);
     for (id, kind) in kinds.iter_mut().enumerate() {
         if marks.contains(&(id as u32)) {
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(tokenizer.encode_text(text).unwrap(), tiny().encode_text(text).unwrap());
         assert_eq!(tokenizer.template().name(), "chatml", "chosen by its vocabulary");
         assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.eot_id()), (Some(0), Some(2), 2));
-        assert_eq!(tokenizer.with_bos(vec![5]), [5], "nothing said: no BOS");
+        assert_eq!(tokenizer.with_bos(vec![5]), [5], "no BOS by default");
     }
 
     #[test]

@@ -28,7 +28,7 @@ const BLANK: char = '\u{2581}';
 enum Prefix {
     /// Always, also before a blank: the normalizer `Prepend`.
     Prepend,
-    /// The pre-tokenizer `Metaspace`: where it does not begin with a blank.
+    /// Where the text does not begin with a blank: the pre-tokenizer `Metaspace`.
     Always,
     /// As `Always`, but only at the beginning of the whole text.
     First,
@@ -42,12 +42,13 @@ pub(super) struct FastMetaspace {
     prefix: Prefix,
     /// Whether every blank begins a word.
     split: bool,
-    /// Ids of characters: ASCII (the blank in its place), and the others.
+    /// Ids of characters: ASCII, with U+2581 at the index of the blank, and the others.
     ascii: [u32; 128],
     others: Table<u64, u32>,
     /// Ids of `<0x00>` to `<0xFF>`.
     bytes: [u32; 256],
-    /// Which ASCII characters may be joined with which next ones, as bits; and the other pairs.
+    /// Neighbouring characters between which a token may reach: for each ASCII character the next ones as bits; and the
+    /// pairs that are not both ASCII.
     ascii_joins: [u128; 128],
     other_joins: HashSet<u64, Seeded>,
     /// Characters by token id; 0 for a byte.
@@ -103,7 +104,7 @@ impl FastMetaspace {
                     *id = found;
                     lengths[found as usize] = 0;
                 }
-                // Never used: the byte is a character with a token of its own.
+                // The byte token is never needed: the character has a token.
                 None if byte < 128 && ascii[byte] != UNKNOWN => {}
                 None => return None,
             }
@@ -113,7 +114,7 @@ impl FastMetaspace {
         for merge in model["merges"].as_array()? {
             let (left, right) = both(merge)?;
             let ids = (id_of(left)?, id_of(right)?, id_of(&format!("{left}{right}"))?);
-            // A byte's token that merges, or is merged from letters, would be counted wrongly.
+            // Byte tokens have length 0, so the spans would be wrong if one of them takes part in a merge.
             if [ids.0, ids.1, ids.2].iter().any(|id| lengths[*id as usize] == 0) {
                 return None;
             }
@@ -405,7 +406,7 @@ pub(super) mod tests {
             let expected = slow.encode(text, false).unwrap();
             let (ids, spans) = fast.pieces(text, Before::Nothing);
             assert_eq!(ids, expected.get_ids(), "{:?} {text:?}", fast.prefix);
-            // Inside a character `tokenizers` gives the whole character; we give the bytes.
+            // For a part of a character `tokenizers` gives the span of the whole character, we that of the bytes.
             let spans = whole_characters(text, &spans);
             assert_eq!(spans, expected.get_offsets(), "{:?} {text:?}", fast.prefix);
         }

@@ -9,7 +9,7 @@
 //! # Truncation
 //! The same rule holds for both sides, in this order. A prompt longer than `max_prompt_length` loses its beginning: it
 //! then starts with the first message from which on it fits. If not even its last message fits, it starts with the
-//! opening marks of that message and goes on at one of the message's lines, or at a token where no line fits. A
+//! opening of that message and continues at one of the message's lines, or at a token where no line fits. A
 //! beginning-of-sequence token stays in front. Then each response is cut at `max_length` minus the prompt's length; a
 //! cut response has no end of turn. A row with a cut prompt or response is marked `truncated`. A pair without room for
 //! a response, or with equal responses after the cut, is dropped with a reason.

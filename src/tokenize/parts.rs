@@ -1,4 +1,4 @@
-//! Types that the files of this module share: the parts of a tokenizer, and encoded text.
+//! Types that several files of this module use: the parts of a tokenizer, and encoded text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::specials::Named;
 /// Key of this program's facts in a saved `tokenizer_config.json`; other programs ignore it.
 pub(super) const OWN_KEY: &str = "lpc_pipe";
 
-/// What a tokenizer is assembled from, read of a model folder or GGUF file, or trained.
+/// What a tokenizer is assembled from; read from a model folder or GGUF file, or trained.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     /// `folder`, `gguf` or `tiny`.

@@ -7,7 +7,6 @@ use super::fast::FastBpe;
 use super::metaspace::FastMetaspace;
 use super::parts::{Before, Pieces};
 
-/// A fast tokenizer.
 pub(super) enum Fast {
     Bytes(Box<FastBpe>),
     Metaspace(Box<FastMetaspace>),
@@ -59,7 +58,7 @@ mod tests {
         found
     }
 
-    /// Real vocabularies on real texts; tells tokens a second of both.
+    /// Compares ids on real vocabularies and texts, and prints the tokens a second of both.
     #[test]
     #[ignore = "needs scripts/fetch_tokenizers.sh, and real data in the folder LPC_PIPE_DATA; `just test-all` runs it"]
     fn real_vocabularies_give_the_ids_of_the_library() {
@@ -74,7 +73,7 @@ mod tests {
             let mut inner = Tokenizer::from_bytes(&json).unwrap();
             inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
             let Some(fast) = Fast::new(&shape, &inner) else {
-                eprintln!("{name}: no way of its own");
+                eprintln!("{name}: no fast tokenizer");
                 continue;
             };
             let (mut ours, mut theirs, mut tokens) = (Duration::ZERO, Duration::ZERO, 0);

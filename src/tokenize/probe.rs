@@ -102,7 +102,7 @@ pub(super) fn find_turn_end(
     let added = inner.get_added_vocabulary().get_added_tokens_decoder();
     for (id, (start, stop)) in encoded.get_ids().iter().zip(encoded.get_offsets()) {
         let ends = added.get(id).map_or(eos == Some(*id), |token| {
-            // Text that is written as bytes has the ids of the bytes' tokens, but is none of these tokens.
+            // A character that is encoded as bytes has the ids of byte tokens without being one of them in the text.
             (token.special || eos == Some(*id))
                 && (token.normalized || text[*start..*stop].trim() == token.content.trim())
         });
@@ -111,7 +111,7 @@ pub(super) fn find_turn_end(
         }
     }
     if let Some(mark) = mark_in(tail) {
-        // Some models' files name their marks as added tokens that are not special.
+        // In some models' files the tokens that end turns are added tokens, but not special.
         let mut tokens = encoded.get_ids().iter().zip(encoded.get_offsets());
         let is_mark = |id: &u32| added.get(id).is_some_and(|token| token.content == mark);
         if let Some((id, (_, stop))) = tokens.find(|(id, (start, _))| *start >= end && is_mark(id)) {

@@ -44,7 +44,7 @@ pub(super) fn prepare(environment: &mut Environment<'static>) {
     environment
         .add_test("sequence", |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String));
     environment.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
-    // These write other references than Jinja's.
+    // These escape characters in another way than Jinja's.
     for name in ["e", "escape"] {
         environment.remove_filter(name);
     }
@@ -104,7 +104,7 @@ fn strip<'a>(text: &'a str, chars: Option<&str>, left: bool, right: bool) -> &'a
     if right { text.trim_end_matches(gone) } else { text }
 }
 
-/// Words in title case; a character for which `within` holds goes on with its word.
+/// Words in title case; after a character for which `within` is true, the word continues.
 fn title(text: &str, within: impl Fn(char) -> bool) -> String {
     let mut out = String::new();
     let mut inside = false;

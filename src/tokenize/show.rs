@@ -3,8 +3,8 @@
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
-/// The date that templates get for today, since outputs must not depend on the day they were made. Llama 3's own
-/// template falls back to the same date.
+/// Today's date for templates, fixed because outputs must not depend on the day on which they are made. Llama 3's own
+/// template has the same date as its default.
 pub const TEMPLATE_DATE: &str = "2024-07-26";
 
 /// Deepest nesting that is written.

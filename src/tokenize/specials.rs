@@ -27,8 +27,8 @@ pub(super) struct Named {
     pub file: &'static str,
 }
 
-/// Whether no conversation holds the token of this name. If only the name refers to the token, and no other token is
-/// added after it, it needs no id.
+/// Whether no conversation contains the token of this name, such as one for padding. It needs no id if only the name
+/// refers to it and no other token is added after it.
 pub(super) fn is_spare(name: &str) -> bool {
     NAMES[2..].contains(&name)
 }
@@ -239,7 +239,7 @@ mod tests {
         let ordinary: Vec<_> = both.iter().map(|(id, content, _)| (*id, content.clone(), false)).collect();
         assert_eq!(all(Value::Null, Value::Null, ids.clone()).unwrap(), ordinary);
         assert_eq!(all(Value::Null, map.clone(), ids.clone()).unwrap(), both);
-        // Where the configuration lists tokens by id, the older files do not count, but for names.
+        // Where the configuration lists tokens by id, the older files are used for names only.
         let listed = json!({"added_tokens_decoder": {"0": {"content": "<|endoftext|>", "special": true}}});
         assert_eq!(all(listed, map, ids).unwrap(), special(&[(1, start)]));
     }
@@ -253,7 +253,7 @@ mod tests {
         let wanted = ["<a>", "<b>", "<e>", "<m>", "<x>", "<y>"];
         let wanted: Vec<(u32, &str)> = (n..).zip(wanted).collect();
         assert_eq!(from(listed), special(&wanted));
-        // Nothing needs the id of a token for padding behind all others.
+        // A padding token that would be added last needs no id.
         assert_eq!(from(json!({"eos_token": "<e>", "pad_token": "<p>"})), special(&[(n, "<e>")]));
         assert_eq!(
             from(json!({"eos_token": "<e>", "pad_token": "<p>", "extra_special_tokens": ["<x>"]})),
@@ -277,7 +277,7 @@ mod tests {
     fn the_file_that_lists_tokens_by_id_counts_before_the_older_one() {
         let end = json!({"2": {"content": "<|im_end|>", "special": false}});
         let says = json!({"added_tokens_decoder": end, "eos_token": "<|im_end|>"});
-        assert_eq!(from(says.clone()), special(&[(2, "<|im_end|>")]), "what has a name is special");
+        assert_eq!(from(says.clone()), special(&[(2, "<|im_end|>")]), "a token with a name is special");
         let map = json!({"eos_token": "<|endoftext|>"});
         let eos = |says: &Value| {
             let named = named(says, &map, &Value::Null).unwrap();

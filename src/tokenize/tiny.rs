@@ -18,10 +18,10 @@ use super::template::builtin;
 /// Special tokens, in the order of their ids.
 const SPECIALS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
-/// Most bytes of text to train on; more of them hardly change five hundred merges.
+/// Most bytes of text to train on; more text hardly changes the first five hundred merges.
 const TRAINING_BYTES: usize = 8 << 20;
 
-/// 256 bytes and the special tokens.
+/// The smallest vocabulary: 256 bytes and the special tokens.
 const SMALLEST: usize = 256 + SPECIALS.len();
 
 impl ModelTokenizer {

@@ -23,7 +23,7 @@ use crate::token_file::TokenRow;
 /// Special tokens that a saved tokenizer always names; others only if its template uses them.
 const OWN_SPECIALS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
-/// A tokenizer ready to encode preference pairs. Shared between threads.
+/// A tokenizer that is ready to encode preference pairs. Threads can share it.
 pub struct ModelTokenizer {
     pub(super) inner: Tokenizer,
     pub(super) fast: Option<Fast>,
@@ -155,7 +155,7 @@ impl ModelTokenizer {
 
     /// Refuses a template and a tokenizer that both put a BOS at the beginning of a conversation.
     fn require_one_bos(&self) -> Result<()> {
-        // If the BOS also ends turns, how often it occurs tells nothing.
+        // A BOS that also ends turns may occur more than once.
         let begins = |bos: &u32| *bos != self.turn.id && self.begins_with_bos();
         let Some(bos) = self.bos.filter(begins) else { return Ok(()) };
         let Ok(text) = self.template.render(&[Message::user("probe")], true) else { return Ok(()) };
@@ -188,7 +188,7 @@ impl ModelTokenizer {
     /// Ids of a text. Special tokens in the text are recognised; none is added.
     ///
     /// # Errors
-    /// [`Error::Model`] where the tokenizer fails.
+    /// [`Error::Run`] where the tokenizer fails.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.pieces(text, Before::Nothing)?.0)
     }
@@ -196,7 +196,7 @@ impl ModelTokenizer {
     /// Ids of a conversation up to where the assistant's next turn begins, with BOS where the model wants one.
     ///
     /// # Errors
-    /// [`Error::Model`] where template or tokenizer fail.
+    /// [`Error::Model`] where the template fails; [`Error::Run`] where the tokenizer fails.
     pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let ids = self.encode_text(&self.template.render(messages, true)?)?;
         Ok(self.with_bos(ids))
@@ -344,7 +344,7 @@ pub(super) mod tests {
         ModelTokenizer::train_tiny(texts, 340).unwrap()
     }
 
-    /// The same vocabulary with another template and other habits. BOS is `<|endoftext|>`.
+    /// The same vocabulary with another template; BOS is `<|endoftext|>`, and `add_bos` says whether it is added.
     pub(crate) fn with(template: &str, add_bos: bool) -> ModelTokenizer {
         let parts = Parts {
             kind: "test".into(),
@@ -420,7 +420,7 @@ pub(super) mod tests {
         let file = dir.path().join("chat_template.jinja").display().to_string();
         assert_eq!(load(dir.path(), &file).unwrap().template().name(), file);
 
-        // Nothing but config.json knows the end of sequence.
+        // Only config.json names the end of sequence.
         std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
         write("tokenizer_config.json", json!({}));
         write("config.json", json!({"eos_token_id": 2, "model_type": "llama"}));

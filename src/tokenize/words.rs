@@ -223,7 +223,7 @@ pub(super) fn words(split: Split, stretch: &str, each: &mut impl FnMut(Range<usi
         Split::Gpt2 => scan(0, stretch, &|s, at| s.gpt2(at)),
         Split::Mixed { digits } => scan(0, stretch, &|s, at| s.mixed(at, digits)),
         Split::DigitsGpt2 => {
-            // Between digits the expression sees separate texts: what it looks ahead to ends there.
+            // Digits split the text before the expression does, so its look-ahead ends at a digit.
             let mut from = 0;
             for (at, digit) in stretch.match_indices(char::is_numeric) {
                 scan(from, &stretch[from..at], &|s, at| s.gpt2(at));

@@ -17,8 +17,7 @@ use crate::error::{Error, Result};
 const KIND: &str = "Arrow";
 const MAGIC: &[u8] = b"ARROW1";
 
-/// Sends the rows batch by batch, with the number of rows before each, until their end or until
-/// nobody listens.
+/// Sends the rows batch by batch, with the number of rows before each, until the end or until the receiver is gone.
 ///
 /// # Errors
 /// [`Error::Data`] where the file is damaged or has no known column; [`Error::Io`].
@@ -47,7 +46,7 @@ pub fn send(input: &Input, names: &Names, to: &SyncSender<(u64, RecordBatch)>) -
     })
 }
 
-/// Gives each record batch of a stream or file to `take`, until that is false.
+/// Calls `take` with each record batch of a stream or file, until it returns false.
 ///
 /// # Errors
 /// [`Error::Data`] where the bytes are damaged; what `take` returns.
@@ -56,7 +55,7 @@ pub fn batches(input: &Input, bytes: Buffer, take: &mut dyn FnMut(RecordBatch) -
     let mut stream = if bytes.starts_with(MAGIC) { inside_file(&bytes).map_err(torn)? } else { bytes };
     let mut decoder = StreamDecoder::new();
     while !stream.is_empty() {
-        // The head of a message goes first: it may be the end, behind which writers fill up as they please.
+        // The first 8 bytes of a message go first: they may end the stream, and what follows then is padding.
         let mut head = stream.slice_with_length(0, stream.len().min(8));
         stream.advance(head.len());
         guarded(input, KIND, || decoder.decode(&mut head))?;
@@ -73,7 +72,7 @@ pub fn batches(input: &Input, bytes: Buffer, take: &mut dyn FnMut(RecordBatch) -
     guarded(input, KIND, || decoder.finish())
 }
 
-/// The stream in a file: between the magic word, filled up as its writer pleases, and the footer.
+/// The stream in a file, which lies between the magic word with its padding and the footer.
 fn inside_file(bytes: &Buffer) -> Result<Buffer, &'static str> {
     let tail = bytes.len().checked_sub(MAGIC.len() + 4).filter(|at| *at >= MAGIC.len()).ok_or("too short")?;
     if &bytes[tail + 4..] != MAGIC {

@@ -1,5 +1,5 @@
-//! Columns taken apart once per slice; rows are then read as the same loosely typed values as
-//! rows of text, texts borrowed from the columns.
+//! Record batches, taken apart once. Their rows are then read as the same loosely typed values as rows of text; texts
+//! are borrowed from the columns.
 
 use std::ops::Range;
 
@@ -12,14 +12,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, UInt64Type};
 use arrow::error::ArrowError;
 
+use super::super::json::MOST_ITEMS;
 use super::super::names::{Inner, Names, Step};
 use super::super::value::{Object, UNREAD, Value};
 use super::text::{BLOCK_BYTES, BLOCK_ROWS};
 
-/// Longest list that is read; as in JSON.
-const MOST_ITEMS: usize = 1 << 16;
-
-/// Some rows by columns: those that are read, under the names that layouts know.
+/// The columns of a batch that are read, under the names that layouts know.
 pub struct Columns {
     pub height: usize,
     fields: Vec<(&'static str, Tree)>,
@@ -69,7 +67,7 @@ impl Columns {
     }
 }
 
-/// Takes a column apart, and the renamed ones inside it.
+/// Takes a column apart if it is read, or else the renamed columns inside it.
 fn collect(
     step: Step<'_>,
     column: &ArrayRef,
@@ -99,7 +97,7 @@ fn unmasked(outer: &StructArray) -> impl Iterator<Item = Result<ArrayRef, ArrowE
     })
 }
 
-/// A column taken apart down to its flat parts.
+/// A column, taken apart down to its arrays of scalars.
 enum Tree {
     Null,
     Text(StringArray),
@@ -138,7 +136,7 @@ impl Tree {
             DataType::LargeUtf8 => Tree::LargeText(column.as_string().clone()),
             DataType::Utf8View => Tree::TextView(column.as_string_view().clone()),
             DataType::Boolean => Tree::Bool(column.as_boolean().clone()),
-            // Floats hold no whole number of 64 bits.
+            // `f64` does not represent every integer of 64 bits.
             DataType::Int64 => Tree::Whole(column.as_primitive::<Int64Type>().clone()),
             DataType::UInt64 => Tree::Unsigned(column.as_primitive::<UInt64Type>().clone()),
             kind if kind.is_numeric() => {
@@ -222,7 +220,7 @@ pub fn is_text(kind: &DataType) -> bool {
     matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
-/// The leaves of a column that are read, counted through all of them from `next` on.
+/// Collects the indices of a column's leaves that are read. `next` counts the leaves of all columns, read or not.
 pub fn leaves(field: &Field, step: Option<Step<'_>>, names: &Names, next: &mut usize, out: &mut Vec<usize>) {
     let read = !matches!(step, Some(Step::Skip));
     match field.data_type() {

@@ -21,7 +21,7 @@ const NUMBERS: [&str; 8] = [
     "overall_score",
 ];
 
-/// Keys whose empty cells say nothing.
+/// Keys whose empty cells are null.
 const OPTIONAL: [&str; 9] = [
     "source",
     "annotator",
@@ -40,7 +40,7 @@ pub struct Dialect {
     pub delimiter: u8,
     /// The columns as the file names them.
     pub keys: Vec<String>,
-    /// What each column is; none where it is not read.
+    /// The key of each column; `None` where it is not read.
     columns: Vec<Option<&'static str>>,
 }
 
@@ -84,13 +84,13 @@ fn value<'a>(key: &'static str, cell: Cow<'a, str>) -> Value<'a> {
         return cell.trim().parse().map_or(Value::Text(cell), Value::Number);
     }
     if key == "annotator" && cell.ends_with(".0") && cell.parse::<f64>().is_ok_and(|x| x.is_finite()) {
-        // Data frames write whole numbers so where a cell of the column is empty; elsewhere it is the number.
+        // Data frames write 7 as `7.0` if the column has an empty cell, else as `7`: both are one annotator.
         return Value::Number(cell.parse().unwrap_or_default());
     }
     Value::Text(cell)
 }
 
-/// Parts a record into its cells.
+/// Splits a record into its cells.
 fn cells(record: &str, delimiter: u8) -> Read<Vec<Cow<'_, str>>> {
     let bytes = record.as_bytes();
     let mut cells = Vec::new();
@@ -177,12 +177,12 @@ impl Scan {
         None
     }
 
-    /// Whether the record is still open.
+    /// Whether a quoted cell is still open.
     pub fn inside_quotes(&self) -> bool {
         self.state == State::Quoted
     }
 
-    /// Line breaks inside of it.
+    /// Line breaks inside of the record.
     pub fn breaks(&self) -> u64 {
         self.breaks
     }

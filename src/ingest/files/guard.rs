@@ -1,5 +1,5 @@
-//! Readers of binary formats are not all written for damaged bytes: what they panic at is a fault of
-//! the file, told as one, without the panic's own message.
+//! Readers of binary formats may panic at damaged bytes. Such a panic is reported as a fault of the file, and its own
+//! message is not printed.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

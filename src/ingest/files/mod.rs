@@ -1,8 +1,8 @@
-//! File formats: every one is brought to rows of loosely typed values.
+//! File formats. All of them are read as rows of loosely typed values.
 //!
 //! Text (JSON lines, one JSON array, CSV; plain, gzip or Zstandard) comes as blocks of whole rows
-//! ([`text`]), Parquet and Arrow as columns ([`columns`]). A file's format is told by its first bytes,
-//! never by its name.
+//! ([`text`]), Parquet and Arrow as columns ([`columns`]). The first bytes of a file decide its format; its name
+//! matters only for CSV of which no column is known.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -39,7 +39,7 @@ impl Packing {
     /// Looks at a file's first bytes.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] where it only points to the data.
+    /// [`Error::Io`]; [`Error::Data`] where the file is a pointer of Git LFS.
     pub fn of(input: &Input) -> Result<Packing> {
         let mut start = Vec::new();
         let file = File::open(&input.path).map_err(Error::io(&input.label))?;
@@ -58,7 +58,10 @@ impl Packing {
         })
     }
 
-    /// The text of a file that is packed so; `input` names it in errors.
+    /// A reader of the decompressed text of a file; `input` names the file in errors.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the decompression cannot begin.
     pub fn unpacked(self, file: File, input: &Input) -> Result<Box<dyn Read + Send>> {
         let file = BufReader::with_capacity(1 << 18, file);
         Ok(match self {

@@ -27,10 +27,11 @@ const KIND: &str = "Parquet";
 pub struct Parquet<'a> {
     input: &'a Input,
     metadata: ArrowReaderMetadata,
-    /// Columns of the rows that are read.
+    /// Names of the columns that are read.
     columns: Vec<String>,
+    /// Names of all columns.
     pub keys: Vec<String>,
-    /// Their parts that are read, counted through all columns.
+    /// Indices of the leaves that are read, among those of all columns.
     leaves: Vec<usize>,
     pub rows: u64,
 }
@@ -84,8 +85,7 @@ impl<'a> Parquet<'a> {
         sizes.map(|c| u64::try_from(c.uncompressed_size()).unwrap_or(0)).fold(0, u64::saturating_add)
     }
 
-    /// Sends the rows batch by batch, with the number of rows before each, until their end or until
-    /// nobody listens.
+    /// Sends the rows batch by batch, with the number of rows before each, until the end or until the receiver is gone.
     ///
     /// # Errors
     /// [`Error::Data`] where the file is damaged.
@@ -102,10 +102,10 @@ impl<'a> Parquet<'a> {
         }
     }
 
-    /// Rows sent; none where nobody listens any more.
+    /// Sends the rows and returns their number; `None` where the receiver is gone.
     fn stream(&self, to: &SyncSender<(u64, RecordBatch)>) -> Result<Option<u64>> {
         let file = File::open(&self.input.path).map_err(Error::io(&self.input.label))?;
-        // Depends on the file alone, as every end of a batch must.
+        // It depends on the file alone, so that batches end at the same rows in every run.
         let rows = (BLOCK_BYTES as u64 / (self.bytes() / self.rows).max(1)).clamp(64, BLOCK_ROWS as u64);
         let mut reader = guarded(self.input, KIND, || {
             let mask = ProjectionMask::leaves(self.metadata.parquet_schema(), self.leaves.iter().copied());
@@ -123,7 +123,7 @@ impl<'a> Parquet<'a> {
         Ok(Some(sent))
     }
 
-    /// Packings that the other reader does not know (gzip, Brotli, LZ4) are left to polars.
+    /// As [`Parquet::stream`], through polars, for compressions that the other reader lacks (gzip, Brotli, LZ4).
     fn by_polars(&self, to: &SyncSender<(u64, RecordBatch)>) -> Result<Option<u64>> {
         let mut sent = 0;
         while sent < self.rows {

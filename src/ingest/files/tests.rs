@@ -220,7 +220,7 @@ fn named_columns_must_be_there() {
     let dir = tempfile::tempdir().unwrap();
     let at = |ending: &str| dir.path().join(format!("x.{ending}"));
     let row = |i: usize| format!("{{\"q\": \"p{i}\", \"chosen\": \"a\", \"rejected\": \"b\"}}\n");
-    // The column stands in the last of many rows only.
+    // Only the last of many rows has the column `r`.
     let mut lines: String = (0..9000).map(row).collect();
     lines.push_str("{\"q\": \"p\", \"chosen\": \"a\", \"rejected\": \"b\", \"r\": {\"a\": 2}}\n");
     std::fs::write(at("jsonl"), &lines).unwrap();
@@ -266,8 +266,8 @@ fn unread_keys_of_messages_are_told_in_every_format() {
     }
 }
 
-/// Two rows with types that other writers choose: dictionaries, 32-bit floats, lists of a fixed size,
-/// structs that are null.
+/// Three rows with types that other writers choose: dictionaries, 32-bit numbers, lists of a fixed size, lists that are
+/// null.
 fn odd_types() -> RecordBatch {
     let prompts: DictionaryArray<Int32Type> = ["p", "p", "q"].into_iter().collect();
     let roles: ArrayRef = Arc::new(StringArray::from(vec!["assistant"; 3]));
@@ -361,7 +361,7 @@ fn torn_arrow_files_are_refused() {
     assert!(error.hint().unwrap().contains("--columns prompt=question"));
 }
 
-/// Rows of one long text that a dictionary holds once.
+/// Rows with one long prompt, which a dictionary stores once.
 fn repeated(rows: usize, length: usize) -> RecordBatch {
     let long = "x".repeat(length);
     let column = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; rows])) };
@@ -397,7 +397,7 @@ fn batches_are_bounded_in_rows_and_text_whatever_the_row_groups() {
 fn a_dictionary_is_no_bomb() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.parquet");
-    // 64 GiB of text, written as one text of 1 MiB and 65,536 references to it.
+    // 1 GiB of text, written as one text of 1 MiB and 1,024 references to it.
     let batch = repeated(512, 1 << 20);
     let mut bytes = Vec::new();
     let properties = WriterProperties::builder()

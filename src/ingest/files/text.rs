@@ -18,15 +18,15 @@ pub const BLOCK_BYTES: usize = 16 << 20;
 /// ... or this many rows.
 pub const BLOCK_ROWS: usize = 8192;
 
-/// Bytes looked at to tell how rows are written.
+/// The first bytes of a file, which show how rows are written.
 const HEAD: u64 = 1 << 16;
 
-/// How rows are written, told by the first bytes.
+/// How rows are written, recognised by the first bytes.
 #[derive(Debug, Clone)]
 pub enum Framing {
     /// One JSON object a line.
     Lines,
-    /// One JSON array of objects, with line breaks wherever they please.
+    /// One JSON array of objects, with line breaks anywhere.
     Array,
     /// CSV with a header; a quoted cell may hold line breaks.
     Csv(Arc<Dialect>),
@@ -35,7 +35,7 @@ pub enum Framing {
 /// One row of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// 1-based line on which it begins; in an array, its number.
+    /// 1-based line on which it begins; in an array, the 1-based number of the element.
     pub number: u64,
     /// Where its bytes are in the block; only its first bytes where it is too long.
     pub range: Range<usize>,
@@ -57,12 +57,12 @@ pub struct Text {
     input: Input,
     packing: Packing,
     limits: Limits,
-    /// Line last read, or element of the array.
+    /// Number of the line or element that was read last.
     number: u64,
     /// Bytes read, after decompression.
     taken: u64,
     ended: bool,
-    /// The same open file: its position is that of the reading.
+    /// A second handle of the file, with the same position.
     file: Option<File>,
 }
 
@@ -74,12 +74,12 @@ enum End {
 }
 
 impl Text {
-    /// The open file, whose position tells how much of it was read, packed as it is.
+    /// A handle of the open file, whose position tells how many of its bytes were read, before decompression.
     pub fn file(&mut self) -> Option<File> {
         self.file.take()
     }
 
-    /// Opens a file, tells how its rows are written, and reads the header where there is one.
+    /// Opens a file, finds out how its rows are written, and reads the header where there is one.
     ///
     /// # Errors
     /// [`Error::Data`] where the file is damaged or its header knows no column; [`Error::Io`].
@@ -129,7 +129,7 @@ impl Text {
         self.framing.clone()
     }
 
-    /// Sends the rows block by block, until their end or until nobody listens.
+    /// Sends the rows block by block, until the end or until the receiver is gone.
     ///
     /// # Errors
     /// [`Error::Data`] where the file is damaged or larger than allowed.
@@ -185,8 +185,8 @@ impl Text {
         Ok(Some(Row { number: self.number, range, too_long }))
     }
 
-    /// One element of an array: all up to the comma or bracket after it, so that one that is not
-    /// sound JSON does not hide the next.
+    /// One element of an array: all up to the comma or bracket after it, so that an element that is not valid JSON does
+    /// not affect the next.
     fn element(&mut self, bytes: &mut Vec<u8>) -> Result<Option<Row>> {
         if self.ended {
             return Ok(None);
@@ -242,7 +242,7 @@ impl Text {
             }
         }
         self.number = number + state.breaks();
-        // Blanks belong to the cells, but for the half of a line break.
+        // Blanks belong to the cells; only the carriage return of a line break does not.
         let end = bytes.len() - usize::from(bytes[start..].ends_with(b"\r"));
         let blank = bytes[start..end].iter().all(|b| *b != delimiter && blank(*b));
         let range = start..if blank { start } else { end };
@@ -250,8 +250,8 @@ impl Text {
         Ok(Some(Row { number, range, too_long }))
     }
 
-    /// Reads up to and including the byte whose offset `find` gives, chunk by chunk; keeps what is
-    /// before it, up to a little more than the longest row. Tells what ended it, and whether it was cut.
+    /// Reads up to and including the byte whose offset `find` gives, chunk by chunk, and keeps what comes before it, up
+    /// to a little more than the longest row. Returns what ended it, and whether it was cut.
     fn scan(
         &mut self,
         mut keep: Option<&mut Vec<u8>>,
@@ -346,8 +346,8 @@ impl Json {
     }
 }
 
-/// Whether a text is one JSON array: a bracket, and then an object or nothing. Lines may begin with a
-/// bracket, too: rows that are lists, which are told one by one.
+/// Whether a text is one JSON array: a bracket, and then an object or nothing. Lines that are lists begin with a
+/// bracket too; each of them is reported as a faulty row.
 fn opens_array(head: &[u8]) -> bool {
     let mut words = head.iter().filter(|b| !blank(**b));
     words.next() == Some(&b'[') && matches!(words.next(), Some(b'{' | b']') | None)

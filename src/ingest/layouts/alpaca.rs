@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The prompt is `instruction`, with `input` on a line of its own below where there is one.
-//! `system`, `history` and `input` may be absent, null or empty; the first two are read beside every layout's prompt.
+//! `system`, `history` and `input` may be absent, null or empty; the first two are read in every layout.
 
 use super::super::record::{Body, Record, Turn, sides};
 use super::super::value::{Object, Read};

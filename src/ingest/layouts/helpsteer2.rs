@@ -35,7 +35,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
 /// The pair of two responses, the second preferred where `strength` is positive.
 ///
 /// # Errors
-/// The decision not to make one, where neither is preferred.
+/// A decision against the row, where neither is preferred.
 pub fn preferred<'a>(first: Cow<'a, str>, second: Cow<'a, str>, strength: f64, field: &str) -> Read<Body<'a>> {
     if strength == 0.0 {
         return Err(RowFault::decision(field, reason::NO_PREFERENCE, "neither response is preferred"));

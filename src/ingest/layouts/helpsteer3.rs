@@ -6,8 +6,7 @@
 //! ```
 //!
 //! `overall_preference` is an integer from -3 (the first is much better) to 3 (the second is); its size
-//! becomes the score of the better response, against 0. Rows with 0 are counted as `no-preference`: two
-//! copies of one response would say nothing.
+//! becomes the score of the better response, against 0. Rows with 0 are counted as `no-preference`.
 
 use super::super::record::{Record, Turn, turns};
 use super::super::value::{Object, Read, Value};

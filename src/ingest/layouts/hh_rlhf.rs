@@ -4,8 +4,8 @@
 //! {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}
 //! ```
 //!
-//! Each is split at its labels, which stand behind an empty line, or at the start of a line where no label of the
-//! text has one before it; line breaks may be CRLF. The last `Assistant:` turn is the response. Dialogues that differ
+//! Each is split at its labels. A label follows an empty line, or any line break in a text in which no `Assistant:`
+//! follows an empty line; line breaks may be CRLF. The last `Assistant:` turn is the response. Dialogues that differ
 //! before it are counted as `different-contexts`, those that end with the person's turn as `no-response`.
 
 use std::borrow::Cow;
@@ -37,7 +37,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     Record::new(prompt, Body::Pair(chosen, rejected)).checked("chosen")
 }
 
-/// What stands before a label.
+/// What separates a label from the text before it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Breaks {
     /// A line break.
@@ -47,7 +47,7 @@ enum Breaks {
 }
 
 impl Breaks {
-    /// What stands before the model's labels of a text; none where there is no label.
+    /// What separates a text's `Assistant:` labels; `None` where it has no such label.
     fn of(text: &str) -> Option<Breaks> {
         let starts = || text.match_indices("\nAssistant:").map(|(at, _)| at);
         let after_empty_line = |at: usize| text[..at].trim_end_matches('\r').ends_with('\n');

@@ -1,5 +1,5 @@
-//! One file per layout: what a row looks like, whether one does (`fits`), and how it becomes
-//! a [`Record`] (`read`).
+//! One file per layout: what its rows look like, whether a row fits it (`fits`), and how a row becomes a [`Record`]
+//! (`read`).
 
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +60,6 @@ pub enum Format {
 
 /// A layout: its name and its functions.
 pub struct Layout {
-    /// Its name.
     pub format: Format,
     /// Whether its rows are scored completions; pairs otherwise.
     pub scored: bool,
@@ -86,9 +85,8 @@ static LAYOUTS: [Layout; 13] = [
 ];
 
 impl Layout {
-    /// The most specific layout that a row fits by the fields that have something in them: tables that were
-    /// joined have all columns of both. Blank texts count where a row has no prompt without them, and all fields
-    /// where it fits none.
+    /// The most specific layout that a row fits. Only fields that are not empty count, since joined tables have the
+    /// columns of both. If a row has no prompt or fits no layout by these, blank texts count too, and then all fields.
     pub fn of(row: &Object<'_>) -> Option<&'static Layout> {
         let fitting = |row: &Object<'_>| LAYOUTS.iter().find(|layout| (layout.fits)(row));
         let with_blank = || {
@@ -118,7 +116,7 @@ impl Layout {
         Some(&LAYOUTS[first])
     }
 
-    /// The layout of this name, the least specific of several; none for `auto`.
+    /// The layout of this name, the least specific of several; `None` for `auto`.
     pub fn named(format: Format) -> Option<&'static Layout> {
         LAYOUTS.iter().rfind(|layout| layout.format == format)
     }
@@ -165,7 +163,7 @@ pub fn read<'a>(
     Ok(Record { source, annotator, flip_probability, ..record })
 }
 
-/// The system message beside the prompt, under any of its names.
+/// The system message in a column of its own, under any of the column's names.
 fn system<'a>(row: &mut Object<'a>) -> Read<Option<std::borrow::Cow<'a, str>>> {
     let mut found = None;
     for key in ["system", "system_prompt", "system_message"] {
@@ -180,7 +178,7 @@ fn system<'a>(row: &mut Object<'a>) -> Read<Option<std::borrow::Cow<'a, str>>> {
     Ok(found)
 }
 
-/// Earlier turns beside the prompt: lists of a person's text and the model's, or messages.
+/// The turns of the column `history`: pairs of a person's text and the model's, or messages.
 fn history(value: Option<Value<'_>>) -> Read<Vec<Turn<'_>>> {
     let rounds = match value {
         Some(Value::List(rounds)) => rounds,
@@ -207,7 +205,7 @@ fn history(value: Option<Value<'_>>) -> Read<Vec<Turn<'_>>> {
     Ok(turns)
 }
 
-/// Names under which a question stands in some set, to be told apart from columns that cannot be one.
+/// Names that data sets give to the column of the question; one of them is suggested where the prompt is missing.
 const QUESTIONS: [&str; 12] = [
     "query",
     "question",
@@ -223,7 +221,7 @@ const QUESTIONS: [&str; 12] = [
     "text",
 ];
 
-/// The fault of a prompt that is missing, with the columns among which it may stand.
+/// Adds the row's columns to the fault of a missing prompt, one of which may be the prompt.
 fn with_columns(mut fault: RowFault, keys: impl FnOnce() -> Vec<String>) -> RowFault {
     if fault.lacks_prompt() {
         let keys = keys();
@@ -264,12 +262,10 @@ fn has(row: &Object<'_>, key: &str) -> bool {
     row.get(key).is_some_and(|value| *value != Value::Null)
 }
 
-/// Whether a key holds a text.
 fn has_text(row: &Object<'_>, key: &str) -> bool {
     matches!(row.get(key), Some(Value::Text(_)))
 }
 
-/// Whether a key holds a list.
 fn has_list(row: &Object<'_>, key: &str) -> bool {
     matches!(row.get(key), Some(Value::List(_)))
 }

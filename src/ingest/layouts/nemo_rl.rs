@@ -50,6 +50,6 @@ fn completion(item: Value<'_>) -> Read<Completion<'_>> {
             }
         }
     };
-    // Not -0.0, which would be written as such.
+    // `-rank` would be -0.0 for rank 0, and would be written as such.
     Ok(Completion { model, response, score: Some(0.0 - rank) })
 }

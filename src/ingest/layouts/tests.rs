@@ -35,7 +35,7 @@ fn shown(record: &Record<'_>) -> String {
     format!("{source}{} => {body}", turns(&record.prompt))
 }
 
-/// What becomes of a row whose layout is told: the record, or the fault.
+/// The layout that is recognised for a row, and the record or the fault that it gives.
 fn told(line: &str) -> String {
     let row = object(line);
     let layout = Layout::of(&row);
@@ -49,7 +49,7 @@ fn told(line: &str) -> String {
     }
 }
 
-/// Rows and what becomes of them.
+/// Compares what [`told`] gives for each row.
 fn check(cases: &[(&str, &str)]) {
     for (line, wanted) in cases {
         assert_eq!(told(line), *wanted, "{line}");
@@ -433,7 +433,7 @@ fn tens_that_the_ratings_belie() {
         format!(r#"{{"response":"a","overall_score":10,{}}}"#, ratings("2")),
         format!(r#"{{"response":"b","overall_score":10.0,{}}}"#, ratings("4")),
         format!(r#"{{"response":"c","overall_score":10,{}}}"#, ratings("5")),
-        // The set's own mean counts first; ratings that cannot be read say nothing.
+        // The set's own mean comes first; ratings that cannot be read are ignored.
         format!(r#"{{"response":"d","overall_score":10,"fine-grained_score":1.25,{}}}"#, ratings("5")),
         format!(r#"{{"response":"e","overall_score":10,{}}}"#, ratings("many")),
         r#"{"response":"f","overall_score":10}"#.to_string(),

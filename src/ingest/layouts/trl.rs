@@ -11,8 +11,8 @@
 //! ```
 //!
 //! `score_chosen`, `score_rejected`, `chosen_model` and `rejected_model` are read where they are
-//! present. An implied prompt ends where a turn does. The words that two texts have in common are no prompt: the
-//! question may stand in a column of another name, and such rows are refused.
+//! present. An implied prompt ends where a turn does. The words that two texts have in common are no prompt: such rows
+//! are refused, since a column of another name may hold the question.
 
 use super::super::record::{Body, Record, Turn, different_contexts, ends_with_assistant, sides, turns};
 use super::super::value::{Object, Read, RowFault, Value, unfit};
@@ -52,7 +52,7 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let prompt = match given {
         Some(mut prompt) => {
             let repeated = [&mut chosen.turns, &mut rejected.turns].map(|turns| without_prompt(turns, &prompt));
-            // Where the conversations go on beyond what was given, so does what they have in common.
+            // Further messages that both conversations have in common belong to the prompt too.
             if repeated == [true, true] {
                 prompt.extend(common_turns(&mut chosen.turns, &mut rejected.turns));
             }
@@ -86,7 +86,7 @@ fn response<'a>(row: &mut Object<'a>, key: &'static str) -> Read<Vec<Turn<'a>>> 
     }
 }
 
-/// Drops a repetition of the prompt from the front of a response that has more to say; tells whether it did.
+/// Removes a repetition of the prompt from the front of a longer response; returns whether there was one.
 fn without_prompt<'a>(turns: &mut Vec<Turn<'a>>, prompt: &[Turn<'a>]) -> bool {
     let repeated =
         turns.len() > prompt.len() && prompt.last().is_some_and(|t| t.role == USER) && turns.starts_with(prompt);

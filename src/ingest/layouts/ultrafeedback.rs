@@ -9,7 +9,7 @@
 //!                     "truthfulness": {"Rating": "4"}, "instruction_following": {"Rating": "4"}}}]}
 //! ```
 //!
-//! The set's first revision held some thousand scores of 1 as 10. They show in the mean of the ratings:
+//! The set's first revision had some thousand scores of 1 as 10. The mean of the ratings shows them:
 //! where it is 2 or less the score was 1; where it is at most 4, the set's authors asked the judge again
 //! (OpenBMB/UltraFeedback, `fix_overall_score_issue.py`). See [`OnWrongTens`] for what is done about them.
 
@@ -59,7 +59,7 @@ fn completion<'a>(item: Value<'a>, config: &IngestConfig, wrong_tens: &mut Wrong
     Ok(Completion { model, response, score })
 }
 
-/// The overall score; a 10 that the ratings belie is counted, and mended where that is asked for.
+/// The overall score; a 10 that the ratings contradict is counted, and repaired where the policy says so.
 fn overall(mut item: Object<'_>, policy: OnWrongTens, wrong_tens: &mut WrongTens) -> Read<Option<f64>> {
     let score = item.number("overall_score")?;
     if score != 10.0 {
@@ -67,7 +67,7 @@ fn overall(mut item: Object<'_>, policy: OnWrongTens, wrong_tens: &mut WrongTens
     }
     let mean = match item.take("fine-grained_score") {
         Some(Value::Number(mean)) => Some(mean),
-        // Faults in ratings that do not count are none.
+        // The ratings are not the score here, so ratings that cannot be read are no fault.
         _ => item.object("annotations").and_then(|mut a| mean_rating(&mut a)).ok().flatten(),
     };
     let repair = policy == OnWrongTens::Repair;
@@ -84,7 +84,7 @@ fn overall(mut item: Object<'_>, policy: OnWrongTens, wrong_tens: &mut WrongTens
     })
 }
 
-/// Mean of the ratings that are not "N/A"; none where all are. Absent aspects do not count.
+/// Mean of the ratings that are not "N/A"; `None` where all are. Absent aspects do not count.
 fn mean_rating(annotations: &mut Object<'_>) -> Read<Option<f64>> {
     let (mut sum, mut n) = (0.0, 0u32);
     for aspect in ASPECTS {
@@ -98,7 +98,7 @@ fn mean_rating(annotations: &mut Object<'_>) -> Read<Option<f64>> {
     Ok((n > 0).then(|| sum / f64::from(n)))
 }
 
-/// One aspect's rating; none where it is "N/A".
+/// One aspect's rating; `None` where it is "N/A".
 fn rating(annotations: &mut Object<'_>, aspect: &'static str) -> Read<Option<f64>> {
     let in_annotations = |f: RowFault| f.within("annotations");
     let mut annotation = annotations.object(aspect).map_err(in_annotations)?;

@@ -7,7 +7,7 @@ use crate::seed::Seed;
 
 #[test]
 fn the_rate_of_drawn_annotators_is_the_mean_over_all_pairs() {
-    // Annotator a has one pair, the next one two more, and so on; those of the last have none.
+    // The first annotator has one pair, each further one two more; the last seven pairs have no annotator.
     let names: Vec<&'static str> = (0..50).map(|a| &*format!("annotator {a}").leak()).collect();
     for n in [1, 2, 50] {
         let mut rows: Vec<Row> = Vec::new();
@@ -25,7 +25,7 @@ fn the_rate_of_drawn_annotators_is_the_mean_over_all_pairs() {
             assert!(simulated > 0 || found[rows.len() - 7..].iter().all(|p| *p == rate));
         }
     }
-    // Two of equal share at 0.2 share in the proportion of their draws: 0.2 (1 + d) / (1 + mean d).
+    // At 0.2, two annotators with as many pairs have the rates 0.2 (1 + d) / (1 + mean d).
     let rows = [0, 1].map(|a| Row { annotator: Some(names[a]), ..PLAIN });
     let draw = |p: f64| (p - 0.2) / 0.2;
     let drawn = chances(&rows, &NoiseConfig { calibrate: false, ..at(K::Annotator, 0.2) });

@@ -21,7 +21,7 @@ fn one_of_equal_rows_stays_whatever_their_order() {
     let other = finished(vec![batch(&[b, a, b]), batch(&[a, b])]);
     let places = ["line", "file"];
     assert!(one.frame.drop_many(places).equals_missing(&other.frame.drop_many(places)));
-    // The same id with the richer source first: decided by content before place.
+    // Of pairs with the same id, the content of the rows decides before file and line.
     let mut tagged = batch(&[a]);
     tagged.with_column(Column::new("source".into(), ["r"])).unwrap();
     for frames in [vec![batch(&[a]), tagged.clone()], vec![tagged.clone(), batch(&[a])]] {
@@ -167,7 +167,7 @@ proptest! {
         prop_assert_eq!(whole.conflict.is_empty(), whole.conflicts == 0);
         let all = batch(&rows);
         prop_assert_eq!(whole.frame.height() + whole.drops.len(), all.height());
-        // By ranges of group, one split at a time, as shards and buckets are.
+        // Calls with ranges of groups give the same as one, as shards and buckets need it.
         let middle = u64::MAX / 2;
         let part = |high: bool| {
             let keep = all.column("group").unwrap().u64().unwrap().iter().map(|g| (g.unwrap() > middle) == high);

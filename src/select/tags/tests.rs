@@ -10,7 +10,7 @@ fn joined(parts: &[&[Row]]) -> Option<Join> {
     Some(join)
 }
 
-/// What becomes of rows with these settings and this joined file.
+/// What a tagger with these settings and this joined file makes of rows.
 fn applied(config: &SourceConfig, joined: Option<Join>, rows: &[Row]) -> Tagged {
     Tagger::new(config, origins(), joined).unwrap().apply(frame(rows)).unwrap()
 }
@@ -76,7 +76,7 @@ fn a_tag_is_the_first_that_is_known() {
     let told = ["--source-rule late=prefix:what is: no row has got its source by it"];
     assert_eq!(counts.warnings(&config), told, "the rule before it takes all");
     assert_eq!(counts.faults(&config), vec![]);
-    // Rules that tag nothing at all, and names that nothing has.
+    // Rules that tag no row, and sources that no row has.
     let idle = SourceConfig { rules: strings(&["x=prefix:nothing"]), ..config };
     let own = applied(&idle, None, &[(0, "a", Some("own"))]).counts;
     assert!(own.faults(&idle)[0].to_string().ends_with("has no effect: all 1 rows have a source already"));

@@ -1,4 +1,4 @@
-//! Long prompts, cut by a small tokenizer of our own.
+//! Long prompts, cut by the tiny tokenizer.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ use super::*;
 
 const LLAMA2: &str = "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}";
 
-/// What is kept of a prompt as text, and where it was cut; none where the pair is dropped.
+/// What is kept of a prompt as text, and where it was cut; `None` where the pair is dropped.
 fn cut(tokenizer: &ModelTokenizer, prompt: &[(&str, &str)], most: usize) -> Option<(String, CutAt, usize)> {
     let prompt: Vec<Message> = prompt.iter().map(|(role, content)| says(role, content)).collect();
     let (chosen, rejected) = ([says("assistant", "Good")], [says("assistant", "Bad")]);
@@ -115,7 +115,7 @@ fn the_beginning_of_sequence_stays_and_is_there_once() {
             assert_eq!(text, format!("<|endoftext|>{}", user("five")));
         }
     }
-    // Here every turn of the user begins with one.
+    // This template writes a BOS before every turn of the user.
     let tokenizer = with(LLAMA2, false);
     let prompt = [("user", "one"), ("assistant", "two"), ("user", "three")];
     let (text, at, _) = cut(&tokenizer, &prompt, length(&tokenizer, "<|endoftext|>[INST] three [/INST]")).unwrap();
@@ -127,7 +127,7 @@ fn the_beginning_of_sequence_stays_and_is_there_once() {
 
 #[test]
 fn templates_without_clear_beginnings() {
-    // What stands before a message depends on all of them; and the text is not the message's.
+    // The text before a message depends on the number of messages, and the template changes the messages' texts.
     let counted = "{{ messages | length }}{% for m in messages %}{{ '<|im_start|>' + m.content | upper + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}";
     let counted =
         counted.replace("{{ messages | length }}", "{{ '' if messages | length < 3 else messages | length }}");

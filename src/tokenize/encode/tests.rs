@@ -1,4 +1,4 @@
-//! Pairs encoded with a small tokenizer of our own.
+//! Pairs encoded with the tiny tokenizer.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -110,7 +110,7 @@ fn a_token_across_the_boundary_is_split_there() {
     let tokenizer = tiny();
     let two = tokenizer.encode_text("\n\n").unwrap();
     assert_eq!(two.len(), 1, "the vocabulary has a token for it");
-    // Header newline + two more: GPT-2's expression would take the first two together.
+    // The header ends with a newline and the response begins with two: GPT-2's expression takes the first two together.
     let (row, counts) = counted(&tokenizer, "Q", ["\n\nGood", "Bad"], &TokenizeConfig::default());
     assert_eq!(counts, EncodeCounts { forced_boundaries: 1, ..EncodeCounts::default() });
     assert_eq!(row.prompt_ids, tokenizer.encode_prompt(&[says("user", "Q")]).unwrap());
@@ -264,7 +264,7 @@ fn what_is_cut_is_counted() {
     let mut sum = inside;
     sum += inside;
     assert_eq!(sum.ends_inside, 2);
-    // A pair that is dropped counts for nothing.
+    // A pair that is dropped is not counted.
     let dropped = [says("user", "Q")];
     let same = [says("assistant", "abcdefgh")];
     let pair = PairText { id: "abc", prompt: &dropped, chosen: &same, rejected: &same, flipped: false, source: "src" };
@@ -282,7 +282,7 @@ fn two_beginnings_are_refused() {
     let refusal = refused(&tokenizer, "<|endoftext|>Q", ["Good", "Bad"]);
     assert_eq!((refusal.reason, refusal.field), ("two-beginnings", "prompt"));
     assert!(refusal.message.contains("begins with `<|endoftext|>` twice"), "{}", refusal.message);
-    // Neither is the template's.
+    // This template writes no BOS.
     let bare = with("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}", false);
     row(&bare, "<|endoftext|>Q", ["Good", "Bad"]);
     assert_eq!(refused(&bare, "<|endoftext|><|endoftext|>Q", ["Good", "Bad"]).reason, "two-beginnings");
@@ -309,8 +309,8 @@ fn odd_shapes_are_dropped_with_a_reason() {
     assert_eq!(reason(&prompt, &[answer.clone(), user, answer]), "response-not-one-turn");
 }
 
-/// Tokenizers that write blanks as a mark, line feeds as the byte's token, which is special as in some models'
-/// files, with templates that put what they like before the response.
+/// Tokenizers that write blanks as U+2581 and line feeds as a byte token, which is special, as in some models' files;
+/// with templates whose header ends in different ways.
 fn with_bytes_for_line_feeds() -> Vec<ModelTokenizer> {
     let templates = [
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
@@ -346,7 +346,7 @@ fn with_bytes_for_line_feeds() -> Vec<ModelTokenizer> {
     made
 }
 
-/// Compares a pair's ids with those of the whole conversation; whether the boundary was not forced.
+/// Compares a pair's ids with those of the whole conversation; false, without a comparison, if a boundary was forced.
 fn is_as_whole(tokenizer: &ModelTokenizer, prompt: &str, response: &str) -> bool {
     let config = TokenizeConfig { max_length: 1 << 20, max_prompt_length: 1 << 20, ..TokenizeConfig::default() };
     let conversation = [says("user", prompt), says("assistant", response)];
@@ -361,7 +361,7 @@ fn is_as_whole(tokenizer: &ModelTokenizer, prompt: &str, response: &str) -> bool
         return false;
     }
     let ours = [&row.prompt_ids[..], &row.chosen_ids].concat();
-    // An end that the template does not write comes in place of what it writes there.
+    // If the template writes no end of turn, the appended one takes the position of what it writes instead.
     let n = ours.len() - usize::from(!tokenizer.turn.rendered);
     assert_eq!(ours[..n], ids[..n], "{text:?}");
     assert_eq!(tokenizer.turn.rendered, ids.get(n - 1) == ours.last(), "{text:?}");
@@ -371,7 +371,7 @@ fn is_as_whole(tokenizer: &ModelTokenizer, prompt: &str, response: &str) -> bool
 #[test]
 fn no_blank_is_put_before_a_response_behind_a_byte() {
     for tokenizer in with_bytes_for_line_feeds() {
-        assert_eq!(tokenizer.decode_token(tokenizer.eot_id()), "</s>", "the byte's token ends no turn");
+        assert_eq!(tokenizer.decode_token(tokenizer.eot_id()), "</s>", "the byte token does not end a turn");
         assert!(tokenizer.continues && tokenizer.cuts.values().any(|token| token == "<0x0A>"));
         let whole = ["good", " good", "the good", "\n\nthe", "<0x0A>the", "<unk> a"];
         let whole = whole.iter().filter(|response| is_as_whole(&tokenizer, "the\nthing", response)).count();
@@ -387,7 +387,7 @@ proptest! {
         response in r"([ \nabdeghinot.!()\u{e9}\u{1f600}]| the|good|<0x0A>|<unk>){1,12}",
     ) {
         thread_local!(static ALL: Vec<ModelTokenizer> = with_bytes_for_line_feeds());
-        // Two marks at the beginning are refused.
+        // Two BOS at the beginning are refused.
         prop_assume!(!prompt.starts_with("<s>"));
         ALL.with(|all| all.iter().for_each(|tokenizer| assert!(is_as_whole(tokenizer, &prompt, &response) || tokenizer.continues)));
     }

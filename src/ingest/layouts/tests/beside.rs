@@ -1,4 +1,4 @@
-//! What rows have beside a layout's own fields, and what they have in their place.
+//! What all layouts have in common: system messages and history, unread keys, other names of scores.
 
 use super::*;
 
