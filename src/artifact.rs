@@ -1,5 +1,5 @@
-//! The one atomic writer: stage in the same folder, flush to disk, verify,
-//! rename, flush the folder. A reader sees the old file or the new one, never a part.
+//! Atomic writes: a file is staged in its folder, flushed to disk, verified and renamed, and the folder is flushed.
+//! A reader sees the old file or the new one, never a partial one.
 
 use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Read, Write};
@@ -19,10 +19,10 @@ pub use growing::Growing;
 /// Prefix of files that are not finished.
 const STAGED: &str = ".staged-";
 
-/// How the pointer file begins that Git LFS leaves instead of a large file.
+/// First bytes of the pointer file that Git LFS leaves in place of a large file.
 const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// What helps where a file is a pointer of Git LFS.
+/// Advice where a file is a Git LFS pointer.
 pub const LFS_ADVICE: &str = "`git lfs pull` in its folder fetches the data";
 
 /// Whether a file is a pointer of Git LFS, by its first bytes.
@@ -36,7 +36,7 @@ pub fn is_lfs_pointer(path: &Path) -> Result<bool> {
     Ok(start == LFS)
 }
 
-/// What a finished file is: for manifests.
+/// A finished file, as manifests list it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FileDigest {
     /// Path relative to the folder of the manifest.
@@ -77,8 +77,8 @@ pub fn write_verified(
     Ok(())
 }
 
-/// [`write_verified`] for a table: `fill` gives the number of rows that it wrote, `count` that of the staged file. Gives
-/// that number.
+/// [`write_verified`] for a table: `fill` returns the number of rows that it wrote, and `count` counts those of the
+/// staged file. Returns that number.
 ///
 /// # Errors
 /// As [`write_verified`]; [`Error::Artifact`] where the numbers differ.
@@ -96,7 +96,7 @@ pub fn write_rows(
     Ok(rows.get() as u64)
 }
 
-/// Writes a file under a name of its own in the folder where it is to appear.
+/// Writes a temporary file into the folder of `path`, so that the later rename stays within one file system.
 fn stage(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>) -> Result<tempfile::NamedTempFile> {
     let folder = parent(path);
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
@@ -109,19 +109,19 @@ fn stage(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>
     Ok(staged)
 }
 
-/// Tells a failure to write as one of the file: writers of tables wrap the system's words in their own.
+/// Turns an I/O error that a table writer has wrapped back into [`Error::Io`] with the path.
 fn broken(path: &Path, error: Error, writer: &mut impl Write) -> Error {
     if !matches!(error, Error::Frame(_) | Error::Arrow(_) | Error::Parquet(_)) {
         return error;
     }
-    // What the system refused once it refuses again, in its own words.
+    // A second flush fails with the system's own error, which the table writer's error hides.
     match writer.flush() {
         Err(source) => Error::Io { path: path.to_path_buf(), source },
         Ok(()) => Error::run(format!("{}: {error}", path.display())),
     }
 }
 
-/// Writes a file that need not outlive a power cut, under its name only when it is whole.
+/// Writes a file that need not survive a power cut; it appears under its name only when it is complete.
 ///
 /// # Errors
 /// As [`write_verified`].
@@ -144,7 +144,7 @@ pub fn move_file(finished: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file, or a folder with all that is in it; one that is not there is no fault.
+/// Removes a file, or a folder with its contents; a missing one is no error.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -199,7 +199,7 @@ pub fn write_parquet(path: impl AsRef<Path>, frame: &mut polars::prelude::DataFr
     write_parquet_marked(path, frame, &[])
 }
 
-/// [`write_parquet`] with words of our own in the file's metadata, which [`read_mark`] reads.
+/// [`write_parquet`] with the key-value pairs `marks` in the file's metadata, which [`read_mark`] reads.
 ///
 /// # Errors
 /// As [`write_parquet`].
@@ -212,7 +212,7 @@ pub fn write_parquet_marked(
     write_parquet_pieces(path.as_ref(), &none, std::iter::once(Ok(frame.clone())), marks).map(|_| ())
 }
 
-/// What a Parquet file's metadata holds under a key; nothing where the key is not there.
+/// The value of a key in a Parquet file's metadata; `None` where the key is missing.
 ///
 /// # Errors
 /// [`Error::Io`] where it cannot be opened, [`Error::Artifact`] where it is damaged.
@@ -226,12 +226,12 @@ pub fn read_mark(path: impl AsRef<Path>, key: &str) -> Result<Option<String>> {
     Ok(pairs.filter(|pair| pair.key == key).find_map(|pair| pair.value.clone()))
 }
 
-/// Writes the frames one behind the other as one Parquet file, with no more than some row groups in
-/// memory, and gives the number of rows. Bytes depend on the rows alone, not on how they are cut into
-/// frames. `none` is a frame without rows, for the columns and their types; `marks` are as in [`write_parquet_marked`].
+/// Writes the frames in order as one Parquet file, holding one of them and less than a row group more in memory, and
+/// returns the number of rows. Bytes depend on the rows alone, not on how they are cut into frames. `none` is a frame
+/// without rows, for the columns and their types; `marks` are as in [`write_parquet_marked`].
 ///
 /// # Errors
-/// As [`write_parquet`], and what `frames` gives.
+/// As [`write_parquet`], and the errors in `frames`.
 pub fn write_parquet_pieces(
     path: &Path,
     none: &polars::prelude::DataFrame,
@@ -269,7 +269,7 @@ pub fn write_parquet_pieces(
     )
 }
 
-/// Reads a Parquet file of ours into a frame.
+/// Reads a Parquet file that this program wrote into a frame.
 ///
 /// # Errors
 /// [`Error::Io`] where it cannot be opened, [`Error::Artifact`] where it is damaged.
@@ -323,16 +323,16 @@ pub fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The last part of a path as text.
+/// The last component of a path as text.
 pub fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Waits until no other process or thread makes the same thing, by a lock on this file, which is made where it is not
-/// there; nothing where the user interrupts the wait. `what` is told of while it waits.
+/// Waits for an exclusive lock on this file, which is created where it is missing, so that only one process or thread
+/// computes `what`, which is named to the user while it waits. `None` where the user interrupts the wait.
 ///
 /// # Errors
-/// [`Error::Io`] where the folder cannot be written or knows no locks.
+/// [`Error::Io`] where the folder cannot be written or its file system has no locks.
 pub fn wait_for(path: &Path, what: &str, progress: &dyn Progress) -> Result<Option<File>> {
     let folder = parent(path);
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;

@@ -36,7 +36,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// Everything that can go wrong, by who can mend it.
+/// All errors of the crate, by who can fix them.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file failed.

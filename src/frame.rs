@@ -71,7 +71,7 @@ pub fn list_of_structs(name: &str, offsets: Vec<i64>, fields: &[Series]) -> Resu
     Ok(Series::try_from((PlSmallStr::from_str(name), array))?.into_column())
 }
 
-/// A list-of-structs column with its texts copied to where only they are. Rows that were gathered or
+/// A list-of-structs column with its texts copied into buffers of their own. Rows that were gathered or
 /// sliced keep the texts of all rows alive, and polars writes those too when the texts are nested.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! # Source
 //! The GGUF specification of the ggml project (`docs/gguf.md`). candle's reader fails as a whole where one tensor is of
-//! a type that candle does not compute with; this one lists such tensors, so that `inspect` and errors can name them.
+//! a type that candle does not compute with; this one lists such tensors, so that errors can name them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -46,7 +46,7 @@ impl Gguf {
     /// Maps a file and reads its head.
     ///
     /// # Errors
-    /// [`Error::Model`] where it is damaged.
+    /// [`Error::Io`] where it cannot be read, [`Error::Model`] where it is damaged.
     pub fn open(path: &Path) -> Result<Gguf> {
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
         // SAFETY: nothing here writes to the map. Another program that changes the file meanwhile can make numbers
@@ -239,7 +239,7 @@ mod tests {
             let error = open(&whole[..cut]).map(|found| found.bytes(found.tensors[0].start, 256).is_some());
             assert!(!error.unwrap_or(false), "{cut} bytes");
         }
-        // Whatever one byte becomes, nothing breaks.
+        // No value of a single byte makes the parser panic.
         for at in 0..whole.len() - 64 * 4 {
             for byte in [0, 1, 0x7f, 0xff] {
                 let mut bytes = whole.clone();

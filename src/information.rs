@@ -12,7 +12,7 @@ pub fn entropy(weights: &[f64]) -> f64 {
     if total > 0.0 { -positive().map(|w| w / total * (w / total).ln()).sum::<f64>() + 0.0 } else { 0.0 }
 }
 
-/// exp of the entropy: the number of equally used codes that would be as spread out; 1 to `weights.len()`.
+/// exp of the entropy: the number of equally used codes that have the same entropy; 1 to `weights.len()`.
 pub fn perplexity(weights: &[f64]) -> f64 {
     entropy(weights).exp()
 }

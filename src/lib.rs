@@ -1,6 +1,6 @@
 //! Latent Preference Coding on dataframes.
 //!
-//! Data walks through the crate in this order, and the modules are declared in it:
+//! Data passes through the crate in this order, in which the modules are declared too:
 //!
 //! 1. [`synth`]: a planted-factor corpus, for tests and demos, or preferences planted over real texts (optional).
 //! 2. [`ingest`]: files -> frames of completions or pairs, and rejects.
@@ -15,7 +15,7 @@
 //! 11. [`posteriors`]: every example's code posterior as Parquet.
 //! 12. [`analysis`] and [`report`]: Parquet -> tables, intervals, plots.
 //!
-//! Three representations, each border crossed in one place: polars frames up to
+//! Data have three representations, and one module converts each into the next: polars frames up to
 //! `tokenize`, Arrow on disk, candle tensors from `batch` to `posteriors`.
 //! Stages do not import each other; [`pipeline`] wires them, [`cli`] drives it.
 //!
@@ -57,8 +57,8 @@
 //! # }
 //! ```
 //!
-//! `examples/` in the repository has whole programs: a prepared folder, posteriors in a frame, an objective of one's
-//! own, a policy that is scored.
+//! `examples/` in the repository has whole programs: a prepared folder, posteriors in a frame, a user-defined
+//! objective, a policy that is scored.
 //!
 //! # Symbols
 //! B pairs · T tokens · V vocabulary · H hidden size · K codes.

@@ -23,9 +23,9 @@ pub struct InputFile {
     pub blake3: String,
     /// Rows read.
     pub rows_read: u64,
-    /// Rows that went on.
+    /// Rows kept.
     pub rows_kept: u64,
-    /// Rows that did not, by reason; `rows_read = rows_kept + sum(rows_rejected)`.
+    /// Rows rejected, by reason; `rows_read = rows_kept + sum(rows_rejected)`.
     pub rows_rejected: BTreeMap<String, u64>,
 }
 
@@ -78,6 +78,9 @@ impl Manifest {
     }
 
     /// Adds a fact.
+    ///
+    /// # Errors
+    /// [`Error::Json`] where the value cannot be written as JSON.
     pub fn fact(&mut self, key: &str, value: impl Serialize) -> Result<()> {
         self.facts.insert(key.to_string(), serde_json::to_value(value)?);
         Ok(())
@@ -111,7 +114,7 @@ impl Manifest {
     /// Reads a folder's manifest and refuses a newer layout.
     ///
     /// # Errors
-    /// [`Error::Artifact`] where it is missing, damaged or newer.
+    /// [`Error::Artifact`] where it is missing, damaged or newer, or names a file outside of the folder.
     pub fn read(folder: &Path) -> Result<Manifest> {
         let path = folder.join(crate::schema::prepared::MANIFEST);
         let bytes = std::fs::read(&path).map_err(|e| {

@@ -1,7 +1,7 @@
-//! What a stage says while it works. Stages speak to a [`Progress`]; only the
-//! command line decides what a person sees, and prints it on stderr.
+//! Progress of a running stage. Stages report to a [`Progress`]; only the command line decides what a person sees,
+//! and prints it on stderr.
 
-/// Listener of a running stage; what it does not listen to is lost. All methods may be called from any thread.
+/// Receives what a running stage reports; the default methods ignore it. All may be called from any thread.
 pub trait Progress: Send + Sync {
     /// A step begins, of `total` units where that is known.
     fn begin(&self, _step: &str, _total: Option<u64>) {}
@@ -15,13 +15,13 @@ pub trait Progress: Send + Sync {
     fn note(&self, _line: &str) {}
     /// A warning: the work goes on, but the user should know.
     fn warn(&self, _line: &str) {}
-    /// Whether the user asked to stop at the next good place.
+    /// Whether the user asked to stop; stages then stop where they can be resumed.
     fn interrupted(&self) -> bool {
         false
     }
 }
 
-/// Says nothing.
+/// Ignores all reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

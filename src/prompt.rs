@@ -1,4 +1,4 @@
-//! What a prompt is known by: its normal form, the group that copies of it share, and its id.
+//! What identifies a prompt: its normal form, the group that copies of it share, and its id.
 //!
 //! Ingestion computes normal form and group once for each row; later stages read them from the row's columns.
 
@@ -13,7 +13,7 @@ use crate::message::{MessageColumn, USER};
 use crate::schema::col;
 use crate::seed::Seed;
 
-/// The text by which rows with the same question are known: the last user message (all messages where there is
+/// The text by which rows with the same question are recognized: the last user message (all messages where there is
 /// none), lower-cased, white space collapsed. Splits, shards and random picks are keyed by it, so that copies with
 /// other spacing or case stay together.
 ///
@@ -28,9 +28,9 @@ pub fn normalized<'a>(messages: impl DoubleEndedIterator<Item = (&'a str, &'a st
     out
 }
 
-/// Appends a text in lower case, its words one blank apart.
+/// Appends a text in lower case, with one space between words.
 pub fn push_normalized(out: &mut String, text: &str) {
-    // The four separators are blanks to Python's `split`, not to Unicode.
+    // Python's `split` takes these four separators as white space, Unicode does not.
     for word in text.split(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)) {
         if word.is_empty() {
             continue;

@@ -1,4 +1,4 @@
-//! Rows that did not go on, and why. No row disappears without an entry here.
+//! Rejected rows and the reasons. No row disappears without an entry here.
 
 use polars::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -51,7 +51,7 @@ pub mod reason {
     pub const NO_RESPONSE: &str = "no-response";
     /// Decision: the people asked prefer neither response.
     pub const NO_PREFERENCE: &str = "no-preference";
-    /// Decision: a score of 10 that the ratings by aspect belie, where such rows are not wanted.
+    /// Decision: a score of 10 that the ratings by aspect contradict, where such rows are not wanted.
     pub const WRONG_TEN: &str = "wrong-ten";
     /// Decision: fewer than two completions with a response and a score.
     pub const TOO_FEW_COMPLETIONS: &str = "too-few-completions";
@@ -69,9 +69,9 @@ pub mod reason {
     pub const SMALL_MARGIN: &str = "small-margin";
     /// Decision: the two scores are equal.
     pub const TIED_SCORES: &str = "tied-scores";
-    /// Decision: more completions than every two of them can be paired.
+    /// Decision: the row has too many completions for pairing every two of them.
     pub const TOO_MANY_COMPLETIONS: &str = "too-many-completions";
-    /// Decision: the prompt has as many pairs as it may.
+    /// Decision: the prompt already has the most pairs that are allowed.
     pub const OVER_PROMPT_CAP: &str = "over-prompt-cap";
     /// Decision: another pair ranks the same two responses to the same prompt the other way round.
     pub const CONFLICTING_LABEL: &str = "conflicting-label";
@@ -79,20 +79,20 @@ pub mod reason {
     pub const EXCLUDED_SOURCE: &str = "excluded-source";
     /// Decision: the row is not in the share of its input that was asked for.
     pub const MIX_WEIGHT: &str = "mix-weight";
-    /// Decision: as many pairs of this input as were asked for are there already.
+    /// Decision: this input has already given as many pairs as were asked for.
     pub const MIX_CAP: &str = "mix-cap";
     /// Decision: nearly the same prompt is kept from another row.
     pub const NEAR_DUPLICATE: &str = "near-duplicate";
     /// Decision: the prompt or a response is of several messages, where one is wanted.
     pub const CONVERSATION: &str = "conversation";
-    /// Decision: the responses do not differ enough in anything by which they could be judged.
+    /// Decision: the responses do not differ enough in any trait by which they could be judged.
     pub const NO_VARYING_TRAIT: &str = "no-varying-trait";
     /// Decision: the text has a question of a benchmark in it.
     pub const CONTAMINATED: &str = "contaminated";
     /// Decision: the prompt is in the test split by the name of another file.
     pub const IN_TEST_SPLIT: &str = "in-test-split";
 
-    /// Reasons of pairs that go when all pairs of their prompt are known.
+    /// Reasons for dropping a pair that are found only when all pairs of its prompt are known.
     pub const AFTER_PAIRING: [&str; 5] =
         [IN_TEST_SPLIT, DUPLICATE, NORMALIZED_DUPLICATE, OVER_PROMPT_CAP, CONFLICTING_LABEL];
 
@@ -196,7 +196,7 @@ impl<'a> RowOrigins<'a> {
     }
 }
 
-/// Separates a frame into the rows that stay and the rejected ones, whose entries in `fates` are not none.
+/// Separates a frame into the rows that are kept and the rejected ones, which have an entry in `fates`.
 ///
 /// # Errors
 /// [`crate::Error::Frame`] where there are more or fewer fates than rows.

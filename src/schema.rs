@@ -20,7 +20,7 @@ pub const PAIR_COLUMNS: [&str; 16] = [
     col::NOISE_P,
 ];
 
-/// What stage frames carry beside the pair's own columns, in order, from the pairs to the files.
+/// Columns that stage frames have beside [`PAIR_COLUMNS`], in order; the files of pairs do not have them.
 pub const CARRIED_COLUMNS: [&str; 5] = [col::FILE, col::LINE, col::GROUP, col::ANNOTATOR, col::FLIP_PROBABILITY];
 
 /// Columns of `rejects.parquet`, in order.
@@ -117,12 +117,12 @@ pub fn name_of(choice: &impl serde::Serialize) -> String {
     serde_json::to_value(choice).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
 }
 
-/// `noise_kind` of pairs that no noise fell on.
+/// `noise_kind` of pairs to which no noise model was applied.
 pub const NO_NOISE: &str = "none";
 
 /// Files of a prepared folder.
 pub mod prepared {
-    /// Manifest of any folder of ours.
+    /// Manifest of every folder that this program writes.
     pub const MANIFEST: &str = "manifest.json";
     /// Rejected input rows.
     pub const REJECTS: &str = "rejects.parquet";
@@ -144,15 +144,15 @@ pub mod prepared {
     }
 }
 
-/// Facts of manifests that are read again.
+/// Keys of the facts in manifests that this program reads back.
 pub mod fact {
     /// What the tokenizer is, in a prepared folder.
     pub const TOKENIZER: &str = "tokenizer";
     /// Names of the planted preferences, beside a corpus.
     pub const PREFERENCES: &str = "preferences";
-    /// Hash of what tells a run from all others.
+    /// Hash that identifies a run.
     pub const IDENTITY: &str = "identity";
-    /// What is hashed for it.
+    /// The value that is hashed for [`IDENTITY`].
     pub const IDENTITY_OF: &str = "identity_of";
 }
 
@@ -255,7 +255,7 @@ pub mod codes {
     pub const FLIP_RATE: &str = "flip_rate";
     /// Accuracy of the code alone on all test pairs.
     pub const ACCURACY: &str = "accuracy";
-    /// A lower code that says the same, if any.
+    /// The lower code that this one duplicates (see [`crate::analysis::Duplicate`]), if any.
     pub const DUPLICATE_OF: &str = "duplicate_of";
     /// Name of a column for the pairs of one source.
     pub fn by_source(column: &str, source: &str) -> String {
@@ -273,7 +273,7 @@ pub mod accuracy {
     pub const LOW: &str = "low";
     /// Upper end of its interval.
     pub const HIGH: &str = "high";
-    /// What stands for all sources together in the column `source`.
+    /// Value of the column `source` for all sources together.
     pub const ALL: &str = "all";
 }
 
@@ -342,7 +342,7 @@ pub mod result {
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.
 pub mod metric {
     #![allow(missing_docs, reason = "the key says it")]
-    /// What metrics of the test split begin with.
+    /// Prefix of the metrics of the test split.
     pub const EVAL_PREFIX: &str = "eval_";
     pub const EVAL_RUNTIME: &str = "eval_runtime";
     pub const LOSS: &str = "loss";

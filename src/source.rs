@@ -37,7 +37,7 @@ impl ModelSource {
     /// (downloaded into the hub cache; see [`crate::hub`]).
     ///
     /// # Errors
-    /// [`Error::Model`] where it is none of these or cannot be had.
+    /// [`Error::Model`] where it is none of these or cannot be downloaded; [`Error::Io`].
     pub fn resolve(name: &str) -> Result<ModelSource> {
         if let Some(source) = Self::tiny(name)? {
             return Ok(source);

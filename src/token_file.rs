@@ -133,13 +133,13 @@ pub fn pack(rows: &[TokenRow]) -> Result<Vec<u8>> {
 /// [`ROWS_PER_BATCH`] rows however the pieces are cut, so that the bytes depend on the rows alone.
 ///
 /// # Errors
-/// As [`write()`], and what `pieces` gives.
+/// As [`write()`], and the errors in `pieces`.
 pub fn write_pieces(path: impl AsRef<Path>, pieces: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<u64> {
     let path = path.as_ref();
     write_batches(path, pieces.into_iter().map(|bytes| reader(path, Cursor::new(bytes?))))
 }
 
-/// Writes one token file of several others, as [`write_pieces`] does, and gives the number of rows.
+/// Joins token files into one, as [`write_pieces`] does, and returns the number of rows.
 ///
 /// # Errors
 /// As [`write()`]; [`Error::Artifact`] where a file is damaged.
@@ -203,7 +203,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<TokenRow>> {
 /// The rows that were [`pack`]ed.
 ///
 /// # Errors
-/// [`Error::Artifact`] where these are other bytes.
+/// [`Error::Artifact`] where the bytes are not those of a token file.
 pub fn unpack(bytes: Vec<u8>) -> Result<Vec<TokenRow>> {
     let path = Path::new("packed tokens");
     rows(reader(path, Cursor::new(bytes))?, path)
@@ -280,7 +280,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         let pieces = [&rows[..5], &rows[5..5], &rows[5..4000], &rows[4000..]].map(pack);
         assert_eq!(write_pieces(&path, pieces).unwrap() as usize, rows.len());
-        assert!(std::fs::read(&path).unwrap() == whole, "the cut into pieces is in the bytes");
+        assert!(std::fs::read(&path).unwrap() == whole, "the bytes depend on how the rows are cut into pieces");
         // The columns of an earlier version.
         let old = schema().project(&(0..10).collect::<Vec<_>>()).unwrap();
         let batch = to_batch(&Arc::new(schema()), &rows[..2]).unwrap().project(&(0..10).collect::<Vec<_>>()).unwrap();

@@ -11,9 +11,8 @@ pub struct Word {
     pub hash: u64,
 }
 
-/// The words of a text: runs of letters and digits, in scripts without blanks single characters, and
-/// symbols one by one. Case and the usual punctuation make no difference, but operators do: `3 + 4` is
-/// not `3 - 4`.
+/// The words of a text: runs of letters and digits, single characters in scripts without spaces, and single
+/// symbols. Case and the usual punctuation make no difference, but operators do: `3 + 4` is not `3 - 4`.
 pub fn words(text: &str) -> Vec<Word> {
     let mut words = Vec::with_capacity(text.len() / 6);
     let mut run: Option<Range<usize>> = None;
@@ -44,7 +43,7 @@ pub fn words(text: &str) -> Vec<Word> {
     words
 }
 
-/// Letters of scripts that are written without blanks between words.
+/// Letters of scripts that are written without spaces between words.
 fn stands_alone(c: char) -> bool {
     matches!(c,
         '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' // Thai, Lao, Burmese, Khmer
@@ -55,11 +54,11 @@ fn stands_alone(c: char) -> bool {
 /// Whether a character that is no letter and no digit carries meaning.
 fn is_symbol(c: char, before: char, after: char) -> bool {
     match c {
-        // A minus stands free or before a number; a hyphen joins words or begins a line of a list.
+        // A minus has white space around it or a digit behind it; a hyphen joins words or begins a list item.
         '-' => (matches!(before, ' ' | '\t') && after.is_whitespace()) || after.is_ascii_digit(),
         '.' | ',' | ';' | ':' | '!' | '?' | '\'' | '"' | '`' | '(' | ')' | '[' | ']' | '{' | '}' | '_' => false,
         '\u{a1}' | '\u{ab}' | '\u{b7}' | '\u{bb}' | '\u{bf}' | '\u{ad}' | '\u{fe0f}' | '\u{feff}' => false,
-        // Dashes, quotes, dots, marks without width; punctuation of East Asia in both widths.
+        // Dashes, quotes, dots, zero-width marks; East Asian punctuation in both widths.
         '\u{200b}'..='\u{206f}' | '\u{3000}'..='\u{303f}' => false,
         '\u{ff01}' | '\u{ff08}' | '\u{ff09}' | '\u{ff0c}' | '\u{ff0e}' | '\u{ff1a}' | '\u{ff1b}' | '\u{ff1f}' => false,
         c => !c.is_whitespace() && !c.is_control(),
@@ -67,7 +66,7 @@ fn is_symbol(c: char, before: char, after: char) -> bool {
 }
 
 fn word(text: &str, range: Range<usize>) -> Word {
-    // FNV-1a, then mixed: words are short, and the result must be the same everywhere and always.
+    // FNV-1a with a finalizer: it is fast on short words, and the same on every platform and in every version.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut byte = |b: u8| hash = (hash ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3);
     let part = &text[range.clone()];

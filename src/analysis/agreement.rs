@@ -76,8 +76,7 @@ pub fn nmi(a: &[u32], b: &[u32]) -> f64 {
     (table.mutual_information() / table.mean_entropy()).clamp(0.0, 1.0)
 }
 
-/// Adjusted mutual information, (I - E\[I\]) / ((H(a) + H(b)) / 2 - E\[I\]): NMI with what chance alone gives taken
-/// away.
+/// Adjusted mutual information, (I - E\[I\]) / ((H(a) + H(b)) / 2 - E\[I\]): NMI corrected for chance.
 ///
 /// E\[I\] is over all tables with the same margins (hypergeometric). About 0 for random labels, also where
 /// there are many codes and few examples. The cases without information are those of [`nmi`].
@@ -116,7 +115,8 @@ fn expected_information(rows: &[u64], columns: &[u64], total: u64) -> f64 {
     sum
 }
 
-/// Purity of `codes` against `truth`: the share of examples right when each code stands for its most frequent label.
+/// Purity of `codes` against `truth`: the share of examples that are right when each code predicts its most frequent
+/// label.
 ///
 /// At least the share of the most frequent label, and 1 with a code for each example: read it beside [`nmi`].
 /// 0 without examples.
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn purity_by_hand() {
-        // Code 0 holds labels 1, 1, 2 (2 right), code 1 holds 2 (1 right): 3 of 4.
+        // Code 0 has the labels 1, 1, 2 (2 right), code 1 the label 2 (1 right): 3 of 4.
         assert!(close(purity(&[0, 0, 0, 1], &[1, 1, 2, 2]), 0.75));
         assert_eq!(purity(&[], &[]), 0.0);
     }

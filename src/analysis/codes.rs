@@ -1,4 +1,4 @@
-//! What each code means: how well it orders pairs when it stands alone, and which codes say the same.
+//! What each code means: how well it orders pairs alone, and which codes say the same (their margins correlate).
 //!
 //! Read from the column `code_margins` of `posteriors.parquet`. Files without that column, and latents
 //! without codes, have nothing to read: the functions then give `None`, which is no error.
@@ -16,7 +16,7 @@ use crate::schema::col;
 /// Correlation of two codes' margins above which the codes are called duplicates.
 pub const DUPLICATE_CORRELATION: f64 = 0.95;
 
-/// Pairs below which correlations are not looked at: among few pairs, codes correlate by chance.
+/// Least number of pairs for which correlations are computed: among fewer, codes correlate by chance.
 pub const DUPLICATE_MIN_PAIRS: usize = 16;
 
 /// Which label each row of a frame has, if any.
@@ -175,8 +175,8 @@ impl CodeMargins {
     /// Codes whose margins correlate above `threshold` with those of a lower code, both of them `used`.
     ///
     /// A code is a duplicate of the lowest code with which it correlates so. Below [`DUPLICATE_MIN_PAIRS`]
-    /// pairs there are none. The margins hold what the backbone says of a pair, which is the same for all
-    /// codes: where it outweighs the codes, all of them are duplicates of each other, and that is so.
+    /// pairs there are none. The backbone's part of a margin is the same for all codes: where it outweighs theirs,
+    /// all codes are reported as duplicates of each other, rightly, since the code then hardly matters.
     pub fn duplicates(&self, used: &[bool], threshold: f64) -> Vec<Duplicate> {
         if self.rows.len() < DUPLICATE_MIN_PAIRS {
             return Vec::new();
@@ -207,14 +207,14 @@ fn uneven(row: usize, found: usize, expected: usize) -> Error {
     Error::run(format!("column `{name}`, row {}: {found} margins, expected {expected}", row + 1))
 }
 
-/// Values with their mean taken away, divided by the root of their sum of squares, so that [`dot`] is
-/// Pearson's correlation; empty for constant values and where one is not finite: they have none.
+/// Centred values divided by the root of their sum of squares, so that [`dot`] is Pearson's correlation; empty for
+/// constant values and where one is not finite, which have no correlation.
 fn standard_scores(values: &[f32]) -> Vec<f64> {
     let n = values.len() as f64;
     let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
     let apart: Vec<f64> = values.iter().map(|&v| f64::from(v) - mean).collect();
     let size = apart.iter().map(|d| d * d).sum::<f64>().sqrt();
-    // What is left of a constant after float32 rounding is no variation.
+    // Constant values keep a deviation of about this size from float32 rounding.
     let rounding = f64::from(f32::EPSILON) * mean.abs() * n.sqrt();
     if size.is_finite() && size > rounding { apart.into_iter().map(|d| d / size).collect() } else { Vec::new() }
 }
@@ -347,7 +347,7 @@ pub(super) mod tests {
         // Code 4 and code 0: 0.8. Code 4 names the lower of codes 0 and 1.
         assert_eq!(low.iter().map(|d| (d.code, d.duplicate_of)).collect::<Vec<_>>(), [(1, 0), (4, 0)]);
         assert!((low[1].correlation - 0.8).abs() < 1e-12);
-        // What nobody uses is no duplicate, and nothing is one of it.
+        // An unused code is no duplicate, and no code is a duplicate of it.
         assert!(margins.duplicates(&[false, true, true, true, true], 0.95).is_empty());
     }
 

@@ -25,7 +25,7 @@ pub struct SourceAccuracy {
     pub high: f64,
 }
 
-/// What the test split says of a run, against the clean labels; and how well its margins find flips in the training
+/// Results of a run on the test split, against the clean labels, and how well its margins find flips in the training
 /// split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Headline {
@@ -41,10 +41,11 @@ pub struct Headline {
     pub audit_auroc: Option<f64>,
 }
 
-/// Reads the headline numbers off the posteriors of a run.
+/// Computes the headline numbers from the posteriors of a run.
 ///
 /// # Errors
-/// [`crate::Error::Frame`] where a column is missing or of another type, [`crate::Error::Run`] where a value is.
+/// [`crate::Error::Frame`] where a column is missing or of another type; [`crate::Error::Run`] where a value is
+/// missing.
 pub fn headline(posteriors: &DataFrame) -> Result<Headline> {
     let split = |name: &str| posteriors.clone().lazy().filter(polars::prelude::col(col::SPLIT).eq(lit(name))).collect();
     let (train, test) = (split(SPLITS[0])?, split(SPLITS[1])?);
@@ -75,7 +76,7 @@ fn by_source(sources: &[String], correct: &[bool]) -> Vec<SourceAccuracy> {
         *n += 1;
         *hits += u64::from(*right);
     }
-    // Rows without a source stand in the whole alone.
+    // Rows without a source count in the overall accuracy only.
     let named = counts.into_iter().filter(|(source, _)| !source.is_empty());
     let of = |(source, (n, hits)): (&str, (u64, u64))| {
         let Interval { estimate: accuracy, low, high, .. } = wilson(hits, n);

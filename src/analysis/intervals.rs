@@ -28,7 +28,7 @@ impl Interval {
 
 /// Level of every interval.
 const LEVEL: f64 = 0.95;
-/// What lies outside of an interval at either side.
+/// Probability outside of an interval, at each side.
 const TAIL: f64 = (1.0 - LEVEL) / 2.0;
 
 /// Wilson's 95 % score interval of a share of `n` trials.

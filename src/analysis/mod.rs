@@ -1,4 +1,4 @@
-//! Parquet -> tables: what a run's numbers say, and how sure one can be of them.
+//! Parquet -> tables: statistics of a run, with their confidence intervals.
 //!
 //! [`intervals`], [`agreement`] and [`ranking`] are pure statistics on slices; [`tables`], [`codes`] and
 //! [`reading`] apply them to the frame of `posteriors.parquet`. Nothing here knows of tensors.

@@ -1,5 +1,5 @@
-//! A run's codes in one reading: which are in use, how far the prior knows them, what each is good for, and which
-//! say the same.
+//! All statistics of a run's codes: their use, the agreement of prior and posterior, each code's accuracy, and codes
+//! that say the same.
 
 use std::cmp::Ordering;
 
@@ -10,7 +10,7 @@ use super::agreement::nmi;
 use super::codes::{CodeAccuracy, CodeMargins, DUPLICATE_CORRELATION, Duplicate, LabelAccuracy, Labels};
 use super::tables::{code_usage, codes, numbers, texts};
 use crate::error::{Error, Result};
-use crate::information::entropy;
+use crate::information::{entropy, perplexity};
 use crate::schema::codes::{ACCURACY, DUPLICATE_OF, USAGE_POSTERIOR, USAGE_PRIOR, by_source};
 use crate::schema::{SPLITS, accuracy, col, posterior};
 
@@ -20,15 +20,15 @@ pub const USED_SHARE: f64 = 0.01;
 /// The split that is read: nothing was fitted to it.
 pub const SPLIT: &str = SPLITS[1];
 
-/// How far prior and posterior mean the same by a code, and how much the prior tells examples apart.
+/// How far the codes of prior and posterior agree, and how much each distribution differs between examples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CodeAgreement {
     /// Split of the rows.
     pub split: String,
     /// Rows.
     pub n: u64,
-    /// Normalised mutual information of the prior's and the posterior's most probable codes. `None` where both
-    /// are the same for all rows: nothing then agrees with nothing.
+    /// Normalised mutual information of the prior's and the posterior's most probable codes. `None` where each is
+    /// constant over the rows: there is then no information that could agree.
     pub nmi: Option<f64>,
     /// Share of the rows in which both are the same code.
     pub same: f64,
@@ -68,7 +68,7 @@ pub struct CodeReading {
     pub sources: Option<CodeAccuracy>,
     /// Codes in use that say the same as a lower one.
     pub duplicates: Vec<Duplicate>,
-    /// Correlation above which they are called so.
+    /// Correlation above which codes count as duplicates.
     pub duplicate_correlation: f64,
 }
 
@@ -143,8 +143,8 @@ pub fn code_agreement(posteriors: &DataFrame, split: &str) -> Result<Option<Code
         same: same as f64 / rows.len() as f64,
         effective_prior: effective(&prior, prior_entropy),
         effective_posterior: effective(&post, post_entropy),
-        perplexity_prior: entropy(&prior).exp(),
-        perplexity_posterior: entropy(&post).exp(),
+        perplexity_prior: perplexity(&prior),
+        perplexity_posterior: perplexity(&post),
     }))
 }
 
@@ -155,8 +155,8 @@ fn used(usage_prior: &[f64], usage_posterior: &[f64]) -> Vec<bool> {
 
 /// Reads the frame of a `posteriors.parquet`: usage over all examples, the rest on the test split.
 ///
-/// `None` where there are fewer than two codes. A file without margins of single codes (of an older version) is read
-/// as far as it goes.
+/// `None` where there are fewer than two codes. A file without margins of single codes (of an older version) gives the
+/// other statistics.
 ///
 /// # Errors
 /// As [`code_usage`], [`code_agreement`] and [`CodeMargins::read`].
@@ -192,7 +192,7 @@ pub fn read_codes(posteriors: &DataFrame) -> Result<Option<CodeReading>> {
     Ok(Some(reading))
 }
 
-/// The margins of the test split, of as many codes as the other columns tell of.
+/// The margins of the test split; an error where they are of more or fewer codes than the other columns have.
 fn margins(posteriors: &DataFrame, codes: usize) -> Result<Option<CodeMargins>> {
     let margins = CodeMargins::read(posteriors, SPLIT)?;
     match margins {
@@ -206,7 +206,7 @@ fn margins(posteriors: &DataFrame, codes: usize) -> Result<Option<CodeMargins>> 
 
 /// Columns of `codes.parquet` that need the margins of single codes, one row a code: `accuracy` (on all test pairs),
 /// `duplicate_of` (null or a lower code in use that says the same), and `accuracy/SOURCE` for every source in
-/// alphabetical order. Accuracies are null where no test pair stands behind them.
+/// alphabetical order. Accuracies are null where there is no test pair.
 ///
 /// No columns where `posteriors` has no margins of single codes; `usage` is [`code_usage`] of the same posteriors.
 ///

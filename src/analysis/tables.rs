@@ -65,7 +65,7 @@ pub fn clean_correct(posteriors: &DataFrame) -> Result<Vec<bool>> {
 /// where the column `prior` gives K; else those up to the largest used.
 ///
 /// # Errors
-/// [`Error::Frame`] where a column is missing or of another type, [`Error::Run`] where a value is.
+/// [`Error::Frame`] where a column is missing or of another type, [`Error::Run`] where a value is missing.
 pub fn code_usage(posteriors: &DataFrame) -> Result<DataFrame> {
     let sources = texts(posteriors, col::SOURCE)?;
     let kinds = [posterior::PRIOR_CODE, posterior::POSTERIOR_CODE].map(|name| codes(posteriors, name));

@@ -16,22 +16,22 @@ use crate::schema::{prepared, report, run, sweep};
 /// command's name.
 pub const WRITTEN_BY: &str = "lpc_pipe.written_by";
 
-/// The file that a folder is held by.
+/// Lock file: whoever has its lock may write the folder.
 const LOCK: &str = ".lock";
-/// What the lock of a folder says before the name of the command that writes it.
+/// Beginning of the lock file's text; the name of the command that writes the folder follows.
 const SIGN: &str = "lpc-pipe ";
 
-/// What a command writes at the top of its folder.
+/// The names that a command writes at the top level of its folder.
 enum Names {
     /// These files and folders.
     These(&'static [&'static str]),
-    /// Whatever is in it.
+    /// Any name.
     All,
 }
 
 impl Names {
-    /// The names of a stage, as it stands in its manifest. Folders that are whole folders of another stage are not
-    /// among them: they are claimed on their own.
+    /// The names of a stage, which is named as in manifests. Subfolders that are output folders of another stage are
+    /// left out, because that stage claims them itself.
     fn of(stage: &str) -> Names {
         Names::These(match stage {
             "synth" => &["corpus.jsonl", "train.jsonl", "test.jsonl", "truth", prepared::REJECTS, prepared::MANIFEST],
@@ -71,7 +71,7 @@ impl Names {
         })
     }
 
-    /// Whether something of this name was written, in a folder of the stage.
+    /// Whether an entry of this name in a folder of the stage belongs to it, so that no other command writes into it.
     fn wrote(&self, name: &str) -> bool {
         match self {
             Names::These(names) => names.contains(&name),
@@ -90,16 +90,16 @@ impl Names {
     }
 }
 
-/// What the folder says of itself.
+/// Who wrote a folder, by its manifest and its lock file.
 #[derive(Debug, PartialEq, Eq)]
 enum Owner {
-    /// Nothing.
+    /// Neither says so.
     Nobody,
-    /// This program, it does not say by which command: an earlier version's folder that is not finished.
+    /// An unnamed command of this program: an unfinished folder of an earlier version.
     Unnamed,
     /// A command of this program.
     Stage(String),
-    /// It has a manifest that this program did not write.
+    /// Another program: the manifest is not one of ours.
     Foreign,
 }
 
@@ -118,7 +118,7 @@ fn owner(folder: &Path) -> Owner {
     let text = |key: &str| manifest.as_ref().and_then(|m| m.get(key)).and_then(serde_json::Value::as_str);
     match (text("tool").filter(|tool| tool.starts_with(SIGN)), text("stage")) {
         (Some(_), Some(stage)) => Owner::Stage(stage.to_string()),
-        // A damaged one, in a folder of ours.
+        // A damaged manifest in a folder that is ours by its lock file.
         _ if manifest.is_none() && by_lock != Owner::Nobody => by_lock,
         _ => Owner::Foreign,
     }
@@ -127,16 +127,16 @@ fn owner(folder: &Path) -> Owner {
 /// What a command writes, and what it reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
-    /// The command, as it stands in manifests (`prepare` for `merge` too, which writes the same).
+    /// Name of the command in manifests; `merge` uses `prepare`, whose output it writes.
     pub stage: &'a str,
-    /// Files and folders that the command reads; those that are not there (a name on the hub) are passed over.
+    /// Files and folders that the command reads; missing ones (a name on the hub) are skipped.
     pub inputs: &'a [PathBuf],
 }
 
 impl Claim<'_> {
-    /// Refuses a folder that this command must not write: one that holds what this program did not write under a
-    /// name that the command uses, that another command wrote, that is an input of this command or has one under
-    /// such a name, or that lies within what another command wrote.
+    /// Refuses a folder that this command must not write: one that another command wrote or that lies within its
+    /// output; one that is an input of this command; and one where a name that the command uses is taken by an input
+    /// or by something that this program did not write.
     ///
     /// # Errors
     /// [`Error::Artifact`] with the reason.
@@ -179,7 +179,7 @@ impl Claim<'_> {
         }
     }
 
-    /// [`Claim::folder`], and takes the folder for this process, which is noted in it.
+    /// Checks as [`Claim::folder`] does, then locks the folder for this process and notes the command in it.
     ///
     /// # Errors
     /// As [`Claim::folder`]; [`Error::Run`] where another process writes there; [`Error::Io`].
@@ -188,8 +188,8 @@ impl Claim<'_> {
         lock_folder(folder, self.stage)
     }
 
-    /// Refuses a file that this command must not write: one that is there and was not written by this command
-    /// before, an input of it, or one that lies within what another command wrote.
+    /// Refuses a file that this command must not write: one that exists and was not written by this command, an input
+    /// of it, or one that lies within what another command wrote.
     ///
     /// # Errors
     /// [`Error::Artifact`] with the reason.
@@ -230,7 +230,7 @@ impl Claim<'_> {
     }
 }
 
-/// Refuses to add files to a folder where they are there already and the folder is not one of this program's.
+/// Refuses to replace files in a folder that this program did not write.
 ///
 /// # Errors
 /// [`Error::Artifact`] naming the file.
@@ -245,7 +245,7 @@ pub fn may_add(folder: &Path, names: &[&str]) -> Result<()> {
     }
 }
 
-/// Holds a folder for one writer; dropped with the guard (or with the process).
+/// Keeps a folder locked for one writer until the guard is dropped or the process ends.
 #[derive(Debug)]
 pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
 
@@ -260,8 +260,8 @@ fn clear_unfinished(folder: &Path) {
     }
 }
 
-/// Takes the folder for this process, or refuses if another one holds it, and notes the command in it. Files that a
-/// killed process left unfinished in it, or in a folder directly below, are removed.
+/// Locks the folder for this process, or refuses if another one has the lock, and notes the command in it. Files that
+/// a killed process left unfinished in it, or in a folder directly below, are removed.
 ///
 /// # Errors
 /// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
@@ -289,7 +289,7 @@ fn refused(path: &Path, message: String) -> Error {
     Error::artifact(path, message).with_hint("choose another --out, or move away what is there")
 }
 
-/// The first of the names in a folder.
+/// The first entry of a folder that the stage would replace.
 fn taken(folder: &Path, names: &Names) -> Result<Option<String>> {
     Ok(entries(folder)?.iter().map(|path| name_of(path)).find(|name| names.holds(name)))
 }
@@ -354,12 +354,12 @@ mod tests {
         }
         std::fs::remove_file(folder.join(LOCK)).unwrap();
         claim("train", &[]).folder(&folder).unwrap();
-        // A damaged manifest of ours is replaced; where nothing else says that the folder is ours it is not.
+        // A damaged manifest is replaced only where the lock file says that the folder is ours.
         std::fs::write(folder.join("manifest.json"), "{").unwrap();
         assert!(said(claim("train", &[]).folder(&folder)).contains("did not write"));
         std::fs::write(folder.join(LOCK), "lpc-pipe train\n").unwrap();
         claim("train", &[]).folder(&folder).unwrap();
-        // A sound one of another program is never.
+        // A sound manifest of another program is never replaced.
         std::fs::write(folder.join("manifest.json"), "{\"name\": \"page\"}").unwrap();
         assert!(said(claim("train", &[]).folder(&folder)).contains("did not write"));
     }

@@ -1,4 +1,4 @@
-//! A file that is made part by part, and whose parts outlive the process that made them.
+//! A file that is written part by part, and that another process can resume after the last sound part.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 /// Bytes of a part's hash.
 const HASH: usize = 32;
 
-/// A file that grows under another name and gets its own when it is whole. Beside it stands a hash of every part, so
-/// that whoever goes on with it takes only what is sound.
+/// A file that grows under a temporary name and is renamed when it is complete. A second file has a hash of every
+/// part, so that a process that resumes keeps only sound parts.
 #[derive(Debug)]
 pub struct Growing {
     path: PathBuf,
@@ -28,13 +28,13 @@ fn beside(path: &Path, kind: &str) -> PathBuf {
 }
 
 impl Growing {
-    /// Where a file is until it is whole: also what processes that would make it wait for.
+    /// The temporary path of a file. Its lock also decides which process writes the file.
     pub fn staged(path: &Path) -> PathBuf {
         beside(path, "part")
     }
 
-    /// Goes on with what an earlier process left of this file, or begins it: `head` stands before the first part,
-    /// and parts have these sizes. One process at a time.
+    /// Resumes a file that an earlier process left unfinished, or begins it: `head` precedes the first part, and the
+    /// parts have these sizes. The caller makes sure that no other process has it open.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -68,7 +68,7 @@ impl Growing {
         Ok(Growing { path: path.to_path_buf(), staged, hashes, file, sums, parts })
     }
 
-    /// Parts that are there.
+    /// Number of parts written so far.
     pub fn parts(&self) -> usize {
         self.parts
     }
@@ -84,7 +84,7 @@ impl Growing {
         Ok(())
     }
 
-    /// Gives the file its name.
+    /// Flushes the file and renames it to its final name.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -94,7 +94,7 @@ impl Growing {
         super::remove(&self.hashes)
     }
 
-    /// Removes what is there, where nobody will go on with it.
+    /// Removes the unfinished file, where no process will resume it.
     pub fn abandon(self) {
         let _ = super::remove(&self.staged);
         let _ = super::remove(&self.hashes);
@@ -114,7 +114,7 @@ mod tests {
         file.append(b"abc").unwrap();
         file.append(b"de").unwrap();
         drop(file);
-        // A part that was begun when the process died.
+        // The process died while it wrote the third part.
         let staged = dir.path().join(".x.part");
         File::options().append(true).open(&staged).unwrap().write_all(b"fg").unwrap();
         let mut file = Growing::open(&path, b"head", &sizes).unwrap();
@@ -122,7 +122,7 @@ mod tests {
         assert!(!path.exists());
         file.append(b"fghi").unwrap();
         drop(file);
-        // A changed byte: only what stands before it is taken.
+        // A byte of the second part has changed: only the first part is kept.
         std::fs::write(&staged, b"headabcdXfghi").unwrap();
         let mut file = Growing::open(&path, b"head", &sizes).unwrap();
         assert_eq!(file.parts(), 1);

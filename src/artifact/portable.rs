@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType as Arrow, Field, Fields, Schema};
 use polars::io::parquet::write::KeyValueMetadata;
 use polars::prelude::DataType;
 
-/// Metadata that makes readers take texts as `string` and lists as `list`, with `marks` beside it; without
-/// the former where a column has a type that is not ours, so that polars says what it is.
+/// Metadata by which readers take texts as `string` and lists as `list`, and `marks`. Where a column has a type that
+/// this program does not write, the schema is left to polars.
 pub fn metadata(frame: &polars::prelude::Schema, marks: &[(String, String)]) -> Option<KeyValueMetadata> {
     let fields: Option<Vec<Field>> = frame.iter().map(|(name, dtype)| field(name, dtype)).collect();
     let encoded = fields.map(|fields| parquet::arrow::encode_arrow_schema(&Schema::new(fields)));

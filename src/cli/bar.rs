@@ -1,11 +1,11 @@
-//! The progress bar of a terminal: one line that fits, and says nothing that is not known yet.
+//! The progress bar of a terminal: one line that fits, without numbers that are not known yet.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use super::lines::{clock, left};
 
-/// Columns where the terminal does not tell.
+/// Columns that are assumed where the terminal does not tell.
 const COLUMNS: usize = 80;
 /// Widest and narrowest bar.
 const BAR: (usize, usize) = (30, 6);
@@ -15,7 +15,7 @@ pub(super) fn stderr_columns() -> usize {
     columns(2)
 }
 
-/// Columns of the terminal that standard output goes to; none where it goes elsewhere.
+/// Columns of the terminal that standard output goes to; none where it is no terminal.
 pub(super) fn stdout_columns() -> Option<usize> {
     std::io::IsTerminal::is_terminal(&std::io::stdout()).then(|| columns(1))
 }
@@ -45,7 +45,7 @@ pub(super) fn significant(x: f64) -> String {
     format!("{x:.digits$}")
 }
 
-/// A text cut to so many columns, which an ellipsis tells.
+/// A text cut to so many columns; a cut text ends with an ellipsis.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
         return text.to_string();
@@ -54,7 +54,7 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
 }
 
 /// The line of a step of which `done` units are done, in so many columns. What does not fit is left out, the least
-/// important first: the bar, the rate, the time that has gone.
+/// important first: the bar, the rate, the elapsed time.
 pub(super) fn line(step: &str, done: u64, total: Option<u64>, elapsed: Duration, columns: usize) -> String {
     let count = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
     let seconds = elapsed.as_secs_f64();

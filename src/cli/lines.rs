@@ -28,7 +28,7 @@ impl Lines {
         Lines { step, total, done: 0, begun: now, spoken: now, wait: FIRST, status }
     }
 
-    /// `n` more units are done; the line that is due, if one is.
+    /// Counts `n` more units; returns a line where one is due.
     pub fn advance(&mut self, n: u64, now: Instant) -> Option<String> {
         self.done += n;
         if now.duration_since(self.spoken) < self.wait {
@@ -39,7 +39,7 @@ impl Lines {
         Some(self.line(now))
     }
 
-    /// The last line, where there is a state to tell of.
+    /// The last line of a step, where it has a status.
     pub fn last(&self, now: Instant) -> Option<String> {
         (!self.status.is_empty() && self.done > 0).then(|| self.line(now))
     }
@@ -58,7 +58,7 @@ impl Lines {
     }
 }
 
-/// The time that is left of a step, where it can be told.
+/// The time that is left of a step, where it can be estimated.
 pub(super) fn left(done: u64, total: u64, elapsed: Duration) -> Option<String> {
     let known = done > 0 && done < total;
     known.then(|| format!("{} left", clock(elapsed.mul_f64((total - done) as f64 / done as f64))))

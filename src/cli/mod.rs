@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
     let matches = command.get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let flags = matches.subcommand().map(|(_, matches)| flags::given(matches)).unwrap_or_default();
-    // One of several processes speaks for all.
+    // Of several processes only the first prints.
     let printer = Printer::new(cli.global.json, ranks::launched_rank() > 0);
     match run(&cli, &flags, &printer) {
         Ok(()) => ExitCode::SUCCESS,

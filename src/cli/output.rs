@@ -20,7 +20,7 @@ use crate::report::visible_lines as safe;
 pub struct Printer {
     /// One JSON object instead of a table.
     json: bool,
-    /// Says nothing: another process speaks.
+    /// Prints nothing: another process prints for all.
     muted: bool,
 }
 
@@ -33,7 +33,7 @@ impl Printer {
     /// The command's result, on stdout.
     ///
     /// # Errors
-    /// [`Error::Json`]. A reader that went away is none.
+    /// [`Error::Json`]; a closed pipe is no error.
     pub fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         if self.muted {
             return Ok(());
@@ -73,12 +73,12 @@ struct Shown {
 }
 
 impl Terminal {
-    /// A listener; `quiet` leaves only warnings' count to the result.
+    /// Progress on stderr; with `quiet` nothing is shown.
     pub fn new(quiet: bool) -> Terminal {
         Terminal { quiet, bars: std::io::stderr().is_terminal(), shown: Mutex::default() }
     }
 
-    /// From now on the first Ctrl-C or SIGTERM asks for a stop at the next good place, the second ends the process.
+    /// From now on the first Ctrl-C or SIGTERM asks the stages to stop, the second ends the process.
     pub fn catch_interrupts(&self) {
         // Fails only where a handler exists already.
         let _ = ctrlc::set_handler(|| {
@@ -158,7 +158,7 @@ impl Progress for Terminal {
     fn end(&self) {
         self.with(|shown| {
             if let Some(bar) = shown.bar.take() {
-                // It stays where it is: work that was interrupted is not done.
+                // The bar is left as it is, because interrupted work is not complete.
                 bar.abandon();
             }
             if let Some(line) = shown.lines.take().and_then(|lines| lines.last(Instant::now())) {

@@ -40,7 +40,7 @@ fn kind(row: &SettingRow) -> String {
     }
 }
 
-/// The names that a setting takes, as the recipe says them where it refuses another one.
+/// The names that a setting takes, from the message with which the recipe refuses another one.
 fn choices(key: &str, unknown: Value) -> String {
     let (group, name) = key.rsplit_once('.').expect("a key in a group");
     let table = [(name.to_string(), unknown)].into_iter().collect::<Table>();

@@ -20,8 +20,8 @@ use crate::schema::{SPLITS, name_of};
 use crate::synth::SynthSummary;
 pub use codes::codes;
 
-/// Columns aligned by their widest cell; the first column to the left, the others to the right. On a terminal, names
-/// that would push the numbers off its edge are cut.
+/// A table with aligned columns; the first column to the left, the others to the right. On a terminal, names are cut
+/// where the table would be too wide.
 fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     columns_within(head, rows, stdout_columns())
 }
@@ -35,11 +35,11 @@ fn table<T>(items: &[T], of: &[Column<'_, T>]) -> String {
     columns(&of.iter().map(|(name, _)| *name).collect::<Vec<_>>(), &rows)
 }
 
-/// Least columns that a name is cut to.
+/// Least width in characters to which names are cut.
 const NAME: usize = 12;
 
 fn columns_within(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> String {
-    // As it will be shown, so that names with control characters do not spoil the widths.
+    // Control characters are written out first, so that they count in the widths.
     let rows: Vec<Vec<String>> = rows.iter().map(|r| r.iter().map(|cell| visible(cell)).collect()).collect();
     let width = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
@@ -75,7 +75,7 @@ fn percent(x: f64) -> String {
     if x.is_finite() { format!("{:.1} %", 100.0 * x) } else { "-".into() }
 }
 
-/// Two decimals, and two significant digits where these would say nothing.
+/// Two decimals, and below 0.1 two significant digits.
 fn rate(x: f64) -> String {
     if x.is_finite() && x > 0.0 && x < 0.1 { significant(x) } else { format!("{x:.2}") }
 }
@@ -369,7 +369,7 @@ mod tests {
         let table = columns_within(&head, &rows, Some(40));
         assert_eq!(table, "test split               pairs  accuracy\na-source-with-a-name-t…    120    55.0 %\n");
         assert!(table.lines().all(|line| line.chars().count() <= 40));
-        // Elsewhere than on a terminal the name is whole.
+        // Without a terminal, names are not cut.
         assert!(columns_within(&head, &rows, None).contains(name));
     }
 }

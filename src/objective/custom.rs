@@ -1,12 +1,12 @@
-//! An objective that a program brings along.
+//! An objective that a program defines itself.
 
 use serde::Serialize;
 
 use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses};
 use crate::error::Result;
 
-/// An objective of one's own. The named objective beside it still says whether there is a reference, and gives beta and
-/// the unit of margins from which codes take their size.
+/// A user-defined objective. The named objective of the same configuration still decides whether there is a reference,
+/// and gives beta and the margin unit by which codes are scaled.
 #[derive(Debug, Clone, Copy)]
 pub struct CustomObjective {
     /// Its name in `config.toml` and `summary.json`.

@@ -160,21 +160,20 @@ impl ObjectiveConfig {
         !matches!(self.name, ObjectiveKind::Simpo | ObjectiveKind::Sft)
     }
 
-    /// What the loss is measured in where it is weighed against a divergence: 1 for negative log-likelihoods, and for
-    /// IPO's square its value where nothing is preferred, `(1 / 2 beta)^2`. The configuration must be
-    /// [`resolved`](Self::resolved).
+    /// The scale of the loss where it is weighed against a divergence: 1 for negative log-likelihoods; for IPO the loss
+    /// at a margin of 0, `(1 / 2 beta)^2`. The configuration must be [`resolved`](Self::resolved).
     pub fn loss_unit(&self) -> f64 {
         if self.name == ObjectiveKind::Ipo { (0.5 / self.beta).powi(2) } else { 1.0 }
     }
 
-    /// The reward margin at which about half of the slope that the loss has at 0 is left, so that a margin of this size
-    /// is neither small nor large: 1 for logistic losses (exactly, ln 3), and 1/4 for IPO, whose square ends at 1/2.
+    /// The reward margin at which the slope of the loss is about half of that at 0, so that a margin of this size
+    /// is neither small nor large: 1 for logistic losses (exactly, ln 3), and 1/4 for IPO, whose slope is 0 at 1/2.
     pub fn margin_unit(&self) -> f64 {
         if self.name == ObjectiveKind::Ipo { 0.25 } else { 1.0 }
     }
 
-    /// How far the reward margin moves with the summed log-probabilities of chosen and rejected, of so many tokens. The
-    /// configuration must be [`resolved`](Self::resolved).
+    /// The slopes of the reward margin in the summed log-probabilities of chosen and rejected (that of rejected without
+    /// its sign), given their numbers of tokens. The configuration must be [`resolved`](Self::resolved).
     pub fn margin_scales(&self, n_chosen: usize, n_rejected: usize) -> (f64, f64) {
         let mean =
             self.name == ObjectiveKind::Simpo || (self.name == ObjectiveKind::Ipo && self.reduction == Reduction::Mean);
@@ -305,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    /// Log-probabilities with unit lengths of 2 and 4 and zero reference.
+    /// Log-probabilities of responses of 2 and 4 tokens, with a reference of 0.
     fn logps(chosen: &Var, rejected: &Var) -> PreferenceLogps {
         let of = |x: f64| Tensor::full(x, chosen.shape(), &Device::Cpu).unwrap();
         PreferenceLogps {
@@ -379,7 +378,7 @@ mod tests {
         for (got, e) in grads.get(&rates).unwrap().to_vec1::<f64>().unwrap().iter().zip([0.1, 0.3]) {
             assert!((got - (2.0 * p - 1.0) / ((1.0 - e) * p + e * (1.0 - p))).abs() < 1e-12);
         }
-        // The others have no use for it.
+        // Other objectives ignore it.
         assert_eq!(of(ObjectiveKind::Dpo, Some(rates.as_tensor())).0, of(ObjectiveKind::Dpo, None).0);
     }
 
@@ -416,7 +415,7 @@ mod tests {
     fn units_are_those_of_the_losses() {
         use ObjectiveKind as K;
         assert_eq!((config(K::Dpo).loss_unit(), config(K::Ipo).loss_unit()), (1.0, 25.0));
-        // IPO's slope falls in a line and is 0 at 1/2: at a quarter one half of it is left.
+        // IPO's slope falls linearly to 0 at 1/2, so that half of it is left at 1/4.
         assert_eq!((config(K::Dpo).margin_unit(), config(K::Ipo).margin_unit()), (1.0, 0.25));
         let (c, r) = (Var::new(&[-10.0f64], &Device::Cpu).unwrap(), Var::new(&[-30.0f64], &Device::Cpu).unwrap());
         // A chosen response one nat more probable moves the margin by its scale.

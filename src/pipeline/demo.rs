@@ -20,7 +20,7 @@ use crate::seed::Seed;
 use crate::synth::{self, SynthConfig};
 use crate::train::{LrSchedule, TrainConfig};
 
-/// What the demo made.
+/// Results of the demo.
 #[derive(Debug, Clone, Serialize)]
 pub struct DemoSummary {
     /// Folder of everything.
@@ -42,7 +42,7 @@ pub struct DemoSummary {
 /// Runs the demo: synth, prepare, warm start, DPO and LPC-DPO, noise sweep, reports.
 ///
 /// # Errors
-/// Those of the commands it stands for.
+/// Those of the commands that it runs.
 pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     let clock = Instant::now();
     let config = &recipe.demo;

@@ -31,11 +31,11 @@ pub struct ExportSummary {
     pub files: Vec<String>,
     /// Their size together.
     pub bytes: u64,
-    /// Whether a latent part stands beside the model, which other programs leave out.
+    /// Whether a latent part is written beside the model; other programs do not read it.
     pub latent: bool,
 }
 
-/// Files of a model folder that go along as they are.
+/// Files of a model folder that are copied unchanged.
 const BESIDE: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -50,7 +50,7 @@ const BESIDE: [&str; 7] = [
 ///
 /// # Errors
 /// [`Error::Config`] for settings that are missing, or an adapter of a run that has none; [`Error::Artifact`] where
-/// the folder is not that of a finished run with its model; [`Error::Model`] where an adapter's base cannot be had.
+/// the folder is not that of a finished run with its model; [`Error::Model`] where an adapter's base cannot be loaded.
 pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSummary> {
     config.check()?;
     let (from, out) = (PathBuf::from(&config.run), PathBuf::from(&config.out));
@@ -75,8 +75,8 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     }
     let mut manifest = Manifest::begin("export", config)?;
     progress.note(&format!("exporting {}", model.display()));
-    // A model that cannot be had leaves no folder behind. No tokenizer has a say here, and nothing is drawn from the
-    // seed.
+    // The model is loaded before the folder is made, so that a failure leaves none behind. It need not fit a tokenizer,
+    // and nothing in it is drawn from the seed.
     let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
     let loaded = if config.r#as == ExportAs::Hf { Some(read()?) } else { None };
     let _lock = claim.take(&out)?;
@@ -127,12 +127,12 @@ fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
             _ => Ok(DType::F32),
         },
         ModelSource::Folder(folder) => folder::stored_kind(&folder),
-        // Made in, or dequantized to, 32 bits.
+        // These weights are made in, or dequantized to, 32 bits.
         ModelSource::Tiny { .. } | ModelSource::Gguf(_) => Ok(DType::F32),
     }
 }
 
-/// The adapter as it is, with its base where that stands beside it.
+/// Copies the adapter unchanged, with its base where that is in the same folder.
 fn copied(model: &Path, out: &Path) -> Result<()> {
     copy(&model.join(peft::WEIGHTS), &out.join(peft::WEIGHTS))?;
     let base = model.join(base::FOLDER);
@@ -145,7 +145,7 @@ fn copied(model: &Path, out: &Path) -> Result<()> {
     peft::rebase(model, out)
 }
 
-/// Copies a file where there is one; where there is none, one from an earlier export goes.
+/// Copies a file; where there is none, that of an earlier export is removed.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if !from.is_file() {
         return artifact::remove(to);
@@ -154,7 +154,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     artifact::write(to, |w| std::io::copy(&mut file, w).map(|_| ()).map_err(Error::io(to)))
 }
 
-/// Files of the folder that are the export's.
+/// The files of the export in its folder.
 fn written(out: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (below, prefix) in [(out.to_path_buf(), String::new()), (out.join(base::FOLDER), format!("{}/", base::FOLDER))]

@@ -106,7 +106,7 @@ fn folder(path: &Path) -> Result<Inspection> {
         let file = path.join(&name);
         let bytes = std::fs::metadata(&file).map_err(Error::io(&file))?.len();
         found.bytes += bytes;
-        // A file that is no table of ours is listed; one that is damaged says so and hides no other.
+        // Files of unknown kinds are listed by name. A damaged file is listed with its error and does not hide others.
         let mut part = if formats::is_known(&file) {
             formats::file(&file).unwrap_or_else(|e| Inspection {
                 kind: "damaged".into(),
@@ -116,7 +116,7 @@ fn folder(path: &Path) -> Result<Inspection> {
         } else {
             Inspection { kind: "file".into(), ..Inspection::default() }
         };
-        // Cells, checkpoints and models have too many rows and tensors to be told here.
+        // Cells, checkpoints and models have too many rows and tensors to list here.
         part.first.clear();
         if !matches!(part.kind.as_str(), "parquet" | "arrow") || name.matches('/').count() > 1 {
             part.fields.clear();
@@ -175,8 +175,7 @@ fn manifest_facts(manifest: &Manifest, facts: &mut Map<String, Value>) {
     }
 }
 
-/// One example of a prepared folder with its mask, as text: what is read only, and, between the marks,
-/// what is trained on.
+/// One example of a prepared folder with its mask, as text; what is trained on is between brackets.
 pub fn masked_example(folder: &Path) -> Option<String> {
     let split = schema::SPLITS.iter().find(|s| folder.join(schema::prepared::tokens(s)).is_file())?;
     let rows = token_file::read(folder.join(schema::prepared::tokens(split))).ok()?;
@@ -261,7 +260,7 @@ impl Inspection {
     }
 }
 
-/// A JSON value as a person writes it.
+/// A JSON value in one line, texts without quotes.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => shortened(text),

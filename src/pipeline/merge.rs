@@ -23,7 +23,7 @@ use crate::token_file;
 /// [`Error::Artifact`] where a folder is not a finished shard, is damaged, or does not belong to the others;
 /// [`Error::Config`] where a shard is missing; [`Error::Data`] where none of them has a pair; [`Error::Io`].
 pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<PrepareSummary> {
-    // What it writes is a prepared folder.
+    // The output is a prepared folder, which `prepare` may write over.
     let claim = artifact::Claim { stage: "prepare", inputs: folders };
     claim.folder(out)?;
     let shards = Shards::open(folders)?;
@@ -33,7 +33,7 @@ pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<P
     let labels: Vec<String> = manifest.inputs.iter().map(|input| input.path.clone()).collect();
     prepare::require_rows(&summary, "", &labels, Shard::WHOLE)?;
 
-    // Finished aside, so that an earlier folder is whole until then.
+    // All files are finished in the work folder first, so that an earlier prepared folder stays complete until then.
     let aside = out.join(prepare::WORK_FOLDER);
     artifact::remove(&aside)?;
     progress.begin("merge", None);
@@ -57,7 +57,7 @@ pub fn run(folders: &[PathBuf], out: &Path, progress: &dyn Progress) -> Result<P
     Ok(PrepareSummary { out: out.display().to_string(), ..summary })
 }
 
-/// The rows of a Parquet file, some thousands at a time.
+/// The rows of a Parquet file, one row group at a time.
 fn row_groups(path: &PathBuf) -> Result<impl Iterator<Item = Result<DataFrame>>> {
     let open = move || -> Result<_> { Ok(ParquetReader::new(std::fs::File::open(path).map_err(Error::io(path))?)) };
     let sizes: Vec<usize> = open()?.get_metadata()?.row_groups.iter().map(|g| g.num_rows()).collect();
@@ -120,7 +120,7 @@ impl Shards {
         self.all.iter().map(|(folder, _)| folder.join(name)).collect()
     }
 
-    /// The manifest of the whole, outputs yet to come.
+    /// The manifest of the merged folder, without its outputs.
     fn manifest(&self, out: &Path) -> Result<Manifest> {
         let mut config = self.first().config.clone();
         config["shard"] = Value::from("");
@@ -183,7 +183,7 @@ impl Shards {
     }
 }
 
-/// What tells two shards apart that are not of one preparation: the same settings, inputs, seeds and tokenizer.
+/// The first difference by which two shards are not of one preparation, in words.
 fn difference(a: &Manifest, b: &Manifest) -> Option<&'static str> {
     let settings = |m: &Manifest| {
         let mut config = m.config.clone();

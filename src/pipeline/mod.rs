@@ -1,4 +1,4 @@
-//! The wiring: each command as one readable file that calls the stages in order.
+//! The wiring: each command is a module that calls the stages in order.
 
 pub mod demo;
 pub mod export;

@@ -22,8 +22,8 @@ use crate::synth::{self, SynthConfig, SynthSummary};
 
 /// Writes the corpus that `config` asks for.
 ///
-/// Over real texts the files are read twice (and once more for each aspect but one): first to know which rows
-/// have the same prompt, then to plant. Texts stay in memory until the last row of their prompt was read.
+/// Over real texts the files are read twice (and once more for each aspect but one): first to find the rows with
+/// the same prompt, then to plant. Texts stay in memory until the last row of their prompt is read.
 ///
 /// # Errors
 /// [`Error::Config`] with all faults of the settings; [`Error::Data`] where the input cannot be used; those of
@@ -51,7 +51,7 @@ impl Reading {
     fn new(config: &SynthConfig, faults: &mut Vec<Fault>) -> Reading {
         let mut ingest = IngestConfig {
             columns: config.columns.clone(),
-            // Scores of the input do not count.
+            // Overall scores of the input are not used.
             wrong_tens: OnWrongTens::Keep,
             ..IngestConfig::default()
         };
@@ -87,7 +87,7 @@ fn named<T: DeserializeOwned>(key: &str, name: &str, faults: &mut Vec<Fault>) ->
         .ok()
 }
 
-/// The reader's advice names the settings of `prepare`.
+/// The same error with the settings of `synth` in its hint, in place of those of `prepare`.
 fn in_our_words(error: Error) -> Error {
     match error.hint().map(|hint| hint.replace("prepare.ingest.", "synth.")) {
         Some(hint) => error.with_hint(hint),
@@ -101,7 +101,7 @@ type Place = (u32, u64);
 /// The prompts of rows, with their responses.
 type Rows = Vec<(Place, Texts)>;
 
-/// A prompt's first 16 bytes of BLAKE3.
+/// The first 16 bytes of a prompt's BLAKE3.
 type Key = [u8; 16];
 
 fn key(prompt: &str) -> Key {
@@ -116,7 +116,7 @@ struct Work<'a> {
     progress: &'a dyn Progress,
 }
 
-/// What one reading for another aspect found.
+/// Ratings by one further aspect, and the rows that were rejected while reading them.
 #[derive(Default)]
 struct Rated {
     /// Ratings of the completions of each row.
@@ -285,7 +285,7 @@ struct Joined {
 }
 
 impl Joiner {
-    /// Takes rows, and hands on the prompts that have all of theirs.
+    /// Takes rows, and passes the prompts whose rows are complete to the sink.
     fn take(&mut self, rows: Rows, sink: &mut Sink<'_>) -> Result<()> {
         let (mut places, mut whole) = (Vec::new(), Vec::new());
         for (place, texts) in rows {
@@ -300,7 +300,7 @@ impl Joiner {
                 Some(mut joined) => {
                     joined.places.push(place);
                     joined.texts.responses.extend(texts.responses);
-                    // Not the first one's, so that the order of files does not matter.
+                    // The alphabetically first source, so that the order of files does not matter.
                     joined.texts.source = joined.texts.source.min(texts.source);
                     joined
                 }
@@ -324,7 +324,7 @@ impl Joiner {
         Ok(())
     }
 
-    /// Adds to each file what became of its rows.
+    /// Adds the counts of kept and rejected rows to each file.
     fn settle(self, mut files: Vec<InputFile>) -> Result<Account> {
         for reject in &self.rejects {
             if let Some(file) = files.get_mut(reject.file as usize) {

@@ -49,7 +49,7 @@ pub struct GroupScores {
     pub prior_ceiling: CodeScore,
     /// The best code given what the posterior sees: the prompt and the observed pair.
     pub posterior_ceiling: CodeScore,
-    /// The run's preference accuracy against the clean labels (prior's z; ties wrong).
+    /// The run's preference accuracy against the clean labels, with the prior's z; a tie is wrong.
     pub accuracy: f64,
     /// Bayes-optimal preference accuracy on the same rows (a coin toss counts one half).
     pub accuracy_ceiling: f64,
@@ -70,7 +70,7 @@ pub struct PlantedScores {
     pub groups: Vec<GroupScores>,
 }
 
-/// All that is known of a run's codes against the truth.
+/// Scores of a run's codes against the truth.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recovered {
     /// Agreement of the codes with the truth, beside the ceilings.
@@ -161,7 +161,7 @@ fn group(split: &str, rows: &str, kept: &[&Joined]) -> GroupScores {
     let (factor, preference) = (collect(|j| j.best.factor), collect(|j| j.best.preference));
     let against = |codes: Vec<u32>| {
         if codes.is_empty() {
-            // Nothing agrees perfectly with nothing: an NMI of 1 would mislead.
+            // Without rows NMI is 1 by definition, which would mislead.
             return CodeScore::default();
         }
         CodeScore {
@@ -201,7 +201,7 @@ mod tests {
         StructChunked::from_series("".into(), 1, fields.iter()).unwrap().into_series()
     }
 
-    /// Best against a random other completion, every fifth prompt for the test split, `flip` of the labels turned.
+    /// Best against a random other completion, every fifth prompt for the test split, a share `flip` of labels flipped.
     fn prepare(dir: &Path, flip: f64) -> DataFrame {
         let text = std::fs::read_to_string(dir.join(CORPUS)).unwrap();
         let truth = artifact::read_parquet(dir.join(TRUTH)).unwrap();

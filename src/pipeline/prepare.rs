@@ -45,8 +45,8 @@ pub(super) use summary::add_all;
 pub use work::FOLDER as WORK_FOLDER;
 use work::{Key, Work, stop_if_asked};
 
-/// Runs the whole of `prepare`, in memory that does not grow with the input. What is finished is
-/// kept in the folder's `.work` until the end, so that a run that was killed goes on from there when
+/// Runs the whole of `prepare`, in memory that does not grow with the input. Finished steps are
+/// kept in the folder's `.work` until the end, so that a run that was killed resumes from there when
 /// it is started again. An earlier folder stays as it is until all is computed; then its manifest is
 /// removed first and the new one written last, so that a folder with a manifest is complete.
 ///
@@ -68,7 +68,7 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     for (file, input) in (0..).zip(&mut inputs) {
         input.format = mix.format_of(file);
     }
-    // What is read beside the inputs decides about rows too.
+    // Joined sources and benchmarks also decide which rows are kept.
     let beside = inputs::beside(config, progress)?;
     let read = inputs::read_by(config, &inputs, &beside);
     let claim = artifact::Claim { stage: "prepare", inputs: &read };
@@ -77,7 +77,7 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
         claim.folder(out)?;
     }
 
-    // A model that cannot be had is told before the work begins.
+    // The tokenizer is loaded before the work begins, so that an error comes early.
     let loaded = match ModelSource::resolve(&config.tokenizer)? {
         ModelSource::Tiny { .. } => None,
         source => Some(ModelTokenizer::load(&source, &config.tokenize)?),
@@ -94,7 +94,7 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     let done = job.run(loaded, manifest);
     match &done {
         Ok(_) => work.clear()?,
-        // Input that cannot be used will have to change: nothing to go on with.
+        // The input or the settings have to change, and finished work could not be used then.
         Err(Error::Data { .. } | Error::Config(_) | Error::Model { .. }) => {
             work.clear()?;
             if !existed {
@@ -106,17 +106,17 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     done
 }
 
-/// One preparation: what all of its steps know.
+/// What all steps of a preparation share.
 struct Job<'a> {
     config: &'a PrepareConfig,
     seed: Seed,
-    /// Which of the prompts.
+    /// The part of the prompts that is prepared.
     shard: Shard,
     /// The files, in order.
     inputs: &'a [Input],
-    /// How much of each.
+    /// How much of each file is taken.
     mix: &'a Mix,
-    /// What is finished so far.
+    /// The work folder, with the steps that are finished.
     work: &'a Work,
     progress: &'a dyn Progress,
 }
@@ -137,7 +137,7 @@ impl Job<'_> {
         let scored = findings.scored;
         self.refuse([config.pairs.idle_on(scored), findings.sources.faults(&config.sources)].concat())?;
 
-        // 2. All buckets -> what must be known of all pairs before the first can be decided.
+        // 2. All buckets -> plans: near duplicates, caps and noise that depend on all pairs.
         let keep = config.pairs.near_duplicates > 0.0 || self.mix.survey().is_some() || config.noise.needs_survey();
         let (buckets, labels, seed, work) = (&buckets, &labels, self.seed, self.work);
         let finished = FinishedBuckets { buckets, work, config, seed, labels, keep };
@@ -185,7 +185,8 @@ impl Job<'_> {
         Ok(summary)
     }
 
-    /// Refuses settings that found nothing to act on. What a part of the prompts lacks others may have: told only.
+    /// Refuses settings that had no effect on the data. In a shard they are a warning, since other shards may have rows
+    /// for them.
     fn refuse(&self, idle: Vec<Fault>) -> Result<()> {
         if self.shard.is_whole() {
             return refuse(idle);
@@ -224,7 +225,7 @@ impl Job<'_> {
         found.iter().for_each(|line| self.progress.warn(line));
     }
 
-    /// The parts of all buckets, those that an earlier run finished among them; none for a bucket
+    /// The parts of all buckets, including those that an earlier run finished; none for a bucket
     /// without pairs.
     fn make_parts(&self, maker: &PartMaker<'_>) -> Result<Vec<Option<Part>>> {
         let buckets = maker.finished.buckets;
@@ -242,7 +243,7 @@ impl Job<'_> {
                 self.progress.advance(buckets.rows_of(bucket).unwrap_or_default());
                 Ok(Some(part))
             };
-            // The first bucket's error is told, whichever thread comes to its own first.
+            // Errors are returned in the order of the buckets, not of the threads.
             let made: Vec<Result<Option<Part>>> = wave.into_par_iter().map(make).collect();
             for part in made {
                 parts.push(part?);

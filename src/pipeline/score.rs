@@ -20,10 +20,10 @@ use crate::token_file::TokenRow;
 use crate::tokenize::ModelTokenizer;
 use crate::train::reference::{self, ReferenceOrigin};
 
-/// The command, as its file names it.
+/// Name of the command in the file that it writes.
 const STAGE: &str = "score";
 
-/// What `score` found.
+/// Results of `score`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScoreSummary {
     /// The file written.
@@ -39,7 +39,7 @@ pub struct ScoreSummary {
 /// Scores every pair of every split, and writes `id`, `split`, `source`, `flipped`, `logps_chosen`, `logps_rejected`,
 /// `ref_chosen_logps`, `ref_rejected_logps` (named as TRL names a precomputed reference; the same values, but for a
 /// model with codes, whose reference has none), `n_chosen`, `n_rejected`, and `prior_code` where the model has codes.
-/// Log-probabilities are summed, in nats. The file says of which model and data it is, so that
+/// Log-probabilities are summed, in nats. The file's metadata identify model and data, so that
 /// `train --reference FILE` takes its values where both are the same.
 ///
 /// # Errors

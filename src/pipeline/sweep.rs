@@ -1,7 +1,7 @@
 //! `noise-sweep`: a grid of noise x objective x latent x codes, every cell with every seed.
 //!
-//! A cell is finished once its marker is written into its run folder; a sweep that was stopped goes on with the cells
-//! that have none. All cells of one noise setting read one prepared folder. [`SweepBackend`] prepares and trains.
+//! A cell is finished once its marker is written into its run folder; a resumed sweep runs the cells that have none.
+//! All cells of one noise setting read one prepared folder. [`SweepBackend`] prepares and trains.
 
 mod backend;
 mod folder;
@@ -49,7 +49,7 @@ pub struct CellScores {
     pub train_seconds: Option<f64>,
 }
 
-/// What a sweep needs done by the other pipelines.
+/// The steps of a sweep that other pipelines do.
 pub trait SweepBackend: Sync {
     /// Prepares the data of one noise setting into `out` (its manifest last).
     ///
@@ -58,7 +58,7 @@ pub trait SweepBackend: Sync {
     fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()>;
 
     /// Trains and evaluates one cell on the prepared folder `data` into the run folder `out` (its
-    /// manifest last). `out` may hold a run that was stopped; going on from there is the backend's choice.
+    /// manifest last). `out` may have a run that was stopped; the backend decides whether to resume it.
     ///
     /// # Errors
     /// Whatever went wrong: this cell is then reported as failed, the others go on.
@@ -72,8 +72,8 @@ pub struct Sweep<'a> {
     /// `train.lpc.codes`, for an empty `sweep.codes`.
     pub base_codes: usize,
     /// All that the cells depend on and that the grid does not vary: every setting that changes a result (see
-    /// [`settings`]), the seed of the flips, the contents of inputs and model, the program's version. A sweep folder is
-    /// continued with equal ones only.
+    /// [`settings`]), the seed of the flips, the contents of inputs and model, the program's version. A sweep is
+    /// resumed only where they are equal.
     pub settings: Value,
     /// Files and folders that the cells read.
     pub inputs: Vec<PathBuf>,
@@ -203,7 +203,7 @@ impl Sweep<'_> {
         let next = AtomicUsize::new(0);
         let worker = || -> Result<()> {
             while let Some(cell) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // The cell that was stopped has a checkpoint; the next launch runs the others.
+                // The cell that was stopped has a checkpoint; the next launch runs the remaining ones.
                 if progress.interrupted() {
                     break;
                 }
@@ -241,7 +241,7 @@ impl Sweep<'_> {
     }
 }
 
-/// The beginning of a status, for one line of output; `results.parquet` has all of it.
+/// The beginning of a status, for one line of output.
 fn brief(status: &str) -> String {
     const SHOWN: usize = 160;
     if status.chars().count() <= SHOWN {
@@ -272,7 +272,7 @@ struct Board<'a> {
 }
 
 impl Board<'_> {
-    /// Adds what a cell came to, and writes the table.
+    /// Adds the record of a cell, and writes the table.
     fn add(&self, name: String, record: CellRecord) -> Result<()> {
         let mut results = self.lock()?;
         results.insert(name, record);

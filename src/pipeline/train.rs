@@ -40,7 +40,7 @@ pub use summary::RunSummary;
 pub enum Ended {
     /// The run folder is complete.
     Finished(Box<RunSummary>),
-    /// The user stopped it after this many steps of so many.
+    /// The user stopped it.
     Interrupted {
         /// Steps taken.
         step: usize,
@@ -83,8 +83,8 @@ pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progre
     run_among(config, seed, resume, progress, &ALONE)
 }
 
-/// [`run`] by several ranks, each of which calls this: the run of one process with their batches together. All ranks
-/// end alike; the first one writes.
+/// [`run`] by several ranks, each of which calls this. The run is that of one process with the batches of all ranks
+/// together. All ranks end alike; the first one writes.
 ///
 /// # Errors
 /// As [`run`], at every rank.
@@ -104,7 +104,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let read = [&config.data, &config.model, &config.reference].map(PathBuf::from);
     let claim = artifact::Claim { stage: "train", inputs: &read };
     ranks.from_first(|| claim.folder(&out))?;
-    // Data or a model that cannot be read leave no folder behind.
+    // Data and model are read before the folder is made, so that a failure leaves none behind.
     let data = Data::open(&config)?;
     let splits = &data.splits;
     let mut policy = starting(&config, seed, &data, progress)?;
@@ -173,7 +173,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     }
 
     if !config.tune.keeps_states() {
-        // A run that ends in its warm-up still has them; its evaluation is that of every other run.
+        // A run that ends in its warm-up still has the hidden states, but is evaluated like every other run.
         policy.states = None;
     }
     let again = || {
@@ -198,7 +198,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         }
         manifest.finish(&out)?;
         if !config.keep_optimizer_state {
-            // After the manifest: an unfinished run goes on from it.
+            // After the manifest, because an unfinished run is resumed from the optimizer's state.
             checkpoint::drop_optimizer(&out.join(schema::run::CHECKPOINTS))?;
         }
         Ok(summary)
@@ -224,7 +224,7 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     Ok(policy)
 }
 
-/// config.toml: what ran, in the form of a recipe.
+/// `config.toml`: the resolved configuration as a recipe.
 fn config_text(config: &TrainConfig, seed: Seed) -> Result<String> {
     #[derive(Serialize)]
     struct RunRecipe<'a> {

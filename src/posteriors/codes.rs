@@ -1,4 +1,4 @@
-//! What a trained latent part leaves: `codes.parquet`, and its flip rates.
+//! Tables and numbers of a trained latent part: `codes.parquet`, and its flip rates.
 
 use std::path::Path;
 
@@ -103,8 +103,8 @@ pub fn flip_rates(policy: &Policy<f32>) -> Result<Option<Vec<f64>>> {
     }
 }
 
-/// The flip rate that objective mix ended with, for `lpc-reliable` the mean over the codes as the prior uses them; none
-/// for other objectives.
+/// The flip rate of objective mix at the end of training, for `lpc-reliable` the mean over the codes, weighted by the
+/// prior; none for other objectives.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].

@@ -1,4 +1,5 @@
-//! What a trained policy infers of every pair: `posteriors.parquet`, and `codes.parquet` on what each code does.
+//! Code posteriors of every pair under a trained policy (`posteriors.parquet`), and what each code does
+//! (`codes.parquet`).
 //!
 //! `posteriors.parquet` has one row for each examined pair, in the order of the token files. The column `margin` is
 //! computed with the prior's z. Columns of the posterior are computed from the observed label, and measure nothing
@@ -208,7 +209,7 @@ mod tests {
         let tie = file.column(posterior::POSTERIOR_CODE).unwrap().u32().unwrap().get(0);
         assert_eq!((code, tie), (Some(1), Some(0)));
         assert_eq!(file.column(col::PROMPT_ID).unwrap().str().unwrap().get(0), Some("p"));
-        // What the tables are made from is what the file says.
+        // The frame has the values of the file.
         let frame = frame(&splits, &margins).unwrap();
         for column in frame.columns() {
             assert!(column.equals(file.column(column.name()).unwrap()), "{}", column.name());

@@ -1,4 +1,4 @@
-//! What was found of the rows of one split.
+//! The rows of one split with their evaluation.
 
 use candle_core::{Device, Tensor};
 

@@ -26,8 +26,8 @@ impl CodeUse {
     }
 }
 
-/// What a run shows of its codes. `swap_overlap` is its mean over the examples, where it is known; `grouped` says
-/// whether pairs share codes.
+/// The numbers by which a collapse of the codes is recognized. `swap_overlap` is its mean over the examples, where it
+/// is known; `grouped` says whether pairs share codes.
 pub fn collapse_signs(
     examples: &[Vec<Example>],
     used: &CodeUse,

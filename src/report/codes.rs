@@ -1,4 +1,4 @@
-//! What each code is good for: accuracies of single codes, by source and by planted preference.
+//! Blocks on single codes: their accuracies by source and by planted preference, and duplicates.
 
 use super::page::{Block, Column, Heat, Table};
 use super::text::{interval, number, percent};
@@ -51,7 +51,7 @@ pub(super) fn meaning(reading: &CodeReading, preferences: Option<&CodeAccuracy>,
     duplicates(reading, parts);
 }
 
-/// One matrix of codes by labels, and what can be read off each column.
+/// A heat map of codes by labels, and a table with the best code of each label.
 fn matrix(reading: &CodeReading, what: &str, table: &CodeAccuracy, parts: &mut Vec<Block>) {
     let labels: Vec<&LabelAccuracy> = table.labels.iter().filter(|l| l.n > 0).collect();
     let share = |label: &LabelAccuracy, code: u32| label.codes.get(code as usize).map_or(f64::NAN, |i| i.estimate);

@@ -10,7 +10,7 @@ use crate::artifact;
 use crate::manifest::Manifest;
 use crate::seed::Seed;
 
-/// What a cell of the made-up sweep is.
+/// A cell of the made-up sweep.
 pub(super) struct Sample<'a> {
     pub latent: &'a str,
     pub codes: usize,
@@ -19,7 +19,7 @@ pub(super) struct Sample<'a> {
     pub accuracy: f64,
 }
 
-/// Names as hostile as data can be.
+/// A name with everything that has to be escaped.
 pub(super) const HOSTILE: &str = "<script>alert('x')</script>&\"|`_*";
 
 /// A manifest that does not depend on the clock or on how the tests were started.
@@ -98,7 +98,7 @@ fn codes(folder: &Path, codes: usize, shift: f64) {
     artifact::write_parquet(folder.join("codes.parquet"), &mut frame).unwrap();
 }
 
-/// What a latent without codes leaves: one row that is always used, with tokens where there is one vector for all.
+/// `codes.parquet` of a latent without codes: one row, always used, with tokens where there is one vector for all.
 fn one_row(folder: &Path, vector: bool) {
     let list = |word: &str| vec![Series::new("".into(), if vector { vec![word] } else { vec![] })];
     let mut frame = df!(
@@ -135,9 +135,9 @@ pub(super) fn run(folder: &Path, sample: &Sample<'_>) {
     manifest(folder, "train");
 }
 
-/// Posteriors of 40 test pairs and 10 others: source `a` wants what code 0 wants, the hostile source what code 1
-/// wants; code 2 repeats code 0, and code 3 is not used. The prior knows the source; a file of an older version has no
-/// margins of single codes.
+/// Posteriors of 40 test pairs and 10 others: code 0 is right on source `a`, code 1 on the hostile source; code 2
+/// repeats code 0, and code 3 is not used. The prior depends on the source. Without `margins` it is a file of an older
+/// version.
 pub(super) fn posteriors(folder: &Path, margins: bool) {
     let n = 50usize;
     let second = |i: usize| i % 2;
@@ -168,7 +168,7 @@ pub(super) fn posteriors(folder: &Path, margins: bool) {
     artifact::write_parquet(folder.join("posteriors.parquet"), &mut frame).unwrap();
 }
 
-/// A finished sweep: three noise rates, five lines, so many seeds.
+/// A finished sweep of three noise rates, five lines and `seeds` seeds.
 pub(super) fn sweep(folder: &Path, seeds: u64) {
     type CodeRow = (String, u32, f64, u64, f64, Option<f64>);
     let mut rows: Vec<CodeRow> = Vec::new();
@@ -181,7 +181,7 @@ pub(super) fn sweep(folder: &Path, seeds: u64) {
                 let accuracy = clean - p * (0.45 - 0.06 * i as f64) + 0.02 * jitter;
                 let name = format!("dpo-{latent}-k{codes}-{p}-s{seed}");
                 let cell = folder.join("cells").join(&name);
-                // A control is as large as so many codes, and has none.
+                // The control has the size of an lpc with `codes` codes, but none of its own.
                 let own = if *latent == "mlp" { 0 } else { *codes };
                 run(&cell, &Sample { latent, codes: own, p, seed, accuracy });
                 let noise = json!({"kind": "uniform", "p": p, "marked": false, "seed": 0});

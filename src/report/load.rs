@@ -13,7 +13,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema::{codes, metric, run};
 
-/// `metrics.jsonl` as lines by key.
+/// `metrics.jsonl` as curves by key.
 #[derive(Default)]
 pub(super) struct MetricCurves {
     /// Training values by key.
@@ -82,7 +82,7 @@ pub(super) struct Code {
     pub usage_prior: f64,
     pub usage_posterior: f64,
     pub norm: f64,
-    /// Of `lpc-reliable` alone.
+    /// For `lpc-reliable` only.
     pub flip_rate: Option<f64>,
     pub top: Vec<String>,
     pub bottom: Vec<String>,
@@ -130,7 +130,7 @@ fn tokens(frame: &DataFrame, name: &str) -> Vec<Vec<String>> {
     (0..frame.height()).map(row).collect()
 }
 
-/// What the posteriors of a run folder say of its codes, none where there are no posteriors or no codes.
+/// The statistics of a run's codes from its posteriors, none where there are no posteriors or no codes.
 pub(super) fn reading(folder: &Path) -> Result<Option<CodeReading>> {
     let path = folder.join(run::POSTERIORS);
     if path.is_file() { analysis::read_codes(&artifact::read_parquet(&path)?) } else { Ok(None) }

@@ -22,12 +22,12 @@ pub(super) enum Block {
     Warning(String),
     Tiles(Vec<Tile>),
     Table(Table),
-    /// The chart that the report is read for: as wide as the page.
+    /// The main chart, as wide as the page.
     Main(Figure),
     /// Charts side by side where the page is wide enough.
     Figures(Vec<Figure>),
     Heat(Heat),
-    /// Text that is folded: its title, and the text.
+    /// Text that is collapsed under its title: the title, and the text.
     Fold(String, String),
 }
 
@@ -39,18 +39,18 @@ pub(super) struct Tile {
     pub detail: String,
 }
 
-/// A table; cells that read as numbers stand on the right.
+/// A table; columns of numbers are aligned to the right.
 #[derive(Default)]
 pub(super) struct Table {
     /// What it shows.
     pub caption: String,
     pub header: Vec<String>,
     pub rows: Vec<Vec<String>>,
-    /// The first so many columns are text.
+    /// Number of columns, from the left, that are text.
     pub text_columns: usize,
 }
 
-/// A chart with its words.
+/// A chart with its title and caption.
 pub(super) struct Figure {
     /// What it shows, with the unit.
     pub title: String,
@@ -74,16 +74,15 @@ pub(super) struct Heat {
     pub peaks: bool,
 }
 
-/// Above this many columns a shade has no room for its number.
+/// Above this many columns the cells of a heat map have no room for their numbers.
 const HEAT_NUMBERS: usize = 16;
-/// Characters of a name in the head of a heat map's column, and of its row.
+/// Most characters of a heat map's column names, and of its row names.
 const HEAT_NAMES: (usize, usize) = (24, 40);
-/// Characters of a word that has to fit into a line, and into the head of a heat map's column; a longer one may be
-/// broken.
+/// Most characters of a word that is never broken, in a line and in a heat map's column name.
 const LONG_WORD: (usize, usize) = (20, 8);
-/// Characters of a row's name in a heat map that may be broken into lines.
+/// Characters above which a row name of a heat map may be broken into lines.
 const LONG_ROW: usize = 14;
-/// Characters of a cell that may be broken into lines; its column is not made narrower than a few words.
+/// Characters above which a cell may be broken into lines; its column then stays a few words wide.
 const LONG_CELL: usize = 28;
 
 impl Page {
@@ -187,8 +186,8 @@ impl Block {
     }
 }
 
-/// What a scroll container of a table opens with: its caption above it, where a narrow table does not narrow it, and as
-/// its name, so that it can be scrolled with the keyboard.
+/// Opens the scroll container of a table. The caption is above it, where a narrow table does not narrow it, and is also
+/// its accessible name, which it needs because the keyboard can focus and scroll it.
 fn open_table(out: &mut String, caption: &str, class: &str) -> std::fmt::Result {
     let caption = html(caption);
     write!(
@@ -217,7 +216,7 @@ impl Table {
         }
     }
 
-    /// The table without the columns that say nothing in any row (empty, or a dash); those of text stay.
+    /// The table without the columns that are empty, or a dash, in every row; text columns are kept.
     pub fn without_empty_columns(mut self) -> Table {
         let said = |i: usize| self.rows.iter().any(|row| !matches!(row[i].as_str(), "" | "–"));
         let kept: Vec<bool> = (0..self.header.len()).map(|i| i < self.text_columns || said(i)).collect();
@@ -229,7 +228,7 @@ impl Table {
     }
 
     fn to_html(&self, out: &mut String) -> std::fmt::Result {
-        // A table of names and values has no heads.
+        // A table of names and values has no header.
         let headless = self.header.iter().all(String::is_empty);
         open_table(out, &self.caption, if headless { "values" } else { "rows" })?;
         out.push_str(if headless { "<tbody>\n" } else { "<thead><tr>" });
@@ -276,8 +275,8 @@ impl Heat {
     fn to_html(&self, out: &mut String) -> std::fmt::Result {
         let many = self.columns.len() > HEAT_NUMBERS;
         let class = if many { "heat many" } else { "heat" };
-        // Shades are relative to the largest cell, which the caption tells: with many columns all shares are small. It
-        // is named by its hue, which is the same on a light and on a dark page.
+        // Shades are relative to the largest cell, because with many columns all shares are small. The caption gives
+        // its share and calls it the bluest, which is true on a light and on a dark page.
         let shares = self.rows.iter().flat_map(|(_, shares)| shares).filter(|s| s.is_finite());
         let largest = shares.fold(0.0f64, |m, s| m.max(*s));
         let room = largest - self.base;
@@ -357,18 +356,18 @@ impl Figure {
     }
 }
 
-/// The name as a `title` attribute where a word of it is too long for a narrow line, and may stand broken.
+/// The name as a `title` attribute where one of its words is so long that it may be broken.
 fn full_name(name: &str) -> String {
     let long = name.split_whitespace().any(|word| word.chars().count() > LONG_WORD.0);
     if long { format!(" title=\"{}\"", html(name)) } else { String::new() }
 }
 
-/// Text for HTML content whose long words may be broken behind the characters that part names.
+/// Text for HTML content whose long words may be broken after separators such as `/` and `_`.
 fn breakable(text: &str) -> String {
     broken(text, LONG_WORD.0)
 }
 
-/// [`breakable`], with words of more characters than `most` as the long ones.
+/// [`breakable`] for words of more than `most` characters.
 fn broken(text: &str, most: usize) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_inclusive(char::is_whitespace) {

@@ -1,10 +1,10 @@
-//! Curve charts as SVG. Across, everything is placed in per cent and only the lines are stretched, so that a chart
-//! fills any width while its text, marks and strokes keep their size; down, the units are CSS pixels. Colours are
-//! classes of the style sheet.
+//! Curve charts as SVG. Horizontally, everything is positioned in per cent and only the lines are stretched, so that a
+//! chart fills any width while its text, marks and strokes keep their size; vertically, the units are CSS pixels.
+//! Colours are classes of the style sheet.
 
 use std::fmt::Write;
 
-/// Curve colours, light and dark; the first is the quiet one, for a baseline.
+/// Curve colours, light and dark; the first, a grey, is for a baseline.
 const COLOURS: [(&str, &str); 8] = [
     ("#6b727c", "#a0a7b2"),
     ("#2a6fc9", "#5b9df0"),
@@ -23,15 +23,15 @@ const FOOT: f64 = 42.0;
 const ACROSS: f64 = 1000.0;
 /// Width of a digit at the size of the labels, with room to spare.
 const DIGIT: f64 = 7.5;
-/// Between intervals at the same x, which stand side by side.
+/// Horizontal distance between intervals at the same x.
 const DODGE: f64 = 5.0;
-/// Labels of an axis, less one; those of the x axis have to fit side by side on a phone.
+/// Most labels of an axis, less one; those of the x axis have to fit side by side on a phone.
 const X_TICKS: f64 = 5.0;
 const Y_TICKS: f64 = 6.0;
-/// Points a line keeps: more than there are pixels to show them.
+/// Most points of a line: more could not be told apart.
 const MAX_POINTS: usize = 400;
 
-/// How an axis is written.
+/// How the labels of an axis are written.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scale {
     /// Plain numbers.
@@ -72,12 +72,12 @@ pub(super) struct Chart {
     pub lines: Vec<Curve>,
 }
 
-/// The class of a colour.
+/// The number of a colour's CSS class.
 pub(super) fn slot(colour: usize) -> usize {
     colour % COLOURS.len()
 }
 
-/// The place of each colour in the light and the dark page.
+/// Style rules of the colours, for the light and the dark page.
 pub(super) fn style() -> String {
     let list = |colour: fn(&(&'static str, &'static str)) -> &'static str| {
         COLOURS.iter().enumerate().fold(String::new(), |mut out, (i, pair)| {
@@ -231,7 +231,7 @@ impl Chart {
         if marked && apart {
             return at;
         }
-        // Between two steps, and between two powers of two, there is no round number.
+        // Steps and exponents of two are whole numbers.
         let whole = |v: &f64| self.x_scale == Scale::Percent || v.fract() == 0.0;
         nice(range, X_TICKS).into_iter().filter(whole).collect()
     }
@@ -241,7 +241,7 @@ impl Chart {
 fn nice((low, high): (f64, f64), most: f64) -> Vec<f64> {
     let rough = (high - low) / most;
     let unit = 10f64.powf(rough.log10().floor());
-    // Counts have no halves.
+    // A step of 2.5 would label counts with halves.
     let steps = [1.0, 2.0, 2.5, 5.0].map(|m| m * unit).into_iter().filter(|s| *s != 2.5);
     let step = steps.filter(|s| *s >= rough * 0.999).fold(10.0 * unit, f64::min);
     let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
@@ -274,7 +274,7 @@ fn tick(v: f64, scale: Scale, step: f64, largest: f64) -> String {
         Scale::Log2 if (v - v.round()).abs() < 1e-9 => format!("{}", v.exp2().round()),
         Scale::Log2 => plain(v.exp2(), 1.0, ""),
         Scale::Number if v.abs() >= 1e6 => format!("{:.0}k", v / 1e3),
-        // One way of writing for all labels of an axis.
+        // All labels of an axis use the same notation.
         Scale::Number if v != 0.0 && largest < 5e-3 => {
             let digits = (v.abs().log10().floor() - step.log10().floor()).clamp(0.0, 8.0) as usize;
             let text = format!("{v:.digits$e}");
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(tick(5.0, Scale::Log2, 1.0, 5.0), "32");
         assert_eq!(tick(12f64.log2(), Scale::Log2, 1.0, 5.0), "12");
         assert_eq!(tick(2e-5, Scale::Number, 1e-5, 5e-5), "2e-5");
-        // A learning rate's axis: all labels in one way of writing.
+        // A learning rate's axis: all labels in the same notation.
         assert_eq!([0.0, 8e-4, 1e-3].map(|v| tick(v, Scale::Number, 2e-4, 1e-3)), ["0", "8e-4", "1e-3"]);
     }
 

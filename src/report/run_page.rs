@@ -17,8 +17,8 @@ use crate::schema::{accuracy, col, metric, prepared, result, run};
 /// Tokens shown for each code and end.
 const TOKENS_SHOWN: usize = 10;
 
-/// What the run folder says; `reading` is of its posteriors, `preferences` each code's accuracy on the pairs of each
-/// planted preference.
+/// The report of a run folder; `reading` has the statistics of its codes, `preferences` each code's accuracy on the
+/// pairs of each planted preference.
 pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Option<&CodeAccuracy>) -> Result<Page> {
     let summary = load::object(&dir.join(run::SUMMARY))?;
     let metrics = load::metrics(dir)?;
@@ -52,7 +52,7 @@ pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Optio
     Ok(Page { title: format!("Run: {}", folder_name(dir)), subtitle: kind.join(" · "), parts })
 }
 
-/// The folder's own name, wherever it was called from.
+/// The folder's own name, also where the path is relative (`.`).
 pub(super) fn folder_name(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     artifact::name_of(&whole)
@@ -300,7 +300,7 @@ fn method(latent: Option<&str>, parts: &mut Vec<Block>) {
     )));
 }
 
-/// Command, times, configuration.
+/// Adds command, times and configuration.
 pub(super) fn provenance(caption: &str, dir: &Path, parts: &mut Vec<Block>) -> Result<()> {
     if let Some(manifest) = load::object(&dir.join(prepared::MANIFEST))? {
         let string = |key: &str| manifest.get(key).and_then(Value::as_str).unwrap_or("").to_string();

@@ -1,4 +1,4 @@
-//! What the report of a sweep calls its cells, and takes from their run folders.
+//! Names and colours of a sweep's cells in its report, and figures from their run folders.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ const MAX_PANELS: usize = 12;
 /// Points of a loss curve among many: fewer, so that the noise of single steps does not hide the curves.
 const LOSS_POINTS: usize = 60;
 
-/// Whether a latent has no codes, and is as large as an lpc with so many.
+/// Whether a latent has no codes of its own: its `codes` are those of the lpc that it is as large as.
 pub(super) fn sized(latent: &str) -> bool {
     matches!(latent, "gaussian" | "mlp")
 }
@@ -46,7 +46,7 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     seen
 }
 
-/// A colour for each line, the same in every chart; the quiet one is the baseline's.
+/// A colour for each line, the same in every chart; the baseline has the grey one.
 pub(super) struct Colours(Vec<(String, usize)>);
 
 impl Colours {
@@ -129,7 +129,7 @@ pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<
 
 /// How the sources use the codes, one shaded table per cell.
 pub(super) fn usage(folders: &[CellFolder], parts: &mut Vec<Block>) -> Result<()> {
-    // One seed tells the story of a cell: codes of different seeds have no common order.
+    // One seed of a cell is shown: codes of different seeds have no common order.
     let mut seen = Vec::new();
     let mut heats = Vec::new();
     for folder in folders {

@@ -43,7 +43,7 @@ impl CellSummary {
         self.get(low).zip(self.get(high)).filter(|_| enough)
     }
 
-    /// What is compared within a chart.
+    /// What distinguishes the lines of a chart: latent and number of codes.
     fn line(&self) -> (String, usize) {
         (self.latent.clone(), self.codes)
     }
@@ -53,7 +53,7 @@ impl CellSummary {
         format!("{}{}", self.kind, if self.marked { ", marked" } else { "" })
     }
 
-    /// What tells charts apart: objective, noise model, marker.
+    /// What distinguishes charts: objective, noise model, marker.
     fn panel(&self) -> (String, String, bool) {
         (self.objective.clone(), self.kind.clone(), self.marked)
     }
@@ -78,7 +78,7 @@ fn cells(frame: &DataFrame) -> Vec<CellSummary> {
     (0..frame.height()).map(cell).collect()
 }
 
-/// What the sweep folder says.
+/// The report of a sweep folder.
 pub(super) fn page(dir: &Path) -> Result<Page> {
     let results = artifact::read_parquet(dir.join(sweep::RESULTS))?;
     let summary = dir.join(sweep::SUMMARY);
@@ -188,7 +188,7 @@ fn against_noise(
     figures
 }
 
-/// What the text says of the intervals in charts of means.
+/// The sentence on intervals below a chart of means.
 fn bars(cells: &[CellSummary]) -> &'static str {
     let seeds = |c: &CellSummary| c.get(result::N_SEEDS).unwrap_or(0.0);
     let drawn = |c: &&CellSummary| seeds(c) >= LEAST_SEEDS_DRAWN;

@@ -5,12 +5,12 @@ fn sample() -> Sample<'static> {
     Sample { latent: "lpc", codes: 8, p: 0.2, seed: 1, accuracy: 0.79 }
 }
 
-/// Tags that a page of ours may hold, and nothing that loads or runs.
+/// Asserts that a page loads and runs nothing, and closes its tags.
 fn assert_closed(page: &str) {
     for forbidden in ["<script", "<link", "<img", "<iframe", "src=", "@import", "url(", "onload", "<text>\n<"] {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
-    // The only address in it is the name of the SVG vocabulary, which nothing fetches.
+    // The only address is the name of the SVG namespace, which is never loaded.
     let rest = page.replace("http://www.w3.org/2000/svg", "");
     assert!(!rest.contains("http://") && !rest.contains("https://"));
     for tag in ["table", "figure", "svg", "section", "details", "dl", "ul"] {
@@ -37,7 +37,7 @@ fn a_run_report_is_whole_closed_and_the_same_each_time() {
 fn a_run_report_says_what_each_code_prefers() {
     let dir = tempfile::tempdir().unwrap();
     fixture::run(dir.path(), &sample());
-    // A file of an older version: agreement alone.
+    // A file of an older version gives the agreement only.
     fixture::posteriors(dir.path(), false);
     let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
     assert!(page.contains("effective codes") && !page.contains("What each code prefers"));
@@ -213,7 +213,7 @@ fn every_table_stands_in_a_named_scroll_container_under_its_caption() {
             assert!(!name.is_empty());
             assert!(before.contains(&format!("<p class=\"cap\">{name}</p>\n{open}")), "{name}");
         }
-        // In the table a caption would be as narrow as the table.
+        // A `caption` element would be as narrow as the table.
         assert!(!page.contains("<caption"));
     }
 }
@@ -227,7 +227,7 @@ fn the_main_chart_is_the_first_figure_and_alone_in_its_row() {
         assert!(page[first..].starts_with(&format!("<figure class=\"main\">\n<figcaption>{title}</figcaption>")));
         assert!(first < page.find("<table").unwrap() && first < page.find("<div class=\"figures\">").unwrap());
     }
-    // Without an accuracy the loss is what is read.
+    // Without an accuracy the loss is the main chart.
     let page = page_of(|dir| std::fs::write(dir.join("metrics.jsonl"), "{\"step\":1,\"loss\":0.7}\n").unwrap());
     assert!(page.contains("<figure class=\"main\">\n<figcaption>Loss</figcaption>"));
 }

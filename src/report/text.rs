@@ -60,7 +60,7 @@ pub(super) fn percent(x: f64, decimals: usize) -> String {
     if x.is_finite() { format!("{:.decimals$} %", x * 100.0) } else { "–".into() }
 }
 
-/// A number with so many decimals, or a dash.
+/// A number with the given decimals, or a dash.
 pub(super) fn number(x: Option<f64>, decimals: usize) -> String {
     match x {
         Some(x) if x.is_finite() => format!("{x:.decimals$}"),

@@ -1,4 +1,4 @@
-//! Is a written setting known, of the right type, and accepted by the struct it goes to?
+//! Checks of a written setting: it must be known, of the right type, and accepted by its struct.
 
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -40,7 +40,7 @@ impl Known {
         rest.iter().try_fold(self.defaults.get(first)?, |value, key| value.as_table()?.get(key))
     }
 
-    /// Checks one written setting, a whole group of them where a table was written.
+    /// Checks one written setting, or all settings of a group where a table was written.
     pub fn accept<T: DeserializeOwned>(&self, written: &Written) -> Result<Vec<Leaf>, Vec<Fault>> {
         let (mut leaves, mut faults) = (Vec::new(), Vec::new());
         self.walk(&written.path, &written.value, &mut leaves, &mut faults);
@@ -109,7 +109,7 @@ impl Known {
         match nearest(&path.join("."), self.keys.iter().map(String::as_str)) {
             Some(key) => format!("unknown key; did you mean `{key}`?"),
             None => {
-                // The nearest group that exists says what there is.
+                // The keys of the innermost group that exists are listed.
                 let known = (0..path.len()).rev().find_map(|end| match end {
                     0 => Some(&self.defaults),
                     end => self.get(&path[..end]).and_then(Value::as_table),
@@ -121,7 +121,7 @@ impl Known {
     }
 }
 
-/// Faults of one file are read from top to bottom.
+/// Line and column at the end of an origin, by which the faults of a file are sorted from top to bottom.
 fn line_and_column(origin: &str) -> (usize, usize) {
     let mut parts = origin.rsplit(':');
     let column = parts.next().and_then(|p| p.parse().ok());
@@ -153,7 +153,7 @@ fn fit(wanted: &Value, given: &Value) -> Result<Value, String> {
             Err(format!("expected a finite number, got {g}"))
         }
         (Value::Array(wanted), Value::Array(given)) => {
-            // An empty default says nothing of its items; the struct will.
+            // An empty default does not tell the type of the items; the struct checks it.
             let Some(item) = wanted.first().filter(|w| !w.is_table()) else { return Ok(Value::Array(given.clone())) };
             let fitted =
                 given.iter().enumerate().map(|(i, g)| fit(item, g).map_err(|e| format!("item {}: {e}", i + 1)));
@@ -208,7 +208,7 @@ fn list(keys: &[&str]) -> String {
     if keys.is_empty() { "none".into() } else { keys.join(", ") }
 }
 
-/// The struct's refusal in words of the configuration.
+/// The struct's error message in the terms of the configuration.
 fn explain(message: &str, value: &Value) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     for (opening, what) in [("unknown variant `", "value"), ("unknown field `", "key")] {

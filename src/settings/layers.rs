@@ -1,4 +1,4 @@
-//! The three places a setting can be written in, each turned into the same shape.
+//! The three sources of settings (recipe file, `--set`, flags), each read into a `Layer`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub struct Flag {
     pub value: Value,
 }
 
-/// A key as written: its path and where it stands.
+/// A setting as written: its path, its value and where it was written.
 pub(super) struct Written {
     pub path: Vec<String>,
     /// Value, a table where a whole group was written.
@@ -37,7 +37,7 @@ impl Written {
     }
 }
 
-/// What one place says, and what was wrong with saying it.
+/// The settings from one source.
 #[derive(Default)]
 pub(super) struct Layer {
     /// Settings in the order in which they were written.
@@ -47,7 +47,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// What was written last for a key, alone or within a group.
+    /// The value that was written last for a key, alone or within a group.
     pub fn value(&self, key: &[&str]) -> Option<Value> {
         self.written.iter().rev().find_map(|written| {
             let below = key.strip_prefix(written.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice())?;
@@ -171,7 +171,7 @@ fn parse_value(text: &str, wanted: Option<&Value>) -> Result<Value, String> {
     }
     match parsed {
         Ok(value) => Ok(value),
-        // What opens like TOML was meant as TOML.
+        // A text that begins like a TOML value was meant as one.
         Err(e) if text.starts_with(['[', '{', '"', '\'']) => {
             let hint = if text.starts_with('[') { "; words in a list need quotes: [\"a\", \"b\"]" } else { "" };
             Err(format!("not a valid TOML value `{text}`: {}{hint}", e.message()))

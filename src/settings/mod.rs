@@ -1,7 +1,7 @@
 //! Settings: how a configuration struct is declared, judged and resolved.
 //!
 //! `settings!` declares a struct with a default and a help text for each setting and, where only some choices use a
-//! setting, with those choices. The table that it makes of them says which keys there are, which of them have no effect
+//! setting, with those choices. Its table of settings tells which keys there are, which of them have no effect
 //! on a configuration, and what `docs/settings.md` shows. [`resolve()`] reads a configuration from a recipe file,
 //! `--set` and flags.
 
@@ -25,7 +25,7 @@ pub struct Setting<C> {
     pub used_by: &'static str,
     /// Whether it has an effect on this configuration.
     pub used: fn(&C) -> bool,
-    /// Its name, or the names below it, where they differ from those of the second configuration.
+    /// Its name, or for a group the names in it, where the value differs from that in the second configuration.
     pub given: fn(&C, &C) -> Vec<String>,
     /// Sets it to its value in the second configuration.
     pub reset: fn(&mut C, &C),
@@ -50,13 +50,13 @@ pub trait Table: Sized {
     const KEY: &'static str;
     /// Settings and groups, in the order of the struct.
     fn table() -> Vec<Setting<Self>>;
-    /// All settings, those of groups within the group too; `used_by` stands for those that do not name their choices.
+    /// All settings, those of groups within the group too; those that name no choices get `used_by`.
     fn rows(used_by: &'static str) -> Vec<SettingRow>;
 }
 
 /// A group of settings: what is wrong with them, and which of them have no effect.
 pub trait Settings: Table + Default + Clone {
-    /// Adds what is wrong with these settings, but for those without effect.
+    /// Adds the faults of these settings, those without effect aside.
     fn judge(&self, _faults: &mut Faults) {}
 
     /// What these settings are compared with to see whether one was given: the defaults.
@@ -169,7 +169,7 @@ pub fn joined(group: &str, name: &str) -> String {
 }
 
 /// The known name that was most likely meant, if one is near: by the last parts of dotted names first, so that a key in
-/// the wrong group finds its home, then by the whole. Case, `-` and `_` make no difference.
+/// the wrong group is recognized, then by the whole names. Case, `-` and `_` make no difference.
 pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.to_lowercase().replace('-', "_");
     let last = |name: &str| name.rsplit('.').next().unwrap_or("").to_string();

@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::{check, layers, layers::Flag};
 use crate::error::{Error, Fault, Result};
 
-/// A whole configuration.
+/// A configuration of all groups, as a recipe sets it.
 pub trait Root: super::Table + Default + Serialize + DeserializeOwned {
     /// The defaults, given what was written for a key: a setting may choose the defaults of others.
     fn defaults(_written: &dyn Fn(&str) -> Option<Value>) -> Self {
@@ -61,7 +61,7 @@ fn table<T: Serialize>(config: &T) -> Result<Table> {
 }
 
 /// A path, or a list of them, with `~` at the beginning replaced by the home folder: shells replace it at the beginning
-/// of a word only, which leaves recipes, `--set` and `--flag=~/...`.
+/// of a word only, so that it reaches us from recipes, `--set` and `--flag=~/...`.
 pub(super) fn with_home(value: Value, home: &str) -> Value {
     match value {
         Value::String(text) => match text.strip_prefix('~') {

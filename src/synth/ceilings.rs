@@ -85,8 +85,8 @@ struct Truth {
     styles: HashMap<u64, u32>,
 }
 
-/// A pair that is in the truth: index into the pairs frame, and what the truth has of its responses (their styles) in
-/// the observed order.
+/// A pair that is in the truth: its row in the pairs frame, and what the truth table says of its responses (their
+/// styles, for made-up texts) in the observed order.
 pub(super) struct Matched<'a, T, R> {
     pub row: usize,
     pub truth: &'a T,
@@ -121,7 +121,7 @@ pub fn ceilings(truth: &DataFrame, pairs: &DataFrame) -> Result<Ceilings> {
 }
 
 impl Ceilings {
-    /// Ceilings of the matched rows of so many pairs.
+    /// Ceilings from the matched rows; `pairs` is the number of all pairs.
     pub(super) fn of(rows: Vec<CeilingRow>, cells: [f64; 4], pairs: usize) -> Ceilings {
         let used: std::collections::BTreeSet<u32> = rows.iter().map(|r| r.preference).collect();
         let unmatched = (pairs - rows.len()) as u64;
@@ -342,7 +342,7 @@ mod tests {
         // The same pair, known to be flipped: the clean order is b > a and the bet is right.
         let turned = Matched { flipped: true, ..m };
         assert_eq!(solve(&turned, &cells, 0.0).right, 1.0);
-        // Where the prompt shows it there is no doubt: 0.8 against 0.1.
+        // Where the prompt shows the preference it is certain: 0.8 against 0.1.
         let told = truth(true, 3, &[0.75, 0.0, 0.0, 0.25]);
         let best = solve(&Matched { row: 0, truth: &told, chosen: 0b11, rejected: 0b00, flipped: false }, &cells, 0.0);
         assert_eq!((best.prior_code, best.posterior_code, best.right), (3, 3, 1.0));

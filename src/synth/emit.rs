@@ -113,7 +113,7 @@ fn answer(completion: &Completion) -> Answer<'_> {
         response: &completion.response,
         annotations: Annotations { instruction_following: a, honesty: b, truthfulness: c, helpfulness: d },
         overall_score: completion.overall,
-        // The mean of the aspects that were rated; where none was, the middle of the scale.
+        // The mean of the rated aspects, or the middle of the scale where none was rated.
         fine_grained_score: if rated.is_empty() { 3.0 } else { rated.iter().sum::<f64>() / rated.len() as f64 },
     }
 }
@@ -184,15 +184,14 @@ pub(super) fn schema() -> Schema {
     ])
 }
 
-/// Writes the truth table at `path`: `fill` gets a writer, calls it chunk by chunk and gives the number of
+/// Writes the truth table at `path`: `fill` gets a writer, calls it chunk by chunk and returns the number of
 /// rows, which is read back before the file appears.
 pub(super) fn write_truth(
     path: &Path,
     schema: Schema,
     fill: impl FnOnce(&mut TruthWriter<'_, '_>) -> Result<u64>,
 ) -> Result<()> {
-    let rows = std::cell::Cell::new(0);
-    artifact::write_verified(
+    artifact::write_rows(
         path,
         |out| {
             let schema = Arc::new(schema);
@@ -202,19 +201,16 @@ pub(super) fn write_truth(
                 .build();
             let writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
             let mut truth = TruthWriter { writer, schema };
-            rows.set(fill(&mut truth)?);
+            let rows = fill(&mut truth)?;
             truth.writer.close()?;
-            Ok(())
+            Ok(rows as usize)
         },
         |staged| {
             let file = File::open(staged).map_err(Error::io(path))?;
-            let found = ParquetRecordBatchReaderBuilder::try_new(file)?.metadata().file_metadata().num_rows();
-            if u64::try_from(found) != Ok(rows.get()) {
-                return Err(Error::artifact(path, format!("wrote {} rows, read back {found}", rows.get())));
-            }
-            Ok(())
+            Ok(ParquetRecordBatchReaderBuilder::try_new(file)?.metadata().file_metadata().num_rows() as usize)
         },
-    )
+    )?;
+    Ok(())
 }
 
 impl TruthWriter<'_, '_> {

@@ -176,7 +176,7 @@ pub const FACTORS: [Factor; MAX_FACTORS] = [
     },
 ];
 
-/// A factor's value by the words of a response, whatever their case; `None` where markers of both values occur, or of
+/// A factor's value by the words of a response, in any case; `None` where markers of both values occur, or of
 /// neither although both values have markers.
 #[cfg(test)]
 pub fn detect(text: &str, factor: usize) -> Option<bool> {

@@ -1,10 +1,10 @@
 //! A planted-factor preference corpus in raw UltraFeedback shape, with its truth beside it.
 //!
-//! Real preference data never says which hidden factor decided a label. This
+//! Real preference data does not record which hidden factor decided a label. This
 //! generator does: every response realises several binary style factors in its
 //! words (`grammar`), every row has one deciding preference (a factor and the
-//! liked value of it), and scores follow it. What a code learnt can then be
-//! compared with what was planted, and with the best that any method could do
+//! liked value of it), and scores follow it. What the codes have learnt can then
+//! be compared with what was planted, and with the best that any method could do
 //! ([`ceilings()`]).
 //!
 //! # The plan of a row
@@ -13,12 +13,12 @@
 //! 2. A preference is drawn from the source's weights. With F active factors there are F + 2 of them
 //!    (`world::preferences`): 8 for the default F = 6, so that K = 8 codes can hold one each.
 //! 3. In a `shown_fraction` of the rows the prompt asks for it in words, and a prior p(z|x) can know it;
-//!    in the others a hidden annotator decides, the prompt tells no more than its source, and only the
-//!    observed pair tells more.
-//! 4. Style bits are fair coins, but for the deciding factor, of which exactly one completion has the
+//!    in the others a hidden annotator decides: the prompt tells only its source, and the observed pair
+//!    tells more.
+//! 4. Style bits are fair coins, except for the deciding factor, of which exactly one completion has the
 //!    liked value (two with probability `second_agrees`). A pair of the best and a random other one
 //!    therefore agrees in the deciding factor in `second_agrees / (completions - 1)` of the rows
-//!    (3.3 % by default), where the label is noise.
+//!    (3.3 % by default); the label is noise there.
 //! 5. The overall score is agreement plus Gumbel noise times `noise`, squashed into 1 to 10.
 //!
 //! Truth labels for NMI: `factor` and `preference` (factor and direction). Both are reported.
@@ -60,6 +60,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
+use crate::schema::fact;
 use crate::seed::Seed;
 use crate::settings::Settings;
 use row::Row;
@@ -121,7 +122,7 @@ pub fn write(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Resul
     manifest.seeds.insert("seed".into(), seed.0);
     let mut summary = SynthSummary::default();
     progress.begin("synth", Some(config.rows as u64));
-    // The truth is written inside the corpus's writer: both appear only when both are whole.
+    // The truth is written inside the corpus's writer, so that neither appears before all rows of both are written.
     artifact::write(folder.join(CORPUS), |corpus| {
         emit::write_truth(&folder.join(TRUTH), emit::schema(), |truth| {
             chunks(config, seed, |lines, rows| {
@@ -142,7 +143,7 @@ pub fn write(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Resul
         (summary.corpus_blake3, summary.truth_blake3) = (corpus.clone(), truth.clone());
     }
     manifest.fact("summary", &summary)?;
-    manifest.fact("preferences", preference_names(config.factors))?;
+    manifest.fact(fact::PREFERENCES, preference_names(config.factors))?;
     manifest.finish(folder)?;
     progress.end();
     Ok(summary)

@@ -89,7 +89,7 @@ fn pick(rng: &mut ChaCha8Rng, n: usize) -> usize {
     rng.random_range(0..n.max(1) as u32) as usize
 }
 
-/// An index drawn with the given probabilities, by a uniform number of [0, 1).
+/// The index that a uniform number of [0, 1) draws with the given probabilities.
 pub(super) fn draw(probabilities: &[f64], mut unit: f64) -> usize {
     for (i, p) in probabilities.iter().enumerate() {
         if unit < *p {
@@ -97,7 +97,7 @@ pub(super) fn draw(probabilities: &[f64], mut unit: f64) -> usize {
         }
         unit -= p;
     }
-    // Rounding: the last one that can occur at all.
+    // Rounding can leave a remainder, which goes to the last index with a positive probability.
     probabilities.iter().rposition(|&p| p > 0.0).unwrap_or(0)
 }
 
@@ -121,7 +121,7 @@ fn instruction(rng: &mut ChaCha8Rng, source: &Source, item: &str, name: &str, as
     }
 }
 
-/// Style bits of all completions: fair coins, but for the deciding factor, of which exactly one
+/// Style bits of all completions: fair coins, except for the deciding factor, of which exactly one
 /// completion has the liked value (two with probability `second_agrees`).
 fn styles(rng: &mut ChaCha8Rng, config: &SynthConfig, factor: usize, direction: usize) -> Vec<u32> {
     let n = config.completions;
@@ -138,7 +138,7 @@ fn styles(rng: &mut ChaCha8Rng, config: &SynthConfig, factor: usize, direction: 
         .collect()
 }
 
-/// Lowest temperature: without any noise equal agreement would mean equal scores.
+/// Lowest temperature: without any noise, responses that agree equally would have equal scores.
 pub(super) const LEAST_TEMPERATURE: f64 = 0.02;
 
 /// Overall score: agreement (0 or 1) plus Gumbel noise times the temperature, squashed into 1 to 10.
@@ -157,7 +157,7 @@ pub(super) fn gumbel(unit: f64) -> f64 {
 
 /// A noisy utility (without noise 0 to 1) as an overall score of 1 to 10, four decimals.
 pub(super) fn overall(utility: f64, temperature: f64) -> f64 {
-    // Flatter where the noise is wide, so that the ends of the scale do not fill with ties.
+    // The slope falls with the temperature, so that few scores are rounded to equal values at the ends of the scale.
     let slope = 3.0 / (1.0 + 4.0 * temperature);
     let squashed = 1.0 / (1.0 + (-slope * (utility - 0.5)).exp());
     ((1.0 + 9.0 * squashed) * 1e4).round() / 1e4
@@ -184,7 +184,7 @@ impl Text {
     /// Adds a sentence; its first letter becomes a capital.
     fn say(&mut self, sentence: &str) {
         if !self.0.is_empty() {
-            // After a list comes a new line, so that the last item ends.
+            // A new line ends the last item of a list.
             self.0.push(if self.0.ends_with('.') || self.0.ends_with('!') { ' ' } else { '\n' });
         }
         let mut letters = sentence.chars();

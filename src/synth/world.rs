@@ -39,7 +39,7 @@ pub fn preferences(factors: usize) -> Vec<Preference> {
 pub struct Source {
     /// Tag.
     pub name: &'static str,
-    /// How often each factor decides here, in parts.
+    /// Relative frequency with which each factor decides in this source.
     pub weights: [u32; MAX_FACTORS],
     /// The liked value of the factors in conflict.
     pub conflict_direction: [usize; CONFLICTS],
@@ -71,8 +71,7 @@ const HEDGED: usize = 0;
 const ASSERTIVE: usize = 1;
 const _: () = assert!(index::LENGTH == 0 && index::CERTAINTY == 1, "conflicts are the first two factors");
 
-/// The six sources. Over all of them the eight preferences of the default have nearly equal shares
-/// (7 to 11 parts of 72).
+/// The six sources. Over all of them the eight preferences of the default have similar shares (7 to 11 of 72).
 pub const SOURCES: [Source; 6] = [
     Source {
         name: "recipes",
@@ -139,7 +138,7 @@ pub const MODELS: [&str; 8] =
 /// Largest number of rows, and of distinct names: five of 64 syllables.
 pub const MAX_ROWS: u64 = 1 << 30;
 
-/// A made-up name, another for each row, so that no two prompts are equal.
+/// A made-up name, a different one for each row, so that no two prompts are equal.
 ///
 /// It has as many syllables as the row number needs, at least two: 2 below 4096, 3 below 262,144. An odd
 /// multiplier is a bijection of the integers modulo 64^k; `offset` shifts it by seed. Every syllable has

@@ -1,4 +1,4 @@
-//! What the codes of a run mean, in few lines.
+//! A run's codes as text: agreement, accuracies and duplicates.
 
 use std::fmt::Write;
 
@@ -43,7 +43,7 @@ pub fn codes(reading: &CodeReading, preferences: Option<&CodeAccuracy>) -> Strin
 /// Codes in use by preference, the most used first; below them the prior's choice and the counts.
 fn matrix(reading: &CodeReading, table: &CodeAccuracy) -> String {
     let labels: Vec<_> = table.labels.iter().filter(|l| l.n > 0).collect();
-    // The value alone is short, and tells the planted preferences apart.
+    // The value alone is short, and distinguishes the planted preferences.
     let short = |label: &str| label.rsplit_once('=').map_or(label, |(_, value)| value).to_string();
     let heads: Vec<String> = labels.iter().map(|l| short(&l.label)).collect();
     let head: Vec<&str> = ["code", "use"].into_iter().chain(heads.iter().map(String::as_str)).collect();

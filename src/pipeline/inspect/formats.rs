@@ -17,12 +17,12 @@ use crate::error::{Error, Result};
 use crate::ingest::Input;
 use crate::ingest::Packing;
 
-/// Longest header of a safetensors file that is read, as the format's own library has it.
+/// Longest header of a safetensors file that is read: the limit of the format's own library.
 const MAX_HEADER: u64 = 100_000_000;
 /// Longest line of JSON that is read.
 const MAX_LINE: u64 = 64 << 20;
 
-/// Name of the format by the file's ending; compression of JSON lines aside.
+/// Name of the format by the file's ending, `.gz` and `.zst` left out.
 fn format(path: &Path) -> Option<&'static str> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
@@ -221,7 +221,7 @@ fn json_lines(path: &Path) -> Result<Inspection> {
             }
             Err(e) => {
                 bad += 1;
-                // The reader sees one line at a time and would call it line 1.
+                // The parser gets one line at a time, so that its line number is always 1.
                 let text = e.to_string();
                 let reason = text.split(" at line ").next().unwrap_or_default();
                 first_bad.get_or_insert_with(|| format!("line {number}: {reason}"));

@@ -13,12 +13,12 @@ use super::formats::damaged;
 use super::{Field, Inspection, shortened};
 use crate::error::{Error, Result};
 
-/// Longest text that is kept; longer ones (templates) are read past.
+/// Longest text that is kept; longer ones (templates) are cut.
 const MAX_TEXT: u64 = 4096;
 /// Items of a list that are shown.
 const MAX_ITEMS: u64 = 8;
 
-/// Reads the head of a file and nothing of its tensors.
+/// Reads the head of a file, without the data of its tensors.
 pub(super) fn read(path: &Path) -> Result<Inspection> {
     let handle = File::open(path).map_err(Error::io(path))?;
     let left = handle.metadata().map_err(Error::io(path))?.len();
@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path) -> Result<Inspection> {
     head.inspect().map_err(|message| damaged(path, format!("not a readable GGUF file: {message}")))
 }
 
-/// A reader that never goes on past the end of the file, whatever lengths the file claims.
+/// A reader of the head that checks every length in it against the bytes that are left.
 struct Head<R> {
     reader: R,
     left: u64,
@@ -138,7 +138,7 @@ impl<R: Read> Head<R> {
     }
 }
 
-/// The name of a tensor type; "" stands for those that are not named.
+/// The name of a tensor type. In the list, "" marks a number without a name.
 fn type_name(kind: u32) -> String {
     const NAMES: [&str; 31] = [
         "F32", "F16", "Q4_0", "Q4_1", "", "", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",

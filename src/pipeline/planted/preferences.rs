@@ -1,4 +1,4 @@
-//! Codes against planted preferences: the rows of a run's posteriors, labelled with what decided them.
+//! Codes against planted preferences: the rows of a run's posteriors, labelled with the preference that decided them.
 
 use std::collections::HashMap;
 use std::path::Path;

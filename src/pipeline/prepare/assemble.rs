@@ -35,7 +35,7 @@ impl Parts<'_> {
         self.each().map(|(bucket, part)| part.rejects(self.work, bucket)).collect()
     }
 
-    /// The first pair, for a look at what would be written.
+    /// The first pair, which a dry run shows.
     pub fn example(&self) -> Result<serde_json::Value> {
         for split in 0..SPLITS.len() {
             for (bucket, part) in self.each() {
@@ -72,8 +72,8 @@ impl Parts<'_> {
     }
 }
 
-/// Writes the folder. All files are finished aside first, so that an earlier folder is whole until then;
-/// while they are moved to their places there is no manifest, and the new one comes last.
+/// Writes the folder. All files are finished in the work folder first, so that an earlier prepared folder stays
+/// complete until they are [`publish`]ed.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Artifact`] where a part was damaged.
@@ -102,8 +102,8 @@ pub fn write(
     publish(&aside, out, manifest)
 }
 
-/// Moves the files of a manifest from where they were finished to their places in the folder. While they
-/// are moved there is no manifest; the new one comes last.
+/// Moves the files of a manifest from `aside` into the folder. Meanwhile the folder has no manifest; the new one is
+/// written last.
 ///
 /// # Errors
 /// [`Error::Io`].

@@ -12,7 +12,7 @@ use crate::select::join::Join;
 use crate::select::mix::Mix;
 use crate::select::tags::{Origin, SourceConfig, Tagger};
 
-/// Reads the files of `sources.join` and gives a tagger for these inputs, and what the joined files are.
+/// Reads the files of `sources.join` and returns a tagger for these inputs, and the digests of the joined files.
 ///
 /// Joined files are read as inputs are, whatever layout they have; rows that cannot be read are treated
 /// as the ingest settings say.
@@ -37,8 +37,8 @@ pub fn tagger(
         return Ok((Tagger::new(config, origins, None)?, Vec::new()));
     }
     let joined = inputs::resolve(&config.join, progress)?;
-    // Only prompt and source are wanted: the layout is told from the file, not from what the inputs have.
-    // What is said of the inputs' columns and scores is not said of its own.
+    // Only prompt and source are wanted. Settings on layout, columns and scores are for the inputs: a joined file may
+    // have another layout, which is detected.
     let ingest = IngestConfig {
         format: ingest::Format::Auto,
         columns: Vec::new(),
@@ -65,8 +65,8 @@ pub fn tagger(
     Ok((tagger, files.into_iter().map(digest).collect()))
 }
 
-/// Reads the benchmarks named in `pairs.decontaminate`: an index of their questions, and what the files are, with
-/// the number of their items as rows. None where no file is named.
+/// Reads the benchmarks named in `pairs.decontaminate`: an index of their questions, and the files' digests, with
+/// the number of items as rows. None where no file is named.
 ///
 /// # Errors
 /// [`Error::Data`] where a file is missing, damaged or has no questions; [`Error::Io`].

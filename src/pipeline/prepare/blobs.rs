@@ -1,5 +1,5 @@
-//! Scratch files: frames and bytes one behind the other, each with its digest, written once and
-//! read piece by piece. A file is there whole or not at all, and a blob that was damaged is noticed.
+//! Scratch files: several blobs (frames or bytes) in one file, each with its digest, written once and
+//! read one by one. A file is complete or missing, and a damaged blob is an error.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom, Write};
@@ -12,7 +12,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::frame;
 
-/// Where one blob lies in its file.
+/// Position and digest of a blob in its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blob {
     pub offset: u64,
@@ -21,7 +21,7 @@ pub struct Blob {
     blake3: String,
 }
 
-/// Writes blobs in the given order and tells where they lie.
+/// Writes blobs in the given order and returns their positions.
 pub fn write(path: &Path, contents: &[Vec<u8>]) -> Result<Vec<Blob>> {
     let mut blobs = Vec::with_capacity(contents.len());
     let mut offset = 0;
@@ -98,7 +98,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let whole = frame(0..50);
-        // Parts of a frame share its buffers: what is written must be the part alone.
+        // Slices of a frame share its buffers; only the slice itself must be written.
         let parts = [whole.slice(7, 20), whole.take(&IdxCa::from_vec("i".into(), vec![49, 3, 3])).unwrap()];
         let bytes: Vec<Vec<u8>> = parts.iter().map(|p| from_frame(p).unwrap()).collect();
         let whole = from_frame(&frame(0..5000)).unwrap().len();

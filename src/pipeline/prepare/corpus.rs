@@ -1,4 +1,4 @@
-//! Texts for a tokenizer of our own: a sample that does not depend on order, threads or shards.
+//! Texts on which a tokenizer is trained: a sample that does not depend on order, threads or shards.
 
 use std::collections::BTreeMap;
 
@@ -44,12 +44,12 @@ impl Corpus {
         Corpus { wanted, pairs: BTreeMap::new() }
     }
 
-    /// Whether there is a use for texts.
+    /// Whether texts are collected.
     pub fn is_wanted(&self) -> bool {
         self.wanted
     }
 
-    /// Takes in the pairs of one batch.
+    /// Adds the pairs of one batch.
     pub fn add(&mut self, frame: &DataFrame, seed: Seed) -> Result<()> {
         let (ids, splits) = (frame.column(col::ID)?.str()?, frame.column(col::SPLIT)?.str()?);
         let open = |name| MessageColumn::open(frame.column(name)?);

@@ -18,7 +18,7 @@ pub struct FinishedBuckets<'a> {
     pub work: &'a Work,
     pub config: &'a PrepareConfig,
     pub seed: Seed,
-    /// Input files by index, for words.
+    /// Names of the input files by index, for messages.
     pub labels: &'a [String],
     /// Whether finished buckets are kept on disk: they are read more than once.
     pub keep: bool,
@@ -34,7 +34,7 @@ struct Kept {
 }
 
 impl FinishedBuckets<'_> {
-    /// The pairs of a bucket in their final order, and those that go.
+    /// The pairs of a bucket in their final order, and the dropped ones.
     ///
     /// # Errors
     /// [`crate::Error::Io`]; [`crate::Error::Artifact`] where a file was damaged; [`crate::Error::Frame`].

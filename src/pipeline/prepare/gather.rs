@@ -21,22 +21,22 @@ use crate::select::contamination::{Found, Index, Overlap};
 use crate::select::mix::Mix;
 use crate::select::tags::{SourceCounts, Tagged, Tagger};
 
-/// Step of the work folder: all files were read; holds their facts.
+/// Step of the work folder: all files are read; its facts describe them.
 const FILES: &str = "files";
-/// Step of the work folder: texts for a tokenizer of our own, as far as they were read.
+/// Step of the work folder: texts on which a tokenizer is trained, as far as they were read.
 const CORPUS: &str = "corpus";
 
-/// What came out of reading.
+/// Results of reading all files.
 pub struct Gathered<'a> {
-    /// The pairs, and the rows that gave none.
+    /// The pairs, and the rejected rows.
     pub buckets: Buckets<'a>,
-    /// Numbers of the rows that gave none.
+    /// Counts of the rejected rows.
     pub counts: Counts,
     /// The files, `rows_read` filled in.
     pub files: Vec<InputFile>,
-    /// What was found on the way.
+    /// Other counts.
     pub findings: Findings,
-    /// Texts for a tokenizer of our own.
+    /// Texts on which a tokenizer is trained.
     pub corpus: Corpus,
     /// Overlap with each benchmark.
     pub contamination: Vec<Overlap>,
@@ -44,10 +44,10 @@ pub struct Gathered<'a> {
     pub read_beside: Vec<FileDigest>,
 }
 
-/// What was found while reading, beside pairs and rejects.
+/// Counts that are made while reading, beside pairs and rejects.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Findings {
-    /// Completions that took no part.
+    /// Completions that were not used.
     pub unusable: Unusable,
     /// Rows by the scores that they came with.
     pub scored: Scored,
@@ -55,7 +55,7 @@ pub struct Findings {
     pub sources: SourceCounts,
     /// Questions of benchmarks.
     pub questions: Found,
-    /// Scores of 10 that the ratings by aspect belie, in all rows that were read.
+    /// Scores of 10 that the ratings by aspect contradict, in all rows that were read.
     pub wrong_tens: WrongTens,
 }
 
@@ -69,10 +69,10 @@ impl std::ops::AddAssign<&Findings> for Findings {
     }
 }
 
-/// What is remembered with a segment.
+/// What is stored with a segment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct SegmentFacts {
-    /// The last row that was taken in.
+    /// The last row that was read.
     end: Position,
     counts: Counts,
     findings: Findings,
@@ -141,7 +141,7 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
     Ok(Gathered { buckets, counts, files, findings, corpus, contamination, read_beside })
 }
 
-/// What decides about rows one by one.
+/// The steps that keep or reject single rows: tags, mix, decontamination.
 struct Selection<'a> {
     tagger: Tagger,
     mix: &'a Mix,
@@ -149,7 +149,7 @@ struct Selection<'a> {
 }
 
 impl Selection<'_> {
-    /// Rows with their tags, without those that are not wanted; and those.
+    /// The rows that are kept, with their tags, and the rejected ones.
     fn apply(&self, frame: DataFrame, findings: &mut Findings) -> Result<(DataFrame, Vec<Reject>)> {
         let Tagged { frame, mut rejects, counts } = self.tagger.apply(frame)?;
         findings.sources += &counts;
@@ -165,7 +165,7 @@ impl Selection<'_> {
     }
 }
 
-/// Takes in one batch after the other.
+/// Pairs one batch after the other and collects the facts of the segment.
 struct Reader<'a> {
     config: &'a PrepareConfig,
     selection: Selection<'a>,
@@ -182,7 +182,7 @@ impl Reader<'_> {
         self.now.end = batch.end();
         self.now.findings.wrong_tens += batch.wrong_tens;
         if self.corpus.is_wanted() && !self.shard.is_whole() {
-            // Every shard trains the same tokenizer: on texts of all.
+            // Every shard trains the same tokenizer, on texts of all shards.
             let (all, _) = self.selection.apply(batch.frame.clone(), &mut Findings::default())?;
             self.corpus.add(&pairs::build(&all, &self.config.pairs, self.seed)?.frame, self.seed)?;
         }
@@ -206,7 +206,8 @@ impl Reader<'_> {
     }
 
     fn flush(&mut self, spill: &mut Spill<'_, SegmentFacts>, last: bool) -> Result<()> {
-        // Before the segment: texts that are taken in twice are the same texts.
+        // The corpus is written before the segment: after a kill in between, the same texts are added again, which
+        // changes nothing.
         self.work.finish(CORPUS, &self.corpus)?;
         spill.flush(std::mem::take(&mut self.now), last)
     }

@@ -1,5 +1,5 @@
-//! What the user named as input -> files, in an order that does not depend on how they were named; and what
-//! the names of files say: a source tag, and the split where they were split before.
+//! The inputs that the user named -> files, in an order that does not depend on how they were named; and what
+//! the names of files tell: a source tag, and the split where the data were split before.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::pipeline::recipe::PrepareConfig;
 use crate::progress::Progress;
 use crate::schema::SPLITS;
 
-/// Endings of the files that are taken from a folder, whatever their case; text may be packed besides.
+/// Endings of the files that are taken from a folder, in any case; text files may also be packed.
 const TEXT_ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv"];
 const PACKED_ENDINGS: [&str; 2] = [".gz", ".zst"];
 const BINARY_ENDINGS: [&str; 4] = [".parquet", ".arrow", ".feather", ".ipc"];
@@ -20,11 +20,11 @@ const BINARY_ENDINGS: [&str; 4] = [".parquet", ".arrow", ".feather", ".ipc"];
 const NO_DATA: [&str; 5] =
     ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json"];
 
-/// Names of files and folders that hold the training split, and the held-out ones.
+/// Names of files and folders with the training split, and with held-out ones.
 const TRAIN: [&str; 2] = ["train", "training"];
 const HELD_OUT: [&str; 9] = ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout"];
 
-/// What the name of a part begins with, before its number.
+/// Beginnings of the names of numbered parts.
 const PART: [&str; 4] = ["", "part", "shard", "chunk"];
 
 /// Resolves files, folders, patterns (`*`, `?`, `[...]`) and hub addresses. Files are sorted by name; one that
@@ -75,9 +75,8 @@ pub fn bytes(inputs: &[Input]) -> u64 {
     inputs.iter().map(|input| std::fs::metadata(&input.path).map_or(0, |facts| facts.len())).sum()
 }
 
-/// Gives each input the split that its name says, where the names of some say that they are for training and
-/// those of others that they are held out; inputs whose names say nothing keep none. Gives what the user
-/// should know of it.
+/// Gives each input the split that its name tells, where some names tell the training split and others a held-out
+/// one; inputs whose names tell none get none. Returns a note for the user.
 pub fn declare_splits(inputs: &mut [Input]) -> Option<String> {
     let told: Vec<Option<&'static str>> = inputs.iter().map(|input| split_of(&input.label)).collect();
     if !SPLITS.iter().all(|split| told.contains(&Some(split))) {
@@ -101,7 +100,7 @@ pub fn declare_splits(inputs: &mut [Input]) -> Option<String> {
     ))
 }
 
-/// The files that a path stands for: itself, or those of a folder.
+/// The files that a path names: itself, or those of a folder.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_dir() {
         return files_in(path);
@@ -110,7 +109,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_path_buf()]);
     }
     if path.exists() {
-        // A pipe can be read once only, and waits for its writer.
+        // A pipe can be read only once, and reading it waits for its writer.
         return Err(refused(path, "not a regular file", "write the rows to a file first"));
     }
     let forms = "an input is a file, a folder, a pattern, or hf://datasets/ORG/NAME[@rev]/file";
@@ -162,13 +161,13 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     Ok((files, folders))
 }
 
-/// Whether a file's name is one of data, and not of what `datasets` keeps beside it.
+/// Whether a file's name is that of a data file, and not of one that `datasets` keeps beside the data.
 fn is_data(name: &str) -> bool {
     let cache = name.starts_with("cache-") && name.ends_with(".arrow");
     without_ending(name).is_some() && !NO_DATA.contains(&name) && !cache
 }
 
-/// A folder of a published data set that is no data set of its own.
+/// Whether a name is that of a folder within a data set: `data`, or a split.
 fn is_layout(name: &str) -> bool {
     name == "data" || split_of_word(name).is_some()
 }
@@ -186,18 +185,18 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>> {
     found.map(|path| path.map_err(|e| bad(&e))).collect()
 }
 
-/// A file from the hub is known by its address at the commit that was read, not by its place in the cache.
+/// A file from the hub is named by its address at the commit that was read, not by its path in the cache.
 fn from_hub(file: HubFile) -> Input {
     Input { label: file.address.into(), ..Input::new(file.path) }
 }
 
-/// The files as the user knows them.
+/// The names of the files as messages and manifests show them.
 pub fn labels(inputs: &[Input]) -> Vec<String> {
     inputs.iter().map(|i| i.label.display().to_string()).collect()
 }
 
-/// The source tag that a file's name gives its rows: its [`stem`], or where its split was taken from a name that
-/// says nothing else, the name of the folder, which the files of the other split share.
+/// The source tag that a file's name gives its rows: its [`stem`]; where the split was taken from a name that tells
+/// nothing else, the name of the folder, which the files of the other split share.
 pub fn tag(input: &Input) -> String {
     let name = base(&input.label);
     match input.split {
@@ -206,8 +205,8 @@ pub fn tag(input: &Input) -> String {
     }
 }
 
-/// What a file's name says of its rows, without endings and the number of a part. A part that is named after
-/// its split or its number alone is known by the folder of its data set.
+/// A file's name without endings and the number of a part. For a part that is named only after its split or its
+/// number it is the name of the data set's folder.
 pub fn stem(path: &Path) -> String {
     let name = base(path);
     let unnumbered = name.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -217,13 +216,12 @@ pub fn stem(path: &Path) -> String {
     if of_folder { folder_name(path).unwrap_or(name) } else { name }
 }
 
-/// The folder that a data set is known by: the nearest one that is not named after a split or `data`, else the
-/// nearest.
+/// The folder that names a data set: the nearest one that is not called `data` or after a split, else the nearest.
 fn folder_name(path: &Path) -> Option<String> {
     let above = path.parent().into_iter().flat_map(Path::components).rev();
     let folders: Vec<String> = above
         .filter_map(|part| match part {
-            // The commit that was read is no name.
+            // The commit is no part of the name.
             Component::Normal(part) => part.to_string_lossy().split('@').next().map(str::to_string),
             _ => None,
         })
@@ -261,7 +259,7 @@ fn without_ending(name: &str) -> Option<&str> {
     cut(name, &BINARY_ENDINGS).map(|end| &name[..end])
 }
 
-/// The split that a file's name says, or the folder that it is in.
+/// The split that a file's name tells, or else the name of its folder.
 fn split_of(path: &Path) -> Option<&'static str> {
     let name = base(path).to_lowercase();
     let words = || name.split(|c: char| !c.is_ascii_alphanumeric());

@@ -1,4 +1,4 @@
-//! The account of all rows: what was read is what was kept and what was rejected.
+//! The account of all rows: every row that was read is either kept or rejected.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use crate::pipeline::recipe::Shard;
 /// Advice where the chat template refuses every row.
 pub const OTHER_TEMPLATE: &str = "choose a chat template that takes these conversations: --template NAME";
 
-/// The rows of a file that were kept or rejected: where it was read whole, all that were read.
+/// The number of a file's rows that were kept or rejected; where `whole`, it must be that of all rows read.
 ///
 /// # Errors
-/// [`Error::Run`] where a row is not accounted for, which would be a mistake of ours.
+/// [`Error::Run`] where a row is not accounted for, which would be a bug.
 pub fn accounted(file: &InputFile, whole: bool) -> Result<u64> {
     let (read, accounted) = (file.rows_read, file.rows_kept + file.rows_rejected.values().sum::<u64>());
     if whole && accounted != read {
@@ -23,8 +23,8 @@ pub fn accounted(file: &InputFile, whole: bool) -> Result<u64> {
     Ok(accounted)
 }
 
-/// Adds to each file what became of its rows. In a shard, `rows_read` counts the shard's rows only,
-/// so that the shards' manifests add up to the whole's.
+/// Adds the counts of kept and rejected rows to each file. In a shard, `rows_read` counts the shard's rows only,
+/// so that the shards' manifests add up to that of an unsharded run.
 pub fn settle(mut files: Vec<InputFile>, counts: &Counts, shard: Shard) -> Result<Vec<InputFile>> {
     for (index, file) in (0..).zip(&mut files) {
         let fate = counts.files.get(&index).cloned().unwrap_or_default();
@@ -35,8 +35,11 @@ pub fn settle(mut files: Vec<InputFile>, counts: &Counts, shard: Shard) -> Resul
     Ok(files)
 }
 
-/// Refuses a result without a single pair; a shard may be empty. `refusal` is what the chat template or
-/// the tokenizer has against one of the rows, where it refused any.
+/// Refuses a result without a single pair; a shard may be empty. `refusal` is the reason why the chat template or
+/// the tokenizer refused one of the rows; empty where it refused none.
+///
+/// # Errors
+/// [`Error::Data`] with the counts of rejected rows.
 pub fn require_rows(summary: &PrepareSummary, refusal: &str, labels: &[String], shard: Shard) -> Result<()> {
     if summary.rows_kept > 0 || !shard.is_whole() {
         return Ok(());

@@ -1,5 +1,4 @@
-//! One bucket of clean pairs -> a finished part of the output: observed labels, tokens, and the
-//! account of its rows.
+//! One bucket of clean pairs -> a finished part of the output: observed labels, tokens, and the counts of its rows.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -23,7 +22,7 @@ use crate::schema::{PAIR_COLUMNS, SPLITS, col};
 use crate::token_file::{self, TokenRow};
 use crate::tokenize::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal};
 
-/// What all parts are made of and with.
+/// Makes the parts of all buckets.
 pub struct PartMaker<'a> {
     pub finished: &'a FinishedBuckets<'a>,
     pub tokenizer: &'a ModelTokenizer,
@@ -181,7 +180,7 @@ impl PartMaker<'_> {
         Ok(encoding)
     }
 
-    /// The error that a refused row is. Where all rows are refused, it is no use to skip them.
+    /// A refused row as an error. Where all rows are refused, skipping them is not advised.
     fn refusal(&self, row: &Reject, hint: Option<&str>, all: bool) -> Error {
         let more = if all { None } else { Some(SKIP_ADVICE) };
         let advice: Vec<&str> = hint.or(all.then_some(OTHER_TEMPLATE)).into_iter().chain(more).collect();
@@ -210,7 +209,7 @@ impl PartMaker<'_> {
             let count = rows.len();
             let frame = pairs.take(&IdxCa::from_vec("rows".into(), rows))?.select(PAIR_COLUMNS)?;
             contents.push(blobs::from_frame(&frame)?);
-            // Tokens are in the order of the pairs: train first.
+            // Token rows are in the order of the pairs, the training split first.
             packed.push(token_file::pack(&tokens[first..first + count])?);
             first += count;
         }
@@ -230,7 +229,7 @@ fn rows_of(frame: &DataFrame, split: &str) -> Result<Vec<IdxSize>> {
     Ok((0..frame.height()).filter(|i| splits.get(*i) == Some(split)).map(|i| i as IdxSize).collect())
 }
 
-/// What a side of a pair was before its label was flipped.
+/// The input's name for a side of a pair, whose label may have been flipped.
 pub(super) fn given(field: &'static str, flipped: bool) -> &'static str {
     match field {
         col::CHOSEN if flipped => col::REJECTED,
@@ -246,6 +245,6 @@ struct Encoding {
     /// In the order of the pairs.
     tokens: Vec<TokenRow>,
     counts: EncodeCounts,
-    /// One of the refused rows, and why, in words.
+    /// One of the refused rows with the reason, in words.
     refusal: String,
 }

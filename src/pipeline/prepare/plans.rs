@@ -1,4 +1,4 @@
-//! What must be known of all pairs before the first can be decided: surveys over all buckets.
+//! Surveys over all buckets, for decisions on single pairs that depend on all of them.
 
 use polars::prelude::DataFrame;
 
@@ -12,7 +12,7 @@ use crate::select::mix::{CapPlan, Mix};
 
 /// The results of all surveys.
 pub struct Plans {
-    /// Which prompts are nearly others.
+    /// Which prompts are near duplicates of others.
     pub near: Option<near::NearPlan>,
     /// Which pairs of capped inputs stay.
     pub caps: Option<CapPlan>,
@@ -20,10 +20,10 @@ pub struct Plans {
 }
 
 impl Plans {
-    /// Surveys the buckets as far as the settings ask for it, each survey after what it depends on.
+    /// Makes the surveys that the settings ask for, each on the pairs that the plans before it keep.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] where a setting can say nothing about any of the pairs; [`crate::Error::Io`].
+    /// [`crate::Error::Config`] where a setting applies to none of the pairs; [`crate::Error::Io`].
     pub fn survey(finished: &FinishedBuckets<'_>, mix: &Mix, progress: &dyn Progress) -> Result<Plans> {
         let (pairs, noise) = (&finished.config.pairs, &finished.config.noise);
         let mut plans = Plans { near: None, caps: None, noise: noise::NoisePlan::direct(noise) };
@@ -60,7 +60,7 @@ impl Plans {
         Ok(clean)
     }
 
-    /// Hands over the clean pairs of one bucket after the other.
+    /// Passes the clean pairs of one bucket after the other to `take`.
     fn each(
         &self,
         finished: &FinishedBuckets<'_>,

@@ -1,6 +1,6 @@
-//! Clean pairs on their way from reading to writing: in segments on disk, each sorted into buckets by
-//! the hash of the normalized prompt. All pairs of one prompt meet in one bucket, and one bucket
-//! after the other is small enough for memory, whatever the size of the whole.
+//! Clean pairs between reading and writing: in segments on disk, each sorted into buckets by
+//! the hash of the normalized prompt. All pairs of one prompt are in one bucket, and a single bucket
+//! fits into memory, whatever the size of the input.
 
 use polars::prelude::*;
 use rayon::prelude::*;
@@ -20,7 +20,7 @@ const SEGMENT_ROWS: usize = 65_536;
 /// Buckets of an input that is larger than one segment.
 const BUCKETS: u32 = 256;
 
-/// What is known about one segment.
+/// The marker of a segment: where its rows are.
 #[derive(Debug, Serialize, Deserialize)]
 struct Segment<T> {
     /// Number of buckets, the same in all segments.
@@ -29,11 +29,11 @@ struct Segment<T> {
     blobs: Vec<(u32, u64, Blob)>,
     /// Where the rejected rows are.
     rejects: Blob,
-    /// What the caller wants to remember.
+    /// What the caller stores with the segment.
     facts: T,
 }
 
-/// Segments under way.
+/// Collects pairs and writes them as segments.
 pub struct Spill<'a, T> {
     work: &'a Work,
     shard: Shard,
@@ -47,7 +47,7 @@ pub struct Spill<'a, T> {
 }
 
 impl<'a, T: Serialize + serde::de::DeserializeOwned> Spill<'a, T> {
-    /// Goes on after the segments that are in the work folder already.
+    /// Continues after the segments that are in the work folder already.
     pub fn open(work: &'a Work, shard: Shard) -> Spill<'a, T> {
         let mut spill = Spill {
             work,
@@ -66,12 +66,12 @@ impl<'a, T: Serialize + serde::de::DeserializeOwned> Spill<'a, T> {
         spill
     }
 
-    /// What was remembered with the segments on disk, in order.
+    /// What was stored with the segments on disk, in order.
     pub fn facts(&self) -> impl DoubleEndedIterator<Item = &T> {
         self.segments.iter().map(|s| &s.facts)
     }
 
-    /// Takes in some pairs and rejected rows; tells whether it is time to [`Spill::flush`].
+    /// Adds pairs and rejected rows; returns whether it is time to [`Spill::flush`].
     pub fn add(&mut self, frame: DataFrame, rejects: Vec<Reject>) -> bool {
         self.rejects.extend(rejects);
         self.bytes += frame.estimated_size();
@@ -80,8 +80,8 @@ impl<'a, T: Serialize + serde::de::DeserializeOwned> Spill<'a, T> {
         self.bytes >= SEGMENT_BYTES || self.rows >= SEGMENT_ROWS
     }
 
-    /// Writes what was taken in as one segment, durable against a kill. `last` says that nothing will
-    /// follow: an input that fits one segment needs no buckets.
+    /// Writes what was added as one segment, which a killed process leaves complete or not at all. `last` says that
+    /// nothing follows: an input that fits into one segment needs no buckets.
     pub fn flush(&mut self, facts: T, last: bool) -> Result<()> {
         if self.buckets == 0 {
             self.buckets = if last { 1 } else { BUCKETS };
@@ -100,7 +100,7 @@ impl<'a, T: Serialize + serde::de::DeserializeOwned> Spill<'a, T> {
                 let at = self.shard.position(group.unwrap_or_default());
                 rows[((u128::from(at) * u128::from(self.buckets)) >> 64) as usize].push(i as IdxSize);
             }
-            // An input without any pair still has columns, which the output needs.
+            // The output needs the columns even where there is no pair.
             let wanted = |rows: &Vec<IdxSize>| !rows.is_empty() || self.buckets == 1;
             let rows: Vec<(u32, Vec<IdxSize>)> = (0..).zip(rows).filter(|(_, rows)| wanted(rows)).collect();
             let pack = |(bucket, rows): (u32, Vec<IdxSize>)| -> Result<((u32, u64), Vec<u8>)> {
@@ -145,7 +145,7 @@ fn name(segment: usize) -> String {
 /// All pairs, by bucket, on disk.
 pub struct Buckets<'a> {
     work: &'a Work,
-    /// By bucket: segment, and where in it.
+    /// By bucket: segment, and position in it.
     buckets: Vec<Vec<(usize, Blob)>>,
     /// By bucket.
     rows: Vec<u64>,
@@ -163,7 +163,7 @@ impl Buckets<'_> {
         self.rows.iter().sum()
     }
 
-    /// Number of pairs in a bucket; none where it has not even columns.
+    /// Number of pairs in a bucket; none where nothing was written for it.
     pub fn rows_of(&self, bucket: usize) -> Option<u64> {
         (!self.buckets[bucket].is_empty()).then(|| self.rows[bucket])
     }
@@ -173,7 +173,7 @@ impl Buckets<'_> {
         self.buckets[bucket].iter().map(|(_, blob)| blob.bytes).sum()
     }
 
-    /// The pairs of a bucket, as they were taken in.
+    /// The pairs of a bucket, as they were added.
     ///
     /// # Errors
     /// [`crate::Error::Io`], [`crate::Error::Artifact`] where the file was damaged.

@@ -1,4 +1,4 @@
-//! What a preparation did, in numbers: printed, and kept in the manifest.
+//! The numbers of a preparation, which are printed and kept in the manifest.
 
 use std::collections::BTreeMap;
 
@@ -69,11 +69,11 @@ pub struct Fate {
 pub struct Counts {
     /// By index of the input file.
     pub files: BTreeMap<u32, Fate>,
-    /// Pairs and what became of them.
+    /// Counts of pairs.
     pub totals: Totals,
     /// One of the contradictions, in words.
     pub conflict: String,
-    /// One of the rows that the chat template or the tokenizer refused, and why, in words.
+    /// One of the rows that the chat template or the tokenizer refused, with the reason, in words.
     pub refusal: String,
 }
 
@@ -108,7 +108,7 @@ pub fn add_all(to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>) {
     }
 }
 
-/// What `prepare` did, in numbers.
+/// The numbers of a preparation.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PrepareSummary {
@@ -129,22 +129,22 @@ pub struct PrepareSummary {
     /// The search for near duplicates; absent where it is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub near_duplicates: Option<near::Facts>,
-    /// Completions that took no part in choosing.
+    /// Completions that were not used for pairs.
     pub unusable_completions: Unusable,
-    /// Overall scores of 10 that the ratings by aspect belie, in the whole of the files.
+    /// Overall scores of 10 that the ratings by aspect contradict, in the whole files.
     pub wrong_tens: WrongTens,
     /// Pairs whose label was flipped.
     pub flipped: u64,
     /// Share of the pairs whose label was flipped.
     pub realised_flip_rate: f64,
-    /// Pairs and what became of them.
+    /// Counts of pairs.
     #[serde(flatten)]
     pub totals: Totals,
     /// One pair as it is written (dry run only).
     pub example: serde_json::Value,
 }
 
-/// Keys that are no facts about the data, and one that the manifest calls otherwise.
+/// Keys that are no facts about the data, and a key with its other name in the manifest.
 const NOT_RECORDED: [&str; 2] = ["out", "example"];
 const REJECTS: (&str, &str) = ("rejects", "rows_rejected");
 
@@ -177,11 +177,11 @@ impl PrepareSummary {
         Ok(serde_json::from_value(facts.into())?)
     }
 
-    /// Adds the numbers of another part of the same data, but for those that [`PrepareSummary::settle`] takes.
+    /// Adds the numbers of another shard, except those that [`PrepareSummary::settle`] computes.
     pub fn add(&mut self, other: PrepareSummary) {
         self.totals += other.totals;
         self.unusable_completions += other.unusable_completions;
-        // Every part has read the whole of the files.
+        // Every shard has read the whole files.
         self.wrong_tens = other.wrong_tens;
         self.sources += &other.sources;
         self.near_duplicates = self.near_duplicates.or(other.near_duplicates);
@@ -190,7 +190,7 @@ impl PrepareSummary {
         } else {
             for (own, other) in self.contamination.iter_mut().zip(other.contamination) {
                 own.rows_dropped += other.rows_dropped;
-                // Which items were found is not kept: at least as many as in one part.
+                // Which items were found is not kept; together they are at least as many as in one shard.
                 own.items_found = own.items_found.max(other.items_found);
             }
         }

@@ -171,7 +171,7 @@ fn merged_shards_are_the_whole_byte_for_byte() {
     let whole = dir.path().join("whole");
     let all = run(&config(files.clone(), &whole), Seed(1), &Silent).unwrap();
     let mut shards = in_shards(4, &config(files.clone(), &whole), dir.path());
-    // Concatenated as they are, in the order of the shards, the rows are those of the whole.
+    // The shards' rows, concatenated in order, are those of the unsharded run.
     for split in SPLIT_NAMES {
         let ids = |out: &PathBuf| texts(&pairs_of(out, split), "id");
         assert_eq!(shards.iter().flat_map(ids).collect::<Vec<_>>(), texts(&pairs_of(&whole, split), "id"));
@@ -236,7 +236,7 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
     assert!(bytes_of(&out) == bytes_of(&whole));
     assert!(!out.join(work::FOLDER).exists());
 
-    // Work for other settings is not gone on with.
+    // Work for other settings is not resumed.
     assert!(run(&config, Seed(1), &Impatient::new(2)).is_err());
     let other = PrepareConfig { noise: NoiseConfig { flip_rate: 0.9, ..config.noise.clone() }, ..config.clone() };
     run(&other, Seed(1), &Silent).unwrap();
@@ -326,7 +326,7 @@ fn the_first_row_that_the_template_refuses_stops_the_work() {
     let error = run(&config, Seed(1), &Silent).unwrap_err();
     assert!(error.to_string().contains("x.jsonl: line 3: prompt: chat template chatml: no threes"), "{error}");
     assert_eq!((error.hint(), error.exit_code(), out.exists()), (Some(crate::rejects::SKIP_ADVICE), 3, false));
-    // A flipped pair is told by the names of the row.
+    // Errors on a flipped pair name the sides as the input does.
     assert_eq!((part::given("chosen", true), part::given("rejected", true)), ("rejected", "chosen"));
     assert_eq!((part::given("chosen", false), part::given("prompt", true)), ("chosen", "prompt"));
 }

@@ -1,9 +1,9 @@
-//! The work folder of a preparation that is under way: what is finished, so that a killed run goes
-//! on from there, and for what it was done, so that it never goes on with something else.
+//! The work folder of a preparation that is under way. It has the finished steps, so that a killed run can be resumed,
+//! and the key for which they were made, so that another run never resumes from them.
 //!
-//! `OUT/.work/key.json` says for what; `segment-NNNNN` hold pairs as they were read, `finished-NNN` buckets in their
+//! `OUT/.work/key.json` is the key; `segment-NNNNN` are pairs as they were read, `finished-NNN` buckets in their
 //! final order where more than one step reads them, `part-NNN` finished parts of the output. Each is complete as soon
-//! as its `.json` stands beside it.
+//! as its `.json` is written.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -20,10 +20,10 @@ use crate::progress::Progress;
 /// Name of the work folder in the folder that is being prepared.
 pub const FOLDER: &str = ".work";
 
-/// Raised when what is in a work folder, or what it means, changes.
+/// Version of the work folder's contents; raised with every change of them.
 const VERSION: u32 = 3;
 
-/// What the finished work was done for.
+/// What the finished work depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Key {
     version: u32,
@@ -35,8 +35,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of this configuration on these files, as they are now. `tokenizer` is what the manifest
-    /// says of it; null for one that is trained on the input.
+    /// The key of this configuration on these files, as they are now. `tokenizer` are its facts for the manifest;
+    /// null for one that is trained on the input.
     pub fn of(config: &impl Serialize, seed: u64, tokenizer: serde_json::Value, files: &[Input]) -> Result<Key> {
         let mut config = serde_json::to_value(config)?;
         if let Some(config) = config.as_object_mut() {
@@ -53,7 +53,7 @@ impl Key {
     }
 }
 
-/// A file as far as it can be told without reading it whole.
+/// What identifies a file without reading all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Fingerprint {
     name: String,
@@ -96,7 +96,7 @@ impl Fingerprint {
 #[derive(Debug)]
 pub struct Work {
     folder: PathBuf,
-    /// Holds a folder of a dry run, which goes away with it.
+    /// The temporary folder of a dry run, which is removed when this is dropped.
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -111,26 +111,26 @@ impl Work {
         Ok(work)
     }
 
-    /// A folder that goes away with the value.
+    /// A temporary work folder, which is removed with the value.
     pub fn temporary() -> Result<Work> {
         let folder = std::env::temp_dir();
         let dir = tempfile::Builder::new().prefix("lpc-pipe-").tempdir_in(&folder).map_err(Error::io(&folder))?;
         Ok(Work { folder: dir.path().to_path_buf(), _temporary: Some(dir) })
     }
 
-    /// Where the bytes of a step go.
+    /// The path of a step's bytes.
     pub fn path(&self, step: &str) -> PathBuf {
         self.folder.join(step)
     }
 
-    /// Says that a step is finished, and what there is to know about it. Its bytes must be written.
+    /// Marks a step as finished and stores its facts. Its bytes must be written before.
     pub fn finish(&self, step: &str, facts: &impl Serialize) -> Result<()> {
         let path = self.marker(step);
         let bytes = serde_json::to_vec(facts)?;
         artifact::write_scratch(&path, |w| std::io::Write::write_all(w, &bytes).map_err(Error::io(&path)))
     }
 
-    /// What is known about a finished step; none where it is not finished.
+    /// The facts of a finished step; none where it is not finished.
     pub fn read<T: DeserializeOwned>(&self, step: &str) -> Option<T> {
         let bytes = std::fs::read(self.marker(step)).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -146,7 +146,10 @@ impl Work {
     }
 }
 
-/// Ends the work between two steps, where the user asked for it.
+/// Stops the work between two steps where the user asked for it.
+///
+/// # Errors
+/// [`Error::Run`] where the user did.
 pub fn stop_if_asked(progress: &dyn Progress) -> Result<()> {
     if !progress.interrupted() {
         return Ok(());

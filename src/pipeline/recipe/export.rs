@@ -1,4 +1,4 @@
-//! What `export` can be told.
+//! Settings of `export`.
 
 use serde::{Deserialize, Serialize};
 

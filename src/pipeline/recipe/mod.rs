@@ -1,4 +1,4 @@
-//! What the commands can be told.
+//! The settings of all commands.
 
 pub mod export;
 mod prepare;
@@ -77,8 +77,8 @@ settings! {
 impl Settings for DemoConfig {}
 
 impl Root for Recipe {
-    /// The preset of the latent part chooses the defaults of its other settings; a name that is none is left to be told
-    /// with the other faults.
+    /// The preset of the latent part chooses the defaults of its other settings. An unknown name is ignored here and
+    /// reported with the other faults.
     fn defaults(written: &dyn Fn(&str) -> Option<Value>) -> Recipe {
         let mut recipe = Recipe::default();
         if let Some(preset) = written("train.lpc.preset").and_then(|preset| preset.try_into().ok()) {

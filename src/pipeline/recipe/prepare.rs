@@ -1,4 +1,4 @@
-//! What `prepare` can be told.
+//! Settings of `prepare`.
 
 use super::shard::Shard;
 use crate::ingest::IngestConfig;
@@ -58,7 +58,7 @@ impl Settings for PrepareConfig {
 }
 
 impl PrepareConfig {
-    /// Settings that need all pairs at once and so cannot be had in shards.
+    /// Settings that need all pairs at once and therefore cannot be used with shards.
     fn global(&self) -> impl Iterator<Item = String> {
         let noise = self.noise.needs_survey().then(|| {
             let kind = self.noise.flip_kind.name();

@@ -14,13 +14,13 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// All there is.
+    /// All prompts.
     pub const WHOLE: Shard = Shard { index: 1, of: 1 };
 
-    /// Reads `I/N`; an empty text is the whole.
+    /// Reads `I/N`; an empty text means all prompts.
     ///
     /// # Errors
-    /// In words, what is expected.
+    /// A message that tells what is expected.
     pub fn parse(text: &str) -> std::result::Result<Shard, String> {
         if text.is_empty() {
             return Ok(Shard::WHOLE);
@@ -32,12 +32,12 @@ impl Shard {
         }
     }
 
-    /// Which part, from 1, and of how many.
+    /// Number of this part, from 1, and number of parts.
     pub fn parts(self) -> (u64, u64) {
         (self.index, self.of)
     }
 
-    /// Whether this is all there is.
+    /// Whether this part has all prompts.
     pub fn is_whole(self) -> bool {
         self.of == 1
     }
@@ -48,7 +48,7 @@ impl Shard {
         part as u64 + 1 == self.index
     }
 
-    /// Where a group of this part lies within it, from 0 to `u64::MAX`, in the order of the groups.
+    /// A group's position within this part, spread over 0 to `u64::MAX`, in the order of the groups.
     pub fn position(self, group: u64) -> u64 {
         (u128::from(group) * u128::from(self.of)) as u64
     }

@@ -1,4 +1,4 @@
-//! What `noise-sweep` can be told.
+//! Settings of `noise-sweep`.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ settings! {
 }
 
 impl Settings for SweepConfig {
-    /// Judges the grid itself; what the stages allow is theirs to check.
+    /// Judges the grid only; the stages check the settings of the cells.
     fn judge(&self, faults: &mut Faults) {
         if let Some(p) = self.noise_p.iter().find(|p| !(0.0..=1.0).contains(*p)) {
             faults.add("noise_p", format!("{p} is no share: expected 0 to 1"));
@@ -83,8 +83,8 @@ impl Settings for SweepConfig {
     }
 }
 
-/// Whether K decides the size of a latent: of those with codes, and of `gaussian` and `mlp`, which are compared with
-/// them at equal size.
+/// Whether K decides the size of a latent, as it does for latents with codes, and for `gaussian` and `mlp`, which are
+/// compared with them at equal size.
 pub fn is_sized(latent: LatentKind) -> bool {
     !matches!(latent, LatentKind::None | LatentKind::Bias)
 }

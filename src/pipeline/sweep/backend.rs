@@ -19,10 +19,10 @@ use crate::seed::Seed;
 use crate::settings::{Settings, refuse};
 use crate::train::TrainConfig;
 
-/// Marker of marked flips where the recipe names none, as the paper's.
+/// Marker of flipped prompts where the recipe names none: that of the paper.
 const MARKER: &str = "[FLIP]";
 
-/// Stands for the folders that the sweep gives each cell, where settings are checked before there are any.
+/// Placeholder for the folders that the sweep gives each cell, while settings are checked.
 const SET_BY_SWEEP: &str = "set by the sweep";
 
 /// The pipelines of this program.
@@ -35,7 +35,7 @@ pub struct Pipelines<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Shows warnings alone, each with the name of its cell: the other lines of cells that run side by side would mix.
+/// Shows only warnings, each with the name of its cell, because the other lines of parallel cells would mix.
 struct Quiet<'a> {
     progress: &'a dyn Progress,
     name: String,
@@ -50,14 +50,14 @@ impl Progress for Quiet<'_> {
     }
 }
 
-/// The recipe's training settings with those of a cell; folders are left open.
+/// The recipe's training settings with those of a cell, but without its folders.
 fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
     let mut config = recipe.train.clone();
     config.objective.name = cell.objective;
     config.objective = config.objective.applicable();
     config.lpc.latent = cell.latent;
     if config.lpc.latent == LatentKind::LpcReliable {
-        // It learns a flip rate for each code.
+        // This latent learns a flip rate for each code.
         config.objective.mix_flip = MixFlip::Fixed;
     }
     // The shared settings of the latent part are for the cells that use them.
@@ -72,7 +72,7 @@ fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
     config
 }
 
-/// Faults that all of several configurations have, by `same`; none without configurations.
+/// Faults that all configurations have, compared by `same`; none without configurations.
 fn shared(all: impl Iterator<Item = Vec<Fault>>, same: impl Fn(&Fault, &Fault) -> bool) -> Vec<Fault> {
     let shared = all.reduce(|before, found| {
         before.into_iter().filter(|fault| found.iter().any(|other| same(fault, other))).collect()
@@ -84,8 +84,8 @@ fn same_key(a: &Fault, b: &Fault) -> bool {
     a.key == b.key
 }
 
-/// Faults of the training settings: those that every cell has, the others are left to their cells; and settings of
-/// objective and latent that no cell uses.
+/// Faults of the training settings that every cell has, and settings of objective and latent that no cell uses. Faults
+/// of some cells make only those cells fail.
 fn training_faults(recipe: &Recipe) -> Vec<Fault> {
     let cells = super::grid(&recipe.sweep, recipe.train.lpc.codes);
     let configs = || cells.iter().map(|cell| cell_config(recipe, cell));
@@ -148,7 +148,7 @@ impl SweepBackend for Pipelines<'_> {
         config.noise = config.noise.applicable();
         let quiet = Quiet { progress: self.progress, name: format!("data {}", noise.name()) };
         prepare::run(&config, Seed(self.recipe.seed), &quiet)?;
-        // A file that changed on the way would give cells of one sweep other rows.
+        // The cells of a sweep would have different rows if a file changed in between.
         let changed = |file: &&InputFile| self.inputs.get(&file.path) != Some(&file.blake3);
         match Manifest::read(out)?.inputs.iter().find(changed) {
             Some(file) => {

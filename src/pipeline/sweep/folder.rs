@@ -42,7 +42,7 @@ impl CellRecord {
 }
 
 /// A configuration as JSON without the dotted keys that the grid sets itself or that change no
-/// result (folders, threads, jobs): what has to stay the same for a sweep to go on.
+/// result (folders, threads, jobs): what has to stay the same for a sweep to be resumed.
 ///
 /// # Errors
 /// [`Error::Json`].
@@ -69,9 +69,9 @@ pub fn settings(config: &impl Serialize, without: &[&str]) -> Result<Value> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct DataRecord {
     noise: NoiseCell,
-    /// As of a [`CellRecord`].
+    /// As in [`CellRecord`].
     config_hash: String,
-    /// BLAKE3 of its manifest: a folder that was prepared anew by hand is another one.
+    /// BLAKE3 of its manifest, which differs where a user prepared the folder again.
     manifest: String,
 }
 
@@ -143,7 +143,7 @@ impl SweepFolder {
         Ok(SweepFolder { folder: folder.to_path_buf(), hash })
     }
 
-    /// Where a cell's run is.
+    /// The run folder of a cell.
     pub fn cell_folder(&self, name: &str) -> PathBuf {
         self.folder.join(CELLS).join(name)
     }
@@ -184,7 +184,7 @@ impl SweepFolder {
         artifact::remove(&self.cell_folder(&cell.name()))
     }
 
-    /// Whether the prepared folder of a noise setting is whole and was made for this sweep.
+    /// Whether the prepared folder of a noise setting is complete and was made for this sweep.
     pub fn is_prepared(&self, noise: &NoiseCell) -> bool {
         let folder = self.data_folder(noise);
         let Some(record) = read_marker::<DataRecord>(&folder.join(DATA_MARKER)) else { return false };
@@ -195,7 +195,7 @@ impl SweepFolder {
             && manifest.is_ok_and(|hash| hash == record.manifest)
     }
 
-    /// Marks the prepared folder of a noise setting as whole.
+    /// Marks the prepared folder of a noise setting as complete.
     pub fn prepared(&self, noise: &NoiseCell) -> Result<()> {
         let folder = self.data_folder(noise);
         let (_, manifest) = artifact::hash_file(folder.join(schema::prepared::MANIFEST))?;
@@ -203,7 +203,7 @@ impl SweepFolder {
         artifact::write_json(folder.join(DATA_MARKER), &record)
     }
 
-    /// Where the data of a noise setting are.
+    /// The prepared folder of a noise setting.
     pub fn data_folder(&self, noise: &NoiseCell) -> PathBuf {
         self.folder.join(PREPARED).join(noise.name())
     }

@@ -54,7 +54,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Name of the run folder: everything that tells the cell apart within a sweep.
+    /// Name of the run folder: everything that distinguishes the cell within a sweep.
     pub fn name(&self) -> String {
         format!("{}-s{}", self.group(), self.seed)
     }

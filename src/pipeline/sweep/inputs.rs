@@ -28,17 +28,17 @@ pub struct SweepInputs {
     beside: BTreeMap<String, String>,
     /// The content of the model that training starts from.
     model: String,
-    /// What the tokenizer is; null for one that is trained on the input.
+    /// The tokenizer's facts; null for one that is trained on the input.
     tokenizer: Value,
     noise_seed: u64,
 }
 
 impl SweepInputs {
-    /// Reads all that the recipe names, to its end.
+    /// Hashes all files that the recipe names.
     ///
     /// # Errors
-    /// [`crate::Error::Data`] where an input is not there; [`crate::Error::Model`] where model or tokenizer cannot be
-    /// had; [`crate::Error::Io`].
+    /// [`crate::Error::Data`] where an input is missing; [`crate::Error::Model`] where model or tokenizer cannot be
+    /// loaded; [`crate::Error::Io`].
     pub fn of(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepInputs> {
         let config = &recipe.prepare;
         let read = prepare_inputs::resolve(&config.input, progress)?;
@@ -63,7 +63,7 @@ impl SweepInputs {
         })
     }
 
-    /// The settings with this beside them, under the names that a user is told of a difference.
+    /// The settings together with these contents, whose keys are the names in messages about a difference.
     pub fn beside(&self, settings: Value) -> Value {
         let mut all = settings;
         if let Some(all) = all.as_object_mut() {
@@ -82,7 +82,8 @@ impl SweepInputs {
     }
 }
 
-/// A hash of all files that a model is read from. A model that is made from the seed has none: its name says all.
+/// A hash of all files that a model is read from. A model that is made from the seed has no files, and its name is in
+/// the settings.
 fn fingerprint(source: &ModelSource) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 files of a model");
     match source {

@@ -73,7 +73,7 @@ pub struct ResultRow {
     pub status: String,
 }
 
-/// The rows of the cells that have come to an end, in the order of the grid.
+/// The rows of the cells that finished or failed, in the order of the grid.
 pub(super) fn results(grid: &[Cell], done: &BTreeMap<String, CellRecord>) -> Vec<ResultRow> {
     let row = |cell: &Cell| {
         let name = cell.name();
@@ -170,9 +170,9 @@ pub struct SummaryRow {
 /// Correctness of each test example (1 or 0) by id.
 pub(super) type Correct = BTreeMap<String, f64>;
 
-/// One row per cell, in the order of the grid; `warn` hears of comparisons that cannot be made.
+/// One row per cell, in the order of the grid; `warn` is called for comparisons that cannot be made.
 pub(super) fn summarize(results: &[ResultRow], out: &Path, seed: u64, warn: &dyn Fn(&str)) -> Result<Vec<SummaryRow>> {
-    // Without flips rows of several noise kinds share a run, and so its name; here they stay apart.
+    // Without flips, rows of several noise kinds share a run and its name, but each has a row of its own here.
     let key = |r: &ResultRow, latent, codes| format!("{:?}", Varied { latent, codes, ..r.varied.clone() });
     let mut groups: Vec<Vec<&ResultRow>> = Vec::new();
     let mut index = BTreeMap::new();
@@ -293,7 +293,7 @@ fn paired(
 }
 
 /// Whether each test example is ranked as its clean label says; a tie is wrong. None where a
-/// finished cell's posteriors are gone: they are large, and a user may have removed them.
+/// finished cell has no posteriors: they are large, and a user may have removed them.
 pub(super) fn correctness(path: &Path) -> Result<Option<Correct>> {
     let file = match File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -10,7 +10,7 @@ use crate::noise::FlipKind;
 use crate::progress::Silent;
 use crate::schema::col;
 
-/// Trains nothing: accuracy is a plain function of the cell, and what was asked for is noted.
+/// A backend that trains nothing: accuracy is a function of the cell, and the calls are recorded.
 #[derive(Default)]
 struct Fake {
     asked: Mutex<Vec<String>>,
@@ -243,7 +243,7 @@ fn a_cell_made_from_something_else_begins_anew() {
     let asked = fake.asked();
     assert!(others.iter().all(|name| asked.contains(&name.to_string())), "{asked:?}");
     assert!(!asked.iter().any(|a| a == "dpo-none-clean-s1" || a.starts_with("data")), "{asked:?}");
-    assert!(others.iter().all(|name| !cell(name, "left").exists()), "nothing of another run is gone on with");
+    assert!(others.iter().all(|name| !cell(name, "left").exists()), "the folder of another run was kept");
     assert_eq!(
         heard.0.lock().unwrap().as_slice(),
         ["4 cells are finished and are kept; 8 to run: 1 failed or were stopped, 3 were made from something else and \

@@ -14,12 +14,12 @@ use crate::train::timing::{Seconds, Speed};
 use crate::train::{Posteriors, TrainConfig};
 use crate::weights::load;
 
-/// What `train --dry-run` says. Sizes are in MiB, times in seconds.
+/// Results of `train --dry-run`. Sizes are in MiB, times in seconds.
 #[derive(Debug, Serialize)]
 pub struct DryRun {
     /// Parameters of the model, without the latent part.
     pub parameters: usize,
-    /// Numbers that training changes, the latent part among them.
+    /// Trainable parameters, the latent part included.
     pub trainable: usize,
     /// Pairs to train on.
     pub pairs: usize,
@@ -44,9 +44,9 @@ pub struct DryRun {
     pub longest: usize,
     /// Memory by part.
     pub memory_mb: Memory,
-    /// Memory of this machine; null where it does not tell.
+    /// Memory of this machine; null where it is not known.
     pub machine_mb: Option<f64>,
-    /// Whether the run fits into it; true where it does not tell.
+    /// Whether the run fits into it; true where it is not known.
     pub fits: bool,
     /// What to change where it does not fit.
     pub hints: Vec<String>,

@@ -1,4 +1,4 @@
-//! What a trained policy leaves in its run folder: posteriors, codes, model, summary.
+//! Outputs of a trained policy in its run folder: posteriors, codes, model, summary.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::tokenize::ModelTokenizer;
 use crate::train::ranks::work;
 use crate::train::{Metrics, Observer, Outcome, Posteriors, Ranks, TrainConfig, TrainEvent, reference};
 
-/// Examines the test split and gives its [`evaluation::metrics`]; none where it has no examples.
+/// Evaluates the test split and returns its [`evaluation::metrics`]; none where it has no examples.
 pub(super) fn evaluate(
     policy: &Policy<f32>,
     split: &Split,
@@ -48,7 +48,7 @@ fn add_posteriors(
     posteriors::add_posteriors(&split.rows, examples, reference, keys, context)
 }
 
-/// A trained policy on its way to disk.
+/// What the outputs of a trained policy are made from.
 pub(super) struct Trained<'a> {
     pub config: &'a TrainConfig,
     pub seed: Seed,
@@ -59,7 +59,7 @@ pub(super) struct Trained<'a> {
     pub outcome: Outcome,
 }
 
-/// What the final evaluation found.
+/// Results of the final evaluation.
 pub(super) struct Examined {
     /// Examples of every split; none of one that `train.posteriors` leaves out.
     examples: Vec<Vec<Example>>,

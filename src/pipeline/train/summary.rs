@@ -25,8 +25,8 @@ pub struct RunSummary {
     pub eval_accuracy_high: f64,
     /// Test examples.
     pub n_eval: u64,
-    /// The same with the posterior's z, which has seen the observed label: never a headline. The same number without a
-    /// posterior.
+    /// The same with the posterior's z, which has seen the observed label and is therefore no result to report. Equal
+    /// to `eval_accuracy` without a posterior.
     #[serde(deserialize_with = "number")]
     pub eval_accuracy_posterior: f64,
     /// Mean implicit reward margin on the test split.
@@ -64,8 +64,8 @@ pub struct RunSummary {
     pub latent: String,
     /// K; 1 without codes.
     pub codes: u64,
-    /// Flip rate that objective mix ended with: the fixed or learned one, or for `lpc-reliable` the mean of the prior's
-    /// over all examples. Absent for other objectives.
+    /// Flip rate of objective mix at the end of training: the fixed or learned one, or for `lpc-reliable` the mean over
+    /// the codes, weighted by the prior. Absent for other objectives.
     pub mix_flip_rate: Option<f64>,
     /// Seed.
     pub seed: u64,
@@ -73,7 +73,7 @@ pub struct RunSummary {
     pub n_train: u64,
 }
 
-/// Reads null as NaN: JSON has no NaN, as which the accuracy of a run without a test split would be written.
+/// Reads null as NaN: JSON has no NaN, so that the accuracy of a run without a test split is written as null.
 fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }

@@ -10,12 +10,12 @@
 //!   w_a / (w_a + w_b). The scores of all pairs at hand show which of these rules made the pairs. (Other choices of
 //!   pairs, such as a least margin, are not taken into account.)
 //!
-//! Hence p(z | x, R, a > b) is proportional to p(z | x, R) p(a, b | R, z); the better bet as in
-//! [`crate::synth::ceilings()`]. A method that sees the pair alone knows less of R, so nothing beats these on
-//! average, but for chance.
+//! Hence p(z | x, R, a > b) is proportional to p(z | x, R) p(a, b | R, z), and the better bet follows as in
+//! [`crate::synth::ceilings()`]. A method that sees only the pair knows less of R, so that none is better than these
+//! ceilings on average.
 //!
-//! The best code from the prompt is the source's most probable preference over all of its prompts. A prompt that
-//! tells in which traits its responses will differ tells a little more than that.
+//! The best code from the prompt is the source's most probable preference over all of its prompts. A little more could
+//! be known from prompts that tell in which traits their responses will differ.
 
 use std::collections::HashMap;
 
@@ -147,7 +147,7 @@ fn last(own: f64, others: impl Iterator<Item = f64>) -> f64 {
         let t = (f64::from(k) * STEP).exp();
         ratios.iter().fold(t * (-t).exp(), |product, ratio| product * -(-ratio * t).exp_m1())
     };
-    // e^-40 and exp(-e^4) are below the precision that anything here needs.
+    // Outside of this range the integrand is of the order of e^-40 (left) or exp(-e^4) (right), which is negligible.
     (-400..=40).map(integrand).sum::<f64>() * STEP
 }
 
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(Choice::of(&[worst(), pair(1, 2, true)]), Choice::BestWorst);
         assert_eq!(Choice::of(&[worst(), pair(2, 0, false)]), Choice::Best);
         assert_eq!(Choice::of(&[worst(), pair(0, 1, false)]), Choice::Any);
-        // What decided likes 2 over all; 0 and 1 are equal in the lower half.
+        // The deciding preference likes 2 most; 0 and 1 are equal in the lower half.
         let cells = count_cells(&[worst(), pair(2, 0, false), pair(1, 0, false), pair(0, 2, false)]);
         assert_eq!(cells, [2.5, 1.5, 0.5, 1.5].map(|c: f64| c / 6.0));
     }

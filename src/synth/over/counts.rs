@@ -3,7 +3,7 @@
 /// Counts of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TextCounts {
-    /// Words: strings between blanks that hold a letter or digit; marks of list items are none.
+    /// Words: strings between white space with a letter or digit in them, marks of list items aside.
     pub words: u64,
     /// Lines that are not blank.
     pub lines: u64,
@@ -35,7 +35,7 @@ impl TextCounts {
         let mut counts = TextCounts {
             questions: count('?'),
             exclamations: count('!'),
-            // A span has two marks; those of a code block are three letters long.
+            // A span has two marks, and the mark of a code block has three backticks.
             marks: bold / 2 + fences / 2 + (count('`') - 3 * fences) / 2,
             ..TextCounts::default()
         };
@@ -78,14 +78,14 @@ impl TextCounts {
             "may" | "might" | "could" | "perhaps" | "maybe" | "possibly" | "probably" | "likely" | "seem" | "seems"
             | "appear" | "appears" | "generally" | "usually" | "often" | "sometimes" | "typically" | "unclear"
             | "uncertain" | "unsure" => {
-                // "May" inside of a sentence is a month; at its beginning it is rare as either.
+                // "May" inside of a sentence is a month; at the beginning it is rarely the verb.
                 self.hedges += u64::from(bare != "May");
             }
             _ => {}
         }
     }
 
-    /// So many of something per 100 words.
+    /// A count per 100 words.
     pub fn per_words(&self, n: u64) -> f64 {
         100.0 * n as f64 / self.words.max(1) as f64
     }
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(value("first-person", "In the US"), 0.0);
         assert_eq!(value("first-person", "I\u{2019}m here, it's ours"), 50.0);
         assert_eq!(value("address", "You're mine"), 50.0);
-        // A block of code is one mark, not three spans; a heading needs a blank.
+        // A block of code is one mark, not three spans; a heading needs a space.
         assert_eq!(TextCounts::of("```\nx\n```").marks, 1);
         assert_eq!(TextCounts::of("#tag\n## Head").marks, 1);
         // Full stops inside of words end nothing; closing quotes and bold type may follow one that does.

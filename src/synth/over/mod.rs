@@ -18,17 +18,17 @@
 //! preference learning (Poddar et al. 2024), in which several users judge each prompt.
 //!
 //! With the aspects of UltraFeedback as annotators, utilities are (rating - 1) / 4 and the temperature is the
-//! least (0.02): ratings are judgements already, and only ties are left to chance.
+//! lowest (0.02): ratings are judgements already, and only ties are left to chance.
 //!
 //! Every decision is a function of (seed, purpose, prompt text, response text), so that neither the order of rows
 //! and files nor threads matter.
 //!
 //! # Limits
-//! - Traits are not independent in real texts: where `length=long` decides, what goes with length follows it. The
-//!   manifest's fact `trait_correlations` holds, for every two traits, the correlation of their ranks within
-//!   prompts. Over 805 prompts of AlpacaEval with the answers of seven models, the default six are correlated by
-//!   0.25 at most (length and lists), all ten by 0.39 (length and markup).
-//! - A prompt may ask for something by itself ("in one sentence"); what is planted does not know of it.
+//! - Traits are not independent in real texts: where `length=long` decides, labels also follow the traits that are
+//!   correlated with length. The manifest's fact `trait_correlations` has, for every two traits, the correlation of
+//!   their ranks within prompts. Over 805 prompts of AlpacaEval with the answers of seven models, the default six are
+//!   correlated by 0.25 at most (length and lists), all ten by 0.39 (length and markup).
+//! - A prompt may ask for something by itself ("in one sentence"), which planting does not take into account.
 //! - Labels that the input had are not used; responses come in an order drawn from the seed.
 
 pub(super) mod ceilings;
@@ -51,6 +51,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::progress::Progress;
 use crate::rejects::{self, Reject};
+use crate::schema::fact;
 use crate::seed::Seed;
 use crate::settings::{Faults, Settings};
 pub use row::{NotPlanted, Unused};
@@ -86,7 +87,7 @@ pub struct Response {
     pub ratings: Vec<Option<f64>>,
 }
 
-/// What was read of the input.
+/// The account of the input's rows.
 #[derive(Debug, Clone, Default)]
 pub struct Account {
     /// The files, with all counts.
@@ -104,13 +105,13 @@ pub struct OverSummary {
     pub rows_kept: u64,
     /// Rows that did not, by reason.
     pub rejects: BTreeMap<String, u64>,
-    /// Responses that took no part.
+    /// Responses that were not used.
     pub unused: Unused,
     /// Prompts in which each trait differs enough between the responses.
     pub varying: BTreeMap<String, u64>,
 }
 
-/// Takes prompts; returns for each, why it was left out, or `None`.
+/// Takes prompts; returns for each the reason why it was left out, or `None`.
 pub type Sink<'a> = dyn FnMut(Vec<Texts>) -> Result<Vec<Option<NotPlanted>>> + 'a;
 
 /// The aspects that decide, by name; none where traits of the texts do.
@@ -122,7 +123,7 @@ pub fn aspects(config: &SynthConfig) -> Vec<&'static str> {
     found
 }
 
-/// Adds what is wrong with the traits that are named.
+/// Adds the faults of the setting `traits`.
 pub(super) fn judge(config: &SynthConfig, faults: &mut Faults) {
     let mut fault = |message: String| faults.add("traits", message);
     let named = &config.traits;
@@ -150,12 +151,12 @@ pub(super) fn judge(config: &SynthConfig, faults: &mut Faults) {
 /// where prompts have several judgements), `truth/truth.parquet`, `truth/rejects.parquet` and `manifest.json` into
 /// `config.out`.
 ///
-/// `feed` is called once and calls its sink with batches of prompts; what it gives back goes into the manifest.
-/// No prompt may come twice. The corpus has the prompts in the order in which they came.
+/// `feed` is called once and calls its sink with batches of prompts; the account that it returns goes into the
+/// manifest. No prompt may come twice. The corpus has the prompts in the order in which they came.
 ///
 /// # Errors
 /// [`crate::Error::Config`] with all faults of the configuration, or where a trait that was asked for by name
-/// decides nothing; [`crate::Error::Data`] where no prompt can be judged; what `feed` gives; [`crate::Error::Io`],
+/// decides nothing; [`crate::Error::Data`] where no prompt can be judged; errors of `feed`; [`crate::Error::Io`],
 /// [`crate::Error::Parquet`]; [`crate::Error::Run`] where another process writes into the folder.
 pub fn plant(
     config: &SynthConfig,
@@ -206,7 +207,7 @@ pub fn plant(
             Ok(tally.rows())
         })
     };
-    // The truth is written inside the writers of the corpus: all appear only when all are whole.
+    // The truth is written inside the writers of the corpus, so that no file appears before all rows are written.
     match paths.as_slice() {
         [train, test] => artifact::write(train, |train| artifact::write(test, |test| write(&mut [train, test])))?,
         _ => artifact::write(&paths[0], |corpus| write(&mut [corpus]))?,
@@ -229,7 +230,7 @@ pub fn plant(
     tally.silent_traits().iter().for_each(|line| progress.warn(line));
     manifest.fact("traits", tally.traits())?;
     manifest.fact("trait_correlations", tally.correlations())?;
-    manifest.fact("preferences", plan.names())?;
+    manifest.fact(fact::PREFERENCES, plan.names())?;
     let mut summary = tally.summary(&account);
     let digests: Vec<&str> = manifest.outputs.iter().map(|output| output.blake3.as_str()).collect();
     summary.corpus_blake3 = digests[..names.len()].join(" ");

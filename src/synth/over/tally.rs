@@ -18,7 +18,7 @@ pub(super) struct Tally<'a> {
     unused: Unused,
     /// By trait: prompts in which it differs enough.
     varying: Vec<u64>,
-    /// By two traits: sums of products of their utilities, each centred within its prompt.
+    /// For every two traits, sums over the prompts of the products ab, aa and bb of their centred utilities.
     products: Vec<Vec<[f64; 3]>>,
 }
 
@@ -39,8 +39,8 @@ pub(super) struct TraitFact {
 #[derive(Debug, Serialize)]
 pub(super) struct Correlations {
     traits: Vec<&'static str>,
-    /// Of the ranks (ratings, for aspects) of responses within prompts, over prompts in which both differ; null
-    /// where there is none.
+    /// Correlations of the ranks (ratings, for aspects) of responses within prompts, over the prompts in which both
+    /// traits differ; null where there is no such prompt.
     matrix: Vec<Vec<Option<f64>>>,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Tally<'a> {
     }
 
     fn correlate(&mut self, row: &Planted) {
-        // Of several ways of liking a trait the first is used; where it likes less, its sign is turned.
+        // The utilities of the trait's first way are used, negated where that way likes less of it.
         let centred = |t: usize| -> Vec<f64> {
             let of = self.plan.preferences.iter().position(|p| p.trait_ == t);
             let more = of.is_none_or(|p| self.plan.preferences[p].way.more);

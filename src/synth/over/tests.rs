@@ -296,7 +296,7 @@ fn a_setting_that_acts_on_nothing_is_refused() {
       synth.traits: `questions` decides nothing: in no prompt do the responses differ in it by 0.25
       synth.traits: `exclamations` decides nothing: in no prompt do the responses differ in it by 0.25
     ");
-    // Where nothing was asked for by name, the others decide.
+    // Where no trait was asked for by name, the other traits decide.
     let all = SynthConfig { factors: 10, ..config(&[]) };
     let summary = write(all, dir.path(), vec![many(3)]).unwrap();
     assert_eq!(summary.over.unwrap().varying["questions"], 0);
@@ -385,7 +385,7 @@ fn aspects_score_as_they_are_rated() {
             }
         }
     }
-    // Ties are coins, whatever the number of rows that helpfulness decides: at least a quarter on each side.
+    // A tie is decided by a fair coin: each side wins at least a quarter of the rows that helpfulness decides.
     let decided = ties[0] + ties[1];
     assert!(decided > 50 && ties.iter().all(|n| 4 * n > decided), "{ties:?}");
 }

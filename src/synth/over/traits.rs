@@ -69,7 +69,7 @@ const PER_WORDS: &str = "per 100 words";
 /// The traits of texts; a corpus of `factors = F` uses the first F.
 ///
 /// The first two are liked both ways, so that F traits make F + 2 preferences, as in the corpus of made-up
-/// texts. They are in the order in which real responses differ in them often and independently of each other.
+/// texts. The first ones are those in which real responses differ most often and most independently of each other.
 pub const TRAITS: [Trait; 10] = [
     Trait {
         name: "length",
@@ -265,7 +265,7 @@ pub const ASPECTS: [Trait; 4] = [
 ];
 
 const fn aspect(name: &'static str, ways: &'static [Way]) -> Trait {
-    // Ratings are whole numbers: any difference is one.
+    // Ratings are whole numbers, so that any difference counts.
     let least = Least::Difference(f64::MIN_POSITIVE);
     Trait { name, counts: "the judge's rating of this aspect", unit: "1 to 5", measure: Measure::Rating, least, ways }
 }
