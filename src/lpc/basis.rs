@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CodeSpace, LpcConfig};
+use super::config::{CodeSpace, LpcConfig};
 
 /// The prior knows a token that is in at least this many training prompts: one that is in fewer would tell these
 /// prompts apart and help with no other.

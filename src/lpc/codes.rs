@@ -5,8 +5,10 @@
 
 use candle_core::{D, Tensor};
 
+use super::config::{LatentKind, LpcConfig};
 use super::network::{self, Mlp, PromptNet, blend, log_softmax};
-use super::{Context, Draw, LatentKind, LpcConfig, Moment, Noise, flips, gumbel, names};
+use super::step::{Context, Draw, Moment, Noise};
+use super::{flips, gumbel, names};
 use crate::error::Result;
 
 /// Codebook and inference networks.

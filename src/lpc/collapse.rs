@@ -3,7 +3,7 @@
 //! The causes were found on planted data, where the right codes are known. The thresholds below separate the runs that
 //! had a cause from those that did not.
 
-use super::Usage;
+use super::usage::Usage;
 
 /// How the codes have collapsed, in words: all examples on one code, or every example on all codes alike. None where
 /// they have not.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, effects};
-use crate::settings::{Faults, Settings, settings};
+use super::step::Moment;
+use crate::settings::{Settings, settings};
 
 /// Which latent variable, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -293,72 +293,9 @@ settings! {
     }
 }
 
-impl Settings for LpcConfig {
-    fn judge(&self, faults: &mut Faults) {
-        // What has no effect need not be in range.
-        let config = self.applicable();
-        let codes = config.codes;
-        faults.check((1..=4096).contains(&codes), "codes", format!("expected 1 to 4096, got {codes}"));
-        for (key, value) in [
-            ("kl_weight", config.kl_weight),
-            ("code_init", config.code_init),
-            ("code_lr", config.code_lr),
-            ("head_init", config.head_init),
-            ("balance", config.balance),
-            ("lr", config.lr),
-            ("warmup", config.warmup),
-        ] {
-            faults.check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
-        }
-        for (key, n) in [
-            ("prior_tokens", config.prior_tokens),
-            ("prior_width", config.prior_width),
-            ("code_tokens", config.code_tokens),
-        ] {
-            faults.check(n > 0, key, "expected at least 1");
-        }
-        let layer = config.prompt_layer;
-        let message = format!("expected -1 (the last) or a layer from 0, got {layer}");
-        faults.check(layer >= LAST_LAYER, "prompt_layer", message);
-        let fine = !self.bayesian() || config.kl_weight > 0.0;
-        faults.check(fine, "kl_weight", "the marginal over codes needs a weight above 0");
-        let dropout = config.prior_dropout;
-        faults.check((0.0..1.0).contains(&dropout), "prior_dropout", format!("expected 0 to below 1, got {dropout}"));
-        for (key, value) in [("expected_weight", config.expected_weight), ("kl_warmup", config.kl_warmup)] {
-            faults.check((0.0..=1.0).contains(&value), key, format!("expected 0 to 1, got {value}"));
-        }
-        for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
-            faults.check(value > 0.0 && value.is_finite(), key, format!("expected a number above 0, got {value}"));
-        }
-    }
-
-    fn origin(&self) -> LpcConfig {
-        LpcConfig::of(self.preset)
-    }
-
-    fn why_unused(&self, name: &str, _: &str) -> String {
-        match (name, self.latent) {
-            ("exact", LatentKind::LpcHard) => "sums over codes; use latent \"lpc\"".into(),
-            (_, latent) => format!("has no effect with latent \"{}\"", latent.name()),
-        }
-    }
-
-    fn idle(&self) -> Vec<(String, String)> {
-        let mut found = self.unused();
-        found.extend(effects::idle_together(&self.used()));
-        found
-    }
-
-    fn applicable(&self) -> LpcConfig {
-        let used = self.used();
-        let idle = effects::idle_together(&used);
-        used.without(|setting| idle.iter().any(|(name, _)| name == setting.name))
-    }
-}
-
 impl LpcConfig {
     /// These settings without those that the latent ignores.
-    fn used(&self) -> LpcConfig {
+    pub(super) fn used(&self) -> LpcConfig {
         self.without(|setting| !(setting.used)(self))
     }
 

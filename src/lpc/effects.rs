@@ -1,10 +1,73 @@
-//! Which settings of the latent part have no effect because of others than the latent's name.
+//! What is wrong with settings of the latent part: values out of range, and settings that others leave without effect.
 
-use super::config::{CodeSpace, LpcConfig, PriorInput, Schedule};
-use crate::settings::Settings;
+use super::config::{CodeSpace, LAST_LAYER, LatentKind, LpcConfig, PriorInput, Schedule};
+use crate::settings::{Faults, Settings};
+
+impl Settings for LpcConfig {
+    fn judge(&self, faults: &mut Faults) {
+        // What has no effect need not be in range.
+        let config = self.applicable();
+        let codes = config.codes;
+        faults.check((1..=4096).contains(&codes), "codes", format!("expected 1 to 4096, got {codes}"));
+        for (key, value) in [
+            ("kl_weight", config.kl_weight),
+            ("code_init", config.code_init),
+            ("code_lr", config.code_lr),
+            ("head_init", config.head_init),
+            ("balance", config.balance),
+            ("lr", config.lr),
+            ("warmup", config.warmup),
+        ] {
+            faults.check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
+        }
+        for (key, n) in [
+            ("prior_tokens", config.prior_tokens),
+            ("prior_width", config.prior_width),
+            ("code_tokens", config.code_tokens),
+        ] {
+            faults.check(n > 0, key, "expected at least 1");
+        }
+        let layer = config.prompt_layer;
+        let message = format!("expected -1 (the last) or a layer from 0, got {layer}");
+        faults.check(layer >= LAST_LAYER, "prompt_layer", message);
+        let fine = !self.bayesian() || config.kl_weight > 0.0;
+        faults.check(fine, "kl_weight", "the marginal over codes needs a weight above 0");
+        let dropout = config.prior_dropout;
+        faults.check((0.0..1.0).contains(&dropout), "prior_dropout", format!("expected 0 to below 1, got {dropout}"));
+        for (key, value) in [("expected_weight", config.expected_weight), ("kl_warmup", config.kl_warmup)] {
+            faults.check((0.0..=1.0).contains(&value), key, format!("expected 0 to 1, got {value}"));
+        }
+        for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
+            faults.check(value > 0.0 && value.is_finite(), key, format!("expected a number above 0, got {value}"));
+        }
+    }
+
+    fn origin(&self) -> LpcConfig {
+        LpcConfig::of(self.preset)
+    }
+
+    fn why_unused(&self, name: &str, _: &str) -> String {
+        match (name, self.latent) {
+            ("exact", LatentKind::LpcHard) => "sums over codes; use latent \"lpc\"".into(),
+            (_, latent) => format!("has no effect with latent \"{}\"", latent.name()),
+        }
+    }
+
+    fn idle(&self) -> Vec<(String, String)> {
+        let mut found = self.unused();
+        found.extend(idle_together(&self.used()));
+        found
+    }
+
+    fn applicable(&self) -> LpcConfig {
+        let used = self.used();
+        let idle = idle_together(&used);
+        used.without(|setting| idle.iter().any(|(name, _)| name == setting.name))
+    }
+}
 
 /// Settings that others leave without effect, each with the reason.
-pub(super) fn idle_together(config: &LpcConfig) -> Vec<(String, String)> {
+fn idle_together(config: &LpcConfig) -> Vec<(String, String)> {
     let (given, mut found) = (config.given(), Vec::new());
     let mut idle = |names: &[&str], why: &str| {
         let names = names.iter().filter(|name| given.iter().any(|given| given == *name));
@@ -57,7 +120,7 @@ pub(super) fn idle_together(config: &LpcConfig) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lpc::config::{Features, Grouping, Inference, LatentKind, Mixture, Normalise, Pooling, Preset};
+    use crate::lpc::config::{Features, Grouping, Inference, Mixture, Normalise, Pooling, Preset};
     use crate::settings::Table;
 
     /// Everything away from its default.

@@ -11,8 +11,10 @@ use candle_core::{D, Tensor};
 use rand::Rng;
 use rand_distr::StandardNormal;
 
+use super::config::LpcConfig;
+use super::names;
 use super::network::{self, Mlp, PromptNet, blend};
-use super::{Context, Draw, LpcConfig, Moment, Noise, names};
+use super::step::{Context, Draw, Moment, Noise};
 use crate::error::Result;
 use crate::seed::Seed;
 

@@ -28,9 +28,11 @@ mod effects;
 pub mod flips;
 pub mod gaussian;
 pub mod gumbel;
+pub mod names;
 mod network;
 pub mod point;
 pub mod size;
+mod step;
 pub mod usage;
 
 use std::ops::Range;
@@ -39,7 +41,6 @@ use candle_core::{Tensor, Var};
 use rand::Rng;
 
 use crate::error::Result;
-use crate::seed::Seed;
 pub use basis::Basis;
 pub use codes::{Codebook, Codes, balance, entropy};
 pub use collapse::{Advice, Cause, CollapseSigns, diagnose};
@@ -51,29 +52,8 @@ pub use gaussian::{Gaussian, Normals};
 pub use gumbel::gumbel_noise;
 pub use point::Point;
 pub use size::{parameters, shapes};
+pub use step::{Context, Draw, Moment, Noise};
 pub use usage::Usage;
-
-/// Names of the latent part's tensors in `lpc_model.safetensors`.
-pub mod names {
-    #![allow(missing_docs, reason = "the name says it")]
-    pub const CODEBOOK: &str = "lpc.codebook";
-    pub const PRIOR: &str = "lpc.prior";
-    pub const POSTERIOR: &str = "lpc.posterior";
-    pub const FLIP_LOGITS: &str = "lpc.flip_logits";
-    pub const DIRECTIONS: &str = "lpc.directions";
-    pub const MLP: &str = "lpc.mlp";
-    pub const BIAS: &str = "lpc.bias";
-    pub const PROMPT_MEAN: &str = "lpc.prompt_mean";
-    pub const PROMPT_DEVIATION: &str = "lpc.prompt_deviation";
-    pub const CODE_TOKENS: &str = "lpc.code_tokens";
-    pub const PRIOR_TOKENS: &str = "lpc.prior_tokens";
-
-    /// Whether a parameter is in the unit of codes, and not of networks: codes, and what stands in their place.
-    pub fn is_code(name: &str) -> bool {
-        [CODEBOOK, DIRECTIONS, BIAS].contains(&name)
-            || name.strip_prefix(MLP).is_some_and(|part| part.starts_with(".2."))
-    }
-}
 
 /// The latent part of a policy.
 #[derive(Debug, Clone)]
@@ -104,19 +84,6 @@ pub enum LatentParameters {
     Noise,
 }
 
-/// What the networks read of a batch, one row for each pair.
-#[derive(Debug, Clone, Default)]
-pub struct Context {
-    /// B.
-    pub pairs: usize,
-    /// Hidden states that represent the prompt (B,H), where they are read.
-    pub prompt: Option<Tensor>,
-    /// Known tokens of the prompts by their row of the prior's table, and each pair's among them, where they are read.
-    pub tokens: Option<(Vec<u32>, Vec<Range<usize>>)>,
-    /// Pooled responses, observed chosen and rejected, (B,H) each, where the posterior is amortised.
-    pub responses: Option<(Tensor, Tensor)>,
-}
-
 /// What a latent part makes of a batch.
 #[derive(Debug, Clone)]
 pub enum Inferred {
@@ -132,41 +99,6 @@ pub enum Inferred {
     Noise(usize),
 }
 
-/// State of the schedules at one step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Moment {
-    /// Share of the prior's z in training (paper Eq. 11).
-    pub g: f64,
-    /// Temperature of the relaxed samples.
-    pub tau: f64,
-    /// Weight of the divergence.
-    pub kl_weight: f64,
-    /// Weight of the usage balance.
-    pub balance: f64,
-}
-
-/// Where the noise of a batch comes from: a function of (seed, occasion, id), never of position.
-#[derive(Debug, Clone, Copy)]
-pub struct Noise<'a> {
-    /// The run's seed.
-    pub seed: Seed,
-    /// Part of the seed: an example that is seen again gets other noise.
-    pub occasion: &'a str,
-    /// The pairs' ids.
-    pub ids: &'a [&'a str],
-}
-
-/// One z for every pair in a training step.
-#[derive(Debug, Clone, Default)]
-pub struct Draw {
-    /// z (B,H), or (B,C) for biases of C tokens; none without a latent.
-    pub z: Option<Tensor>,
-    /// Weight of each pair's loss (B); none: 1.
-    pub weight: Option<Tensor>,
-    /// Flip rate of each pair's label (B), where the latent has its own.
-    pub flips: Option<Tensor>,
-}
-
 /// z of evaluation, without sampling: (B,H), or (B,C) for biases of C tokens.
 #[derive(Debug, Clone)]
 pub struct Expected {
@@ -174,18 +106,6 @@ pub struct Expected {
     pub prior: Option<Tensor>,
     /// Under an amortised posterior, which has seen the label; none where there is no such posterior.
     pub posterior: Option<Tensor>,
-}
-
-impl Noise<'_> {
-    /// Numbers of one kind, in the shape, type and place of `like` (B,N).
-    fn tensor(&self, purpose: &str, like: &Tensor, of: fn(Seed, &str, &str, usize) -> Vec<f64>) -> Result<Tensor> {
-        let (rows, n) = like.dims2()?;
-        let key = |id: &str| format!("{}:{id}", self.occasion);
-        let values: Vec<f64> = self.ids.iter().flat_map(|id| of(self.seed, purpose, &key(id), n)).collect();
-        // Narrowed before it moves: not every device has f64.
-        let host = Tensor::from_vec(values, (rows, n), &candle_core::Device::Cpu)?.to_dtype(like.dtype())?;
-        Ok(host.to_device(like.device())?)
-    }
 }
 
 impl Lpc {

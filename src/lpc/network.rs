@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use candle_core::{D, Tensor};
 
-use super::{Context, Features, LpcConfig, Normalise, names};
+use super::config::{Features, LpcConfig, Normalise};
+use super::names;
+use super::step::Context;
 use crate::error::Result;
 
 /// Linear - SiLU - Linear.

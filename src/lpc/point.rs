@@ -5,8 +5,10 @@
 
 use candle_core::Tensor;
 
+use super::config::{LatentKind, LpcConfig};
+use super::names;
 use super::network::PromptNet;
-use super::{Context, LatentKind, LpcConfig, names};
+use super::step::Context;
 use crate::error::Result;
 
 /// Parameters of a latent that is one z for each pair.

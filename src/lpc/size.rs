@@ -3,7 +3,9 @@
 //! `gaussian` and `mlp` are compared with `lpc` at equal size: the number of directions of the one and the width of the
 //! other are chosen so that they have as nearly as possible as many parameters as `lpc` with the same K and features.
 
-use super::{Basis, Features, LatentKind, LpcConfig, Normalise, names};
+use super::basis::Basis;
+use super::config::{Features, LatentKind, LpcConfig, Normalise, PriorInput};
+use super::names;
 
 /// Shapes and initial values of the latent parameters: (name, shape, standard deviation); the mean is 0.
 ///
@@ -115,8 +117,7 @@ fn of_codes(config: &LpcConfig, basis: &Basis) -> usize {
 /// Directions d of `gaussian`, which has `d (C + 2 (m + 1) + 2 (H + 1))` parameters beside both networks' first layers:
 /// C in a direction, m and H the widths of prior and posterior.
 fn directions(config: &LpcConfig, basis: &Basis) -> usize {
-    let (m, hidden) =
-        (if config.prior_input == super::PriorInput::None { 0 } else { config.prior_width }, basis.hidden);
+    let (m, hidden) = (if config.prior_input == PriorInput::None { 0 } else { config.prior_width }, basis.hidden);
     let mut first = Vec::new();
     inference(&mut first, &LpcConfig { latent: LatentKind::Gaussian, ..config.clone() }, basis, 0);
     let fixed: usize = first.iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
@@ -136,7 +137,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::lpc::{CodeSpace, Inference, PriorInput};
+    use crate::lpc::{CodeSpace, Inference};
 
     fn basis(hidden: usize, tokens: usize) -> Basis {
         let all = |n: usize| (0..n as u32).collect::<Vec<u32>>();

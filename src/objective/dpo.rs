@@ -1,6 +1,7 @@
 //! DPO and its two label-noise relatives, on summed log-ratios D.
 
-use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses, log_ratios};
+use super::config::ObjectiveConfig;
+use super::logps::{PreferenceLogps, PreferenceLosses, log_ratios};
 use crate::error::Result;
 use crate::nn::log_sigmoid::log_sigmoid;
 

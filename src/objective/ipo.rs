@@ -1,6 +1,7 @@
 //! IPO on per-token means or sums of log-ratios.
 
-use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses, Reduction, log_ratios};
+use super::config::{ObjectiveConfig, Reduction};
+use super::logps::{PreferenceLogps, PreferenceLosses, log_ratios};
 use crate::error::Result;
 
 /// `(D' - 1 / (2 beta))^2`.

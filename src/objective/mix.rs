@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 
-use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses, log_ratios};
+use super::config::ObjectiveConfig;
+use super::logps::{PreferenceLogps, PreferenceLosses, log_ratios};
 use crate::error::Result;
 use crate::nn::log_sigmoid::log_sigmoid;
 

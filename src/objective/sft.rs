@@ -1,6 +1,7 @@
 //! Supervised fine-tuning on the chosen response.
 
-use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses};
+use super::config::ObjectiveConfig;
+use super::logps::{PreferenceLogps, PreferenceLosses, log_ratios};
 use crate::error::Result;
 
 /// Mean negative log-likelihood of the chosen response per token.
@@ -17,7 +18,7 @@ use crate::error::Result;
 /// # Errors
 /// [`crate::Error::Tensor`].
 pub(super) fn sft(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<PreferenceLosses> {
-    let (chosen, rejected) = super::log_ratios(logps)?;
+    let (chosen, rejected) = log_ratios(logps)?;
     Ok(PreferenceLosses {
         losses: (&logps.chosen_logps / &logps.n_chosen)?.neg()?,
         chosen_rewards: (chosen * config.beta)?,

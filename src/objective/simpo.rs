@@ -1,6 +1,7 @@
 //! SimPO: length-normalised rewards and a target margin, no reference.
 
-use super::{ObjectiveConfig, PreferenceLogps, PreferenceLosses};
+use super::config::ObjectiveConfig;
+use super::logps::{PreferenceLogps, PreferenceLosses};
 use crate::error::Result;
 use crate::nn::log_sigmoid::log_sigmoid;
 
