@@ -90,7 +90,7 @@ pub struct SynthSummary {
     pub best_agrees: u64,
     /// Expected share of pairs (best, random other) that do not differ in the deciding factor.
     pub undecided_pairs: f64,
-    /// BLAKE3 of `corpus.jsonl`.
+    /// BLAKE3 of `corpus.jsonl`, or of `train.jsonl` and `test.jsonl` with a space between.
     pub corpus_blake3: String,
     /// BLAKE3 of `truth.parquet`.
     pub truth_blake3: String,
