@@ -18,7 +18,6 @@ use super::probe::{self, TurnEnd};
 use super::show::TEMPLATE_DATE;
 use super::specials;
 use super::template::ChatTemplate;
-use crate::token_file::TokenRow;
 
 /// Special tokens that a saved tokenizer always names; others only if its template uses them.
 const OWN_SPECIALS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
@@ -240,17 +239,6 @@ impl ModelTokenizer {
         }
     }
 
-    /// The tokens of a row's prompt and chosen response as text, each with whether it is in the loss.
-    pub fn render_example(&self, row: &TokenRow) -> Vec<(String, bool)> {
-        self.render_ids(&row.prompt_ids, &row.chosen_ids)
-    }
-
-    /// [`ModelTokenizer::render_example`] for any prompt and response.
-    pub fn render_ids(&self, prompt: &[u32], response: &[u32]) -> Vec<(String, bool)> {
-        let piece = |id: &u32, in_loss| (self.decode_token(*id), in_loss);
-        prompt.iter().map(|id| piece(id, false)).chain(response.iter().map(|id| piece(id, true))).collect()
-    }
-
     /// One more than the highest token id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -360,7 +348,7 @@ pub(super) mod tests {
         ModelTokenizer::assemble(parts, "auto").unwrap()
     }
 
-    fn row(tokenizer: &ModelTokenizer) -> TokenRow {
+    fn row(tokenizer: &ModelTokenizer) -> crate::token_file::TokenRow {
         let (prompt, chosen, rejected) =
             ([says("user", "Which?")], [says("assistant", "Good \u{e9}.")], [says("assistant", "Bad")]);
         let pair =
@@ -458,11 +446,10 @@ pub(super) mod tests {
     fn tokens_are_shown_as_text() {
         let tokenizer = tiny();
         let row = row(&tokenizer);
-        let pieces = tokenizer.render_example(&row);
-        let text = |in_loss| pieces.iter().filter(|(_, l)| *l == in_loss).map(|(t, _)| t.as_str()).collect::<String>();
-        assert_eq!(text(false), "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n");
+        let text = |ids: &[u32]| ids.iter().map(|&id| tokenizer.decode_token(id)).collect::<String>();
+        assert_eq!(text(&row.prompt_ids), "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n");
         // The two bytes of é were never merged.
-        assert_eq!(text(true), "Good \u{fffd}\u{fffd}.<|im_end|>");
+        assert_eq!(text(&row.chosen_ids), "Good \u{fffd}\u{fffd}.<|im_end|>");
         assert_eq!(tokenizer.decode(&row.chosen_ids, true).unwrap(), "Good \u{e9}.");
         assert_eq!(tokenizer.decode_token(999_999), "<999999>");
     }
