@@ -5,7 +5,7 @@
 #
 # SEEDS (default "1 2 3 4 5") are the corpora: settings were chosen on those of seeds 0, 10, 11 and 12.
 # RUNS picks rows of the table (default: all). PROMPTS is 12000. Runs that are there already are kept; every run uses one
-# thread, so that two of these scripts with different RUNS share two cores. About half an hour a seed on one core.
+# thread, so that two of these scripts with different RUNS share two cores. About an hour a seed on one core.
 set -euo pipefail
 
 out="${1:-runs/study}"
