@@ -56,8 +56,9 @@ for seed in $seeds; do
             lpc) run "$name" data "$seed" --objective dpo --latent lpc "${both[@]}" ;;
             latent) run "$name" data "$seed" --objective dpo --latent lpc "${alone[@]}" ;;
             ipo | simpo) run "$name" data "$seed" --objective "$name" --latent none --lr 3e-3 --epochs 2 ;;
-            ipo-long) run "$name" data "$seed" --objective ipo --latent none --lr 3e-3 --epochs 10 ;;
-            simpo-long) run "$name" data "$seed" --objective simpo --latent none --lr 3e-3 --epochs 6 ;;
+            ipo-long | simpo-long)
+                run "$name" data "$seed" --objective "${name%-long}" --latent none --lr 3e-3 --epochs 6
+                ;;
             latent-ipo | latent-simpo)
                 run "$name" data "$seed" --objective "${name#latent-}" --latent lpc "${alone[@]}"
                 ;;
