@@ -58,6 +58,10 @@ impl Printer {
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Signals within this time are one request: `timeout` and job schedulers signal a process and then its group, which
+/// reaches the process twice.
+const ONE_REQUEST: Duration = Duration::from_millis(500);
+
 /// Progress on stderr: bars on a terminal, sparse lines elsewhere.
 pub struct Terminal {
     quiet: bool,
@@ -80,12 +84,16 @@ impl Terminal {
 
     /// From now on the first Ctrl-C or SIGTERM asks the stages to stop, the second ends the process.
     pub fn catch_interrupts(&self) {
+        let mut asked: Option<Instant> = None;
         // Fails only where a handler exists already.
-        let _ = ctrlc::set_handler(|| {
-            if INTERRUPTED.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
+        let _ = ctrlc::set_handler(move || match asked {
+            Some(at) if at.elapsed() < ONE_REQUEST => {}
+            Some(_) => std::process::exit(130),
+            None => {
+                asked = Some(Instant::now());
+                INTERRUPTED.store(true, Ordering::SeqCst);
+                eprintln!("stopping after this step; once more to stop at once");
             }
-            eprintln!("stopping after this step; once more to stop at once");
         });
     }
 

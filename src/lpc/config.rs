@@ -284,6 +284,9 @@ settings! {
         pub balance: f64 = 0.3, used "lpc, lpc-hard and lpc-reliable" if |c| c.latent.coded();
         /// Learning rate of the networks, and of learned flip rates.
         pub lr: f64 = 1e-2, used "all latents but noise" if |c| c.latent.learned();
+        /// Decoupled weight decay of the codes and of the networks' matrices: a step takes off this times the learning
+        /// rate, that of the codes in their unit. Few pairs and many passes over them want it: see `docs/guide.md`.
+        pub weight_decay: f64 = 0.0, used "all latents but noise" if |c| c.latent.learned();
         /// Passes over the training pairs, before all others, in which the latent part is trained alone and the
         /// backbone stays as it is; may be a fraction.
         pub warmup: f64 = 4.0, used "all latents but noise" if |c| c.latent.learned();

@@ -16,6 +16,7 @@ impl Settings for LpcConfig {
             ("head_init", config.head_init),
             ("balance", config.balance),
             ("lr", config.lr),
+            ("weight_decay", config.weight_decay),
             ("warmup", config.warmup),
         ] {
             faults.check(value >= 0.0 && value.is_finite(), key, format!("expected a number from 0, got {value}"));
@@ -155,6 +156,7 @@ mod tests {
             head_init: 0.5,
             balance: 0.1,
             lr: 0.1,
+            weight_decay: 0.1,
             warmup: 1.0,
             detach: false,
         }
@@ -191,8 +193,8 @@ mod tests {
         let mlp = mlp.chain(&["prior_width", "head_init", "balance", "code_tokens"]);
         assert_eq!(shared(L::Mlp), mlp.copied().collect::<Vec<_>>());
         let all = LpcConfig::table().len() - 2;
-        // Space, tokens (idle in hidden space), codes' rate, networks' rate, warm-up.
-        assert_eq!(shared(L::Bias).len(), all - 5 + 1);
+        // Space, tokens (idle in hidden space), codes' rate, networks' rate, decay, warm-up.
+        assert_eq!(shared(L::Bias).len(), all - 6 + 1);
         assert_eq!(shared(L::Noise).len(), all - 3 + 1, "space, tokens, size");
         assert_eq!(shared(L::None).len(), all);
         for latent in [L::Lpc, L::LpcHard, L::LpcReliable, L::Gaussian, L::Mlp, L::Bias, L::Noise, L::None] {

@@ -141,6 +141,8 @@ pub fn fit<T: Real>(
             backbone: config.lr * of_backbone,
             latent: config.lpc.lr * of_latent,
             codes: config.lpc.code_lr * fit.unit * of_latent,
+            latent_decay: config.lpc.weight_decay * config.lpc.lr * of_latent,
+            code_decay: config.lpc.weight_decay * config.lpc.code_lr * of_latent,
         };
         optimizer.step(&policy.params, gradients, used, clip)?;
         if !warms {

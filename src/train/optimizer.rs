@@ -46,8 +46,8 @@ impl AdamWConfig {
     }
 }
 
-/// Learning rates of one step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Learning rates of one step, and what it takes off the latent part's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LearningRates {
     /// Backbone.
     pub backbone: f64,
@@ -55,6 +55,10 @@ pub struct LearningRates {
     pub latent: f64,
     /// Codes, and what stands in their place.
     pub codes: f64,
+    /// Share of the networks' matrices that the step takes off.
+    pub latent_decay: f64,
+    /// Share of the codes that it takes off. Their learning rate has a unit, which a share must not have.
+    pub code_decay: f64,
 }
 
 /// AdamW (Loshchilov and Hutter 2019, Algorithm 2, with torch's order of operations).
@@ -81,6 +85,7 @@ struct Update<'a, T> {
 struct UpdateRule {
     config: AdamWConfig,
     lr: f64,
+    /// Share of the weights that the step takes off.
     decay: f64,
     correction1: f64,
     correction2: f64,
@@ -116,7 +121,7 @@ impl UpdateRule {
         let c = &self.config;
         let (b1, b2) = (T::of(c.beta1), T::of(c.beta2));
         let (rest1, rest2) = (T::of(1.0 - c.beta1), T::of(1.0 - c.beta2));
-        let keep = T::of(1.0 - self.lr * self.decay);
+        let keep = T::of(1.0 - self.decay);
         let rate = T::of(self.lr / self.correction1);
         let root = T::of(self.correction2.sqrt());
         let (epsilon, scale) = (T::of(c.epsilon), T::of(self.scale));
@@ -146,7 +151,7 @@ impl UpdateRule {
         let v = ((second * c.beta2)? + (g.sqr()? * (1.0 - c.beta2))?)?;
         let root = ((v.sqrt()? / self.correction2.sqrt())? + c.epsilon)?;
         let change = ((&m / root)? * (self.lr / self.correction1))?;
-        value.set(&((value.as_detached_tensor() * (1.0 - self.lr * self.decay))? - change)?)?;
+        value.set(&((value.as_detached_tensor() * (1.0 - self.decay))? - change)?)?;
         Ok((m, v))
     }
 }
@@ -182,16 +187,20 @@ impl<T: Real> AdamW<T> {
         let (config, steps) = (self.config, self.steps);
         let (moments, tensors) = (&mut self.moments, &mut self.tensors);
         let rule = |param: &Param| {
-            let (lr, before) = match param.group {
-                Group::Latent if crate::lpc::names::is_code(&param.name) => (rates.codes, 0),
-                Group::Latent => (rates.latent, 0),
-                _ => (rates.backbone, config.latent_steps),
+            let (lr, decay, before) = match param.group {
+                Group::Latent if crate::lpc::names::is_code(&param.name) => (rates.codes, rates.code_decay, 0),
+                Group::Latent if param.var.rank() > 1 => (rates.latent, rates.latent_decay, 0),
+                Group::Latent => (rates.latent, 0.0, 0),
+                Group::Backbone | Group::Adapter => {
+                    (rates.backbone, rates.backbone * config.weight_decay, config.latent_steps)
+                }
+                Group::BackboneNorm => (rates.backbone, 0.0, config.latent_steps),
             };
             let taken = steps.saturating_sub(before) as f64;
             UpdateRule {
                 config,
                 lr,
-                decay: if matches!(param.group, Group::Backbone | Group::Adapter) { config.weight_decay } else { 0.0 },
+                decay,
                 correction1: 1.0 - config.beta1.powf(taken),
                 correction2: 1.0 - config.beta2.powf(taken),
                 scale,
@@ -296,4 +305,65 @@ pub fn global_norm<T: Real>(gradients: &Gradients) -> Result<f64> {
         total += squares.into_iter().map(candle_core::WithDType::to_f64).sum::<f64>();
     }
     Ok(total.sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::lpc::names;
+
+    /// Parameters of ones; a step with gradients of zero changes them by their decay alone.
+    fn after_a_step(device_sums: bool) -> BTreeMap<String, f64> {
+        let of = |name: &str, group, shape: &[usize]| {
+            let var = Var::ones(shape, candle_core::DType::F64, &Device::Cpu).unwrap();
+            Param { name: name.into(), var, trainable: true, group }
+        };
+        let matrix = format!("{}.0.weight", names::PRIOR);
+        let bias = format!("{}.0.bias", names::PRIOR);
+        let params = Params::new(vec![
+            of("backbone", Group::Backbone, &[2, 2]),
+            of("norm", Group::BackboneNorm, &[2]),
+            of("adapter", Group::Adapter, &[2, 2]),
+            of(names::CODEBOOK, Group::Latent, &[2, 2]),
+            of(names::BIAS, Group::Latent, &[2]),
+            of(&matrix, Group::Latent, &[2, 2]),
+            of(&bias, Group::Latent, &[2]),
+        ])
+        .unwrap();
+        let gradients = if device_sums { Gradients::as_tensors(&params) } else { Gradients::new(&params) };
+        for (position, param) in params.iter().enumerate() {
+            if device_sums {
+                gradients.add_tensor::<f64>(position, &param.var.zeros_like().unwrap()).unwrap();
+            } else {
+                gradients.add::<f64>(position, |_| ()).unwrap();
+            }
+        }
+        let constants = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.5, latent_steps: 0 };
+        let rates = LearningRates { backbone: 0.1, latent: 7.0, codes: 9.0, latent_decay: 0.2, code_decay: 0.3 };
+        let mut optimizer = AdamW::<f64>::new(constants, &params).unwrap();
+        optimizer.step(&params, &gradients, rates, 1.0).unwrap();
+        let first = |param: &Param| param.var.flatten_all().unwrap().to_vec1::<f64>().unwrap()[0];
+        params.iter().map(|param| (param.name.clone(), first(param))).collect()
+    }
+
+    #[test]
+    fn matrices_and_codes_decay_and_vectors_do_not() {
+        for device_sums in [false, true] {
+            let found = after_a_step(device_sums);
+            for (name, wanted) in [
+                ("backbone", 0.95),
+                ("norm", 1.0),
+                ("adapter", 0.95),
+                // By their own share, whatever the unit of their learning rate.
+                (names::CODEBOOK, 0.7),
+                (names::BIAS, 0.7),
+                ("lpc.prior.0.weight", 0.8),
+                ("lpc.prior.0.bias", 1.0),
+            ] {
+                assert!((found[name] - wanted).abs() < 1e-12, "{name}: {} for {wanted}", found[name]);
+            }
+        }
+    }
 }

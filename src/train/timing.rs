@@ -98,7 +98,7 @@ impl Speed {
         };
         let training = median(|| step::pass(&policy, &picked, &reference, &pass, &gradients, &mut Sums::default()))?;
         let mut optimizer = AdamW::<f32>::new(AdamWConfig::of(&config, 0), &policy.params)?;
-        let rates = LearningRates { backbone: 0.0, latent: 0.0, codes: 0.0 };
+        let rates = LearningRates::default();
         let stepping = median(|| {
             finite_norm::<f32>(&policy.params, &gradients, 0, &Vec::new)?;
             optimizer.step(&policy.params, &gradients, rates, 1.0)?;

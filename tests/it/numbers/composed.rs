@@ -226,7 +226,14 @@ fn a_checkpoint_has_the_moments_of_tensors() {
     let sums = Arc::new(Gradients::as_tensors(&policy.params));
     step::pass(&policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), &sums, &mut Sums::default()).unwrap();
     let mut optimizer = AdamW::<f32>::new(ADAMW, &policy.params).unwrap();
-    optimizer.step(&policy.params, &sums, LearningRates { backbone: 1e-3, latent: 1e-3, codes: 1e-3 }, 1.0).unwrap();
+    optimizer
+        .step(
+            &policy.params,
+            &sums,
+            LearningRates { backbone: 1e-3, latent: 1e-3, codes: 1e-3, ..Default::default() },
+            1.0,
+        )
+        .unwrap();
     let state = checkpoint::CheckpointState { step: 1, ..Default::default() };
     let folder = checkpoint::write(dir.path(), &policy.params, &optimizer, state, 1).unwrap();
     let written = safetensors::read(&folder.join("optimizer.safetensors")).unwrap();
@@ -261,7 +268,14 @@ fn train_on<T: Real>(policy: &Policy<T>, sums: &Arc<Gradients>, steps: usize, lr
             let mut counted = Sums::default();
             step::pass(policy, &rows, &reference, &pass(&dpo, MIDDLE, 3), sums, &mut counted).unwrap();
             let clip = 1.0 / global_norm::<T>(sums).unwrap();
-            optimizer.step(&policy.params, sums, LearningRates { backbone: lr, latent: lr, codes: lr }, clip).unwrap();
+            optimizer
+                .step(
+                    &policy.params,
+                    sums,
+                    LearningRates { backbone: lr, latent: lr, codes: lr, ..Default::default() },
+                    clip,
+                )
+                .unwrap();
             policy.decoder.refresh(&policy.params).unwrap();
             counted.objective / 3.0
         })

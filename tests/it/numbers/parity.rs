@@ -376,7 +376,12 @@ fn adamw<T: Real>(key: &str, tolerance: f64) {
         for (grads, wanted) in list(&recorded["grads"]).iter().zip(list(&run["params_after_step"])) {
             put::<T>(&gradients, &params, grads);
             optimizer
-                .step(&params, &gradients, LearningRates { backbone: lr, latent: 99.0, codes: 99.0 }, 1.0)
+                .step(
+                    &params,
+                    &gradients,
+                    LearningRates { backbone: lr, latent: 99.0, codes: 99.0, ..Default::default() },
+                    1.0,
+                )
                 .unwrap();
             for param in params.iter() {
                 close(&param.name, &numbers(param.var.as_tensor()), &flat(&wanted[&param.name]), tolerance);
@@ -416,7 +421,14 @@ fn clipping_agrees_with_torch() {
         // Without decay of the first moment, it is the gradient that the optimizer used.
         let config = AdamWConfig { beta1: 0.0, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, latent_steps: 0 };
         let mut optimizer = AdamW::<f32>::new(config, &params).unwrap();
-        optimizer.step(&params, &gradients, LearningRates { backbone: 0.1, latent: 0.1, codes: 0.1 }, scale).unwrap();
+        optimizer
+            .step(
+                &params,
+                &gradients,
+                LearningRates { backbone: 0.1, latent: 0.1, codes: 0.1, ..Default::default() },
+                scale,
+            )
+            .unwrap();
         for (name, tensor) in moments(&optimizer, &params) {
             if let Some(param) = name.strip_prefix("first.") {
                 close(&name, &numbers(&tensor), &flat32(&case["clipped"][param]), 1e-6);

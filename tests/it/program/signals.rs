@@ -19,6 +19,9 @@ fn line(out: &str) -> String {
     )
 }
 
+/// Steps of a second and more.
+const SLOW: &str = "train --data data --model tiny:384x4 --latent none --batch 90 --epochs 50 --out run --quiet";
+
 fn start(sandbox: &Sandbox, line: &str) -> Child {
     let args: Vec<&str> = line.split_whitespace().collect();
     let log = std::fs::File::create(sandbox.path("stderr")).expect("a log");
@@ -109,15 +112,14 @@ fn stopped_by_a_signal_and_told_how_to_go_on() {
 fn a_second_signal_ends_it_at_once() {
     let sandbox = Sandbox::new();
     sandbox.prepared(120);
-    // Steps of about a second.
-    let slow = "train --data data --model tiny:256x4 --latent none --batch 90 --epochs 50 --out run --quiet";
     let ended = (0..4).any(|attempt| {
         let _ = std::fs::remove_dir_all(sandbox.path("run"));
-        let mut child = start(&sandbox, slow);
+        let mut child = start(&sandbox, SLOW);
         assert!(until(&mut child, "a step", || lines(&sandbox, "run") >= 1));
         signal(&child, "INT");
         let asked = until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once"));
         if asked {
+            std::thread::sleep(Duration::from_millis(700));
             signal(&child, "INT");
         }
         let stopped = end(&sandbox, child);
@@ -128,6 +130,20 @@ fn a_second_signal_ends_it_at_once() {
         at_once
     });
     assert!(ended, "every step ended within milliseconds");
+}
+
+#[test]
+fn a_request_that_arrives_twice_is_one() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(120);
+    let mut child = start(&sandbox, SLOW);
+    assert!(until(&mut child, "a step", || lines(&sandbox, "run") >= 1));
+    signal(&child, "INT");
+    assert!(until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once")));
+    signal(&child, "INT");
+    let stopped = end(&sandbox, child);
+    assert_eq!(stopped.code, 1, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("a checkpoint was written"), "{}", stopped.stderr);
 }
 
 #[test]
