@@ -24,7 +24,7 @@ pub mod bayes;
 pub mod codes;
 pub mod collapse;
 pub mod config;
-mod effects;
+mod faults;
 pub mod flips;
 pub mod gaussian;
 pub mod gumbel;
