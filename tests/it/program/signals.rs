@@ -108,24 +108,28 @@ fn stopped_by_a_signal_and_told_how_to_go_on() {
     }
 }
 
+/// How a run ends that is told to stop, and told again so long after its answer, if it is still there.
+fn told_twice(sandbox: &Sandbox, pause: Duration) -> Output {
+    let _ = std::fs::remove_dir_all(sandbox.path("run"));
+    let mut child = start(sandbox, SLOW);
+    assert!(until(&mut child, "a step", || lines(sandbox, "run") >= 1));
+    signal(&child, "INT");
+    if until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once")) {
+        std::thread::sleep(pause);
+        signal(&child, "INT");
+    }
+    let stopped = end(sandbox, child);
+    assert!(stopped.code == 130 || stopped.code == 1, "{}: {}", stopped.code, stopped.stderr);
+    stopped
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let sandbox = Sandbox::new();
     sandbox.prepared(120);
-    let ended = (0..4).any(|attempt| {
-        let _ = std::fs::remove_dir_all(sandbox.path("run"));
-        let mut child = start(&sandbox, SLOW);
-        assert!(until(&mut child, "a step", || lines(&sandbox, "run") >= 1));
-        signal(&child, "INT");
-        let asked = until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once"));
-        if asked {
-            std::thread::sleep(Duration::from_millis(700));
-            signal(&child, "INT");
-        }
-        let stopped = end(&sandbox, child);
+    let ended = (0..4).any(|_| {
         // A step may have ended between the two.
-        let at_once = stopped.code == 130;
-        assert!(at_once || stopped.code == 1, "attempt {attempt}: {}: {}", stopped.code, stopped.stderr);
+        let at_once = told_twice(&sandbox, Duration::from_millis(700)).code == 130;
         assert!(!at_once || !sandbox.exists("run/manifest.json"));
         at_once
     });
@@ -138,14 +142,7 @@ fn a_request_that_arrives_twice_is_one() {
     sandbox.prepared(120);
     // On a busy machine half a second may pass between the two.
     let kept = (0..4).any(|_| {
-        let _ = std::fs::remove_dir_all(sandbox.path("run"));
-        let mut child = start(&sandbox, SLOW);
-        assert!(until(&mut child, "a step", || lines(&sandbox, "run") >= 1));
-        signal(&child, "INT");
-        assert!(until(&mut child, "an answer", || sandbox.text("stderr").contains("once more to stop at once")));
-        signal(&child, "INT");
-        let stopped = end(&sandbox, child);
-        assert!(stopped.code == 1 || stopped.code == 130, "{}: {}", stopped.code, stopped.stderr);
+        let stopped = told_twice(&sandbox, Duration::ZERO);
         stopped.code == 1 && stopped.stderr.contains("a checkpoint was written")
     });
     assert!(kept, "the second signal ended the run without a checkpoint");
