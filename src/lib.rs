@@ -13,7 +13,7 @@
 //! 9. [`objective`] and [`lpc`]: log-probabilities and hidden states -> losses.
 //! 10. [`policy`] joins decoder and codes; [`train`]: batches -> a trained policy.
 //! 11. [`posteriors`]: every example's code posterior as Parquet.
-//! 12. [`analysis`] and [`report`]: Parquet -> tables, intervals, plots.
+//! 12. [`analysis`], [`audit`] and [`report`]: Parquet -> tables, intervals, labels that are likely wrong, plots.
 //!
 //! Data have three representations, and one module converts each into the next: polars frames up to
 //! `tokenize`, Arrow on disk, candle tensors from `batch` to `posteriors`.
@@ -118,6 +118,8 @@ pub mod train;
 pub mod posteriors;
 
 pub mod analysis;
+
+pub mod audit;
 
 pub mod report;
 

@@ -200,6 +200,48 @@ pub mod sweep {
     pub const SETTINGS: &str = "sweep.json";
 }
 
+/// Files of an audit folder, and columns of `audit.parquet` beside those in [`col`].
+pub mod audit {
+    /// One row for each training pair.
+    pub const AUDIT: &str = "audit.parquet";
+    /// What was found, in numbers.
+    pub const SUMMARY: &str = "summary.json";
+    /// Pairs for a person to decide about.
+    pub const REVIEW: &str = "review.csv";
+    /// The prepared folder without the labels that are thought wrong.
+    pub const CLEANED: &str = "cleaned";
+    /// Run folders of the models that were trained without a fold.
+    pub const FOLDS: &str = "folds";
+    /// Calibrated probability that the observed label is wrong, 0 to 1.
+    pub const P_WRONG: &str = "p_wrong";
+    /// 1 for the pair whose label is most likely wrong.
+    pub const RANK: &str = "rank";
+    /// Why, in words.
+    pub const REASONS: &str = "reasons";
+    /// Log-odds of the observed order by models that were trained without the pair, nats.
+    pub const LOG_ODDS: &str = "log_odds";
+    /// Implicit reward margin of the same models, with the prior's z.
+    pub const CROSS_MARGIN: &str = "cross_margin";
+    /// KL of their posterior, which has seen the label, from their prior, nats.
+    pub const CROSS_KL: &str = "cross_kl";
+    /// Share of the other pairs of the prior's code whose labels are contradicted.
+    pub const CODE_CONTRADICTED: &str = "code_contradicted";
+    /// RE-PO's probability that the label is right.
+    pub const CLEAN_PROBABILITY: &str = "clean_probability";
+    /// Whether Hoelder-DPO's estimate of the noise counts the pair.
+    pub const SUSPECT: &str = "suspect";
+    /// Implicit reward margin of the audited run, which has trained on the pair.
+    pub const RUN_MARGIN: &str = "run_margin";
+    /// KL of the audited run's posterior from its prior, nats.
+    pub const RUN_KL: &str = "run_kl";
+    /// Summed reference log-probability of chosen minus rejected, nats.
+    pub const REFERENCE_MARGIN: &str = "reference_margin";
+    /// Score of chosen minus that of rejected.
+    pub const SCORE_MARGIN: &str = "score_margin";
+    /// A person's decision: keep, flip, drop, or nothing.
+    pub const VERDICT: &str = "verdict";
+}
+
 /// Files of a report, in a run or sweep folder.
 pub mod report {
     /// The self-contained page.

@@ -15,6 +15,6 @@ pub use agreement::{ami, nmi, purity};
 pub use codes::{CodeAccuracy, CodeMargins, Duplicate, LabelAccuracy, Labels, code_accuracy};
 pub use headline::{Headline, SourceAccuracy, headline};
 pub use intervals::{Interval, bootstrap_paired, mean_interval_t, wilson};
-pub use ranking::auroc;
+pub use ranking::{auroc, average_precision, expected_auroc, precision_at};
 pub use reading::{CodeAgreement, CodeReading, code_agreement, code_columns, read_codes};
 pub use tables::{code_usage, mislabel_auroc};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{STAGED, entries, name_of};
 use crate::error::{Error, Result};
-use crate::schema::{prepared, report, run, sweep};
+use crate::schema::{audit, prepared, report, run, sweep};
 
 /// Key of the metadata of a Parquet file that a command writes under a name of the user's choice; its value is the
 /// command's name.
@@ -66,6 +66,9 @@ impl Names {
                 report::MARKDOWN,
                 prepared::MANIFEST,
             ],
+            "audit" => {
+                &[audit::AUDIT, audit::SUMMARY, audit::REVIEW, report::HTML, report::MARKDOWN, prepared::MANIFEST]
+            }
             "demo" => &["demo.json"],
             _ => return Names::All,
         })

@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 70] = [
+pub const FLAGS: [(&str, &str, &str); 78] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -204,6 +204,24 @@ pub const FLAGS: [(&str, &str, &str); 70] = [
         "--dtype TYPE",
         "Type of the weights: f32, bf16, f16, base (that of the model that training started from)",
     ),
+    ("audit.run", "--run DIR", "Run folder whose training pairs are audited"),
+    ("audit.out", "--out DIR", "Folder to write"),
+    (
+        "audit.ranker",
+        "--ranker latent|run",
+        "Model that ranks pairs that it was not trained on: latent (codes over the frozen base, with a learned flip \
+         rate) or run (the settings of the run)",
+    ),
+    ("audit.folds", "--folds N", "Parts of the prompts, each ranked by a model trained on the others"),
+    ("audit.repeats", "--repeats N", "Times that all pairs are ranked, with other parts and another seed"),
+    (
+        "audit.action",
+        "--action ACTION",
+        "With labels that are thought wrong: none, drop, flip, weight (each pair by 1 - p_wrong), review (a table for a \
+         person)",
+    ),
+    ("audit.threshold", "--threshold P", "Probability above which a label is thought wrong"),
+    ("audit.verdicts", "--verdicts FILE.csv", "A table of an earlier `--action review`, with a person's verdicts"),
     ("sweep.out", "--out DIR", "Sweep folder"),
     ("sweep.jobs", "--jobs N", "Cells trained at once"),
 ];

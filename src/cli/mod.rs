@@ -18,7 +18,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::{demo, export, inspect, merge, plant, planted, prepare, score, sweep, train};
+use crate::pipeline::{audit, demo, export, inspect, merge, plant, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::report;
 use crate::schema;
@@ -73,6 +73,8 @@ enum Command {
     Export,
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
     NoiseSweep,
+    /// Ranks a run's training pairs by the evidence that their label is wrong; writes a cleaned prepared folder
+    Audit,
     /// Writes report.html and report.md for a run or sweep folder
     Report(args::Report),
     /// Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
@@ -142,6 +144,10 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
         Command::NoiseSweep => {
             terminal.catch_interrupts();
             swept(recipe, &terminal, printer)
+        }
+        Command::Audit => {
+            terminal.catch_interrupts();
+            printer.result(&audit::run(&recipe.audit, &terminal)?, tables::audit)
         }
         Command::Report(a) => {
             let found = a.truth.as_deref().map(|truth| planted::recover_run(truth, &a.dir)).transpose()?;

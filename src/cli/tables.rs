@@ -1,5 +1,6 @@
 //! Results as text for people.
 
+mod audit;
 mod codes;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::pipeline::train::{DryRun, RunSummary};
 use crate::report::visible;
 use crate::schema::{SPLITS, name_of};
 use crate::synth::SynthSummary;
+pub use audit::audit;
 pub use codes::codes;
 
 /// A table with aligned columns; the first column to the left, the others to the right. On a terminal, names are cut

@@ -1,5 +1,6 @@
 //! The wiring: each command is a module that calls the stages in order.
 
+pub mod audit;
 pub mod demo;
 pub mod export;
 pub mod inspect;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::artifact;
+use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::policy::{Policy, basis};
@@ -17,7 +18,7 @@ use crate::train::device;
 use crate::train::events::{JsonLines, StatusLine, TensorBoard};
 use crate::train::ranks::ALONE;
 use crate::train::reference::store::WHAT;
-use crate::train::reference::{ReferenceNeeds, ReferenceStore};
+use crate::train::reference::{Reference, ReferenceNeeds, ReferenceStore};
 use crate::train::run_folder::{self, Identity, Opened};
 use crate::train::step_plan::used;
 use crate::train::{
@@ -106,14 +107,20 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     ranks.from_first(|| claim.folder(&out))?;
     // Data and model are read before the folder is made, so that a failure leaves none behind.
     let data = Data::open(&config)?;
-    let splits = &data.splits;
     let mut policy = starting(&config, seed, &data, progress)?;
     let config = tuning::settled(config, &policy);
     let mut manifest = Manifest::begin("train", &config)?;
     manifest.seeds.insert("run".into(), seed.0);
-    if config.posteriors == Posteriors::Test && splits[1..].iter().all(|s| s.rows.is_empty()) {
+    let fold = config.held_out();
+    if config.posteriors == Posteriors::Test && fold.is_none() && data.splits[1].rows.is_empty() {
         let why = "\"test\" has no pairs: the prepared data has no test split; give --posteriors all";
         return Err(Error::config("train.posteriors", why));
+    }
+    let held = fold.map(|fold| fold.hold_out(seed, &data.splits[0]));
+    let splits = held.as_ref().unwrap_or(&data.splits);
+    if let Some(empty) = splits.iter().find(|split| fold.is_some() && split.rows.is_empty()) {
+        let why = format!("leaves no pairs in the {} split", empty.name);
+        return Err(Error::config("train.fold", why));
     }
     let weights = reference::fingerprint(&policy)?;
     let identity = Identity::of(&config, seed, &data.manifest, &weights, ranks)?;
@@ -130,16 +137,25 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let first = from.as_ref().map_or(0, |(state, _)| state.step);
     let stopped = |step, what| Ok(Ended::Interrupted { step, steps: plan.steps, what });
 
-    // What is computed before the first step: hidden states of a frozen backbone, reference log-probabilities.
-    if !tuning::remember(&mut policy, &config, splits, &used(0..plan.warm.min(plan.steps)), ranks, progress)? {
+    // What is computed before the first step: hidden states of a frozen backbone, reference log-probabilities. That of
+    // a fold is computed for all training pairs, so that the other folds find it in the cache.
+    let whole = |split: &Split| vec![true; split.rows.len()];
+    let warming = fold.map_or_else(|| used(0..plan.warm.min(plan.steps)), |_| whole(&data.splits[0]));
+    if !tuning::remember(&mut policy, &config, &data.splits, &warming, ranks, progress)? {
         let kept = tuning::states_folder(&config);
         return stopped(first, format!("the hidden states that were computed are kept in {}", kept.display()));
     }
-    let needs = ReferenceNeeds::of(&config, splits, used(first..plan.steps));
-    let mut store = ReferenceStore::of_run(&config, &policy, splits, &weights)?;
+    let needs = match fold {
+        None => ReferenceNeeds::of(&config, &data.splits, used(first..plan.steps)),
+        Some(_) => ReferenceNeeds::of_training(&data.splits),
+    };
+    let mut store = ReferenceStore::of_run(&config, &policy, &data.splits, &weights)?;
     if !store.provide(&needs.first, WHAT, || Ok(&policy), ranks, progress)? {
         return stopped(first, store.stopped(&needs.first));
     }
+    let of_fold: Option<Reference> =
+        fold.map(|fold| fold.divide(seed, &data.splits[0].rows, &store.values()[0]).to_vec());
+    let reference = of_fold.as_ref().unwrap_or(store.values());
 
     let work = Fit {
         config: &config,
@@ -147,7 +163,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         rows: &splits[0].rows,
         keys: keys[0].as_deref(),
         unit: policy.lpc.as_ref().map_or(1.0, |lpc| lpc.basis.unit),
-        reference: &store.values()[0],
+        reference: &reference[0],
         checkpoints: out.join(schema::run::CHECKPOINTS),
         identity: &identity,
         more: store.lacks(&needs.all),
@@ -160,9 +176,8 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         files.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?));
     }
     let mut line = StatusLine(progress);
-    let mut evaluate = |policy: &Policy<f32>| {
-        outputs::evaluate(policy, &splits[1], &store.values()[1], keys[1].as_deref(), &config, ranks)
-    };
+    let mut evaluate =
+        |policy: &Policy<f32>| outputs::evaluate(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, ranks);
     let outcome = {
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
         observers.push(&mut line);
@@ -184,7 +199,14 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     if !store.provide(&needs.all, "reference of the other pairs", again, ranks, progress)? {
         return stopped(outcome.steps, format!("a checkpoint was written; {}", store.stopped(&needs.all)));
     }
-    let trained = Trained { config: &config, seed, splits, reference: store.values(), keys: &keys, outcome };
+    let trained = Trained {
+        config: &config,
+        seed,
+        splits,
+        reference: of_fold.as_ref().unwrap_or(store.values()),
+        keys: &keys,
+        outcome,
+    };
     let examined = trained.examine(&policy, ranks, progress)?;
     let summary = ranks.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();

@@ -1,8 +1,9 @@
-//! A run or sweep folder -> self-contained `report.html` and `report.md`.
+//! A run, sweep or audit folder -> self-contained `report.html` and `report.md`.
 //!
 //! The page loads no other file and runs no script: it has tables, inline SVG, and one style sheet for light and dark.
 //! All text from the data (sources, tokens, error messages) is escaped. The same folder gives the same bytes.
 
+mod audit_page;
 mod codes;
 mod load;
 mod page;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema::report::{HTML, MARKDOWN};
-use crate::schema::{run, sweep};
+use crate::schema::{audit, run, sweep};
 
 use crate::analysis::{CodeAccuracy, CodeReading};
 pub(crate) use text::{visible, visible_lines};
@@ -52,6 +53,8 @@ pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<Writ
     let mut codes = None;
     let page = if dir.join(sweep::RESULTS).is_file() {
         sweep_page::page(dir)?
+    } else if dir.join(audit::AUDIT).is_file() {
+        audit_page::page(dir)?
     } else if dir.join(run::METRICS).is_file() || dir.join(run::SUMMARY).is_file() {
         codes = load::reading(dir)?;
         run_page::page(dir, codes.as_ref(), preferences)?

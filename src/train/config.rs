@@ -8,6 +8,7 @@ use crate::nn::Precision;
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::settings::{Faults, PathText, Settings, settings};
 use crate::train::device::{self, DeviceKind, Kernels};
+use crate::train::fold::Fold;
 use crate::train::step_plan::StepPlan;
 
 /// Which parameters are trained.
@@ -138,6 +139,9 @@ settings! {
         /// Which pairs the trained policy is asked about at the end: all of all splits (and the reference of all is
         /// then computed too, for pairs that no step needed after the last step), or those of the test split.
         pub posteriors: Posteriors = Posteriors::All;
+        /// Cross-fitting: `I/N` holds the training pairs of the I-th of N parts of the prompts out, and evaluates on
+        /// them in place of the test split; "" = none. The parts depend on the seed.
+        pub fold: String = String::new();
         /// The adapter of `tune = "lora"`.
         pub lora: LoraConfig, used "tune = \"lora\"" if |c| c.tune == Tune::Lora;
         /// Hidden states of `tune = "head"` and `"latent"`, and of the latent part's warm-up.
@@ -184,6 +188,9 @@ impl Settings for TrainConfig {
         }
         let warmup = self.warmup;
         faults.check((0.0..=1.0).contains(&warmup), "warmup", format!("expected 0 to 1, got {warmup}"));
+        if let Err(message) = Fold::parse(&self.fold) {
+            faults.add("fold", message);
+        }
         device::judge(self.device, self.kernels, faults);
     }
 
@@ -206,6 +213,11 @@ impl TrainConfig {
                 if config.objective.name == ObjectiveKind::Sft { LatentKind::None } else { LatentKind::Lpc };
         }
         config
+    }
+
+    /// The pairs that are held out. The configuration must have no fault.
+    pub fn held_out(&self) -> Option<Fold> {
+        Fold::parse(&self.fold).ok().flatten()
     }
 
     /// Passes in which the latent part is trained alone before all else: none where it is always alone, or where there

@@ -1,5 +1,6 @@
 //! The settings of all commands.
 
+pub mod audit;
 pub mod export;
 mod prepare;
 mod shard;
@@ -11,6 +12,7 @@ use crate::lpc::LpcConfig;
 use crate::settings::{Faults, PathText, Root, Settings, settings};
 use crate::synth::SynthConfig;
 use crate::train::TrainConfig;
+pub use audit::AuditConfig;
 pub use export::ExportConfig;
 pub use prepare::PrepareConfig;
 pub use shard::Shard;
@@ -35,6 +37,8 @@ settings! {
         pub score: ScoreConfig;
         /// A run's model in another form.
         pub export: ExportConfig;
+        /// Training pairs by the evidence that their label is wrong.
+        pub audit: AuditConfig;
         /// The whole job on built-in data.
         pub demo: DemoConfig;
     }

@@ -64,10 +64,15 @@ pub struct DryRun {
 /// As [`super::run`].
 pub fn dry_run(config: &TrainConfig, seed: Seed) -> Result<DryRun> {
     let config = checked(config)?;
-    let Data { splits, tokenizer, longest, .. } = Data::open(&config)?;
+    let Data { splits: prepared, tokenizer, longest, .. } = Data::open(&config)?;
+    let fold = config.held_out();
+    let splits = fold.map_or_else(|| prepared.clone(), |fold| fold.hold_out(seed, &prepared[0]));
     let shape = load::shape(&ModelSource::resolve(&config.model)?, tokenizer.vocab_size())?;
     let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
-    let needs = ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps));
+    let needs = match fold {
+        None => ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps)),
+        Some(_) => ReferenceNeeds::of_training(&prepared),
+    };
     let count = |wanted: &[Vec<bool>]| wanted.iter().flatten().filter(|w| **w).count();
     let referenced = if config.objective.needs_reference() { (count(&needs.first), count(&needs.all)) } else { (0, 0) };
     let tested: usize = splits[1..].iter().map(|s| s.rows.len()).sum();

@@ -30,6 +30,12 @@ impl ReferenceNeeds {
         let all = if config.posteriors == Posteriors::All { all(splits) } else { first.clone() };
         ReferenceNeeds { first, all }
     }
+
+    /// The needs of a run that holds training pairs out: all of the training split, and no others.
+    pub fn of_training(splits: &[Split]) -> ReferenceNeeds {
+        let wanted: WantedRows = splits.iter().enumerate().map(|(i, s)| vec![i == 0; s.rows.len()]).collect();
+        ReferenceNeeds { first: wanted.clone(), all: wanted }
+    }
 }
 
 impl<'a> ReferenceStore<'a> {

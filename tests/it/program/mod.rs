@@ -1,5 +1,6 @@
 //! What a person or another program relies on: commands, messages, files, and what is left after a crash or a stop.
 //!
+//! - `audit`: labels that are thought wrong, and pairs that a run holds out.
 //! - `cli`: what a person sees: help, tables, errors, exit codes.
 //! - `contract`: commands, folders and columns, as other programs rely on them.
 //! - `bad_input`: every way in which a row or a file can be broken.
@@ -13,6 +14,7 @@
 //! - `stopping`: nothing is computed that is not needed, and nothing twice.
 //! - `reference`: the cache of reference log-probabilities, and what `score` adds to it.
 
+mod audit;
 mod bad_input;
 mod cli;
 mod contract;

@@ -31,7 +31,7 @@ const FOUNDATION: [&str; 17] = [
 ];
 
 /// What each room may use beyond the foundation; `a::b` opens one module of a room only.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     // Stages: they agree through `schema` and do not know each other.
     ("synth", &[]),
     ("ingest", &[]),
@@ -51,12 +51,14 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("posteriors", &["batch", "lpc", "objective", "policy"]),
     // Tables: they know nothing of tensors.
     ("analysis", &[]),
+    ("audit", &["analysis"]),
     ("report", &["analysis"]),
     // Wiring.
     (
         "pipeline",
         &[
             "analysis",
+            "audit",
             "batch",
             "ingest",
             "lpc",

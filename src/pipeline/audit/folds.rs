@@ -1,0 +1,115 @@
+//! The models that rank the pairs: for each fold, one that was trained on the other folds.
+
+use std::path::Path;
+
+use polars::prelude::DataFrame;
+
+use super::Audited;
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::lpc::{Inference, LatentKind, LpcConfig, Preset};
+use crate::manifest::hash_json;
+use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
+use crate::pipeline::recipe::AuditConfig;
+use crate::pipeline::recipe::audit::Ranker;
+use crate::pipeline::train::{self, Ended};
+use crate::progress::Progress;
+use crate::schema::{audit, run};
+use crate::seed::Seed;
+use crate::settings::Settings;
+use crate::train::{Posteriors, TrainConfig, Tune};
+
+/// Hex digits of the settings' hash in a fold's folder name.
+const HASH_DIGITS: usize = 12;
+
+/// The settings of the models, without their folds and folders.
+fn ranker(config: &AuditConfig, audited: &Audited) -> TrainConfig {
+    let own = &audited.config;
+    let shared = TrainConfig {
+        posteriors: Posteriors::Test,
+        save_model: false,
+        keep_optimizer_state: false,
+        eval_every: 0,
+        max_steps: 0,
+        ..own.clone()
+    };
+    match config.ranker {
+        Ranker::Run => TrainConfig { max_steps: own.max_steps, ..shared },
+        Ranker::Latent => latent(own, shared),
+    }
+}
+
+/// Codes over the frozen base, and a learned share of wrong labels: the run's own settings of the latent part where it
+/// has codes with exact inference, the defaults with as many codes otherwise.
+fn latent(own: &TrainConfig, shared: TrainConfig) -> TrainConfig {
+    let kept = own.lpc.coded() && own.lpc.inference == Inference::Bayes && own.lpc.latent != LatentKind::LpcReliable;
+    let defaults = LpcConfig::of(Preset::Default);
+    let mut lpc = if kept { own.lpc.clone() } else { LpcConfig { latent: LatentKind::Lpc, ..defaults.clone() } };
+    if own.lpc.coded() {
+        lpc.codes = own.lpc.codes;
+    }
+    // The passes that the run gave to the latent part alone.
+    let epochs = match own.tune {
+        Tune::Latent => own.epochs,
+        _ if own.latent_warmup() > 0.0 => own.latent_warmup(),
+        _ => defaults.warmup,
+    };
+    lpc.warmup = LpcConfig::of(lpc.preset).warmup;
+    let logistic = matches!(
+        own.objective.name,
+        ObjectiveKind::Dpo | ObjectiveKind::Cdpo | ObjectiveKind::Rdpo | ObjectiveKind::Mix
+    );
+    let start = ObjectiveConfig::default();
+    let objective = ObjectiveConfig {
+        name: ObjectiveKind::Mix,
+        beta: if logistic { own.objective.beta } else { start.beta },
+        mix_flip: MixFlip::Learned,
+        ..start
+    };
+    TrainConfig { tune: Tune::Latent, lora: Default::default(), epochs, objective, lpc, ..shared }.applicable()
+}
+
+/// Trains the models that are not there yet. Gives the posteriors of the held-out pairs: for each repeat, a frame for
+/// each fold.
+///
+/// # Errors
+/// Those of training; [`Error::Run`] where the user stopped it.
+pub(super) fn train(
+    config: &AuditConfig,
+    audited: &Audited,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<DataFrame>>> {
+    let base = ranker(config, audited);
+    // Other settings have other folders: nothing that was trained is mistaken for something else, or lost.
+    let hash = hash_json(&serde_json::to_value(TrainConfig { out: String::new(), ..base.clone() })?)?;
+    let mut repeats = Vec::new();
+    for repeat in 0..config.repeats {
+        // The first repeat has the run's own seed.
+        let seed = match repeat {
+            0 => audited.seed,
+            _ => Seed(audited.seed.word("repeat of an audit", &repeat.to_string())),
+        };
+        let mut frames = Vec::new();
+        for fold in 1..=config.folds {
+            let name = format!("{}-{repeat}-{fold}-of-{}", &hash[..HASH_DIGITS], config.folds);
+            let folder = out.join(audit::FOLDS).join(name);
+            let settings = TrainConfig {
+                out: folder.display().to_string(),
+                fold: format!("{fold}/{}", config.folds),
+                ..base.clone()
+            };
+            progress.note(&format!("fold {fold} of {}, repeat {} of {}", config.folds, repeat + 1, config.repeats));
+            match train::run(&settings, seed, true, progress)? {
+                Ended::Finished(_) | Ended::Already(_) => {}
+                Ended::Interrupted { step, steps, what } => {
+                    let message = format!("interrupted after step {step} of {steps} of fold {fold}; {what}");
+                    return Err(Error::run(message).with_hint("the same command goes on"));
+                }
+            }
+            frames.push(artifact::read_parquet(folder.join(run::POSTERIORS))?);
+        }
+        repeats.push(frames);
+    }
+    Ok(repeats)
+}

@@ -1,0 +1,198 @@
+//! `audit` and `train --fold`: every pair is ranked by a model that was not trained on it, and what is done with labels
+//! that are thought wrong is done to them and to no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::support::{Sandbox, columns, flags, numbers, texts};
+
+const TRAIN: &str = "train --data data --model tiny:16x1 --tune latent --codes 4 --batch 16 --seed 3 --quiet";
+
+/// A run over 160 prompts of which an eighth is the test split.
+fn ground() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.synth(160);
+    sandbox.ok("prepare --input raw --out data --test-fraction 0.125 --flip-rate 0.2 --quiet");
+    sandbox.ok(&format!("{TRAIN} --epochs 2 --out run"));
+    sandbox
+}
+
+fn audit(sandbox: &Sandbox, args: &str) -> serde_json::Value {
+    let told = sandbox.ok(&format!("audit --run run --out audit --folds 2 --quiet --json {args}"));
+    serde_json::from_str(&told.stdout).expect("one JSON object")
+}
+
+/// Pairs of a prepared folder's training split by id: preferred text, whether noise flipped the label, chosen tokens.
+fn pairs(sandbox: &Sandbox, folder: &str) -> BTreeMap<String, (String, bool, Vec<u32>)> {
+    let frame = sandbox.parquet(&format!("{folder}/pairs/train.parquet"));
+    let tokens = sandbox.arrow(&format!("{folder}/tokens/train.arrow"));
+    assert_eq!(texts(&frame, "id"), texts(&tokens, "id"));
+    let chosen = lpc_pipe::message::MessageColumn::open(frame.column("chosen").expect("chosen")).expect("messages");
+    let lists = tokens.column("chosen_ids").expect("a column").list().expect("lists").clone();
+    let ids = |i: usize| -> Vec<u32> {
+        lists.get_as_series(i).expect("a list").u32().expect("tokens").iter().flatten().collect()
+    };
+    let flipped = flags(&frame, "flipped");
+    assert_eq!(flipped, flags(&tokens, "flipped"));
+    texts(&frame, "id").into_iter().enumerate().map(|(i, id)| (id, (chosen.text(i), flipped[i], ids(i)))).collect()
+}
+
+#[test]
+fn folds_hold_out_every_prompt_once() {
+    let sandbox = ground();
+    let all: BTreeSet<String> = pairs(&sandbox, "data").into_keys().collect();
+    let mut held = BTreeSet::new();
+    for fold in 1..=3 {
+        sandbox.ok(&format!("{TRAIN} --epochs 1 --posteriors all --set train.fold={fold}/3 --out fold{fold}"));
+        let frame = sandbox.parquet(&format!("fold{fold}/posteriors.parquet"));
+        let split = texts(&frame, "split");
+        let of = |name: &str, column: &str| -> BTreeSet<String> {
+            let values = texts(&frame, column).into_iter().zip(&split);
+            values.filter(|(_, split)| *split == name).map(|(value, _)| value).collect()
+        };
+        assert!(of("train", "prompt_id").is_disjoint(&of("test", "prompt_id")));
+        assert_eq!(of("train", "id").union(&of("test", "id")).cloned().collect::<BTreeSet<_>>(), all);
+        let summary = sandbox.json(&format!("fold{fold}/summary.json"));
+        assert_eq!(summary["n_train"].as_u64(), Some(of("train", "id").len() as u64));
+        held.extend(
+            of("test", "id")
+                .into_iter()
+                .inspect(|id| assert!(!held.contains(id), "{id} is held out twice"))
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert_eq!(held, all);
+    // The models differ by what they were trained on alone: reference and hidden states were computed once.
+    assert_eq!(sandbox.files("data/reference").iter().filter(|f| f.ends_with(".parquet")).count(), 1);
+    let told = sandbox.ends(2, &format!("{TRAIN} --set train.fold=4/3 --out fold4"));
+    assert!(told.stderr.contains("train.fold: expected I/N"), "{}", told.stderr);
+    assert!(!sandbox.exists("fold4"));
+}
+
+#[test]
+fn every_training_pair_is_ranked_and_nothing_is_trained_twice() {
+    let sandbox = ground();
+    let summary = audit(&sandbox, "");
+    let frame = sandbox.parquet("audit/audit.parquet");
+    assert_eq!(columns(&frame)[..7], ["id", "prompt_id", "source", "flipped", "p_wrong", "rank", "reasons"]);
+    let data = sandbox.parquet("data/pairs/train.parquet");
+    assert_eq!(texts(&frame, "id"), texts(&data, "id"));
+    let (p, rank) = (numbers(&frame, "p_wrong"), numbers(&frame, "rank"));
+    assert!(p.iter().all(|p| (0.0..=1.0).contains(p)));
+    let mut by_rank: Vec<(f64, f64)> = rank.iter().copied().zip(p).collect();
+    by_rank.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(by_rank.iter().enumerate().all(|(i, (rank, _))| *rank == i as f64 + 1.0));
+    assert!(by_rank.windows(2).all(|w| w[0].1 >= w[1].1));
+    let rate = |key: &str| summary[key].as_f64().expect("a rate");
+    assert!(rate("noise_rate_low") <= rate("noise_rate") && rate("noise_rate") <= rate("noise_rate_high"));
+    let flips = flags(&frame, "flipped").iter().filter(|f| **f).count() as u64;
+    assert_eq!(summary["detection"]["flipped"].as_u64(), Some(flips));
+    assert_eq!(sandbox.json("audit/summary.json")["pairs"], summary["pairs"]);
+    // The page shows texts, escaped.
+    let page = sandbox.text("audit/report.html");
+    assert!(
+        page.contains("Labels that are most likely wrong") && page.contains("REJECTED") && !page.contains("<script")
+    );
+
+    // The same command trains nothing, and gives the same bytes.
+    let (before, bytes) = (sandbox.files("audit/folds"), sandbox.bytes("audit/audit.parquet"));
+    audit(&sandbox, "--action drop");
+    assert_eq!(sandbox.files("audit/folds"), before);
+    assert!(sandbox.bytes("audit/audit.parquet") == bytes);
+    // Another seed of the run has other folds; those of other settings stay.
+    audit(&sandbox, "--repeats 2");
+    assert!(sandbox.files("audit/folds").len() > before.len());
+    assert!(sandbox.bytes("audit/audit.parquet") != bytes);
+}
+
+#[test]
+fn wrong_labels_are_left_out_or_turned_round_and_no_others() {
+    let sandbox = ground();
+    let data = pairs(&sandbox, "data");
+    let rejected: BTreeMap<String, String> = {
+        let frame = sandbox.parquet("data/pairs/train.parquet");
+        let column =
+            lpc_pipe::message::MessageColumn::open(frame.column("rejected").expect("rejected")).expect("messages");
+        texts(&frame, "id").into_iter().enumerate().map(|(i, id)| (id, column.text(i))).collect()
+    };
+    audit(&sandbox, "--action drop --threshold 0.3");
+    let frame = sandbox.parquet("audit/audit.parquet");
+    let wrong: BTreeSet<String> = texts(&frame, "id")
+        .into_iter()
+        .zip(numbers(&frame, "p_wrong"))
+        .filter(|(_, p)| *p > 0.3)
+        .map(|(id, _)| id)
+        .collect();
+    assert!(!wrong.is_empty() && wrong.len() < data.len(), "{} of {}", wrong.len(), data.len());
+    let cleaned = pairs(&sandbox, "audit/cleaned");
+    let kept: BTreeMap<_, _> = data.clone().into_iter().filter(|(id, _)| !wrong.contains(id)).collect();
+    assert!(cleaned == kept);
+    for name in ["pairs/test.parquet", "tokens/test.arrow", "rejects.parquet"] {
+        assert!(sandbox.bytes(&format!("audit/cleaned/{name}")) == sandbox.bytes(&format!("data/{name}")), "{name}");
+    }
+
+    let summary = audit(&sandbox, "--action flip --threshold 0.3");
+    assert_eq!(summary["cleaned"]["flipped"].as_u64(), Some(wrong.len() as u64));
+    let turned = pairs(&sandbox, "audit/cleaned");
+    for (id, (chosen, flipped, tokens)) in &turned {
+        let (before, was_flipped, before_tokens) = &data[id];
+        let changed = wrong.contains(id);
+        assert_eq!(chosen, if changed { &rejected[id] } else { before });
+        assert_eq!(*flipped, *was_flipped != changed);
+        assert_eq!(tokens == before_tokens, !changed);
+    }
+    // Scores and models go with their texts.
+    let (a, b) = (sandbox.parquet("data/pairs/train.parquet"), sandbox.parquet("audit/cleaned/pairs/train.parquet"));
+    for (left, right) in [("score_chosen", "score_rejected"), ("score_rejected", "score_chosen")] {
+        let (as_before, swapped, now) = (numbers(&a, left), numbers(&a, right), numbers(&b, left));
+        for (i, id) in texts(&a, "id").iter().enumerate() {
+            assert_eq!(now[i], if wrong.contains(id) { swapped[i] } else { as_before[i] });
+        }
+    }
+    // What is left is a prepared folder.
+    sandbox
+        .ok("train --data audit/cleaned --model tiny:16x1 --latent none --max-steps 1 --batch 8 --out again --quiet");
+    let manifest = sandbox.json("audit/cleaned/manifest.json");
+    assert_eq!(manifest["facts"]["audit"]["action"], "flip");
+}
+
+#[test]
+fn a_persons_verdicts_are_obeyed() {
+    let sandbox = ground();
+    let summary = audit(&sandbox, "--action review --threshold 0.2");
+    let review = sandbox.text("audit/review.csv");
+    assert!(review.starts_with("id,verdict,p_wrong,reasons,prompt,chosen,rejected\n"), "{review}");
+    assert!(summary["for_review"].as_u64().is_some_and(|n| n >= 3) && summary["cleaned"].is_null());
+    let ids: Vec<String> = pairs(&sandbox, "data").into_keys().collect();
+    sandbox
+        .write("mine.csv", format!("verdict,id\nflip,{}\n drop ,{}\nkeep,{}\n,{}\n", ids[0], ids[1], ids[2], ids[3]));
+    let summary = audit(&sandbox, "--action review --verdicts mine.csv");
+    assert_eq!((summary["cleaned"]["flipped"].as_u64(), summary["cleaned"]["dropped"].as_u64()), (Some(1), Some(1)));
+    let (before, after) = (pairs(&sandbox, "data"), pairs(&sandbox, "audit/cleaned"));
+    assert!(!after.contains_key(&ids[1]) && after[&ids[0]] != before[&ids[0]]);
+    assert!(ids[2..].iter().all(|id| after[id] == before[id]));
+    for (table, said) in [
+        (format!("id,verdict\n{},perhaps\n", ids[0]), "mine.csv: verdict: pair"),
+        ("id,verdict\nnobody,drop\n".into(), "mine.csv: id: pair nobody is not among the training pairs"),
+    ] {
+        sandbox.write("mine.csv", table);
+        let told = sandbox.ends(3, "audit --run run --out audit --folds 2 --quiet --action review --verdicts mine.csv");
+        assert!(told.stderr.contains(said), "{}", told.stderr);
+    }
+}
+
+#[test]
+fn what_cannot_be_audited_is_refused() {
+    let sandbox = ground();
+    for (args, code, said) in [
+        ("--run data --out audit", 3, "written by `prepare`, not by `train`"),
+        ("--run run --out run", 3, "holds the output of `train`"),
+        ("--run run --out audit --folds 1", 2, "audit.folds: expected at least 2"),
+        ("--run run --out audit --threshold 0.4", 2, "has no effect without action drop, flip or review"),
+        ("--run run --out audit --action drop --verdicts a.csv", 2, "has no effect without action review"),
+    ] {
+        let told = sandbox.ends(code, &format!("audit {args} --quiet"));
+        let said = said.trim_start_matches("audit.folds: ");
+        assert!(told.stderr.contains(said), "{args}: {}", told.stderr);
+    }
+    assert!(!sandbox.exists("audit"));
+}
