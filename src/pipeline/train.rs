@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
+use crate::objective::ObjectiveConfig;
 use crate::policy::{Policy, basis};
 use crate::progress::Progress;
 use crate::schema;
@@ -160,7 +161,8 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         files.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?));
     }
     let mut line = StatusLine(progress);
-    let mut evaluate = |policy: &Policy<f32>| {
+    let mut evaluate = |policy: &Policy<f32>, objective: &ObjectiveConfig| {
+        let config = TrainConfig { objective: objective.clone(), ..config.clone() };
         outputs::evaluate(policy, &splits[1], &store.values()[1], keys[1].as_deref(), &config, ranks)
     };
     let outcome = {
@@ -184,6 +186,8 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     if !store.provide(&needs.all, "reference of the other pairs", again, ranks, progress)? {
         return stopped(outcome.steps, format!("a checkpoint was written; {}", store.stopped(&needs.all)));
     }
+    // What an objective learnt outside the policy is part of it from here on.
+    let config = TrainConfig { objective: config.objective.at_clean_rate(outcome.clean_rate), ..config.clone() };
     let trained = Trained { config: &config, seed, splits, reference: store.values(), keys: &keys, outcome };
     let examined = trained.examine(&policy, ranks, progress)?;
     let summary = ranks.from_first(|| {
