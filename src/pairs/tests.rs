@@ -427,18 +427,18 @@ fn what_the_input_says_of_its_labels_comes_along() {
         assert_eq!(names, [&PAIR_COLUMNS[..], &crate::schema::CARRIED_COLUMNS[..]].concat());
     }
     let all = finished(vec![plain, tagged]).frame;
-    let mut found: Vec<(u64, Option<String>, Option<f64>, Option<f64>)> = (0..all.height())
+    let mut found: Vec<(u64, Option<String>, [Option<f64>; 2])> = (0..all.height())
         .map(|i| {
             let line = all.column("line").unwrap().u64().unwrap().get(i).unwrap();
             let annotator = all.column("annotator").unwrap().str().unwrap().get(i).map(str::to_string);
             let number = |name: &str| all.column(name).unwrap().f64().unwrap().get(i);
-            (line, annotator, number("flip_probability"), number("weight"))
+            (line, annotator, [number("flip_probability"), number("weight")])
         })
         .collect();
     found.sort_by(|a, b| a.partial_cmp(b).unwrap());
     // All pairs of a prompt have the weight of its row.
-    let ann = || (1, Some("ann".to_string()), None, Some(2.0));
-    let (given, none) = ((1, None, None, None), (3, None, Some(0.25), None));
+    let ann = || (1, Some("ann".to_string()), [None, Some(2.0)]);
+    let (given, none) = ((1, None, [None, None]), (3, None, [Some(0.25), None]));
     assert_eq!(found, [given, ann(), ann(), ann(), none.clone(), none.clone(), none]);
 }
 

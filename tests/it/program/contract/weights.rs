@@ -19,7 +19,7 @@ fn written(sandbox: &Sandbox, name: &str, weight: impl Fn(usize) -> Option<f64>)
 }
 
 fn mixed(i: usize) -> Option<f64> {
-    (i % 3 != 0).then_some((i % 5) as f64 / 2.0)
+    (!i.is_multiple_of(3)).then_some((i % 5) as f64 / 2.0)
 }
 
 /// The weight of each pair by the number in its prompt; none is NaN.
@@ -70,6 +70,22 @@ fn weights_come_along_with_their_pairs() {
     sandbox.ok("prepare --input data/pairs/train.parquet data/pairs/test.parquet --out twice --quiet");
     let again = pairs(&sandbox, "twice");
     assert_eq!(numbers(&again, "weight").iter().filter(|w| !w.is_nan()).count(), given);
+}
+
+#[test]
+fn of_copies_the_lightest_stays() {
+    let sandbox = Sandbox::new();
+    let row = |prompt: &str, weight: &str| {
+        format!("{{\"prompt\":\"{prompt}\",\"chosen\":\"a\",\"rejected\":\"b\"{weight}}}\n")
+    };
+    let rows = [("p", ",\"weight\":3"), ("p", ",\"weight\":0.5"), ("q", ",\"weight\":0.5"), ("q", "")];
+    sandbox.write("in.jsonl", rows.map(|(prompt, weight)| row(prompt, weight)).concat());
+    sandbox.ok("prepare --input in.jsonl --out data --test-fraction 0 --quiet");
+    let frame = pairs(&sandbox, "data");
+    let prompts = crate::support::contents(&frame, "prompt");
+    let weights: Vec<f64> = numbers(&frame, "weight");
+    let of = |prompt: &str| weights[prompts.iter().position(|p| p.contains(prompt)).unwrap()];
+    assert!(weights.len() == 2 && of("p") == 0.5 && of("q").is_nan(), "{weights:?}");
 }
 
 #[test]
