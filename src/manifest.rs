@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::settings::joined;
 
 /// Version of the folder layouts; readers refuse a newer one.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// One input file and the fate of its rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

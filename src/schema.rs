@@ -1,7 +1,7 @@
 //! Names that stages agree on: columns, files and metric keys, one spelling each.
 
 /// Columns of `pairs/{split}.parquet`, in order.
-pub const PAIR_COLUMNS: [&str; 16] = [
+pub const PAIR_COLUMNS: [&str; 17] = [
     col::ID,
     col::PROMPT_ID,
     col::SOURCE,
@@ -18,6 +18,7 @@ pub const PAIR_COLUMNS: [&str; 16] = [
     col::FLIPPED,
     col::NOISE_KIND,
     col::NOISE_P,
+    col::WEIGHT,
 ];
 
 /// Columns that stage frames have beside [`PAIR_COLUMNS`], in order; the files of pairs do not have them.
@@ -60,6 +61,8 @@ pub mod col {
     pub const NOISE_KIND: &str = "noise_kind";
     /// Probability with which this row's label was to be flipped.
     pub const NOISE_P: &str = "noise_p";
+    /// Weight of the pair's loss in training, a number from 0; null where the input gave none, which counts as 1.
+    pub const WEIGHT: &str = "weight";
     /// Input file: its index among the inputs in stage frames, its path in `rejects.parquet`.
     pub const FILE: &str = "file";
     /// 1-based line of the input file; the row for Parquet.
@@ -226,10 +229,6 @@ pub mod audit {
     pub const CROSS_KL: &str = "cross_kl";
     /// Share of the other pairs of the prior's code whose labels are contradicted.
     pub const CODE_CONTRADICTED: &str = "code_contradicted";
-    /// RE-PO's probability that the label is right.
-    pub const CLEAN_PROBABILITY: &str = "clean_probability";
-    /// Whether Hoelder-DPO's estimate of the noise counts the pair.
-    pub const SUSPECT: &str = "suspect";
     /// Implicit reward margin of the audited run, which has trained on the pair.
     pub const RUN_MARGIN: &str = "run_margin";
     /// KL of the audited run's posterior from its prior, nats.
@@ -276,6 +275,11 @@ pub mod posterior {
     pub const REF_REJECTED: &str = "ref_rejected_logps";
     /// Implicit reward margin of the observed order, with the posterior's z. That with the prior's is `margin`.
     pub const MARGIN_POSTERIOR: &str = "margin_posterior";
+    /// Probability that the observed label is right, with the prior's z; under objective `repo` alone.
+    pub const CLEAN_PROBABILITY: &str = "clean_probability";
+    /// Whether Hölder-DPO suspects the observed label of a training pair; under objective `hoelder` alone, and null
+    /// for other splits.
+    pub const SUSPECT: &str = "suspect";
 }
 
 /// Columns of `codes.parquet`, one row a code. `usage_prior`, `usage_posterior` and `accuracy` are also there by
@@ -375,6 +379,10 @@ pub mod result {
     pub const STEPS: &str = "steps";
     /// Flip rate of objective `mix`.
     pub const MIX_FLIP_RATE: &str = "mix_flip_rate";
+    /// Share of wrong training labels that objective `hoelder` estimates.
+    pub const HOELDER_NOISE_RATE: &str = "hoelder_noise_rate";
+    /// Clean rate of objective `repo` at the end of training.
+    pub const REPO_CLEAN_RATE: &str = "repo_clean_rate";
     /// Median pairs per second.
     pub const PAIRS_PER_S: &str = "pairs_per_s";
     /// Peak resident memory, MiB.
@@ -409,6 +417,8 @@ pub mod metric {
     pub const SWAP_OVERLAP: &str = "lpc/swap_overlap";
     pub const EFFECTIVE_CODES: &str = "lpc/effective_codes";
     pub const FLIP_RATE: &str = "mix/flip_rate";
+    pub const CLEAN_RATE: &str = "repo/clean_rate";
+    pub const CLEAN_PROBABILITY: &str = "repo/clean_probability";
     pub const TOKENS_PER_S: &str = "perf/tokens_per_s";
     pub const PAIRS_PER_S: &str = "perf/pairs_per_s";
     pub const PEAK_RSS_MB: &str = "perf/peak_rss_mb";

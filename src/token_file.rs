@@ -44,6 +44,15 @@ pub struct TokenRow {
     pub noise_kind: String,
     /// Probability with which the label was to be flipped.
     pub noise_p: f64,
+    /// Weight of the pair's loss in training; none where the input gave none, which is a weight of 1.
+    pub weight: Option<f64>,
+}
+
+impl TokenRow {
+    /// The factor of the pair's loss in training.
+    pub fn loss_weight(&self) -> f64 {
+        self.weight.unwrap_or(1.0)
+    }
 }
 
 /// The Arrow schema of a token file.
@@ -63,6 +72,7 @@ pub fn schema() -> Schema {
         Field::new(col::PROMPT_ID, DataType::Utf8, false),
         Field::new(col::NOISE_KIND, DataType::Utf8, false),
         Field::new(col::NOISE_P, DataType::Float64, false),
+        Field::new(col::WEIGHT, DataType::Float64, true),
     ])
 }
 
@@ -101,6 +111,7 @@ fn to_batch(schema: &Arc<Schema>, rows: &[TokenRow]) -> Result<RecordBatch> {
             strings(|r| &r.prompt_id),
             strings(|r| &r.noise_kind),
             Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.noise_p))),
+            Arc::new(rows.iter().map(|r| r.weight).collect::<Float64Array>()),
         ],
     )?)
 }
@@ -160,7 +171,8 @@ fn write_batches<R: std::io::Read + std::io::Seek>(
             let (mut rows, mut count) = (0, 0);
             for reader in readers {
                 for batch in reader? {
-                    let mut batch = batch.map_err(|e| Error::artifact(path, format!("damaged Arrow file: {e}")))?;
+                    let batch = batch.map_err(|e| Error::artifact(path, format!("damaged Arrow file: {e}")))?;
+                    let mut batch = with_weights(&schema, batch)?;
                     rows += batch.num_rows();
                     while count + batch.num_rows() >= ROWS_PER_BATCH {
                         let head = ROWS_PER_BATCH - count;
@@ -182,6 +194,16 @@ fn write_batches<R: std::io::Read + std::io::Seek>(
         },
         |staged| Ok(open(staged)?.map(|b| b.map(|b| b.num_rows())).sum::<Result<usize, _>>()?),
     )
+}
+
+/// A batch with the column of weights, which files of earlier versions do not have: none is given there.
+fn with_weights(schema: &Arc<Schema>, batch: RecordBatch) -> Result<RecordBatch> {
+    if batch.column_by_name(col::WEIGHT).is_some() {
+        return Ok(batch);
+    }
+    let mut columns = batch.columns().to_vec();
+    columns.push(arrow::array::new_null_array(&DataType::Float64, batch.num_rows()));
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
 fn open(path: &Path) -> Result<FileReader<File>> {
@@ -234,6 +256,7 @@ fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) ->
         let (truncated, flipped) = (flag(col::TRUNCATED)?, flag(col::FLIPPED)?);
         let (prompt_ids, noise_kinds) = (text(col::PROMPT_ID)?, text(col::NOISE_KIND)?);
         let chances = get(col::NOISE_P)?.as_primitive::<Float64Type>();
+        let weights = weights(&batch).map_err(bad)?;
         let tokens = |list: &ListArray, i: usize| list.value(i).as_primitive::<UInt32Type>().values().to_vec();
         for i in 0..batch.num_rows() {
             rows.push(TokenRow {
@@ -247,10 +270,23 @@ fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) ->
                 prompt_id: prompt_ids.value(i).to_string(),
                 noise_kind: noise_kinds.value(i).to_string(),
                 noise_p: chances.value(i),
+                weight: weights.filter(|w| w.is_valid(i)).map(|w| w.value(i)),
             });
         }
     }
     Ok(rows)
+}
+
+/// The column of weights, where there is one: numbers from 0, or null. Says what is wrong with another.
+fn weights(batch: &RecordBatch) -> std::result::Result<Option<&Float64Array>, String> {
+    let Some(column) = batch.column_by_name(col::WEIGHT) else { return Ok(None) };
+    let wrong =
+        |found: String| format!("column `{}`: expected Float64 from 0, finite, or null, got {found}", col::WEIGHT);
+    let weights = column.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong(column.data_type().to_string()))?;
+    match weights.iter().flatten().find(|w| !(*w >= 0.0 && w.is_finite())) {
+        Some(weight) => Err(wrong(weight.to_string())),
+        None => Ok(Some(weights)),
+    }
 }
 
 #[cfg(test)]
@@ -273,6 +309,7 @@ mod tests {
                 prompt_id: format!("{i:064x}"),
                 noise_kind: "uniform".into(),
                 noise_p: f64::from(i) / 8192.0,
+                weight: (i % 4 > 0).then(|| f64::from(i % 4) / 2.0),
             })
             .collect();
         write(&path, &rows).unwrap();
@@ -281,6 +318,38 @@ mod tests {
         let pieces = [&rows[..5], &rows[5..5], &rows[5..4000], &rows[4000..]].map(pack);
         assert_eq!(write_pieces(&path, pieces).unwrap() as usize, rows.len());
         assert!(std::fs::read(&path).unwrap() == whole, "the bytes depend on how the rows are cut into pieces");
+        // A file without weights, alone and joined with others.
+        let bare = dir.path().join("bare.arrow");
+        let file = |weights: Option<ArrayRef>| {
+            let batch = to_batch(&Arc::new(schema()), &rows[..3]).unwrap();
+            let mut batch = batch.project(&(0..13).collect::<Vec<_>>()).unwrap();
+            if let Some(weights) = weights {
+                let (fields, mut columns) = (batch.schema(), batch.columns().to_vec());
+                let mut fields = fields.fields().to_vec();
+                fields.push(Arc::new(Field::new(col::WEIGHT, weights.data_type().clone(), true)));
+                columns.push(weights);
+                batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+            }
+            let mut writer = FileWriter::try_new(File::create(&bare).unwrap(), &batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.finish().unwrap();
+        };
+        file(None);
+        let plain = |i: usize| TokenRow { weight: None, ..rows[i].clone() };
+        assert_eq!(read(&bare).unwrap(), (0..3).map(plain).collect::<Vec<_>>());
+        let joined = dir.path().join("joined.arrow");
+        assert_eq!(write_files(&joined, &[bare.clone(), path.clone()]).unwrap() as usize, rows.len() + 3);
+        let back = read(&joined).unwrap();
+        assert!(back[1] == plain(1) && back[3..] == rows[..] && plain(1).loss_weight() == 1.0);
+        for (weights, found) in [
+            (Arc::new(Float64Array::from(vec![1.0, -0.5, 2.0])) as ArrayRef, "-0.5"),
+            (Arc::new(Float64Array::from(vec![f64::INFINITY; 3])) as ArrayRef, "inf"),
+            (Arc::new(StringArray::from(vec!["1"; 3])) as ArrayRef, "Utf8"),
+        ] {
+            file(Some(weights));
+            let told = read(&bare).unwrap_err().to_string();
+            assert!(told.contains("`weight`: expected Float64 from 0") && told.ends_with(found), "{told}");
+        }
         // The columns of an earlier version.
         let old = schema().project(&(0..10).collect::<Vec<_>>()).unwrap();
         let batch = to_batch(&Arc::new(schema()), &rows[..2]).unwrap().project(&(0..10).collect::<Vec<_>>()).unwrap();

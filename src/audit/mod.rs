@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::{auroc, average_precision, expected_auroc, precision_at};
 use crate::error::Result;
-use crate::schema::{audit, col};
+use crate::objective::hoelder_suspects;
+use crate::schema::{audit, col, posterior};
 use crate::seed::Seed;
 use noise::{Evidence, NoiseModel};
 use signals::PairSignals;
@@ -92,7 +93,8 @@ pub fn rank(signals: Vec<PairSignals>, seed: Seed) -> Audit {
     let mut ranks = vec![0; signals.len()];
     (1..).zip(&order).for_each(|(rank, &i)| ranks[i] = rank);
 
-    let (hoelder_rate, suspects) = hoelder(&signals);
+    let margins: Vec<f64> = signals.iter().map(|s| s.cross_margin).collect();
+    let (hoelder_rate, suspects) = hoelder_suspects(&margins, HOELDER_GAMMA).unwrap_or_default();
     let contradicted = contradicted(&signals);
     let words = reasons::Reasons::of(&signals, &noise);
     let pairs = signals
@@ -112,24 +114,6 @@ pub fn rank(signals: Vec<PairSignals>, seed: Seed) -> Audit {
         })
         .collect();
     Audit { pairs, noise, hoelder_rate }
-}
-
-/// Hoelder-DPO's estimate of the noise rate, `1 - mean(p) mean(p^g) / mean(p^(1+g))` with p = sigmoid(margin), and its
-/// suspects: as many of the lowest p.
-///
-/// # Source
-/// Hoelder-DPO (arXiv 2505.17859), here with margins of models that were trained without the pair.
-fn hoelder(signals: &[PairSignals]) -> (f64, Vec<bool>) {
-    let p: Vec<f64> = signals.iter().map(|s| sigmoid(s.cross_margin)).collect();
-    let n = p.len().max(1) as f64;
-    let mean = |power: f64| p.iter().map(|p| p.powf(power)).sum::<f64>() / n;
-    let above = mean(1.0 + HOELDER_GAMMA);
-    let rate = if above > 0.0 { (1.0 - mean(1.0) * mean(HOELDER_GAMMA) / above).clamp(0.0, 1.0) } else { 0.0 };
-    let mut order: Vec<usize> = (0..p.len()).collect();
-    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]).then_with(|| signals[a].id.cmp(&signals[b].id)));
-    let mut suspects = vec![false; p.len()];
-    order.iter().take((n * rate).floor() as usize).for_each(|&i| suspects[i] = true);
-    (rate, suspects)
 }
 
 /// For each pair, the share of the other pairs of its code whose labels are contradicted; 0 where it is alone.
@@ -182,8 +166,8 @@ impl Audit {
             number(audit::CROSS_MARGIN, &|p| p.signals.cross_margin),
             number(audit::CROSS_KL, &|p| p.signals.cross_kl),
             number(audit::CODE_CONTRADICTED, &|p| p.code_contradicted),
-            number(audit::CLEAN_PROBABILITY, &|p| p.clean_probability),
-            flag(audit::SUSPECT, &|p| p.suspect),
+            number(posterior::CLEAN_PROBABILITY, &|p| p.clean_probability),
+            flag(posterior::SUSPECT, &|p| p.suspect),
             maybe(audit::RUN_MARGIN, &|p| p.signals.margin),
             maybe(audit::RUN_KL, &|p| p.signals.kl),
             maybe(audit::REFERENCE_MARGIN, &|p| p.signals.reference_margin),
@@ -265,18 +249,6 @@ mod tests {
             audit.pairs.into_iter().map(|p| (p.signals.id, p.rank)).collect()
         };
         assert_eq!(ranks(["a", "b", "c"]), ranks(["c", "a", "b"]));
-    }
-
-    #[test]
-    fn the_rate_of_hoelder_dpo_by_hand() {
-        // Half the pairs at p = 0.8, half at 0.2: 1 - 0.5 * 0.34 / 0.26.
-        let odds = 4f64.ln();
-        let signals: Vec<_> =
-            (0..4).map(|i| pair(&i.to_string(), if i < 2 { odds } else { -odds }, 0, i >= 2)).collect();
-        let (rate, suspects) = hoelder(&signals);
-        assert!((rate - (1.0 - 0.5 * 0.34 / 0.26)).abs() < 1e-12, "{rate}");
-        // floor(4 * 0.346) = 1, the first of the two lowest by id.
-        assert_eq!(suspects, [false, false, true, false]);
     }
 
     #[test]

@@ -153,7 +153,11 @@ pub const FLAGS: [(&str, &str, &str); 78] = [
         "--reference FILE.parquet",
         "Reference log-probabilities that `score` wrote [default: a cache in the prepared folder]",
     ),
-    ("train.objective.name", "--objective OBJECTIVE", "Objective: dpo, cdpo, rdpo, mix, ipo, simpo, sft"),
+    (
+        "train.objective.name",
+        "--objective OBJECTIVE",
+        "Objective: dpo, cdpo, rdpo, drdpo, ropo, hoelder, repo, mix, ipo, simpo, sft",
+    ),
     (
         "train.lpc.latent",
         "--latent LATENT",

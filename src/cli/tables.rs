@@ -153,6 +153,9 @@ pub fn prepare(s: &PrepareSummary) -> String {
     if s.flipped > 0 {
         let _ = writeln!(out, "{} labels flipped ({})", s.flipped, percent(s.realised_flip_rate));
     }
+    if s.totals.weighted > 0 {
+        let _ = writeln!(out, "{} pairs have a weight of their own in training", s.totals.weighted);
+    }
     if s.totals.truncated > 0 {
         let cut = &s.totals.encoding;
         let (prompts, chosen, rejected) = (cut.prompts_cut, cut.chosen_cut, cut.rejected_cut);
@@ -276,6 +279,12 @@ pub fn run(s: &RunSummary, out: &str) -> String {
     }
     if let Some(rate) = s.mix_flip_rate {
         let _ = writeln!(text, "flip rate of objective mix: {rate:.3}");
+    }
+    if let Some(rate) = s.repo_clean_rate {
+        let _ = writeln!(text, "clean rate of objective repo: {rate:.3}");
+    }
+    if let Some(rate) = s.hoelder_noise_rate {
+        let _ = writeln!(text, "wrong training labels, as objective hoelder estimates: {:.1} %", 100.0 * rate);
     }
     if let Some(auroc) = s.audit_auroc {
         let _ = writeln!(text, "flipped training labels found by the margin: AUROC {auroc:.3}");

@@ -96,7 +96,7 @@ impl std::ops::AddAssign for WrongTens {
 #[derive(Debug)]
 pub struct Batch {
     /// Sound rows: `file` (index among the inputs) `line` `source` (the row's own, or null) `annotator`
-    /// and `flip_probability` (null where the row has none) `prompt` `normalized_prompt` `group` and either
+    /// `flip_probability` and `weight` (null where the row has none) `prompt` `normalized_prompt` `group` and either
     /// `completions` (list of {model, response, score}) or `chosen` `rejected` `score_chosen` `score_rejected`
     /// `chosen_model` `rejected_model`. Prompts and responses are lists of {role, content}. A file that
     /// belongs to a split adds `split`.

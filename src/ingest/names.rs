@@ -21,7 +21,7 @@ known_keys! {
     "helpfulness" "honesty" "truthfulness" "instruction_following" "Rating" "fine-grained_score"
     "prompt" "chosen" "rejected" "role" "content" "score_chosen" "score_rejected"
     "chosen_model" "rejected_model" "chosen-rating" "rejected-rating" "chosen-model" "rejected-model"
-    "annotator" "flip_probability" "system" "question" "input" "history" "conversations" "from" "value"
+    "annotator" "flip_probability" "weight" "system" "question" "input" "history" "conversations" "from" "value"
     "context" "rank" "completion" "response_1" "response_2" "preference_strength"
     "response1" "response2" "overall_preference" "messages" "type" "text"
     "chosen_rating" "rejected_rating" "chosen_score" "rejected_score" "system_prompt" "system_message"
@@ -39,7 +39,7 @@ const REMARKS: [&str; 6] =
     ["custom_system_prompt", "principle", "critique", "Rationale", "Rationale For Rating", "Type"];
 
 /// Names that the user may give to a column: keys of a row, not those inside it.
-const TARGETS: [&str; 25] = [
+const TARGETS: [&str; 26] = [
     "prompt",
     "chosen",
     "rejected",
@@ -51,6 +51,7 @@ const TARGETS: [&str; 25] = [
     "annotator",
     "flip_probability",
     "noise_p",
+    "weight",
     "system",
     "instruction",
     "input",

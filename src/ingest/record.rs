@@ -68,6 +68,8 @@ pub struct Record<'a> {
     pub annotator: Option<Cow<'a, str>>,
     /// Probability with which the label is to be flipped, where the row has one.
     pub flip_probability: Option<f64>,
+    /// Weight of the row's pairs in training, where the row has one.
+    pub weight: Option<f64>,
     /// Messages before the response.
     pub prompt: Vec<Turn<'a>>,
     pub body: Body<'a>,
@@ -78,7 +80,15 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// A record of a prompt and its responses, all other fields empty.
     pub fn new(prompt: Vec<Turn<'a>>, body: Body<'a>) -> Record<'a> {
-        Record { source: None, annotator: None, flip_probability: None, prompt, body, wrong_tens: WrongTens::default() }
+        Record {
+            source: None,
+            annotator: None,
+            flip_probability: None,
+            weight: None,
+            prompt,
+            body,
+            wrong_tens: WrongTens::default(),
+        }
     }
 
     /// The same row with earlier turns before the prompt, and a system message before all.
@@ -268,7 +278,7 @@ pub fn sides<'a>(row: &mut Object<'a>, [chosen, rejected]: [Vec<Turn<'a>>; 2]) -
     Ok([chosen, Side { turns: rejected, score: worse, model: text(["rejected_model", "rejected-model"])? }])
 }
 
-/// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability` `prompt`
+/// Sound rows with their lines, as a frame: `file` `line` `source` `annotator` `flip_probability` `weight` `prompt`
 /// `normalized_prompt` `group`, then `completions` for scored responses (`scored`), or the columns of a pair for
 /// given ones. All rows must be of that kind. `split` is that of the file, where it has one.
 pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, split: Option<&'static str>, scored: bool) -> Result<DataFrame> {
@@ -282,6 +292,7 @@ pub fn to_frame(rows: &[(u64, Record<'_>)], file: u32, split: Option<&'static st
         texts(col::SOURCE, rows.iter().map(|(_, r)| r.source.as_deref().filter(|s| !s.is_empty()))),
         texts(col::ANNOTATOR, rows.iter().map(|(_, r)| r.annotator.as_deref())),
         numbers(col::FLIP_PROBABILITY, rows.iter().map(|(_, r)| r.flip_probability)),
+        numbers(col::WEIGHT, rows.iter().map(|(_, r)| r.weight)),
         prompts,
     ];
     columns.extend(known);

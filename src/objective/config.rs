@@ -17,6 +17,14 @@ pub enum ObjectiveKind {
     Cdpo,
     /// Robust DPO: unbiased under a known flip rate (Chowdhury et al. 2024).
     Rdpo,
+    /// Distributionally robust DPO: pairs of a high loss count less (Wu et al. 2025).
+    Drdpo,
+    /// Robust preference optimisation: a loss that tolerates wrong labels (Liang et al. 2025).
+    Ropo,
+    /// Hölder-DPO: a bounded loss, on which wrong labels far out have no influence (Fujisawa et al. 2025).
+    Hoelder,
+    /// RE-PO: DPO, IPO or SimPO weighted by the inferred probability that a label is right (Cao et al. 2026).
+    Repo,
     /// The likelihood of a label that was flipped with a known probability.
     Mix,
     /// Identity preference optimisation (Azar et al. 2023).
@@ -56,6 +64,30 @@ pub enum MixFlip {
     Learned,
 }
 
+/// The loss that RE-PO makes robust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RepoBase {
+    /// That of DPO.
+    #[default]
+    Dpo,
+    /// That of IPO.
+    Ipo,
+    /// That of SimPO.
+    Simpo,
+}
+
+impl RepoBase {
+    /// The objective with this loss.
+    pub(super) fn kind(self) -> ObjectiveKind {
+        match self {
+            RepoBase::Dpo => ObjectiveKind::Dpo,
+            RepoBase::Ipo => ObjectiveKind::Ipo,
+            RepoBase::Simpo => ObjectiveKind::Simpo,
+        }
+    }
+}
+
 /// Value of a setting that stands for the objective's own default.
 pub const OWN_DEFAULT: f64 = -1.0;
 
@@ -64,7 +96,7 @@ settings! {
     pub struct ObjectiveConfig at "train.objective" {
         /// Which objective.
         pub name: ObjectiveKind = ObjectiveKind::Dpo;
-        /// Strength of the reference (DPO's beta; IPO's tau); -1 = 0.1, for SimPO 2.0.
+        /// Strength of the reference (DPO's beta; IPO's tau); -1 = 0.1, for SimPO 2.0 (as RE-PO's base too).
         pub beta: f64 = OWN_DEFAULT, used "all but sft" if |c| c.name != ObjectiveKind::Sft;
         /// Assumed flip probability of cDPO, rDPO and mix, 0 to below 0.5; -1 = 0.1 there. Where it is learned, its
         /// start.
@@ -72,9 +104,23 @@ settings! {
         /// Where mix has its flip probability from.
         pub mix_flip: MixFlip = MixFlip::Fixed, used "mix" if |c| c.name == ObjectiveKind::Mix;
         /// SimPO's target margin over beta; -1 = 0.5 there.
-        pub gamma_beta_ratio: f64 = OWN_DEFAULT, used "simpo" if |c| c.name == ObjectiveKind::Simpo;
+        pub gamma_beta_ratio: f64 = OWN_DEFAULT, used "simpo"
+            if |c| c.pair_loss() == ObjectiveKind::Simpo;
         /// IPO's reduction.
-        pub reduction: Reduction = Reduction::Mean, used "ipo" if |c| c.name == ObjectiveKind::Ipo;
+        pub reduction: Reduction = Reduction::Mean, used "ipo" if |c| c.pair_loss() == ObjectiveKind::Ipo;
+        /// ROPO's alpha, above 2: weight of its bounded term.
+        pub ropo_alpha: f64 = 14.0, used "ropo" if |c| c.name == ObjectiveKind::Ropo;
+        /// Hölder-DPO's gamma, above 0 and at most 100: how strongly it turns from labels that the policy contradicts.
+        pub hoelder_gamma: f64 = 2.0, used "hoelder" if |c| c.name == ObjectiveKind::Hoelder;
+        /// Dr.DPO's beta', above 0: the larger, the nearer to DPO.
+        pub drdpo_beta: f64 = 1.0, used "drdpo" if |c| c.name == ObjectiveKind::Drdpo;
+        /// The loss that RE-PO makes robust.
+        pub repo_base: RepoBase = RepoBase::Dpo, used "repo" if |c| c.name == ObjectiveKind::Repo;
+        /// RE-PO's clean rate at the first step: the share of labels taken to be right, above 0.5 to 1.
+        pub repo_clean_rate: f64 = 0.9, used "repo" if |c| c.name == ObjectiveKind::Repo;
+        /// Share of a step's mean clean probability in RE-PO's next clean rate, 0 to 1; 0 = the rate stays.
+        pub repo_ema: f64 = 0.1, used "repo with a clean rate below 1"
+            if |c| c.name == ObjectiveKind::Repo && c.repo_clean_rate != 1.0;
         beside {
             /// A loss of one's own in place of the named objective's; for programs that use the library, and no
             /// setting.
@@ -99,10 +145,27 @@ impl Settings for ObjectiveConfig {
         let ratio = config.gamma_beta_ratio;
         let fine = ratio == OWN_DEFAULT || (ratio >= 0.0 && ratio.is_finite());
         faults.check(fine, "gamma_beta_ratio", format!("expected a number from 0, got {ratio}"));
+        let alpha = config.ropo_alpha;
+        let fine = alpha > 2.0 && alpha.is_finite();
+        faults.check(fine, "ropo_alpha", format!("expected a number above 2, got {alpha}"));
+        let gamma = config.hoelder_gamma;
+        let fine = gamma > 0.0 && gamma <= 100.0;
+        faults.check(fine, "hoelder_gamma", format!("expected a number above 0, at most 100, got {gamma}"));
+        let beta = config.drdpo_beta;
+        let fine = beta > 0.0 && beta.is_finite();
+        faults.check(fine, "drdpo_beta", format!("expected a number above 0, got {beta}"));
+        let rate = config.repo_clean_rate;
+        let fine = rate > 0.5 && rate <= 1.0;
+        faults.check(fine, "repo_clean_rate", format!("expected a number above 0.5, at most 1, got {rate}"));
+        let share = config.repo_ema;
+        faults.check((0.0..=1.0).contains(&share), "repo_ema", format!("expected 0 to 1, got {share}"));
     }
 
     fn why_unused(&self, name: &str, used_by: &str) -> String {
         let kind = format!("{:?}", crate::schema::name_of(&self.name));
+        if name == "repo_ema" && self.name == ObjectiveKind::Repo {
+            return "has no effect with repo_clean_rate = 1: no label is then taken to be wrong".into();
+        }
         let instead = if name == "beta" { String::new() } else { format!("; use {used_by}") };
         format!("has no effect with objective {kind}{instead}")
     }
@@ -115,37 +178,38 @@ impl ObjectiveConfig {
         use ObjectiveKind as K;
         let or = |value: f64, default: f64| if value == OWN_DEFAULT { default } else { value };
         ObjectiveConfig {
-            beta: or(self.beta, if self.name == K::Simpo { 2.0 } else { 0.1 }),
+            beta: or(self.beta, if self.pair_loss() == K::Simpo { 2.0 } else { 0.1 }),
             label_smoothing: if self.name.smooths() { or(self.label_smoothing, 0.1) } else { OWN_DEFAULT },
-            gamma_beta_ratio: if self.name == K::Simpo { or(self.gamma_beta_ratio, 0.5) } else { OWN_DEFAULT },
+            gamma_beta_ratio: if self.pair_loss() == K::Simpo { or(self.gamma_beta_ratio, 0.5) } else { OWN_DEFAULT },
             ..self.clone()
         }
     }
 
     /// Whether the objective compares with a reference model.
     pub fn needs_reference(&self) -> bool {
-        !matches!(self.name, ObjectiveKind::Simpo | ObjectiveKind::Sft)
+        !matches!(self.pair_loss(), ObjectiveKind::Simpo | ObjectiveKind::Sft)
     }
 
-    /// The scale of the loss where it is weighed against a divergence: 1 for negative log-likelihoods; for IPO the loss
-    /// at a margin of 0, `(1 / 2 beta)^2`. The configuration must be [`resolved`](Self::resolved).
-    pub fn loss_unit(&self) -> f64 {
-        if self.name == ObjectiveKind::Ipo { (0.5 / self.beta).powi(2) } else { 1.0 }
+    /// The objective whose rewards, reference and scale this one has: RE-PO's base, else itself.
+    pub(super) fn pair_loss(&self) -> ObjectiveKind {
+        if self.name == ObjectiveKind::Repo { self.repo_base.kind() } else { self.name }
     }
 
-    /// The reward margin at which the slope of the loss is about half of that at 0, so that a margin of this size
-    /// is neither small nor large: 1 for logistic losses (exactly, ln 3), and 1/4 for IPO, whose slope is 0 at 1/2.
-    pub fn margin_unit(&self) -> f64 {
-        if self.name == ObjectiveKind::Ipo { 0.25 } else { 1.0 }
+    /// Dr.DPO's beta' where the pairs of a step are joined by [`drdpo::joined`](super::drdpo::joined); none where their
+    /// losses are averaged.
+    pub fn joins(&self) -> Option<f64> {
+        (self.name == ObjectiveKind::Drdpo && self.custom.is_none()).then_some(self.drdpo_beta)
     }
 
-    /// The slopes of the reward margin in the summed log-probabilities of chosen and rejected (that of rejected without
-    /// its sign), given their numbers of tokens. The configuration must be [`resolved`](Self::resolved).
-    pub fn margin_scales(&self, n_chosen: usize, n_rejected: usize) -> (f64, f64) {
-        let mean =
-            self.name == ObjectiveKind::Simpo || (self.name == ObjectiveKind::Ipo && self.reduction == Reduction::Mean);
-        let scale = |n: usize| if mean { self.beta / n.max(1) as f64 } else { self.beta };
-        (scale(n_chosen), scale(n_rejected))
+    /// RE-PO's clean rate, with which the losses are computed; none for other objectives.
+    pub fn clean_rate(&self) -> Option<f64> {
+        (self.name == ObjectiveKind::Repo && self.custom.is_none()).then_some(self.repo_clean_rate)
+    }
+
+    /// The same at another clean rate, where there is one.
+    #[must_use]
+    pub fn at_clean_rate(&self, rate: Option<f64>) -> ObjectiveConfig {
+        ObjectiveConfig { repo_clean_rate: rate.unwrap_or(self.repo_clean_rate), ..self.clone() }
     }
 }
 
@@ -198,5 +262,41 @@ mod tests {
         assert!(zero.faults().is_empty());
         assert_eq!(ObjectiveConfig { label_smoothing: 0.0, ..zero }.faults().len(), 1);
         assert!(ObjectiveConfig::default().faults().is_empty());
+    }
+
+    #[test]
+    fn constants_of_robust_objectives_have_ranges_and_effects() {
+        use ObjectiveKind as K;
+        let keys = |c: ObjectiveConfig| c.faults().into_iter().map(|f| f.key).collect::<Vec<_>>();
+        let given = |name| ObjectiveConfig {
+            name,
+            ropo_alpha: 2.0,
+            hoelder_gamma: 0.0,
+            drdpo_beta: -1.0,
+            repo_base: RepoBase::Simpo,
+            repo_clean_rate: 0.5,
+            repo_ema: 1.5,
+            ..ObjectiveConfig::default()
+        };
+        // Where a constant is used it is out of range, and elsewhere it has no effect: all are told in either case.
+        for name in [K::Dpo, K::Ropo, K::Hoelder, K::Drdpo] {
+            assert_eq!(keys(given(name)).len(), 6, "{name:?}");
+        }
+        let repo = keys(given(K::Repo));
+        assert!(["repo_clean_rate", "repo_ema"].iter().all(|k| repo.contains(&format!("train.objective.{k}"))));
+        assert_eq!(repo.len(), 5, "its base is fine");
+        for name in [K::Drdpo, K::Ropo, K::Hoelder, K::Repo] {
+            let fine = ObjectiveConfig { name, ..ObjectiveConfig::default() };
+            assert!(fine.faults().is_empty() && fine.needs_reference(), "{name:?}");
+        }
+        // What RE-PO's base uses is used.
+        let simpo = ObjectiveConfig { name: K::Repo, repo_base: RepoBase::Simpo, ..ObjectiveConfig::default() };
+        assert!(!simpo.needs_reference());
+        assert_eq!((simpo.resolved().beta, simpo.resolved().gamma_beta_ratio), (2.0, 0.5));
+        assert!(ObjectiveConfig { gamma_beta_ratio: 0.3, ..simpo.clone() }.faults().is_empty());
+        assert_eq!(keys(ObjectiveConfig { reduction: Reduction::Sum, ..simpo }), ["train.objective.reduction"]);
+        let sure = ObjectiveConfig { name: K::Repo, repo_clean_rate: 1.0, ..ObjectiveConfig::default() };
+        assert!(sure.faults().is_empty());
+        assert_eq!(keys(ObjectiveConfig { repo_ema: 0.3, ..sure }), ["train.objective.repo_ema"]);
     }
 }

@@ -1,7 +1,7 @@
 //! DPO and its two label-noise relatives, on summed log-ratios D.
 
 use super::config::ObjectiveConfig;
-use super::logps::{PreferenceLogps, PreferenceLosses, log_ratios};
+use super::logps::{PreferenceLogps, PreferenceLosses, rewards};
 use crate::error::Result;
 use crate::nn::log_sigmoid::log_sigmoid;
 
@@ -60,10 +60,7 @@ pub(super) fn rdpo(config: &ObjectiveConfig, logps: &PreferenceLogps) -> Result<
 
 /// `a ln sigmoid(beta D) + b ln sigmoid(-beta D)`.
 fn smoothed(config: &ObjectiveConfig, logps: &PreferenceLogps, a: f64, b: f64) -> Result<PreferenceLosses> {
-    let (chosen, rejected) = log_ratios(logps)?;
-    let chosen_rewards = (chosen * config.beta)?;
-    let rejected_rewards = (rejected * config.beta)?;
-    let scaled = (&chosen_rewards - &rejected_rewards)?;
+    let (chosen_rewards, rejected_rewards, scaled) = rewards(config.beta, logps)?;
     let mut losses = (log_sigmoid(&scaled)? * a)?;
     if b != 0.0 {
         losses = (losses + (log_sigmoid(&scaled.neg()?)? * b)?)?;

@@ -73,6 +73,14 @@ impl PreferenceLosses {
     }
 }
 
+/// Implicit rewards of summed log-ratios, chosen and rejected, and their margin: beta times each.
+pub(super) fn rewards(beta: f64, logps: &PreferenceLogps) -> Result<(Tensor, Tensor, Tensor)> {
+    let (chosen, rejected) = log_ratios(logps)?;
+    let (chosen, rejected) = ((chosen * beta)?, (rejected * beta)?);
+    let margin = (&chosen - &rejected)?;
+    Ok((chosen, rejected, margin))
+}
+
 /// Summed log-ratios against the reference: chosen, rejected.
 pub(super) fn log_ratios(logps: &PreferenceLogps) -> Result<(Tensor, Tensor)> {
     Ok((

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::config::ObjectiveConfig;
-use super::logps::{PreferenceLogps, PreferenceLosses, log_ratios};
+use super::logps::{PreferenceLogps, PreferenceLosses, rewards};
 use crate::error::Result;
 use crate::nn::log_sigmoid::log_sigmoid;
 
@@ -28,10 +28,7 @@ pub(super) fn mix(
     logps: &PreferenceLogps,
     flips: Option<&Tensor>,
 ) -> Result<PreferenceLosses> {
-    let (chosen, rejected) = log_ratios(logps)?;
-    let chosen_rewards = (chosen * config.beta)?;
-    let rejected_rewards = (rejected * config.beta)?;
-    let scaled = (&chosen_rewards - &rejected_rewards)?;
+    let (chosen_rewards, rejected_rewards, scaled) = rewards(config.beta, logps)?;
     let (right, wrong) = match flips {
         Some(e) => {
             let right = (log_sigmoid(&scaled)? + (1.0 - e)?.log()?)?;
@@ -46,11 +43,12 @@ pub(super) fn mix(
     };
     let losses = match wrong {
         None => right.neg()?,
-        // ln(e^right + e^wrong) = right - ln sigmoid(right - wrong)
-        Some(wrong) => {
-            let excess: Tensor = (&right - wrong)?;
-            (log_sigmoid(&excess)? - right)?
-        }
+        Some(wrong) => minus_log_sum(&right, &wrong)?,
     };
     Ok(PreferenceLosses { losses, chosen_rewards, rejected_rewards })
+}
+
+/// `-ln(e^right + e^wrong)`, as `ln sigmoid(right - wrong) - right`.
+pub(super) fn minus_log_sum(right: &Tensor, wrong: &Tensor) -> Result<Tensor> {
+    Ok((log_sigmoid(&(right - wrong)?)? - right)?)
 }

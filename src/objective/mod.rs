@@ -1,7 +1,8 @@
 //! Preference objectives: pure per-example functions of sequence log-probabilities.
 //!
 //! The objective decides how log-probabilities are reduced over response tokens: DPO and its relatives take the sum,
-//! SimPO the mean, IPO either. The caller takes the mean over examples.
+//! SimPO the mean, IPO either. The caller takes the mean over examples; for Dr.DPO, whose losses of pairs are those of
+//! DPO, it joins them by [`drdpo::joined`].
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -27,16 +28,25 @@
 
 mod config;
 mod dpo;
+pub mod drdpo;
+#[cfg(test)]
+mod fixture;
+mod hoelder;
 mod ipo;
 mod logps;
 mod mix;
+mod repo;
+mod ropo;
 mod sft;
 mod simpo;
+mod units;
 
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-pub use config::{CustomObjective, MixFlip, OWN_DEFAULT, ObjectiveConfig, ObjectiveKind, Reduction};
+pub use config::{CustomObjective, MixFlip, OWN_DEFAULT, ObjectiveConfig, ObjectiveKind, Reduction, RepoBase};
+pub use drdpo::LogSum;
+pub use hoelder::hoelder_suspects;
 pub use logps::{PreferenceLogps, PreferenceLosses};
 
 impl ObjectiveConfig {
@@ -69,14 +79,29 @@ impl ObjectiveConfig {
             return (custom.losses)(self, logps);
         }
         match self.name {
-            ObjectiveKind::Dpo => dpo::dpo(self, logps),
+            ObjectiveKind::Dpo | ObjectiveKind::Drdpo => dpo::dpo(self, logps),
             ObjectiveKind::Cdpo => dpo::cdpo(self, logps),
             ObjectiveKind::Rdpo => dpo::rdpo(self, logps),
+            ObjectiveKind::Ropo => ropo::ropo(self, logps),
+            ObjectiveKind::Hoelder => hoelder::hoelder(self, logps),
+            ObjectiveKind::Repo => repo::repo(self, logps),
             ObjectiveKind::Mix => mix::mix(self, logps, flips),
             ObjectiveKind::Ipo => ipo::ipo(self, logps),
             ObjectiveKind::Simpo => simpo::simpo(self, logps),
             ObjectiveKind::Sft => sft::sft(self, logps),
         }
+    }
+
+    /// The probability of each pair that its observed label is right, a constant, where the objective infers it
+    /// (RE-PO's w); none elsewhere.
+    ///
+    /// # Shapes
+    /// (B).
+    ///
+    /// # Errors
+    /// As [`losses`](Self::losses).
+    pub fn clean_probabilities(&self, logps: &PreferenceLogps) -> Result<Option<Tensor>> {
+        self.clean_rate().map(|_| repo::clean(self, logps)).transpose()
     }
 }
 
@@ -84,6 +109,7 @@ impl ObjectiveConfig {
 mod tests {
     use candle_core::{Device, Var};
 
+    use super::fixture::config;
     use super::*;
 
     /// Log-probabilities of responses of 2 and 4 tokens, with a reference of 0.
@@ -97,10 +123,6 @@ mod tests {
             n_chosen: of(2.0),
             n_rejected: of(4.0),
         }
-    }
-
-    fn config(name: ObjectiveKind) -> ObjectiveConfig {
-        ObjectiveConfig { name, ..ObjectiveConfig::default() }.resolved()
     }
 
     fn value(name: ObjectiveKind, chosen: f64, rejected: f64) -> f64 {

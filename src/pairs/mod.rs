@@ -166,13 +166,15 @@ fn assemble(
     let [score_chosen, score_rejected, chosen_model, rejected_model] = candidates.facts(made)?;
     let rule = if candidates.are_given() { GIVEN } else { config.rule.name() };
     // Batches are joined later, so all of them need these columns.
+    let given = |name: &str| -> Result<Column> {
+        Ok(match input.column(name) {
+            Ok(_) => taken(name)?.cast(&DataType::Float64)?,
+            Err(_) => Float64Chunked::full_null(name.into(), n).into_column(),
+        })
+    };
     let annotators = match input.column(col::ANNOTATOR) {
         Ok(_) => taken(col::ANNOTATOR)?.cast(&DataType::String)?,
         Err(_) => StringChunked::full_null(col::ANNOTATOR.into(), n).into_column(),
-    };
-    let probabilities = match input.column(col::FLIP_PROBABILITY) {
-        Ok(_) => taken(col::FLIP_PROBABILITY)?.cast(&DataType::Float64)?,
-        Err(_) => Float64Chunked::full_null(col::FLIP_PROBABILITY.into(), n).into_column(),
     };
     let mut columns = vec![
         text(col::ID, made.iter().map(|m| m.id.as_str()).collect()),
@@ -191,11 +193,12 @@ fn assemble(
         BooleanChunked::full(col::FLIPPED.into(), false, n).into_column(),
         constant(col::NOISE_KIND, NO_NOISE),
         Float64Chunked::full(col::NOISE_P.into(), 0.0, n).into_column(),
+        given(col::WEIGHT)?,
         taken(col::FILE)?,
         taken(col::LINE)?,
         taken(col::GROUP)?,
         annotators,
-        probabilities,
+        given(col::FLIP_PROBABILITY)?,
     ];
     if config.near_duplicates > 0.0 {
         columns.push(taken(col::NORMALIZED_PROMPT)?);

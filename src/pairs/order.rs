@@ -35,7 +35,7 @@ pub struct Finished {
 ///
 /// All rows of one prompt must come in the same call; then several calls, each with the prompts of a
 /// range of `group`, give the same as one. Which of equal rows stays is decided by what else is in them
-/// (source, models, annotator, scores), and only then by file and line. `labels` are the input files by
+/// (source, models, annotator, scores, weight: none before the lowest), and only then by file and line. `labels` are the input files by
 /// index, for the words of the drops.
 ///
 /// # Errors
@@ -270,7 +270,7 @@ struct Keys<'a> {
     prompts: Vec<(u8, u64)>,
     margins: &'a Float64Chunked,
     texts: [&'a StringChunked; 4],
-    numbers: [&'a Float64Chunked; 3],
+    numbers: [&'a Float64Chunked; 4],
     rows: RowOrigins<'a>,
 }
 
@@ -287,7 +287,12 @@ impl<'a> Keys<'a> {
             prompts: text(col::SPLIT)?.iter().map(split).zip(groups).collect(),
             margins: number(col::MARGIN)?,
             texts,
-            numbers: [number(col::SCORE_CHOSEN)?, number(col::SCORE_REJECTED)?, number(col::FLIP_PROBABILITY)?],
+            numbers: [
+                number(col::SCORE_CHOSEN)?,
+                number(col::SCORE_REJECTED)?,
+                number(col::FLIP_PROBABILITY)?,
+                number(col::WEIGHT)?,
+            ],
             rows,
         })
     }

@@ -121,7 +121,7 @@ fn best_against_worst() {
     );
     assert_eq!(texts(&built), ("top".into(), "low".into()));
     let names: Vec<String> = built.frame.get_column_names().iter().map(|n| n.to_string()).collect();
-    assert_eq!(names[..16], PAIR_COLUMNS);
+    assert_eq!(names[..17], PAIR_COLUMNS);
     let number = |name: &str| built.frame.column(name).unwrap().f64().unwrap().get(0);
     assert_eq!((number("score_chosen"), number("score_rejected"), number("margin")), (Some(9.0), Some(1.0), Some(8.0)));
     let text = |name: &str| built.frame.column(name).unwrap().str().unwrap().get(0).unwrap().to_string();
@@ -418,6 +418,7 @@ fn what_the_input_says_of_its_labels_comes_along() {
     let mut tagged = scored(&[("p", five()), ("q", vec![("a", "x", Some(1.0)), ("b", "x", Some(2.0))]), ("r", five())]);
     tagged.with_column(Column::new("annotator".into(), [Some("ann"), Some("bob"), None])).unwrap();
     tagged.with_column(Column::new("flip_probability".into(), [None, Some(0.5), Some(0.25)])).unwrap();
+    tagged.with_column(Column::new("weight".into(), [Some(2.0), Some(3.0), None])).unwrap();
     let config = PairConfig { rule: PairRule::BestVsEach, ..PairConfig::default() };
     let tagged = build(&tagged, &config, Seed(0)).unwrap().frame;
     let plain = build(&given(&[("s", "a", "b")]), &config, Seed(0)).unwrap().frame;
@@ -426,16 +427,18 @@ fn what_the_input_says_of_its_labels_comes_along() {
         assert_eq!(names, [&PAIR_COLUMNS[..], &crate::schema::CARRIED_COLUMNS[..]].concat());
     }
     let all = finished(vec![plain, tagged]).frame;
-    let mut found: Vec<(u64, Option<String>, Option<f64>)> = (0..all.height())
+    let mut found: Vec<(u64, Option<String>, [Option<f64>; 2])> = (0..all.height())
         .map(|i| {
             let line = all.column("line").unwrap().u64().unwrap().get(i).unwrap();
             let annotator = all.column("annotator").unwrap().str().unwrap().get(i).map(str::to_string);
-            (line, annotator, all.column("flip_probability").unwrap().f64().unwrap().get(i))
+            let number = |name: &str| all.column(name).unwrap().f64().unwrap().get(i);
+            (line, annotator, [number("flip_probability"), number("weight")])
         })
         .collect();
     found.sort_by(|a, b| a.partial_cmp(b).unwrap());
-    let ann = || (1, Some("ann".to_string()), None);
-    let (given, none) = ((1, None, None), (3, None, Some(0.25)));
+    // All pairs of a prompt have the weight of its row.
+    let ann = || (1, Some("ann".to_string()), [None, Some(2.0)]);
+    let (given, none) = ((1, None, [None, None]), (3, None, [Some(0.25), None]));
     assert_eq!(found, [given, ann(), ann(), ann(), none.clone(), none.clone(), none]);
 }
 

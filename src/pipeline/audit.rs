@@ -200,6 +200,7 @@ fn changes(
     Ok(match (config.action, decided) {
         (AuditAction::Drop, _) => Some(wrong(Change::Drop)),
         (AuditAction::Flip, _) => Some(wrong(Change::Flip)),
+        (AuditAction::Weight, _) => Some(found.pairs.iter().map(|pair| Change::Weight(1.0 - pair.p_wrong)).collect()),
         (AuditAction::Review, Some(decided)) => Some(by_verdict(decided)?),
         (AuditAction::Review | AuditAction::None, _) => None,
     })

@@ -8,6 +8,7 @@ use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
+use crate::objective::ObjectiveConfig;
 use crate::policy::{Policy, basis};
 use crate::progress::Progress;
 use crate::schema;
@@ -176,8 +177,10 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         files.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?));
     }
     let mut line = StatusLine(progress);
-    let mut evaluate =
-        |policy: &Policy<f32>| outputs::evaluate(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, ranks);
+    let mut evaluate = |policy: &Policy<f32>, objective: &ObjectiveConfig| {
+        let config = TrainConfig { objective: objective.clone(), ..config.clone() };
+        outputs::evaluate(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, ranks)
+    };
     let outcome = {
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
         observers.push(&mut line);
@@ -199,14 +202,10 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     if !store.provide(&needs.all, "reference of the other pairs", again, ranks, progress)? {
         return stopped(outcome.steps, format!("a checkpoint was written; {}", store.stopped(&needs.all)));
     }
-    let trained = Trained {
-        config: &config,
-        seed,
-        splits,
-        reference: of_fold.as_ref().unwrap_or(store.values()),
-        keys: &keys,
-        outcome,
-    };
+    // What an objective learnt outside the policy is part of it from here on.
+    let config = TrainConfig { objective: config.objective.at_clean_rate(outcome.clean_rate), ..config.clone() };
+    let reference = of_fold.as_ref().unwrap_or(store.values());
+    let trained = Trained { config: &config, seed, splits, reference, keys: &keys, outcome };
     let examined = trained.examine(&policy, ranks, progress)?;
     let summary = ranks.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();

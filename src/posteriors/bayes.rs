@@ -67,7 +67,7 @@ pub fn code_margins(split: &SplitExamples<'_>, context: PosteriorContext<'_>) ->
 
 /// Computes the posteriors of examples that have none yet, with their KL from the prior and their entropy:
 /// `q_k` proportional to `p_k e^(-l_k / lambda)`, l being the losses in the observed order. Neighbouring rows with the
-/// same key share a posterior, whose losses are their sums.
+/// same key share a posterior, whose losses are their sums, each times its row's weight.
 ///
 /// Returns the sum over the examples of the swap overlap `sum_k sqrt(q_k q'_k)`, q' being the posterior of the pair
 /// with its sides swapped; none where a network gives the posterior.
@@ -99,7 +99,9 @@ pub fn add_posteriors(
         let sum_of = |losses: &[f64]| -> Vec<f64> {
             let mut sum = vec![0.0; k];
             for row in group.clone() {
-                sum.iter_mut().zip(&losses[row * k..]).for_each(|(sum, l)| *sum += l);
+                // As in training: weights count within groups, and a pair by itself has the posterior of one pair.
+                let weight = if keys.is_some() { rows[row].loss_weight() } else { 1.0 };
+                sum.iter_mut().zip(&losses[row * k..]).for_each(|(sum, l)| *sum += weight * l);
             }
             sum
         };

@@ -3,8 +3,9 @@
 use super::bayes::{self, PosteriorContext};
 use super::split_examples::{SplitExamples, preference};
 use crate::error::Result;
-use crate::objective::ObjectiveConfig;
+use crate::objective::{ObjectiveConfig, ObjectiveKind, hoelder_suspects};
 use crate::policy::Example;
+use crate::schema::SPLITS;
 
 /// Implicit reward margins of the rows of one split, in the observed order of the pairs.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,6 +14,59 @@ pub struct Margins {
     pub of_pairs: Vec<(f64, f64)>,
     /// With each code alone; empty lists without codes.
     pub of_codes: Vec<Vec<f32>>,
+    /// What the objective finds of the labels.
+    pub labels: LabelFindings,
+}
+
+/// What an objective finds of the labels of one split, with the prior's z.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum LabelFindings {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// RE-PO's probability that each label is right.
+    Clean(Vec<f64>),
+    /// Hölder-DPO's estimate of the share of wrong labels among the training pairs, and which ones it suspects; none for
+    /// pairs that were not trained on.
+    Suspects(Option<(f64, Vec<bool>)>),
+}
+
+impl LabelFindings {
+    fn of(split: &SplitExamples<'_>, objective: &ObjectiveConfig, margins: &[f64]) -> Result<LabelFindings> {
+        if objective.name == ObjectiveKind::Hoelder && objective.custom.is_none() {
+            let trained = split.split == SPLITS[0];
+            return Ok(LabelFindings::Suspects(
+                trained.then(|| hoelder_suspects(margins, objective.hoelder_gamma)).flatten(),
+            ));
+        }
+        if objective.clean_rate().is_none() {
+            return Ok(LabelFindings::Nothing);
+        }
+        if split.rows.is_empty() {
+            return Ok(LabelFindings::Clean(Vec::new()));
+        }
+        let clean = objective.clean_probabilities(&preference(split, |e| e.logps)?)?;
+        Ok(clean.map(|w| w.to_vec1::<f64>()).transpose()?.map_or(LabelFindings::Nothing, LabelFindings::Clean))
+    }
+
+    /// These of the rows in a range.
+    pub(super) fn slice(&self, range: std::ops::Range<usize>) -> LabelFindings {
+        match self {
+            LabelFindings::Nothing => LabelFindings::Nothing,
+            LabelFindings::Clean(clean) => LabelFindings::Clean(clean[range].to_vec()),
+            LabelFindings::Suspects(found) => {
+                LabelFindings::Suspects(found.as_ref().map(|(rate, suspects)| (*rate, suspects[range].to_vec())))
+            }
+        }
+    }
+
+    /// Hölder-DPO's estimate of the share of wrong labels, of the training pairs.
+    pub fn hoelder_rate(&self) -> Option<f64> {
+        match self {
+            LabelFindings::Suspects(found) => found.as_ref().map(|(rate, _)| *rate),
+            _ => None,
+        }
+    }
 }
 
 impl Margins {
@@ -31,7 +85,8 @@ impl Margins {
         } else {
             of_pairs(split, context.objective, |e| e.logps_posterior)?
         };
-        Ok(Margins { of_pairs: with_prior.into_iter().zip(with_posterior).collect(), of_codes })
+        let labels = LabelFindings::of(split, context.objective, &with_prior)?;
+        Ok(Margins { of_pairs: with_prior.into_iter().zip(with_posterior).collect(), of_codes, labels })
     }
 }
 

@@ -31,7 +31,7 @@ use crate::lpc::usage::hard_code;
 use crate::policy::Example;
 use crate::schema::{col, posterior};
 pub use bayes::{PosteriorContext, add_posteriors};
-pub use margins::Margins;
+pub use margins::{LabelFindings, Margins};
 pub use split_examples::SplitExamples;
 
 /// Rows per record batch and row group.
@@ -43,7 +43,8 @@ const ROWS_PER_GROUP: usize = 16_384;
 /// [`Error::Io`], [`Error::Parquet`].
 pub fn write(path: &Path, splits: &[SplitExamples<'_>], margins: &[Margins]) -> Result<()> {
     let none = SplitExamples { split: "", rows: &[], examples: &[], reference: None };
-    let schema = to_batch(&none, &[], &[])?.schema();
+    let labels = margins.first().map(|m| m.labels.slice(0..0)).unwrap_or_default();
+    let schema = to_batch(&none, &Margins { labels, ..Margins::default() })?.schema();
     let total: usize = splits.iter().map(|s| s.rows.len()).sum();
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -62,8 +63,12 @@ pub fn write(path: &Path, splits: &[SplitExamples<'_>], margins: &[Margins]) -> 
                         examples: &split.examples[start..end],
                         reference: split.reference.map(|r| &r[start..end]),
                     };
-                    let (of_pairs, of_codes) = (&margins.of_pairs[start..end], &margins.of_codes[start..end]);
-                    writer.write(&to_batch(&chunk, of_pairs, of_codes)?)?;
+                    let margins = Margins {
+                        of_pairs: margins.of_pairs[start..end].to_vec(),
+                        of_codes: margins.of_codes[start..end].to_vec(),
+                        labels: margins.labels.slice(start..end),
+                    };
+                    writer.write(&to_batch(&chunk, &margins)?)?;
                 }
             }
             writer.close()?;
@@ -77,7 +82,8 @@ pub fn write(path: &Path, splits: &[SplitExamples<'_>], margins: &[Margins]) -> 
     Ok(())
 }
 
-fn to_batch(split: &SplitExamples<'_>, margins: &[(f64, f64)], code_margins: &[Vec<f32>]) -> Result<RecordBatch> {
+fn to_batch(split: &SplitExamples<'_>, found: &Margins) -> Result<RecordBatch> {
+    let (margins, code_margins) = (&found.of_pairs, &found.of_codes);
     let (rows, examples) = (split.rows, split.examples);
     let text = |values: Vec<&str>| -> ArrayRef { Arc::new(StringArray::from(values)) };
     let number = |get: &dyn Fn(usize) -> f64| -> ArrayRef {
@@ -102,7 +108,7 @@ fn to_batch(split: &SplitExamples<'_>, margins: &[(f64, f64)], code_margins: &[V
         };
         Arc::new(Float64Array::from(values))
     };
-    let columns: Vec<(&str, ArrayRef)> = vec![
+    let mut columns: Vec<(&str, ArrayRef)> = vec![
         (col::ID, text(rows.iter().map(|r| r.id.as_str()).collect())),
         (col::PROMPT_ID, text(rows.iter().map(|r| r.prompt_id.as_str()).collect())),
         (col::SOURCE, text(rows.iter().map(|r| r.source.as_str()).collect())),
@@ -127,7 +133,18 @@ fn to_batch(split: &SplitExamples<'_>, margins: &[(f64, f64)], code_margins: &[V
         (col::N_REJECTED, whole(&|i| rows[i].rejected_ids.len())),
         (col::CODE_MARGINS, lists(&mut code_margins.iter())),
     ];
-    let nullable = [posterior::REF_CHOSEN, posterior::REF_REJECTED];
+    match &found.labels {
+        LabelFindings::Nothing => {}
+        LabelFindings::Clean(clean) => {
+            columns.push((posterior::CLEAN_PROBABILITY, Arc::new(Float64Array::from(clean.clone()))));
+        }
+        LabelFindings::Suspects(suspects) => {
+            let of = |i: usize| suspects.as_ref().map(|(_, suspects)| suspects[i]);
+            let suspects: Vec<Option<bool>> = (0..rows.len()).map(of).collect();
+            columns.push((posterior::SUSPECT, Arc::new(BooleanArray::from(suspects))));
+        }
+    }
+    let nullable = [posterior::REF_CHOSEN, posterior::REF_REJECTED, posterior::SUSPECT];
     Ok(RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, c)| (name, c, nullable.contains(&name))),
     )?)

@@ -90,6 +90,12 @@ fn headline(summary: &Map<String, Value>, parts: &mut Vec<Block>) {
     if let Some(rate) = value(result::MIX_FLIP_RATE) {
         tile("flip rate", percent(rate, 1), "of objective mix, at the end".into());
     }
+    if let Some(rate) = value(result::REPO_CLEAN_RATE) {
+        tile("clean rate", percent(rate, 1), "of objective repo, at the end".into());
+    }
+    if let Some(rate) = value(result::HOELDER_NOISE_RATE) {
+        tile("noise rate", percent(rate, 1), "of training labels, estimated by objective hoelder".into());
+    }
     if let Some(speed) = value(result::PAIRS_PER_S) {
         tile("speed", number(Some(speed), 1), "pairs a second".into());
     }

@@ -28,6 +28,9 @@ pub struct CheckpointState {
     pub tokens: u64,
     /// Seconds in steps so far.
     pub seconds: f64,
+    /// The clean rate of objective repo after these steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean_rate: Option<f64>,
     /// What the run is: configuration (without `max_steps`), data and model; a checkpoint of another run is refused.
     pub identity: String,
     /// What `identity` is the hash of: an error then says what differs.

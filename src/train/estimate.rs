@@ -365,6 +365,10 @@ impl Flops {
             total: 0.0,
             per_step: 0.0,
         };
+        if config.objective.joins().is_some() && config.accumulate > 1 {
+            // Dr.DPO joins the passes of a step, each of which is computed forward once more for that.
+            flops.training += forward(shape, regime, loads.all, 1);
+        }
         flops.total = flops.training + flops.reference + flops.evaluation;
         flops.per_step = flops.training / plan.steps.max(1) as f64;
         flops

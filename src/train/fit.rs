@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,9 +15,10 @@ use super::ranks::{Ranks, work};
 use super::run_folder::Identity;
 use super::step::{self, StepPass, Sums};
 use super::step_plan::{Feed, StepPlan, boundary};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Gradients;
 use crate::nn::Real;
+use crate::objective::{LogSum, ObjectiveConfig};
 use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::metric;
@@ -60,9 +62,12 @@ pub struct Outcome {
     pub seconds: f64,
     /// Median pairs per second over this time's steps.
     pub pairs_per_s: f64,
+    /// RE-PO's clean rate at the end.
+    pub clean_rate: Option<f64>,
 }
 
-/// Trains a policy in place. `evaluate` is called where evaluation is due, and returns metrics.
+/// Trains a policy in place. `evaluate` is called where evaluation is due, with the objective as it is then, and returns
+/// metrics.
 ///
 /// # Errors
 /// [`crate::Error::Run`] where loss or gradient are not finite; those of checkpoints and observers.
@@ -71,23 +76,28 @@ pub fn fit<T: Real>(
     fit: &Fit<'_>,
     observers: &mut [&mut dyn Observer],
     progress: &dyn Progress,
-    evaluate: &mut dyn FnMut(&Policy<T>) -> Result<Metrics>,
+    evaluate: &mut dyn FnMut(&Policy<T>, &ObjectiveConfig) -> Result<Metrics>,
 ) -> Result<Outcome> {
     let (config, ranks) = (fit.config, fit.ranks);
     let per_pass = config.batch * ranks.size();
     let plan = config.plan(fit.rows.len(), ranks.size());
     let mut optimizer = AdamW::<T>::new(AdamWConfig::of(config, plan.warm as u64), &policy.params)?;
     let (mut first, mut tokens, mut before) = (0, 0, 0.0);
+    let mut clean_rate = config.objective.clean_rate();
     if let Some((state, path)) = &fit.from {
         checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;
         policy.decoder.refresh(&policy.params)?;
         (first, tokens, before) = (state.step, state.tokens, state.seconds);
+        if clean_rate.is_some() {
+            let lacks = || Error::artifact(path, "the clean rate of objective repo is missing");
+            clean_rate = Some(state.clean_rate.ok_or_else(lacks)?);
+        }
     }
     let (whole, latent) = (Arc::new(Gradients::new(&policy.params)), Arc::new(Gradients::of_latent(&policy.params)));
     let mut feed = Feed::new(fit.rows, fit.keys, plan, fit.seed);
     // Pairs a second of steps that train the latent part alone, and of all others.
     let mut rates = [Vec::new(), Vec::new()];
-    let mut outcome = Outcome { steps: first, interrupted: false, seconds: before, pairs_per_s: f64::NAN };
+    let mut outcome = Outcome { steps: first, interrupted: false, seconds: before, pairs_per_s: f64::NAN, clean_rate };
     progress.begin("training", Some((plan.steps.saturating_sub(first)) as u64));
     for step in first..plan.steps {
         let clock = Instant::now();
@@ -105,33 +115,40 @@ pub fn fit<T: Real>(
         gradients.clear::<T>()?;
         let keys: Option<Vec<u64>> = fit.keys.map(|keys| picked.iter().map(|&i| keys[i]).collect());
         let cut = |at: usize| boundary(keys.as_deref(), at, picked.len());
-        for pass in 0..picked.len().div_ceil(per_pass) {
-            let (start, end) = (cut(pass * per_pass), cut((pass + 1) * per_pass));
-            let own = ranks.share(end - start);
-            let own = cut(start + own.start)..cut(start + own.end);
-            let micro = &picked[own.clone()];
-            if micro.is_empty() {
-                // Where other ranks have pairs of this pass, they wait for this one.
-                if end > start {
-                    step::idle(policy, moment, ranks)?;
-                }
-                continue;
-            }
-            let rows: Vec<&TokenRow> = micro.iter().map(|&i| &fit.rows[i]).collect();
-            let reference: Vec<(f64, f64)> = micro.iter().map(|&i| fit.reference[i]).collect();
-            let pass = StepPass {
-                objective: &config.objective,
+        // This rank's pairs of each pass that has any.
+        let passes: Vec<Range<usize>> = (0..picked.len().div_ceil(per_pass))
+            .map(|pass| (cut(pass * per_pass), cut((pass + 1) * per_pass)))
+            .filter(|(start, end)| end > start)
+            .map(|(start, end)| {
+                let own = ranks.share(end - start);
+                cut(start + own.start)..cut(start + own.end)
+            })
+            .collect();
+        let objective = config.objective.at_clean_rate(clean_rate);
+        let sweep = Sweep {
+            fit,
+            picked: &picked,
+            passes: &passes,
+            about: StepPass {
+                objective: &objective,
                 moment,
                 seed: fit.seed,
                 occasion: &occasion,
                 step_examples: picked.len(),
                 ranks,
                 backbone: !warms,
-                keys: keys.as_ref().map(|keys| &keys[own]),
-            };
-            step::pass(policy, &rows, &reference, &pass, gradients, &mut sums)?;
-        }
+                keys: keys.as_deref(),
+                joined: None,
+            },
+        };
+        let joined = sweep.joined(policy, gradients)?;
+        sweep.each(policy, joined.as_ref(), |rows, reference, pass| {
+            step::pass(policy, rows, reference, pass, gradients, &mut sums)
+        })?;
         sums.join(ranks)?;
+        if let (Some(rate), Some((clean, weights))) = (clean_rate, sums.clean.filter(|(_, weights)| *weights > 0.0)) {
+            clean_rate = Some(config.objective.next_clean_rate(rate, clean / weights));
+        }
         work::sum_gradients::<T>(ranks, &policy.params, gradients)?;
         let ids = || picked.iter().map(|&i| fit.rows[i].id.clone()).collect();
         let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
@@ -151,13 +168,13 @@ pub fn fit<T: Real>(
         let seconds = clock.elapsed().as_secs_f64();
         tokens += sums.tokens as u64;
         outcome.seconds += seconds;
-        outcome.steps = step + 1;
+        (outcome.steps, outcome.clean_rate) = (step + 1, clean_rate);
         // The last step of an epoch may be short: it is left out of the median.
         let rates = &mut rates[usize::from(!warms)];
         if picked.len() >= plan.per_step || rates.is_empty() {
             rates.push(picked.len() as f64 / seconds);
         }
-        let mut metrics = metrics(&sums, moment, policy.lpc.as_ref());
+        let mut metrics = metrics(&sums, moment, &config.objective.at_clean_rate(clean_rate), policy.lpc.as_ref());
         metrics.extend([
             (metric::LEARNING_RATE.to_string(), used.backbone),
             (metric::GRAD_NORM.to_string(), norm),
@@ -171,7 +188,7 @@ pub fn fit<T: Real>(
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         let last = step + 1 == plan.steps;
         if config.eval_every > 0 && (step + 1) % config.eval_every == 0 && !last {
-            let metrics = evaluate(policy)?;
+            let metrics = evaluate(policy, &config.objective.at_clean_rate(clean_rate))?;
             if !metrics.is_empty() {
                 let event = TrainEvent::Evaluation { step: step + 1, metrics };
                 observers.iter_mut().try_for_each(|o| o.observe(&event))?;
@@ -186,7 +203,7 @@ pub fn fit<T: Real>(
         if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && ranks.first() {
             let Identity { hash, about } = fit.identity.clone();
             let mut state = CheckpointState { step: step + 1, tokens, seconds: outcome.seconds, ..Default::default() };
-            (state.identity, state.about) = (hash, about);
+            (state.identity, state.about, state.clean_rate) = (hash, about, clean_rate);
             checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, state, config.keep_checkpoints)?;
         }
         if stop && !last {
@@ -203,6 +220,56 @@ pub fn fit<T: Real>(
         outcome.pairs_per_s = *median;
     }
     Ok(outcome)
+}
+
+/// The passes of one step.
+struct Sweep<'a> {
+    fit: &'a Fit<'a>,
+    /// The step's rows.
+    picked: &'a [usize],
+    /// This rank's among them in each pass.
+    passes: &'a [Range<usize>],
+    /// What all passes are told, with the keys of all rows.
+    about: StepPass<'a>,
+}
+
+impl Sweep<'_> {
+    /// Calls `work` with rows, references and what to do for each pass of which this rank has pairs, and takes part in
+    /// the meetings of the others.
+    fn each<T: Real>(
+        &self,
+        policy: &Policy<T>,
+        joined: Option<&[LogSum; 2]>,
+        mut work: impl FnMut(&[&TokenRow], &[(f64, f64)], &StepPass<'_>) -> Result<()>,
+    ) -> Result<()> {
+        for own in self.passes {
+            if own.is_empty() {
+                step::idle(policy, self.about.moment, self.about.ranks)?;
+                continue;
+            }
+            let micro = &self.picked[own.clone()];
+            let rows: Vec<&TokenRow> = micro.iter().map(|&i| &self.fit.rows[i]).collect();
+            let reference: Vec<(f64, f64)> = micro.iter().map(|&i| self.fit.reference[i]).collect();
+            let keys = self.about.keys.map(|keys| &keys[own.clone()]);
+            work(&rows, &reference, &StepPass { keys, joined, ..self.about })?;
+        }
+        Ok(())
+    }
+
+    /// What Dr.DPO needs to know of all pairs of the step: where it is more than one pass of one rank, from forward
+    /// passes over all of them.
+    fn joined<T: Real>(&self, policy: &Policy<T>, gradients: &Arc<Gradients>) -> Result<Option<[LogSum; 2]>> {
+        let ranks = self.about.ranks;
+        if self.about.objective.joins().is_none() || (self.passes.len() == 1 && ranks.size() == 1) {
+            return Ok(None);
+        }
+        let mut sums = Sums::default();
+        self.each(policy, None, |rows, reference, pass| {
+            step::forward(policy, rows, reference, pass, gradients, &mut sums).map(|_| ())
+        })?;
+        sums.join(ranks)?;
+        Ok(Some(sums.joined))
+    }
 }
 
 /// Steps over which the latent part's rate rises in its warm-up.

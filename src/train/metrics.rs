@@ -3,13 +3,22 @@
 use super::events::Metrics;
 use super::step::Sums;
 use crate::lpc::{Lpc, Moment};
+use crate::objective::ObjectiveConfig;
 use crate::schema::metric;
 
 /// Means over the examples of a step, and the state of the latent part's schedules.
-pub(super) fn metrics(sums: &Sums, moment: Moment, lpc: Option<&Lpc>) -> Metrics {
+///
+/// `objective` is that after the step. The loss is the one that is minimised, without the latent's terms: a mean over
+/// pairs with their weights, or for Dr.DPO the joined loss.
+pub(super) fn metrics(sums: &Sums, moment: Moment, objective: &ObjectiveConfig, lpc: Option<&Lpc>) -> Metrics {
     let mean = |x: f64| x / sums.examples.max(1.0);
+    let [joined, _] = &sums.joined;
+    let loss = match objective.joins() {
+        Some(beta) => joined.loss(beta) * mean(joined.mass),
+        None => mean(sums.objective),
+    };
     let mut out = vec![
-        (metric::LOSS, mean(sums.objective)),
+        (metric::LOSS, loss),
         (metric::REWARDS_CHOSEN, mean(sums.rewards.0)),
         (metric::REWARDS_REJECTED, mean(sums.rewards.1)),
         (metric::REWARDS_MARGINS, mean(sums.rewards.0 - sums.rewards.1)),
@@ -19,6 +28,13 @@ pub(super) fn metrics(sums: &Sums, moment: Moment, lpc: Option<&Lpc>) -> Metrics
     ];
     if let Some(flips) = sums.flips {
         out.push((metric::FLIP_RATE, mean(flips)));
+    }
+    if let (Some((clean, weights)), Some(rate)) = (sums.clean, objective.clean_rate()) {
+        out.push((metric::CLEAN_RATE, rate));
+        // A step of pairs without weight tells nothing.
+        if weights > 0.0 {
+            out.push((metric::CLEAN_PROBABILITY, clean / weights));
+        }
     }
     if let Some(config) = lpc.map(|lpc| &lpc.config) {
         if config.latent.inferred() {

@@ -9,13 +9,16 @@ use crate::error::{Error, Result};
 use crate::lpc::{Codes, Draw, Inferred, Moment, Noise, Usage};
 use crate::model::Gradients;
 use crate::nn::Real;
-use crate::objective::{ObjectiveConfig, ObjectiveKind, PreferenceLogps};
+use crate::objective::{LogSum, ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
 use crate::token_file::TokenRow;
 use crate::train::ranks::{Ranks, pack, unpack};
 
 mod marginal;
+mod weighing;
+
+use weighing::{Part, Weighing};
 
 /// Sums over the examples of a step, whose means are its metrics.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +47,10 @@ pub struct Sums {
     pub usage: Usage,
     /// Flip rates, where they are learned.
     pub flips: Option<f64>,
+    /// Clean probabilities and weights, where the objective infers the former.
+    pub clean: Option<(f64, f64)>,
+    /// What Dr.DPO needs to know of the pairs: of their losses under samples or marginals, and under the expected z.
+    pub joined: [LogSum; 2],
 }
 
 impl Sums {
@@ -57,7 +64,10 @@ impl Sums {
         }
         let mut own = self.numbers().map(|x| *x).to_vec();
         let Usage { mass, counts, examples } = &self.usage;
+        let (clean, weights) = self.clean.unwrap_or_default();
         own.extend([*examples as f64, f64::from(u8::from(self.flips.is_some())), self.flips.unwrap_or(0.0)]);
+        own.extend([f64::from(u8::from(self.clean.is_some())), clean, weights]);
+        own.extend(self.joined.iter().flat_map(|sum| [sum.log_sum, sum.mass]));
         own.extend(mass);
         own.extend(counts.iter().map(|&c| c as f64));
         let all = ranks.meet(Ok(pack(&own)))?;
@@ -80,19 +90,35 @@ impl Sums {
             overlap,
             usage: _,
             flips: _,
+            clean: _,
+            joined: _,
         } = self;
         let ((r0, r1), (l0, l1), (e0, e1)) = (rewards, logps, entropy);
         [examples, tokens, objective, kl, balance, r0, r1, right, l0, l1, e0, e1, overlap]
     }
 
+    /// Adds clean probabilities, each times its pair's weight, and those weights.
+    fn add_clean(&mut self, clean: f64, weights: f64) {
+        let sum = self.clean.get_or_insert((0.0, 0.0));
+        *sum = (sum.0 + clean, sum.1 + weights);
+    }
+
     /// Adds what a rank sent.
     fn add(&mut self, sent: &[f64]) -> Result<()> {
-        let Some((numbers, [used, flipping, flips, rest @ ..])) = sent.split_first_chunk::<13>() else {
+        let Some((numbers, [used, flipping, flips, cleaning, clean, weights, j0, m0, j1, m1, rest @ ..])) =
+            sent.split_first_chunk::<13>()
+        else {
             return Err(Error::run("ranks disagree about what a step counts; are all the same program?"));
         };
         self.numbers().into_iter().zip(numbers).for_each(|(sum, x)| *sum += x);
         if *flipping > 0.0 {
             *self.flips.get_or_insert(0.0) += flips;
+        }
+        if *cleaning > 0.0 {
+            self.add_clean(*clean, *weights);
+        }
+        for (sum, (&log_sum, &mass)) in self.joined.iter_mut().zip([(j0, m0), (j1, m1)]) {
+            *sum = sum.and(LogSum { log_sum, mass });
         }
         self.usage.examples += *used as u64;
         let (mass, counts) = rest.split_at(rest.len() / 2);
@@ -107,7 +133,7 @@ impl Sums {
 }
 
 /// What a pass needs besides the policy and the rows.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct StepPass<'a> {
     /// Resolved objective.
     pub objective: &'a ObjectiveConfig,
@@ -125,6 +151,9 @@ pub struct StepPass<'a> {
     pub backbone: bool,
     /// Key of every row: neighbours of one key share a code. None: every row has its own.
     pub keys: Option<&'a [u64]>,
+    /// What Dr.DPO needs to know of the whole step, as [`Sums::joined`], from forward passes before this one. None: the
+    /// pass is the whole step.
+    pub joined: Option<&'a [LogSum; 2]>,
 }
 
 /// What training does not change of a pass' rows.
@@ -164,6 +193,11 @@ pub fn pass<T: Real>(
 
 /// The pass' share of the step's mean loss, differentiable; adds what it counts to `sums`.
 ///
+/// The mean is `sum_i w_i l_i / n` over the step's n examples, w being the rows' weights: a row of weight 2 moves the
+/// parameters as two rows would. Metrics other than the loss are not weighted, nor is the balance of the codes' usage.
+/// For Dr.DPO the losses are joined instead, and where a step has other passes the value is not the loss, but its
+/// gradient is.
+///
 /// # Shapes
 /// A scalar.
 ///
@@ -200,6 +234,7 @@ pub fn forward<T: Real>(
         lengths: (lengths(|r| r.chosen_ids.len())?, lengths(|r| r.rejected_ids.len())?),
     };
     let share = 1.0 / pass.step_examples as f64;
+    let weighing = Weighing::of(rows, pass, states.h.device(), T::KIND)?;
     sums.examples += rows.len() as f64;
     // Counted over the rows: the backbone does not run where hidden states were kept.
     let rejected = |r: &TokenRow| if sides == Sides::Both { r.rejected_ids.len() } else { 0 };
@@ -209,10 +244,11 @@ pub fn forward<T: Real>(
             Some(keys) => crate::batch::runs(keys),
             None => (0..rows.len()).map(|i| i..i + 1).collect(),
         };
-        return marginal::forward(policy, &states, log_prior, &constants, &groups, pass, gradients, sums);
+        return marginal::forward(policy, &states, log_prior, &constants, &groups, &weighing, gradients, sums);
     }
     let draws = draws(policy, rows, found.as_ref(), pass)?;
-    let mut loss: Option<Tensor> = None;
+    let mut losses_of_draws = Vec::new();
+    let mut clean = vec![0.0; rows.len()];
     let mut margins = vec![0.0; rows.len()];
     // With exact sums one product gives the log-probabilities under all codes.
     let exact = policy.lpc.as_ref().is_some_and(|lpc| lpc.config.exact);
@@ -243,24 +279,25 @@ pub fn forward<T: Real>(
         if let Some(flips) = &draw.flips {
             *sums.flips.get_or_insert(0.0) += total(&weighted(flips)?)?;
         }
+        if let Some(w) = pass.objective.clean_probabilities(&preference)? {
+            clean.iter_mut().zip(numbers(&weighted(&w)?)?).for_each(|(sum, w)| *sum += w);
+        }
         let losses = weighted(&found.losses)?;
-        sums.objective += total(&losses)?;
+        sums.objective += total(&weighing.times(&losses)?)?;
         sums.rewards.0 += total(&weighted(&found.chosen_rewards)?)?;
         sums.rewards.1 += total(&weighted(&found.rejected_rewards)?)?;
         sums.logps.0 += total(&weighted(&preference.chosen_logps)?)?;
         sums.logps.1 += total(&weighted(&preference.rejected_logps)?)?;
-        let found = weighted(&found.margins()?)?.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        margins.iter_mut().zip(found).for_each(|(m, x)| *m += x);
-        let part = (losses.sum_all()? * share)?;
-        loss = Some(match loss {
-            None => part,
-            Some(before) => (before + part)?,
-        });
+        margins.iter_mut().zip(numbers(&weighted(&found.margins()?)?)?).for_each(|(m, x)| *m += x);
+        losses_of_draws.push(losses);
+    }
+    if pass.objective.clean_rate().is_some() {
+        weighing.count_clean(&clean, sums);
     }
     sums.right += margins.iter().filter(|m| **m > 0.0).count() as f64;
-    let mut loss = loss.ok_or_else(|| Error::run("a step without a latent branch"))?;
+    let mut loss = weighing.of_draws(&losses_of_draws, sums)?;
     if let Some(kl) = found.as_ref().map(Inferred::kl).transpose()?.flatten() {
-        loss = (loss + (kl.sum_all()? * (share * pass.moment.kl_weight))?)?;
+        loss = (loss + (weighing.times(&kl)?.sum_all()? * (share * pass.moment.kl_weight))?)?;
         sums.kl += total(&kl)?;
     }
     if let (Some(codes), Some(lpc)) = (found.as_ref().and_then(Inferred::codes), &policy.lpc) {
@@ -355,6 +392,11 @@ fn count_codes(codes: &Codes, sums: &mut Sums) -> Result<()> {
     Ok(())
 }
 
+/// A tensor's numbers, flat.
+fn numbers(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(t.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?)
+}
+
 /// The sum of a tensor's numbers.
 fn total(t: &Tensor) -> Result<f64> {
     Ok(t.detach().to_dtype(DType::F64)?.sum_all()?.to_vec0::<f64>()?)
@@ -370,8 +412,11 @@ mod tests {
         let of = |i: f64| {
             let mut sums = Sums { examples: i, tokens: 10.0 * i, objective: 0.5 * i, right: i, ..Sums::default() };
             sums.rewards = (i, -i);
+            // A sum of 1, 2 and 3 pairs with losses of 0.
+            sums.joined[1] = LogSum::of(&vec![0.0; i as usize], &vec![1.0; i as usize], 1.0);
             if i > 0.0 {
                 sums.usage.add(&[0.25, 0.75]);
+                sums.clean = Some((0.5 * i, i));
             }
             sums
         };
@@ -382,6 +427,9 @@ mod tests {
         }) {
             assert_eq!((sums.examples, sums.tokens, sums.objective, sums.right), (3.0, 30.0, 1.5, 3.0));
             assert_eq!(sums.rewards, (3.0, -3.0));
+            assert_eq!(sums.clean, Some((1.5, 3.0)));
+            assert_eq!(sums.joined[0], LogSum::default());
+            assert!((sums.joined[1].log_sum - 3f64.ln()).abs() < 1e-12 && sums.joined[1].mass == 3.0);
             assert_eq!((sums.usage.mass, sums.usage.counts, sums.usage.examples), (vec![0.5, 1.5], vec![0, 2], 2));
         }
     }

@@ -38,8 +38,8 @@ pub fn audit(s: &AuditSummary) -> String {
     if let Some(cleaned) = &s.cleaned {
         let _ = writeln!(
             out,
-            "\ncleaned: {} training pairs, {} left out, {} with their sides changed",
-            cleaned.pairs, cleaned.dropped, cleaned.flipped,
+            "\ncleaned: {} training pairs, {} left out, {} with their sides changed, {} weighted",
+            cleaned.pairs, cleaned.dropped, cleaned.flipped, cleaned.weighted,
         );
     }
     if let Some(n) = s.for_review {

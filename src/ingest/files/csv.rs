@@ -10,12 +10,13 @@ use super::super::value::{Object, Read, RowFault, Value};
 use crate::rejects::reason;
 
 /// Keys whose cells are numbers.
-const NUMBERS: [&str; 8] = [
+const NUMBERS: [&str; 9] = [
     "score_chosen",
     "score_rejected",
     "chosen-rating",
     "rejected-rating",
     "flip_probability",
+    "weight",
     "preference_strength",
     "overall_preference",
     "overall_score",

@@ -156,11 +156,15 @@ pub fn read<'a>(
         let message = format!("expected a probability between 0 and 1, got {p}");
         return Err(RowFault::new("flip_probability", reason::WRONG_TYPE, message));
     }
+    let weight = row.optional_number("weight")?;
+    if let Some(w) = weight.filter(|w| *w < 0.0) {
+        return Err(RowFault::new("weight", reason::WRONG_TYPE, format!("expected a number from 0, got {w}")));
+    }
     let system = system(&mut row)?;
     let earlier = history(row.take("history"))?;
     let record = (layout.read)(row, config).map_err(|fault| with_columns(fault, keys))?;
     let record = record.with_context(system, earlier)?;
-    Ok(Record { source, annotator, flip_probability, ..record })
+    Ok(Record { source, annotator, flip_probability, weight, ..record })
 }
 
 /// The system message in a column of its own, under any of the column's names.

@@ -461,14 +461,14 @@ fn what_all_layouts_have_in_common() {
     let row = |more: &str| format!(r#"{{"prompt":"p","chosen":"a","rejected":"b",{more}}}"#);
     let record = read(
         Layout::named(Format::Trl),
-        object(&row(r#""source":"s","annotator":17,"flip_probability":0.25"#)),
+        object(&row(r#""source":"s","annotator":17,"flip_probability":0.25,"weight":2"#)),
         &IngestConfig::default(),
         Vec::new,
     )
     .unwrap();
     assert_eq!(
-        (record.source.as_deref(), record.annotator.as_deref(), record.flip_probability),
-        (Some("s"), Some("17"), Some(0.25))
+        (record.source.as_deref(), record.annotator.as_deref(), record.flip_probability, record.weight),
+        (Some("s"), Some("17"), Some(0.25), Some(2.0))
     );
     check(&[
         (&row(r#""source":[]"#), "Trl wrong-type: source: expected a string or a number, got an empty list"),
@@ -478,5 +478,8 @@ fn what_all_layouts_have_in_common() {
             "Trl wrong-type: flip_probability: expected a probability between 0 and 1, got 1.5",
         ),
         (&row(r#""flip_probability":NaN"#), "Trl not-finite: flip_probability: expected a finite number, got NaN"),
+        (&row(r#""weight":-0.5"#), "Trl wrong-type: weight: expected a number from 0, got -0.5"),
+        (&row(r#""weight":NaN"#), "Trl not-finite: weight: expected a finite number, got NaN"),
+        (&row(r#""weight":[1]"#), "Trl wrong-type: weight: expected a number, got a list"),
     ]);
 }

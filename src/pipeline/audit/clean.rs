@@ -28,6 +28,8 @@ pub(super) enum Change {
     Flip,
     /// It is left out.
     Drop,
+    /// Its weight is multiplied by this number.
+    Weight(f64),
 }
 
 /// Counts of a cleaned folder.
@@ -39,7 +41,9 @@ pub struct Cleaned {
     pub dropped: u64,
     /// Pairs whose sides changed places.
     pub flipped: u64,
-    /// Of the changed pairs, those whose label noise had flipped: only known where `prepare` flipped labels.
+    /// Pairs whose weight was changed.
+    pub weighted: u64,
+    /// Of the pairs that were left out or turned round, those whose label noise had flipped: only known where `prepare` flipped labels.
     pub right: u64,
 }
 
@@ -68,6 +72,7 @@ pub(super) fn write(
         pairs: changes.iter().filter(|c| **c != Change::Drop).count() as u64,
         dropped: changes.iter().filter(|c| **c == Change::Drop).count() as u64,
         flipped: changes.iter().filter(|c| **c == Change::Flip).count() as u64,
+        weighted: changes.iter().filter(|c| matches!(c, Change::Weight(_))).count() as u64,
         right: rows.iter().zip(changes).filter(|(r, c)| r.flipped && matches!(c, Change::Drop | Change::Flip)).count()
             as u64,
     };
@@ -80,7 +85,9 @@ pub(super) fn write(
 
     let cleaned: Vec<TokenRow> =
         rows.into_iter().zip(changes).filter_map(|(row, change)| changed(row, *change)).collect();
-    record(source, &cleaned, &mut manifest)?;
+    let others = prepared::tokens(SPLITS[1]);
+    source.verify(data, &others)?;
+    record(source, &cleaned, &token_file::read(data.join(others))?, &mut manifest)?;
     let mut frame = changed_pairs(pairs, changes)?;
     let name = prepared::pairs(SPLITS[0]);
     artifact::write_parquet(aside.join(&name), &mut frame)?;
@@ -113,13 +120,29 @@ fn manifest(source: &Manifest, config: &AuditConfig, counts: &Cleaned, out: &Pat
     Ok(manifest)
 }
 
-/// Puts the counts of the training split into the manifest; those of the other splits are as they were.
-fn record(source: &Manifest, rows: &[TokenRow], manifest: &mut Manifest) -> Result<()> {
+/// Puts the counts of the cleaned pairs into the manifest. What `prepare` counted on its way (rejects, noise by kind)
+/// stays as it was.
+fn record(source: &Manifest, train: &[TokenRow], test: &[TokenRow], manifest: &mut Manifest) -> Result<()> {
     let mut summary = PrepareSummary::recorded(source)?;
-    let mut sources: BTreeMap<String, u64> = BTreeMap::new();
-    rows.iter().for_each(|row| *sources.entry(row.source.clone()).or_default() += 1);
-    summary.totals.counts.insert(SPLITS[0].into(), sources);
+    let totals = &mut summary.totals;
+    totals.counts.clear();
+    for (split, rows) in SPLITS.iter().zip([train, test]) {
+        let sources = totals.counts.entry((*split).into()).or_default();
+        rows.iter().for_each(|row| *sources.entry(row.source.clone()).or_default() += 1);
+    }
+    let rows = || train.iter().chain(test);
+    let count = |of: &dyn Fn(&TokenRow) -> bool| rows().filter(|row| of(row)).count() as u64;
+    let tokens = |of: fn(&TokenRow) -> &Vec<u32>| rows().map(|row| of(row).len() as u64).sum::<u64>();
+    totals.weighted = count(&|row| row.weight.is_some());
+    totals.truncated = count(&|row| row.truncated);
+    totals.tokens = BTreeMap::from([
+        (col::N_PROMPT.into(), tokens(|row| &row.prompt_ids)),
+        (col::N_CHOSEN.into(), tokens(|row| &row.chosen_ids)),
+        (col::N_REJECTED.into(), tokens(|row| &row.rejected_ids)),
+    ]);
     summary.pairs = summary.totals.pairs();
+    summary.flipped = count(&|row| row.flipped);
+    summary.realised_flip_rate = summary.flipped as f64 / summary.pairs.max(1) as f64;
     summary.record(manifest)
 }
 
@@ -128,6 +151,7 @@ fn changed(row: TokenRow, change: Change) -> Option<TokenRow> {
     match change {
         Change::Drop => None,
         Change::Keep => Some(row),
+        Change::Weight(weight) => Some(TokenRow { weight: Some(row.loss_weight() * weight), ..row }),
         Change::Flip => Some(TokenRow {
             flipped: !row.flipped,
             noise_kind: if row.noise_kind == NO_NOISE { CHANGED.into() } else { row.noise_kind },
@@ -166,5 +190,15 @@ fn changed_pairs(pairs: &DataFrame, changes: &[Change]) -> Result<DataFrame> {
         (kind, _) => kind,
     });
     out.with_column(Column::new(col::NOISE_KIND.into(), kinds.collect::<Vec<Option<&str>>>()))?;
+    if changes.iter().any(|change| matches!(change, Change::Weight(_))) {
+        // Folders of earlier versions have no weights.
+        let own = pairs.column(col::WEIGHT).ok().map(|column| column.f64().cloned()).transpose()?;
+        let own = |i: usize| own.as_ref().and_then(|own| own.get(i)).unwrap_or(1.0);
+        let weights = changes.iter().enumerate().map(|(i, change)| match change {
+            Change::Weight(weight) => own(i) * weight,
+            _ => own(i),
+        });
+        out.with_column(Column::new(col::WEIGHT.into(), weights.collect::<Vec<f64>>()))?;
+    }
     Ok(out.filter(&!mask(Change::Drop))?)
 }

@@ -113,6 +113,7 @@ impl PartMaker<'_> {
             (col::N_CHOSEN.into(), sum(|t| t.chosen_ids.len())),
             (col::N_REJECTED.into(), sum(|t| t.rejected_ids.len())),
         ]);
+        totals.weighted = tokens.iter().filter(|t| t.weight.is_some()).count() as u64;
         totals.truncated = tokens.iter().filter(|t| t.truncated).count() as u64;
         Ok(totals)
     }
@@ -144,7 +145,7 @@ impl PartMaker<'_> {
             (0..frame.height()).into_par_iter().map(encode).collect::<Result<_>>()?;
         let origins = RowOrigins::open(frame)?;
         let (prompt_ids, noise_kinds) = (frame.column(col::PROMPT_ID)?.str()?, frame.column(col::NOISE_KIND)?.str()?);
-        let chances = frame.column(col::NOISE_P)?.f64()?;
+        let (chances, weights) = (frame.column(col::NOISE_P)?.f64()?, frame.column(col::WEIGHT)?.f64()?);
         let mut rows = Vec::with_capacity(encoded.len());
         let mut keep = Vec::with_capacity(encoded.len());
         let mut refused = Vec::new();
@@ -156,6 +157,7 @@ impl PartMaker<'_> {
                     prompt_id: prompt_ids.get(i).unwrap_or("").to_string(),
                     noise_kind: noise_kinds.get(i).unwrap_or("").to_string(),
                     noise_p: chances.get(i).unwrap_or_default(),
+                    weight: weights.get(i),
                     ..row
                 }),
                 Encoded::Dropped { reason, detail } => rejects.push(origins.reject(i, "", reason, detail)),

@@ -28,6 +28,8 @@ pub struct Totals {
     pub conflicts: u64,
     /// Tokens by column: `n_prompt`, `n_chosen`, `n_rejected`.
     pub tokens: BTreeMap<String, u64>,
+    /// Pairs whose row gave a weight for training.
+    pub weighted: u64,
     /// Pairs of which anything was cut.
     pub truncated: u64,
     /// What was cut, and where the boundary of prompt and response was forced.
@@ -50,6 +52,7 @@ impl std::ops::AddAssign for Totals {
         self.noise.join(&other.noise);
         self.conflicts += other.conflicts;
         add_all(&mut self.tokens, other.tokens);
+        self.weighted += other.weighted;
         self.truncated += other.truncated;
         self.encoding += other.encoding;
     }

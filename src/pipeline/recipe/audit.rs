@@ -15,6 +15,8 @@ pub enum AuditAction {
     Drop,
     /// Their sides change places.
     Flip,
+    /// Every pair gets the weight 1 - p_wrong, times its own.
+    Weight,
     /// They are written to a table for a person, whose verdicts are read back.
     Review,
 }

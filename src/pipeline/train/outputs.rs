@@ -128,7 +128,8 @@ impl Trained<'_> {
         }
 
         let used = CodeUse::of(examples.iter().flatten());
-        let summary = summary::of(self, policy, &frame, examples, &used)?;
+        let hoelder_rate = margins.iter().find_map(|split| split.labels.hoelder_rate());
+        let summary = summary::of(self, policy, &frame, examples, &used, hoelder_rate)?;
         artifact::write_json(out.join(schema::run::SUMMARY), &summary)?;
         let mut metrics = evaluation::metrics(&self.splits[1], &examples[1], &self.reference[1], &config.objective)?;
         metrics.push((metric::EVAL_RUNTIME.into(), examined.time.as_secs_f64()));

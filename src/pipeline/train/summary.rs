@@ -67,6 +67,13 @@ pub struct RunSummary {
     /// Flip rate of objective mix at the end of training: the fixed or learned one, or for `lpc-reliable` the mean over
     /// the codes, weighted by the prior. Absent for other objectives.
     pub mix_flip_rate: Option<f64>,
+    /// Share of wrong training labels that objective hoelder estimates; absent for other objectives, and where
+    /// `train.posteriors` leaves the training pairs out.
+    #[serde(default)]
+    pub hoelder_noise_rate: Option<f64>,
+    /// Clean rate of objective repo at the end of training; absent for other objectives.
+    #[serde(default)]
+    pub repo_clean_rate: Option<f64>,
     /// Seed.
     pub seed: u64,
     /// Pairs trained on.
@@ -85,6 +92,7 @@ pub(super) fn of(
     frame: &DataFrame,
     examples: &[Vec<Example>],
     used: &CodeUse,
+    hoelder_noise_rate: Option<f64>,
 ) -> Result<RunSummary> {
     let config = trained.config;
     let found = analysis::headline(frame)?;
@@ -113,6 +121,8 @@ pub(super) fn of(
         latent: schema::name_of(&config.lpc.latent),
         codes: if config.lpc.coded() { config.lpc.codes as u64 } else { 1 },
         mix_flip_rate: mix_flip_rate(policy, &config.objective, &used.prior)?,
+        hoelder_noise_rate,
+        repo_clean_rate: config.objective.clean_rate(),
         seed: trained.seed.0,
         n_train: trained.splits[0].rows.len() as u64,
     })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::{Constants, StepPass, Sums, label_flips, mean_of, total};
+use super::{Constants, Part, StepPass, Sums, Weighing, label_flips, mean_of, numbers, total};
 use crate::error::Result;
 use crate::lpc::bayes;
 use crate::model::Gradients;
@@ -16,6 +16,14 @@ use crate::policy::{Policy, States};
 
 /// The pass' share of the step's mean loss, differentiable: `1 - g` of the marginal losses
 /// `-lambda ln sum_k p_k e^(-l_k / lambda)` of its groups of pairs, and g of the objective with the prior's expected z.
+///
+/// l_k is the objective of a pair under code k alone, whatever the objective. Where exp(-l_k) is the likelihood of the
+/// label (DPO, SimPO, mix, RE-PO over these), so is exp(-L) at lambda = 1, of a mixture of codes. ROPO's and
+/// Hölder-DPO's losses are no likelihoods, and the second is bounded: the posterior is then a Gibbs posterior, the
+/// gradient still the posterior's mean of the codes' gradients, so that a label that all codes contradict has as little
+/// influence as without codes, and with Hölder-DPO one pair moves the odds of two codes by a factor of
+/// `e^(1 / (lambda unit))` at most. Dr.DPO joins the marginal losses of the pairs, not those under single codes: how far
+/// a label is doubted then depends on what all codes together say of it.
 ///
 /// # Shapes
 /// log_prior (B,K) · groups: ranges of pairs that share a code -> a scalar.
@@ -35,11 +43,12 @@ pub(super) fn forward<T: Real>(
     log_prior: &Tensor,
     constants: &Constants,
     groups: &[Range<usize>],
-    pass: &StepPass<'_>,
+    weighing: &Weighing<'_>,
     gradients: &Arc<Gradients>,
     sums: &mut Sums,
 ) -> Result<Tensor> {
     let (pairs, k) = log_prior.dims2()?;
+    let pass = weighing.pass;
     let share = 1.0 / pass.step_examples as f64;
     let each = |t: &Tensor| -> Result<Tensor> { Ok(t.unsqueeze(1)?.broadcast_as((pairs, k))?.flatten_all()?) };
     let codes = policy.lpc.as_ref().and_then(|lpc| lpc.codes()).filter(|_| pass.moment.g > 0.0);
@@ -60,11 +69,19 @@ pub(super) fn forward<T: Real>(
     let weight = pass.moment.kl_weight * pass.objective.loss_unit();
     // lambda may rise from 0, where the marginal is the least of the losses: a thousandth is near enough to that.
     let weight = weight.max(1e-3 * pass.objective.loss_unit());
+    // Pairs that share a code are weighed within the product of their likelihoods; others are one product each.
+    let grouped = pass.keys.is_some();
+    let losses = if grouped { weighing.times(&losses)? } else { losses };
     let marginal = bayes::marginal(log_prior, &losses, weight, groups)?;
-    let mut loss = (marginal.losses.sum_all()? * share)?;
+    let mut loss = if grouped {
+        weighing.of_groups(&marginal.losses, groups, sums)?
+    } else {
+        weighing.of_pairs(&marginal.losses, Part::Latent, 1.0, sums)?
+    };
     if let (Some(own), Some((_, flips))) = (logps.own, expected) {
         let losses = under_prior(policy, own, flips, constants, pass)?;
-        loss = ((loss * (1.0 - pass.moment.g))? + (losses.sum_all()? * (share * pass.moment.g))?)?;
+        let own = weighing.of_pairs(&losses, Part::Expected, pass.moment.g, sums)?;
+        loss = ((loss * (1.0 - pass.moment.g))? + own)?;
     }
     if pass.moment.balance > 0.0 {
         let (mean, examples) = mean_of(log_prior, pass.ranks)?;
@@ -74,11 +91,14 @@ pub(super) fn forward<T: Real>(
     }
     // What follows is counted, and takes no part in the gradient.
     let swapped = pass.objective.losses_with(&preference.swapped(), flips.as_ref())?.losses.reshape((pairs, k))?;
+    let swapped = if grouped { weighing.times(&swapped)? } else { swapped };
     let other = bayes::marginal(log_prior, &swapped, weight, groups)?;
     let overlaps = numbers(&bayes::overlap(&marginal.log_posterior, &other.log_posterior)?)?;
     let rows = |t: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(t.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?) };
     let (prior, posterior) = (rows(&marginal.log_prior)?, rows(&marginal.log_posterior)?);
-    sums.objective += total(&marginal.losses)?;
+    sums.objective += total(&if grouped { marginal.losses } else { weighing.times(&marginal.losses)? })?;
+    let clean = pass.objective.clean_probabilities(&preference)?.map(|clean| numbers(&clean)).transpose()?;
+    let mut clean_of_pairs = Vec::with_capacity(pairs);
     for (((group, log_p), log_q), overlap) in groups.iter().zip(&prior).zip(&posterior).zip(overlaps) {
         let n = group.len() as f64;
         let q: Vec<f64> = log_q.iter().map(|q| q.exp()).collect();
@@ -88,6 +108,13 @@ pub(super) fn forward<T: Real>(
         sums.entropy.1 -= n * expected(log_q, log_q);
         sums.overlap += n * overlap;
         group.clone().for_each(|_| sums.usage.add(&q));
+        if let Some(clean) = &clean {
+            let mean = |pair: usize| q.iter().zip(&clean[pair * k..]).map(|(q, w)| q * w).sum::<f64>();
+            clean_of_pairs.extend(group.clone().map(mean));
+        }
+    }
+    if clean.is_some() {
+        weighing.count_clean(&clean_of_pairs, sums);
     }
     let weights: Vec<f64> = numbers(&log_prior.exp()?)?;
     let weighted = |t: &Tensor| -> Result<f64> { Ok(numbers(t)?.iter().zip(&weights).map(|(x, p)| x * p).sum()) };
@@ -145,9 +172,4 @@ fn flip_rates<T: Real>(policy: &Policy<T>, pairs: usize, k: usize) -> Result<Opt
         Some(rates) => Ok(Some(rates.unsqueeze(0)?.broadcast_as((pairs, k))?.flatten_all()?)),
         None => label_flips(policy, pairs * k),
     }
-}
-
-/// A tensor's numbers, flat.
-fn numbers(t: &Tensor) -> Result<Vec<f64>> {
-    Ok(t.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?)
 }

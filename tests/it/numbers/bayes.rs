@@ -37,7 +37,8 @@ fn latent_alone(name: &str) -> bool {
 #[test]
 fn every_gradient_is_exact() {
     use ObjectiveKind as K;
-    for (i, name) in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo].into_iter().enumerate() {
+    let all = [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo, K::Drdpo, K::Ropo, K::Hoelder, K::Repo];
+    for (i, name) in all.into_iter().enumerate() {
         for code_space in [CodeSpace::Vocabulary, CodeSpace::Hidden] {
             let lpc = LpcConfig { code_space, ..bayes() };
             check(&format!("{name:?} {code_space:?}"), &policy(&llama(i % 2 == 0), &lpc), &objective(name), everything);

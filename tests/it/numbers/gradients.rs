@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use lpc_pipe::lpc::{Basis, Features, LatentKind, LpcConfig, Mixture, Normalise, Pooling};
 use lpc_pipe::model::config::RopeScaling;
 use lpc_pipe::model::{Group, LlamaConfig, Params};
-use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind, Reduction};
+use lpc_pipe::objective::{MixFlip, ObjectiveConfig, ObjectiveKind, Reduction, RepoBase};
 use lpc_pipe::policy::{Policy, flips};
 use lpc_pipe::seed::Seed;
 
@@ -97,11 +97,16 @@ fn everything(_: &str) -> bool {
 #[test]
 fn every_objective_without_a_latent() {
     use ObjectiveKind as K;
-    for (i, name) in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo, K::Sft].into_iter().enumerate() {
+    let all = [K::Dpo, K::Cdpo, K::Rdpo, K::Drdpo, K::Ropo, K::Hoelder, K::Repo, K::Mix, K::Ipo, K::Simpo, K::Sft];
+    for (i, name) in all.into_iter().enumerate() {
         check(&format!("{name:?}"), &policy(&llama(i % 2 == 0), &plain()), &objective(name), everything);
     }
     let sums = ObjectiveConfig { reduction: Reduction::Sum, ..objective(K::Ipo) };
     check("Ipo on sums", &policy(&llama(false), &plain()), &sums, everything);
+    for repo_base in [RepoBase::Ipo, RepoBase::Simpo] {
+        let over = ObjectiveConfig { name: K::Repo, repo_base, ..ObjectiveConfig::default() }.resolved();
+        check(&format!("Repo over {repo_base:?}"), &policy(&llama(true), &plain()), &over, everything);
+    }
 }
 
 #[test]
@@ -134,7 +139,8 @@ fn codes_with_every_feature_and_pooling() {
 #[test]
 fn codes_over_every_objective() {
     use ObjectiveKind as K;
-    for (i, name) in [K::Ipo, K::Simpo, K::Mix].into_iter().enumerate() {
+    let all = [K::Ipo, K::Simpo, K::Mix, K::Drdpo, K::Ropo, K::Hoelder, K::Repo];
+    for (i, name) in all.into_iter().enumerate() {
         let lpc = codes(Features::Difference, Pooling::Mean);
         check(&format!("lpc {name:?}"), &policy(&llama(i % 2 == 0), &lpc), &objective(name), everything);
     }
@@ -159,7 +165,8 @@ const FEW: usize = 3;
 fn every_latent_over_every_objective() {
     use ObjectiveKind as K;
     for kind in LATENTS {
-        for (i, name) in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo].into_iter().enumerate() {
+        let all = [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo, K::Drdpo, K::Ropo, K::Hoelder, K::Repo];
+        for (i, name) in all.into_iter().enumerate() {
             if kind == LatentKind::LpcReliable && name != K::Mix {
                 continue;
             }

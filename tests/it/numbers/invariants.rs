@@ -50,7 +50,15 @@ fn a_policy_at_its_reference_has_the_textbook_losses() {
             zero(&policy, "lpc.codebook");
         }
         let reference = plain_logps(&policy, &rows, |_| ()).unwrap();
-        for (name, wanted) in [(K::Dpo, LN_2), (K::Cdpo, LN_2), (K::Rdpo, LN_2), (K::Mix, LN_2), (K::Ipo, 25.0)] {
+        for (name, wanted) in [
+            (K::Dpo, LN_2),
+            (K::Cdpo, LN_2),
+            (K::Rdpo, LN_2),
+            (K::Mix, LN_2),
+            (K::Ipo, 25.0),
+            (K::Drdpo, LN_2),
+            (K::Repo, LN_2),
+        ] {
             let sums = value(&policy, &rows, &reference, &pass(&objective(name), MIDDLE, 5)).1;
             assert!((sums.objective / 5.0 - wanted).abs() < 1e-12, "{name:?}: {}", sums.objective / 5.0);
             assert_eq!(sums.rewards, (0.0, 0.0));
@@ -203,7 +211,7 @@ fn exchanging_the_sides_exchanges_log_probabilities_and_negates_margins() {
     let reference = some_reference(&forth);
     let turned: Vec<(f64, f64)> = reference.iter().map(|r| (r.1, r.0)).collect();
     let moment = Moment { g: 1.0, ..MIDDLE };
-    for name in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo] {
+    for name in [K::Dpo, K::Cdpo, K::Rdpo, K::Mix, K::Ipo, K::Simpo, K::Drdpo, K::Ropo, K::Hoelder, K::Repo] {
         let objective = objective(name);
         for i in 0..forth.len() {
             let one = |rows: &[TokenRow], reference: &[(f64, f64)]| {

@@ -8,6 +8,7 @@
 //! - `invariants`: what must not change a result.
 //! - `latents`: every latent and control: recorded numbers, what one is of another, folders.
 //! - `bayes`: exact inference over codes.
+//! - `robust`: objectives for wrong labels, and weights of rows, through whole steps.
 //! - `composed`: composed operations, other number types and recomputation against the fused kernels.
 //! - `ranks`: several ranks give what one process gives with all their batches.
 //! - `tuning`: adapters and head-only tuning, as functions and as files.
@@ -21,5 +22,6 @@ mod models;
 mod parity;
 mod policies;
 mod ranks;
+mod robust;
 mod trajectory;
 mod tuning;

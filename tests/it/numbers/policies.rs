@@ -163,6 +163,7 @@ pub fn pass<'a>(objective: &'a ObjectiveConfig, moment: Moment, step_examples: u
         ranks: &ALONE,
         backbone: true,
         keys: None,
+        joined: None,
     }
 }
 

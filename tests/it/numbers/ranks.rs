@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use lpc_pipe::lpc::{Features, Inference, LatentKind, LpcConfig, Pooling};
 use lpc_pipe::model::Gradients;
-use lpc_pipe::objective::ObjectiveKind;
+use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::pipeline::prepare;
 use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::pipeline::train::{self, Ended};
@@ -42,6 +42,7 @@ fn one_step(lpc: &LpcConfig, ranks: &Ranks) -> (BTreeMap<String, Vec<f64>>, Sums
         ranks,
         backbone: true,
         keys: None,
+        joined: None,
     };
     for micro in [0..3, 3..5] {
         let share = ranks.share(micro.len());
@@ -181,6 +182,30 @@ fn a_run_of_ranks_is_that_of_one_with_their_batches_together() {
     }
 }
 
+fn named(name: ObjectiveKind) -> ObjectiveConfig {
+    ObjectiveConfig { name, ..ObjectiveConfig::default() }
+}
+
+#[test]
+fn dr_dpo_joins_the_passes_of_a_step() {
+    // The balance of the codes is one of each pass.
+    let lpc = LpcConfig { balance: 0.0, ..config("", 1).lpc };
+    let of = |out: &str, name, batch| TrainConfig {
+        batch,
+        accumulate: 12 / batch,
+        objective: named(name),
+        lpc: lpc.clone(),
+        ..config(out, 1)
+    };
+    for batch in [12, 6, 4] {
+        finished(train::run(&of(&format!("passes-{batch}"), ObjectiveKind::Drdpo, batch), SEED, false, &Silent));
+        let (losses, worst) = difference("passes-12", &format!("passes-{batch}"));
+        assert!(losses < 1e-6 && worst < 1e-5, "batch {batch}: losses {losses:e}, metrics {worst:e}");
+    }
+    finished(train::run(&of("mean", ObjectiveKind::Dpo, 12), SEED, false, &Silent));
+    assert!(difference("passes-12", "mean").0 > 1e-4, "pairs are not joined");
+}
+
 #[test]
 fn other_ways_of_tuning_and_other_latents_are_shared_too() {
     let lpc = config("", 1).lpc;
@@ -198,6 +223,8 @@ fn other_ways_of_tuning_and_other_latents_are_shared_too() {
             "gaussian",
             TrainConfig { lpc: LpcConfig { latent: LatentKind::Gaussian, ..LpcConfig::default() }, ..config("", 1) },
         ),
+        ("drdpo", TrainConfig { objective: named(ObjectiveKind::Drdpo), ..config("", 1) }),
+        ("repo", TrainConfig { objective: named(ObjectiveKind::Repo), ..config("", 1) }),
         ("composed", TrainConfig { kernels: Kernels::Composed, ..config("", 1) }),
         ("recompute", TrainConfig { recompute: true, ..config("", 1) }),
     ];

@@ -114,12 +114,17 @@ fn wrong_labels_are_left_out_or_turned_round_and_no_others() {
             lpc_pipe::message::MessageColumn::open(frame.column("rejected").expect("rejected")).expect("messages");
         texts(&frame, "id").into_iter().enumerate().map(|(i, id)| (id, column.text(i))).collect()
     };
-    audit(&sandbox, "--action drop --threshold 0.3");
+    // A tenth of the labels, however sure a model of this size is.
+    audit(&sandbox, "");
+    let mut p = numbers(&sandbox.parquet("audit/audit.parquet"), "p_wrong");
+    p.sort_by(f64::total_cmp);
+    let threshold = p[p.len() * 9 / 10];
+    audit(&sandbox, &format!("--action drop --threshold {threshold}"));
     let frame = sandbox.parquet("audit/audit.parquet");
     let wrong: BTreeSet<String> = texts(&frame, "id")
         .into_iter()
         .zip(numbers(&frame, "p_wrong"))
-        .filter(|(_, p)| *p > 0.3)
+        .filter(|(_, p)| *p > threshold)
         .map(|(id, _)| id)
         .collect();
     assert!(!wrong.is_empty() && wrong.len() < data.len(), "{} of {}", wrong.len(), data.len());
@@ -130,7 +135,7 @@ fn wrong_labels_are_left_out_or_turned_round_and_no_others() {
         assert!(sandbox.bytes(&format!("audit/cleaned/{name}")) == sandbox.bytes(&format!("data/{name}")), "{name}");
     }
 
-    let summary = audit(&sandbox, "--action flip --threshold 0.3");
+    let summary = audit(&sandbox, &format!("--action flip --threshold {threshold}"));
     assert_eq!(summary["cleaned"]["flipped"].as_u64(), Some(wrong.len() as u64));
     let turned = pairs(&sandbox, "audit/cleaned");
     for (id, (chosen, flipped, tokens)) in &turned {
@@ -195,4 +200,21 @@ fn what_cannot_be_audited_is_refused() {
         assert!(told.stderr.contains(said), "{args}: {}", told.stderr);
     }
     assert!(!sandbox.exists("audit"));
+}
+
+#[test]
+fn weights_are_one_less_the_probability() {
+    let sandbox = ground();
+    audit(&sandbox, "--action weight");
+    let (ids, p) = (
+        texts(&sandbox.parquet("audit/audit.parquet"), "id"),
+        numbers(&sandbox.parquet("audit/audit.parquet"), "p_wrong"),
+    );
+    let (frame, tokens) =
+        (sandbox.parquet("audit/cleaned/pairs/train.parquet"), sandbox.arrow("audit/cleaned/tokens/train.arrow"));
+    assert_eq!(texts(&frame, "id"), ids);
+    for weights in [numbers(&frame, "weight"), numbers(&tokens, "weight")] {
+        assert!(weights.iter().zip(&p).all(|(w, p)| (w - (1.0 - p)).abs() < 1e-12));
+    }
+    assert_eq!(sandbox.json("audit/cleaned/manifest.json")["facts"]["weighted"].as_u64(), Some(ids.len() as u64));
 }

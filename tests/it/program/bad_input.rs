@@ -327,7 +327,7 @@ fn damaged_folders_of_ours() {
     sandbox.write("data/manifest.json", &manifest[..manifest.len() / 2]);
     let output = sandbox.ends(3, train);
     assert!(output.stderr.contains("data/manifest.json: damaged manifest"), "{}", output.stderr);
-    sandbox.write("data/manifest.json", manifest.replace("\"schema_version\": 2", "\"schema_version\": 99"));
+    sandbox.write("data/manifest.json", manifest.replace("\"schema_version\": 3", "\"schema_version\": 99"));
     let output = sandbox.ends(3, train);
     assert!(output.stderr.contains("layout version 99 is newer"), "{}", output.stderr);
     sandbox.write("data/manifest.json", &manifest);

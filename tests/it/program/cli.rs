@@ -146,7 +146,7 @@ fn slips_of_the_tongue_get_a_suggestion() {
       --set: train.lpc.kodes: unknown key; did you mean `train.lpc.codes`?
       --set: train.objectiv.beta: unknown key; did you mean `train.objective.beta`?
       --set: sed: unknown key; did you mean `seed`?
-      flag --objective: train.objective.name: unknown value `dop`; expected one of: dpo, cdpo, rdpo, mix, ipo, simpo, sft; did you mean `dpo`?
+      flag --objective: train.objective.name: unknown value `dop`; expected one of: dpo, cdpo, rdpo, drdpo, ropo, hoelder, repo, mix, ipo, simpo, sft; did you mean `dpo`?
     "#
     );
     let none = sandbox.run(&[]);
@@ -218,6 +218,14 @@ fn settings_without_effect_are_faults() {
         ("--set train.objective.gamma_beta_ratio=1", "train.objective.gamma_beta_ratio: has no effect"),
         ("--objective dpo --set train.objective.reduction=sum", "train.objective.reduction: has no effect"),
         ("--set train.lpc.temperature_end=0.5", "train.lpc.temperature_end: has no effect"),
+        (
+            "--objective ropo --set train.objective.hoelder_gamma=3",
+            "train.objective.hoelder_gamma: has no effect with objective \"ropo\"; use hoelder",
+        ),
+        (
+            "--objective repo --set train.objective.repo_clean_rate=1 --set train.objective.repo_ema=0.2",
+            "train.objective.repo_ema: has no effect with repo_clean_rate = 1",
+        ),
         (
             "--set train.objective.mix_flip=learned",
             "train.objective.mix_flip: has no effect with objective \"dpo\"; use mix",

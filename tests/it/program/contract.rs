@@ -13,6 +13,7 @@ mod noise;
 mod run;
 mod sweep;
 mod tuning;
+mod weights;
 
 const SPLITS: [&str; 2] = ["train", "test"];
 
@@ -97,6 +98,7 @@ fn every_layout_becomes_the_same_folder() {
                 flipped: bool
                 noise_kind: str
                 noise_p: f64
+                weight: f64
                 ");
             }
             let tokens = sandbox.arrow(&format!("data/tokens/{split}.arrow"));
@@ -115,6 +117,7 @@ fn every_layout_becomes_the_same_folder() {
                 prompt_id: str
                 noise_kind: str
                 noise_p: f64
+                weight: f64
                 ");
             }
             assert_eq!(texts(&pairs, "id"), texts(&tokens, "id"), "{name}: rows of pairs and tokens are the same");

@@ -247,13 +247,21 @@ fn every_latent_resumes() {
         ObjectiveConfig { name: ObjectiveKind::Mix, mix_flip: MixFlip::Learned, ..ObjectiveConfig::default() };
     let fixed = ObjectiveConfig { mix_flip: MixFlip::Fixed, ..learned.clone() };
     let dpo = ObjectiveConfig::default();
+    let named = |name| ObjectiveConfig { name, ..ObjectiveConfig::default() };
     use LatentKind as L;
-    for (latent, objective) in
-        [(L::None, learned), (L::LpcReliable, fixed), (L::Gaussian, dpo.clone()), (L::Mlp, dpo.clone()), (L::Bias, dpo)]
-    {
+    for (latent, objective) in [
+        (L::None, learned),
+        (L::LpcReliable, fixed),
+        (L::Gaussian, dpo.clone()),
+        (L::Mlp, dpo.clone()),
+        (L::Bias, dpo),
+        (L::None, named(ObjectiveKind::Repo)),
+        (L::Lpc, named(ObjectiveKind::Repo)),
+        (L::Lpc, named(ObjectiveKind::Drdpo)),
+    ] {
         let lpc = LpcConfig { latent, ..LpcConfig::default() };
         let config = |out: &str| TrainConfig {
-            out: ground.place(&format!("{out}-{}", latent.name())).display().to_string(),
+            out: ground.place(&format!("{out}-{}-{:?}", latent.name(), objective.name)).display().to_string(),
             epochs: 1.0,
             objective: objective.clone(),
             lpc: lpc.clone(),
@@ -269,6 +277,9 @@ fn every_latent_resumes() {
             assert_eq!(a.is_none(), latent == L::None && file.contains("lpc_model"), "{latent:?}: {file}");
         }
         assert_eq!((wanted.eval_margin, wanted.mix_flip_rate), (got.eval_margin, got.mix_flip_rate), "{latent:?}");
+        assert_eq!(wanted.repo_clean_rate, got.repo_clean_rate, "{latent:?}");
+        assert_eq!(wanted.repo_clean_rate.is_some(), objective.name == ObjectiveKind::Repo);
+        assert!(wanted.repo_clean_rate.is_none_or(|h| (h - 0.9).abs() > 1e-6), "{latent:?}: the clean rate stays");
         assert!(wanted.mix_flip_rate.is_none_or(|e| (e - 0.1).abs() > 1e-6), "{latent:?}: nothing was learned");
     }
 }

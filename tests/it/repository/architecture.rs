@@ -51,7 +51,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("posteriors", &["batch", "lpc", "objective", "policy"]),
     // Tables: they know nothing of tensors.
     ("analysis", &[]),
-    ("audit", &["analysis"]),
+    ("audit", &["analysis", "objective::hoelder_suspects"]),
     ("report", &["analysis"]),
     // Wiring.
     (

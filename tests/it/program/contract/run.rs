@@ -206,7 +206,7 @@ fn a_run_can_be_repeated_from_its_config() {
 fn every_objective_and_latent_trains() {
     let sandbox = Sandbox::new();
     sandbox.prepared(60);
-    for objective in ["dpo", "cdpo", "rdpo", "mix", "ipo", "simpo", "sft"] {
+    for objective in ["dpo", "cdpo", "rdpo", "drdpo", "ropo", "hoelder", "repo", "mix", "ipo", "simpo", "sft"] {
         for latent in ["none", "lpc", "lpc-hard"] {
             if objective == "sft" && latent != "none" {
                 continue;
@@ -217,8 +217,14 @@ fn every_objective_and_latent_trains() {
             assert_eq!(summary["objective"], objective);
             assert_eq!(summary["latent"], latent);
             let frame = sandbox.parquet(&format!("{out}/posteriors.parquet"));
-            assert_eq!(columns(&frame), POSTERIORS);
+            let further: &[&str] = match objective {
+                "hoelder" => &["suspect"],
+                "repo" => &["clean_probability"],
+                _ => &[],
+            };
+            assert_eq!(columns(&frame), [&POSTERIORS, further].concat());
             assert_eq!(frame.height(), 60);
+            labels(&frame, &summary);
             assert!(numbers(&frame, "margin").iter().all(|m| m.is_finite()), "{out}");
             let reference = numbers(&frame, "ref_chosen_logps");
             let has = !matches!(objective, "simpo" | "sft");
@@ -226,6 +232,43 @@ fn every_objective_and_latent_trains() {
             assert_eq!(sandbox.exists(&format!("{out}/model/lpc_config.json")), latent != "none", "{out}");
         }
     }
+}
+
+/// Checks what an objective says of the labels, in posteriors.parquet and summary.json.
+fn labels(frame: &polars::prelude::DataFrame, summary: &Value) {
+    let (rate, noise) = (&summary["repo_clean_rate"], &summary["hoelder_noise_rate"]);
+    let (margins, splits) = (numbers(frame, "margin"), texts(frame, "split"));
+    if let Ok(clean) = frame.column("clean_probability") {
+        let rate = rate.as_f64().unwrap();
+        assert!(rate != 0.9 && rate > 0.0 && rate < 1.0, "{rate}");
+        for (w, margin) in clean.f64().unwrap().into_no_null_iter().zip(&margins) {
+            let p = 1.0 / (1.0 + (-margin).exp());
+            assert!((w - rate * p / (rate * p + (1.0 - rate) * (1.0 - p))).abs() < 1e-9, "{w}");
+        }
+    } else {
+        assert!(rate.is_null());
+    }
+    let Ok(suspects) = frame.column("suspect") else {
+        assert!(noise.is_null());
+        return;
+    };
+    let of_train: Vec<(bool, f64)> = suspects
+        .bool()
+        .unwrap()
+        .iter()
+        .zip(&margins)
+        .zip(&splits)
+        .filter_map(|((suspect, margin), split)| {
+            assert_eq!(suspect.is_some(), split == "train");
+            suspect.map(|suspect| (suspect, *margin))
+        })
+        .collect();
+    let p = |margin: f64| 1.0 / (1.0 + (-margin).exp());
+    let mean = |power: f64| of_train.iter().map(|(_, m)| p(*m).powf(power)).sum::<f64>() / of_train.len() as f64;
+    let wanted = 1.0 - mean(1.0) * mean(2.0) / mean(3.0);
+    assert!((noise.as_f64().unwrap() - wanted).abs() < 1e-9, "{noise} {wanted}");
+    let found = of_train.iter().filter(|(suspect, _)| *suspect).count();
+    assert_eq!(found, (of_train.len() as f64 * wanted).floor() as usize);
 }
 
 #[test]
