@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 70] = [
+pub const FLAGS: [(&str, &str, &str); 72] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -204,6 +204,12 @@ pub const FLAGS: [(&str, &str, &str); 70] = [
         "--dtype TYPE",
         "Type of the weights: f32, bf16, f16, base (that of the model that training started from)",
     ),
+    (
+        "report.projection",
+        "--projection tsne|pca|none",
+        "How a run's posteriors are laid out in the plane: tsne (with its principal components), pca, none",
+    ),
+    ("report.points", "--points N", "Pairs that are laid out, at most 5000; time grows with their square"),
     ("sweep.out", "--out DIR", "Sweep folder"),
     ("sweep.jobs", "--jobs N", "Cells trained at once"),
 ];

@@ -68,6 +68,16 @@ pub(super) fn number(x: Option<f64>, decimals: usize) -> String {
     }
 }
 
+/// A p-value, or a dash.
+pub(super) fn p_value(p: Option<f64>) -> String {
+    match p.filter(|p| p.is_finite()) {
+        None => "–".into(),
+        Some(p) if p < 1e-4 => "< 0.0001".into(),
+        Some(p) if p < 0.01 => format!("{p:.4}"),
+        Some(p) => format!("{p:.3}"),
+    }
+}
+
 /// Difference in percentage points with its sign.
 pub(super) fn points(x: Option<f64>) -> String {
     x.filter(|x| x.is_finite()).map_or("–".into(), |x| format!("{:+.1}", x * 100.0))

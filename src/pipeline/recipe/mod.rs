@@ -8,6 +8,7 @@ pub mod sweep;
 use toml::Value;
 
 use crate::lpc::LpcConfig;
+use crate::report::ReportConfig;
 use crate::settings::{Faults, PathText, Root, Settings, settings};
 use crate::synth::SynthConfig;
 use crate::train::TrainConfig;
@@ -35,6 +36,8 @@ settings! {
         pub score: ScoreConfig;
         /// A run's model in another form.
         pub export: ExportConfig;
+        /// The report of a run.
+        pub report: ReportConfig;
         /// The whole job on built-in data.
         pub demo: DemoConfig;
     }
