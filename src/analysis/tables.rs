@@ -191,9 +191,8 @@ mod tests {
             Some((vec![0.25, 0.75, 1.0, 0.0], 2))
         );
         assert_eq!(weights(&frame(&[&[], &[]]), "prior").unwrap(), None);
-        let (short, empty, none, nan, negative): (&[f32], &[f32], &[f32], &[f32], &[f32]) =
-            (&[1.0], &[], &[0.0, 0.0], &[f32::NAN, 1.0], &[-0.5, 1.5]);
-        for bad in [short, empty, none, nan, negative] {
+        let bad: [&[f32]; 5] = [&[1.0], &[], &[0.0, 0.0], &[f32::NAN, 1.0], &[-0.5, 1.5]];
+        for bad in bad {
             let error = weights(&frame(&[&[0.25, 0.75], bad]), "prior").unwrap_err().to_string();
             assert!(error.contains("row 2: not a distribution"), "{error}");
         }

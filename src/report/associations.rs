@@ -4,8 +4,7 @@ use super::codes::CODES_SHOWN;
 use super::load::Code;
 use super::meaning::{CodeMeaning, PreparedFolder};
 use super::page::{Block, Column, Heat, Table};
-use super::run_page::joined;
-use super::text::{count, number, p_value, percent};
+use super::text::{count, joined, number, p_value, percent};
 use crate::analysis::{
     Associations, CodeBy, CodeNumbers, CodeReading, LabelAssociation, NumberAssociation, RepresentativePair,
     Representatives, SplitAssociations,
@@ -156,7 +155,8 @@ fn by_code(quantities: &[&NumberAssociation], by: CodeBy, found: &SplitAssociati
         None => "–".into(),
         Some(found) if n.attribute == attribute::FLIPPED => percent(found.mean, 1),
         Some(CodeNumbers { q1, median, q3, .. }) => {
-            let decimals = if q3.abs().max(q1.abs()) >= 100.0 { 0 } else { 2 };
+            let counted = [attribute::LENGTH_DIFFERENCE, attribute::PROMPT_LENGTH].contains(&n.attribute.as_str());
+            let decimals = if counted { 1 } else { 2 };
             let [q1, median, q3] = [q1, median, q3].map(|x| number(Some(x), decimals));
             format!("{median} ({q1} to {q3})")
         }

@@ -1,7 +1,9 @@
-//! Settings of `report`.
+//! Settings of `report`, and what a caller may add.
 
-use crate::analysis::Method;
 use crate::analysis::projection::{LEAST_POINTS, MOST_POINTS};
+use crate::analysis::{CodeAccuracy, Labels, Method};
+use crate::progress::{Progress, Silent};
+use crate::seed::Seed;
 use crate::settings::{Faults, Settings, settings};
 
 settings! {
@@ -18,6 +20,28 @@ impl Settings for ReportConfig {
     fn judge(&self, faults: &mut Faults) {
         let sound = (LEAST_POINTS..=MOST_POINTS).contains(&self.points);
         faults.check(sound, "points", format!("expected {LEAST_POINTS} to {MOST_POINTS}, got {}", self.points));
+    }
+}
+
+/// What a report is to hold beside what the folder itself has.
+#[derive(Clone)]
+pub struct ReportOptions<'a> {
+    /// Settings.
+    pub config: ReportConfig,
+    /// Seed of the permutations and of the projection.
+    pub seed: Seed,
+    /// Each code's accuracy on the pairs of each planted preference, where that is known of a run.
+    pub preferences: Option<&'a CodeAccuracy>,
+    /// Planted labels of each row of a run's posteriors, each labelling with its name.
+    pub planted: &'a [(String, Labels)],
+    /// Receives the steps of the projection.
+    pub progress: &'a dyn Progress,
+}
+
+impl Default for ReportOptions<'_> {
+    fn default() -> Self {
+        let config = ReportConfig::default();
+        ReportOptions { config, seed: Seed(0), preferences: None, planted: &[], progress: &Silent }
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use polars::prelude::DataFrame;
 use serde::Serialize;
 
-use super::{ReportOptions, load};
+use super::config::ReportOptions;
+use super::load;
 use crate::analysis::projection::tsne::ITERATIONS;
 use crate::analysis::reading::SPLIT;
 use crate::analysis::tables::texts;

@@ -22,41 +22,17 @@ mod fixture;
 
 use std::path::{Path, PathBuf};
 
-use crate::analysis::{CodeAccuracy, CodeReading, Labels};
+use crate::analysis::CodeReading;
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Silent};
 use crate::schema::report::{HTML, MARKDOWN};
 use crate::schema::{run, sweep};
-use crate::seed::Seed;
 use crate::settings::Settings;
 
-pub use config::ReportConfig;
+pub use config::{ReportConfig, ReportOptions};
 pub use meaning::{CodeMeaning, PreparedFolder};
 use run_page::KnownCodes;
 pub(crate) use text::{visible, visible_lines};
-
-/// What a report is to hold beside what the folder itself has.
-#[derive(Clone)]
-pub struct ReportOptions<'a> {
-    /// Settings.
-    pub config: ReportConfig,
-    /// Seed of the permutations and of the projection.
-    pub seed: Seed,
-    /// Each code's accuracy on the pairs of each planted preference, where that is known of a run.
-    pub preferences: Option<&'a CodeAccuracy>,
-    /// Planted labels of each row of a run's posteriors, each labelling with its name.
-    pub planted: &'a [(String, Labels)],
-    /// Receives the steps of the projection.
-    pub progress: &'a dyn Progress,
-}
-
-impl Default for ReportOptions<'_> {
-    fn default() -> Self {
-        let config = ReportConfig::default();
-        ReportOptions { config, seed: Seed(0), preferences: None, planted: &[], progress: &Silent }
-    }
-}
 
 /// A report that was written, and what was read for it.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,15 +8,12 @@ use super::load::{self, Code, CodeTable, MetricCurves};
 use super::meaning::CodeMeaning;
 use super::page::{Block, Column, Figure, Heat, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
-use super::text::{count, interval, number, percent, visible};
+use super::text::{count, interval, joined, number, percent};
 use super::{associations, codes, projection};
 use crate::analysis::{CodeAccuracy, CodeReading, Method};
 use crate::artifact;
 use crate::error::Result;
 use crate::schema::{accuracy, col, metric, prepared, result, run};
-
-/// Tokens shown for each code and end.
-const TOKENS_SHOWN: usize = 10;
 
 /// What is known of the codes of a run.
 #[derive(Clone, Copy)]
@@ -252,12 +249,6 @@ pub(super) fn usage_heat(codes: &CodeTable, caption: &str) -> Option<Heat> {
         base: 0.0,
         peaks: false,
     })
-}
-
-/// The first tokens of a list, spaces made visible.
-pub(super) fn joined(tokens: &[String]) -> String {
-    let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| visible(t).replace(' ', "␣")).collect();
-    shown.join("  ")
 }
 
 /// What one vector for all prompts does to the logits.

@@ -1,5 +1,8 @@
 //! Text and numbers as a report shows them.
 
+/// Tokens shown for each code and end.
+const TOKENS_SHOWN: usize = 10;
+
 /// Text made safe to show: control characters and direction marks, which could hide or reorder
 /// what is read (or drive a terminal), are written out.
 pub(crate) fn visible(text: &str) -> String {
@@ -53,6 +56,12 @@ pub(super) fn markdown(text: &str) -> String {
         }
     }
     out
+}
+
+/// The first tokens of a list, spaces made visible.
+pub(super) fn joined(tokens: &[String]) -> String {
+    let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| visible(t).replace(' ', "␣")).collect();
+    shown.join("  ")
 }
 
 /// `0.8312` as `83.1 %`; a dash for what is not a number.

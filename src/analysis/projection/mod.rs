@@ -128,7 +128,7 @@ pub fn project(
     let ids = texts(posteriors, col::ID)?;
     let rows = sample(&ids, at_most, seed);
     let values = rows.iter().flat_map(|&row| &all[row * dimensions..(row + 1) * dimensions]);
-    let points = Points::new(values.map(|weight| f64::from(*weight)).collect(), dimensions);
+    let points = Points::new(values.copied().collect(), dimensions);
     if points.len() < LEAST_POINTS {
         return Ok(None);
     }

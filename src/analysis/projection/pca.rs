@@ -36,7 +36,7 @@ pub fn pca(points: &Points) -> Option<Pca> {
     let total: f64 = (0..d).map(|i| covariance[i * d + i]).sum();
     // Equal points keep a variance of this size from rounding.
     let size: f64 = mean.iter().map(|m| m * m).sum();
-    if !(total > 1e-24 * (1.0 + size)) {
+    if total.is_nan() || total <= 1e-24 * (1.0 + size) {
         return None;
     }
     let (values, vectors) = eigen(covariance, d);
@@ -134,10 +134,10 @@ mod tests {
         let matrix: Vec<f64> = (0..d * d).map(|at| entry(at / d, at % d)).collect();
         let (values, vectors) = eigen(matrix.clone(), d);
         assert!(values.windows(2).all(|w| w[0] >= w[1]), "{values:?}");
-        for at in 0..d * d {
+        for (at, entry) in matrix.into_iter().enumerate() {
             let (i, j) = (at / d, at % d);
             let again: f64 = (0..d).map(|k| values[k] * vectors[k][i] * vectors[k][j]).sum();
-            assert!(close(again, matrix[at]), "{i} {j}: {again} {}", matrix[at]);
+            assert!(close(again, entry), "{i} {j}: {again} {entry}");
         }
     }
 

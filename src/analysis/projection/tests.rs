@@ -16,7 +16,7 @@ fn frame(n: usize) -> DataFrame {
         let small = 0.02 + 0.1 * (0.5 + 0.5 * (i as f32 * 1.7).sin());
         let rest = 0.01 + 0.05 * (0.5 + 0.5 * (i as f32 * 0.3).cos());
         let large = 1.0 - small - rest;
-        if i % 2 == 0 { [large, small, rest] } else { [small, large, rest] }
+        if i.is_multiple_of(2) { [large, small, rest] } else { [small, large, rest] }
     };
     frame.with_column(lists("posterior", &(0..n).map(weights).collect::<Vec<_>>())).unwrap();
     frame
