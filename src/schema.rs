@@ -247,6 +247,42 @@ pub mod report {
     pub const HTML: &str = "report.html";
     /// The same in Markdown, figures left out.
     pub const MARKDOWN: &str = "report.md";
+    /// Posteriors in the plane, one row a pair, beside the report of a run.
+    pub const PROJECTION: &str = "projection.parquet";
+}
+
+/// Columns of `projection.parquet`, beside those in [`col`].
+pub mod projection {
+    /// First principal component of the posterior.
+    pub const PCA_1: &str = "pca_1";
+    /// Second principal component.
+    pub const PCA_2: &str = "pca_2";
+    /// First coordinate by t-SNE.
+    pub const TSNE_1: &str = "tsne_1";
+    /// Second coordinate by t-SNE.
+    pub const TSNE_2: &str = "tsne_2";
+}
+
+/// What the codes of a run are compared with, as reports name it: labels of pairs, and quantities of pairs.
+pub mod attribute {
+    /// Source tag.
+    pub const SOURCE: &str = "source";
+    /// Whether the label was flipped: a label, and as 0 and 1 a quantity.
+    pub const FLIPPED: &str = "flipped";
+    /// Who wrote the chosen and who the rejected response.
+    pub const MODELS: &str = "models";
+    /// The planted preference that decided.
+    pub const PREFERENCE: &str = "preference";
+    /// The planted factor of that preference.
+    pub const FACTOR: &str = "factor";
+    /// Tokens of the chosen response less those of the rejected one.
+    pub const LENGTH_DIFFERENCE: &str = "length_difference";
+    /// Characters of the prompt.
+    pub const PROMPT_LENGTH: &str = "prompt_length";
+    /// Size of the difference of the two scores.
+    pub const SCORE_MARGIN: &str = "score_margin";
+    /// Implicit reward margin of the observed order, with the prior's z.
+    pub const IMPLICIT_MARGIN: &str = "implicit_margin";
 }
 
 /// Columns of `posteriors.parquet`, and of what `score` writes, beside those in [`col`].

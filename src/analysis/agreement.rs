@@ -4,9 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rand::Rng;
+use rayon::prelude::*;
 use statrs::function::gamma::ln_gamma;
 
 use crate::information::entropy;
+use crate::seed::Seed;
 
 /// Counts of two labellings, rows and columns in ascending order of their labels.
 struct CrossTable {
@@ -54,6 +57,17 @@ impl CrossTable {
         sum.max(0.0)
     }
 
+    /// Whether both labellings have more than one label, so that there is information that could agree.
+    fn informative(&self) -> bool {
+        self.rows.len() > 1 && self.columns.len() > 1
+    }
+
+    /// Whether the labellings are the same up to names: every row and every column has one cell.
+    fn same_partition(&self) -> bool {
+        let cells = self.counts.iter().flatten().filter(|count| **count > 0).count();
+        cells == self.rows.len() && cells == self.columns.len()
+    }
+
     /// Mean of the labellings' entropies, in nats.
     fn mean_entropy(&self) -> f64 {
         let of_counts = |counts: &[u64]| entropy(&counts.iter().map(|&c| c as f64).collect::<Vec<_>>());
@@ -73,6 +87,9 @@ pub fn nmi(a: &[u32], b: &[u32]) -> f64 {
     if table.rows.len() <= 1 && table.columns.len() <= 1 {
         return 1.0;
     }
+    if table.same_partition() {
+        return 1.0;
+    }
     (table.mutual_information() / table.mean_entropy()).clamp(0.0, 1.0)
 }
 
@@ -85,7 +102,7 @@ pub fn nmi(a: &[u32], b: &[u32]) -> f64 {
 /// As [`nmi`]; arithmetic mean, as scikit-learn's default.
 pub fn ami(a: &[u32], b: &[u32]) -> f64 {
     let table = CrossTable::of(a, b);
-    if table.rows.len() == table.columns.len() && table.rows.len() <= 1 {
+    if table.same_partition() {
         return 1.0;
     }
     let expected = expected_information(&table.rows, &table.columns, table.total);
@@ -95,7 +112,9 @@ pub fn ami(a: &[u32], b: &[u32]) -> f64 {
 
 fn expected_information(rows: &[u64], columns: &[u64], total: u64) -> f64 {
     let n = total as f64;
-    let ln_factorial = |k: u64| ln_gamma(k as f64 + 1.0);
+    // Every factorial that occurs, once: the sum below has up to `total` terms for every row.
+    let ln_factorials: Vec<f64> = (0..=total).map(|k| ln_gamma(k as f64 + 1.0)).collect();
+    let ln_factorial = |k: u64| ln_factorials[k as usize];
     let mut sum = 0.0;
     for &a in rows {
         for &b in columns {
@@ -113,6 +132,69 @@ fn expected_information(rows: &[u64], columns: &[u64], total: u64) -> f64 {
         }
     }
     sum
+}
+
+/// What two labellings of the same examples share, and how likely chance alone shares as much.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dependence {
+    /// [`nmi`].
+    pub nmi: f64,
+    /// [`ami`].
+    pub ami: f64,
+    /// p-value of the permutation test with the mutual information as its statistic.
+    pub p: f64,
+}
+
+/// NMI, AMI and a permutation test of independence; `None` where one labelling has fewer than two labels, so that
+/// there is no information that could agree.
+///
+/// One labelling is permuted `permutations` times; with b of them sharing as much information as observed or more,
+/// p = (b + 1) / (permutations + 1), which is never 0. The draws are a function of (seed, `purpose`, number of the
+/// permutation) and of how often each label occurs: not of the order of the examples, and not of threads.
+///
+/// # Source
+/// P. Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses" (2005); B. Phipson, G. K. Smyth, "Permutation
+/// P-values should never be zero", Statistical Applications in Genetics and Molecular Biology 9 (2010).
+pub fn dependence(a: &[u32], b: &[u32], permutations: usize, seed: Seed, purpose: &str) -> Option<Dependence> {
+    let table = CrossTable::of(a, b);
+    table.informative().then(|| Dependence {
+        nmi: nmi(a, b),
+        ami: ami(a, b),
+        p: table.chance(permutations, seed, purpose),
+    })
+}
+
+impl CrossTable {
+    /// The p-value of [`dependence`].
+    fn chance(&self, permutations: usize, seed: Seed, purpose: &str) -> f64 {
+        // With fixed margins the information rises with the sum of n ln n over the cells.
+        let largest = self.rows.iter().chain(&self.columns).max().copied().unwrap_or(0);
+        let weights: Vec<f64> = (0..=largest).map(|n| if n > 0 { n as f64 * (n as f64).ln() } else { 0.0 }).collect();
+        let observed: f64 = self.counts.iter().flatten().map(|&n| weights[n as usize]).sum();
+        // Tables with the same information differ by rounding; they count as equal.
+        let least = observed - 1e-12 * observed.abs().max(1.0);
+        let labels: Vec<u32> =
+            (0..).zip(&self.columns).flat_map(|(label, &n)| std::iter::repeat_n(label, n as usize)).collect();
+        let as_much = |permutation: usize| -> bool {
+            let mut rng = seed.rng(purpose, &permutation.to_string());
+            let mut labels = labels.clone();
+            for at in (1..labels.len()).rev() {
+                labels.swap(at, rng.random_range(0..=at as u32) as usize);
+            }
+            let (mut sum, mut start) = (0.0, 0);
+            let mut counts = vec![0u32; self.columns.len()];
+            for &row in &self.rows {
+                let end = start + row as usize;
+                counts.fill(0);
+                labels[start..end].iter().for_each(|&label| counts[label as usize] += 1);
+                sum += counts.iter().map(|&n| weights[n as usize]).sum::<f64>();
+                start = end;
+            }
+            sum >= least
+        };
+        let reached = (0..permutations).into_par_iter().filter(|&r| as_much(r)).count();
+        (reached + 1) as f64 / (permutations + 1) as f64
+    }
 }
 
 /// Purity of `codes` against `truth`: the share of examples that are right when each code predicts its most frequent
@@ -161,6 +243,78 @@ mod tests {
         // I = 0, mean entropy ln 2: (0 - 1/3) / (1 - 1/3) = -0.5.
         assert!(close(ami(&[0, 0, 1, 1], &[0, 1, 0, 1]), -0.5));
         assert!(ami(&[0, 0], &[0, 1]).abs() < 1e-9);
+    }
+
+    /// `sklearn.metrics.adjusted_mutual_info_score` and `normalized_mutual_info_score`, scikit-learn 1.9.1.
+    #[test]
+    fn agreement_as_scikit_learn() {
+        let labels = |n: u32, of: &dyn Fn(u32) -> u32| (0..n).map(of).collect::<Vec<u32>>();
+        let a = labels(60, &|i| i * i % 7 % 3);
+        let independent = labels(60, &|i| (i * i + i) % 5 % 4);
+        let near = labels(60, &|i| if i % 4 == 0 { (a[i as usize] + 1) % 3 } else { a[i as usize] });
+        let (wide, other) = (labels(600, &|i| i * i % 61 % 8), labels(600, &|i| (i * i % 61 + i % 3) % 5));
+        for (a, b, known_ami, known_nmi) in [
+            (&a, &independent, -0.03519423386623819, 0.0022738961643427704),
+            (&a, &near, 0.441781436755955, 0.4625829652141666),
+            (&wide, &other, 0.011417422976670137, 0.024316451452094896),
+        ] {
+            assert!((ami(a, b) - known_ami).abs() < 1e-12, "{} {known_ami}", ami(a, b));
+            assert!((nmi(a, b) - known_nmi).abs() < 1e-12, "{} {known_nmi}", nmi(a, b));
+            assert!(close(ami(a, b), ami(b, a)) && close(nmi(a, b), nmi(b, a)));
+        }
+        // The same labels under other names: exactly 1, also where every example has its own.
+        for k in 2..40 {
+            let (own, renamed) = (labels(97, &|i| i * i % k), labels(97, &|i| 90 - i * i % k));
+            assert_eq!((ami(&own, &renamed), nmi(&own, &renamed)), (1.0, 1.0), "{k}");
+        }
+        assert_eq!(ami(&[0, 1, 2, 3], &[7, 6, 5, 4]), 1.0);
+    }
+
+    #[test]
+    fn permutations_by_hand() {
+        // Three of each: 20 ways to spread b. 2 of them give the observed table up to names, so that p is about 1/10.
+        let (a, b) = ([0, 0, 0, 1, 1, 1], [4, 4, 4, 9, 9, 9]);
+        let found = dependence(&a, &b, 9999, Seed(1), "test").unwrap();
+        // Binomial with 9999 draws: standard deviation 0.003.
+        assert!((found.p - 0.1).abs() < 0.015 && found.ami == 1.0, "{found:?}");
+        // No table has less information than that of independent labels: every permutation reaches it.
+        let even = dependence(&[0, 0, 1, 1], &[0, 1, 0, 1], 99, Seed(1), "test").unwrap();
+        assert_eq!(even.p, 1.0);
+        // 40 of each of two labels: no permutation comes near, and p is still not 0.
+        let labels: Vec<u32> = (0..80).map(|i| i % 2).collect();
+        assert_eq!(dependence(&labels, &labels, 99, Seed(1), "test").unwrap().p, 0.01);
+        assert_eq!(dependence(&labels, &labels, 0, Seed(1), "test").unwrap().p, 1.0, "nothing was drawn");
+        assert_eq!(dependence(&labels, &[3; 80], 99, Seed(1), "test"), None);
+        assert_eq!(dependence(&[], &[], 99, Seed(1), "test"), None);
+    }
+
+    #[test]
+    fn p_values_of_independent_labels_are_spread_evenly() {
+        let draw = |what: &str, r: usize| -> Vec<u32> {
+            (0..60).map(|i| Seed(9).index(what, &format!("{r} {i}"), 3) as u32).collect()
+        };
+        let p = |r: usize| dependence(&draw("a", r), &draw("b", r), 99, Seed(1), &r.to_string()).unwrap().p;
+        let low = (0..400).filter(|&r| p(r) <= 0.2).count();
+        // Binomial(400, 0.2): 80 with standard deviation 8.
+        assert!((80 - 32..=80 + 32).contains(&low), "{low}");
+    }
+
+    #[test]
+    fn permutations_depend_on_the_seed_alone() {
+        let draw = |what: &str, labels: usize| -> Vec<u32> {
+            (0..200).map(|i| Seed(5).index(what, &i.to_string(), labels) as u32).collect()
+        };
+        let (a, b) = (draw("a", 4), draw("b", 5));
+        let p = |a: &[u32], b: &[u32], seed: u64, threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| dependence(a, b, 999, Seed(seed), "test").unwrap().p)
+        };
+        let first = p(&a, &b, 1, 1);
+        assert!(first > 0.01 && first < 0.99, "{first}");
+        assert_eq!((first, first), (p(&a, &b, 1, 1), p(&a, &b, 1, 2)));
+        let turned = |labels: &[u32]| labels.iter().rev().copied().collect::<Vec<_>>();
+        assert_eq!(first, p(&turned(&a), &turned(&b), 1, 2), "the order of the examples does not matter");
+        assert_ne!(first, p(&a, &b, 2, 2));
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub fn bootstrap_paired(differences: &[f64], resamples: usize, seed: Seed) -> In
 }
 
 /// Quantile of sorted values, linear between neighbours (type 7 of Hyndman and Fan, NumPy's default).
-fn quantile(sorted: &[f64], p: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], p: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let at = p.clamp(0.0, 1.0) * last as f64;
     let below = at.floor() as usize;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agreement::nmi;
 use super::codes::{CodeAccuracy, CodeMargins, DUPLICATE_CORRELATION, Duplicate, LabelAccuracy, Labels};
-use super::tables::{code_usage, codes, numbers, texts};
+use super::tables::{code_usage, codes, numbers, texts, weights};
 use crate::error::{Error, Result};
 use crate::information::{entropy, perplexity};
 use crate::schema::codes::{ACCURACY, DUPLICATE_OF, USAGE_POSTERIOR, USAGE_PRIOR, by_source};
@@ -83,27 +83,13 @@ impl CodeReading {
 
 /// A column of distributions over codes on some rows: their mean, and their mean entropy in nats.
 fn distributions(posteriors: &DataFrame, name: &str, rows: &[usize]) -> Result<(Vec<f64>, f64)> {
-    let lists = posteriors.column(name)?.list()?;
-    let (mut mean, mut mean_entropy) = (Vec::new(), 0.0);
-    for (i, &row) in rows.iter().enumerate() {
-        let values = lists.get_as_series(row).map(|v| v.cast(&DataType::Float64)).transpose()?;
-        let weights: Vec<f64> = match &values {
-            Some(values) => values.f64()?.iter().map(|w| w.unwrap_or(f64::NAN)).collect(),
-            None => Vec::new(),
-        };
-        if i == 0 && weights.is_empty() {
-            // A latent without codes.
-            return Ok((mean, 0.0));
-        }
-        if i == 0 {
-            mean.resize(weights.len(), 0.0);
-        }
+    let Some((all, k)) = weights(posteriors, name)? else { return Ok((Vec::new(), 0.0)) };
+    let (mut mean, mut mean_entropy) = (vec![0.0; k], 0.0);
+    for &row in rows {
+        let weights = &all[row * k..(row + 1) * k];
         let total: f64 = weights.iter().sum();
-        if weights.len() != mean.len() || !(total > 0.0 && total.is_finite()) {
-            return Err(Error::run(format!("column `{name}`, row {}: not a distribution over the codes", row + 1)));
-        }
-        mean.iter_mut().zip(&weights).for_each(|(m, w)| *m += w / total);
-        mean_entropy += entropy(&weights);
+        mean.iter_mut().zip(weights).for_each(|(m, w)| *m += w / total);
+        mean_entropy += entropy(weights);
     }
     let n = rows.len().max(1) as f64;
     mean.iter_mut().for_each(|m| *m /= n);

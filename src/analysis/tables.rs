@@ -41,6 +41,32 @@ pub fn numbers(frame: &DataFrame, name: &str) -> Result<Vec<f64>> {
     Ok(frame.column(name)?.cast(&DataType::Float64)?.f64()?.iter().map(|v| v.unwrap_or(f64::NAN)).collect())
 }
 
+/// A column of distributions over codes: the weights, row by row (n,k), and k. `None` without rows, and for a latent
+/// without codes, whose lists are empty.
+///
+/// # Errors
+/// [`Error::Frame`] where it is missing or no list of numbers, [`Error::Run`] where a row holds no distribution over as
+/// many codes as the others.
+pub fn weights(frame: &DataFrame, name: &str) -> Result<Option<(Vec<f64>, usize)>> {
+    let lists = frame.column(name)?.list()?;
+    let k = lists.get_as_series(0).map_or(0, |first| first.len());
+    let mut all = Vec::with_capacity(lists.len() * k);
+    for row in 0..lists.len() {
+        let values = lists.get_as_series(row).map(|values| values.cast(&DataType::Float64)).transpose()?;
+        let before = all.len();
+        if let Some(values) = &values {
+            all.extend(values.f64()?.iter().map(|weight| weight.unwrap_or(f64::NAN)));
+        }
+        let own = &all[before..];
+        let total: f64 = own.iter().sum();
+        let sound = own.iter().all(|weight| *weight >= 0.0) && total > 0.0 && total.is_finite();
+        if own.len() != k || (k > 0 && !sound) {
+            return Err(Error::run(format!("column `{name}`, row {}: not a distribution over the codes", row + 1)));
+        }
+    }
+    Ok((k > 0).then_some((all, k)))
+}
+
 fn whole<T>(name: &str, values: impl Iterator<Item = Option<T>>) -> Result<Vec<T>> {
     values
         .enumerate()
@@ -152,6 +178,24 @@ mod tests {
     fn flips_are_found_by_low_margins() {
         // The flipped row has the lowest margin of all.
         assert_eq!(mislabel_auroc(&frame()).unwrap(), 1.0);
+    }
+
+    #[test]
+    fn distributions_are_read_flat_and_others_refused() {
+        let frame = |rows: &[&[f32]]| {
+            let rows: Vec<Series> = rows.iter().map(|row| Series::new("".into(), *row)).collect();
+            DataFrame::new(rows.len(), vec![Column::new("prior".into(), rows)]).unwrap()
+        };
+        assert_eq!(
+            weights(&frame(&[&[0.25, 0.75], &[1.0, 0.0]]), "prior").unwrap(),
+            Some((vec![0.25, 0.75, 1.0, 0.0], 2))
+        );
+        assert_eq!(weights(&frame(&[&[], &[]]), "prior").unwrap(), None);
+        let bad: [&[f32]; 5] = [&[1.0], &[], &[0.0, 0.0], &[f32::NAN, 1.0], &[-0.5, 1.5]];
+        for bad in bad {
+            let error = weights(&frame(&[&[0.25, 0.75], bad]), "prior").unwrap_err().to_string();
+            assert!(error.contains("row 2: not a distribution"), "{error}");
+        }
     }
 
     #[test]

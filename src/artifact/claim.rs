@@ -56,6 +56,7 @@ impl Names {
                 prepared::MANIFEST,
                 report::HTML,
                 report::MARKDOWN,
+                report::PROJECTION,
             ],
             "noise-sweep" => &[
                 run::CONFIG,

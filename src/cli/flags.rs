@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 78] = [
+pub const FLAGS: [(&str, &str, &str); 80] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -226,6 +226,12 @@ pub const FLAGS: [(&str, &str, &str); 78] = [
     ),
     ("audit.threshold", "--threshold P", "Probability above which a label is thought wrong"),
     ("audit.verdicts", "--verdicts FILE.csv", "A table of an earlier `--action review`, with a person's verdicts"),
+    (
+        "report.projection",
+        "--projection tsne|pca|none",
+        "How a run's posteriors are laid out in the plane: tsne (with its principal components), pca, none",
+    ),
+    ("report.points", "--points N", "Pairs that are laid out, at most 5000; time grows with their square"),
     ("sweep.out", "--out DIR", "Sweep folder"),
     ("sweep.jobs", "--jobs N", "Cells trained at once"),
 ];

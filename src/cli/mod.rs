@@ -23,7 +23,7 @@ use crate::progress::Progress;
 use crate::report;
 use crate::schema;
 use crate::seed::Seed;
-use crate::settings::{self, Flag};
+use crate::settings::{self, Flag, Settings};
 use crate::train::ranks;
 
 use output::{Printer, Terminal};
@@ -150,12 +150,23 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
             printer.result(&audit::run(&recipe.audit, &terminal)?, tables::audit)
         }
         Command::Report(a) => {
+            recipe.report.check()?;
             let found = a.truth.as_deref().map(|truth| planted::recover_run(truth, &a.dir)).transpose()?;
             let preferences = found.as_ref().and_then(|f| f.preferences.as_ref());
-            artifact::may_add(&a.dir, &[schema::report::HTML, schema::report::MARKDOWN])?;
-            let report::WrittenReport { page, codes } = report::write_with(&a.dir, preferences)?;
+            let names = [schema::report::HTML, schema::report::MARKDOWN, schema::report::PROJECTION];
+            artifact::may_add(&a.dir, &names)?;
+            let planted = found.as_ref().map_or(&[] as &[_], |found| &found.labels);
+            let config = recipe.report.clone();
+            let options = report::ReportOptions { config, seed, preferences, planted, progress: &terminal };
+            let report::WrittenReport { page, codes, meaning } = report::write_with(&a.dir, &options)?;
             let mut told = serde_json::json!({"report": page, "planted": found.as_ref().map(|f| &f.scores)});
             told["codes"] = serde_json::to_value(&codes)?;
+            for key in ["prepared", "associations", "representatives", "projection"] {
+                told[key] = serde_json::Value::Null;
+            }
+            if let serde_json::Value::Object(meaning) = serde_json::to_value(&meaning)? {
+                meaning.into_iter().for_each(|(key, value)| told[key] = value);
+            }
             if let Some(codes) = told["codes"].as_object_mut() {
                 codes.insert("preferences".into(), serde_json::to_value(preferences)?);
             }
@@ -163,7 +174,11 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
                 let scores = found.as_ref().map_or_else(String::new, |f| tables::planted(&f.scores));
                 let codes = codes.as_ref().zip(found.as_ref().map(|f| f.preferences.as_ref()));
                 let codes = codes.map_or_else(String::new, |(codes, found)| tables::codes(codes, found));
-                format!("{scores}{codes}{}\n", page.display())
+                let associations = meaning
+                    .as_ref()
+                    .filter(|_| found.is_some())
+                    .map_or_else(String::new, |meaning| tables::associations(&meaning.associations));
+                format!("{scores}{codes}{associations}{}\n", page.display())
             })
         }
         Command::Inspect(a) => printer.result(&inspect::run(&a.path)?, inspect::Inspection::to_text),

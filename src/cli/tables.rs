@@ -20,7 +20,7 @@ use crate::report::visible;
 use crate::schema::{SPLITS, name_of};
 use crate::synth::SynthSummary;
 pub use audit::audit;
-pub use codes::codes;
+pub use codes::{associations, codes};
 
 /// A table with aligned columns; the first column to the left, the others to the right. On a terminal, names are cut
 /// where the table would be too wide.

@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::objective::{ObjectiveConfig, ObjectiveKind};
 use crate::progress::Progress;
-use crate::report;
+use crate::report::{self, ReportOptions};
 use crate::seed::Seed;
+use crate::settings::Settings;
 use crate::synth::{self, SynthConfig};
 use crate::train::{LrSchedule, TrainConfig};
 
@@ -47,6 +48,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     let clock = Instant::now();
     let config = &recipe.demo;
     let out = Path::new(&config.out);
+    recipe.report.check()?;
     let _lock = artifact::Claim { stage: "demo", inputs: &[] }.take(out)?;
     let seed = Seed(recipe.seed);
     let place = |name: &str| out.join(name).display().to_string();
@@ -101,8 +103,15 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     progress.note("6/6 report");
     let mut reports = Vec::new();
     for folder in ["dpo", "lpc-dpo", "sweep"] {
-        let preferences = planted.preferences.as_ref().filter(|_| folder == "lpc-dpo");
-        reports.push(report::write_with(&out.join(folder), preferences)?.page.display().to_string());
+        let truth = Some(&planted).filter(|_| folder == "lpc-dpo");
+        let options = ReportOptions {
+            config: recipe.report.clone(),
+            seed,
+            preferences: truth.and_then(|planted| planted.preferences.as_ref()),
+            planted: truth.map_or(&[], |planted| &planted.labels),
+            progress,
+        };
+        reports.push(report::write_with(&out.join(folder), &options)?.page.display().to_string());
     }
     let summary = DemoSummary {
         out: config.out.clone(),

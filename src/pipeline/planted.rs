@@ -9,7 +9,7 @@ use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::tables::{clean_correct, codes, texts};
-use crate::analysis::{CodeAccuracy, ami, nmi, purity};
+use crate::analysis::{CodeAccuracy, Labels, ami, nmi, purity};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema::{SPLITS, col, posterior, prepared};
@@ -78,6 +78,8 @@ pub struct Recovered {
     /// Accuracy of each code alone on the test pairs of each planted preference; `None` where the run's posteriors
     /// hold no margins of single codes.
     pub preferences: Option<CodeAccuracy>,
+    /// The planted preference and the planted factor of each row of the posteriors.
+    pub labels: Vec<(String, Labels)>,
 }
 
 /// [`recover`] of a run folder, on the prepared folder that its manifest names.
@@ -107,9 +109,11 @@ pub fn recover(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path) -> Resu
     };
     let best = ceilings(&truth, &read(SPLITS[0])?.vstack(&read(SPLITS[1])?)?)?;
     let posteriors = artifact::read_parquet(posteriors)?;
+    let names = preferences::names(truth_dir);
     Ok(Recovered {
         scores: score(&best, &posteriors)?,
-        preferences: preferences::accuracy(&best, &preferences::names(truth_dir), &posteriors)?,
+        preferences: preferences::accuracy(&best, &names, &posteriors)?,
+        labels: preferences::both(&best, &names, &posteriors)?,
     })
 }
 

@@ -164,7 +164,8 @@ fn detection(found: &Map<String, Value>, pairs: &Pairs, parts: &mut Vec<Block>) 
             y_scale: Scale::Percent,
             rule,
             lines: vec![Curve { colour: 1, name: String::new(), points: thinned(points), marks: false }],
-        },
+        }
+        .into(),
     };
     let share = positives / pairs.flipped.len().max(1) as f64;
     parts.push(Block::Figures(vec![

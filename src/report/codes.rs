@@ -5,7 +5,7 @@ use super::text::{interval, number, percent};
 use crate::analysis::{CodeAccuracy, CodeAgreement, CodeReading, Interval, LabelAccuracy};
 
 /// Codes shown at most, the most used first.
-const CODES_SHOWN: usize = 64;
+pub(super) const CODES_SHOWN: usize = 64;
 /// Duplicates named at most.
 const DUPLICATES_NAMED: usize = 12;
 

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::artifact;
 use crate::manifest::Manifest;
+use crate::message::MessageColumnBuilder;
 use crate::seed::Seed;
 
 /// A cell of the made-up sweep.
@@ -148,6 +149,9 @@ pub(super) fn posteriors(folder: &Path, margins: bool) {
     };
     let mut frame = df!(
         "id" => (0..n).map(|i| format!("{i:032x}")).collect::<Vec<_>>(),
+        "prompt_id" => (0..n).map(|i| format!("prompt {}", i / 2)).collect::<Vec<_>>(),
+        "n_chosen" => (0..n as u32).map(|i| 60 + 40 * (i % 2)).collect::<Vec<_>>(),
+        "n_rejected" => vec![80u32; n],
         "split" => (0..n).map(|i| if i < 40 { "test" } else { "train" }).collect::<Vec<_>>(),
         "source" => (0..n).map(|i| if second(i) == 1 { HOSTILE } else { "a" }).collect::<Vec<_>>(),
         "flipped" => vec![false; n],
@@ -166,6 +170,28 @@ pub(super) fn posteriors(folder: &Path, margins: bool) {
         frame.with_column(Column::new("code_margins".into(), (0..n).map(row).collect::<Vec<_>>())).unwrap();
     }
     artifact::write_parquet(folder.join("posteriors.parquet"), &mut frame).unwrap();
+}
+
+/// The prepared folder of [`posteriors`], whose texts are `text` and longer than a report shows; the run's
+/// configuration names it. The first pair is not in it.
+pub(super) fn prepared(run: &Path, folder: &Path, text: &str) {
+    let n = 49usize;
+    let messages = |name: &str| {
+        let mut column = MessageColumnBuilder::new(name, n);
+        (0..n).for_each(|i| column.push([("user", format!("{name} {i}: {}", text.repeat(40)).as_str())]));
+        column.finish().unwrap()
+    };
+    let mut frame = df!(
+        "id" => (1..=n).map(|i| format!("{i:032x}")).collect::<Vec<_>>(),
+        "score_chosen" => (0..n).map(|i| 3.0 + (i % 4) as f64).collect::<Vec<_>>(), "score_rejected" => vec![2.0; n],
+        "chosen_model" => vec![HOSTILE; n], "rejected_model" => (0..n).map(|i| format!("m{}", i % 3)).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    ["prompt", "chosen", "rejected"].iter().for_each(|name| _ = frame.with_column(messages(name)).unwrap());
+    artifact::write_parquet(folder.join("pairs/test.parquet"), &mut frame).unwrap();
+    let config = toml::Table::from_iter([("data".to_string(), folder.display().to_string().into())]);
+    let config = toml::Table::from_iter([("train".to_string(), config.into())]);
+    std::fs::write(run.join("config.toml"), toml::to_string(&config).unwrap()).unwrap();
 }
 
 /// A finished sweep of three noise rates, five lines and `seeds` seeds.

@@ -130,10 +130,14 @@ fn tokens(frame: &DataFrame, name: &str) -> Vec<Vec<String>> {
     (0..frame.height()).map(row).collect()
 }
 
-/// The statistics of a run's codes from its posteriors, none where there are no posteriors or no codes.
-pub(super) fn reading(folder: &Path) -> Result<Option<CodeReading>> {
+/// A run's posteriors with the statistics of its codes, none where there are no posteriors or no codes.
+pub(super) fn posteriors(folder: &Path) -> Result<Option<(DataFrame, CodeReading)>> {
     let path = folder.join(run::POSTERIORS);
-    if path.is_file() { analysis::read_codes(&artifact::read_parquet(&path)?) } else { Ok(None) }
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let frame = artifact::read_parquet(&path)?;
+    Ok(analysis::read_codes(&frame)?.map(|reading| (frame, reading)))
 }
 
 /// The codes of a run folder, none where it has none.

@@ -1,14 +1,19 @@
 //! A run, sweep or audit folder -> self-contained `report.html` and `report.md`.
 //!
 //! The page loads no other file and runs no script: it has tables, inline SVG, and one style sheet for light and dark.
-//! All text from the data (sources, tokens, error messages) is escaped. The same folder gives the same bytes.
+//! All text from the data (sources, tokens, texts, error messages) is escaped. The same folder gives the same bytes.
 
+mod associations;
 mod audit_page;
 mod codes;
+mod config;
 mod load;
+mod meaning;
 mod page;
 mod plot;
+mod projection;
 mod run_page;
+mod scatter;
 mod sweep_cells;
 mod sweep_page;
 mod text;
@@ -18,12 +23,16 @@ mod fixture;
 
 use std::path::{Path, PathBuf};
 
+use crate::analysis::CodeReading;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema::report::{HTML, MARKDOWN};
 use crate::schema::{audit, run, sweep};
+use crate::settings::Settings;
 
-use crate::analysis::{CodeAccuracy, CodeReading};
+pub use config::{ReportConfig, ReportOptions};
+pub use meaning::{CodeMeaning, PreparedFolder};
+use run_page::KnownCodes;
 pub(crate) use text::{visible, visible_lines};
 
 /// A report that was written, and what was read for it.
@@ -33,31 +42,39 @@ pub struct WrittenReport {
     pub page: PathBuf,
     /// A run's codes; `None` for a sweep, and where the run has no posteriors or no codes.
     pub codes: Option<CodeReading>,
+    /// What they mean; `None` where `codes` is.
+    pub meaning: Option<CodeMeaning>,
 }
 
-/// Writes `report.html` and `report.md` into a run or sweep folder; gives the path of the page.
-/// A folder that is still being written is reported as far as it has come.
+/// Writes `report.html` and `report.md` into a run or sweep folder, and for a run with codes `projection.parquet`; gives
+/// the path of the page. A folder that is still being written is reported as far as it has come.
 ///
 /// # Errors
-/// [`Error::Artifact`] where the folder is neither a run nor a sweep, or a file in it is damaged;
-/// [`Error::Frame`] and [`Error::Run`] where a column of the posteriors is; [`Error::Io`].
+/// [`Error::Artifact`] where the folder is neither a run nor a sweep, or a file in it, or in the prepared folder that a
+/// run names, is damaged; [`Error::Frame`] and [`Error::Run`] where a column of the posteriors is; [`Error::Io`].
 pub fn write(dir: &Path) -> Result<PathBuf> {
-    Ok(write_with(dir, None)?.page)
+    Ok(write_with(dir, &ReportOptions::default())?.page)
 }
 
-/// [`write()`], with each code's accuracy on the pairs of each planted preference, where that is known of a run.
+/// [`write()`] with options.
 ///
 /// # Errors
-/// As [`write()`].
-pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<WrittenReport> {
-    let mut codes = None;
+/// As [`write()`], and [`Error::Config`] for settings that are refused.
+pub fn write_with(dir: &Path, options: &ReportOptions<'_>) -> Result<WrittenReport> {
+    options.config.check()?;
+    let (mut codes, mut meaning) = (None, None);
     let page = if dir.join(sweep::RESULTS).is_file() {
         sweep_page::page(dir)?
     } else if dir.join(audit::AUDIT).is_file() {
         audit_page::page(dir)?
     } else if dir.join(run::METRICS).is_file() || dir.join(run::SUMMARY).is_file() {
-        codes = load::reading(dir)?;
-        run_page::page(dir, codes.as_ref(), preferences)?
+        if let Some((posteriors, reading)) = load::posteriors(dir)? {
+            meaning = Some(meaning::read(dir, &posteriors, &reading, options)?);
+            codes = Some(reading);
+        }
+        let (preferences, method) = (options.preferences, options.config.projection);
+        let known = codes.as_ref().zip(meaning.as_ref());
+        run_page::page(dir, known.map(|(reading, meaning)| KnownCodes { reading, meaning, preferences, method }))?
     } else {
         return Err(Error::artifact(dir, "neither a run folder (metrics.jsonl) nor a sweep folder (results.parquet)")
             .with_hint("give the folder that `train --out` or `noise-sweep --out` wrote"));
@@ -65,7 +82,7 @@ pub fn write_with(dir: &Path, preferences: Option<&CodeAccuracy>) -> Result<Writ
     artifact::write_bytes(dir.join(MARKDOWN), page.to_markdown().as_bytes())?;
     let path = dir.join(HTML);
     artifact::write_bytes(&path, page.to_html().as_bytes())?;
-    Ok(WrittenReport { page: path, codes })
+    Ok(WrittenReport { page: path, codes, meaning })
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 
 use std::fmt::Write;
 
-use super::plot::{self, Chart};
+use super::plot;
+use super::scatter::Drawing;
 use super::text::{html, markdown, percent};
 
 /// A report.
@@ -56,7 +57,7 @@ pub(super) struct Figure {
     pub title: String,
     /// How to read it; may be empty.
     pub caption: String,
-    pub chart: Chart,
+    pub chart: Drawing,
 }
 
 /// A matrix of shares between 0 and 1.

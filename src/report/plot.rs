@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 /// Curve colours, light and dark; the first, a grey, is for a baseline.
-const COLOURS: [(&str, &str); 8] = [
+const COLOURS: [(&str, &str); 11] = [
     ("#6b727c", "#a0a7b2"),
     ("#2a6fc9", "#5b9df0"),
     ("#d95b1e", "#f28a52"),
@@ -14,6 +14,9 @@ const COLOURS: [(&str, &str); 8] = [
     ("#b07d00", "#e0b040"),
     ("#c23b63", "#f07a9c"),
     ("#4b8a1d", "#86c656"),
+    ("#1d1f23", "#f2f3f5"),
+    ("#7d4a2a", "#c89878"),
+    ("#0e8ba8", "#6fd3ea"),
 ];
 /// Height of the plot area, of a main chart and of the others.
 const HEIGHTS: (f64, f64) = (300.0, 200.0);

@@ -4,22 +4,32 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::codes;
 use super::load::{self, Code, CodeTable, MetricCurves};
+use super::meaning::CodeMeaning;
 use super::page::{Block, Column, Figure, Heat, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
-use super::text::{count, interval, number, percent, visible};
-use crate::analysis::{CodeAccuracy, CodeReading};
+use super::text::{count, interval, joined, number, percent};
+use super::{associations, codes, projection};
+use crate::analysis::{CodeAccuracy, CodeReading, Method};
 use crate::artifact;
 use crate::error::Result;
 use crate::schema::{accuracy, col, metric, prepared, result, run};
 
-/// Tokens shown for each code and end.
-const TOKENS_SHOWN: usize = 10;
+/// What is known of the codes of a run.
+#[derive(Clone, Copy)]
+pub(super) struct KnownCodes<'a> {
+    /// Their statistics.
+    pub reading: &'a CodeReading,
+    /// What they mean.
+    pub meaning: &'a CodeMeaning,
+    /// Each code's accuracy on the pairs of each planted preference.
+    pub preferences: Option<&'a CodeAccuracy>,
+    /// How the posteriors were to be laid out.
+    pub method: Method,
+}
 
-/// The report of a run folder; `reading` has the statistics of its codes, `preferences` each code's accuracy on the
-/// pairs of each planted preference.
-pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Option<&CodeAccuracy>) -> Result<Page> {
+/// The report of a run folder.
+pub(super) fn page(dir: &Path, known: Option<KnownCodes<'_>>) -> Result<Page> {
     let summary = load::object(&dir.join(run::SUMMARY))?;
     let metrics = load::metrics(dir)?;
     let table = load::codes(dir)?;
@@ -35,15 +45,18 @@ pub(super) fn page(dir: &Path, reading: Option<&CodeReading>, preferences: Optio
     if let Some(sources) = summary.as_ref().and_then(|s| s.get(result::BY_SOURCE)).and_then(Value::as_array) {
         by_source(sources, &mut parts);
     }
-    latent(&metrics, reading, &mut parts);
+    latent(&metrics, known.map(|known| known.reading), &mut parts);
     // Without codes there is one row, which has tokens where there is one vector for all.
     match table.as_ref().map(|codes| codes.rows.as_slice()) {
         Some([row]) if !row.top.is_empty() => one_vector(row, &mut parts),
         Some([_, _, ..]) => table.iter().for_each(|codes| code_parts(codes, &mut parts)),
         _ => {}
     }
-    if let Some(reading) = reading {
+    if let Some(KnownCodes { reading, meaning, preferences, method }) = known {
         codes::meaning(reading, preferences, &mut parts);
+        associations::associations(meaning, reading, &mut parts);
+        projection::projection(meaning.projection.as_ref(), method, &mut parts);
+        associations::pairs(meaning, reading, table.as_ref().map_or(&[], |table| &table.rows), &mut parts);
     }
     let field = |key: &str| summary.as_ref().and_then(|s| s.get(key)).and_then(Value::as_str).map(String::from);
     method(field(result::LATENT).as_deref(), &mut parts);
@@ -155,7 +168,7 @@ fn curves(
         lines[0].name.clear();
     }
     let chart = Chart { x_label: "step".into(), x_scale: Scale::Number, y_scale: scale, rule, lines };
-    Some(Figure { title: title.into(), caption: String::new(), chart })
+    Some(Figure { title: title.into(), caption: String::new(), chart: chart.into() })
 }
 
 fn training(metrics: &MetricCurves, parts: &mut Vec<Block>) {
@@ -242,12 +255,6 @@ pub(super) fn usage_heat(codes: &CodeTable, caption: &str) -> Option<Heat> {
         base: 0.0,
         peaks: false,
     })
-}
-
-/// The first tokens of a list, spaces made visible.
-fn joined(tokens: &[String]) -> String {
-    let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| visible(t).replace(' ', "␣")).collect();
-    shown.join("  ")
 }
 
 /// What one vector for all prompts does to the logits.

@@ -115,7 +115,7 @@ pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<
         }
         let (x_scale, y_scale) = (Scale::Number, Scale::Number);
         let chart = Chart { x_label: "step".into(), x_scale, y_scale, rule: None, lines };
-        figures.push(Figure { title: panel.clone(), caption: String::new(), chart });
+        figures.push(Figure { title: panel.clone(), caption: String::new(), chart: chart.into() });
     }
     if !figures.is_empty() {
         parts.push(Block::Heading("Training loss".into()));

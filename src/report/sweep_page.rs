@@ -183,7 +183,7 @@ fn against_noise(
             rule: Some(rule),
             lines,
         };
-        figures.push(Figure { title: format!("{title}: {}", panel_name(&panel)), caption, chart });
+        figures.push(Figure { title: format!("{title}: {}", panel_name(&panel)), caption, chart: chart.into() });
     }
     figures
 }
@@ -266,7 +266,7 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
         let chart = Chart { x_label: x_label.into(), x_scale, y_scale, rule: None, lines };
         let against = if sized { "its size" } else { "the number of codes" };
         let title = format!("Accuracy against {against}: {}, {}", panel.1, panel_name(&panel.0));
-        figures.push(Figure { title, caption: String::new(), chart });
+        figures.push(Figure { title, caption: String::new(), chart: chart.into() });
     }
     if !figures.is_empty() {
         parts.push(Block::Heading("Size of the latent".into()));

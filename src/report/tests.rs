@@ -42,7 +42,7 @@ fn a_run_report_says_what_each_code_prefers() {
     let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
     assert!(page.contains("effective codes") && !page.contains("What each code prefers"));
     fixture::posteriors(dir.path(), true);
-    let plain = write_with(dir.path(), None).unwrap();
+    let plain = write_with(dir.path(), &ReportOptions::default()).unwrap();
     let page = std::fs::read_to_string(&plain.page).unwrap();
     assert_closed(&page);
     assert!(page.contains("What each code prefers") && page.contains("on the 40 pairs of the test split"));
@@ -62,7 +62,8 @@ fn a_run_report_says_what_each_code_prefers() {
     let names = ["length=short", "length=thorough", "risk=cautious"].map(String::from).to_vec();
     let labels = crate::analysis::Labels { names, rows: (0..50).map(|i| Some(i % 2)).collect() };
     let table = crate::analysis::code_accuracy(&frame, &labels, "test").unwrap().unwrap();
-    let page = std::fs::read_to_string(write_with(dir.path(), Some(&table)).unwrap().page).unwrap();
+    let options = ReportOptions { preferences: Some(&table), ..ReportOptions::default() };
+    let page = std::fs::read_to_string(write_with(dir.path(), &options).unwrap().page).unwrap();
     assert_closed(&page);
     let head = "<th scope=\"col\" class=\"n\">length=<wbr>short</th>\
                 <th scope=\"col\" class=\"n\">length=<wbr>thorough</th></tr>";
@@ -72,6 +73,77 @@ fn a_run_report_says_what_each_code_prefers() {
                <td class=\"n\">83.9 to 100.0 %</td><td class=\"n\">1</td><td class=\"n\">100.0 %</td>";
     assert!(page.contains(row));
     assert!(std::fs::read_to_string(dir.path().join(MARKDOWN)).unwrap().contains("| 1 | 0 % | 100 % |"));
+}
+
+#[test]
+fn a_run_report_says_what_the_codes_go_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, data) = (dir.path().join("run"), dir.path().join("data"));
+    fixture::run(&run, &sample());
+    fixture::posteriors(&run, true);
+    // Without the prepared folder what needs it is left out, and that is said.
+    let written = write_with(&run, &ReportOptions::default()).unwrap();
+    let page = std::fs::read_to_string(&written.page).unwrap();
+    assert_closed(&page);
+    let meaning = written.meaning.unwrap();
+    assert!(
+        page.contains("The run does not say where its prepared folder is; prompt lengths, scores, models and texts")
+    );
+    assert!(!page.contains("score margin") && page.contains("length difference (tokens)"));
+    assert!(page.contains(&format!("{:032x}", 2)), "ids stand for texts");
+    // The posterior is one of two points: the source, but for the code that repeats another.
+    let associations = &meaning.associations.splits[0];
+    assert_eq!((associations.split.as_str(), associations.n), ("test", 40));
+    let source = associations.labels.iter().find(|l| l.attribute == "source").unwrap();
+    assert_eq!((source.nmi, source.p), (Some(1.0), Some(0.001)));
+    assert!(
+        page.contains(
+            "<td>source</td><td>prior</td><td>test pairs</td><td class=\"n\">40</td><td class=\"n\">2</td>\
+        <td class=\"n\">1.000</td><td class=\"n\">1.000</td><td class=\"n\">0.0010</td>"
+        ),
+        "{page}"
+    );
+    let projection = meaning.projection.unwrap();
+    assert_eq!((projection.n, projection.colours[0].silhouette), (50, Some(1.0)));
+    assert!(page.contains("t-SNE, by source") && !page.contains("t-SNE, by flipped"), "no label is flipped");
+    assert_eq!(page.matches("class=\"scatter\"").count(), 2);
+    let coordinates = artifact::read_parquet(run.join("projection.parquet")).unwrap();
+    assert_eq!((coordinates.height(), coordinates.width()), (50, 8));
+
+    // With it there are texts, cut and escaped.
+    fixture::prepared(&run, &data, HOSTILE);
+    let planted =
+        crate::analysis::Labels { names: vec!["x".into(), "y".into()], rows: (0..50).map(|i| Some(i / 25)).collect() };
+    let planted = [("preference".to_string(), planted)];
+    let options = ReportOptions { planted: &planted, ..ReportOptions::default() };
+    let written = write_with(&run, &options).unwrap();
+    let page = std::fs::read_to_string(&written.page).unwrap();
+    assert_closed(&page);
+    assert!(!page.contains(HOSTILE));
+    assert!(page.contains("has 49 of the run&#39;s 50 pairs") && page.contains("score margin"));
+    assert!(page.contains("models (chosen over rejected)") && page.contains("t-SNE, by planted preference"));
+    let meaning = written.meaning.unwrap();
+    // Code 0, the prior: 0.9 for every second pair, one of a prompt; the first pair has no texts.
+    let first = meaning.representatives.iter().find(|r| r.code == 0).unwrap();
+    let ids: Vec<String> = [0, 2, 4].iter().map(|i| format!("{i:032x}")).collect();
+    assert_eq!(first.pairs.iter().map(|p| p.id.clone()).collect::<Vec<_>>(), ids);
+    assert!(first.pairs[0].texts.is_none());
+    let texts = first.pairs[1].texts.clone().unwrap();
+    assert!(texts.prompt.starts_with("prompt 1: <script>") && texts.prompt.ends_with('…'), "{texts:?}");
+    assert!(page.contains("prompt 1: &lt;script&gt;alert"));
+    let again = write_with(&run, &options).unwrap();
+    assert_eq!(std::fs::read_to_string(&again.page).unwrap(), page);
+    assert!(std::fs::read_to_string(run.join(MARKDOWN)).unwrap().contains("| source | posterior | test pairs |"));
+
+    // Without a projection that of an earlier report goes.
+    let none = ReportConfig { projection: crate::analysis::Method::None, ..ReportConfig::default() };
+    let page = write_with(&run, &ReportOptions { config: none, ..ReportOptions::default() }).unwrap().page;
+    assert!(
+        !std::fs::read_to_string(page).unwrap().contains("in the plane") && !run.join("projection.parquet").exists()
+    );
+    let many = ReportConfig { points: 5001, ..ReportConfig::default() };
+    let refused = write_with(&run, &ReportOptions { config: many, ..ReportOptions::default() }).unwrap_err();
+    assert!(refused.to_string().contains("report.points"), "{refused}");
 }
 
 #[test]
@@ -283,6 +355,7 @@ fn sample_reports() {
     let dir = std::env::var_os("SAMPLE_REPORTS").map_or_else(|| temporary.path().into(), PathBuf::from);
     fixture::run(&dir.join("run"), &sample());
     fixture::posteriors(&dir.join("run"), true);
+    fixture::prepared(&dir.join("run"), &dir.join("data"), "Some words of a text. ");
     fixture::sweep(&dir.join("sweep"), 3);
     fixture::sweep(&dir.join("sweep-of-two-seeds"), 2);
     for name in ["run", "sweep", "sweep-of-two-seeds"] {

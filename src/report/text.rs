@@ -1,5 +1,8 @@
 //! Text and numbers as a report shows them.
 
+/// Tokens shown for each code and end.
+const TOKENS_SHOWN: usize = 10;
+
 /// Text made safe to show: control characters and direction marks, which could hide or reorder
 /// what is read (or drive a terminal), are written out.
 pub(crate) fn visible(text: &str) -> String {
@@ -55,6 +58,12 @@ pub(super) fn markdown(text: &str) -> String {
     out
 }
 
+/// The first tokens of a list, spaces made visible.
+pub(super) fn joined(tokens: &[String]) -> String {
+    let shown: Vec<String> = tokens.iter().take(TOKENS_SHOWN).map(|t| visible(t).replace(' ', "␣")).collect();
+    shown.join("  ")
+}
+
 /// `0.8312` as `83.1 %`; a dash for what is not a number.
 pub(super) fn percent(x: f64, decimals: usize) -> String {
     if x.is_finite() { format!("{:.decimals$} %", x * 100.0) } else { "–".into() }
@@ -65,6 +74,16 @@ pub(super) fn number(x: Option<f64>, decimals: usize) -> String {
     match x {
         Some(x) if x.is_finite() => format!("{x:.decimals$}"),
         _ => "–".into(),
+    }
+}
+
+/// A p-value, or a dash.
+pub(super) fn p_value(p: Option<f64>) -> String {
+    match p.filter(|p| p.is_finite()) {
+        None => "–".into(),
+        Some(p) if p < 1e-4 => "< 0.0001".into(),
+        Some(p) if p < 0.01 => format!("{p:.4}"),
+        Some(p) => format!("{p:.3}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::columns;
-use crate::analysis::{CodeAccuracy, CodeReading};
+use crate::analysis::{Associations, CodeAccuracy, CodeReading};
 
 /// Codes listed at most.
 const CODES_LISTED: usize = 16;
@@ -40,6 +40,28 @@ pub fn codes(reading: &CodeReading, preferences: Option<&CodeAccuracy>) -> Strin
     if text.is_empty() { text } else { text + "\n" }
 }
 
+/// How far the codes go with labels of the pairs, on the first split; nothing where they cannot.
+pub fn associations(found: &Associations) -> String {
+    let Some(split) = found.splits.first() else { return String::new() };
+    let figure = |x: Option<f64>, decimals: usize| x.map_or("-".into(), |x| format!("{x:.decimals$}"));
+    let row = |l: &crate::analysis::LabelAssociation| {
+        vec![
+            l.attribute.clone(),
+            l.by.name().to_string(),
+            l.n.to_string(),
+            figure(l.nmi, 2),
+            figure(l.ami, 2),
+            figure(l.p_holm, 3),
+        ]
+    };
+    let rows: Vec<Vec<String>> = split.labels.iter().filter(|l| l.nmi.is_some()).map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let table = columns(&["codes against", "by the", "pairs", "NMI", "AMI", "p (Holm)"], &rows);
+    format!("\nwhat the codes go with, {} pairs of {}:\n{table}\n", split.n, split.split)
+}
+
 /// Codes in use by preference, the most used first; below them the prior's choice and the counts.
 fn matrix(reading: &CodeReading, table: &CodeAccuracy) -> String {
     let labels: Vec<_> = table.labels.iter().filter(|l| l.n > 0).collect();
@@ -71,7 +93,9 @@ fn matrix(reading: &CodeReading, table: &CodeAccuracy) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::{CodeAgreement, Duplicate, LabelAccuracy, wilson};
+    use crate::analysis::{
+        CodeAgreement, CodeBy, Duplicate, LabelAccuracy, LabelAssociation, SplitAssociations, wilson,
+    };
 
     #[test]
     fn the_matrix_in_a_terminal() {
@@ -122,6 +146,27 @@ mod tests {
         pairs           4        10
         codes 0 and 1 say the same: correlation 0.98
         ");
+        let labels = |attribute: &str, ami: Option<f64>| LabelAssociation {
+            attribute: attribute.into(),
+            by: CodeBy::Posterior,
+            n: 14,
+            labels: vec!["a".into(), "b".into()],
+            counts: vec![vec![7, 0], vec![0, 7]],
+            nmi: ami,
+            ami,
+            p: ami.map(|_| 0.001),
+            p_holm: ami.map(|_| 0.002),
+        };
+        let labels = vec![labels("source", Some(0.876)), labels("flipped", None)];
+        let split = SplitAssociations { split: "test".into(), n: 14, labels, numbers: Vec::new() };
+        let mut found = Associations { permutations: 999, splits: vec![split], left_out: Vec::new() };
+        insta::assert_snapshot!(associations(&found).trim(), @"
+        what the codes go with, 14 pairs of test:
+        codes against     by the  pairs   NMI   AMI  p (Holm)
+        source         posterior     14  0.88  0.88     0.002
+        ");
+        found.splits[0].labels.remove(0);
+        assert_eq!(associations(&found), "");
         assert!(!codes(&reading, None).contains("code  use"));
         let bare = CodeReading { agreement: None, duplicates: Vec::new(), ..reading };
         assert_eq!(codes(&bare, None), "");

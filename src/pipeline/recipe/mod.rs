@@ -9,6 +9,7 @@ pub mod sweep;
 use toml::Value;
 
 use crate::lpc::LpcConfig;
+use crate::report::ReportConfig;
 use crate::settings::{Faults, PathText, Root, Settings, settings};
 use crate::synth::SynthConfig;
 use crate::train::TrainConfig;
@@ -39,6 +40,8 @@ settings! {
         pub export: ExportConfig;
         /// Training pairs by the evidence that their label is wrong.
         pub audit: AuditConfig;
+        /// The report of a run.
+        pub report: ReportConfig;
         /// The whole job on built-in data.
         pub demo: DemoConfig;
     }

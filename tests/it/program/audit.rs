@@ -190,7 +190,7 @@ fn what_cannot_be_audited_is_refused() {
     let sandbox = ground();
     for (args, code, said) in [
         ("--run data --out audit", 3, "written by `prepare`, not by `train`"),
-        ("--run run --out run", 3, "holds the output of `train`"),
+        ("--run run --out run", 3, "an input of this command"),
         ("--run run --out audit --folds 1", 2, "audit.folds: expected at least 2"),
         ("--run run --out audit --threshold 0.4", 2, "has no effect without action drop, flip or review"),
         ("--run run --out audit --action drop --verdicts a.csv", 2, "has no effect without action review"),

@@ -99,7 +99,7 @@ fn help_of_every_command_has_its_flags() {
         ),
         ("export", &["--run", "--out", "--as", "--dtype"]),
         ("noise-sweep", &["--config", "--out", "--jobs"]),
-        ("report", &["<DIR>"]),
+        ("report", &["<DIR>", "--truth", "--projection", "--points"]),
         ("inspect", &["<PATH>"]),
     ];
     assert_eq!(flags.map(|(command, _)| command), COMMANDS);

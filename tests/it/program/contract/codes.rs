@@ -64,6 +64,57 @@ fn reports_tell_what_each_code_prefers() {
 }
 
 #[test]
+fn reports_tell_what_the_codes_go_with() {
+    let sandbox = Sandbox::new();
+    let frame = run_with_margins(&sandbox);
+    let told = sandbox.ok("report run --truth raw --json").json();
+    let first = &told["associations"]["splits"][0];
+    assert_eq!((&first["split"], &told["prepared"]["note"]), (&"test".into(), &serde_json::Value::Null), "{told}");
+    assert_eq!(told["prepared"]["found"], frame.height());
+    let attributes = |key: &str| -> Vec<&str> {
+        let list = first[key].as_array().expect("a list");
+        list.iter().step_by(2).filter_map(|a| a["attribute"].as_str()).collect()
+    };
+    assert_eq!(attributes("labels"), ["source", "flipped", "preference", "factor", "models"]);
+    let quantities = ["length_difference", "prompt_length", "score_margin", "implicit_margin", "flipped"];
+    assert_eq!(attributes("numbers"), quantities);
+    let counts = first["labels"][0]["counts"].as_array().expect("counts");
+    let counted: u64 = counts.iter().flat_map(|c| c.as_array().expect("a row")).filter_map(|n| n.as_u64()).sum();
+    assert_eq!((counts.len(), Some(counted)), (3, first["n"].as_u64()));
+    let p = first["labels"][0]["p"].as_f64().expect("a p-value");
+    assert!(p >= 0.001, "{p}");
+    let text = &told["representatives"][0]["pairs"][0]["texts"]["prompt"];
+    assert!(text.as_str().is_some_and(|t| !t.is_empty()), "{told}");
+    let colours: Vec<&str> =
+        told["projection"]["colours"].as_array().expect("colours").iter().filter_map(|c| c["label"].as_str()).collect();
+    assert_eq!(colours, ["source", "flipped", "preference", "factor"]);
+    let coordinates = sandbox.parquet("run/projection.parquet");
+    assert_eq!(texts(&coordinates, "id"), texts(&frame, "id"), "all pairs, in their order");
+    assert!(sandbox.ok("report run --truth raw").stdout.contains("what the codes go with"));
+
+    // The same for any number of threads; a sample is smaller.
+    let bytes = sandbox.bytes("run/projection.parquet");
+    sandbox.ok("report run --truth raw --threads 1");
+    assert_eq!(sandbox.bytes("run/projection.parquet"), bytes);
+    let told = sandbox.ok("report run --points 20 --projection pca --json").json();
+    assert_eq!((&told["projection"]["n"], &told["projection"]["perplexity"]), (&20.into(), &serde_json::Value::Null));
+    assert_eq!(sandbox.parquet("run/projection.parquet").height(), 20);
+    let refused = sandbox.ends(2, "report run --points 6000").stderr;
+    assert!(refused.contains("flag --points: report.points: expected 10 to 5000, got 6000"), "{refused}");
+    let refused = sandbox.ends(2, "report run --points 60 --projection none").stderr;
+    assert!(refused.contains("has no effect without projection = tsne or pca"), "{refused}");
+    let told = sandbox.ok("report run --projection none --json").json();
+    assert!(told["projection"].is_null() && !sandbox.exists("run/projection.parquet"));
+
+    // The prepared folder may be gone.
+    std::fs::rename(sandbox.path("data"), sandbox.path("elsewhere")).expect("a rename");
+    let told = sandbox.ok("report run --json").json();
+    assert!(told["prepared"]["note"].as_str().is_some_and(|note| note.contains("is not there")), "{told}");
+    assert!(told["representatives"][0]["pairs"][0]["texts"].is_null());
+    assert!(sandbox.text("run/report.html").contains("is not there; prompt lengths, scores, models and texts"));
+}
+
+#[test]
 fn runs_without_margins_of_codes_are_reported_as_before() {
     let sandbox = Sandbox::new();
     let mut frame = run_with_margins(&sandbox);
