@@ -236,9 +236,10 @@ mod tests {
             let (evidence, _) = planted(8000, 2.0, &[("s", rate)]);
             let found = NoiseModel::fit(&evidence, Seed(1));
             assert!((found.rate - rate).abs() < 0.02, "{rate}: {found:?}");
-            assert!((found.slope / 2.0).ln().abs() < 0.2, "{rate}: {found:?}");
+            // The higher the rate, the less the labels say of the slope.
+            assert!((found.slope / 2.0).ln().abs() < 0.4, "{rate}: {found:?}");
             let (low, high) = found.interval;
-            assert!(low <= found.rate && found.rate <= high && high - low < 0.08, "{rate}: {found:?}");
+            assert!(low <= rate && rate <= high && high - low < 0.1, "{rate}: {found:?}");
         }
         let (evidence, _) = planted(8000, 2.0, &[("a", 0.05), ("b", 0.35)]);
         let found = NoiseModel::fit(&evidence, Seed(1));

@@ -75,7 +75,7 @@ enum Command {
     NoiseSweep,
     /// Ranks a run's training pairs by the evidence that their label is wrong; writes a cleaned prepared folder
     Audit,
-    /// Writes report.html and report.md for a run or sweep folder
+    /// Writes report.html and report.md for a run, sweep or audit folder
     Report(args::Report),
     /// Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
     Inspect(args::Inspect),

@@ -29,11 +29,28 @@ pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &Audit
             verdict: String::new(),
             p_wrong: pair.p_wrong,
             reasons: pair.reasons.join("; "),
-            prompt: prompts.text(i),
-            chosen: chosen.text(i),
-            rejected: rejected.text(i),
+            prompt: plain(prompts.text(i)),
+            chosen: plain(chosen.text(i)),
+            rejected: plain(rejected.text(i)),
         })
         .collect();
     verdicts::write(&out.join(audit::REVIEW), &rows)?;
     Ok(rows.len() as u64)
+}
+
+/// A text that a spreadsheet does not take for a formula.
+fn plain(text: String) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formulas_are_texts() {
+        assert_eq!(plain("=HYPERLINK(1)".into()), "'=HYPERLINK(1)");
+        assert_eq!(plain("- a list".into()), "'- a list");
+        assert_eq!(plain("a = b".into()), "a = b");
+    }
 }
