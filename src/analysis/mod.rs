@@ -1,7 +1,7 @@
 //! Parquet -> tables: statistics of a run, with their confidence intervals.
 //!
 //! [`intervals`], [`agreement`], [`ranking`] and [`ranks`] are pure statistics on slices; [`tables`], [`codes`],
-//! [`reading`], [`associations`], [`representatives`] and [`projection`] apply them to the frame of `posteriors.parquet`.
+//! [`reading`], [`associations`], [`mod@representatives`] and [`projection`] apply them to the frame of `posteriors.parquet`.
 //! [`prepared_pairs`] reads what the prepared folder knows of the pairs. Nothing here knows of tensors.
 
 pub mod agreement;

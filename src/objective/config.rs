@@ -191,7 +191,7 @@ impl ObjectiveConfig {
     }
 
     /// The objective whose rewards, reference and scale this one has: RE-PO's base, else itself.
-    pub(super) fn pair_loss(&self) -> ObjectiveKind {
+    pub fn pair_loss(&self) -> ObjectiveKind {
         if self.name == ObjectiveKind::Repo { self.repo_base.kind() } else { self.name }
     }
 

@@ -1,8 +1,8 @@
 //! `audit`: run folder -> training pairs ranked by the evidence that their label is wrong, and a cleaned prepared folder.
 //!
-//! 1. Each part of the prompts is ranked by a model trained on the others ([`folds`]).
+//! 1. Each part of the prompts is ranked by a model trained on the others (`folds`).
 //! 2. [`crate::audit::rank`] concludes from these, from the run's own posteriors and from the data.
-//! 3. `audit.parquet`, `summary.json`; with an action, `cleaned/` or `review.csv` ([`clean`], [`review`]).
+//! 3. `audit.parquet`, `summary.json`; with an action, `cleaned/` or `review.csv` (`clean`, `review`).
 
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,8 @@ pub struct AuditSummary {
 struct Audited {
     config: TrainConfig,
     seed: Seed,
+    /// Hash of the manifest of the prepared folder that it was trained on.
+    data: Option<String>,
 }
 
 impl Audited {
@@ -89,7 +91,8 @@ impl Audited {
         let config = serde_json::from_value(manifest.config.clone())
             .map_err(|e| Error::artifact(folder, format!("settings in its manifest that cannot be used: {e}")))?;
         let seed = manifest.seeds.get("run").copied().map(Seed);
-        Ok(Audited { config, seed: seed.ok_or_else(|| Error::artifact(folder, "its manifest has no seed"))? })
+        let seed = seed.ok_or_else(|| Error::artifact(folder, "its manifest has no seed"))?;
+        Ok(Audited { config, seed, data: manifest.inputs.first().map(|input| input.blake3.clone()) })
     }
 }
 
@@ -111,6 +114,11 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
     let mut manifest = Manifest::begin("audit", config)?;
     let prepared = Manifest::read(&data)?;
     let pairs = data_pairs(&data, &prepared)?;
+    let (_, written) = artifact::hash_file(data.join(schema::prepared::MANIFEST))?;
+    if audited.data.as_ref().is_some_and(|hash| *hash != written) {
+        progress
+            .warn("the prepared folder was written again since the run: run_margin is that of pairs with the same id");
+    }
     let _lock = claim.take(&out)?;
 
     let folds = folds::train(config, &audited, &out, progress)?;

@@ -55,10 +55,8 @@ fn latent(own: &TrainConfig, shared: TrainConfig) -> TrainConfig {
         _ => defaults.warmup,
     };
     lpc.warmup = LpcConfig::of(lpc.preset).warmup;
-    let logistic = matches!(
-        own.objective.name,
-        ObjectiveKind::Dpo | ObjectiveKind::Cdpo | ObjectiveKind::Rdpo | ObjectiveKind::Mix
-    );
+    // The betas of DPO and its relatives mean the same; those of IPO and SimPO do not.
+    let logistic = !matches!(own.objective.pair_loss(), ObjectiveKind::Ipo | ObjectiveKind::Simpo | ObjectiveKind::Sft);
     let start = ObjectiveConfig::default();
     let objective = ObjectiveConfig {
         name: ObjectiveKind::Mix,
