@@ -191,6 +191,8 @@ pub mod sweep {
     pub const RESULTS: &str = "results.parquet";
     /// One row per cell.
     pub const SUMMARY: &str = "summary.parquet";
+    /// Areas under the accuracy over the noise rates, one row per cell without its rate.
+    pub const CURVES: &str = "curves.parquet";
     /// Run folders by cell name.
     pub const CELLS: &str = "cells";
     /// Prepared folders, one per noise setting.
@@ -397,6 +399,38 @@ pub mod result {
     pub const DIFFERENCE_HIGH: &str = "difference_high";
     /// Pairs in the paired comparison.
     pub const N_PAIRED: &str = "n_paired";
+    /// Its two-sided bootstrap p-value.
+    pub const DIFFERENCE_P: &str = "difference_p";
+    /// The same after Holm's correction for all such comparisons of the sweep.
+    pub const DIFFERENCE_P_HOLM: &str = "difference_p_holm";
+    /// The named baseline that the following columns compare with.
+    pub const BASELINE: &str = "baseline";
+    /// Accuracy minus that of the named baseline, paired.
+    pub const DIFFERENCE_BASELINE: &str = "difference_baseline";
+    /// Lower end of its interval.
+    pub const DIFFERENCE_BASELINE_LOW: &str = "difference_baseline_low";
+    /// Upper end of its interval.
+    pub const DIFFERENCE_BASELINE_HIGH: &str = "difference_baseline_high";
+    /// Pairs in the comparison with the named baseline.
+    pub const N_PAIRED_BASELINE: &str = "n_paired_baseline";
+    /// Its two-sided bootstrap p-value.
+    pub const DIFFERENCE_BASELINE_P: &str = "difference_baseline_p";
+    /// The same after Holm's correction.
+    pub const DIFFERENCE_BASELINE_P_HOLM: &str = "difference_baseline_p_holm";
+    /// Area under the accuracy over the rates of flipped labels, divided by the range of the rates: a mean accuracy.
+    pub const ACCURACY_AREA: &str = "accuracy_area";
+    /// Lower end of its interval.
+    pub const ACCURACY_AREA_LOW: &str = "accuracy_area_low";
+    /// Upper end of its interval.
+    pub const ACCURACY_AREA_HIGH: &str = "accuracy_area_high";
+    /// Least rate of flipped labels of a curve.
+    pub const NOISE_P_LOW: &str = "noise_p_low";
+    /// Greatest rate of flipped labels of a curve.
+    pub const NOISE_P_HIGH: &str = "noise_p_high";
+    /// Rates of flipped labels of a curve.
+    pub const N_RATES: &str = "n_rates";
+    /// Seeds that did not finish at every rate.
+    pub const N_INCOMPLETE: &str = "n_incomplete";
     /// Area under the ROC curve of the margin as a detector of flipped labels.
     pub const AUDIT_AUROC: &str = "audit_auroc";
     /// Lower end of its interval.

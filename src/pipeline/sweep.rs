@@ -4,9 +4,12 @@
 //! All cells of one noise setting read one prepared folder. [`SweepBackend`] prepares and trains.
 
 mod backend;
+mod curves;
 mod folder;
 mod grid;
 mod inputs;
+mod paired;
+mod summary;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -27,10 +30,13 @@ use crate::schema;
 use crate::settings::Settings;
 
 pub use backend::{Pipelines, run};
+pub use curves::CurveRow;
 pub use folder::{CellRecord, settings};
 use folder::{SortedCells, SweepFolder, Why};
 pub use grid::{Cell, NoiseCell, grid};
-pub use tables::{ResultRow, SummaryRow, Varied};
+pub use summary::SummaryRow;
+use summary::{Baselines, summarize, write_summary};
+pub use tables::{ResultRow, Varied};
 
 /// What a finished cell scored; a failed one has none of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -96,6 +102,8 @@ pub struct SweepOutcome {
     pub results: Vec<ResultRow>,
     /// One row per cell.
     pub summary: Vec<SummaryRow>,
+    /// One row per cell without its noise rate; none for a single rate.
+    pub curves: Vec<CurveRow>,
 }
 
 impl SweepOutcome {
@@ -148,9 +156,14 @@ impl Sweep<'_> {
         self.train(&pending, &unprepared, &sweep_folder, &board, backend, progress)?;
 
         let results = tables::results(&rows, &*board.lock()?);
-        let summary = tables::summarize(&results, self.out, self.config.noise_seed, &|line| progress.warn(line))?;
-        tables::write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
-        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY] {
+        let base = [self.base_codes];
+        let codes = if self.config.codes.is_empty() { &base[..] } else { &self.config.codes };
+        let baselines = Baselines { named: &self.config.baseline, codes, seed: self.config.noise_seed };
+        let summary = summarize(&results, self.out, &baselines, &|line| progress.warn(line))?;
+        write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
+        let curves = curves::curves(&results);
+        curves::write_curves(&self.out.join(schema::sweep::CURVES), &curves)?;
+        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY, schema::sweep::CURVES] {
             manifest.output(self.out, name, None)?;
         }
         manifest.seeds.insert("noise".into(), self.config.noise_seed);
@@ -159,7 +172,7 @@ impl Sweep<'_> {
         // After the manifest, which the report shows.
         crate::report::write(self.out)?;
         let cells_run = pending.len();
-        Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary })
+        Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary, curves })
     }
 
     /// Prepares the data of the pending cells. Returns the noise settings that failed, with the reason.

@@ -1,22 +1,102 @@
 //! Names and colours of a sweep's cells in its report, and figures from their run folders.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use polars::prelude::DataFrame;
 use serde_json::Value;
 
-use super::load;
+use super::load::{self, numbers, texts};
 use super::page::{Block, Figure};
 use super::plot::{Chart, Curve, Scale, thinned};
 use super::run_page::{folder_name, loss, usage_heat};
-use super::text::percent;
+use super::text::{interval, percent, points};
 use crate::artifact;
 use crate::error::Result;
-use crate::schema::sweep;
+use crate::schema::{col, result, sweep};
 
+/// p-value, after correction, below which a difference has a star.
+const LEVEL: f64 = 0.05;
 /// Charts of losses and heat maps shown; the rest is in the cells' own reports.
 const MAX_PANELS: usize = 12;
 /// Points of a loss curve among many: fewer, so that the noise of single steps does not hide the curves.
 const LOSS_POINTS: usize = 60;
+
+/// A row of summary.parquet (one cell over its seeds), of curves.parquet (one without its noise rate) or of
+/// results.parquet.
+pub(super) struct CellSummary {
+    pub objective: String,
+    pub latent: String,
+    pub codes: usize,
+    pub kind: String,
+    pub p: f64,
+    pub marked: bool,
+    /// Columns that are numbers, by name.
+    values: BTreeMap<String, Option<f64>>,
+}
+
+impl CellSummary {
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.values.get(name).copied().flatten()
+    }
+
+    /// An interval over the seeds.
+    pub fn interval(&self, low: &str, high: &str) -> Option<(f64, f64)> {
+        self.get(low).zip(self.get(high))
+    }
+
+    /// The interval over the seeds in words, or why there is none.
+    pub fn over_seeds(&self, low: &str, high: &str) -> String {
+        match interval(self.get(low), self.get(high)) {
+            none if none.is_empty() => match self.get(result::N_SEEDS).unwrap_or(0.0) {
+                1.0 => "1 seed: no interval".into(),
+                n => format!("{n} seeds: no interval"),
+            },
+            interval => interval,
+        }
+    }
+
+    /// A difference in points, with a star where its corrected p-value is below [`LEVEL`].
+    pub fn starred(&self, difference: &str, p_holm: &str) -> String {
+        let star = if self.get(p_holm).is_some_and(|p| p < LEVEL) { "*" } else { "" };
+        format!("{}{star}", points(self.get(difference)))
+    }
+
+    /// What distinguishes the lines of a chart: latent and number of codes.
+    pub fn line(&self) -> (String, usize) {
+        (self.latent.clone(), self.codes)
+    }
+
+    /// Noise model and marker.
+    pub fn noise(&self) -> String {
+        format!("{}{}", self.kind, if self.marked { ", marked" } else { "" })
+    }
+
+    /// What distinguishes charts: objective, noise model, marker.
+    pub fn panel(&self) -> (String, String, bool) {
+        (self.objective.clone(), self.kind.clone(), self.marked)
+    }
+}
+
+/// The rows of a table of a sweep.
+pub(super) fn cells(frame: &DataFrame) -> Vec<CellSummary> {
+    let (objective, latent, kind) =
+        (texts(frame, result::OBJECTIVE), texts(frame, result::LATENT), texts(frame, col::NOISE_KIND));
+    let (codes, p, marked) =
+        (numbers(frame, result::CODES), numbers(frame, col::NOISE_P), numbers(frame, result::MARKED));
+    let names = frame.get_column_names();
+    let values: Vec<(&str, Vec<Option<f64>>)> = names.into_iter().map(|n| (n.as_str(), numbers(frame, n))).collect();
+    let cell = |i: usize| CellSummary {
+        objective: objective[i].clone(),
+        latent: latent[i].clone(),
+        codes: codes[i].unwrap_or(0.0) as usize,
+        kind: kind[i].clone(),
+        p: p[i].unwrap_or(0.0),
+        marked: marked[i] == Some(1.0),
+        values: values.iter().map(|(n, v)| ((*n).to_string(), v[i])).collect(),
+    };
+    (0..frame.height()).map(cell).collect()
+}
 
 /// Whether a latent has no codes of its own: its `codes` are those of the lpc that it is as large as.
 pub(super) fn sized(latent: &str) -> bool {

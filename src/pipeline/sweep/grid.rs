@@ -6,7 +6,7 @@ use crate::lpc::LatentKind;
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
 use crate::pipeline::recipe::SweepConfig;
-use crate::pipeline::recipe::sweep::{can_stand_over, is_sized};
+use crate::pipeline::recipe::sweep::{Baseline, can_stand_over, is_sized};
 use crate::schema::name_of;
 
 /// One noise setting: one prepared folder.
@@ -62,6 +62,29 @@ impl Cell {
     /// Whether both cells are one run.
     pub(super) fn is_run_of(&self, other: &Cell) -> bool {
         self.noise.is_data_of(&other.noise) && *self == Cell { noise: self.noise.clone(), ..other.clone() }
+    }
+
+    /// The cell that this one is compared with: the same with these values of axes. `None` where they are no cell, such
+    /// as a number of codes that is left open.
+    pub(super) fn with(&self, values: &Baseline, codes: &[usize]) -> Option<Cell> {
+        let mut cell = serde_json::to_value(self).ok()?;
+        for (axis, value) in values {
+            let at = match axis.as_str() {
+                "noise_p" => "/noise/p".into(),
+                "noise_kind" => "/noise/kind".into(),
+                "marked" => "/noise/marked".into(),
+                axis => format!("/{axis}"),
+            };
+            *cell.pointer_mut(&at)? = value.clone();
+        }
+        let mut cell: Cell = serde_json::from_value(cell).ok()?;
+        if !is_sized(cell.latent) {
+            cell.codes = 0;
+        } else if cell.codes == 0 {
+            let [only] = codes else { return None };
+            cell.codes = *only;
+        }
+        can_stand_over(cell.latent, cell.objective).then_some(cell)
     }
 
     /// The name without the seed.

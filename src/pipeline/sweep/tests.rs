@@ -7,8 +7,11 @@ use serde_json::json;
 use super::*;
 use crate::lpc::LatentKind;
 use crate::noise::FlipKind;
+use crate::objective::ObjectiveKind;
 use crate::progress::Silent;
 use crate::schema::col;
+
+mod statistics;
 
 /// A backend that trains nothing: accuracy is a function of the cell, and the calls are recorded.
 #[derive(Default)]
@@ -28,6 +31,7 @@ impl Fake {
 
 fn hits(cell: &Cell, i: u64) -> bool {
     let rate = if cell.latent == LatentKind::None { 60 } else { 80 };
+    let rate = if cell.objective == ObjectiveKind::Rdpo { rate + 5 } else { rate };
     (i * 37 + cell.seed * 11) % 100 < rate
 }
 
@@ -124,7 +128,7 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert_eq!(
         names(&results).join(" "),
         "objective latent codes noise_kind noise_p marked seed noise_seed eval_accuracy n_eval audit_auroc \
-         codes_used code_perplexity train_seconds status"
+         codes_used code_perplexity train_seconds status eval_accuracy_low eval_accuracy_high"
     );
     assert_eq!(results.height(), 8);
     assert_eq!(results.column("audit_auroc").unwrap().null_count(), 4);
@@ -139,7 +143,7 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert!(low > 0.1 && low < 0.2 && high > 0.2 && high < 0.3, "{low} {high}");
     let base = outcome.summary.iter().find(|r| r.varied.latent == LatentKind::None).unwrap();
     assert_eq!(base.difference, None);
-    for file in ["summary.parquet", "report.html", "report.md", "manifest.json", "config.toml"] {
+    for file in ["summary.parquet", "curves.parquet", "report.html", "report.md", "manifest.json", "config.toml"] {
         assert!(dir.path().join(file).is_file(), "{file}");
     }
 
@@ -352,7 +356,7 @@ fn ties_are_wrong_and_flips_are_undone() {
     )
     .unwrap();
     artifact::write_parquet(&path, &mut frame).unwrap();
-    let correct: Vec<(String, f64)> = tables::correctness(&path).unwrap().unwrap().into_iter().collect();
+    let correct: Vec<(String, f64)> = paired::correctness(&path).unwrap().unwrap().into_iter().collect();
     let expected = [("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 0.0), ("f", 0.0)];
     assert_eq!(correct, expected.map(|(id, c)| (id.to_string(), c)));
 }

@@ -6,7 +6,7 @@ use super::manifest_holds;
 use super::run::POSTERIORS;
 use crate::support::{Sandbox, columns, numbers, texts};
 
-const RESULTS: [&str; 15] = [
+const RESULTS: [&str; 17] = [
     "objective",
     "latent",
     "codes",
@@ -22,6 +22,8 @@ const RESULTS: [&str; 15] = [
     "code_perplexity",
     "train_seconds",
     "status",
+    "eval_accuracy_low",
+    "eval_accuracy_high",
 ];
 
 const SWEEP: &str = r#"
@@ -67,7 +69,7 @@ fn a_sweep_has_one_row_for_each_cell_and_goes_on_where_it_was() {
         sandbox.text("sweep/report.html").ends_with("</html>\n")
             || sandbox.text("sweep/report.html").contains("</html>")
     );
-    manifest_holds(&sandbox, "sweep", &["results.parquet", "summary.parquet"]);
+    manifest_holds(&sandbox, "sweep", &["results.parquet", "summary.parquet", "curves.parquet"]);
     let cells: BTreeSet<String> =
         sandbox.files("sweep/cells").iter().filter_map(|f| f.split('/').next().map(String::from)).collect();
     assert_eq!(cells.len(), 4, "{cells:?}");

@@ -1,0 +1,119 @@
+//! `noise-sweep`: its cells over their seeds, and the areas under their curves.
+
+use super::{Column, maybe, percent, range, table};
+use crate::pipeline::sweep::{CurveRow, SummaryRow, SweepOutcome, Varied};
+use crate::schema::name_of;
+
+/// p-value, after correction, below which a difference has a star.
+const LEVEL: f64 = 0.05;
+
+/// Objective, latent and its size.
+fn named(varied: &Varied) -> String {
+    let codes = if varied.codes > 0 { format!(" K={}", varied.codes) } else { String::new() };
+    format!("{} {}{codes}", name_of(&varied.objective), name_of(&varied.latent))
+}
+
+/// An interval over seeds, or why there is none.
+fn over_seeds(low: Option<f64>, high: Option<f64>, n: u32) -> String {
+    match (low, high) {
+        (Some(low), Some(high)) => range(low, high),
+        _ => format!("{n} seed{}: no interval", if n == 1 { "" } else { "s" }),
+    }
+}
+
+/// A difference in points with its interval, with a star where the corrected p-value is below [`LEVEL`].
+fn points(difference: Option<f64>, low: Option<f64>, high: Option<f64>, p_holm: Option<f64>) -> String {
+    match (difference, low, high) {
+        (Some(d), Some(low), Some(high)) => {
+            let star = if p_holm.is_some_and(|p| p < LEVEL) { "*" } else { "" };
+            format!("{:+.1}{star} ({:+.1} to {:+.1})", 100.0 * d, 100.0 * low, 100.0 * high)
+        }
+        _ => "-".into(),
+    }
+}
+
+/// The cells over their seeds.
+pub(super) fn summary_rows(rows: &[SummaryRow]) -> String {
+    let of: [Column<'_, SummaryRow>; 7] = [
+        ("", &|r| named(&r.varied)),
+        ("flipped", &|r| format!("{}{}", percent(r.varied.noise_p), if r.varied.marked { " marked" } else { "" })),
+        ("accuracy", &|r| maybe(r.eval_accuracy)),
+        ("seeds", &|r| r.n_seeds.to_string()),
+        ("95 % over seeds", &|r| over_seeds(r.eval_accuracy_low, r.eval_accuracy_high, r.n_seeds)),
+        ("points over none (95 %)", &|r| {
+            points(r.difference, r.difference_low, r.difference_high, r.difference_p_holm)
+        }),
+        ("mislabel AUROC", &|r| r.audit_auroc.map_or_else(|| "-".into(), |a| format!("{a:.3}"))),
+    ];
+    let mut text = table(rows, &of);
+    if rows.iter().any(|r| r.difference.is_some()) {
+        text += "* p < 0.05 after Holm's correction for all comparisons of the table\n";
+    }
+    text
+}
+
+/// The cells against the named baseline; nothing without one.
+fn baseline_rows(rows: &[SummaryRow]) -> String {
+    let Some(baseline) = rows.iter().find_map(|r| r.baseline.as_ref()) else { return String::new() };
+    let of: [Column<'_, &SummaryRow>; 5] = [
+        ("", &|r| named(&r.varied)),
+        ("flipped", &|r| format!("{}{}", percent(r.varied.noise_p), if r.varied.marked { " marked" } else { "" })),
+        ("seeds", &|r| r.n_seeds.to_string()),
+        ("points over it (95 %)", &|r| {
+            let (low, high) = (r.difference_baseline_low, r.difference_baseline_high);
+            points(r.difference_baseline, low, high, r.difference_baseline_p_holm)
+        }),
+        ("p (Holm)", &|r| r.difference_baseline_p_holm.map_or_else(|| "-".into(), |p| format!("{p:.4}"))),
+    ];
+    let compared: Vec<&SummaryRow> = rows.iter().filter(|r| r.difference_baseline.is_some()).collect();
+    format!("\nAgainst the baseline {baseline}\n\n{}", table(&compared, &of))
+}
+
+/// The areas under the curves; nothing for a single noise rate.
+fn curve_rows(rows: &[CurveRow]) -> String {
+    let Some(first) = rows.first() else { return String::new() };
+    let of: [Column<'_, CurveRow>; 5] = [
+        ("", &|r| named(&r.varied)),
+        ("noise", &|r| format!("{}{}", name_of(&r.varied.noise_kind), if r.varied.marked { " marked" } else { "" })),
+        ("accuracy", &|r| maybe(r.accuracy_area)),
+        ("seeds", &|r| r.n_seeds.to_string()),
+        ("95 % over seeds", &|r| over_seeds(r.accuracy_area_low, r.accuracy_area_high, r.n_seeds)),
+    ];
+    format!(
+        "\nMean accuracy over {} to {} flipped: the area under the lines through {} rates\n\n{}",
+        percent(first.noise_p_low),
+        percent(first.noise_p_high),
+        first.n_rates,
+        table(rows, &of)
+    )
+}
+
+/// `noise-sweep`.
+pub fn sweep(s: &SweepOutcome) -> String {
+    format!(
+        "{}{}{}\n{} cells run, {} kept from before\nwritten: {}\n",
+        summary_rows(&s.summary),
+        baseline_rows(&s.summary),
+        curve_rows(&s.curves),
+        s.cells_run,
+        s.cells_reused,
+        s.folder.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_interval_says_why_and_stars_follow_the_corrected_p() {
+        assert_eq!(over_seeds(None, None, 2), "2 seeds: no interval");
+        assert_eq!(over_seeds(None, None, 1), "1 seed: no interval");
+        assert_eq!(over_seeds(Some(0.5), Some(0.625), 3), "50.0 % to 62.5 %");
+        let of = |p| points(Some(0.021), Some(0.01), Some(0.032), p);
+        assert_eq!(of(Some(0.049)), "+2.1* (+1.0 to +3.2)");
+        assert_eq!(of(Some(0.05)), "+2.1 (+1.0 to +3.2)");
+        assert_eq!(of(None), "+2.1 (+1.0 to +3.2)");
+        assert_eq!(points(None, None, None, Some(0.01)), "-");
+    }
+}
