@@ -77,7 +77,7 @@ pub fn mean_interval_t(values: &[f64]) -> Interval {
     Interval { estimate: mean, low: mean - half, high: mean + half, n }
 }
 
-/// Means within this of 0 count as 0: a sum of thirds that cancel is rarely 0 to the last bit.
+/// Means within this of 0 count as 0: a sum of fractions that cancel is rarely 0 to the last bit.
 const ZERO: f64 = 1e-12;
 
 /// The mean of paired differences, and whether it differs from 0.
@@ -189,10 +189,9 @@ mod tests {
         assert_eq!(p(&[0.0; 50], 199), 1.0);
         // Means of two draws from 3 and -1 are 3, 1, 1, -1: a quarter is not above 0, and p is twice that.
         assert!((p(&[3.0, -1.0], 20_000) - 0.5).abs() < 0.02);
-        // Thirds: 1/3 twice and -2/3 once; three draws sum to 0 in six of 27 cases, whatever the order of the sum.
-        // Below 0: (-,-,-) 1, (-,-,+) 6, that is 7; above 0: (+,+,+) 8. At 0 (-,+,+) 12. The smaller side with 0 is 19.
-        let third = 1.0 / 3.0;
-        assert_eq!(p(&[third, third, -2.0 * third], 5000), 1.0);
+        // Of the 27 draws of three, 11 sum to more than 0, 10 to less, and 6 to 0, though 0.1 + 0.2 - 0.3 is 5.6e-17 here.
+        // 16 are not above 0 and 17 not below: twice the smaller share is more than 1. Were the six above 0, it were 0.74.
+        assert_eq!(p(&[0.1, 0.2, -0.3], 5000), 1.0);
         let exact = p(&[1.0, 1.0, 1.0, -2.0], 20_000);
         // Four draws, 1 at 3/4: the sum is 4, 1, -2, -5 or -8. Not above 0: two or more of -2, 1 - (81 + 108) / 256.
         assert!((exact - 2.0 * 67.0 / 256.0).abs() < 0.02, "{exact}");

@@ -21,7 +21,7 @@ use crate::schema::SPLITS;
 use crate::synth::SynthSummary;
 pub use audit::audit;
 pub use codes::{associations, codes};
-pub use sweep::sweep;
+pub use sweep::{sweep, sweep_plan};
 
 /// A table with aligned columns; the first column to the left, the others to the right. On a terminal, names are cut
 /// where the table would be too wide.

@@ -28,7 +28,9 @@ pub(super) struct CellSummary {
     pub objective: String,
     pub latent: String,
     pub codes: usize,
+    /// Noise model, with the seed of the flips where it is not 0.
     pub kind: String,
+    pub settings: String,
     pub p: f64,
     pub marked: bool,
     /// Columns that are numbers, by name.
@@ -62,9 +64,9 @@ impl CellSummary {
         format!("{}{star}", points(self.get(difference)))
     }
 
-    /// What distinguishes the lines of a chart: latent and number of codes.
-    pub fn line(&self) -> (String, usize) {
-        (self.latent.clone(), self.codes)
+    /// What distinguishes the lines of a chart.
+    pub fn line(&self) -> Line {
+        (self.latent.clone(), self.codes, self.settings.clone())
     }
 
     /// Noise model and marker.
@@ -82,6 +84,7 @@ impl CellSummary {
 pub(super) fn cells(frame: &DataFrame) -> Vec<CellSummary> {
     let (objective, latent, kind) =
         (texts(frame, result::OBJECTIVE), texts(frame, result::LATENT), texts(frame, col::NOISE_KIND));
+    let (settings, seed) = (texts(frame, result::SETTINGS), numbers(frame, result::NOISE_SEED));
     let (codes, p, marked) =
         (numbers(frame, result::CODES), numbers(frame, col::NOISE_P), numbers(frame, result::MARKED));
     let names = frame.get_column_names();
@@ -90,7 +93,8 @@ pub(super) fn cells(frame: &DataFrame) -> Vec<CellSummary> {
         objective: objective[i].clone(),
         latent: latent[i].clone(),
         codes: codes[i].unwrap_or(0.0) as usize,
-        kind: kind[i].clone(),
+        kind: noise_name(&kind[i], seed[i].unwrap_or(0.0) as u64),
+        settings: settings[i].clone(),
         p: p[i].unwrap_or(0.0),
         marked: marked[i] == Some(1.0),
         values: values.iter().map(|(n, v)| ((*n).to_string(), v[i])).collect(),
@@ -98,21 +102,30 @@ pub(super) fn cells(frame: &DataFrame) -> Vec<CellSummary> {
     (0..frame.height()).map(cell).collect()
 }
 
+/// What distinguishes the lines of a chart: latent, number of codes, settings that are not the recipe's.
+pub(super) type Line = (String, usize, String);
+
 /// Whether a latent has no codes of its own: its `codes` are those of the lpc that it is as large as.
 pub(super) fn sized(latent: &str) -> bool {
     matches!(latent, "gaussian" | "mlp")
 }
 
-pub(super) fn line_name((latent, codes): &(String, usize)) -> String {
-    match latent.as_str() {
+pub(super) fn line_name((latent, codes, settings): &Line) -> String {
+    let name = match latent.as_str() {
         _ if *codes == 0 => latent.clone(),
         latent if sized(latent) => format!("{latent}, the size of {codes} codes"),
         _ => format!("{latent}, {codes} codes"),
-    }
+    };
+    if settings.is_empty() { name } else { format!("{name}, {settings}") }
 }
 
 pub(super) fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {
     format!("{objective}, {kind} noise{}", if *marked { ", marked" } else { "" })
+}
+
+/// A noise model with the seed of the flips, where it is not 0.
+fn noise_name(kind: &str, seed: u64) -> String {
+    if seed == 0 { kind.to_string() } else { format!("{kind} (seed {seed})") }
 }
 
 /// Every distinct value in the order of its first appearance.
@@ -127,19 +140,19 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// A colour for each line, the same in every chart; the baseline has the grey one.
-pub(super) struct Colours(Vec<(String, usize)>);
+pub(super) struct Colours(Vec<Line>);
 
 impl Colours {
-    pub fn new(lines: impl Iterator<Item = (String, usize)>) -> Colours {
+    pub fn new(lines: impl Iterator<Item = Line>) -> Colours {
         let mut lines = distinct(lines);
-        lines.sort_by_key(|(latent, _)| latent != "none");
-        if lines.first().is_none_or(|(latent, _)| latent != "none") {
-            lines.insert(0, ("none".into(), 0));
+        lines.sort_by_key(|(latent, ..)| latent != "none");
+        if lines.first().is_none_or(|(latent, ..)| latent != "none") {
+            lines.insert(0, ("none".into(), 0, String::new()));
         }
         Colours(lines)
     }
 
-    pub fn of(&self, line: &(String, usize)) -> usize {
+    pub fn of(&self, line: &Line) -> usize {
         self.0.iter().position(|l| l == line).unwrap_or(0)
     }
 }
@@ -148,7 +161,7 @@ impl Colours {
 pub(super) struct CellFolder {
     path: PathBuf,
     panel: String,
-    line: (String, usize),
+    line: Line,
     name: String,
 }
 
@@ -163,12 +176,19 @@ pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
         let p = noise.get("p").and_then(Value::as_f64).unwrap_or(0.0);
         let marked = noise.get("marked").and_then(Value::as_bool).unwrap_or(false);
         let objective = string(cell, "objective");
+        let seed = noise.get("seed").and_then(Value::as_u64).unwrap_or(0);
+        let kind = noise_name(&string(&noise, "kind"), seed);
         let panel = if p == 0.0 {
             format!("{objective}, no noise")
         } else {
-            format!("{}, {} flipped", panel_name(&(objective, string(&noise, "kind"), marked)), percent(p, 0))
+            format!("{}, {} flipped", panel_name(&(objective, kind, marked)), percent(p, 0))
         };
-        let line = (string(cell, "latent"), cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize);
+        let codes = cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize;
+        let settings = match cell.get(result::SETTINGS).and_then(Value::as_object) {
+            Some(settings) => load::words(settings),
+            None => String::new(),
+        };
+        let line = (string(cell, "latent"), codes, settings);
         folders.push(CellFolder { name: folder_name(&path), path, panel, line });
     }
     Ok(folders)

@@ -179,9 +179,9 @@ fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
 /// Where a latent was run with several numbers of codes: accuracy against that number.
 fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
     let mut figures = Vec::new();
-    for panel in distinct(cells.iter().map(|c| (c.panel(), c.latent.clone()))) {
-        let here: Vec<&CellSummary> =
-            cells.iter().filter(|c| (c.panel(), c.latent.clone()) == panel && c.codes > 0).collect();
+    let of = |c: &CellSummary| (c.panel(), c.latent.clone(), c.settings.clone());
+    for panel in distinct(cells.iter().map(of)) {
+        let here: Vec<&CellSummary> = cells.iter().filter(|c| of(c) == panel && c.codes > 0).collect();
         if distinct(here.iter().map(|c| c.codes)).len() < 2 {
             continue;
         }
@@ -202,7 +202,8 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
         let x_label = if sized { "codes of an lpc of the same size" } else { "codes" };
         let chart = Chart { x_label: x_label.into(), x_scale, y_scale, rule: None, lines };
         let against = if sized { "its size" } else { "the number of codes" };
-        let title = format!("Accuracy against {against}: {}, {}", panel.1, panel_name(&panel.0));
+        let latent = line_name(&(panel.1, 0, panel.2));
+        let title = format!("Accuracy against {against}: {latent}, {}", panel_name(&panel.0));
         figures.push(Figure { title, caption: String::new(), chart: chart.into() });
     }
     if !figures.is_empty() {
@@ -255,9 +256,9 @@ fn method(results: &DataFrame, parts: &mut Vec<Block>) {
     let list = |name: &str| distinct(texts(results, name).into_iter()).join(", ");
     parts.push(Block::Heading("How the numbers were made".into()));
     parts.push(Block::Text(format!(
-        "Every cell was trained with the seeds {}; labels were flipped with the noise seed {}, so that all cells of a \
-         noise setting see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
-         without flips are shared by all kinds of noise.",
+        "Every cell was trained with the seeds {}; labels were flipped with the noise seed {}. All cells of a noise \
+         setting and seed see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
+         without flips are shared by all kinds of noise and all noise seeds.",
         list(result::SEED),
         list(result::NOISE_SEED)
     )));

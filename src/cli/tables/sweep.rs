@@ -1,16 +1,36 @@
 //! `noise-sweep`: its cells over their seeds, and the areas under their curves.
 
+use std::time::Duration;
+
+use super::super::lines::clock;
 use super::{Column, maybe, percent, range, table};
-use crate::pipeline::sweep::{CurveRow, SummaryRow, SweepOutcome, Varied};
+use crate::pipeline::sweep::{CellPlan, CurveRow, SummaryRow, SweepOutcome, SweepPlan, Varied};
 use crate::schema::name_of;
 
 /// p-value, after correction, below which a difference has a star.
 const LEVEL: f64 = 0.05;
 
-/// Objective, latent and its size.
+/// Objective, latent and its size, and settings that are not the recipe's.
 fn named(varied: &Varied) -> String {
     let codes = if varied.codes > 0 { format!(" K={}", varied.codes) } else { String::new() };
-    format!("{} {}{codes}", name_of(&varied.objective), name_of(&varied.latent))
+    let settings = varied.settings.as_ref().map_or_else(String::new, |words| format!(", {words}"));
+    format!("{} {}{codes}{settings}", name_of(&varied.objective), name_of(&varied.latent))
+}
+
+/// Share of flipped labels, and how they were flipped: their model where it is another than the first row's, the marker,
+/// and the seed where it is not 0.
+fn flipped(row: &SummaryRow, first: &SummaryRow) -> String {
+    let (varied, mut text) = (&row.varied, percent(row.varied.noise_p));
+    if varied.noise_kind != first.varied.noise_kind {
+        text += &format!(" {}", name_of(&varied.noise_kind));
+    }
+    if varied.marked {
+        text += " marked";
+    }
+    if row.noise_seed != 0 {
+        text += &format!(" seed {}", row.noise_seed);
+    }
+    text
 }
 
 /// An interval over seeds, or why there is none.
@@ -36,7 +56,7 @@ fn points(difference: Option<f64>, low: Option<f64>, high: Option<f64>, p_holm: 
 pub(super) fn summary_rows(rows: &[SummaryRow]) -> String {
     let of: [Column<'_, SummaryRow>; 7] = [
         ("", &|r| named(&r.varied)),
-        ("flipped", &|r| format!("{}{}", percent(r.varied.noise_p), if r.varied.marked { " marked" } else { "" })),
+        ("flipped", &|r| flipped(r, &rows[0])),
         ("accuracy", &|r| maybe(r.eval_accuracy)),
         ("seeds", &|r| r.n_seeds.to_string()),
         ("95 % over seeds", &|r| over_seeds(r.eval_accuracy_low, r.eval_accuracy_high, r.n_seeds)),
@@ -57,7 +77,7 @@ fn baseline_rows(rows: &[SummaryRow]) -> String {
     let Some(baseline) = rows.iter().find_map(|r| r.baseline.as_ref()) else { return String::new() };
     let of: [Column<'_, &SummaryRow>; 5] = [
         ("", &|r| named(&r.varied)),
-        ("flipped", &|r| format!("{}{}", percent(r.varied.noise_p), if r.varied.marked { " marked" } else { "" })),
+        ("flipped", &|r| flipped(r, &rows[0])),
         ("seeds", &|r| r.n_seeds.to_string()),
         ("points over it (95 %)", &|r| {
             let (low, high) = (r.difference_baseline_low, r.difference_baseline_high);
@@ -74,7 +94,10 @@ fn curve_rows(rows: &[CurveRow]) -> String {
     let Some(first) = rows.first() else { return String::new() };
     let of: [Column<'_, CurveRow>; 5] = [
         ("", &|r| named(&r.varied)),
-        ("noise", &|r| format!("{}{}", name_of(&r.varied.noise_kind), if r.varied.marked { " marked" } else { "" })),
+        ("noise", &|r| {
+            let seed = if r.noise_seed == 0 { String::new() } else { format!(" seed {}", r.noise_seed) };
+            format!("{}{}{seed}", name_of(&r.varied.noise_kind), if r.varied.marked { " marked" } else { "" })
+        }),
         ("accuracy", &|r| maybe(r.accuracy_area)),
         ("seeds", &|r| r.n_seeds.to_string()),
         ("95 % over seeds", &|r| over_seeds(r.accuracy_area_low, r.accuracy_area_high, r.n_seeds)),
@@ -98,6 +121,26 @@ pub fn sweep(s: &SweepOutcome) -> String {
         s.cells_run,
         s.cells_reused,
         s.folder.display()
+    )
+}
+
+/// `noise-sweep --dry-run`.
+pub fn sweep_plan(p: &SweepPlan) -> String {
+    let time = |seconds: f64| clock(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    let of: [Column<'_, CellPlan>; 3] = [
+        ("cell", &|c| c.name.clone()),
+        ("time", &|c| if c.finished { "finished".into() } else { time(c.seconds) }),
+        ("memory", &|c| format!("{:.0} MiB", c.memory_mb)),
+    ];
+    let pending = p.cells.iter().filter(|c| !c.finished).count();
+    let budget = p.budget_mb.map_or_else(String::new, |mb| format!(" within {mb:.0} MiB"));
+    format!(
+        "{}\n{pending} cells to run, {} at once{budget}: {} one after the other, {} of it for reference \
+         log-probabilities, which cells share; preparing the data comes on top\n",
+        table(&p.cells, &of),
+        p.jobs,
+        time(p.seconds),
+        time(p.reference_seconds)
     )
 }
 

@@ -5,11 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::lpc::LatentKind;
+use crate::lpc::{Grouping, Inference, LatentKind, Mixture};
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
 use crate::schema::name_of;
 use crate::settings::{Faults, PathText, Settings, joined, settings};
+
+/// Axes that may be empty: the recipe's value holds.
+const OPTIONAL: [&str; 8] = ["codes", "inference", "kl_weight", "temperature", "g", "group", "prompt_layer", "model"];
+/// Axes over which baselines are paired.
+const SEEDS: [&str; 2] = ["seeds", "noise_seeds"];
 
 /// Values of axes of the grid, by the names of the axes.
 pub type Baseline = BTreeMap<String, Value>;
@@ -31,16 +36,36 @@ settings! {
         /// Numbers of codes, for latents that have codes or are compared with them at equal size (`gaussian`, `mlp`);
         /// empty takes `train.lpc.codes`.
         pub codes: Vec<usize> = vec![], used "latents with a size" if |c| c.latent.iter().any(|&l| is_sized(l));
+        /// How posteriors are found; empty takes `train.lpc.inference`. This axis and the following ones split the cells
+        /// that use the setting; the others are run once.
+        pub inference: Vec<Inference> = vec![];
+        /// Weights of the KL, lambda; empty takes `train.lpc.kl_weight`.
+        pub kl_weight: Vec<f64> = vec![];
+        /// First temperatures of the relaxed samples, tau; empty takes `train.lpc.temperature`.
+        pub temperature: Vec<f64> = vec![];
+        /// How g moves; empty takes `train.lpc.g`.
+        pub g: Vec<Mixture> = vec![];
+        /// Which pairs share a code; empty takes `train.lpc.group`.
+        pub group: Vec<Grouping> = vec![];
+        /// Layers whose hidden states represent a prompt; empty takes `train.lpc.prompt_layer`.
+        pub prompt_layer: Vec<i64> = vec![];
+        /// Models that training starts from, all with the tokenizer of the prepared data; empty takes `train.model`.
+        pub model: Vec<PathText> = vec![];
         /// Training seeds.
         pub seeds: Vec<u64> = vec![1, 2, 3];
-        /// Seed of the flips, the same for every cell.
-        pub noise_seed: u64 = 0;
+        /// Seeds of the flips; every cell is run with each. Intervals are over the training seeds at one seed of the flips.
+        pub noise_seeds: Vec<u64> = vec![0];
         /// Another baseline of paired differences beside `latent = none`: values of the grid by axis, as
         /// `{ objective = "rdpo", latent = "none" }`. Each cell is compared with the cell that has these values and is
         /// like it in all other axes.
         pub baseline: Baseline = Baseline::new();
         /// Cells trained at once.
         pub jobs: usize = 1;
+        /// MiB for all cells that are trained at once, by their estimates; 0 is what this machine has. A cell that is
+        /// larger runs alone.
+        pub memory_mb: usize = 0;
+        /// Lists the cells with the time and memory that each would take; trains nothing and leaves no folder.
+        pub dry_run: bool = false;
         /// Sweep folder.
         pub out: PathText = PathText::new();
     }
@@ -69,7 +94,7 @@ impl Settings for SweepConfig {
             faults.add(key, "without effect: no labels are flipped (sweep.noise_p is 0)");
         }
         for (axis, values) in self.axes() {
-            if values.is_empty() && axis != "codes" {
+            if values.is_empty() && !OPTIONAL.contains(&axis) {
                 faults.add(axis, "empty: the grid would have no cell");
             }
             let mut seen = BTreeSet::new();
@@ -91,7 +116,7 @@ impl Settings for SweepConfig {
         }
         for (axis, value) in &self.baseline {
             let key = joined("baseline", axis);
-            let axes = || self.axes().into_iter().filter(|(name, _)| *name != "seeds");
+            let axes = || self.axes().into_iter().filter(|(name, _)| !SEEDS.contains(name));
             let Some((_, values)) = axes().find(|(name, _)| name == axis) else {
                 let known = axes().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
                 faults.add(&key, format!("unknown axis; there are {known}"));
@@ -123,7 +148,15 @@ impl SweepConfig {
             ("objective", values(&self.objective)),
             ("latent", values(&self.latent)),
             ("codes", values(&self.codes)),
+            ("inference", values(&self.inference)),
+            ("kl_weight", values(&self.kl_weight)),
+            ("temperature", values(&self.temperature)),
+            ("g", values(&self.g)),
+            ("group", values(&self.group)),
+            ("prompt_layer", values(&self.prompt_layer)),
+            ("model", values(&self.model)),
             ("seeds", values(&self.seeds)),
+            ("noise_seeds", values(&self.noise_seeds)),
         ]
     }
 }

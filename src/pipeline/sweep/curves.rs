@@ -101,5 +101,6 @@ pub(super) fn write_curves(path: &Path, rows: &[CurveRow]) -> Result<()> {
         column(result::ACCURACY_AREA_LOW, rows, |r| r.accuracy_area_low),
         column(result::ACCURACY_AREA_HIGH, rows, |r| r.accuracy_area_high),
     ]);
+    columns.extend(Varied::more_columns(rows, |r| &r.varied));
     artifact::write_parquet(path, &mut DataFrame::new(rows.len(), columns)?)
 }

@@ -13,7 +13,8 @@ use crate::artifact;
 use crate::error::Result;
 use crate::lpc::LatentKind;
 use crate::pipeline::recipe::sweep::{Baseline, shown};
-use crate::schema::result;
+use crate::schema::{name_of, result};
+use crate::train::TrainConfig;
 
 /// One cell over its seeds: a row of `summary.parquet`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -83,6 +84,8 @@ pub(super) struct Baselines<'a> {
     pub named: &'a Baseline,
     /// Numbers of codes of the grid.
     pub codes: &'a [usize],
+    /// The recipe's training settings.
+    pub base: &'a TrainConfig,
     /// Seed of the resamples.
     pub seed: u64,
 }
@@ -111,11 +114,12 @@ pub(super) fn summarize(
     let groups = grouped(results, |row| key(&row.cell));
     let group_of = |cell: &Cell| groups.iter().find(|group| key(&group[0].cell) == key(cell)).map(Vec::as_slice);
     let plain = |cell: &Cell| {
-        let none = Cell { latent: LatentKind::None, codes: 0, ..cell.clone() };
-        (cell.latent != LatentKind::None).then_some(none)
+        let none = [("latent".to_string(), name_of(&LatentKind::None).into())].into();
+        cell.with(&none, baselines.codes, baselines.base).filter(|_| cell.latent != LatentKind::None)
     };
     let named = |cell: &Cell| {
-        let other = cell.with(baselines.named, baselines.codes).filter(|_| !baselines.named.is_empty())?;
+        let other =
+            cell.with(baselines.named, baselines.codes, baselines.base).filter(|_| !baselines.named.is_empty())?;
         // Without flips, a cell of another noise kind is the same run.
         (!other.is_run_of(cell)).then_some(other)
     };
@@ -223,5 +227,6 @@ pub(super) fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
         column(result::CODE_PERPLEXITY, rows, |r| r.code_perplexity),
         column(result::TRAIN_SECONDS, rows, |r| r.train_seconds),
     ]);
+    columns.extend(Varied::more_columns(rows, |r| &r.varied));
     artifact::write_parquet(path, &mut DataFrame::new(rows.len(), columns)?)
 }

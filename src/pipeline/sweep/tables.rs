@@ -6,6 +6,7 @@ use std::path::Path;
 use polars::prelude::*;
 use serde::Serialize;
 
+use super::cell_settings::CellSettings;
 use super::{Cell, CellRecord, CellScores};
 use crate::analysis;
 use crate::artifact;
@@ -14,6 +15,7 @@ use crate::lpc::LatentKind;
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
 use crate::schema::{col, name_of, result};
+use crate::train::TrainConfig;
 
 /// Status of a finished cell.
 pub(super) const STATUS_OK: &str = "ok";
@@ -33,9 +35,41 @@ pub struct Varied {
     pub noise_p: f64,
     /// Whether flipped prompts carry the marker.
     pub marked: bool,
+    /// Other settings that the cell uses.
+    #[serde(flatten)]
+    pub used: CellSettings,
+    /// Those of them that are not the recipe's, in words.
+    pub settings: Option<String>,
 }
 
 impl Varied {
+    fn of(cell: &Cell, base: &TrainConfig) -> Varied {
+        Varied {
+            objective: cell.objective,
+            latent: cell.latent,
+            codes: cell.codes as u32,
+            noise_kind: cell.noise.kind,
+            noise_p: cell.noise.p,
+            marked: cell.noise.marked,
+            used: cell.settings.effective(cell.objective, cell.latent, base),
+            settings: cell.settings.words(),
+        }
+    }
+
+    /// The settings beside those of the first columns, for the end of a table.
+    pub(super) fn more_columns<R>(rows: &[R], of: fn(&R) -> &Varied) -> Vec<Column> {
+        vec![
+            column(result::INFERENCE, rows, |r| of(r).used.inference.as_ref().map(name_of)),
+            column(result::KL_WEIGHT, rows, |r| of(r).used.kl_weight),
+            column(result::TEMPERATURE, rows, |r| of(r).used.temperature),
+            column(result::G, rows, |r| of(r).used.g.as_ref().map(name_of)),
+            column(result::GROUP, rows, |r| of(r).used.group.as_ref().map(name_of)),
+            column(result::PROMPT_LAYER, rows, |r| of(r).used.prompt_layer),
+            column(result::MODEL, rows, |r| of(r).used.model.clone()),
+            column(result::SETTINGS, rows, |r| of(r).settings.clone()),
+        ]
+    }
+
     pub(super) fn columns<R>(rows: &[R], of: fn(&R) -> &Varied) -> Vec<Column> {
         vec![
             column(result::OBJECTIVE, rows, |r| name_of(&of(r).objective)),
@@ -80,21 +114,14 @@ impl ResultRow {
 }
 
 /// The rows of the cells that finished or failed, in the order of the grid.
-pub(super) fn results(grid: &[Cell], done: &BTreeMap<String, CellRecord>) -> Vec<ResultRow> {
+pub(super) fn results(grid: &[Cell], done: &BTreeMap<String, CellRecord>, base: &TrainConfig) -> Vec<ResultRow> {
     let row = |cell: &Cell| {
         let name = cell.name();
         let record = done.get(&name)?;
         Some(ResultRow {
             name,
             cell: cell.clone(),
-            varied: Varied {
-                objective: cell.objective,
-                latent: cell.latent,
-                codes: cell.codes as u32,
-                noise_kind: cell.noise.kind,
-                noise_p: cell.noise.p,
-                marked: cell.noise.marked,
-            },
+            varied: Varied::of(cell, base),
             seed: cell.seed,
             noise_seed: cell.noise.seed,
             scores: record.scores,
@@ -129,6 +156,7 @@ pub(super) fn write_results(path: &Path, rows: &[ResultRow]) -> Result<()> {
         column(result::EVAL_ACCURACY_LOW, rows, |r| r.accuracy_interval().map(|i| i.low)),
         column(result::EVAL_ACCURACY_HIGH, rows, |r| r.accuracy_interval().map(|i| i.high)),
     ]);
+    columns.extend(Varied::more_columns(rows, |r| &r.varied));
     artifact::write_parquet(path, &mut DataFrame::new(rows.len(), columns)?)
 }
 

@@ -11,6 +11,7 @@ use crate::objective::ObjectiveKind;
 use crate::progress::Silent;
 use crate::schema::col;
 
+mod axes;
 mod statistics;
 
 /// A backend that trains nothing: accuracy is a function of the cell, and the calls are recorded.
@@ -75,9 +76,17 @@ impl SweepBackend for Fake {
     }
 }
 
+/// The recipe's training settings, with eight codes.
+fn base() -> TrainConfig {
+    let mut config = TrainConfig::default();
+    config.lpc.codes = 8;
+    config
+}
+
 fn launch(config: &SweepConfig, settings: Value, out: &Path, fake: &Fake) -> Result<SweepOutcome> {
     let resolved = crate::settings::to_toml(config)?;
-    Sweep { config, base_codes: 8, settings, inputs: vec![], resolved, out }.run(fake, &Silent)
+    let (base, models) = (base(), BTreeMap::new());
+    Sweep { config, base: &base, models, settings, inputs: vec![], resolved, out }.run(fake, &Silent)
 }
 
 /// A finished sweep over [`small`].
@@ -104,7 +113,7 @@ fn the_grid_is_a_product_and_clean_cells_are_shared() {
         codes: vec![4, 16],
         ..small()
     };
-    let cells = grid(&config, 8);
+    let cells = grid(&config, &base());
     // 2 kinds x 2 markers x 2 rates x (none + lpc with 2 numbers of codes) x 2 seeds.
     assert_eq!(cells.len(), 2 * 2 * 2 * 3 * 2);
     let runs: BTreeSet<String> = cells.iter().map(Cell::name).collect();
@@ -112,7 +121,7 @@ fn the_grid_is_a_product_and_clean_cells_are_shared() {
     assert_eq!(runs.len(), 5 * 3 * 2);
     assert!(runs.contains("dpo-lpc-k16-weak-quality-0.2-marked-s2"), "{runs:?}");
     assert!(runs.contains("dpo-none-clean-s1"), "{runs:?}");
-    assert_eq!(grid(&small(), 8)[2].codes, 8);
+    assert_eq!(grid(&small(), &base())[2].codes, 8);
 }
 
 #[test]
@@ -128,7 +137,8 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert_eq!(
         names(&results).join(" "),
         "objective latent codes noise_kind noise_p marked seed noise_seed eval_accuracy n_eval audit_auroc \
-         codes_used code_perplexity train_seconds status eval_accuracy_low eval_accuracy_high"
+         codes_used code_perplexity train_seconds status eval_accuracy_low eval_accuracy_high inference kl_weight temperature \
+         g group prompt_layer model settings"
     );
     assert_eq!(results.height(), 8);
     assert_eq!(results.column("audit_auroc").unwrap().null_count(), 4);
@@ -234,9 +244,11 @@ fn a_cell_made_from_something_else_begins_anew() {
     others.iter().for_each(|name| std::fs::write(cell(name, "left"), "x").unwrap());
     let heard = Heard::default();
     let wider = SweepConfig { latent: vec![LatentKind::None, LatentKind::Lpc, LatentKind::Bias], ..small() };
+    let base = base();
     let sweep = Sweep {
         config: &wider,
-        base_codes: 8,
+        base: &base,
+        models: BTreeMap::new(),
         settings: json!({}),
         inputs: vec![],
         resolved: String::new(),

@@ -120,7 +120,8 @@ fn baselines_that_are_no_cell_are_refused() {
     assert_eq!(
         of(&[("beta", json!(0.1)), ("latent", json!("lpc-hard")), ("noise_p", json!(0.4))]),
         [
-            "sweep.baseline.beta: unknown axis; there are noise_p, noise_kind, marked, objective, latent, codes",
+            "sweep.baseline.beta: unknown axis; there are noise_p, noise_kind, marked, objective, latent, codes, \
+             inference, kl_weight, temperature, g, group, prompt_layer, model",
             "sweep.baseline.latent: lpc-hard is not in sweep.latent: there are none, lpc",
             "sweep.baseline.noise_p: 0.4 is not in sweep.noise_p: there are 0, 0.2"
         ]
@@ -137,11 +138,18 @@ fn baselines_that_are_no_cell_are_refused() {
 fn areas_by_hand() {
     let row = |p: f64, seed, accuracy: Option<f64>| {
         let noise = NoiseCell { kind: FlipKind::Uniform, p, marked: false, seed: 0 };
-        let cell = Cell { noise, objective: ObjectiveKind::Dpo, latent: LatentKind::None, codes: 0, seed };
+        let cell = Cell {
+            noise,
+            objective: ObjectiveKind::Dpo,
+            latent: LatentKind::None,
+            codes: 0,
+            settings: CellSettings::default(),
+            seed,
+        };
         let scores = CellScores { eval_accuracy: accuracy, ..CellScores::default() };
         let status = if accuracy.is_some() { "ok" } else { "failed: x" };
         let record = CellRecord { scores, status: status.into(), ..CellRecord::failed(&cell, "") };
-        tables::results(&[cell.clone()], &[(cell.name(), record)].into()).remove(0)
+        tables::results(&[cell.clone()], &[(cell.name(), record)].into(), &base()).remove(0)
     };
     // (0.1 (0.9 + 0.8) / 2 + 0.3 (0.8 + 0.5) / 2) / 0.4 = 0.7; the rates are unordered and uneven.
     let one = [row(0.4, 1, Some(0.5)), row(0.0, 1, Some(0.9)), row(0.1, 1, Some(0.8))];
