@@ -63,7 +63,7 @@ settings! {
         pub jobs: usize = 1;
         /// MiB for all cells that are trained at once, by their estimates; 0 is what this machine has. A cell that is
         /// larger runs alone.
-        pub memory_mb: usize = 0;
+        pub memory_mb: usize = 0, used "jobs above 1" if |c| c.jobs > 1;
         /// Lists the cells with the time and memory that each would take; trains nothing and leaves no folder.
         pub dry_run: bool = false;
         /// Sweep folder.
@@ -130,8 +130,11 @@ impl Settings for SweepConfig {
         }
     }
 
-    fn why_unused(&self, _: &str, _: &str) -> String {
-        "without effect: no latent of this sweep has codes".into()
+    fn why_unused(&self, name: &str, used_by: &str) -> String {
+        match name {
+            "codes" => "without effect: no latent of this sweep has codes".into(),
+            _ => format!("has no effect without {used_by}"),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `noise-sweep --dry-run`: the cells, and what each would take.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -86,12 +87,14 @@ pub fn dry_run(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepPlan> {
             continue;
         }
         let config = pipelines.config(cell, &data, &nowhere);
-        if !kinds.contains_key(&kind(cell)) {
-            let found = train::dry_run_at(&config, Seed(cell.seed), speeds.get(&config.model))?;
-            speeds.entry(config.model.clone()).or_insert_with(|| found.speed.clone());
-            kinds.insert(kind(cell), found);
-        }
-        let found = &kinds[&kind(cell)];
+        let found = match kinds.entry(kind(cell)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let found = train::dry_run_at(&config, Seed(cell.seed), speeds.get(&config.model))?;
+                speeds.entry(config.model.clone()).or_insert_with(|| found.speed.clone());
+                new.insert(found)
+            }
+        };
         let finished = finished.contains(&name);
         let seconds = if finished { 0.0 } else { found.seconds.training + found.seconds.evaluation };
         if !finished {

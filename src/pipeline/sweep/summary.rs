@@ -1,5 +1,6 @@
 //! `summary.parquet`: one row per cell over its seeds, compared with its baselines.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use polars::prelude::*;
@@ -112,7 +113,8 @@ pub(super) fn summarize(
     warn: &dyn Fn(&str),
 ) -> Result<Vec<SummaryRow>> {
     let groups = grouped(results, |row| key(&row.cell));
-    let group_of = |cell: &Cell| groups.iter().find(|group| key(&group[0].cell) == key(cell)).map(Vec::as_slice);
+    let index: BTreeMap<String, usize> = groups.iter().enumerate().map(|(i, group)| (key(&group[0].cell), i)).collect();
+    let group_of = |cell: &Cell| index.get(&key(cell)).map(|&i| groups[i].as_slice());
     let plain = |cell: &Cell| {
         let none = [("latent".to_string(), name_of(&LatentKind::None).into())].into();
         cell.with(&none, baselines.codes, baselines.base).filter(|_| cell.latent != LatentKind::None)

@@ -178,7 +178,7 @@ pub(super) fn ends(interval: analysis::Interval) -> (Option<f64>, Option<f64>) {
 }
 
 /// Lists rows with equal keys, each list in the order of the rows, and the lists in the order of their first rows.
-pub(super) fn grouped<'a>(rows: &'a [ResultRow], key: impl Fn(&ResultRow) -> String) -> Vec<Vec<&'a ResultRow>> {
+pub(super) fn grouped(rows: &[ResultRow], key: impl Fn(&ResultRow) -> String) -> Vec<Vec<&ResultRow>> {
     let (mut groups, mut index) = (Vec::<Vec<&ResultRow>>::new(), BTreeMap::new());
     for row in rows {
         let at = *index.entry(key(row)).or_insert_with(|| {

@@ -35,7 +35,7 @@ fn the_accuracy_of_one_run_has_wilsons_interval() {
     assert!((number("eval_accuracy_high", row) - 0.866_632).abs() < 2e-6);
 }
 
-fn of<'a>(outcome: &'a SweepOutcome, objective: ObjectiveKind, latent: LatentKind, p: f64) -> &'a SummaryRow {
+fn of(outcome: &SweepOutcome, objective: ObjectiveKind, latent: LatentKind, p: f64) -> &SummaryRow {
     let same = |r: &&SummaryRow| (r.varied.objective, r.varied.latent, r.varied.noise_p) == (objective, latent, p);
     outcome.summary.iter().find(same).unwrap()
 }
@@ -149,7 +149,7 @@ fn areas_by_hand() {
         let scores = CellScores { eval_accuracy: accuracy, ..CellScores::default() };
         let status = if accuracy.is_some() { "ok" } else { "failed: x" };
         let record = CellRecord { scores, status: status.into(), ..CellRecord::failed(&cell, "") };
-        tables::results(&[cell.clone()], &[(cell.name(), record)].into(), &base()).remove(0)
+        tables::results(std::slice::from_ref(&cell), &[(cell.name(), record)].into(), &base()).remove(0)
     };
     // (0.1 (0.9 + 0.8) / 2 + 0.3 (0.8 + 0.5) / 2) / 0.4 = 0.7; the rates are unordered and uneven.
     let one = [row(0.4, 1, Some(0.5)), row(0.0, 1, Some(0.9)), row(0.1, 1, Some(0.8))];
