@@ -18,7 +18,7 @@ test_fraction = 0.25
 [train]
 model = "tiny:32x1"
 batch = 8
-epochs = 3
+epochs = 1
 checkpoint_every = 3
 [sweep]
 noise_p = [0.0, 0.2]
@@ -38,7 +38,7 @@ fn measured_aside(frame: DataFrame) -> DataFrame {
 fn a_killed_sweep_ends_as_one_that_was_not() {
     const KILLS: u32 = 5;
     let sandbox = Sandbox::new();
-    sandbox.synth(240);
+    sandbox.synth(120);
     sandbox.write("sweep.toml", SWEEP);
     let begun = Instant::now();
     sandbox.ok("noise-sweep --config sweep.toml --out straight --quiet");
