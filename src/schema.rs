@@ -1,5 +1,7 @@
 //! Names that stages agree on: columns, files and metric keys, one spelling each.
 
+pub mod result;
+
 /// Columns of `pairs/{split}.parquet`, in order.
 pub const PAIR_COLUMNS: [&str; 17] = [
     col::ID,
@@ -191,6 +193,8 @@ pub mod sweep {
     pub const RESULTS: &str = "results.parquet";
     /// One row per cell.
     pub const SUMMARY: &str = "summary.parquet";
+    /// Areas under the accuracy over the noise rates, one row per cell without its rate.
+    pub const CURVES: &str = "curves.parquet";
     /// Run folders by cell name.
     pub const CELLS: &str = "cells";
     /// Prepared folders, one per noise setting.
@@ -357,72 +361,6 @@ pub mod accuracy {
     pub const HIGH: &str = "high";
     /// Value of the column `source` for all sources together.
     pub const ALL: &str = "all";
-}
-
-/// What a run or a sweep finds: keys of `summary.json`, columns of `results.parquet` and `summary.parquet`.
-pub mod result {
-    /// Objective.
-    pub const OBJECTIVE: &str = "objective";
-    /// Latent.
-    pub const LATENT: &str = "latent";
-    /// Number of codes.
-    pub const CODES: &str = "codes";
-    /// Whether flipped prompts carry the marker.
-    pub const MARKED: &str = "marked";
-    /// Training seed.
-    pub const SEED: &str = "seed";
-    /// Seed of the flips.
-    pub const NOISE_SEED: &str = "noise_seed";
-    /// `ok`, or `failed: ...`.
-    pub const STATUS: &str = "status";
-    /// Finished seeds of a cell.
-    pub const N_SEEDS: &str = "n_seeds";
-    /// Failed seeds of a cell.
-    pub const N_FAILED: &str = "n_failed";
-    /// Test pairs.
-    pub const N_EVAL: &str = "n_eval";
-    /// Preference accuracy on the test split against the clean labels, with the prior's z.
-    pub const EVAL_ACCURACY: &str = "eval_accuracy";
-    /// Its standard deviation over seeds.
-    pub const EVAL_ACCURACY_SD: &str = "eval_accuracy_sd";
-    /// Lower end of its interval.
-    pub const EVAL_ACCURACY_LOW: &str = "eval_accuracy_low";
-    /// Upper end of its interval.
-    pub const EVAL_ACCURACY_HIGH: &str = "eval_accuracy_high";
-    /// Accuracy minus that without a latent, paired.
-    pub const DIFFERENCE: &str = "difference";
-    /// Lower end of its interval.
-    pub const DIFFERENCE_LOW: &str = "difference_low";
-    /// Upper end of its interval.
-    pub const DIFFERENCE_HIGH: &str = "difference_high";
-    /// Pairs in the paired comparison.
-    pub const N_PAIRED: &str = "n_paired";
-    /// Area under the ROC curve of the margin as a detector of flipped labels.
-    pub const AUDIT_AUROC: &str = "audit_auroc";
-    /// Lower end of its interval.
-    pub const AUDIT_AUROC_LOW: &str = "audit_auroc_low";
-    /// Upper end of its interval.
-    pub const AUDIT_AUROC_HIGH: &str = "audit_auroc_high";
-    /// Codes in use.
-    pub const CODES_USED: &str = "codes_used";
-    /// Perplexity of the use of codes.
-    pub const CODE_PERPLEXITY: &str = "code_perplexity";
-    /// Seconds in training steps.
-    pub const TRAIN_SECONDS: &str = "train_seconds";
-    /// Test accuracy by source, a list.
-    pub const BY_SOURCE: &str = "by_source";
-    /// Steps taken.
-    pub const STEPS: &str = "steps";
-    /// Flip rate of objective `mix`.
-    pub const MIX_FLIP_RATE: &str = "mix_flip_rate";
-    /// Share of wrong training labels that objective `hoelder` estimates.
-    pub const HOELDER_NOISE_RATE: &str = "hoelder_noise_rate";
-    /// Clean rate of objective `repo` at the end of training.
-    pub const REPO_CLEAN_RATE: &str = "repo_clean_rate";
-    /// Median pairs per second.
-    pub const PAIRS_PER_S: &str = "pairs_per_s";
-    /// Peak resident memory, MiB.
-    pub const PEAK_RSS_MB: &str = "peak_rss_mb";
 }
 
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.

@@ -52,10 +52,13 @@ pub fn wilson(successes: u64, n: u64) -> Interval {
     Interval { estimate: p, low: (centre - half).clamp(0.0, p), high: (centre + half).clamp(p, 1.0), n: n as usize }
 }
 
+/// Runs (seeds) from which on a mean has an interval. Two runs would give one of 12.7 standard errors to each side, with a
+/// deviation from a single difference.
+pub const LEAST_RUNS: usize = 3;
+
 /// Mean of a few runs (seeds) with Student's 95 % t interval.
 ///
-/// mean +- t_{n-1} s / sqrt(n), s with n - 1 in its denominator. With one value the ends are NaN: one run
-/// says nothing about its spread.
+/// mean +- t_{n-1} s / sqrt(n), s with n - 1 in its denominator. Below [`LEAST_RUNS`] the ends are NaN.
 ///
 /// # Source
 /// Student, "The probable error of a mean", Biometrika 6 (1908).
@@ -65,7 +68,8 @@ pub fn mean_interval_t(values: &[f64]) -> Interval {
         return Interval::unknown(0);
     }
     let mean = values.iter().sum::<f64>() / n as f64;
-    let Ok(student) = StudentsT::new(0.0, 1.0, n as f64 - 1.0) else {
+    let student = StudentsT::new(0.0, 1.0, n as f64 - 1.0).ok().filter(|_| n >= LEAST_RUNS);
+    let Some(student) = student else {
         return Interval { estimate: mean, ..Interval::unknown(n) };
     };
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0);
@@ -73,19 +77,34 @@ pub fn mean_interval_t(values: &[f64]) -> Interval {
     Interval { estimate: mean, low: mean - half, high: mean + half, n }
 }
 
-/// Mean of the paired differences of two methods over the same examples, with a 95 % percentile bootstrap interval.
+/// Means within this of 0 count as 0: a sum of fractions that cancel is rarely 0 to the last bit.
+const ZERO: f64 = 1e-12;
+
+/// The mean of paired differences, and whether it differs from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PairedDifference {
+    /// The mean with its 95 % percentile bootstrap interval.
+    pub interval: Interval,
+    /// Two-sided p-value of a mean of 0.
+    pub p: f64,
+}
+
+/// Mean of the paired differences of two methods over the same examples, with a 95 % percentile bootstrap interval and
+/// the p-value that belongs to it.
 ///
 /// Examples are drawn with replacement `resamples` times. Each brings both methods' outcomes, so that what makes an
-/// example hard for both cancels. Resample r is a function of (seed, r): the same for any number of threads. NaN without
-/// examples or resamples.
+/// example hard for both cancels. Resample r is a function of (seed, r): the same for any number of threads. Of m
+/// resamples with b means on the other side of 0 or at it (the smaller count of both sides), p = 2 (b + 1) / (m + 1), at
+/// most 1: it is never 0. NaN without examples or resamples.
 ///
 /// # Source
-/// B. Efron, R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
-pub fn bootstrap_paired(differences: &[f64], resamples: usize, seed: Seed) -> Interval {
+/// B. Efron, R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 13 and 15; the added ones: A. C. Davison,
+/// D. V. Hinkley, "Bootstrap Methods and their Application" (1997), equation 4.11.
+pub fn bootstrap_paired(differences: &[f64], resamples: usize, seed: Seed) -> PairedDifference {
     use rayon::prelude::*;
     let n = differences.len();
     if n == 0 || resamples == 0 || n > u32::MAX as usize {
-        return Interval::unknown(n);
+        return PairedDifference { interval: Interval::unknown(n), p: f64::NAN };
     }
     let mut means: Vec<f64> = (0..resamples)
         .into_par_iter()
@@ -96,7 +115,10 @@ pub fn bootstrap_paired(differences: &[f64], resamples: usize, seed: Seed) -> In
         .collect();
     means.sort_by(f64::total_cmp);
     let estimate = differences.iter().sum::<f64>() / n as f64;
-    Interval { estimate, low: quantile(&means, TAIL), high: quantile(&means, 1.0 - TAIL), n }
+    let interval = Interval { estimate, low: quantile(&means, TAIL), high: quantile(&means, 1.0 - TAIL), n };
+    let (not_above, below) = (means.partition_point(|m| *m <= ZERO), means.partition_point(|m| *m < -ZERO));
+    let beyond = not_above.min(resamples - below);
+    PairedDifference { interval, p: (2.0 * (beyond as f64 + 1.0) / (resamples as f64 + 1.0)).min(1.0) }
 }
 
 /// Quantile of sorted values, linear between neighbours (type 7 of Hyndman and Fan, NumPy's default).
@@ -129,14 +151,15 @@ mod tests {
         let i = mean_interval_t(&[1.0, 2.0, 3.0]);
         assert_eq!(i.estimate, 2.0);
         assert!((i.low + 0.484_138).abs() < 1e-5 && (i.high - 4.484_138).abs() < 1e-5, "{i:?}");
-        // Two runs: t_1(0.975) = 12.706205, s = 0.707107, half 12.706205 * 0.5 = 6.353102.
-        let two = mean_interval_t(&[0.0, 1.0]);
-        assert!((two.high - 6.853_102).abs() < 1e-5, "{two:?}");
+        // Mean 0.5, s = 0.5 sqrt(4 / 3), n = 4: t_3(0.975) = 3.182446, half 3.182446 / (2 sqrt(3)) = 0.918693.
+        let four = mean_interval_t(&[0.0, 1.0, 0.0, 1.0]);
+        assert!((four.high - 1.418_693).abs() < 1e-5, "{four:?}");
         // Many: the normal quantile. s = 0.5 sqrt(n / (n - 1)), half 1.95998 * 0.5 / sqrt(20000) = 0.00693.
         let many = mean_interval_t(&[0.0, 1.0].repeat(10_000));
         assert!((many.high - 0.506_93).abs() < 1e-5, "{many:?}");
-        let one = mean_interval_t(&[0.5]);
-        assert!(one.estimate == 0.5 && one.low.is_nan());
+        let (one, two) = (mean_interval_t(&[0.5]), mean_interval_t(&[0.0, 1.0]));
+        assert!(one.estimate == 0.5 && one.low.is_nan() && one.high.is_nan());
+        assert!(two.estimate == 0.5 && two.low.is_nan() && two.high.is_nan() && two.n == 2, "{two:?}");
         let same = mean_interval_t(&[0.5; 4]);
         assert_eq!((same.low, same.high), (0.5, 0.5));
     }
@@ -144,15 +167,34 @@ mod tests {
     #[test]
     fn bootstrap_pairs_examples() {
         // The methods differ by 1 everywhere: no spread at all.
-        let i = bootstrap_paired(&[1.0; 50], 200, Seed(1));
+        let i = bootstrap_paired(&[1.0; 50], 200, Seed(1)).interval;
         assert_eq!((i.estimate, i.low, i.high), (1.0, 1.0, 1.0));
         // Differences are 0 or 1 with mean 0.4, n = 100: the normal interval is 0.4 +- 1.96 * 0.049 = 0.096.
         let differences: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i < 40))).collect();
-        let i = bootstrap_paired(&differences, 2000, Seed(1));
+        let found = bootstrap_paired(&differences, 2000, Seed(1));
+        let i = found.interval;
         assert!((i.estimate - 0.4).abs() < 1e-12, "{i:?}");
         assert!((i.low - 0.304).abs() < 0.02 && (i.high - 0.496).abs() < 0.02, "{i:?}");
-        assert_eq!(i, bootstrap_paired(&differences, 2000, Seed(1)));
-        assert!(bootstrap_paired(&[], 10, Seed(1)).estimate.is_nan());
+        assert_eq!(found, bootstrap_paired(&differences, 2000, Seed(1)));
+        let none = bootstrap_paired(&[], 10, Seed(1));
+        assert!(none.interval.estimate.is_nan() && none.p.is_nan());
+    }
+
+    #[test]
+    fn p_values_of_paired_differences_by_hand() {
+        let p = |differences: &[f64], m| bootstrap_paired(differences, m, Seed(1)).p;
+        // No resample reaches 0: 2 (0 + 1) / (199 + 1), for either sign.
+        assert_eq!((p(&[1.0; 50], 199), p(&[-1.0; 50], 199)), (0.01, 0.01));
+        // Every resample is at 0, on both sides.
+        assert_eq!(p(&[0.0; 50], 199), 1.0);
+        // Means of two draws from 3 and -1 are 3, 1, 1, -1: a quarter is not above 0, and p is twice that.
+        assert!((p(&[3.0, -1.0], 20_000) - 0.5).abs() < 0.02);
+        // Of the 27 draws of three, 11 sum to more than 0, 10 to less, and 6 to 0, though 0.1 + 0.2 - 0.3 is 5.6e-17 here.
+        // 16 are not above 0 and 17 not below: twice the smaller share is more than 1. Were the six above 0, it were 0.74.
+        assert_eq!(p(&[0.1, 0.2, -0.3], 5000), 1.0);
+        let exact = p(&[1.0, 1.0, 1.0, -2.0], 20_000);
+        // Four draws, 1 at 3/4: the sum is 4, 1, -2, -5 or -8. Not above 0: two or more of -2, 1 - (81 + 108) / 256.
+        assert!((exact - 2.0 * 67.0 / 256.0).abs() < 0.02, "{exact}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use associations::{
 };
 pub use codes::{CodeAccuracy, CodeMargins, Duplicate, LabelAccuracy, Labels, code_accuracy};
 pub use headline::{Headline, SourceAccuracy, headline};
-pub use intervals::{Interval, bootstrap_paired, mean_interval_t, wilson};
+pub use intervals::{Interval, LEAST_RUNS, PairedDifference, bootstrap_paired, mean_interval_t, wilson};
 pub use prepared_pairs::{PairFacts, PairTexts};
 pub use projection::{Colour, Method, Projection, project};
 pub use ranking::{auroc, average_precision, expected_auroc, precision_at};

@@ -63,6 +63,7 @@ impl Names {
                 sweep::SETTINGS,
                 sweep::RESULTS,
                 sweep::SUMMARY,
+                sweep::CURVES,
                 report::HTML,
                 report::MARKDOWN,
                 prepared::MANIFEST,

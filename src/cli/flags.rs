@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 80] = [
+pub const FLAGS: [(&str, &str, &str); 81] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -234,6 +234,7 @@ pub const FLAGS: [(&str, &str, &str); 80] = [
     ("report.points", "--points N", "Pairs that are laid out, at most 5000; time grows with their square"),
     ("sweep.out", "--out DIR", "Sweep folder"),
     ("sweep.jobs", "--jobs N", "Cells trained at once"),
+    ("sweep.dry_run", "--dry-run", "Lists the cells with the time and memory of each; trains nothing"),
 ];
 
 /// The command `name` with its flags; "" is the program, with the flags of all commands.

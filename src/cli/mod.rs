@@ -215,6 +215,9 @@ fn trained(
 }
 
 fn swept(recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+    if recipe.sweep.dry_run {
+        return printer.result(&sweep::dry_run(recipe, terminal)?, tables::sweep_plan);
+    }
     let outcome = sweep::run(recipe, terminal)?;
     printer.result(&outcome, tables::sweep)?;
     if terminal.interrupted() {

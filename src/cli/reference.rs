@@ -29,6 +29,7 @@ fn kind(row: &SettingRow) -> String {
         "bool" => Some("true or false"),
         "String" => Some("text"),
         "PathText" => Some("path"),
+        "Baseline" => Some("table: axis = value"),
         _ => None,
     };
     match row.kind.strip_prefix("Vec<").and_then(|inner| inner.strip_suffix('>')) {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod codes;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,13 +15,13 @@ use crate::pipeline::export::ExportSummary;
 use crate::pipeline::planted::{GroupScores, PlantedScores};
 use crate::pipeline::prepare::PrepareSummary;
 use crate::pipeline::score::ScoreSummary;
-use crate::pipeline::sweep::{SummaryRow, SweepOutcome};
 use crate::pipeline::train::{DryRun, RunSummary};
 use crate::report::visible;
-use crate::schema::{SPLITS, name_of};
+use crate::schema::SPLITS;
 use crate::synth::SynthSummary;
 pub use audit::audit;
 pub use codes::{associations, codes};
+pub use sweep::{sweep, sweep_plan};
 
 /// A table with aligned columns; the first column to the left, the others to the right. On a terminal, names are cut
 /// where the table would be too wide.
@@ -293,41 +294,6 @@ pub fn run(s: &RunSummary, out: &str) -> String {
     text
 }
 
-fn summary_rows(rows: &[SummaryRow]) -> String {
-    let of: [Column<'_, SummaryRow>; 7] = [
-        ("", &|r| {
-            let codes = if r.varied.codes > 0 { format!(" K={}", r.varied.codes) } else { String::new() };
-            format!("{} {}{codes}", name_of(&r.varied.objective), name_of(&r.varied.latent))
-        }),
-        ("flipped", &|r| format!("{}{}", percent(r.varied.noise_p), if r.varied.marked { " marked" } else { "" })),
-        ("accuracy", &|r| maybe(r.eval_accuracy)),
-        ("95 % over seeds", &|r| match (r.eval_accuracy_low, r.eval_accuracy_high) {
-            (Some(low), Some(high)) => range(low, high),
-            _ => "-".into(),
-        }),
-        ("points over none (95 %)", &|r| match (r.difference, r.difference_low, r.difference_high) {
-            (Some(d), Some(low), Some(high)) => {
-                format!("{:+.1} ({:+.1} to {:+.1})", 100.0 * d, 100.0 * low, 100.0 * high)
-            }
-            _ => "-".into(),
-        }),
-        ("seeds", &|r| r.n_seeds.to_string()),
-        ("mislabel AUROC", &|r| r.audit_auroc.map_or_else(|| "-".into(), |a| format!("{a:.3}"))),
-    ];
-    table(rows, &of)
-}
-
-/// `noise-sweep`.
-pub fn sweep(s: &SweepOutcome) -> String {
-    format!(
-        "{}\n{} cells run, {} kept from before\nwritten: {}\n",
-        summary_rows(&s.summary),
-        s.cells_run,
-        s.cells_reused,
-        s.folder.display()
-    )
-}
-
 /// Codes against the planted truth, on the test split, each figure beside the generator's ceiling.
 pub fn planted(scores: &PlantedScores) -> String {
     let number = |x: f64| format!("{x:.2}");
@@ -349,7 +315,7 @@ pub fn planted(scores: &PlantedScores) -> String {
 /// `demo`.
 pub fn demo(s: &DemoSummary) -> String {
     let mut text = String::from("Preference accuracy on held-out pairs against the clean labels\n\n");
-    text += &summary_rows(&s.sweep);
+    text += &sweep::summary_rows(&s.sweep);
     text += "\nCodes of LPC-DPO against the planted preferences, clean labels\n\n";
     text += &planted(&s.planted);
     let _ = writeln!(

@@ -4,9 +4,15 @@
 //! All cells of one noise setting read one prepared folder. [`SweepBackend`] prepares and trains.
 
 mod backend;
+mod cell_settings;
+mod curves;
 mod folder;
 mod grid;
 mod inputs;
+mod paired;
+mod plan;
+mod running;
+mod summary;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -25,12 +31,20 @@ use crate::pipeline::recipe::SweepConfig;
 use crate::progress::Progress;
 use crate::schema;
 use crate::settings::Settings;
+use crate::train::TrainConfig;
+use crate::train::estimate::available_memory_mb;
 
 pub use backend::{Pipelines, run};
+pub use cell_settings::CellSettings;
+pub use curves::CurveRow;
 pub use folder::{CellRecord, settings};
 use folder::{SortedCells, SweepFolder, Why};
 pub use grid::{Cell, NoiseCell, grid};
-pub use tables::{ResultRow, SummaryRow, Varied};
+pub use plan::{CellPlan, SweepPlan, dry_run};
+use running::Running;
+pub use summary::SummaryRow;
+use summary::{Baselines, summarize, write_summary};
+pub use tables::{ResultRow, Varied};
 
 /// What a finished cell scored; a failed one has none of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +71,11 @@ pub trait SweepBackend: Sync {
     /// Whatever went wrong: every cell of this noise setting is then reported as failed.
     fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()>;
 
+    /// The memory that a cell would take, MiB, where it is known.
+    fn memory_mb(&self, _cell: &Cell, _data: &Path) -> Option<f64> {
+        None
+    }
+
     /// Trains and evaluates one cell on the prepared folder `data` into the run folder `out` (its
     /// manifest last). `out` may have a run that was stopped; the backend decides whether to resume it.
     ///
@@ -69,8 +88,10 @@ pub trait SweepBackend: Sync {
 pub struct Sweep<'a> {
     /// The grid.
     pub config: &'a SweepConfig,
-    /// `train.lpc.codes`, for an empty `sweep.codes`.
-    pub base_codes: usize,
+    /// The recipe's training settings, for what the grid leaves to them.
+    pub base: &'a TrainConfig,
+    /// Contents of the grid's models by name.
+    pub models: BTreeMap<String, String>,
     /// All that the cells depend on and that the grid does not vary: every setting that changes a result (see
     /// [`settings`]), the seed of the flips, the contents of inputs and model, the program's version. A sweep is
     /// resumed only where they are equal.
@@ -96,6 +117,8 @@ pub struct SweepOutcome {
     pub results: Vec<ResultRow>,
     /// One row per cell.
     pub summary: Vec<SummaryRow>,
+    /// One row per cell without its noise rate; none for a single rate.
+    pub curves: Vec<CurveRow>,
 }
 
 impl SweepOutcome {
@@ -128,11 +151,11 @@ impl Sweep<'_> {
     pub fn run(&self, backend: &dyn SweepBackend, progress: &dyn Progress) -> Result<SweepOutcome> {
         self.config.check()?;
         let _lock = artifact::Claim { stage: "noise-sweep", inputs: &self.inputs }.take(self.out)?;
-        let sweep_folder = SweepFolder::open(self.out, &self.settings)?;
+        let sweep_folder = SweepFolder::open(self.out, &self.settings, self.models.clone())?;
         artifact::write_bytes(self.out.join(schema::run::CONFIG), self.resolved.as_bytes())?;
         let mut manifest = Manifest::begin("noise-sweep", &(self.config, &self.settings))?;
 
-        let rows = grid(self.config, self.base_codes);
+        let rows = grid(self.config, self.base);
         let sorted = sweep_folder.sort(&rows);
         if let Some(line) = sorted.sentence() {
             progress.note(&line);
@@ -142,24 +165,31 @@ impl Sweep<'_> {
             sweep_folder.forget(cell)?;
         }
         let (reused, pending) = (done.len(), pending.into_iter().map(|(cell, _)| cell).collect::<Vec<_>>());
-        let board = Board { rows: &rows, out: self.out, results: Mutex::new(done) };
+        let board = Board { rows: &rows, base: self.base, out: self.out, results: Mutex::new(done) };
         board.write(&*board.lock()?)?;
         let unprepared = self.prepare(&pending, &sweep_folder, backend, progress)?;
         self.train(&pending, &unprepared, &sweep_folder, &board, backend, progress)?;
 
-        let results = tables::results(&rows, &*board.lock()?);
-        let summary = tables::summarize(&results, self.out, self.config.noise_seed, &|line| progress.warn(line))?;
-        tables::write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
-        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY] {
+        let results = tables::results(&rows, &*board.lock()?, self.base);
+        let (codes, seed) = (grid::numbers_of_codes(self.config, self.base), self.config.noise_seeds[0]);
+        let baselines = Baselines { named: &self.config.baseline, codes: &codes, base: self.base, seed };
+        let summary = summarize(&results, self.out, &baselines, &|line| progress.warn(line))?;
+        write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
+        let curves = curves::curves(&results);
+        curves::write_curves(&self.out.join(schema::sweep::CURVES), &curves)?;
+        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY, schema::sweep::CURVES] {
             manifest.output(self.out, name, None)?;
         }
-        manifest.seeds.insert("noise".into(), self.config.noise_seed);
+        for (i, &seed) in self.config.noise_seeds.iter().enumerate() {
+            let key = if i == 0 { "noise".to_string() } else { format!("noise {}", i + 1) };
+            manifest.seeds.insert(key, seed);
+        }
         manifest.fact("cells_failed", results.iter().filter(|r| r.status != tables::STATUS_OK).count())?;
         manifest.finish(self.out)?;
         // After the manifest, which the report shows.
         crate::report::write(self.out)?;
         let cells_run = pending.len();
-        Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary })
+        Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary, curves })
     }
 
     /// Prepares the data of the pending cells. Returns the noise settings that failed, with the reason.
@@ -201,24 +231,37 @@ impl Sweep<'_> {
     ) -> Result<()> {
         progress.begin("cells", Some(pending.len() as u64));
         let next = AtomicUsize::new(0);
+        let budget = match self.config.memory_mb {
+            0 => available_memory_mb().unwrap_or(f64::INFINITY),
+            mb => mb as f64,
+        };
+        let running = Running::within(budget);
         let worker = || -> Result<()> {
             while let Some(cell) = pending.get(next.fetch_add(1, Ordering::Relaxed)) {
                 // The cell that was stopped has a checkpoint; the next launch runs the remaining ones.
                 if progress.interrupted() {
                     break;
                 }
-                let name = cell.name();
-                progress.status(&name);
-                let record = match unprepared.get(&cell.noise.name()) {
+                let (name, data) = (cell.name(), sweep_folder.data_folder(&cell.noise));
+                let prepared = unprepared.get(&cell.noise.name());
+                let several = prepared.is_none() && self.config.jobs > 1;
+                let mb = if several { backend.memory_mb(cell, &data) } else { None };
+                let mut slot = running.enter(&name, mb.unwrap_or(0.0));
+                if progress.interrupted() {
+                    slot.failed = false;
+                    break;
+                }
+                progress.status(&running.line());
+                let record = match prepared {
                     Some(reason) => CellRecord::failed(cell, reason),
-                    None => {
-                        let (data, folder) = (sweep_folder.data_folder(&cell.noise), sweep_folder.cell_folder(&name));
-                        match guarded(|| backend.train(cell, &data, &folder)) {
-                            Ok(scores) => sweep_folder.finish(cell, scores)?,
-                            Err(reason) => CellRecord::failed(cell, &reason),
-                        }
-                    }
+                    None => match guarded(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
+                        Ok(scores) => sweep_folder.finish(cell, scores)?,
+                        Err(reason) => CellRecord::failed(cell, &reason),
+                    },
                 };
+                slot.failed = record.status != tables::STATUS_OK;
+                drop(slot);
+                progress.status(&running.line());
                 if record.status != tables::STATUS_OK {
                     progress.warn(&format!("cell {name} {}", brief(&record.status)));
                 }
@@ -267,6 +310,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, String> {
 /// The results so far, shared by the workers.
 struct Board<'a> {
     rows: &'a [Cell],
+    base: &'a TrainConfig,
     out: &'a Path,
     results: Mutex<BTreeMap<String, CellRecord>>,
 }
@@ -285,7 +329,7 @@ impl Board<'_> {
     }
 
     fn write(&self, results: &BTreeMap<String, CellRecord>) -> Result<()> {
-        tables::write_results(&self.out.join(schema::sweep::RESULTS), &tables::results(self.rows, results))
+        tables::write_results(&self.out.join(schema::sweep::RESULTS), &tables::results(self.rows, results, self.base))
     }
 }
 

@@ -33,7 +33,7 @@ mod outputs;
 mod summary;
 
 use data::Data;
-pub use dry_run::{DryRun, dry_run};
+pub use dry_run::{DryRun, dry_run, dry_run_at, memory_mb};
 use outputs::Trained;
 pub use summary::RunSummary;
 

@@ -239,6 +239,7 @@ pub(super) fn sweep(folder: &Path, seeds: u64) {
     let of = |get: &dyn Fn(&[CodeRow]) -> Option<f64>| cells.iter().map(|c| get(c)).collect::<Vec<_>>();
     let mean = |c: &[CodeRow]| c.iter().map(|r| r.4).sum::<f64>() / seeds as f64;
     let auroc = |c: &[CodeRow]| Some(c.iter().map(|r| r.5).sum::<Option<f64>>()? / seeds as f64);
+    let interval = seeds >= 3;
     let gain = |c: &[CodeRow]| (c[0].1 > 0).then(|| 0.01 + 0.08 * c[0].2);
     let mut summary = df!(
         "objective" => vec!["dpo"; cells.len()], "latent" => cells.iter().map(|c| c[0].0.clone()).collect::<Vec<_>>(),
@@ -246,15 +247,35 @@ pub(super) fn sweep(folder: &Path, seeds: u64) {
         "noise_p" => cells.iter().map(|c| c[0].2).collect::<Vec<_>>(), "marked" => vec![false; cells.len()],
         "n_seeds" => vec![seeds as u32; cells.len()], "n_failed" => vec![0u32; cells.len()],
         "eval_accuracy" => of(&|c| Some(mean(c))), "eval_accuracy_sd" => of(&|_| Some(0.008)),
-        "eval_accuracy_low" => of(&|c| Some(mean(c) - 0.02)), "eval_accuracy_high" => of(&|c| Some(mean(c) + 0.02)),
+        "eval_accuracy_low" => of(&|c| interval.then(|| mean(c) - 0.02)),
+        "eval_accuracy_high" => of(&|c| interval.then(|| mean(c) + 0.02)),
         "difference" => of(&gain), "difference_low" => of(&|c| gain(c).map(|g| g - 0.015)),
         "difference_high" => of(&|c| gain(c).map(|g| g + 0.015)),
-        "audit_auroc" => of(&auroc), "audit_auroc_low" => of(&|c| auroc(c).map(|a| a - 0.03)),
-        "audit_auroc_high" => of(&|c| auroc(c).map(|a| a + 0.03)),
+        // Below the level with flips alone.
+        "difference_p_holm" => of(&|c| gain(c).map(|_| if c[0].2 > 0.0 { 0.012 } else { 0.12 })),
+        "baseline" => vec!["latent mlp"; cells.len()],
+        "difference_baseline" => of(&|c| gain(c).filter(|_| c[0].0 == "lpc")),
+        "difference_baseline_low" => of(&|c| gain(c).map(|g| g - 0.015).filter(|_| c[0].0 == "lpc")),
+        "difference_baseline_high" => of(&|c| gain(c).map(|g| g + 0.015).filter(|_| c[0].0 == "lpc")),
+        "difference_baseline_p_holm" => of(&|c| gain(c).map(|_| 0.2).filter(|_| c[0].0 == "lpc")),
+        "n_paired_baseline" => of(&|c| gain(c).map(|_| 1998.0).filter(|_| c[0].0 == "lpc")),
+        "audit_auroc" => of(&auroc), "audit_auroc_low" => of(&|c| auroc(c).map(|a| a - 0.03).filter(|_| interval)),
+        "audit_auroc_high" => of(&|c| auroc(c).map(|a| a + 0.03).filter(|_| interval)),
         "code_perplexity" => of(&|c| (c[0].1 > 0).then_some(5.1)),
     )
     .unwrap();
     artifact::write_parquet(folder.join("summary.parquet"), &mut summary).unwrap();
+    let mut curves = df!(
+        "objective" => vec!["dpo"; lines.len()], "latent" => lines.iter().map(|l| l.0).collect::<Vec<_>>(),
+        "codes" => lines.iter().map(|l| l.1 as u32).collect::<Vec<_>>(), "noise_kind" => vec!["uniform"; lines.len()],
+        "marked" => vec![false; lines.len()], "noise_p_low" => vec![0.0; lines.len()],
+        "noise_p_high" => vec![0.4; lines.len()], "n_rates" => vec![3u32; lines.len()],
+        "n_seeds" => vec![seeds as u32; lines.len()], "accuracy_area" => lines.iter().map(|l| l.2).collect::<Vec<_>>(),
+        "accuracy_area_low" => lines.iter().map(|l| interval.then_some(l.2 - 0.02)).collect::<Vec<_>>(),
+        "accuracy_area_high" => lines.iter().map(|l| interval.then_some(l.2 + 0.02)).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    artifact::write_parquet(folder.join("curves.parquet"), &mut curves).unwrap();
     std::fs::write(folder.join("config.toml"), "[sweep]\nnoise_p = [0.0, 0.2, 0.4]\n").unwrap();
     manifest(folder, "noise-sweep");
 }

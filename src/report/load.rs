@@ -45,6 +45,17 @@ pub(super) fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
     Ok(Some(map))
 }
 
+/// The values of an object that are not null, each with its key, as `settings` in the tables of a sweep spells them.
+pub(super) fn words(object: &Map<String, Value>) -> String {
+    let value = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Number(n) => n.as_f64().map_or_else(|| n.to_string(), |x| x.to_string()),
+        other => other.to_string(),
+    };
+    let given = object.iter().filter(|(_, v)| !v.is_null());
+    given.map(|(key, v)| format!("{key} {}", value(v))).collect::<Vec<_>>().join(", ")
+}
+
 /// The metrics of a run folder.
 pub(super) fn metrics(folder: &Path) -> Result<MetricCurves> {
     let mut metrics = MetricCurves::default();

@@ -16,6 +16,7 @@ mod run_page;
 mod scatter;
 mod sweep_cells;
 mod sweep_page;
+mod sweep_tables;
 mod text;
 
 #[cfg(test)]

@@ -1,38 +1,131 @@
 //! Names and colours of a sweep's cells in its report, and figures from their run folders.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use polars::prelude::DataFrame;
 use serde_json::Value;
 
-use super::load;
+use super::load::{self, numbers, texts};
 use super::page::{Block, Figure};
 use super::plot::{Chart, Curve, Scale, thinned};
 use super::run_page::{folder_name, loss, usage_heat};
-use super::text::percent;
+use super::text::{interval, percent, points};
 use crate::artifact;
 use crate::error::Result;
-use crate::schema::sweep;
+use crate::schema::{col, result, sweep};
 
+/// p-value, after correction, below which a difference has a star.
+const LEVEL: f64 = 0.05;
 /// Charts of losses and heat maps shown; the rest is in the cells' own reports.
 const MAX_PANELS: usize = 12;
 /// Points of a loss curve among many: fewer, so that the noise of single steps does not hide the curves.
 const LOSS_POINTS: usize = 60;
+
+/// A row of summary.parquet (one cell over its seeds), of curves.parquet (one without its noise rate) or of
+/// results.parquet.
+pub(super) struct CellSummary {
+    pub objective: String,
+    pub latent: String,
+    pub codes: usize,
+    /// Noise model, with the seed of the flips where it is not 0.
+    pub kind: String,
+    pub settings: String,
+    pub p: f64,
+    pub marked: bool,
+    /// Columns that are numbers, by name.
+    values: BTreeMap<String, Option<f64>>,
+}
+
+impl CellSummary {
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.values.get(name).copied().flatten()
+    }
+
+    /// An interval over the seeds.
+    pub fn interval(&self, low: &str, high: &str) -> Option<(f64, f64)> {
+        self.get(low).zip(self.get(high))
+    }
+
+    /// The interval over the seeds in words, or why there is none.
+    pub fn over_seeds(&self, low: &str, high: &str) -> String {
+        match interval(self.get(low), self.get(high)) {
+            none if none.is_empty() => match self.get(result::N_SEEDS).unwrap_or(0.0) {
+                1.0 => "1 seed: no interval".into(),
+                n => format!("{n} seeds: no interval"),
+            },
+            interval => interval,
+        }
+    }
+
+    /// A difference in points, with a star where its corrected p-value is below [`LEVEL`].
+    pub fn starred(&self, difference: &str, p_holm: &str) -> String {
+        let star = if self.get(p_holm).is_some_and(|p| p < LEVEL) { "*" } else { "" };
+        format!("{}{star}", points(self.get(difference)))
+    }
+
+    /// What distinguishes the lines of a chart.
+    pub fn line(&self) -> Line {
+        (self.latent.clone(), self.codes, self.settings.clone())
+    }
+
+    /// Noise model and marker.
+    pub fn noise(&self) -> String {
+        format!("{}{}", self.kind, if self.marked { ", marked" } else { "" })
+    }
+
+    /// What distinguishes charts: objective, noise model, marker.
+    pub fn panel(&self) -> (String, String, bool) {
+        (self.objective.clone(), self.kind.clone(), self.marked)
+    }
+}
+
+/// The rows of a table of a sweep.
+pub(super) fn cells(frame: &DataFrame) -> Vec<CellSummary> {
+    let (objective, latent, kind) =
+        (texts(frame, result::OBJECTIVE), texts(frame, result::LATENT), texts(frame, col::NOISE_KIND));
+    let (settings, seed) = (texts(frame, result::SETTINGS), numbers(frame, result::NOISE_SEED));
+    let (codes, p, marked) =
+        (numbers(frame, result::CODES), numbers(frame, col::NOISE_P), numbers(frame, result::MARKED));
+    let names = frame.get_column_names();
+    let values: Vec<(&str, Vec<Option<f64>>)> = names.into_iter().map(|n| (n.as_str(), numbers(frame, n))).collect();
+    let cell = |i: usize| CellSummary {
+        objective: objective[i].clone(),
+        latent: latent[i].clone(),
+        codes: codes[i].unwrap_or(0.0) as usize,
+        kind: noise_name(&kind[i], seed[i].unwrap_or(0.0) as u64),
+        settings: settings[i].clone(),
+        p: p[i].unwrap_or(0.0),
+        marked: marked[i] == Some(1.0),
+        values: values.iter().map(|(n, v)| ((*n).to_string(), v[i])).collect(),
+    };
+    (0..frame.height()).map(cell).collect()
+}
+
+/// What distinguishes the lines of a chart: latent, number of codes, settings that are not the recipe's.
+pub(super) type Line = (String, usize, String);
 
 /// Whether a latent has no codes of its own: its `codes` are those of the lpc that it is as large as.
 pub(super) fn sized(latent: &str) -> bool {
     matches!(latent, "gaussian" | "mlp")
 }
 
-pub(super) fn line_name((latent, codes): &(String, usize)) -> String {
-    match latent.as_str() {
+pub(super) fn line_name((latent, codes, settings): &Line) -> String {
+    let name = match latent.as_str() {
         _ if *codes == 0 => latent.clone(),
         latent if sized(latent) => format!("{latent}, the size of {codes} codes"),
         _ => format!("{latent}, {codes} codes"),
-    }
+    };
+    if settings.is_empty() { name } else { format!("{name}, {settings}") }
 }
 
 pub(super) fn panel_name((objective, kind, marked): &(String, String, bool)) -> String {
     format!("{objective}, {kind} noise{}", if *marked { ", marked" } else { "" })
+}
+
+/// A noise model with the seed of the flips, where it is not 0.
+fn noise_name(kind: &str, seed: u64) -> String {
+    if seed == 0 { kind.to_string() } else { format!("{kind} (seed {seed})") }
 }
 
 /// Every distinct value in the order of its first appearance.
@@ -47,19 +140,19 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// A colour for each line, the same in every chart; the baseline has the grey one.
-pub(super) struct Colours(Vec<(String, usize)>);
+pub(super) struct Colours(Vec<Line>);
 
 impl Colours {
-    pub fn new(lines: impl Iterator<Item = (String, usize)>) -> Colours {
+    pub fn new(lines: impl Iterator<Item = Line>) -> Colours {
         let mut lines = distinct(lines);
-        lines.sort_by_key(|(latent, _)| latent != "none");
-        if lines.first().is_none_or(|(latent, _)| latent != "none") {
-            lines.insert(0, ("none".into(), 0));
+        lines.sort_by_key(|(latent, ..)| latent != "none");
+        if lines.first().is_none_or(|(latent, ..)| latent != "none") {
+            lines.insert(0, ("none".into(), 0, String::new()));
         }
         Colours(lines)
     }
 
-    pub fn of(&self, line: &(String, usize)) -> usize {
+    pub fn of(&self, line: &Line) -> usize {
         self.0.iter().position(|l| l == line).unwrap_or(0)
     }
 }
@@ -68,7 +161,7 @@ impl Colours {
 pub(super) struct CellFolder {
     path: PathBuf,
     panel: String,
-    line: (String, usize),
+    line: Line,
     name: String,
 }
 
@@ -83,12 +176,19 @@ pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
         let p = noise.get("p").and_then(Value::as_f64).unwrap_or(0.0);
         let marked = noise.get("marked").and_then(Value::as_bool).unwrap_or(false);
         let objective = string(cell, "objective");
+        let seed = noise.get("seed").and_then(Value::as_u64).unwrap_or(0);
+        let kind = noise_name(&string(&noise, "kind"), seed);
         let panel = if p == 0.0 {
             format!("{objective}, no noise")
         } else {
-            format!("{}, {} flipped", panel_name(&(objective, string(&noise, "kind"), marked)), percent(p, 0))
+            format!("{}, {} flipped", panel_name(&(objective, kind, marked)), percent(p, 0))
         };
-        let line = (string(cell, "latent"), cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize);
+        let codes = cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize;
+        let settings = match cell.get(result::SETTINGS).and_then(Value::as_object) {
+            Some(settings) => load::words(settings),
+            None => String::new(),
+        };
+        let line = (string(cell, "latent"), codes, settings);
         folders.push(CellFolder { name: folder_name(&path), path, panel, line });
     }
     Ok(folders)

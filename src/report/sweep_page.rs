@@ -1,6 +1,5 @@
 //! The report of a sweep folder.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use polars::prelude::DataFrame;
@@ -9,80 +8,25 @@ use super::load::{numbers, texts};
 use super::page::{Block, Column, Figure, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
 use super::run_page::{folder_name, provenance};
-use super::sweep_cells::{Colours, cell_folders, distinct, line_name, losses, panel_name, sized, usage};
-use super::text::{count, interval, number, percent, points};
+use super::sweep_cells::{
+    CellSummary, Colours, cell_folders, cells, distinct, line_name, losses, panel_name, sized, usage,
+};
+use super::sweep_tables::{areas, over_baseline};
+use super::text::{count, interval, number, p_value, percent, points};
+use crate::analysis::LEAST_RUNS;
 use crate::artifact;
 use crate::error::Result;
-use crate::schema::{col, result, sweep};
+use crate::schema::{result, sweep};
 
-/// Least number of seeds for which an interval is drawn: with two, Student's t makes it 12.7 standard errors wide.
-const LEAST_SEEDS_DRAWN: f64 = 3.0;
 /// Most lines in one chart: more cannot be told apart.
 const MAX_LINES: usize = 8;
-
-/// A row of summary.parquet (one cell over its seeds) or of results.parquet.
-struct CellSummary {
-    objective: String,
-    latent: String,
-    codes: usize,
-    kind: String,
-    p: f64,
-    marked: bool,
-    /// Columns that are numbers, by name.
-    values: BTreeMap<String, Option<f64>>,
-}
-
-impl CellSummary {
-    fn get(&self, name: &str) -> Option<f64> {
-        self.values.get(name).copied().flatten()
-    }
-
-    /// The interval over the seeds as it is drawn; the table shows it for two seeds too.
-    fn drawn(&self, low: &str, high: &str) -> Option<(f64, f64)> {
-        let enough = self.get(result::N_SEEDS).is_some_and(|n| n >= LEAST_SEEDS_DRAWN);
-        self.get(low).zip(self.get(high)).filter(|_| enough)
-    }
-
-    /// What distinguishes the lines of a chart: latent and number of codes.
-    fn line(&self) -> (String, usize) {
-        (self.latent.clone(), self.codes)
-    }
-
-    /// Noise model and marker.
-    fn noise(&self) -> String {
-        format!("{}{}", self.kind, if self.marked { ", marked" } else { "" })
-    }
-
-    /// What distinguishes charts: objective, noise model, marker.
-    fn panel(&self) -> (String, String, bool) {
-        (self.objective.clone(), self.kind.clone(), self.marked)
-    }
-}
-
-fn cells(frame: &DataFrame) -> Vec<CellSummary> {
-    let (objective, latent, kind) =
-        (texts(frame, result::OBJECTIVE), texts(frame, result::LATENT), texts(frame, col::NOISE_KIND));
-    let (codes, p, marked) =
-        (numbers(frame, result::CODES), numbers(frame, col::NOISE_P), numbers(frame, result::MARKED));
-    let names = frame.get_column_names();
-    let values: Vec<(&str, Vec<Option<f64>>)> = names.into_iter().map(|n| (n.as_str(), numbers(frame, n))).collect();
-    let cell = |i: usize| CellSummary {
-        objective: objective[i].clone(),
-        latent: latent[i].clone(),
-        codes: codes[i].unwrap_or(0.0) as usize,
-        kind: kind[i].clone(),
-        p: p[i].unwrap_or(0.0),
-        marked: marked[i] == Some(1.0),
-        values: values.iter().map(|(n, v)| ((*n).to_string(), v[i])).collect(),
-    };
-    (0..frame.height()).map(cell).collect()
-}
 
 /// The report of a sweep folder.
 pub(super) fn page(dir: &Path) -> Result<Page> {
     let results = artifact::read_parquet(dir.join(sweep::RESULTS))?;
     let summary = dir.join(sweep::SUMMARY);
-    let cells = if summary.is_file() { cells(&artifact::read_parquet(summary)?) } else { Vec::new() };
+    let frame = if summary.is_file() { artifact::read_parquet(summary)? } else { DataFrame::default() };
+    let cells = if frame.height() > 0 { cells(&frame) } else { Vec::new() };
     let colours = Colours::new(cells.iter().map(CellSummary::line));
     let mut parts = Vec::new();
     headline(&results, &cells, &mut parts);
@@ -90,6 +34,8 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
         parts.push(Block::Warning("This sweep has no summary yet: it has not finished, or was stopped.".into()));
     } else {
         accuracy(&cells, &colours, &mut parts);
+        over_baseline(&frame, &mut parts);
+        areas(dir, &mut parts)?;
         by_codes(&cells, &mut parts);
         audit(&cells, &colours, &mut parts);
     }
@@ -165,7 +111,7 @@ fn against_noise(
         for key in keys.iter().take(MAX_LINES) {
             let mut line: Vec<PlotPoint> = Vec::new();
             for cell in here.iter().filter(|c| c.line() == *key) {
-                let interval = cell.drawn(of[1], of[2]);
+                let interval = cell.interval(of[1], of[2]);
                 line.extend(cell.get(of[0]).map(|y| PlotPoint { x: cell.p, y, interval }));
             }
             line.sort_by(|a, b| a.x.total_cmp(&b.x));
@@ -188,20 +134,12 @@ fn against_noise(
     figures
 }
 
-/// The sentence on intervals below a chart of means.
+/// The sentence on intervals below a chart of means: there is none below three seeds.
 fn bars(cells: &[CellSummary]) -> &'static str {
-    let seeds = |c: &CellSummary| c.get(result::N_SEEDS).unwrap_or(0.0);
-    let drawn = |c: &&CellSummary| seeds(c) >= LEAST_SEEDS_DRAWN;
-    match cells.iter().filter(drawn).count() {
-        0 if cells.iter().all(|c| seeds(c) < 2.0) => "A single seed gives no interval.",
-        0 => {
-            "Points are drawn without intervals: from two seeds an interval is too wide to tell anything, and stands in \
-             the table alone."
-        }
-        n if n < cells.len() => {
-            "Bars are 95 % intervals over the seeds; means of fewer than three seeds have none, and an interval of two \
-             seeds stands in the table alone."
-        }
+    let with = |c: &&CellSummary| c.get(result::N_SEEDS).is_some_and(|n| n >= LEAST_RUNS as f64);
+    match cells.iter().filter(with).count() {
+        0 => "Fewer than three seeds give no interval.",
+        n if n < cells.len() => "Bars are 95 % intervals over the seeds; means of fewer than three seeds have none.",
         _ => "Bars are 95 % intervals over the seeds.",
     }
 }
@@ -218,23 +156,22 @@ fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
     )));
     parts.push(Block::Figures(figures.collect()));
     let share = |c: &CellSummary, name: &str| c.get(name).map_or("–".to_string(), |v| percent(v, 1));
-    let columns: [Column<'_, &CellSummary>; 11] = [
+    let columns: [Column<'_, &CellSummary>; 12] = [
         ("objective", &|c| c.objective.clone()),
         ("latent", &|c| line_name(&c.line())),
         ("noise", &|c| c.noise()),
         ("flipped", &|c| percent(c.p, 0)),
         ("seeds", &|c| number(c.get(result::N_SEEDS), 0)),
         ("accuracy", &|c| share(c, result::EVAL_ACCURACY)),
-        ("95 % over seeds", &|c| match interval(c.get(result::EVAL_ACCURACY_LOW), c.get(result::EVAL_ACCURACY_HIGH)) {
-            none if none.is_empty() => "–".into(),
-            interval => interval,
-        }),
+        ("95 % over seeds", &|c| c.over_seeds(result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH)),
         ("sd, points", &|c| c.get(result::EVAL_ACCURACY_SD).map_or("–".into(), |s| format!("{:.1}", s * 100.0))),
-        ("over none, points", &|c| points(c.get(result::DIFFERENCE))),
+        ("over none, points", &|c| c.starred(result::DIFFERENCE, result::DIFFERENCE_P_HOLM)),
         ("95 % over pairs", &|c| gains(c)),
+        ("p (Holm)", &|c| p_value(c.get(result::DIFFERENCE_P_HOLM))),
         ("code perplexity", &|c| number(c.get(result::CODE_PERPLEXITY), 2)),
     ];
-    let caption = "mean over the seeds; the difference is paired with latent = none on the same seeds and test pairs";
+    let caption = "mean over the seeds; the difference is paired with latent = none on the same seeds and test pairs, * \
+                   where p is below 0.05 after Holm's correction for all rows";
     let table = Table::of(caption, 3, cells, &columns);
     parts.push(Block::Table(table.without_empty_columns()));
 }
@@ -242,9 +179,9 @@ fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
 /// Where a latent was run with several numbers of codes: accuracy against that number.
 fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
     let mut figures = Vec::new();
-    for panel in distinct(cells.iter().map(|c| (c.panel(), c.latent.clone()))) {
-        let here: Vec<&CellSummary> =
-            cells.iter().filter(|c| (c.panel(), c.latent.clone()) == panel && c.codes > 0).collect();
+    let of = |c: &CellSummary| (c.panel(), c.latent.clone(), c.settings.clone());
+    for panel in distinct(cells.iter().map(of)) {
+        let here: Vec<&CellSummary> = cells.iter().filter(|c| of(c) == panel && c.codes > 0).collect();
         if distinct(here.iter().map(|c| c.codes)).len() < 2 {
             continue;
         }
@@ -252,7 +189,7 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
         for (i, p) in distinct(here.iter().map(|c| c.p.to_bits())).into_iter().take(MAX_LINES).enumerate() {
             let mut line: Vec<PlotPoint> = Vec::new();
             for cell in here.iter().filter(|c| c.p.to_bits() == p) {
-                let interval = cell.drawn(result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH);
+                let interval = cell.interval(result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH);
                 let x = (cell.codes as f64).log2();
                 line.extend(cell.get(result::EVAL_ACCURACY).map(|y| PlotPoint { x, y, interval }));
             }
@@ -265,7 +202,8 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
         let x_label = if sized { "codes of an lpc of the same size" } else { "codes" };
         let chart = Chart { x_label: x_label.into(), x_scale, y_scale, rule: None, lines };
         let against = if sized { "its size" } else { "the number of codes" };
-        let title = format!("Accuracy against {against}: {}, {}", panel.1, panel_name(&panel.0));
+        let latent = line_name(&(panel.1, 0, panel.2));
+        let title = format!("Accuracy against {against}: {latent}, {}", panel_name(&panel.0));
         figures.push(Figure { title, caption: String::new(), chart: chart.into() });
     }
     if !figures.is_empty() {
@@ -291,7 +229,11 @@ fn audit(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
 
 fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
     let (runs, status, seed) = (cells(results), texts(results, result::STATUS), texts(results, result::SEED));
-    let columns: [Column<'_, usize>; 11] = [
+    let wilson = |i: usize| {
+        let found = interval(runs[i].get(result::EVAL_ACCURACY_LOW), runs[i].get(result::EVAL_ACCURACY_HIGH));
+        if found.is_empty() { "–".to_string() } else { found }
+    };
+    let columns: [Column<'_, usize>; 12] = [
         ("objective", &|i| runs[*i].objective.clone()),
         ("latent", &|i| line_name(&runs[*i].line())),
         ("noise", &|i| runs[*i].noise()),
@@ -299,6 +241,7 @@ fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
         ("flipped", &|i| percent(runs[*i].p, 0)),
         ("seed", &|i| seed[*i].clone()),
         ("accuracy", &|i| runs[*i].get(result::EVAL_ACCURACY).map_or("–".into(), |a| percent(a, 1))),
+        ("95 % over pairs", &|i| wilson(*i)),
         ("mislabel AUROC", &|i| number(runs[*i].get(result::AUDIT_AUROC), 3)),
         ("codes in use", &|i| number(runs[*i].get(result::CODES_USED), 0)),
         ("perplexity", &|i| number(runs[*i].get(result::CODE_PERPLEXITY), 2)),
@@ -313,17 +256,19 @@ fn method(results: &DataFrame, parts: &mut Vec<Block>) {
     let list = |name: &str| distinct(texts(results, name).into_iter()).join(", ");
     parts.push(Block::Heading("How the numbers were made".into()));
     parts.push(Block::Text(format!(
-        "Every cell was trained with the seeds {}; labels were flipped with the noise seed {}, so that all cells of a \
-         noise setting see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
-         without flips are shared by all kinds of noise.",
+        "Every cell was trained with the seeds {}; labels were flipped with the noise seed {}. All cells of a noise \
+         setting and seed see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
+         without flips are shared by all kinds of noise and all noise seeds.",
         list(result::SEED),
         list(result::NOISE_SEED)
     )));
     parts.push(Block::Text(
-        "Intervals of means are 95 % Student t intervals over the seeds (none for a single seed). Differences to \
-         latent = none are paired: for each test pair the mean over the common seeds of being right or wrong, minus \
-         the same of the baseline; their intervals are 95 % percentile bootstrap intervals over the test pairs. The \
-         former hold for another seed, the latter for other test pairs. A tie counts as wrong."
+        "Intervals of means are 95 % Student t intervals over the seeds, from three seeds on. Differences to a baseline \
+         are paired: for each test pair the mean over the common seeds (of the training and of the flips) of being \
+         right or wrong, minus the same of the baseline; their intervals are 95 % percentile bootstrap intervals over \
+         the test pairs, their p-values two-sided from the same resamples. The former hold for another seed, the latter \
+         for other test pairs. Holm's correction is for all comparisons of a sweep with the same baseline. The interval \
+         of one run's accuracy is Wilson's, over its test pairs. A tie counts as wrong."
             .into(),
     ));
 }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
+
+use serde_json::Value;
 
 use super::inputs::SweepInputs;
 use super::{Cell, CellScores, NoiseCell, SweepBackend};
@@ -11,7 +14,7 @@ use crate::lpc::{LatentKind, LpcConfig};
 use crate::manifest::{InputFile, Manifest};
 use crate::noise::{FlipKind, NoiseConfig};
 use crate::objective::{MixFlip, ObjectiveConfig};
-use crate::pipeline::recipe::Recipe;
+use crate::pipeline::recipe::{Recipe, SweepConfig};
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
 use crate::schema;
@@ -33,6 +36,26 @@ pub struct Pipelines<'a> {
     pub inputs: BTreeMap<String, String>,
     /// Asked whether the user wants to stop.
     pub progress: &'a dyn Progress,
+    /// Memory by kind of cell, MiB: noise and seed make no difference.
+    memory: Mutex<BTreeMap<String, Option<f64>>>,
+}
+
+impl<'a> Pipelines<'a> {
+    /// The pipelines with a recipe, and the BLAKE3 of its input files.
+    pub fn new(recipe: &'a Recipe, inputs: BTreeMap<String, String>, progress: &'a dyn Progress) -> Pipelines<'a> {
+        Pipelines { recipe, inputs, progress, memory: Mutex::default() }
+    }
+
+    /// The training settings of a cell, with its folders.
+    pub(super) fn config(&self, cell: &Cell, data: &Path, out: &Path) -> TrainConfig {
+        let (data, out) = (data.display().to_string(), out.display().to_string());
+        TrainConfig { data, out, ..cell_config(self.recipe, cell) }
+    }
+}
+
+/// What is equal for cells that take the same time and memory.
+pub(super) fn kind(cell: &Cell) -> String {
+    format!("{:?} {:?} {} {:?}", cell.objective, cell.latent, cell.codes, cell.settings)
 }
 
 /// Shows only warnings, each with the name of its cell, because the other lines of parallel cells would mix.
@@ -56,6 +79,7 @@ fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
     config.objective.name = cell.objective;
     config.objective = config.objective.applicable();
     config.lpc.latent = cell.latent;
+    cell.settings.apply(&mut config);
     if config.lpc.latent == LatentKind::LpcReliable {
         // This latent learns a flip rate for each code.
         config.objective.mix_flip = MixFlip::Fixed;
@@ -87,7 +111,7 @@ fn same_key(a: &Fault, b: &Fault) -> bool {
 /// Faults of the training settings that every cell has, and settings of objective and latent that no cell uses. Faults
 /// of some cells make only those cells fail.
 fn training_faults(recipe: &Recipe) -> Vec<Fault> {
-    let cells = super::grid(&recipe.sweep, recipe.train.lpc.codes);
+    let cells = super::grid(&recipe.sweep, &recipe.train);
     let configs = || cells.iter().map(|cell| cell_config(recipe, cell));
     let of_cells =
         configs().map(|config| TrainConfig { data: SET_BY_SWEEP.into(), out: SET_BY_SWEEP.into(), ..config }.faults());
@@ -104,6 +128,17 @@ fn training_faults(recipe: &Recipe) -> Vec<Fault> {
     unused.iter_mut().for_each(|f| f.message = "has no effect: no cell of this sweep uses it".into());
     faults.extend(unused);
     faults
+}
+
+/// Axes of the grid that no cell uses.
+fn unused_axes(recipe: &Recipe) -> Vec<Fault> {
+    let cells = super::grid(&recipe.sweep, &recipe.train);
+    let of = |cell: &Cell| cell.settings.effective(cell.objective, cell.latent, &recipe.train);
+    let used: Vec<Value> = cells.iter().filter_map(|cell| serde_json::to_value(of(cell)).ok()).collect();
+    let axes = recipe.sweep.axes().into_iter().filter(|(_, values)| !values.is_empty());
+    axes.filter(|(axis, _)| used.iter().all(|used| used.get(axis).is_some_and(Value::is_null)))
+        .map(|(axis, _)| SweepConfig::fault(axis, "has no effect: no cell of this sweep uses it"))
+        .collect()
 }
 
 /// Faults of the noise settings: those that a kind of this sweep has by itself, and settings that none of
@@ -159,12 +194,15 @@ impl SweepBackend for Pipelines<'_> {
         }
     }
 
+    fn memory_mb(&self, cell: &Cell, data: &Path) -> Option<f64> {
+        let mut memory = self.memory.lock().ok()?;
+        // A cell that cannot be estimated fails in training, with the reason.
+        let estimate = || train::memory_mb(&self.config(cell, data, Path::new(SET_BY_SWEEP)), Seed(cell.seed)).ok();
+        *memory.entry(kind(cell)).or_insert_with(estimate)
+    }
+
     fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellScores> {
-        let config = TrainConfig {
-            data: data.display().to_string(),
-            out: out.display().to_string(),
-            ..cell_config(self.recipe, cell)
-        };
+        let config = self.config(cell, data, out);
         let quiet = Quiet { progress: self.progress, name: format!("cell {}", cell.name()) };
         let summary = train::run(&config, Seed(cell.seed), true, &quiet)?.summary()?;
         let finite = |x: f64| x.is_finite().then_some(x);
@@ -181,13 +219,13 @@ impl SweepBackend for Pipelines<'_> {
     }
 }
 
-/// Runs the recipe's sweep with this program's pipelines.
+/// The settings that a sweep is begun with, and the contents that it depends on.
 ///
 /// # Errors
-/// [`Error::Config`] where the recipe cannot be swept; as [`super::Sweep::run`].
-pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutcome> {
+/// [`Error::Config`] where the recipe cannot be swept; those of reading the inputs.
+pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value, SweepInputs)> {
     let mut faults = recipe.sweep.faults();
-    if recipe.sweep.out.is_empty() {
+    if recipe.sweep.out.is_empty() && !recipe.sweep.dry_run {
         faults.push(Fault::new("sweep.out", "missing: give --out DIR"));
     }
     // The noise settings are checked for each kind of the grid.
@@ -197,6 +235,7 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
     faults.extend(prepare.faults());
     faults.extend(noise_faults(recipe));
     faults.extend(training_faults(recipe));
+    faults.extend(unused_axes(recipe));
     if !recipe.train.reference.is_empty() {
         faults.push(Fault::new("train.reference", "has no effect in a sweep, whose cells differ in their data"));
     }
@@ -220,15 +259,25 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutco
         "train.keep_checkpoints",
         "train.keep_optimizer_state",
     ];
+    Ok((origin.beside(super::settings(recipe, &set_by_grid)?), origin))
+}
+
+/// Runs the recipe's sweep with this program's pipelines.
+///
+/// # Errors
+/// [`Error::Config`] where the recipe cannot be swept; as [`super::Sweep::run`].
+pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutcome> {
+    let (settings, origin) = origin(recipe, progress)?;
     let sweep = super::Sweep {
         config: &recipe.sweep,
-        base_codes: recipe.train.lpc.codes,
-        settings: origin.beside(super::settings(recipe, &set_by_grid)?),
+        base: &recipe.train,
+        models: origin.models.clone(),
+        settings,
         inputs: origin.files,
         resolved: crate::settings::to_toml(recipe)?,
         out: Path::new(&recipe.sweep.out),
     };
-    sweep.run(&Pipelines { recipe, inputs: origin.inputs, progress }, progress)
+    sweep.run(&Pipelines::new(recipe, origin.inputs, progress), progress)
 }
 
 #[cfg(test)]
@@ -262,7 +311,7 @@ mod tests {
         let out = dir.path().join("out");
         let prepare = |hash: String| {
             let inputs = [(label.clone(), hash)].into();
-            Pipelines { recipe: &recipe, inputs, progress: &crate::progress::Silent }.prepare(&noise, &out)
+            Pipelines::new(&recipe, inputs, &crate::progress::Silent).prepare(&noise, &out)
         };
         let error = prepare("of other rows".into()).unwrap_err().to_string();
         assert!(error.ends_with("rows.jsonl changed while the sweep was running"), "{error}");

@@ -122,11 +122,14 @@ pub(super) fn is_finished(folder: &Path) -> bool {
 pub(super) struct SweepFolder {
     folder: PathBuf,
     hash: String,
+    /// The contents of the models of the grid, by name.
+    models: BTreeMap<String, String>,
 }
 
 impl SweepFolder {
     /// Opens a folder for these settings; a new folder notes them before any work starts.
-    pub fn open(folder: &Path, settings: &Value) -> Result<SweepFolder> {
+    /// `models` are the contents of the grid's models by name: a cell depends on that of its own.
+    pub fn open(folder: &Path, settings: &Value, models: BTreeMap<String, String>) -> Result<SweepFolder> {
         let path = folder.join(SETTINGS);
         let hash = manifest::hash_json(settings)?;
         match std::fs::read(&path) {
@@ -140,7 +143,15 @@ impl SweepFolder {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => artifact::write_json(&path, settings)?,
             Err(e) => return Err(Error::io(&path)(e)),
         }
-        Ok(SweepFolder { folder: folder.to_path_buf(), hash })
+        Ok(SweepFolder { folder: folder.to_path_buf(), hash, models })
+    }
+
+    /// Hash of what a cell was made from beside itself.
+    fn hash_of(&self, cell: &Cell) -> String {
+        match cell.settings.model.as_ref().and_then(|model| self.models.get(model)) {
+            Some(content) => blake3::hash(format!("{}\0{content}", self.hash).as_bytes()).to_hex().to_string(),
+            None => self.hash.clone(),
+        }
     }
 
     /// The run folder of a cell.
@@ -173,7 +184,7 @@ impl SweepFolder {
             return Err(Why::New);
         }
         match read_marker::<CellRecord>(&folder.join(CELL_MARKER)) {
-            Some(record) if record.config_hash != self.hash || !record.cell.is_run_of(cell) => Err(Why::Other),
+            Some(record) if record.config_hash != self.hash_of(cell) || !record.cell.is_run_of(cell) => Err(Why::Other),
             Some(record) if record.status == STATUS_OK && is_finished(&folder) => Ok(record),
             _ => Err(Why::Unfinished),
         }
@@ -210,7 +221,7 @@ impl SweepFolder {
 
     /// The record of a cell that was trained; where it has an accuracy the cell is marked as finished.
     pub fn finish(&self, cell: &Cell, scores: CellScores) -> Result<CellRecord> {
-        let mut record = CellRecord { config_hash: self.hash.clone(), scores, ..CellRecord::failed(cell, "") };
+        let mut record = CellRecord { config_hash: self.hash_of(cell), scores, ..CellRecord::failed(cell, "") };
         if scores.eval_accuracy.is_some() {
             record.status = STATUS_OK.into();
             artifact::write_json(self.cell_folder(&cell.name()).join(CELL_MARKER), &record)?;

@@ -1,13 +1,17 @@
 //! The grid: which cells there are, and what they are called.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use super::cell_settings::CellSettings;
 use crate::lpc::LatentKind;
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
 use crate::pipeline::recipe::SweepConfig;
-use crate::pipeline::recipe::sweep::{can_stand_over, is_sized};
+use crate::pipeline::recipe::sweep::{Baseline, can_stand_over, is_sized};
 use crate::schema::name_of;
+use crate::train::TrainConfig;
 
 /// One noise setting: one prepared folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,13 +27,14 @@ pub struct NoiseCell {
 }
 
 impl NoiseCell {
-    /// Name of the prepared folder. Without flips neither kind nor marker makes a difference,
-    /// so that all clean settings share one folder, and their cells one run.
+    /// Name of the prepared folder. Without flips neither kind, marker nor seed makes a difference, so that all clean
+    /// settings share one folder, and their cells one run. The seed 0 is not in the name.
     pub fn name(&self) -> String {
         if self.p == 0.0 {
             return "clean".into();
         }
-        format!("{}-{}{}", self.kind.name(), self.p, if self.marked { "-marked" } else { "" })
+        let seed = if self.seed == 0 { String::new() } else { format!("-n{}", self.seed) };
+        format!("{}-{}{}{seed}", self.kind.name(), self.p, if self.marked { "-marked" } else { "" })
     }
 
     /// Whether both settings give the same data.
@@ -49,6 +54,9 @@ pub struct Cell {
     pub latent: LatentKind,
     /// K: the number of codes, or that of `lpc` of the same size; 0 for a latent of one size.
     pub codes: usize,
+    /// Other settings that the grid varies, where they are used and are not the recipe's.
+    #[serde(default)]
+    pub settings: CellSettings,
     /// Training seed.
     pub seed: u64,
 }
@@ -64,38 +72,88 @@ impl Cell {
         self.noise.is_data_of(&other.noise) && *self == Cell { noise: self.noise.clone(), ..other.clone() }
     }
 
+    /// The cell that this one is compared with: the same with these values of axes. `None` where they are no cell, such
+    /// as a number of codes that is left open.
+    pub(super) fn with(&self, values: &Baseline, codes: &[usize], base: &TrainConfig) -> Option<Cell> {
+        let mut cell = serde_json::to_value(self).ok()?;
+        for (axis, value) in values {
+            let at = match axis.as_str() {
+                "noise_p" => "/noise/p".into(),
+                "noise_kind" => "/noise/kind".into(),
+                "marked" => "/noise/marked".into(),
+                "objective" | "latent" | "codes" => format!("/{axis}"),
+                axis => format!("/settings/{axis}"),
+            };
+            *cell.pointer_mut(&at)? = value.clone();
+        }
+        let mut cell: Cell = serde_json::from_value(cell).ok()?;
+        if is_sized(cell.latent) && cell.codes == 0 {
+            let [only] = codes else { return None };
+            cell.codes = *only;
+        }
+        can_stand_over(cell.latent, cell.objective).then(|| cell.settled(base))
+    }
+
+    /// The cell without values that it does not use or that are the recipe's.
+    fn settled(mut self, base: &TrainConfig) -> Cell {
+        if !is_sized(self.latent) {
+            self.codes = 0;
+        }
+        self.settings = self.settings.settled(self.objective, self.latent, base);
+        self
+    }
+
     /// The name without the seed.
     pub fn group(&self) -> String {
         let codes = if self.codes > 0 { format!("-k{}", self.codes) } else { String::new() };
-        format!("{}-{}{codes}-{}", name_of(&self.objective), name_of(&self.latent), self.noise.name())
+        let (objective, latent, settings) = (name_of(&self.objective), name_of(&self.latent), self.settings.name());
+        format!("{objective}-{latent}{codes}{settings}-{}", self.noise.name())
     }
 }
 
-/// Every cell with every seed, in a fixed order, without the latents that an objective cannot have. Without flips,
-/// cells that differ in the kind of noise or the marker alone have the same [`Cell::name`]: they are one run.
-pub fn grid(config: &SweepConfig, base_codes: usize) -> Vec<Cell> {
-    let base = [base_codes];
-    let codes: &[usize] = if config.codes.is_empty() { &base } else { &config.codes };
-    let mut cells = Vec::new();
-    for &kind in &config.noise_kind {
-        for &marked in &config.marked {
-            for &p in &config.noise_p {
-                let noise = NoiseCell { kind, p: p.abs(), marked, seed: config.noise_seed };
-                for &objective in &config.objective {
-                    for latent in config.latent.iter().copied().filter(|&l| can_stand_over(l, objective)) {
-                        for &codes in if is_sized(latent) { codes } else { &[0] } {
-                            cells.extend(config.seeds.iter().map(|&seed| Cell {
-                                noise: noise.clone(),
-                                objective,
-                                latent,
-                                codes,
-                                seed,
-                            }));
-                        }
+/// Every cell with every seed, in a fixed order, without the latents that an objective cannot have; cells that differ in
+/// a setting that none of them uses are one. Without flips, cells that differ in the kind of noise, the marker or the
+/// seed of the flips alone have the same [`Cell::name`]: they are one run.
+pub fn grid(config: &SweepConfig, base: &TrainConfig) -> Vec<Cell> {
+    let noises = config.noise_kind.iter().flat_map(|&kind| {
+        config.marked.iter().flat_map(move |&marked| {
+            config.noise_p.iter().flat_map(move |p| {
+                config.noise_seeds.iter().map(move |&seed| NoiseCell { kind, p: p.abs(), marked, seed })
+            })
+        })
+    });
+    let settings = CellSettings::product(config);
+    let mut sorts: Vec<(ObjectiveKind, LatentKind, usize, CellSettings)> = Vec::new();
+    for &objective in &config.objective {
+        for latent in config.latent.iter().copied().filter(|&l| can_stand_over(l, objective)) {
+            for codes in if is_sized(latent) { numbers_of_codes(config, base) } else { vec![0] } {
+                let mut seen = BTreeSet::new();
+                for settings in &settings {
+                    let settings = settings.clone().settled(objective, latent, base);
+                    if seen.insert(settings.name()) {
+                        sorts.push((objective, latent, codes, settings));
                     }
                 }
             }
         }
     }
+    let mut cells = Vec::new();
+    for noise in noises {
+        for (objective, latent, codes, settings) in &sorts {
+            cells.extend(config.seeds.iter().map(|&seed| Cell {
+                noise: noise.clone(),
+                objective: *objective,
+                latent: *latent,
+                codes: *codes,
+                settings: settings.clone(),
+                seed,
+            }));
+        }
+    }
     cells
+}
+
+/// The numbers of codes of a grid.
+pub(super) fn numbers_of_codes(config: &SweepConfig, base: &TrainConfig) -> Vec<usize> {
+    if config.codes.is_empty() { vec![base.lpc.codes] } else { config.codes.clone() }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::artifact;
 use crate::error::Result;
@@ -30,7 +30,8 @@ pub struct SweepInputs {
     model: String,
     /// The tokenizer's facts; null for one that is trained on the input.
     tokenizer: Value,
-    noise_seed: u64,
+    /// The contents of the models of the grid, by name.
+    pub models: BTreeMap<String, String>,
 }
 
 impl SweepInputs {
@@ -51,15 +52,16 @@ impl SweepInputs {
             ModelSource::Tiny { .. } => Value::Null,
             source => ModelTokenizer::load(&source, &config.tokenize)?.facts(),
         };
+        let of_model = |name: &String| Ok((name.clone(), fingerprint(&ModelSource::resolve(name)?)?));
         let named = [&config.input, &config.sources.join, &config.pairs.decontaminate].into_iter().flatten();
-        let named = named.chain([&config.tokenizer, &recipe.train.model]).map(PathBuf::from);
+        let named = named.chain([&config.tokenizer, &recipe.train.model]).chain(&recipe.sweep.model).map(PathBuf::from);
         Ok(SweepInputs {
             inputs: read.iter().map(hash).collect::<Result<_>>()?,
             files: named.chain(read.iter().chain(&beside).map(|input| input.path.clone())).collect(),
             beside: beside.iter().map(hash).collect::<Result<_>>()?,
             model: fingerprint(&model)?,
             tokenizer,
-            noise_seed: recipe.sweep.noise_seed,
+            models: recipe.sweep.model.iter().map(of_model).collect::<Result<_>>()?,
         })
     }
 
@@ -67,7 +69,6 @@ impl SweepInputs {
     pub fn beside(&self, settings: Value) -> Value {
         let mut all = settings;
         if let Some(all) = all.as_object_mut() {
-            all.insert("sweep".into(), json!({"noise_seed": self.noise_seed}));
             all.insert("program".into(), concat!("lpc-pipe ", env!("CARGO_PKG_VERSION")).into());
             all.insert("layout of folders".into(), SCHEMA_VERSION.into());
             all.insert("content of train.model".into(), self.model.as_str().into());
@@ -119,6 +120,8 @@ fn files_of(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::progress::Silent;
 
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_rows_another_seed_and_another_benchmark_are_other_settings() {
+    fn changed_rows_and_another_benchmark_are_other_settings() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         std::fs::write(at("rows.jsonl"), "one").unwrap();
@@ -155,9 +158,6 @@ mod tests {
         let first = now(&recipe);
         assert_eq!(now(&recipe), first);
         assert!(first["program"].as_str().unwrap().starts_with("lpc-pipe "));
-        let mut other = recipe.clone();
-        other.sweep.noise_seed = 9;
-        assert_ne!(now(&other), first);
         for file in ["rows.jsonl", "bench.jsonl"] {
             std::fs::write(at(file), "two").unwrap();
             assert_ne!(now(&recipe), first, "{file}");

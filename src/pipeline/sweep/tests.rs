@@ -7,8 +7,12 @@ use serde_json::json;
 use super::*;
 use crate::lpc::LatentKind;
 use crate::noise::FlipKind;
+use crate::objective::ObjectiveKind;
 use crate::progress::Silent;
 use crate::schema::col;
+
+mod axes;
+mod statistics;
 
 /// A backend that trains nothing: accuracy is a function of the cell, and the calls are recorded.
 #[derive(Default)]
@@ -28,6 +32,7 @@ impl Fake {
 
 fn hits(cell: &Cell, i: u64) -> bool {
     let rate = if cell.latent == LatentKind::None { 60 } else { 80 };
+    let rate = if cell.objective == ObjectiveKind::Rdpo { rate + 5 } else { rate };
     (i * 37 + cell.seed * 11) % 100 < rate
 }
 
@@ -71,9 +76,17 @@ impl SweepBackend for Fake {
     }
 }
 
+/// The recipe's training settings, with eight codes.
+fn base() -> TrainConfig {
+    let mut config = TrainConfig::default();
+    config.lpc.codes = 8;
+    config
+}
+
 fn launch(config: &SweepConfig, settings: Value, out: &Path, fake: &Fake) -> Result<SweepOutcome> {
     let resolved = crate::settings::to_toml(config)?;
-    Sweep { config, base_codes: 8, settings, inputs: vec![], resolved, out }.run(fake, &Silent)
+    let (base, models) = (base(), BTreeMap::new());
+    Sweep { config, base: &base, models, settings, inputs: vec![], resolved, out }.run(fake, &Silent)
 }
 
 /// A finished sweep over [`small`].
@@ -100,7 +113,7 @@ fn the_grid_is_a_product_and_clean_cells_are_shared() {
         codes: vec![4, 16],
         ..small()
     };
-    let cells = grid(&config, 8);
+    let cells = grid(&config, &base());
     // 2 kinds x 2 markers x 2 rates x (none + lpc with 2 numbers of codes) x 2 seeds.
     assert_eq!(cells.len(), 2 * 2 * 2 * 3 * 2);
     let runs: BTreeSet<String> = cells.iter().map(Cell::name).collect();
@@ -108,7 +121,7 @@ fn the_grid_is_a_product_and_clean_cells_are_shared() {
     assert_eq!(runs.len(), 5 * 3 * 2);
     assert!(runs.contains("dpo-lpc-k16-weak-quality-0.2-marked-s2"), "{runs:?}");
     assert!(runs.contains("dpo-none-clean-s1"), "{runs:?}");
-    assert_eq!(grid(&small(), 8)[2].codes, 8);
+    assert_eq!(grid(&small(), &base())[2].codes, 8);
 }
 
 #[test]
@@ -124,7 +137,8 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert_eq!(
         names(&results).join(" "),
         "objective latent codes noise_kind noise_p marked seed noise_seed eval_accuracy n_eval audit_auroc \
-         codes_used code_perplexity train_seconds status"
+         codes_used code_perplexity train_seconds status eval_accuracy_low eval_accuracy_high inference kl_weight temperature \
+         g group prompt_layer model settings"
     );
     assert_eq!(results.height(), 8);
     assert_eq!(results.column("audit_auroc").unwrap().null_count(), 4);
@@ -139,7 +153,7 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert!(low > 0.1 && low < 0.2 && high > 0.2 && high < 0.3, "{low} {high}");
     let base = outcome.summary.iter().find(|r| r.varied.latent == LatentKind::None).unwrap();
     assert_eq!(base.difference, None);
-    for file in ["summary.parquet", "report.html", "report.md", "manifest.json", "config.toml"] {
+    for file in ["summary.parquet", "curves.parquet", "report.html", "report.md", "manifest.json", "config.toml"] {
         assert!(dir.path().join(file).is_file(), "{file}");
     }
 
@@ -230,9 +244,11 @@ fn a_cell_made_from_something_else_begins_anew() {
     others.iter().for_each(|name| std::fs::write(cell(name, "left"), "x").unwrap());
     let heard = Heard::default();
     let wider = SweepConfig { latent: vec![LatentKind::None, LatentKind::Lpc, LatentKind::Bias], ..small() };
+    let base = base();
     let sweep = Sweep {
         config: &wider,
-        base_codes: 8,
+        base: &base,
+        models: BTreeMap::new(),
         settings: json!({}),
         inputs: vec![],
         resolved: String::new(),
@@ -352,7 +368,7 @@ fn ties_are_wrong_and_flips_are_undone() {
     )
     .unwrap();
     artifact::write_parquet(&path, &mut frame).unwrap();
-    let correct: Vec<(String, f64)> = tables::correctness(&path).unwrap().unwrap().into_iter().collect();
+    let correct: Vec<(String, f64)> = paired::correctness(&path).unwrap().unwrap().into_iter().collect();
     let expected = [("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 0.0), ("f", 0.0)];
     assert_eq!(correct, expected.map(|(id, c)| (id.to_string(), c)));
 }

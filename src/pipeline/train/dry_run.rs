@@ -63,6 +63,25 @@ pub struct DryRun {
 /// # Errors
 /// As [`super::run`].
 pub fn dry_run(config: &TrainConfig, seed: Seed) -> Result<DryRun> {
+    dry_run_at(config, seed, None)
+}
+
+/// The memory that a run would take, MiB.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn memory_mb(config: &TrainConfig, seed: Seed) -> Result<f64> {
+    let config = checked(config)?;
+    let Data { splits, tokenizer, .. } = Data::open(&config)?;
+    let shape = load::shape(&ModelSource::resolve(&config.model)?, tokenizer.vocab_size())?;
+    Ok(Cost::of(&config, seed, &shape, &splits).memory.total)
+}
+
+/// [`dry_run`] at a speed that was measured before, with the same model.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>) -> Result<DryRun> {
     let config = checked(config)?;
     let Data { splits: prepared, tokenizer, longest, .. } = Data::open(&config)?;
     let fold = config.held_out();
@@ -79,7 +98,10 @@ pub fn dry_run(config: &TrainConfig, seed: Seed) -> Result<DryRun> {
     let examined = if config.posteriors == Posteriors::All { tested + splits[0].rows.len() } else { tested };
     let machine_mb = estimate::available_memory_mb();
     let hints = machine_mb.map_or_else(Vec::new, |mb| memory.advice(mb, config.batch, config.accumulate));
-    let speed = Speed::measure(&config, &shape, &splits[0].rows)?;
+    let speed = match speed {
+        Some(speed) => speed.clone(),
+        None => Speed::measure(&config, &shape, &splits[0].rows)?,
+    };
     Ok(DryRun {
         parameters: regime.backbone,
         trainable: regime.trainable,

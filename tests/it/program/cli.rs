@@ -23,7 +23,8 @@ fn help_at_the_top() {
       train        Trains a policy, evaluates it with the prior, writes the code posteriors
       export       Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
       noise-sweep  A grid of noise, objective, latent and seeds; continues where it was stopped
-      report       Writes report.html and report.md for a run or sweep folder
+      audit        Ranks a run's training pairs by the evidence that their label is wrong; writes a cleaned prepared folder
+      report       Writes report.html and report.md for a run, sweep or audit folder
       inspect      Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
       help         Print this message or the help of the given subcommand(s)
 

@@ -27,3 +27,4 @@ mod resume;
 mod running;
 mod signals;
 mod stopping;
+mod sweeps;
