@@ -80,14 +80,6 @@ impl MessageColumn {
     pub fn messages(&self, i: usize) -> Vec<Message> {
         self.row(i).map(|(role, content)| Message::new(role, content)).collect()
     }
-
-    /// The messages of row `i` as one text, with their roles where there are several.
-    pub fn text(&self, i: usize) -> String {
-        let messages = self.row(i);
-        let alone = messages.len() == 1;
-        let lines = messages.map(|(role, content)| if alone { content.into() } else { format!("[{role}] {content}") });
-        lines.collect::<Vec<String>>().join("\n\n")
-    }
 }
 
 /// Builds a column of message lists.
@@ -152,7 +144,5 @@ mod tests {
             assert_eq!(&read.row(i).collect::<Vec<_>>(), row);
         }
         assert_eq!(read.messages(0)[1], Message::user("hi \u{1F600}"));
-        assert_eq!(read.text(0), "[system] be brief\n\n[user] hi \u{1F600}");
-        assert_eq!((read.text(1), read.text(2)), (String::new(), String::new()));
     }
 }

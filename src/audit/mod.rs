@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::objective::hoelder_suspects;
 use crate::schema::{audit, col, posterior};
 use crate::seed::Seed;
-use noise::{Evidence, NoiseModel};
+use noise::{Evidence, NoiseModel, sigmoid};
 use signals::PairSignals;
 
 /// Hoelder-DPO's gamma in the estimate of the noise rate: its paper's default.
@@ -73,10 +73,6 @@ pub struct Detection {
     pub precision_at_flipped: f64,
     /// Mean of `p_wrong` minus the share of flipped labels, absolute, over ten bins of equal size.
     pub calibration_error: f64,
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// Concludes from what is known of the training pairs.

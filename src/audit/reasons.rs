@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::noise::NoiseModel;
+use super::noise::{NoiseModel, sigmoid};
 use super::signals::PairSignals;
 
 /// A source is named where its rate is so many times the common one.
@@ -50,7 +50,7 @@ impl Reasons {
     pub fn of_pair(&self, pair: &PairSignals, code_contradicted: f64) -> Vec<String> {
         let mut words = Vec::new();
         if pair.log_odds < 0.0 {
-            let sure = 1.0 / (1.0 + pair.log_odds.exp());
+            let sure = sigmoid(-pair.log_odds);
             words.push(format!("models trained without it prefer the rejected response ({:.0} %)", 100.0 * sure));
         }
         if let Some(margin) = pair.margin.filter(|margin| *margin < 0.0) {

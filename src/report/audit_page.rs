@@ -1,5 +1,6 @@
 //! The report of an audit folder: how many labels are wrong, how well known flips are found, and the worst pairs.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use polars::prelude::DataFrame;
@@ -13,12 +14,11 @@ use super::text::{count, interval, number, percent, visible};
 use crate::artifact;
 use crate::error::Result;
 use crate::message::MessageColumn;
+use crate::prompt;
 use crate::schema::{SPLITS, audit, col, prepared};
 
 /// Characters of a prompt in the table of the worst pairs.
 const PROMPT: usize = 120;
-/// Most points of a curve.
-const POINTS: usize = 400;
 
 /// The report of an audit folder.
 pub(super) fn page(dir: &Path) -> Result<Page> {
@@ -123,13 +123,6 @@ impl Pairs {
     }
 }
 
-/// Every so many points of a curve, its last one included.
-fn thinned(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
-    let step = points.len().div_ceil(POINTS).max(1);
-    let last = points.len().saturating_sub(1);
-    points.into_iter().enumerate().filter(|(i, _)| i % step == 0 || *i == last).map(|(_, point)| point).collect()
-}
-
 /// How well flips are found that `prepare` made.
 fn detection(found: &Map<String, Value>, pairs: &Pairs, parts: &mut Vec<Block>) {
     let known = |key: &str| value(found, key);
@@ -163,7 +156,7 @@ fn detection(found: &Map<String, Value>, pairs: &Pairs, parts: &mut Vec<Block>) 
             x_scale: Scale::Percent,
             y_scale: Scale::Percent,
             rule,
-            lines: vec![Curve { colour: 1, name: String::new(), points: thinned(points), marks: false }],
+            lines: vec![Curve { colour: 1, name: String::new(), points, marks: false }],
         }
         .into(),
     };
@@ -233,9 +226,12 @@ impl Texts {
         let open = |name: &str| -> Result<MessageColumn> { MessageColumn::open(frame.column(name)?) };
         let (prompts, chosen, rejected) = (open(col::PROMPT)?, open(col::CHOSEN)?, open(col::REJECTED)?);
         let all = load::texts(&frame, col::ID);
+        let rows: HashMap<&str, usize> = all.iter().map(String::as_str).zip(0..).collect();
+        let text = |column: &MessageColumn, row: usize| prompt::text(column.row(row)).into_owned();
         let of = |id: &String| {
-            let row = all.iter().position(|other| other == id)?;
-            Some(Texts { prompt: prompts.text(row), chosen: chosen.text(row), rejected: rejected.text(row) })
+            let row = *rows.get(id.as_str())?;
+            let (chosen, rejected) = (text(&chosen, row), text(&rejected, row));
+            Some(Texts { prompt: text(&prompts, row), chosen, rejected })
         };
         Ok(ids.iter().map(of).collect())
     }

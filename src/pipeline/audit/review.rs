@@ -9,6 +9,7 @@ use crate::audit::{Audit, AuditedPair};
 use crate::error::Result;
 use crate::message::MessageColumn;
 use crate::pipeline::recipe::AuditConfig;
+use crate::prompt;
 use crate::schema::{audit, col};
 
 /// Writes the table, worst pairs first; returns how many there are.
@@ -29,18 +30,22 @@ pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &Audit
             verdict: String::new(),
             p_wrong: pair.p_wrong,
             reasons: pair.reasons.join("; "),
-            prompt: plain(prompts.text(i)),
-            chosen: plain(chosen.text(i)),
-            rejected: plain(rejected.text(i)),
+            prompt: plain(&prompts, i),
+            chosen: plain(&chosen, i),
+            rejected: plain(&rejected, i),
         })
         .collect();
     verdicts::write(&out.join(audit::REVIEW), &rows)?;
     Ok(rows.len() as u64)
 }
 
-/// A text that a spreadsheet does not take for a formula.
-fn plain(text: String) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text }
+/// The text of a row, so that a spreadsheet does not take it for a formula.
+fn plain(column: &MessageColumn, row: usize) -> String {
+    no_formula(&prompt::text(column.row(row)))
+}
+
+fn no_formula(text: &str) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_string() }
 }
 
 #[cfg(test)]
@@ -49,8 +54,8 @@ mod tests {
 
     #[test]
     fn formulas_are_texts() {
-        assert_eq!(plain("=HYPERLINK(1)".into()), "'=HYPERLINK(1)");
-        assert_eq!(plain("- a list".into()), "'- a list");
-        assert_eq!(plain("a = b".into()), "a = b");
+        assert_eq!(no_formula("=HYPERLINK(1)"), "'=HYPERLINK(1)");
+        assert_eq!(no_formula("- a list"), "'- a list");
+        assert_eq!(no_formula("a = b"), "a = b");
     }
 }

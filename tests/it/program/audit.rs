@@ -16,6 +16,10 @@ fn ground() -> Sandbox {
     sandbox
 }
 
+fn text(column: &lpc_pipe::message::MessageColumn, row: usize) -> String {
+    lpc_pipe::prompt::text(column.row(row)).into_owned()
+}
+
 fn audit(sandbox: &Sandbox, args: &str) -> serde_json::Value {
     let told = sandbox.ok(&format!("audit --run run --out audit --folds 2 --quiet --json {args}"));
     serde_json::from_str(&told.stdout).expect("one JSON object")
@@ -33,7 +37,7 @@ fn pairs(sandbox: &Sandbox, folder: &str) -> BTreeMap<String, (String, bool, Vec
     };
     let flipped = flags(&frame, "flipped");
     assert_eq!(flipped, flags(&tokens, "flipped"));
-    texts(&frame, "id").into_iter().enumerate().map(|(i, id)| (id, (chosen.text(i), flipped[i], ids(i)))).collect()
+    texts(&frame, "id").into_iter().enumerate().map(|(i, id)| (id, (text(&chosen, i), flipped[i], ids(i)))).collect()
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn wrong_labels_are_left_out_or_turned_round_and_no_others() {
         let frame = sandbox.parquet("data/pairs/train.parquet");
         let column =
             lpc_pipe::message::MessageColumn::open(frame.column("rejected").expect("rejected")).expect("messages");
-        texts(&frame, "id").into_iter().enumerate().map(|(i, id)| (id, column.text(i))).collect()
+        texts(&frame, "id").into_iter().enumerate().map(|(i, id)| (id, text(&column, i))).collect()
     };
     // A tenth of the labels, however sure a model of this size is.
     audit(&sandbox, "");
