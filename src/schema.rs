@@ -183,6 +183,8 @@ pub mod run {
     pub const LPC_CONFIG: &str = "lpc_config.json";
     /// Latent part of a model folder: weights.
     pub const LPC_WEIGHTS: &str = "lpc_model.safetensors";
+    /// The latent part for transformers, beside an exported model.
+    pub const LPC_TRANSFORMERS: &str = "lpc_transformers.py";
     /// The model that a latent part was trained over, where it is not written with it.
     pub const LPC_BASE: &str = "lpc_base.json";
 }

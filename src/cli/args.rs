@@ -44,3 +44,27 @@ pub struct Inspect {
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
 }
+
+/// Flags of `recipes`.
+#[derive(Debug, Args)]
+pub struct Recipes {
+    /// Recipe to print, as a file that --config takes; without it all are listed
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// Shell that reads the script
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Folder for the pages; a folder `man1` in it gets one page a command
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}

@@ -8,6 +8,7 @@ mod memory;
 mod output;
 #[cfg(test)]
 mod reference;
+mod shell;
 mod tables;
 
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::pipeline::recipe::Recipe;
+use crate::pipeline::recipe::{Recipe, shipped};
 use crate::pipeline::{audit, demo, export, inspect, merge, plant, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::report;
@@ -79,16 +80,26 @@ enum Command {
     Report(args::Report),
     /// Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
     Inspect(args::Inspect),
+    /// Lists the recipes that come with the program, or prints one
+    Recipes(args::Recipes),
+    /// Writes the shell's script that completes commands and flags to stdout
+    Completions(args::Completions),
+    /// Writes manual pages, one a command
+    Man(args::Man),
+}
+
+/// Commands, arguments, and the flags of settings.
+fn command() -> clap::Command {
+    flags::add(Cli::command(), "").mut_subcommands(|command| {
+        let name = command.get_name().to_string();
+        flags::add(command, &name)
+    })
 }
 
 /// Runs the program; the exit code is 0 done, 1 failed, 2 usage or configuration, 3 input rejected.
 pub fn main() -> ExitCode {
     memory::keep_freed_blocks();
-    let command = flags::add(Cli::command(), "").mut_subcommands(|command| {
-        let name = command.get_name().to_string();
-        flags::add(command, &name)
-    });
-    let matches = command.get_matches();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let flags = matches.subcommand().map(|(_, matches)| flags::given(matches)).unwrap_or_default();
     // Of several processes only the first prints.
@@ -182,6 +193,17 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
             })
         }
         Command::Inspect(a) => printer.result(&inspect::run(&a.path)?, inspect::Inspection::to_text),
+        Command::Recipes(a) => match &a.name {
+            Some(name) => printer.result(&shipped::find(name)?, |recipe| recipe.text.to_string()),
+            None => printer.result(&shipped::all(), |recipes| tables::recipes(recipes)),
+        },
+        Command::Completions(a) => {
+            printer.script(&shell::completions(command(), a.shell));
+            Ok(())
+        }
+        Command::Man(a) => printer.result(&shell::manual(command(), &a.dir)?, |pages| {
+            format!("{}: {} pages; `man -M {0} lpc-pipe` shows one\n", a.dir.display(), pages.len())
+        }),
     }
 }
 

@@ -44,6 +44,13 @@ impl Printer {
         Ok(())
     }
 
+    /// A text for another program, on stdout, byte for byte.
+    pub fn script(&self, text: &[u8]) {
+        if !self.muted {
+            let _ = std::io::stdout().lock().write_all(text);
+        }
+    }
+
     /// An error, on stderr: message, blank line, hint.
     pub fn error(&self, error: &Error) {
         if self.muted {

@@ -14,6 +14,8 @@ use crate::pipeline::demo::DemoSummary;
 use crate::pipeline::export::ExportSummary;
 use crate::pipeline::planted::{GroupScores, PlantedScores};
 use crate::pipeline::prepare::PrepareSummary;
+use crate::pipeline::recipe::export::ExportAs;
+use crate::pipeline::recipe::shipped::Shipped;
 use crate::pipeline::score::ScoreSummary;
 use crate::pipeline::train::{DryRun, RunSummary};
 use crate::report::visible;
@@ -194,8 +196,23 @@ pub fn score(s: &ScoreSummary) -> String {
 
 /// `export`.
 pub fn export(s: &ExportSummary) -> String {
-    let latent = if s.latent { "; the latent part beside it is read by lpc-pipe alone" } else { "" };
+    let latent = match (s.latent, s.form) {
+        (false, _) => "",
+        (true, ExportAs::Hf) => {
+            "; the latent part beside it is read by lpc-pipe, and by transformers through lpc_transformers.py"
+        }
+        (true, ExportAs::Peft) => "; the latent part beside it is read by lpc-pipe alone",
+    };
     format!("{}: {} files, {:.1} MB{latent}\n", s.out, s.files.len(), s.bytes as f64 / 1e6)
+}
+
+/// `recipes`.
+pub fn recipes(recipes: &[Shipped]) -> String {
+    let listed = table(recipes, &[("recipe", &|r| r.name.to_string())]);
+    let lines = listed.lines().zip(std::iter::once("").chain(recipes.iter().map(|r| r.what)));
+    let mut out: String = lines.map(|(name, what)| format!("{name}  {what}").trim_end().to_string() + "\n").collect();
+    out.push_str("\n`lpc-pipe recipes NAME` prints one: its head says what it shows and how it is launched\n");
+    out
 }
 
 /// `train --dry-run`.

@@ -46,8 +46,8 @@ impl LatentKind {
         self.coded() || self == LatentKind::Gaussian
     }
 
-    /// Whether K gives its size.
-    pub(super) fn sized(self) -> bool {
+    /// Whether K gives its size: those with codes, and `gaussian` and `mlp`, which are compared with them at equal size.
+    pub fn sized(self) -> bool {
         self.inferred() || self == LatentKind::Mlp
     }
 

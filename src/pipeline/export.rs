@@ -31,9 +31,12 @@ pub struct ExportSummary {
     pub files: Vec<String>,
     /// Their size together.
     pub bytes: u64,
-    /// Whether a latent part is written beside the model; other programs do not read it.
+    /// Whether a latent part is written beside the model. Other programs need `lpc_transformers.py` for it.
     pub latent: bool,
 }
+
+/// The latent part for transformers: a Python file that reads the two files beside it.
+const TRANSFORMERS: &str = include_str!("export/lpc_transformers.py");
 
 /// Files of a model folder that are copied unchanged.
 const BESIDE: [&str; 7] = [
@@ -86,6 +89,12 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     }
     for name in BESIDE {
         copy(&model.join(name), &out.join(name))?;
+    }
+    let python = out.join(run::LPC_TRANSFORMERS);
+    if out.join(run::LPC_CONFIG).is_file() && config.r#as == ExportAs::Hf {
+        artifact::write_bytes(&python, TRANSFORMERS.as_bytes())?;
+    } else {
+        artifact::remove(&python)?;
     }
     let files = written(&out)?;
     for name in &files {

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod export;
 mod prepare;
 mod shard;
+pub mod shipped;
 pub mod sweep;
 
 use toml::Value;

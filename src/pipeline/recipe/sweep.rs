@@ -35,7 +35,7 @@ settings! {
         pub latent: Vec<LatentKind> = vec![LatentKind::None, LatentKind::Lpc];
         /// Numbers of codes, for latents that have codes or are compared with them at equal size (`gaussian`, `mlp`);
         /// empty takes `train.lpc.codes`.
-        pub codes: Vec<usize> = vec![], used "latents with a size" if |c| c.latent.iter().any(|&l| is_sized(l));
+        pub codes: Vec<usize> = vec![], used "latents with a size" if |c| c.latent.iter().any(|&l| l.sized());
         /// How posteriors are found; empty takes `train.lpc.inference`. This axis and the following ones split the cells
         /// that use the setting; the others are run once.
         pub inference: Vec<Inference> = vec![];
@@ -103,8 +103,8 @@ impl Settings for SweepConfig {
             }
         }
         let named = |axis: &str| self.baseline.get(axis).and_then(Value::as_str);
-        let sized: Vec<String> = self.latent.iter().filter(|&&l| is_sized(l)).map(name_of).collect();
-        let unsized_latent = self.latent.iter().copied().find(|&l| !is_sized(l));
+        let sized: Vec<String> = self.latent.iter().filter(|&&l| l.sized()).map(name_of).collect();
+        let unsized_latent = self.latent.iter().copied().find(|&l| !l.sized());
         if let (Some(latent), Some(other)) = (named("latent"), unsized_latent)
             && sized.iter().any(|name| name == latent)
             && self.codes.len() > 1
@@ -179,12 +179,6 @@ fn same_value(a: &Value, b: &Value) -> bool {
         (Some(a), Some(b)) => a == b,
         _ => a == b,
     }
-}
-
-/// Whether K decides the size of a latent, as it does for latents with codes, and for `gaussian` and `mlp`, which are
-/// compared with them at equal size.
-pub fn is_sized(latent: LatentKind) -> bool {
-    !matches!(latent, LatentKind::None | LatentKind::Bias)
 }
 
 /// Whether a latent can be trained with an objective: flip rates of codes need mix, and SFT has no pairs.

@@ -9,7 +9,7 @@ use crate::lpc::LatentKind;
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
 use crate::pipeline::recipe::SweepConfig;
-use crate::pipeline::recipe::sweep::{Baseline, can_stand_over, is_sized};
+use crate::pipeline::recipe::sweep::{Baseline, can_stand_over};
 use crate::schema::name_of;
 use crate::train::TrainConfig;
 
@@ -87,7 +87,7 @@ impl Cell {
             *cell.pointer_mut(&at)? = value.clone();
         }
         let mut cell: Cell = serde_json::from_value(cell).ok()?;
-        if is_sized(cell.latent) && cell.codes == 0 {
+        if cell.latent.sized() && cell.codes == 0 {
             let [only] = codes else { return None };
             cell.codes = *only;
         }
@@ -96,7 +96,7 @@ impl Cell {
 
     /// The cell without values that it does not use or that are the recipe's.
     fn settled(mut self, base: &TrainConfig) -> Cell {
-        if !is_sized(self.latent) {
+        if !self.latent.sized() {
             self.codes = 0;
         }
         self.settings = self.settings.settled(self.objective, self.latent, base);
@@ -126,7 +126,7 @@ pub fn grid(config: &SweepConfig, base: &TrainConfig) -> Vec<Cell> {
     let mut sorts: Vec<(ObjectiveKind, LatentKind, usize, CellSettings)> = Vec::new();
     for &objective in &config.objective {
         for latent in config.latent.iter().copied().filter(|&l| can_stand_over(l, objective)) {
-            for codes in if is_sized(latent) { numbers_of_codes(config, base) } else { vec![0] } {
+            for codes in if latent.sized() { numbers_of_codes(config, base) } else { vec![0] } {
                 let mut seen = BTreeSet::new();
                 for settings in &settings {
                     let settings = settings.clone().settled(objective, latent, base);

@@ -124,6 +124,15 @@ fn the_grid_is_a_product_and_clean_cells_are_shared() {
     assert_eq!(grid(&small(), &base())[2].codes, 8);
 }
 
+/// A control without codes is one cell, whatever the numbers of codes, and is not told how many.
+#[test]
+fn latents_without_a_size_have_no_number_of_codes() {
+    let latent = vec![LatentKind::Noise, LatentKind::Bias, LatentKind::Mlp];
+    let config = SweepConfig { latent, codes: vec![4, 8], noise_p: vec![0.0], seeds: vec![1], ..small() };
+    let names: Vec<String> = grid(&config, &base()).iter().map(Cell::name).collect();
+    assert_eq!(names, ["dpo-noise-clean-s1", "dpo-bias-clean-s1", "dpo-mlp-k4-clean-s1", "dpo-mlp-k8-clean-s1"]);
+}
+
 #[test]
 fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     let dir = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ fn resolved(path: &std::path::Path) -> Recipe {
 
 #[test]
 fn every_recipe_resolves_without_a_fault() {
-    assert!(recipes().len() >= 5, "{:?}", recipes());
+    assert!(recipes().len() >= 19, "{:?}", recipes());
     for path in recipes() {
         let recipe = resolved(&path);
         let text = std::fs::read_to_string(&path).expect("a recipe");
@@ -63,6 +63,28 @@ fn every_recipe_says_how_it_is_launched() {
             }
         }
     }
+}
+
+/// The program has every recipe of the folder, and prints it as it is there.
+#[test]
+fn the_program_has_every_recipe() {
+    let sandbox = Sandbox::new();
+    let listed: serde_json::Value = serde_json::from_str(&sandbox.ok("recipes --json").stdout).expect("JSON");
+    let mut names: Vec<String> =
+        listed.as_array().expect("a list").iter().map(|r| r["name"].as_str().expect("a name").to_string()).collect();
+    let table = sandbox.ok("recipes").stdout;
+    for path in recipes() {
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).expect("a recipe");
+        assert_eq!(sandbox.ok(&format!("recipes {name}")).stdout, text, "{name}");
+        assert!(table.contains(&name), "{table}");
+        let at = names.iter().position(|n| *n == name).unwrap_or_else(|| panic!("{name} is not listed"));
+        names.remove(at);
+    }
+    assert!(names.is_empty(), "no files of {names:?}");
+    let unknown = sandbox.run(&["recipes", "smok"]);
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.stderr.contains("did you mean smoke?"), "{}", unknown.stderr);
 }
 
 /// The smallest recipe does what its head says, down to the report.

@@ -237,11 +237,13 @@ fn exports_are_whole_models_or_adapters() {
     let told = sandbox.ok("export --run run --out hf --as hf --json").json();
     assert_eq!((&told["as"], &told["latent"]), (&"hf".into(), &true.into()));
     manifest_holds(&sandbox, "hf", &["config.json", "model.safetensors", "tokenizer.json", "lpc_model.safetensors"]);
+    manifest_holds(&sandbox, "hf", &["lpc_transformers.py"]);
     sandbox.ok("score --data data --model hf --out hf.parquet --quiet");
     close(&sandbox, "hf.parquet", "run", 1e-3);
     // The adapter elsewhere, with its base.
     sandbox.ok("export --run run --out peft --as peft");
     manifest_holds(&sandbox, "peft", &["adapter_config.json", "adapter_model.safetensors", "base/config.json"]);
+    assert!(!sandbox.exists("peft/lpc_transformers.py"), "it reads whole models");
     assert!(sandbox.bytes("peft/adapter_model.safetensors") == sandbox.bytes("run/model/adapter_model.safetensors"));
     std::fs::rename(sandbox.path("run/model/base"), sandbox.path("gone")).expect("moved");
     sandbox.ok("score --data data --model peft --out peft.parquet --quiet");

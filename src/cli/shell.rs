@@ -1,0 +1,43 @@
+//! What shells and `man` read: both follow from the commands and their flags.
+
+use std::path::{Path, PathBuf};
+
+use clap::Command;
+use clap_complete::Shell;
+
+use crate::artifact;
+use crate::error::{Error, Result};
+
+const NAME: &str = "lpc-pipe";
+
+/// The script that completes commands and flags.
+pub fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, NAME, &mut script);
+    script
+}
+
+/// Manual pages in `DIR/man1`, where `man -M DIR` looks for them: one of the program, one of each command. Their paths.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn manual(mut command: Command, dir: &Path) -> Result<Vec<PathBuf>> {
+    command.build();
+    let folder = dir.join("man1");
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let own = command.clone().disable_help_subcommand(true);
+    let of_commands = command.get_subcommands().filter(|c| c.get_name() != "help").map(|c| {
+        let name = format!("{NAME}-{}", c.get_name());
+        c.clone().name(name)
+    });
+    std::iter::once(own)
+        .chain(of_commands)
+        .map(|command| {
+            let path = folder.join(format!("{}.1", command.get_name()));
+            let mut page = Vec::new();
+            clap_mangen::Man::new(command).render(&mut page).map_err(Error::io(&path))?;
+            artifact::write_bytes(&path, &page)?;
+            Ok(path)
+        })
+        .collect()
+}
