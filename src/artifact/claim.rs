@@ -193,6 +193,22 @@ impl Claim<'_> {
         lock_folder(folder, self.stage)
     }
 
+    /// Checks as [`Claim::folder`] does, then locks a folder that was begun before together with others that share it:
+    /// each writes what is its own in it. [`Claim::take`] is refused meanwhile, and refuses this.
+    ///
+    /// # Errors
+    /// As [`Claim::take`].
+    pub fn share(&self, folder: &Path) -> Result<FolderLock> {
+        self.folder(folder)?;
+        let path = folder.join(LOCK);
+        let file = super::lock_file(&path)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(FolderLock(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(busy(folder)),
+            Err(std::fs::TryLockError::Error(source)) => Err(Error::Io { path, source }),
+        }
+    }
+
     /// Refuses a file that this command must not write: one that exists and was not written by this command, an input
     /// of it, or one that lies within what another command wrote.
     ///
@@ -271,9 +287,8 @@ fn clear_unfinished(folder: &Path) {
 /// # Errors
 /// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
 pub fn lock_folder(folder: &Path, stage: &str) -> Result<FolderLock> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let path = folder.join(LOCK);
-    let mut file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+    let mut file = super::lock_file(&path)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).map_err(Error::io(&path))?;
@@ -282,12 +297,14 @@ pub fn lock_folder(folder: &Path, stage: &str) -> Result<FolderLock> {
             clear_unfinished(folder);
             Ok(FolderLock(file))
         }
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(Error::run(format!("{}: another lpc-pipe is writing here", folder.display()))
-                .with_hint("wait for it, or choose another --out"))
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(busy(folder)),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
     }
+}
+
+fn busy(folder: &Path) -> Error {
+    Error::run(format!("{}: another lpc-pipe is writing here", folder.display()))
+        .with_hint("wait for it, or choose another --out")
 }
 
 fn refused(path: &Path, message: String) -> Error {

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod export;
 mod prepare;
 mod shard;
+mod slurm;
 pub mod sweep;
 
 use toml::Value;
@@ -17,6 +18,7 @@ pub use audit::AuditConfig;
 pub use export::ExportConfig;
 pub use prepare::PrepareConfig;
 pub use shard::Shard;
+pub use slurm::SlurmConfig;
 pub use sweep::SweepConfig;
 
 settings! {
@@ -34,6 +36,8 @@ settings! {
         pub train: TrainConfig;
         /// The grid of noise, objective, latent and seeds.
         pub sweep: SweepConfig;
+        /// Jobs of a Slurm cluster, for `--launcher slurm`.
+        pub slurm: SlurmConfig;
         /// Log-probabilities of a model.
         pub score: ScoreConfig;
         /// A run's model in another form.
