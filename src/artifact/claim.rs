@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{STAGED, entries, name_of};
 use crate::error::{Error, Result};
-use crate::schema::{audit, prepared, report, run, sweep};
+use crate::schema::{audit, launch, prepared, report, run, sweep};
 
 /// Key of the metadata of a Parquet file that a command writes under a name of the user's choice; its value is the
 /// command's name.
@@ -43,6 +43,7 @@ impl Names {
                 prepared::REJECTS,
                 prepared::MANIFEST,
                 ".work",
+                launch::FOLDER,
             ],
             "train" => &[
                 run::CONFIG,
@@ -67,6 +68,7 @@ impl Names {
                 report::HTML,
                 report::MARKDOWN,
                 prepared::MANIFEST,
+                launch::FOLDER,
             ],
             "audit" => {
                 &[audit::AUDIT, audit::SUMMARY, audit::REVIEW, report::HTML, report::MARKDOWN, prepared::MANIFEST]

@@ -1,3 +1,5 @@
+#![cfg(unix)]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 
@@ -139,6 +141,15 @@ fn a_batch_script_requeues_what_was_stopped_at_its_time_limit_and_nothing_else()
     );
     assert_eq!(batch("[ \"$5 $6\" = '--index 2' ] && exit 4", None, "0"), (4, String::new()));
     assert_eq!(batch("exit 75", None, "0"), (75, String::new()));
+}
+
+#[test]
+fn a_path_that_no_script_can_hold_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("two\nlines");
+    let refused = plan(&out, vec![1]).put(Launcher::Commands, &SlurmConfig::default(), false).unwrap_err();
+    assert!(refused.to_string().contains("no script can hold this path"), "{refused}");
+    assert!(!out.exists());
 }
 
 #[test]

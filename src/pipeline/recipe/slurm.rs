@@ -29,7 +29,8 @@ settings! {
         pub signal_seconds: u64 = 120;
         /// How often a job is requeued at its time limit; a cell that gets no further fails before.
         pub max_requeues: u64 = 100;
-        /// Tasks of the array that run at once; 0 is all that the cluster has room for.
+        /// Tasks of the array that run at once; 0 is `sweep.jobs` where that is above 1, else all that the cluster has room
+        /// for.
         pub max_parallel: usize = 0;
         /// More options of `sbatch` for every job, such as `--qos=long`.
         pub directives: Vec<String> = vec![];

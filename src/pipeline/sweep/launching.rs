@@ -51,5 +51,9 @@ pub fn launch(recipe: &Recipe, launcher: Launcher, submit: bool, progress: &dyn 
         needs_all: false,
         at_once: sweep.config.jobs,
     };
-    plan.put(launcher, &recipe.slurm, submit)
+    let mut slurm = recipe.slurm.clone();
+    if slurm.max_parallel == 0 && sweep.config.jobs > 1 {
+        slurm.max_parallel = sweep.config.jobs;
+    }
+    plan.put(launcher, &slurm, submit)
 }

@@ -95,6 +95,8 @@ fn a_plan_for_slurm_is_submitted_with_what_each_part_waits_for() {
     }
     assert!(tasks.contains(&format!("noise-sweep cell --out {} --index \"$SLURM_ARRAY_TASK_ID\"", out.display())));
     assert!(sandbox.path("sweep/launch/logs").is_dir(), "Slurm makes no folder for its logs");
+    let few = with_fakes(&sandbox, &format!("{line} --dry-run --jobs 3")).stdout;
+    assert!(few.contains("#SBATCH --array=1-4%3\n"), "{few}");
     // Finished cells are no tasks.
     sandbox.ok("noise-sweep cell --out sweep --index 2 --quiet");
     let again = with_fakes(&sandbox, &format!("{line} --json")).json();
@@ -236,7 +238,7 @@ fn stopped(sandbox: &Sandbox, line: &str, run: &str, signal: &str, meanwhile: im
 fn a_cell_that_a_scheduler_stops_says_so_and_goes_on() {
     let sandbox = ground();
     // Long enough to be met at work.
-    let longer = "--set train.epochs=40 --set sweep.noise_p=[0.2] --set sweep.latent=[\"lpc\"] --quiet";
+    let longer = "--set train.epochs=12 --set sweep.noise_p=[0.2] --set sweep.latent=[\"lpc\"] --quiet";
     sandbox.ok(&format!("noise-sweep --config sweep.toml --out straight {longer}"));
     sandbox.ok(&format!("noise-sweep --config sweep.toml --out parts --launcher commands {longer}"));
     let cell = "noise-sweep cell --out parts --index 1 --quiet";
