@@ -42,6 +42,13 @@ test-mpi *RANKS:
     cargo build --release --features mpi --bin lpc-pipe
     scripts/check_mpi.sh target/release/lpc-pipe {{ RANKS }}
 
+# A sweep and a preparation as jobs of a Slurm on this machine; needs root and slurm-wlm munge. `time-limit` waits for Slurm's
+# own warning.
+[group('check')]
+test-slurm *HOW:
+    cargo build --release --bin lpc-pipe
+    scripts/check_slurm.sh target/release/lpc-pipe {{ HOW }}
+
 # The study on planted data of docs/results.md; hours.
 [group('results')]
 study: _python

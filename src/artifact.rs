@@ -334,9 +334,7 @@ pub fn name_of(path: &Path) -> String {
 /// # Errors
 /// [`Error::Io`] where the folder cannot be written or its file system has no locks.
 pub fn wait_for(path: &Path, what: &str, progress: &dyn Progress) -> Result<Option<File>> {
-    let folder = parent(path);
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(Error::io(path))?;
+    let file = lock_file(path)?;
     let mut told = false;
     loop {
         match file.try_lock() {
@@ -352,6 +350,27 @@ pub fn wait_for(path: &Path, what: &str, progress: &dyn Progress) -> Result<Opti
             }
         }
     }
+}
+
+/// An exclusive lock on this file, which is created where it is missing; `None` where somebody else has it. The system
+/// holds it and gives it up with the process, on network file systems that know locks for all machines.
+///
+/// # Errors
+/// [`Error::Io`] where the folder cannot be written or its file system has no locks.
+pub fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = lock_file(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(Error::Io { path: path.to_path_buf(), source }),
+    }
+}
+
+/// A file for a lock. Over NFS a shared lock needs a file that is open for reading, an exclusive one for writing.
+fn lock_file(path: &Path) -> Result<File> {
+    let folder = parent(path);
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(Error::io(path))
 }
 
 fn parent(path: &Path) -> PathBuf {

@@ -92,6 +92,15 @@ pub enum Error {
         /// What to do next.
         hint: Option<String>,
     },
+    /// The user or a scheduler asked for a stop; what was done is kept (exit code 1, or [`Error::STOPPED`] where the
+    /// caller is to run the same command again).
+    #[error("{message}")]
+    Interrupted {
+        /// How far it came, and what is kept.
+        message: String,
+        /// How to go on.
+        hint: Option<String>,
+    },
     /// A tensor operation failed (exit code 1).
     #[error("tensor: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -131,6 +140,9 @@ fn faults_message(faults: &[Fault]) -> String {
 }
 
 impl Error {
+    /// Exit code of a command that was stopped and is to be run again: `EX_TEMPFAIL` of `sysexits.h`.
+    pub const STOPPED: u8 = 75;
+
     /// Wraps an I/O error with the path it happened at; for `map_err`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
@@ -145,6 +157,11 @@ impl Error {
     /// A failure of the work itself, without a hint.
     pub fn run(message: impl Into<String>) -> Error {
         Error::Run { message: message.into(), hint: None }
+    }
+
+    /// A stop that was asked for, without a hint.
+    pub fn interrupted(message: impl Into<String>) -> Error {
+        Error::Interrupted { message: message.into(), hint: None }
     }
 
     /// A damaged or unfitting artifact of our own.
@@ -163,7 +180,8 @@ impl Error {
         if let Error::Data { hint, .. }
         | Error::Artifact { hint, .. }
         | Error::Model { hint, .. }
-        | Error::Run { hint, .. } = &mut self
+        | Error::Run { hint, .. }
+        | Error::Interrupted { hint, .. } = &mut self
         {
             *hint = Some(advice.into());
         }
@@ -176,7 +194,8 @@ impl Error {
             Error::Data { hint, .. }
             | Error::Artifact { hint, .. }
             | Error::Model { hint, .. }
-            | Error::Run { hint, .. } => hint.as_deref(),
+            | Error::Run { hint, .. }
+            | Error::Interrupted { hint, .. } => hint.as_deref(),
             _ => None,
         }
     }

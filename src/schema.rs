@@ -203,10 +203,26 @@ pub mod sweep {
     pub const PREPARED: &str = "prepared";
     /// Marker of a finished cell, in its run folder.
     pub const CELL_MARKER: &str = "cell.json";
+    /// How a launch of a cell alone ended that did not finish it, in its run folder.
+    pub const CELL_ATTEMPT: &str = "attempt.json";
     /// Marker of a finished prepared folder, in it.
     pub const DATA_MARKER: &str = "data.json";
     /// Settings under which the sweep was begun.
     pub const SETTINGS: &str = "sweep.json";
+}
+
+/// Files of a launch over many machines, in the folder that it fills.
+pub mod launch {
+    /// Folder of scripts and logs.
+    pub const FOLDER: &str = "launch";
+    /// Folder of the jobs' output.
+    pub const LOGS: &str = "logs";
+    /// The jobs that were submitted.
+    pub const JOBS: &str = "jobs.json";
+    /// The resolved configuration of a preparation in shards.
+    pub const RECIPE: &str = "recipe.toml";
+    /// Folder of the shards.
+    pub const SHARDS: &str = "shards";
 }
 
 /// Files of an audit folder, and columns of `audit.parquet` beside those in [`col`].

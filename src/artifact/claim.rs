@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{STAGED, entries, name_of};
 use crate::error::{Error, Result};
-use crate::schema::{audit, prepared, report, run, sweep};
+use crate::schema::{audit, launch, prepared, report, run, sweep};
 
 /// Key of the metadata of a Parquet file that a command writes under a name of the user's choice; its value is the
 /// command's name.
@@ -43,6 +43,7 @@ impl Names {
                 prepared::REJECTS,
                 prepared::MANIFEST,
                 ".work",
+                launch::FOLDER,
             ],
             "train" => &[
                 run::CONFIG,
@@ -67,6 +68,7 @@ impl Names {
                 report::HTML,
                 report::MARKDOWN,
                 prepared::MANIFEST,
+                launch::FOLDER,
             ],
             "audit" => {
                 &[audit::AUDIT, audit::SUMMARY, audit::REVIEW, report::HTML, report::MARKDOWN, prepared::MANIFEST]
@@ -193,6 +195,22 @@ impl Claim<'_> {
         lock_folder(folder, self.stage)
     }
 
+    /// Checks as [`Claim::folder`] does, then locks a folder that was begun before together with others that share it:
+    /// each writes what is its own in it. [`Claim::take`] is refused meanwhile, and refuses this.
+    ///
+    /// # Errors
+    /// As [`Claim::take`].
+    pub fn share(&self, folder: &Path) -> Result<FolderLock> {
+        self.folder(folder)?;
+        let path = folder.join(LOCK);
+        let file = super::lock_file(&path)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(FolderLock(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(busy(folder)),
+            Err(std::fs::TryLockError::Error(source)) => Err(Error::Io { path, source }),
+        }
+    }
+
     /// Refuses a file that this command must not write: one that exists and was not written by this command, an input
     /// of it, or one that lies within what another command wrote.
     ///
@@ -271,9 +289,8 @@ fn clear_unfinished(folder: &Path) {
 /// # Errors
 /// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
 pub fn lock_folder(folder: &Path, stage: &str) -> Result<FolderLock> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let path = folder.join(LOCK);
-    let mut file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+    let mut file = super::lock_file(&path)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).map_err(Error::io(&path))?;
@@ -282,12 +299,14 @@ pub fn lock_folder(folder: &Path, stage: &str) -> Result<FolderLock> {
             clear_unfinished(folder);
             Ok(FolderLock(file))
         }
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(Error::run(format!("{}: another lpc-pipe is writing here", folder.display()))
-                .with_hint("wait for it, or choose another --out"))
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(busy(folder)),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
     }
+}
+
+fn busy(folder: &Path) -> Error {
+    Error::run(format!("{}: another lpc-pipe is writing here", folder.display()))
+        .with_hint("wait for it, or choose another --out")
 }
 
 fn refused(path: &Path, message: String) -> Error {

@@ -2,7 +2,104 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::pipeline::launch;
+
+/// Who runs the cells of a sweep, or the shards of a preparation: this process, or whom [`launch::Launcher`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the name says it")]
+pub enum LauncherFlag {
+    Local,
+    Slurm,
+    Commands,
+    Skypilot,
+}
+
+impl LauncherFlag {
+    /// The launcher of a plan; none for this process.
+    pub fn planned(self) -> Option<launch::Launcher> {
+        match self {
+            LauncherFlag::Local => None,
+            LauncherFlag::Slurm => Some(launch::Launcher::Slurm),
+            LauncherFlag::Commands => Some(launch::Launcher::Commands),
+            LauncherFlag::Skypilot => Some(launch::Launcher::Skypilot),
+        }
+    }
+}
+
+/// Flags of `prepare` beside those of its settings.
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// Who prepares the shards: local (this process), slurm (batch scripts, submitted as [slurm] says), commands (a line
+    /// a shard, for xargs) or skypilot (a task)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "local",
+        value_name = "NAME",
+        hide_possible_values = true,
+        display_order = 100
+    )]
+    pub launcher: LauncherFlag,
+    /// With a launcher: number of shards, each a task, joined by a `merge` that waits for all of them
+    #[arg(long, value_name = "N", display_order = 101)]
+    pub shards: Option<usize>,
+}
+
+/// Flags of `noise-sweep` beside those of its settings.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct NoiseSweep {
+    /// Who runs the cells: local (this process), slurm (batch scripts, submitted as [slurm] says), commands (a line a cell,
+    /// for xargs) or skypilot (a task)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "local",
+        value_name = "NAME",
+        hide_possible_values = true,
+        display_order = 100
+    )]
+    pub launcher: LauncherFlag,
+    /// A part of a sweep that a launcher planned; without one, all of it.
+    #[command(subcommand)]
+    pub part: Option<SweepPart>,
+}
+
+/// The parts of a planned sweep.
+#[derive(Debug, Subcommand)]
+pub enum SweepPart {
+    /// Prepares what the cells share: data and reference log-probabilities
+    Inputs(Planned),
+    /// Runs one cell; exit code 75: stopped with a checkpoint, run it again
+    Cell {
+        #[command(flatten)]
+        planned: Planned,
+        /// Number of the cell, from 1 [default: SLURM_ARRAY_TASK_ID]
+        #[arg(long, value_name = "N", display_order = 1)]
+        index: Option<usize>,
+    },
+    /// Writes tables and report from the cells that are there; again as often as wanted
+    Collect(Planned),
+}
+
+/// The folder of a planned sweep.
+#[derive(Debug, Args)]
+pub struct Planned {
+    /// Folder of a sweep that was begun: its config.toml is the recipe
+    #[arg(long, value_name = "DIR", display_order = 0)]
+    pub out: PathBuf,
+}
+
+impl SweepPart {
+    /// The folder of the sweep.
+    pub fn out(&self) -> &std::path::Path {
+        match self {
+            SweepPart::Inputs(planned) | SweepPart::Cell { planned, .. } | SweepPart::Collect(planned) => &planned.out,
+        }
+    }
+}
 
 /// Flags of `merge`.
 #[derive(Debug, Args)]

@@ -234,7 +234,11 @@ pub const FLAGS: [(&str, &str, &str); 81] = [
     ("report.points", "--points N", "Pairs that are laid out, at most 5000; time grows with their square"),
     ("sweep.out", "--out DIR", "Sweep folder"),
     ("sweep.jobs", "--jobs N", "Cells trained at once"),
-    ("sweep.dry_run", "--dry-run", "Lists the cells with the time and memory of each; trains nothing"),
+    (
+        "sweep.dry_run",
+        "--dry-run",
+        "Lists the cells with the time and memory of each; trains nothing. With a launcher: writes the scripts alone",
+    ),
 ];
 
 /// The command `name` with its flags; "" is the program, with the flags of all commands.

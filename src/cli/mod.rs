@@ -10,6 +10,7 @@ mod output;
 mod reference;
 mod shell;
 mod tables;
+mod warning;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::{Recipe, shipped};
-use crate::pipeline::{audit, demo, export, inspect, merge, plant, planted, prepare, score, sweep, train};
+use crate::pipeline::{audit, demo, export, inspect, launch, merge, plant, planted, prepare, score, sweep, train};
 use crate::progress::Progress;
 use crate::report;
 use crate::schema;
@@ -63,7 +64,7 @@ enum Command {
     /// Plants preferences into made-up texts, or over real ones, in raw UltraFeedback shape
     Synth,
     /// Reads preference data, builds pairs, flips labels, writes token batches
-    Prepare,
+    Prepare(args::Prepare),
     /// Joins the shards of one preparation to the folder that an unsharded run would have written
     Merge(args::Merge),
     /// Per-example log-probabilities of any model on a prepared folder
@@ -73,7 +74,7 @@ enum Command {
     /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
     Export,
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
-    NoiseSweep,
+    NoiseSweep(args::NoiseSweep),
     /// Ranks a run's training pairs by the evidence that their label is wrong; writes a cleaned prepared folder
     Audit,
     /// Writes report.html and report.md for a run, sweep or audit folder
@@ -96,25 +97,54 @@ fn command() -> clap::Command {
     })
 }
 
-/// Runs the program; the exit code is 0 done, 1 failed, 2 usage or configuration, 3 input rejected.
+/// Runs the program; the exit code is 0 done, 1 failed, 2 usage or configuration, 3 input rejected, 75 stopped on a
+/// scheduler's behalf and to be run again.
 pub fn main() -> ExitCode {
     memory::keep_freed_blocks();
     let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let flags = matches.subcommand().map(|(_, matches)| flags::given(matches)).unwrap_or_default();
+    // Flags of all commands are known to the parts of a command too.
+    let mut innermost = matches.subcommand().map(|(_, matches)| matches);
+    while let Some((_, inner)) = innermost.and_then(|matches| matches.subcommand()) {
+        innermost = Some(inner);
+    }
+    let flags = innermost.map(flags::given).unwrap_or_default();
     // Of several processes only the first prints.
     let printer = Printer::new(cli.global.json, ranks::launched_rank() > 0);
     match run(&cli, &flags, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             printer.error(&error);
-            ExitCode::from(error.exit_code())
+            // Whoever ran a part of a plan, or warned of a time limit, is to run the same again.
+            let part = matches!(&cli.command, Command::NoiseSweep(a) if a.part.is_some());
+            let again = matches!(error, Error::Interrupted { .. }) && (part || warning::came());
+            ExitCode::from(if again { Error::STOPPED } else { error.exit_code() })
         }
     }
 }
 
 fn run(cli: &Cli, flags: &[Flag], printer: &Printer) -> Result<()> {
-    let recipe: Recipe = settings::resolve(cli.global.config.as_deref(), &cli.global.set, flags)?;
+    let planned = match &cli.command {
+        Command::NoiseSweep(args::NoiseSweep { part: Some(part), .. }) => Some(part.out().join(schema::run::CONFIG)),
+        _ => None,
+    };
+    if let Some(file) = &planned {
+        if cli.global.config.is_some() || !cli.global.set.is_empty() {
+            let message =
+                format!("a part of a sweep has the recipe {}: --config and --set are for the launch", file.display());
+            return Err(Error::config("", message));
+        }
+        if !file.is_file() {
+            return Err(Error::artifact(file, "no sweep was begun here")
+                .with_hint("noise-sweep --config FILE.toml --out DIR --launcher NAME begins one"));
+        }
+    }
+    let config = planned.as_deref().or(cli.global.config.as_deref());
+    let mut recipe: Recipe = settings::resolve(config, &cli.global.set, flags)?;
+    if let Command::NoiseSweep(args::NoiseSweep { part: Some(part), .. }) = &cli.command {
+        // Where the folder is now, wherever it was begun.
+        recipe.sweep.out = part.out().display().to_string();
+    }
     work(cli, &recipe, printer).map_err(|error| flags::named(error, flags))
 }
 
@@ -141,9 +171,18 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
         Command::Synth => {
             printer.result(&plant::run(&recipe.synth, seed, &terminal)?, |s| tables::synth(s, &recipe.synth.out))
         }
-        Command::Prepare => {
+        Command::Prepare(a) => {
             terminal.catch_interrupts();
-            printer.result(&prepare::run(&recipe.prepare, seed, &terminal)?, tables::prepare)
+            match (a.launcher.planned(), a.shards) {
+                (Some(launcher), Some(shards)) => {
+                    let submit = !recipe.prepare.dry_run;
+                    let launched = prepare::launch(recipe, shards, launcher, submit, &terminal)?;
+                    printed(&launched, submit, printer)
+                }
+                (Some(_), None) => Err(Error::config("", "--launcher needs --shards N: each shard is a task")),
+                (None, Some(_)) => Err(Error::config("", "--shards has no effect without --launcher")),
+                (None, None) => printer.result(&prepare::run(&recipe.prepare, seed, &terminal)?, tables::prepare),
+            }
         }
         Command::Merge(a) => printer.result(&merge::run(&a.shards, &a.out, &terminal)?, tables::prepare),
         Command::Score => printer.result(&score::run(&recipe.score, seed, &terminal)?, tables::score),
@@ -152,9 +191,12 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
             trained(a, recipe, &ranks, &terminal, printer)
         }
         Command::Export => printer.result(&export::run(&recipe.export, &terminal)?, tables::export),
-        Command::NoiseSweep => {
+        Command::NoiseSweep(a) => {
             terminal.catch_interrupts();
-            swept(recipe, &terminal, printer)
+            match &a.part {
+                Some(part) => swept_in_part(part, recipe, &terminal, printer),
+                None => swept(a.launcher, recipe, &terminal, printer),
+            }
         }
         Command::Audit => {
             terminal.catch_interrupts();
@@ -236,7 +278,36 @@ fn trained(
     }
 }
 
-fn swept(recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+/// Shows what a launcher wrote; the scripts too where nothing was to be submitted.
+fn printed(launched: &launch::Launched, submit: bool, printer: &Printer) -> Result<()> {
+    let mut scripts = String::new();
+    if !submit {
+        for file in &launched.files {
+            let text = std::fs::read_to_string(file).map_err(Error::io(file))?;
+            scripts += &format!("== {}\n{text}\n", file.display());
+        }
+    }
+    printer.result(launched, |launched| scripts + &tables::launched(launched))
+}
+
+fn swept_in_part(part: &args::SweepPart, recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+    match part {
+        args::SweepPart::Inputs(_) => printer.result(&sweep::share(recipe, terminal)?, tables::shared),
+        args::SweepPart::Cell { index, .. } => {
+            printer.result(&sweep::run_cell(recipe, *index, terminal)?, tables::cell)
+        }
+        args::SweepPart::Collect(_) => {
+            let collected = sweep::collect(recipe, terminal)?;
+            printer.result(&collected, tables::collected)
+        }
+    }
+}
+
+fn swept(launcher: args::LauncherFlag, recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+    if let Some(launcher) = launcher.planned() {
+        let submit = !recipe.sweep.dry_run;
+        return printed(&sweep::launch(recipe, launcher, submit, terminal)?, submit, printer);
+    }
     if recipe.sweep.dry_run {
         return printer.result(&sweep::dry_run(recipe, terminal)?, tables::sweep_plan);
     }
@@ -250,7 +321,7 @@ fn swept(recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> 
 }
 
 fn interrupted(message: String, command: &str) -> Error {
-    Error::Run { message, hint: Some(format!("go on with\n  {command}")) }
+    Error::Interrupted { message, hint: Some(format!("go on with\n  {command}")) }
 }
 
 /// This command again, as a shell reads it, with these flags where it does not have them yet.
@@ -261,13 +332,5 @@ fn again(flags: &[&str]) -> String {
             words.push((*flag).to_string());
         }
     }
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
-    let quoted = words.iter().map(|word| {
-        if !word.is_empty() && word.chars().all(plain) {
-            word.clone()
-        } else {
-            format!("'{}'", word.replace('\'', "'\\''"))
-        }
-    });
-    quoted.collect::<Vec<_>>().join(" ")
+    words.iter().map(|word| launch::shell::quoted(word)).collect::<Vec<_>>().join(" ")
 }

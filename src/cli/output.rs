@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::bar;
 use super::lines::Lines;
+use super::warning;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::report::visible_lines as safe;
@@ -89,8 +90,9 @@ impl Terminal {
         Terminal { quiet, bars: std::io::stderr().is_terminal(), shown: Mutex::default() }
     }
 
-    /// From now on the first Ctrl-C or SIGTERM asks the stages to stop, the second ends the process.
+    /// From now on the first Ctrl-C or SIGTERM asks the stages to stop, the second ends the process. SIGUSR1 asks too.
     pub fn catch_interrupts(&self) {
+        warning::catch();
         let mut asked: Option<Instant> = None;
         // Fails only where a handler exists already.
         let _ = ctrlc::set_handler(move || match asked {
@@ -191,6 +193,6 @@ impl Progress for Terminal {
     }
 
     fn interrupted(&self) -> bool {
-        INTERRUPTED.load(Ordering::SeqCst)
+        INTERRUPTED.load(Ordering::SeqCst) || warning::came()
     }
 }

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod demo;
 pub mod export;
 pub mod inspect;
+pub mod launch;
 pub mod merge;
 pub mod plant;
 pub mod planted;

@@ -5,13 +5,18 @@
 
 mod backend;
 mod cell_settings;
+mod collect;
 mod curves;
 mod folder;
 mod grid;
 mod inputs;
+mod launching;
+mod one_cell;
 mod paired;
 mod plan;
+mod publish;
 mod running;
+mod shared;
 mod summary;
 mod tables;
 
@@ -26,7 +31,6 @@ use serde_json::Value;
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
 use crate::pipeline::recipe::SweepConfig;
 use crate::progress::Progress;
 use crate::schema;
@@ -36,14 +40,18 @@ use crate::train::estimate::available_memory_mb;
 
 pub use backend::{Pipelines, run};
 pub use cell_settings::CellSettings;
+pub use collect::{Collected, collect};
 pub use curves::CurveRow;
 pub use folder::{CellRecord, settings};
 use folder::{SortedCells, SweepFolder, Why};
+use grid::distinct;
 pub use grid::{Cell, NoiseCell, grid};
+pub use launching::launch;
+pub use one_cell::{CellOutcome, run_cell};
 pub use plan::{CellPlan, SweepPlan, dry_run};
 use running::Running;
+pub use shared::{SharedInputs, share};
 pub use summary::SummaryRow;
-use summary::{Baselines, summarize, write_summary};
 pub use tables::{ResultRow, Varied};
 
 /// What a finished cell scored; a failed one has none of it.
@@ -70,6 +78,14 @@ pub trait SweepBackend: Sync {
     /// # Errors
     /// Whatever went wrong: every cell of this noise setting is then reported as failed.
     fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()>;
+
+    /// Computes what cells of one prepared folder and model share, into the caches of that folder.
+    ///
+    /// # Errors
+    /// Whatever went wrong: the cells compute it themselves.
+    fn share(&self, _cell: &Cell, _data: &Path) -> Result<()> {
+        Ok(())
+    }
 
     /// The memory that a cell would take, MiB, where it is known.
     fn memory_mb(&self, _cell: &Cell, _data: &Path) -> Option<f64> {
@@ -153,7 +169,7 @@ impl Sweep<'_> {
         let _lock = artifact::Claim { stage: "noise-sweep", inputs: &self.inputs }.take(self.out)?;
         let sweep_folder = SweepFolder::open(self.out, &self.settings, self.models.clone())?;
         artifact::write_bytes(self.out.join(schema::run::CONFIG), self.resolved.as_bytes())?;
-        let mut manifest = Manifest::begin("noise-sweep", &(self.config, &self.settings))?;
+        let manifest = self.manifest()?;
 
         let rows = grid(self.config, self.base);
         let sorted = sweep_folder.sort(&rows);
@@ -170,26 +186,8 @@ impl Sweep<'_> {
         let unprepared = self.prepare(&pending, &sweep_folder, backend, progress)?;
         self.train(&pending, &unprepared, &sweep_folder, &board, backend, progress)?;
 
-        let results = tables::results(&rows, &*board.lock()?, self.base);
-        let (codes, seed) = (grid::numbers_of_codes(self.config, self.base), self.config.noise_seeds[0]);
-        let baselines = Baselines { named: &self.config.baseline, codes: &codes, base: self.base, seed };
-        let summary = summarize(&results, self.out, &baselines, &|line| progress.warn(line))?;
-        write_summary(&self.out.join(schema::sweep::SUMMARY), &summary)?;
-        let curves = curves::curves(&results);
-        curves::write_curves(&self.out.join(schema::sweep::CURVES), &curves)?;
-        for name in [schema::sweep::RESULTS, schema::sweep::SUMMARY, schema::sweep::CURVES] {
-            manifest.output(self.out, name, None)?;
-        }
-        for (i, &seed) in self.config.noise_seeds.iter().enumerate() {
-            let key = if i == 0 { "noise".to_string() } else { format!("noise {}", i + 1) };
-            manifest.seeds.insert(key, seed);
-        }
-        manifest.fact("cells_failed", results.iter().filter(|r| r.status != tables::STATUS_OK).count())?;
-        manifest.finish(self.out)?;
-        // After the manifest, which the report shows.
-        crate::report::write(self.out)?;
-        let cells_run = pending.len();
-        Ok(SweepOutcome { folder: self.out.to_path_buf(), cells_run, cells_reused: reused, results, summary, curves })
+        let outcome = self.publish(&rows, &*board.lock()?, manifest, progress)?;
+        Ok(SweepOutcome { cells_run: pending.len(), cells_reused: reused, ..outcome })
     }
 
     /// Prepares the data of the pending cells. Returns the noise settings that failed, with the reason.
@@ -297,14 +295,20 @@ fn brief(status: &str) -> String {
 
 /// Runs a cell's work. An error or a panic becomes one line of text, so that the sweep goes on.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, String> {
-    let one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|e| one_line(e.to_string())),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(one_line(format!("internal error: {}", text.unwrap_or("panic"))))
-        }
-    }
+    caught(work).map_err(|e| one_line(&e))
+}
+
+/// An error as one line of text.
+fn one_line(error: &Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Runs a cell's work. A panic becomes an error.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(Error::run(format!("internal error: {}", text.unwrap_or("panic"))))
+    })
 }
 
 /// The results so far, shared by the workers.

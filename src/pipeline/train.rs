@@ -30,11 +30,13 @@ use crate::weights::load;
 mod data;
 mod dry_run;
 mod outputs;
+mod shared;
 mod summary;
 
 use data::Data;
 pub use dry_run::{DryRun, dry_run, dry_run_at, memory_mb};
 use outputs::Trained;
+pub use shared::share;
 pub use summary::RunSummary;
 
 /// How `train` ended.
@@ -59,12 +61,12 @@ impl Ended {
     /// The summary of a run that is complete.
     ///
     /// # Errors
-    /// [`Error::Run`] where it was stopped.
+    /// [`Error::Interrupted`] where it was stopped.
     pub fn summary(self) -> Result<RunSummary> {
         match self {
             Ended::Finished(summary) | Ended::Already(summary) => Ok(*summary),
             Ended::Interrupted { step, steps, what } => {
-                Err(Error::run(format!("interrupted after step {step} of {steps}; {what}")))
+                Err(Error::interrupted(format!("interrupted after step {step} of {steps}; {what}")))
             }
         }
     }

@@ -29,12 +29,14 @@ pub const SETTINGS: &str = "settings";
 pub const SEED: &str = "seed";
 /// Seed of the flips.
 pub const NOISE_SEED: &str = "noise_seed";
-/// `ok`, or `failed: ...`.
+/// `ok`, `failed: ...`; after a launch of single cells also `stopped: ...` and `missing: ...`.
 pub const STATUS: &str = "status";
 /// Finished seeds of a cell.
 pub const N_SEEDS: &str = "n_seeds";
 /// Failed seeds of a cell.
 pub const N_FAILED: &str = "n_failed";
+/// Seeds of a cell that were not run to their end.
+pub const N_MISSING: &str = "n_missing";
 /// Test pairs.
 pub const N_EVAL: &str = "n_eval";
 /// Preference accuracy on the test split against the clean labels, with the prior's z.

@@ -149,12 +149,12 @@ impl Work {
 /// Stops the work between two steps where the user asked for it.
 ///
 /// # Errors
-/// [`Error::Run`] where the user did.
+/// [`Error::Interrupted`] where the user did.
 pub fn stop_if_asked(progress: &dyn Progress) -> Result<()> {
     if !progress.interrupted() {
         return Ok(());
     }
-    Err(Error::run("interrupted").with_hint("run the same command again to go on from here"))
+    Err(Error::interrupted("interrupted").with_hint("run the same command again to go on from here"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod export;
 mod prepare;
 mod shard;
 pub mod shipped;
+mod slurm;
 pub mod sweep;
 
 use toml::Value;
@@ -18,6 +19,7 @@ pub use audit::AuditConfig;
 pub use export::ExportConfig;
 pub use prepare::PrepareConfig;
 pub use shard::Shard;
+pub use slurm::SlurmConfig;
 pub use sweep::SweepConfig;
 
 settings! {
@@ -35,6 +37,8 @@ settings! {
         pub train: TrainConfig;
         /// The grid of noise, objective, latent and seeds.
         pub sweep: SweepConfig;
+        /// Jobs of a Slurm cluster, for `--launcher slurm`.
+        pub slurm: SlurmConfig;
         /// Log-probabilities of a model.
         pub score: ScoreConfig;
         /// A run's model in another form.

@@ -64,7 +64,8 @@ settings! {
         /// MiB for all cells that are trained at once, by their estimates; 0 is what this machine has. A cell that is
         /// larger runs alone.
         pub memory_mb: usize = 0, used "jobs above 1" if |c| c.jobs > 1;
-        /// Lists the cells with the time and memory that each would take; trains nothing and leaves no folder.
+        /// Lists the cells with the time and memory that each would take; trains nothing and leaves no folder. With a
+        /// launcher other than `local`: writes the scripts, and submits nothing.
         pub dry_run: bool = false;
         /// Sweep folder.
         pub out: PathText = PathText::new();

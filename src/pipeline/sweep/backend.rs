@@ -36,6 +36,8 @@ pub struct Pipelines<'a> {
     pub inputs: BTreeMap<String, String>,
     /// Asked whether the user wants to stop.
     pub progress: &'a dyn Progress,
+    /// Whether one cell runs by itself, so that all of its lines are shown.
+    alone: bool,
     /// Memory by kind of cell, MiB: noise and seed make no difference.
     memory: Mutex<BTreeMap<String, Option<f64>>>,
 }
@@ -43,7 +45,18 @@ pub struct Pipelines<'a> {
 impl<'a> Pipelines<'a> {
     /// The pipelines with a recipe, and the BLAKE3 of its input files.
     pub fn new(recipe: &'a Recipe, inputs: BTreeMap<String, String>, progress: &'a dyn Progress) -> Pipelines<'a> {
-        Pipelines { recipe, inputs, progress, memory: Mutex::default() }
+        Pipelines { recipe, inputs, progress, alone: false, memory: Mutex::default() }
+    }
+
+    /// The same for one cell by itself, all of whose lines are shown.
+    #[must_use]
+    pub fn alone(self) -> Pipelines<'a> {
+        Pipelines { alone: true, ..self }
+    }
+
+    /// Where what runs under this name is shown.
+    fn shown(&self, name: String) -> Shown<'a> {
+        Shown { progress: self.progress, name: (!self.alone).then_some(name) }
     }
 
     /// The training settings of a cell, with its folders.
@@ -58,15 +71,40 @@ pub(super) fn kind(cell: &Cell) -> String {
     format!("{:?} {:?} {} {:?}", cell.objective, cell.latent, cell.codes, cell.settings)
 }
 
-/// Shows only warnings, each with the name of its cell, because the other lines of parallel cells would mix.
-struct Quiet<'a> {
+/// Shows all of what runs by itself. Of what runs beside others and has a name, only warnings are shown, each with that
+/// name, because the other lines would mix.
+struct Shown<'a> {
     progress: &'a dyn Progress,
-    name: String,
+    name: Option<String>,
 }
 
-impl Progress for Quiet<'_> {
+impl Shown<'_> {
+    fn all(&self) -> Option<&dyn Progress> {
+        self.name.is_none().then_some(self.progress)
+    }
+}
+
+impl Progress for Shown<'_> {
+    fn begin(&self, step: &str, total: Option<u64>) {
+        self.all().into_iter().for_each(|all| all.begin(step, total));
+    }
+    fn advance(&self, n: u64) {
+        self.all().into_iter().for_each(|all| all.advance(n));
+    }
+    fn status(&self, line: &str) {
+        self.all().into_iter().for_each(|all| all.status(line));
+    }
+    fn end(&self) {
+        self.all().into_iter().for_each(|all| all.end());
+    }
+    fn note(&self, line: &str) {
+        self.all().into_iter().for_each(|all| all.note(line));
+    }
     fn warn(&self, line: &str) {
-        self.progress.warn(&format!("{}: {line}", self.name));
+        match &self.name {
+            Some(name) => self.progress.warn(&format!("{name}: {line}")),
+            None => self.progress.warn(line),
+        }
     }
     fn interrupted(&self) -> bool {
         self.progress.interrupted()
@@ -181,8 +219,7 @@ impl SweepBackend for Pipelines<'_> {
         }
         // The shared settings of the other kinds are for their own cells.
         config.noise = config.noise.applicable();
-        let quiet = Quiet { progress: self.progress, name: format!("data {}", noise.name()) };
-        prepare::run(&config, Seed(self.recipe.seed), &quiet)?;
+        prepare::run(&config, Seed(self.recipe.seed), &self.shown(format!("data {}", noise.name())))?;
         // The cells of a sweep would have different rows if a file changed in between.
         let changed = |file: &&InputFile| self.inputs.get(&file.path) != Some(&file.blake3);
         match Manifest::read(out)?.inputs.iter().find(changed) {
@@ -194,6 +231,11 @@ impl SweepBackend for Pipelines<'_> {
         }
     }
 
+    fn share(&self, cell: &Cell, data: &Path) -> Result<()> {
+        let config = self.config(cell, data, Path::new(SET_BY_SWEEP));
+        train::share(&config, Seed(cell.seed), &self.shown(format!("reference {}", cell.name())))
+    }
+
     fn memory_mb(&self, cell: &Cell, data: &Path) -> Option<f64> {
         let mut memory = self.memory.lock().ok()?;
         // A cell that cannot be estimated fails in training, with the reason.
@@ -203,8 +245,8 @@ impl SweepBackend for Pipelines<'_> {
 
     fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellScores> {
         let config = self.config(cell, data, out);
-        let quiet = Quiet { progress: self.progress, name: format!("cell {}", cell.name()) };
-        let summary = train::run(&config, Seed(cell.seed), true, &quiet)?.summary()?;
+        let shown = self.shown(format!("cell {}", cell.name()));
+        let summary = train::run(&config, Seed(cell.seed), true, &shown)?.summary()?;
         let finite = |x: f64| x.is_finite().then_some(x);
         // Usage of a latent without codes would read as one code that is always used.
         let coded = config.lpc.coded();
@@ -243,6 +285,7 @@ pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value,
     let origin = SweepInputs::of(recipe, progress)?;
     let set_by_grid = [
         "threads",
+        "slurm",
         "sweep",
         "demo",
         "score",
@@ -267,17 +310,26 @@ pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value,
 /// # Errors
 /// [`Error::Config`] where the recipe cannot be swept; as [`super::Sweep::run`].
 pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<super::SweepOutcome> {
+    let (sweep, inputs) = sweep_of(recipe, progress)?;
+    sweep.run(&Pipelines::new(recipe, inputs, progress), progress)
+}
+
+/// The recipe's sweep, and the BLAKE3 of its input files by name.
+pub(super) fn sweep_of<'a>(
+    recipe: &'a Recipe,
+    progress: &dyn Progress,
+) -> Result<(super::Sweep<'a>, BTreeMap<String, String>)> {
     let (settings, origin) = origin(recipe, progress)?;
     let sweep = super::Sweep {
         config: &recipe.sweep,
         base: &recipe.train,
-        models: origin.models.clone(),
+        models: origin.models,
         settings,
         inputs: origin.files,
         resolved: crate::settings::to_toml(recipe)?,
         out: Path::new(&recipe.sweep.out),
     };
-    sweep.run(&Pipelines::new(recipe, origin.inputs, progress), progress)
+    Ok((sweep, origin.inputs))
 }
 
 #[cfg(test)]
@@ -293,9 +345,9 @@ mod tests {
             }
         }
         let heard = Heard(std::sync::Mutex::default());
-        let quiet = Quiet { progress: &heard, name: "cell uniform-0.2".into() };
-        quiet.note("nothing");
-        quiet.warn("the codes have collapsed");
+        let beside = Shown { progress: &heard, name: Some("cell uniform-0.2".into()) };
+        beside.note("nothing");
+        beside.warn("the codes have collapsed");
         assert_eq!(*heard.0.lock().unwrap(), ["cell uniform-0.2: the codes have collapsed"]);
     }
     #[test]

@@ -7,13 +7,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::tables::STATUS_OK;
+use super::tables::{FAILED, STATUS_OK};
 use super::{Cell, CellScores, NoiseCell};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::manifest::{self, Manifest};
+use crate::progress::Progress;
 use crate::schema;
-use crate::schema::sweep::{CELL_MARKER, CELLS, DATA_MARKER, PREPARED, SETTINGS};
+use crate::schema::sweep::{CELL_ATTEMPT, CELL_MARKER, CELLS, DATA_MARKER, PREPARED, SETTINGS};
 
 /// A cell's result; the marker of a finished cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,9 +37,23 @@ impl CellRecord {
             cell: cell.clone(),
             config_hash: String::new(),
             scores: CellScores::default(),
-            status: format!("failed: {reason}"),
+            status: format!("{FAILED}{reason}"),
         }
     }
+}
+
+/// How a launch of a cell alone ended that did not finish it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Attempt {
+    /// The cell.
+    pub cell: Cell,
+    /// As in [`CellRecord`].
+    pub config_hash: String,
+    /// `failed: ...` or `stopped: ...`.
+    pub status: String,
+    /// Bytes of what is kept for the next launch beside the run folder, where the cell was stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
 }
 
 /// A configuration as JSON without the dotted keys that the grid sets itself or that change no
@@ -178,7 +193,7 @@ impl SweepFolder {
     }
 
     /// The marker of a finished cell; a damaged marker or an unfinished run counts as not finished.
-    fn finished(&self, cell: &Cell) -> std::result::Result<CellRecord, Why> {
+    pub fn finished(&self, cell: &Cell) -> std::result::Result<CellRecord, Why> {
         let folder = self.cell_folder(&cell.name());
         if !folder.exists() {
             return Err(Why::New);
@@ -188,6 +203,29 @@ impl SweepFolder {
             Some(record) if record.status == STATUS_OK && is_finished(&folder) => Ok(record),
             _ => Err(Why::Unfinished),
         }
+    }
+
+    /// How the last launch of a cell alone ended, where it did not finish it and was of this sweep.
+    pub fn attempt(&self, cell: &Cell) -> Option<Attempt> {
+        let attempt = read_marker::<Attempt>(&self.cell_folder(&cell.name()).join(CELL_ATTEMPT))?;
+        (attempt.config_hash == self.hash_of(cell) && attempt.cell.is_run_of(cell)).then_some(attempt)
+    }
+
+    /// Notes how a launch of a cell alone ended that did not finish it.
+    pub fn attempted(&self, cell: &Cell, status: String, kept: Option<u64>) -> Result<()> {
+        let attempt = Attempt { cell: cell.clone(), config_hash: self.hash_of(cell), status, kept };
+        artifact::write_json(self.cell_folder(&cell.name()).join(CELL_ATTEMPT), &attempt)
+    }
+
+    /// Locks a cell for this process; `None` where another one runs it, on whatever machine.
+    pub fn lock_cell(&self, name: &str) -> Result<Option<std::fs::File>> {
+        artifact::try_lock(&self.folder.join(CELLS).join(format!(".{name}.lock")))
+    }
+
+    /// Waits until no other process prepares the data of a noise setting; `None` where the user interrupts it.
+    pub fn lock_data(&self, noise: &NoiseCell, progress: &dyn Progress) -> Result<Option<std::fs::File>> {
+        let name = noise.name();
+        artifact::wait_for(&self.folder.join(PREPARED).join(format!(".{name}.lock")), &format!("data {name}"), progress)
     }
 
     /// Removes the run folder of a cell that was made with other settings or data.
@@ -225,8 +263,9 @@ impl SweepFolder {
         if scores.eval_accuracy.is_some() {
             record.status = STATUS_OK.into();
             artifact::write_json(self.cell_folder(&cell.name()).join(CELL_MARKER), &record)?;
+            artifact::remove(&self.cell_folder(&cell.name()).join(CELL_ATTEMPT))?;
         } else {
-            record.status = "failed: the accuracy is no finite number".into();
+            record.status = format!("{FAILED}the accuracy is no finite number");
         }
         Ok(record)
     }

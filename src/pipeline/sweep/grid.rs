@@ -153,6 +153,12 @@ pub fn grid(config: &SweepConfig, base: &TrainConfig) -> Vec<Cell> {
     cells
 }
 
+/// Every run once, in the order of the grid: the number of a cell is its place here, from 1.
+pub(super) fn distinct(cells: &[Cell]) -> Vec<&Cell> {
+    let mut seen = BTreeSet::new();
+    cells.iter().filter(|cell| seen.insert(cell.name())).collect()
+}
+
 /// The numbers of codes of a grid.
 pub(super) fn numbers_of_codes(config: &SweepConfig, base: &TrainConfig) -> Vec<usize> {
     if config.codes.is_empty() { vec![base.lpc.codes] } else { config.codes.clone() }

@@ -114,7 +114,7 @@ pub fn dry_run(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepPlan> {
 
 /// What cells with the same reference log-probabilities have in common: data and model, and the seed where that makes the
 /// model.
-fn reference_of(cell: &Cell, model: &str) -> Result<(String, String)> {
+pub(super) fn reference_of(cell: &Cell, model: &str) -> Result<(String, String)> {
     Ok(match ModelSource::resolve(model)? {
         ModelSource::Tiny { .. } => (cell.noise.name(), format!("{model} {}", cell.seed)),
         _ => (cell.noise.name(), model.to_string()),

@@ -29,6 +29,8 @@ pub struct SummaryRow {
     pub n_seeds: u32,
     /// Failed seeds.
     pub n_failed: u32,
+    /// Seeds that were not run to their end.
+    pub n_missing: u32,
     /// Test examples, the least over the seeds.
     pub n_eval: Option<u64>,
     /// Mean accuracy over the seeds.
@@ -165,11 +167,13 @@ fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
     let (eval_accuracy_low, eval_accuracy_high) = share_ends(analysis::mean_interval_t(&accuracy));
     let (audit_auroc_low, audit_auroc_high) = share_ends(analysis::mean_interval_t(&auroc));
     let finished = group.iter().filter(|r| r.status == STATUS_OK).count();
+    let failed = group.iter().filter(|r| r.failed()).count();
     SummaryRow {
         varied: first.varied.clone(),
         noise_seed: first.noise_seed,
         n_seeds: finished as u32,
-        n_failed: (group.len() - finished) as u32,
+        n_failed: failed as u32,
+        n_missing: (group.len() - finished - failed) as u32,
         n_eval: group.iter().filter_map(|r| r.scores.n_eval).min(),
         eval_accuracy: mean(&accuracy),
         eval_accuracy_sd: sd(&accuracy),
@@ -204,6 +208,7 @@ pub(super) fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
         column(result::NOISE_SEED, rows, |r| r.noise_seed),
         column(result::N_SEEDS, rows, |r| r.n_seeds),
         column(result::N_FAILED, rows, |r| r.n_failed),
+        column(result::N_MISSING, rows, |r| r.n_missing),
         column(result::N_EVAL, rows, |r| r.n_eval),
         column(result::EVAL_ACCURACY, rows, |r| r.eval_accuracy),
         column(result::EVAL_ACCURACY_SD, rows, |r| r.eval_accuracy_sd),

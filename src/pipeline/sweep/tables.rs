@@ -19,6 +19,12 @@ use crate::train::TrainConfig;
 
 /// Status of a finished cell.
 pub(super) const STATUS_OK: &str = "ok";
+/// Beginning of the status of a cell that failed.
+pub(super) const FAILED: &str = "failed: ";
+/// Beginning of the status of a cell that was stopped and can go on.
+pub(super) const STOPPED: &str = "stopped: ";
+/// Beginning of the status of a cell that left no word.
+pub(super) const MISSING: &str = "missing: ";
 
 /// What the grid varies beside the seed: the first columns of both tables.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -101,11 +107,16 @@ pub struct ResultRow {
     /// What the cell scored.
     #[serde(flatten)]
     pub scores: CellScores,
-    /// `ok`, or `failed: ...`.
+    /// `ok`, `failed: ...`, `stopped: ...` or `missing: ...`.
     pub status: String,
 }
 
 impl ResultRow {
+    /// Whether it failed.
+    pub(super) fn failed(&self) -> bool {
+        self.status.starts_with(FAILED)
+    }
+
     /// Wilson's interval of the accuracy of this one run over its test pairs.
     fn accuracy_interval(&self) -> Option<analysis::Interval> {
         let (accuracy, n) = (self.scores.eval_accuracy?, self.scores.n_eval.filter(|n| *n > 0)?);

@@ -6,12 +6,14 @@ use serde_json::json;
 
 use super::*;
 use crate::lpc::LatentKind;
+use crate::manifest::Manifest;
 use crate::noise::FlipKind;
 use crate::objective::ObjectiveKind;
 use crate::progress::Silent;
 use crate::schema::col;
 
 mod axes;
+mod one_by_one;
 mod statistics;
 
 /// A backend that trains nothing: accuracy is a function of the cell, and the calls are recorded.

@@ -74,6 +74,8 @@ fn help_of_every_command_has_its_flags() {
                 "--on-bad-row",
                 "--shard",
                 "--dry-run",
+                "--launcher",
+                "--shards",
             ],
         ),
         ("score", &["--data", "--model", "--out"]),
@@ -102,7 +104,7 @@ fn help_of_every_command_has_its_flags() {
             ],
         ),
         ("export", &["--run", "--out", "--as", "--dtype"]),
-        ("noise-sweep", &["--config", "--out", "--jobs"]),
+        ("noise-sweep", &["--config", "--out", "--jobs", "--dry-run", "--launcher", "inputs", "cell", "collect"]),
         ("report", &["<DIR>", "--truth", "--projection", "--points"]),
         ("inspect", &["<PATH>"]),
     ];

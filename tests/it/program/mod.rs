@@ -8,6 +8,7 @@
 //! - `no_effect`: settings of `prepare` that would change nothing.
 //! - `outputs`: files that no command may overwrite.
 //! - `crash`: a killed process, a full disk, folders that cannot be written, links, pipes.
+//! - `launchers`: plans for many machines, and cells that run one by one.
 //! - `signals`: the real program, interrupted and killed.
 //! - `resume`: a run that was stopped and resumed gives the same bits.
 //! - `running`: what a training run reports, and when it gives up.
@@ -19,6 +20,7 @@ mod bad_input;
 mod cli;
 mod contract;
 mod crash;
+mod launchers;
 mod no_effect;
 mod outputs;
 mod reference;
