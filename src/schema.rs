@@ -169,6 +169,10 @@ pub mod run {
     pub const METRICS: &str = "metrics.jsonl";
     /// Per-example code posteriors.
     pub const POSTERIORS: &str = "posteriors.parquet";
+    /// Margin of every pair after each epoch.
+    pub const DYNAMICS: &str = "dynamics.parquet";
+    /// Column of it: epoch from 1, those of the latent part's warm-up counted.
+    pub const EPOCH: &str = "epoch";
     /// Per-code table.
     pub const CODES: &str = "codes.parquet";
     /// Headline numbers.
@@ -237,6 +241,8 @@ pub mod audit {
     pub const RUN_MARGIN: &str = "run_margin";
     /// KL of the audited run's posterior from its prior, nats.
     pub const RUN_KL: &str = "run_kl";
+    /// Area under the margin over the epochs of the models that were trained on the pair.
+    pub const AREA_UNDER_MARGIN: &str = "area_under_margin";
     /// Summed reference log-probability of chosen minus rejected, nats.
     pub const REFERENCE_MARGIN: &str = "reference_margin";
     /// Score of chosen minus that of rejected.

@@ -2,6 +2,9 @@
 //!
 //! 1. [`signals`]: what models that were trained without a pair, the audited run and the data say of it.
 //! 2. [`noise`]: how many labels are wrong, and a calibrated probability for each, without a label known to be right.
+//!    It is computed from the models that were trained without the pair alone. Whoever has trained on a label agrees
+//!    with it more than it deserves, by an amount that is known only where it is known which labels are wrong; such
+//!    signals (margin of the run, area under the margin) are shown beside the probability and named as reasons.
 //! 3. [`rank`]: the table, with reasons in words.
 //! 4. [`verdicts`]: a person's decisions, which stand above the probability.
 
@@ -166,6 +169,7 @@ impl Audit {
             flag(posterior::SUSPECT, &|p| p.suspect),
             maybe(audit::RUN_MARGIN, &|p| p.signals.margin),
             maybe(audit::RUN_KL, &|p| p.signals.kl),
+            maybe(audit::AREA_UNDER_MARGIN, &|p| p.signals.area_under_margin),
             maybe(audit::REFERENCE_MARGIN, &|p| p.signals.reference_margin),
             maybe(audit::SCORE_MARGIN, &|p| p.signals.score_margin),
         ];

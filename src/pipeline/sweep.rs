@@ -28,7 +28,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::pipeline::recipe::SweepConfig;
-use crate::progress::Progress;
+use crate::progress::{PartState, Progress};
 use crate::schema;
 use crate::settings::Settings;
 use crate::train::TrainConfig;
@@ -229,6 +229,7 @@ impl Sweep<'_> {
         backend: &dyn SweepBackend,
         progress: &dyn Progress,
     ) -> Result<()> {
+        running::show(&*board.lock()?, board.rows, progress);
         progress.begin("cells", Some(pending.len() as u64));
         let next = AtomicUsize::new(0);
         let budget = match self.config.memory_mb {
@@ -252,6 +253,7 @@ impl Sweep<'_> {
                     break;
                 }
                 progress.status(&running.line());
+                progress.part(&name, PartState::Running(String::new()));
                 let record = match prepared {
                     Some(reason) => CellRecord::failed(cell, reason),
                     None => match guarded(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
@@ -262,6 +264,7 @@ impl Sweep<'_> {
                 slot.failed = record.status != tables::STATUS_OK;
                 drop(slot);
                 progress.status(&running.line());
+                progress.part(&name, running::state(&record));
                 if record.status != tables::STATUS_OK {
                     progress.warn(&format!("cell {name} {}", brief(&record.status)));
                 }

@@ -9,7 +9,7 @@ use super::page::{Block, Column, Figure, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
 use super::run_page::{folder_name, provenance};
 use super::sweep_cells::{
-    CellSummary, Colours, cell_folders, cells, distinct, line_name, losses, panel_name, sized, usage,
+    CellSummary, Colours, by_source, cell_folders, cells, distinct, line_name, losses, pages, panel_name, sized, usage,
 };
 use super::sweep_tables::{areas, over_baseline};
 use super::text::{count, interval, number, p_value, percent, points};
@@ -41,8 +41,10 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     }
     let folders = cell_folders(dir)?;
     losses(&folders, &colours, &mut parts)?;
+    by_source(&folders, &mut parts)?;
     usage(&folders, &mut parts)?;
     every_run(&results, &mut parts);
+    pages(dir, &folders, &mut parts);
     method(&results, &mut parts);
     provenance("how this sweep was made", dir, &mut parts)?;
     Ok(Page {

@@ -259,6 +259,28 @@ fn a_sweep_shows_no_usage_of_codes_for_cells_without() {
 }
 
 #[test]
+fn a_sweep_shows_accuracy_by_source_and_links_the_pages_that_are_there() {
+    let section = |page: &str, title: &str| {
+        let rest = &page[page.find(&format!("<h2>{title}</h2>")).unwrap()..];
+        rest[..rest.find("</section>").unwrap()].to_string()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fixture::sweep(dir.path(), 2);
+    let page = || std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
+    let first = page();
+    let found = section(&first, "Accuracy by source");
+    // Three rates of noise, five lines each, three sources of which one is best.
+    assert_eq!((found.matches("<table").count(), found.matches("<th scope=\"row\"").count()), (3, 15));
+    assert!(found.contains("sharegpt") && found.contains("title=\"81 %\""), "{found}");
+    assert!(section(&first, "Every run").contains("0 of 30 runs have one") && !first.contains("<a "));
+    write(&dir.path().join("cells/dpo-lpc-k8-0.2-s1")).unwrap();
+    let link = "<li><a href=\"cells/dpo-lpc-k8-0.2-s1/report.html\">";
+    let second = page();
+    assert_closed(&second);
+    assert!(section(&second, "Every run").contains(link) && second.contains("1 of 30 runs have one"));
+}
+
+#[test]
 fn there_is_an_interval_from_three_seeds_on() {
     let bars = |page: &str| page.matches("class=\"bar\"").count();
     let [one, two, three] = [1, 2, 3].map(|seeds| page_of(|dir| fixture::sweep(dir, seeds)));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::noise::{FlipKind, NoiseConfig};
 use crate::objective::{MixFlip, ObjectiveConfig};
 use crate::pipeline::recipe::{Recipe, SweepConfig};
 use crate::pipeline::{prepare, train};
-use crate::progress::Progress;
+use crate::progress::{PartState, Progress};
 use crate::schema;
 use crate::seed::Seed;
 use crate::settings::{Settings, refuse};
@@ -58,13 +58,52 @@ pub(super) fn kind(cell: &Cell) -> String {
     format!("{:?} {:?} {} {:?}", cell.objective, cell.latent, cell.codes, cell.settings)
 }
 
-/// Shows only warnings, each with the name of its cell, because the other lines of parallel cells would mix.
+/// Shows only warnings, each with the name of its cell, because the other lines of parallel cells would mix; and where
+/// the cell stands, in its row of the table.
 struct Quiet<'a> {
     progress: &'a dyn Progress,
+    /// What is prepared or trained, for a warning.
     name: String,
+    /// The cell's row.
+    cell: Option<String>,
+    at: Mutex<At>,
+}
+
+/// Where a cell stands.
+#[derive(Default)]
+struct At {
+    step: String,
+    done: u64,
+    total: Option<u64>,
+    status: String,
+}
+
+impl<'a> Quiet<'a> {
+    fn new(progress: &'a dyn Progress, name: String, cell: Option<String>) -> Quiet<'a> {
+        Quiet { progress, name, cell, at: Mutex::default() }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut At)) {
+        let Some(cell) = &self.cell else { return };
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut at);
+        let total = at.total.map_or_else(String::new, |total| format!("/{total}"));
+        let status = if at.status.is_empty() { String::new() } else { format!(" · {}", at.status) };
+        let words = format!("{} {}{total}{status}", at.step, at.done);
+        self.progress.part(cell, PartState::Running(words));
+    }
 }
 
 impl Progress for Quiet<'_> {
+    fn begin(&self, step: &str, total: Option<u64>) {
+        self.tell(|at| *at = At { step: step.to_string(), total, ..At::default() });
+    }
+    fn advance(&self, n: u64) {
+        self.tell(|at| at.done += n);
+    }
+    fn status(&self, line: &str) {
+        self.tell(|at| at.status = line.to_string());
+    }
     fn warn(&self, line: &str) {
         self.progress.warn(&format!("{}: {line}", self.name));
     }
@@ -181,7 +220,7 @@ impl SweepBackend for Pipelines<'_> {
         }
         // The shared settings of the other kinds are for their own cells.
         config.noise = config.noise.applicable();
-        let quiet = Quiet { progress: self.progress, name: format!("data {}", noise.name()) };
+        let quiet = Quiet::new(self.progress, format!("data {}", noise.name()), None);
         prepare::run(&config, Seed(self.recipe.seed), &quiet)?;
         // The cells of a sweep would have different rows if a file changed in between.
         let changed = |file: &&InputFile| self.inputs.get(&file.path) != Some(&file.blake3);
@@ -203,7 +242,7 @@ impl SweepBackend for Pipelines<'_> {
 
     fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellScores> {
         let config = self.config(cell, data, out);
-        let quiet = Quiet { progress: self.progress, name: format!("cell {}", cell.name()) };
+        let quiet = Quiet::new(self.progress, format!("cell {}", cell.name()), Some(cell.name()));
         let summary = train::run(&config, Seed(cell.seed), true, &quiet)?.summary()?;
         let finite = |x: f64| x.is_finite().then_some(x);
         // Usage of a latent without codes would read as one code that is always used.
@@ -291,13 +330,33 @@ mod tests {
             fn warn(&self, line: &str) {
                 self.0.lock().unwrap().push(line.into());
             }
+            fn part(&self, name: &str, state: PartState) {
+                self.0.lock().unwrap().push(format!("{name} {state:?}"));
+            }
         }
-        let heard = Heard(std::sync::Mutex::default());
-        let quiet = Quiet { progress: &heard, name: "cell uniform-0.2".into() };
+        let heard = Heard(Mutex::default());
+        let quiet = Quiet::new(&heard, "data uniform-0.2".into(), None);
         quiet.note("nothing");
+        quiet.advance(1);
+        quiet.warn("no margins");
+        let quiet = Quiet::new(&heard, "cell uniform-0.2".into(), Some("uniform-0.2".into()));
         quiet.warn("the codes have collapsed");
-        assert_eq!(*heard.0.lock().unwrap(), ["cell uniform-0.2: the codes have collapsed"]);
+        quiet.begin("training", Some(40));
+        quiet.status("loss 0.61");
+        quiet.advance(2);
+        let row = |words: &str| format!("uniform-0.2 Running({words:?})");
+        assert_eq!(
+            *heard.0.lock().unwrap(),
+            [
+                "data uniform-0.2: no margins".to_string(),
+                "cell uniform-0.2: the codes have collapsed".into(),
+                row("training 0/40"),
+                row("training 0/40 · loss 0.61"),
+                row("training 2/40 · loss 0.61"),
+            ]
+        );
     }
+
     #[test]
     fn an_input_that_changes_on_the_way_is_told() {
         let dir = tempfile::tempdir().unwrap();
