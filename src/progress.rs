@@ -3,7 +3,7 @@
 
 /// A piece of work that is done beside others: a row of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct StepPart {
     /// Its name, which no other part has.
     pub name: String,
     /// What it is, a text for each column.
@@ -36,7 +36,7 @@ pub trait Progress: Send + Sync {
     /// The current step is done.
     fn end(&self) {}
     /// The step that begins next is done in parts, whose columns have these names.
-    fn parts(&self, _columns: &[&str], _parts: Vec<Part>) {}
+    fn parts(&self, _columns: &[&str], _parts: Vec<StepPart>) {}
     /// How far a part is now.
     fn part(&self, _name: &str, _state: PartState) {}
     /// A line worth keeping.

@@ -229,10 +229,14 @@ pub mod audit {
     pub const RANK: &str = "rank";
     /// Why, in words.
     pub const REASONS: &str = "reasons";
+    /// Log-odds and margin over the epochs of the models that were trained without the pair, in one number.
+    pub const EVIDENCE: &str = "evidence";
     /// Log-odds of the observed order by models that were trained without the pair, nats.
     pub const LOG_ODDS: &str = "log_odds";
     /// Implicit reward margin of the same models, with the prior's z.
     pub const CROSS_MARGIN: &str = "cross_margin";
+    /// Mean of this margin over the epochs of their training.
+    pub const CROSS_AREA_UNDER_MARGIN: &str = "cross_area_under_margin";
     /// KL of their posterior, which has seen the label, from their prior, nats.
     pub const CROSS_KL: &str = "cross_kl";
     /// Share of the other pairs of the prior's code whose labels are contradicted.

@@ -28,6 +28,8 @@ pub struct PairSignals {
     /// For each repeat, the model that was trained without the pair and its prior's most probable code. The codes of
     /// different models have nothing in common.
     pub codes: Vec<(usize, u32)>,
+    /// The same margin after each epoch, mean over the epochs and the repeats. None where it was not recorded.
+    pub cross_area: Option<f64>,
     /// Area under the margin: mean over the epochs of the models that were trained on the pair, and over these models.
     /// None where they were not recorded.
     pub area_under_margin: Option<f64>,
@@ -43,7 +45,7 @@ pub struct PairSignals {
 
 /// What the model of a fold says.
 #[derive(Debug, Clone)]
-pub struct Fold {
+pub struct FoldModel {
     /// Its posteriors, those of the pairs that it was not trained on among them: [`crate::schema::run::POSTERIORS`].
     pub posteriors: DataFrame,
     /// Margins of its pairs after each epoch: [`crate::schema::run::DYNAMICS`]. None where they
@@ -56,7 +58,7 @@ pub struct Fold {
 ///
 /// # Errors
 /// [`Error::Run`] where a pair was held out by no fold or by several; as [`texts`] and [`numbers`].
-pub fn read(folds: &[Vec<Fold>], own: &DataFrame, pairs: &DataFrame) -> Result<Vec<PairSignals>> {
+pub fn read(folds: &[Vec<FoldModel>], own: &DataFrame, pairs: &DataFrame) -> Result<Vec<PairSignals>> {
     let (ids, prompts) = (texts(pairs, col::ID)?, texts(pairs, col::PROMPT_ID)?);
     let (sources, flipped) = (texts(pairs, col::SOURCE)?, flags(pairs, col::FLIPPED)?);
     let scores = numbers(pairs, col::MARGIN)?;
@@ -75,7 +77,7 @@ pub fn read(folds: &[Vec<Fold>], own: &DataFrame, pairs: &DataFrame) -> Result<V
     let share = 1.0 / folds.len().max(1) as f64;
     let mut model = 0;
     for (repeat, models) in folds.iter().enumerate() {
-        for Fold { posteriors: frame, .. } in models {
+        for FoldModel { posteriors: frame, .. } in models {
             model += 1;
             let split = texts(frame, col::SPLIT)?;
             let (ids, margins, kl) =
@@ -99,8 +101,11 @@ pub fn read(folds: &[Vec<Fold>], own: &DataFrame, pairs: &DataFrame) -> Result<V
             return Err(Error::run(format!("pair {}: held out by no fold", pair.id)));
         }
     }
-    for (row, area) in areas_under_margin(folds, &row_of)? {
+    for (row, area) in areas_under_margin(folds, SPLITS[0], &row_of)? {
         found[row].area_under_margin = Some(area);
+    }
+    for (row, area) in areas_under_margin(folds, SPLITS[1], &row_of)? {
+        found[row].cross_area = Some(area);
     }
     let (ids, margins, kl) = (texts(own, col::ID)?, numbers(own, col::MARGIN)?, numbers(own, posterior::KL)?);
     let reference = [posterior::REF_CHOSEN, posterior::REF_REJECTED].map(|name| numbers(own, name));
@@ -115,16 +120,21 @@ pub fn read(folds: &[Vec<Fold>], own: &DataFrame, pairs: &DataFrame) -> Result<V
     Ok(found)
 }
 
-/// For each row, the mean of its margins after all epochs of all models that were trained on it.
+/// For each row, the mean of its margins after all epochs of all models that were trained on it (the split `train`), or
+/// of those that were not (`test`).
 ///
 /// # Source
 /// Pleiss et al. 2020, "Identifying mislabeled data using the area under the margin ranking", Eq. 2: the mean over epochs
 /// of an example's margin while it is trained on; here the margin is the implicit reward margin, over several models.
-fn areas_under_margin(folds: &[Vec<Fold>], row_of: &HashMap<&str, usize>) -> Result<BTreeMap<usize, f64>> {
+fn areas_under_margin(
+    folds: &[Vec<FoldModel>],
+    wanted: &str,
+    row_of: &HashMap<&str, usize>,
+) -> Result<BTreeMap<usize, f64>> {
     let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
     for frame in folds.iter().flatten().filter_map(|fold| fold.dynamics.as_ref()) {
         let of = texts(frame, col::ID)?.into_iter().zip(texts(frame, col::SPLIT)?).zip(numbers(frame, col::MARGIN)?);
-        for ((id, _), margin) in of.filter(|((_, split), _)| split == SPLITS[0]) {
+        for ((id, _), margin) in of.filter(|((_, split), _)| split == wanted) {
             let Some(&row) = row_of.get(id.as_str()) else {
                 return Err(Error::run(format!("pair {id}: not among the training pairs")));
             };
@@ -216,7 +226,7 @@ mod tests {
             col::MARGIN => [Some(2.0), None],
         )
         .unwrap();
-        let fold = |rows: &[(&str, &str, f64)]| Fold { posteriors: posteriors(rows), dynamics: None };
+        let fold = |rows: &[(&str, &str, f64)]| FoldModel { posteriors: posteriors(rows), dynamics: None };
         // Two models were trained on b over two epochs, and held a out.
         let epochs = |margins: [f64; 2]| {
             let (ids, splits) = (["b", "a", "b", "a"], ["train", "test", "train", "test"]);
@@ -224,10 +234,10 @@ mod tests {
             let epochs = [1u32, 1, 2, 2];
             df!(col::ID => ids, col::SPLIT => splits, run::EPOCH => epochs, col::MARGIN => margins).ok()
         };
-        let a = Fold { dynamics: epochs([1.0, -2.5]), ..fold(&[("a", "test", 1.0), ("b", "train", 9.0)]) };
+        let a = FoldModel { dynamics: epochs([1.0, -2.5]), ..fold(&[("a", "test", 1.0), ("b", "train", 9.0)]) };
         let b = fold(&[("b", "test", -2.0)]);
         let again = fold(&[("a", "test", 3.0), ("b", "test", -4.0)]);
-        let again = Fold { dynamics: epochs([0.0, 0.5]), ..again };
+        let again = FoldModel { dynamics: epochs([0.0, 0.5]), ..again };
         let own = posteriors(&[("a", "train", 5.0), ("x", "test", 0.0)]);
         let found = read(&[vec![a.clone(), b], vec![again]], &own, &pairs).unwrap();
         let margins: Vec<f64> = found.iter().map(|pair| pair.cross_margin).collect();
@@ -240,6 +250,7 @@ mod tests {
         assert_eq!((found[1].margin, found[1].score_margin, found[1].flipped), (None, None, true));
         // (1 - 2.5 + 0 + 0.5) / 4; no model that recorded was trained on a.
         assert_eq!((found[0].area_under_margin, found[1].area_under_margin), (None, Some(-0.25)));
+        assert_eq!((found[0].cross_area, found[1].cross_area), (Some(7.0), None));
         let missing = read(&[vec![a.clone()]], &own, &pairs).unwrap_err().to_string();
         assert!(missing.contains("pair b: held out by no fold"), "{missing}");
         let twice = read(&[vec![a.clone(), a]], &own, &pairs).unwrap_err().to_string();

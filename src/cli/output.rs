@@ -13,7 +13,7 @@ use super::bar;
 use super::lines::Lines;
 use super::parts::Parts;
 use crate::error::{Error, Result};
-use crate::progress::{Part, PartState, Progress};
+use crate::progress::{PartState, Progress, StepPart};
 use crate::report::visible_lines as safe;
 
 /// Prints results and errors.
@@ -194,7 +194,7 @@ impl Progress for Terminal {
         });
     }
 
-    fn parts(&self, columns: &[&str], parts: Vec<Part>) {
+    fn parts(&self, columns: &[&str], parts: Vec<StepPart>) {
         self.with(|shown| shown.parts = Some(Parts::new(columns, parts)));
     }
 

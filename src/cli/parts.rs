@@ -1,18 +1,18 @@
 //! The table of a step that is done in parts, such as the cells of a sweep.
 
 use super::bar::cut;
-use crate::progress::{Part, PartState};
+use crate::progress::{PartState, StepPart};
 
 /// Parts of a step, in their order.
 #[derive(Debug)]
 pub(super) struct Parts {
     columns: Vec<String>,
-    parts: Vec<Part>,
+    parts: Vec<StepPart>,
 }
 
 impl Parts {
     /// A table with these columns, behind which stands the state.
-    pub fn new(columns: &[&str], parts: Vec<Part>) -> Parts {
+    pub fn new(columns: &[&str], parts: Vec<StepPart>) -> Parts {
         Parts { columns: columns.iter().map(|c| (*c).to_string()).collect(), parts }
     }
 
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn parts(n: usize) -> Parts {
-        let part = |i: usize| Part {
+        let part = |i: usize| StepPart {
             name: format!("cell-{i}"),
             about: vec!["uniform-0.2".into(), if i.is_multiple_of(2) { "none" } else { "lpc-k16" }.into()],
             state: PartState::Waiting,

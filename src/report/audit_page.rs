@@ -43,8 +43,8 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
         ));
     }
     parts.push(Block::Text(
-        "Every pair was ranked by a model that was trained on other prompts. Its log-odds of the observed order, scaled by \
-         one factor, and a rate of wrong labels for each source were fitted to the observed labels together: no label was \
+        "Every pair was ranked by a model that was trained on other prompts. Its log-odds of the observed order and its \
+         margin over the epochs, as one number, scaled by one factor, and a rate of wrong labels for each source were fitted to the observed labels together: no label was \
          known to be right. The rate is what the surest log-odds are contradicted by. A pair's probability follows by \
          Bayes' rule. What has trained on a label agrees with it more than it deserves, so that the run's margin and the \
          area under the margin have no part in the probability. A label that differs from what most annotators would say is wrong in this sense too."
@@ -185,10 +185,12 @@ fn detection(found: &Map<String, Value>, pairs: &Pairs, parts: &mut Vec<Block>) 
 
 /// Columns of `audit.parquet` that tell wrong labels from right ones: name, whether a high value speaks for a wrong label,
 /// where it comes from.
-const SIGNALS: [(&str, bool, &str); 9] = [
-    (audit::P_WRONG, true, "log_odds and the rate of the source"),
+const SIGNALS: [(&str, bool, &str); 11] = [
+    (audit::P_WRONG, true, "evidence and the rate of the source"),
+    (audit::EVIDENCE, false, "log_odds and cross_area_under_margin"),
     (audit::LOG_ODDS, false, "models trained without the pair, mean over the repeats"),
     (audit::CROSS_MARGIN, false, "the same models"),
+    (audit::CROSS_AREA_UNDER_MARGIN, false, "the same models, mean over their epochs"),
     (audit::CROSS_KL, true, "the same models; their posterior reads the label"),
     (audit::CODE_CONTRADICTED, true, "the same models, on other pairs of the code"),
     (audit::AREA_UNDER_MARGIN, false, "models trained on the pair, mean over their epochs"),

@@ -27,8 +27,10 @@ const ROUNDS: usize = 4;
 /// A resample's posterior lies about as far from the posterior as that is wide.
 const REACH: f64 = 8.0;
 const LEAST_CELLS: f64 = 1.5;
-/// Groups of pairs with nearly the same log-odds, which count as the same.
+/// Pairs with nearly the same log-odds count as the same: neighbours, as many as make so many groups of all, which differ by
+/// at most this share of the root mean square of all.
 const GROUPS: usize = 256;
+const GROUP_WIDTH: f64 = 0.05;
 /// Resamples of the prompts.
 const RESAMPLES: usize = 200;
 
@@ -105,8 +107,8 @@ impl Grid {
         Grid { ln_slopes, rates, logs: logs.concat() }
     }
 
-    /// The posterior where the groups have so many pairs: marginals of slope and of rate.
-    fn posterior(&self, counts: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    /// The posterior where the groups have so many pairs.
+    fn posterior(&self, counts: &[f64]) -> Posterior {
         let prior = |slope: usize| -0.5 * (self.ln_slopes.middle(slope) / SLOPE_DEVIATION).powi(2);
         let likelihoods =
             self.logs.chunks(counts.len()).map(|of| of.iter().zip(counts).map(|(l, n)| n * l).sum::<f64>());
@@ -119,8 +121,38 @@ impl Grid {
             slopes[cell / CELLS] += w / total;
             rates[cell % CELLS] += w / total;
         }
-        (slopes, rates)
+        let cell = self.ln_slopes.step() * self.rates.step();
+        Posterior { slopes, rates, log_evidence: largest + (total * cell).ln() }
     }
+}
+
+/// Weights of the slopes and of the rates of a grid, and the logarithm of the probability of the labels under both priors,
+/// but for a constant.
+struct Posterior {
+    slopes: Vec<f64>,
+    rates: Vec<f64>,
+    log_evidence: f64,
+}
+
+/// A grid that is drawn closely around the posterior of pairs in groups.
+fn around(log_odds: &[f64], counts: &[f64]) -> Grid {
+    let reach = SLOPE_REACH * SLOPE_DEVIATION;
+    let bounds = (Axis { low: -reach, high: reach }, Axis { low: LEAST_RATE, high: LARGEST_RATE });
+    let mut grid = Grid::new(bounds.0, bounds.1, log_odds);
+    for _ in 0..ROUNDS {
+        let found = grid.posterior(counts);
+        let slopes = grid.ln_slopes.around(&found.slopes, bounds.0);
+        grid = Grid::new(slopes, grid.rates.around(&found.rates, bounds.1), log_odds);
+    }
+    grid
+}
+
+/// Logarithm of the probability of the observed labels given these log-odds, over all slopes and rates a priori; but for
+/// a constant.
+pub(in crate::audit) fn log_evidence(log_odds: &[f64]) -> f64 {
+    let (means, group_of) = groups(log_odds);
+    let counts = counts(&group_of, means.len());
+    around(&means, &counts).posterior(&counts).log_evidence
 }
 
 /// Slope and rate of these pairs, and the rate's interval. Without evidence the rate is 0.
@@ -128,18 +160,11 @@ pub(super) fn estimate(evidence: &[Evidence], seed: Seed) -> Estimate {
     if evidence.is_empty() {
         return Estimate { slope: 1.0, rate: 0.0, interval: (0.0, LARGEST_RATE) };
     }
-    let (log_odds, group_of) = groups(evidence);
-    let mut counts = vec![0.0; log_odds.len()];
-    group_of.iter().for_each(|&group| counts[group] += 1.0);
-    let reach = SLOPE_REACH * SLOPE_DEVIATION;
-    let bounds = (Axis { low: -reach, high: reach }, Axis { low: LEAST_RATE, high: LARGEST_RATE });
-    let mut grid = Grid::new(bounds.0, bounds.1, &log_odds);
-    for _ in 0..ROUNDS {
-        let (slopes, rates) = grid.posterior(&counts);
-        let (slopes, rates) = (grid.ln_slopes.around(&slopes, bounds.0), grid.rates.around(&rates, bounds.1));
-        grid = Grid::new(slopes, rates, &log_odds);
-    }
-    let (slopes, rates) = grid.posterior(&counts);
+    let each: Vec<f64> = evidence.iter().map(|e| e.log_odds).collect();
+    let (log_odds, group_of) = groups(&each);
+    let counts = counts(&group_of, log_odds.len());
+    let grid = around(&log_odds, &counts);
+    let Posterior { slopes, rates, .. } = grid.posterior(&counts);
     let bagged = bagged(evidence, &group_of, &grid, log_odds.len(), seed);
     let interval = match bagged {
         Some(weights) => (grid.rates.quantile(&weights, 0.025), grid.rates.quantile(&weights, 0.975)),
@@ -148,18 +173,31 @@ pub(super) fn estimate(evidence: &[Evidence], seed: Seed) -> Estimate {
     Estimate { slope: grid.ln_slopes.mean(&slopes).exp(), rate: grid.rates.mean(&rates), interval }
 }
 
-/// Mean log-odds of at most [`GROUPS`] groups of neighbours of about equal size, and the group of each pair.
-fn groups(evidence: &[Evidence]) -> (Vec<f64>, Vec<usize>) {
-    let n = evidence.len();
+/// Mean log-odds of groups of neighbours, and the group of each pair.
+fn groups(log_odds: &[f64]) -> (Vec<f64>, Vec<usize>) {
+    let n = log_odds.len();
     let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|&a, &b| evidence[a].log_odds.total_cmp(&evidence[b].log_odds));
+    order.sort_by(|&a, &b| log_odds[a].total_cmp(&log_odds[b]));
     let mut group_of = vec![0; n];
     let mut means = Vec::new();
-    for group in order.chunks(n.div_ceil(GROUPS)) {
+    let most = n.div_ceil(GROUPS).max(1);
+    let width = GROUP_WIDTH * (log_odds.iter().map(|m| m * m).sum::<f64>() / n.max(1) as f64).sqrt();
+    let mut rest = order.as_slice();
+    while let Some(&first) = rest.first() {
+        let near = rest.partition_point(|&i| log_odds[i] <= log_odds[first] + width);
+        let (group, others) = rest.split_at(near.clamp(1, most));
+        rest = others;
         group.iter().for_each(|&i| group_of[i] = means.len());
-        means.push(group.iter().map(|&i| evidence[i].log_odds).sum::<f64>() / group.len() as f64);
+        means.push(group.iter().map(|&i| log_odds[i]).sum::<f64>() / group.len() as f64);
     }
     (means, group_of)
+}
+
+/// Pairs of each group.
+fn counts(group_of: &[usize], groups: usize) -> Vec<f64> {
+    let mut counts = vec![0.0; groups];
+    group_of.iter().for_each(|&group| counts[group] += 1.0);
+    counts
 }
 
 /// The rate's posterior, mean over resamples of the prompts: each is drawn with all of its pairs. None where there is
@@ -177,7 +215,7 @@ fn bagged(evidence: &[Evidence], group_of: &[usize], grid: &Grid, groups: usize,
         for _ in 0..prompts.len() {
             prompts[rng.random_range(0..prompts.len())].iter().for_each(|&group| counts[group] += 1.0);
         }
-        grid.posterior(&counts).1
+        grid.posterior(&counts).rates
     };
     let all: Vec<Vec<f64>> = (0..RESAMPLES).into_par_iter().map(of_draw).collect();
     let mean = |cell: usize| all.iter().map(|rates| rates[cell]).sum::<f64>() / RESAMPLES as f64;
@@ -233,10 +271,13 @@ mod tests {
 
     #[test]
     fn what_is_alike_is_grouped() {
-        let (means, of) = groups(&pairs([3.0, 1.0, 2.0].into_iter()));
+        let (means, of) = groups(&[3.0, 1.0, 2.0]);
         assert_eq!((means, of), (vec![1.0, 2.0, 3.0], vec![2, 0, 1]));
-        let (means, of) = groups(&pairs((0..1025).map(f64::from)));
+        let (means, of) = groups(&(0..1025).map(f64::from).collect::<Vec<_>>());
         // 1025 pairs in groups of five.
         assert_eq!((means.len(), means[0], of[1024]), (205, 2.0, 204));
+        // What differs much is never one group, whatever its number.
+        let (means, of) = groups(&(0..1000).map(|i| if i < 101 { -5.0 } else { 5.0 }).collect::<Vec<_>>());
+        assert!(means.iter().all(|m| m.abs() == 5.0) && (0..1000).all(|i| (means[of[i]] < 0.0) == (i < 101)));
     }
 }

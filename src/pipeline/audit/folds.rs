@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Audited;
 use crate::artifact;
-use crate::audit::signals::Fold;
+use crate::audit::signals::FoldModel;
 use crate::error::{Error, Result};
 use crate::lpc::{Inference, LatentKind, LpcConfig, Preset};
 use crate::manifest::hash_json;
@@ -80,7 +80,7 @@ pub(super) fn train(
     audited: &Audited,
     out: &Path,
     progress: &dyn Progress,
-) -> Result<Vec<Vec<Fold>>> {
+) -> Result<Vec<Vec<FoldModel>>> {
     let base = ranker(config, audited);
     // Other settings have other folders: nothing that was trained is mistaken for something else, or lost.
     let hash = hash_json(&serde_json::to_value(TrainConfig { out: String::new(), ..base.clone() })?)?;
@@ -110,7 +110,7 @@ pub(super) fn train(
             }
             let read = |name: &str| artifact::read_parquet(folder.join(name));
             let dynamics = if base.dynamics { Some(read(run::DYNAMICS)?) } else { None };
-            models.push(Fold { posteriors: read(run::POSTERIORS)?, dynamics });
+            models.push(FoldModel { posteriors: read(run::POSTERIORS)?, dynamics });
         }
         repeats.push(models);
     }

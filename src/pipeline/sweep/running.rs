@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{Cell, CellRecord, brief, tables};
-use crate::progress::{Part, PartState, Progress};
+use crate::progress::{PartState, Progress, StepPart};
 use crate::schema::name_of;
 
 /// Columns of the table of the cells.
@@ -18,7 +18,7 @@ pub(super) fn show(done: &BTreeMap<String, CellRecord>, rows: &[Cell], progress:
         let codes = if cell.codes > 0 { format!("-k{}", cell.codes) } else { String::new() };
         let latent = format!("{}{codes}{}", name_of(&cell.latent), cell.settings.name());
         let about = vec![cell.noise.name(), name_of(&cell.objective), latent, cell.seed.to_string()];
-        seen.insert(name.clone()).then(|| Part {
+        seen.insert(name.clone()).then(|| StepPart {
             state: done.get(&name).map_or(PartState::Waiting, state),
             name,
             about,
@@ -159,9 +159,9 @@ mod tests {
         use crate::pipeline::sweep::{CellScores, grid};
         use crate::train::TrainConfig;
 
-        struct Shown(Mutex<Vec<Part>>);
+        struct Shown(Mutex<Vec<StepPart>>);
         impl Progress for Shown {
-            fn parts(&self, columns: &[&str], parts: Vec<Part>) {
+            fn parts(&self, columns: &[&str], parts: Vec<StepPart>) {
                 assert!(parts.iter().all(|part| part.about.len() == columns.len()));
                 *self.0.lock().unwrap() = parts;
             }
