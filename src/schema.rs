@@ -169,6 +169,10 @@ pub mod run {
     pub const METRICS: &str = "metrics.jsonl";
     /// Per-example code posteriors.
     pub const POSTERIORS: &str = "posteriors.parquet";
+    /// Margin of every pair after each epoch.
+    pub const DYNAMICS: &str = "dynamics.parquet";
+    /// Column of it: epoch from 1, those of the latent part's warm-up counted.
+    pub const EPOCH: &str = "epoch";
     /// Per-code table.
     pub const CODES: &str = "codes.parquet";
     /// Headline numbers.
@@ -243,10 +247,14 @@ pub mod audit {
     pub const RANK: &str = "rank";
     /// Why, in words.
     pub const REASONS: &str = "reasons";
+    /// Log-odds and margin over the epochs of the models that were trained without the pair, in one number.
+    pub const EVIDENCE: &str = "evidence";
     /// Log-odds of the observed order by models that were trained without the pair, nats.
     pub const LOG_ODDS: &str = "log_odds";
     /// Implicit reward margin of the same models, with the prior's z.
     pub const CROSS_MARGIN: &str = "cross_margin";
+    /// Mean of this margin over the epochs of their training.
+    pub const CROSS_AREA_UNDER_MARGIN: &str = "cross_area_under_margin";
     /// KL of their posterior, which has seen the label, from their prior, nats.
     pub const CROSS_KL: &str = "cross_kl";
     /// Share of the other pairs of the prior's code whose labels are contradicted.
@@ -255,6 +263,8 @@ pub mod audit {
     pub const RUN_MARGIN: &str = "run_margin";
     /// KL of the audited run's posterior from its prior, nats.
     pub const RUN_KL: &str = "run_kl";
+    /// Area under the margin over the epochs of the models that were trained on the pair.
+    pub const AREA_UNDER_MARGIN: &str = "area_under_margin";
     /// Summed reference log-probability of chosen minus rejected, nats.
     pub const REFERENCE_MARGIN: &str = "reference_margin";
     /// Score of chosen minus that of rejected.

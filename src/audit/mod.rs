@@ -1,10 +1,15 @@
 //! Ranks training pairs by the evidence that their label is wrong.
 //!
 //! 1. [`signals`]: what models that were trained without a pair, the audited run and the data say of it.
-//! 2. [`noise`]: how many labels are wrong, and a calibrated probability for each, without a label known to be right.
-//! 3. [`rank`]: the table, with reasons in words.
-//! 4. [`verdicts`]: a person's decisions, which stand above the probability.
+//! 2. `evidence`: log-odds and margin over the epochs of the models that were trained without the pair, in one number.
+//! 3. [`noise`]: how many labels are wrong, and a calibrated probability for each, without a label known to be right.
+//!    It is computed from the models that were trained without the pair alone. Whoever has trained on a label agrees
+//!    with it more than it deserves, by an amount that is known only where it is known which labels are wrong; such
+//!    signals (margin of the run, area under the margin) are shown beside the probability and named as reasons.
+//! 4. [`rank`]: the table, with reasons in words.
+//! 5. [`verdicts`]: a person's decisions, which stand above the probability.
 
+mod evidence;
 pub mod noise;
 pub mod reasons;
 pub mod signals;
@@ -31,6 +36,9 @@ const HOELDER_GAMMA: f64 = 2.0;
 pub struct AuditedPair {
     /// What is known of it.
     pub signals: PairSignals,
+    /// What the models that were trained without it say of its label, in one number: log-odds and margin over the
+    /// epochs.
+    pub evidence: f64,
     /// Calibrated probability that its observed label is wrong.
     pub p_wrong: f64,
     /// 1 for the pair whose label is most likely wrong.
@@ -52,6 +60,8 @@ pub struct Audit {
     pub pairs: Vec<AuditedPair>,
     /// Rates of wrong labels.
     pub noise: NoiseModel,
+    /// Share that the margin over the epochs has in the evidence; none where it is not known.
+    pub epochs_share: Option<f64>,
     /// Hoelder-DPO's estimate of the rate.
     pub hoelder_rate: f64,
 }
@@ -63,7 +73,7 @@ pub struct Detection {
     pub flipped: u64,
     /// Area under the ROC curve of `p_wrong`.
     pub auroc: f64,
-    /// Share of the pairs that models trained without them rank as the true label does.
+    /// Share of the pairs whose evidence is for the true label.
     pub accuracy: f64,
     /// AUROC that such an accuracy lets expect: [`expected_auroc`].
     pub expected_auroc: f64,
@@ -77,9 +87,11 @@ pub struct Detection {
 
 /// Concludes from what is known of the training pairs.
 pub fn rank(signals: Vec<PairSignals>, seed: Seed) -> Audit {
+    let (combined, epochs_share) = evidence::combined(&signals);
     let evidence: Vec<Evidence> = signals
         .iter()
-        .map(|s| Evidence { log_odds: s.log_odds, source: s.source.clone(), prompt_id: s.prompt_id.clone() })
+        .zip(&combined)
+        .map(|(s, &log_odds)| Evidence { log_odds, source: s.source.clone(), prompt_id: s.prompt_id.clone() })
         .collect();
     let noise = NoiseModel::fit(&evidence, seed);
     let p_wrong: Vec<f64> = evidence.iter().map(|e| noise.p_wrong(e)).collect();
@@ -99,6 +111,7 @@ pub fn rank(signals: Vec<PairSignals>, seed: Seed) -> Audit {
         .map(|(i, signals)| {
             let (right, clean) = (sigmoid(signals.log_odds), 1.0 - noise.rate);
             AuditedPair {
+                evidence: combined[i],
                 p_wrong: p_wrong[i],
                 rank: ranks[i],
                 code_contradicted: contradicted[i],
@@ -109,7 +122,7 @@ pub fn rank(signals: Vec<PairSignals>, seed: Seed) -> Audit {
             }
         })
         .collect();
-    Audit { pairs, noise, hoelder_rate }
+    Audit { pairs, noise, epochs_share, hoelder_rate }
 }
 
 /// For each pair, the share of the other pairs of its code whose labels are contradicted; 0 where it is alone.
@@ -158,14 +171,17 @@ impl Audit {
             number(audit::P_WRONG, &|p| p.p_wrong),
             Column::new(audit::RANK.into(), self.pairs.iter().map(|p| p.rank).collect::<Vec<u32>>()),
             text(audit::REASONS, &|p| p.reasons.join("; ")),
+            number(audit::EVIDENCE, &|p| p.evidence),
             number(audit::LOG_ODDS, &|p| p.signals.log_odds),
             number(audit::CROSS_MARGIN, &|p| p.signals.cross_margin),
+            maybe(audit::CROSS_AREA_UNDER_MARGIN, &|p| p.signals.cross_area),
             number(audit::CROSS_KL, &|p| p.signals.cross_kl),
             number(audit::CODE_CONTRADICTED, &|p| p.code_contradicted),
             number(posterior::CLEAN_PROBABILITY, &|p| p.clean_probability),
             flag(posterior::SUSPECT, &|p| p.suspect),
             maybe(audit::RUN_MARGIN, &|p| p.signals.margin),
             maybe(audit::RUN_KL, &|p| p.signals.kl),
+            maybe(audit::AREA_UNDER_MARGIN, &|p| p.signals.area_under_margin),
             maybe(audit::REFERENCE_MARGIN, &|p| p.signals.reference_margin),
             maybe(audit::SCORE_MARGIN, &|p| p.signals.score_margin),
         ];
@@ -180,7 +196,7 @@ impl Audit {
             return None;
         }
         let p_wrong: Vec<f64> = self.pairs.iter().map(|p| p.p_wrong).collect();
-        let right = self.pairs.iter().filter(|p| (p.signals.log_odds > 0.0) != p.signals.flipped).count();
+        let right = self.pairs.iter().filter(|p| (p.evidence > 0.0) != p.signals.flipped).count();
         let accuracy = right as f64 / labels.len() as f64;
         Some(Detection {
             flipped: flipped as u64,

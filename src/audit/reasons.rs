@@ -56,6 +56,9 @@ impl Reasons {
         if let Some(margin) = pair.margin.filter(|margin| *margin < 0.0) {
             words.push(format!("the run, which trained on it, contradicts it too (margin {margin:.2})"));
         }
+        if let Some(area) = pair.area_under_margin.filter(|area| *area < 0.0) {
+            words.push(format!("models that train on it contradict it over their epochs (mean margin {area:.2})"));
+        }
         if pair.cross_kl > self.high_kl {
             let kl = pair.cross_kl;
             words
@@ -89,6 +92,7 @@ mod tests {
                 cross_kl: f64::from(i) / 100.0,
                 score_margin: Some(1.0 + f64::from(i)),
                 margin: Some(1.0),
+                area_under_margin: Some(0.5),
                 ..PairSignals::default()
             })
             .collect();
@@ -106,12 +110,21 @@ mod tests {
             cross_kl: 2.0,
             score_margin: Some(-0.5),
             margin: Some(-0.25),
+            area_under_margin: Some(-0.75),
             ..PairSignals::default()
         };
         let words = reasons.of_pair(&wrong, 0.4);
-        for (found, expected) in words.iter().zip(["(75 %)", "margin -0.25", "KL 2.00", "40 %", "30 %", "0.50 only"]) {
+        for (found, expected) in words.iter().zip([
+            "(75 %)",
+            "margin -0.25",
+            "epochs (mean margin -0.75)",
+            "KL 2.00",
+            "40 %",
+            "30 %",
+            "0.50 only",
+        ]) {
             assert!(found.contains(expected), "{found} without {expected}");
         }
-        assert_eq!(words.len(), 6);
+        assert_eq!(words.len(), 7);
     }
 }

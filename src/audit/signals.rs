@@ -1,6 +1,6 @@
 //! What is known of every training pair: of models that were trained without it, of the audited run, and of the data.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use polars::prelude::*;
 
@@ -28,6 +28,11 @@ pub struct PairSignals {
     /// For each repeat, the model that was trained without the pair and its prior's most probable code. The codes of
     /// different models have nothing in common.
     pub codes: Vec<(usize, u32)>,
+    /// The same margin after each epoch, mean over the epochs and the repeats. None where it was not recorded.
+    pub cross_area: Option<f64>,
+    /// Area under the margin: mean over the epochs of the models that were trained on the pair, and over these models.
+    /// None where they were not recorded.
+    pub area_under_margin: Option<f64>,
     /// Implicit reward margin of the audited run, which has trained on the pair.
     pub margin: Option<f64>,
     /// The audited run's KL of the posterior from the prior, nats.
@@ -38,13 +43,22 @@ pub struct PairSignals {
     pub score_margin: Option<f64>,
 }
 
-/// Reads what is known of the training pairs: `folds` has, for each repeat, the posteriors of its folds (see
-/// [`crate::schema::run::POSTERIORS`]), `own` those of the audited run, `pairs` the pairs of the training split. In the
-/// order of `pairs`.
+/// What the model of a fold says.
+#[derive(Debug, Clone)]
+pub struct FoldModel {
+    /// Its posteriors, those of the pairs that it was not trained on among them: [`crate::schema::run::POSTERIORS`].
+    pub posteriors: DataFrame,
+    /// Margins of its pairs after each epoch: [`crate::schema::run::DYNAMICS`]. None where they
+    /// were not recorded.
+    pub dynamics: Option<DataFrame>,
+}
+
+/// Reads what is known of the training pairs: `folds` has the folds of each repeat, `own` the posteriors of the audited
+/// run, `pairs` the pairs of the training split. In the order of `pairs`.
 ///
 /// # Errors
 /// [`Error::Run`] where a pair was held out by no fold or by several; as [`texts`] and [`numbers`].
-pub fn read(folds: &[Vec<DataFrame>], own: &DataFrame, pairs: &DataFrame) -> Result<Vec<PairSignals>> {
+pub fn read(folds: &[Vec<FoldModel>], own: &DataFrame, pairs: &DataFrame) -> Result<Vec<PairSignals>> {
     let (ids, prompts) = (texts(pairs, col::ID)?, texts(pairs, col::PROMPT_ID)?);
     let (sources, flipped) = (texts(pairs, col::SOURCE)?, flags(pairs, col::FLIPPED)?);
     let scores = numbers(pairs, col::MARGIN)?;
@@ -62,8 +76,8 @@ pub fn read(folds: &[Vec<DataFrame>], own: &DataFrame, pairs: &DataFrame) -> Res
         .collect();
     let share = 1.0 / folds.len().max(1) as f64;
     let mut model = 0;
-    for (repeat, frames) in folds.iter().enumerate() {
-        for frame in frames {
+    for (repeat, models) in folds.iter().enumerate() {
+        for FoldModel { posteriors: frame, .. } in models {
             model += 1;
             let split = texts(frame, col::SPLIT)?;
             let (ids, margins, kl) =
@@ -87,6 +101,12 @@ pub fn read(folds: &[Vec<DataFrame>], own: &DataFrame, pairs: &DataFrame) -> Res
             return Err(Error::run(format!("pair {}: held out by no fold", pair.id)));
         }
     }
+    for (row, area) in areas_under_margin(folds, SPLITS[0], &row_of)? {
+        found[row].area_under_margin = Some(area);
+    }
+    for (row, area) in areas_under_margin(folds, SPLITS[1], &row_of)? {
+        found[row].cross_area = Some(area);
+    }
     let (ids, margins, kl) = (texts(own, col::ID)?, numbers(own, col::MARGIN)?, numbers(own, posterior::KL)?);
     let reference = [posterior::REF_CHOSEN, posterior::REF_REJECTED].map(|name| numbers(own, name));
     let [chosen, rejected] = reference;
@@ -98,6 +118,31 @@ pub fn read(folds: &[Vec<DataFrame>], own: &DataFrame, pairs: &DataFrame) -> Res
         pair.reference_margin = finite(chosen[i] - rejected[i]);
     }
     Ok(found)
+}
+
+/// For each row, the mean of its margins after all epochs of all models that were trained on it (the split `train`), or
+/// of those that were not (`test`).
+///
+/// # Source
+/// Pleiss et al. 2020, "Identifying mislabeled data using the area under the margin ranking", Eq. 2: the mean over epochs
+/// of an example's margin while it is trained on; here the margin is the implicit reward margin, over several models.
+fn areas_under_margin(
+    folds: &[Vec<FoldModel>],
+    wanted: &str,
+    row_of: &HashMap<&str, usize>,
+) -> Result<BTreeMap<usize, f64>> {
+    let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for frame in folds.iter().flatten().filter_map(|fold| fold.dynamics.as_ref()) {
+        let of = texts(frame, col::ID)?.into_iter().zip(texts(frame, col::SPLIT)?).zip(numbers(frame, col::MARGIN)?);
+        for ((id, _), margin) in of.filter(|((_, split), _)| split == wanted) {
+            let Some(&row) = row_of.get(id.as_str()) else {
+                return Err(Error::run(format!("pair {id}: not among the training pairs")));
+            };
+            let (sum, n) = sums.entry(row).or_default();
+            (*sum, *n) = (*sum + margin, *n + 1.0);
+        }
+    }
+    Ok(sums.into_iter().map(|(row, (sum, n))| (row, sum / n)).collect())
 }
 
 /// Log-odds of the observed order: of the mixture over codes `sum_k p_k sigmoid(m_k)`, where the margins of single
@@ -133,6 +178,7 @@ fn mixed(prior: &[f64], margins: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::run;
 
     #[test]
     fn mixtures_by_hand() {
@@ -180,8 +226,18 @@ mod tests {
             col::MARGIN => [Some(2.0), None],
         )
         .unwrap();
-        let (a, b) = (posteriors(&[("a", "test", 1.0), ("b", "train", 9.0)]), posteriors(&[("b", "test", -2.0)]));
-        let again = posteriors(&[("a", "test", 3.0), ("b", "test", -4.0)]);
+        let fold = |rows: &[(&str, &str, f64)]| FoldModel { posteriors: posteriors(rows), dynamics: None };
+        // Two models were trained on b over two epochs, and held a out.
+        let epochs = |margins: [f64; 2]| {
+            let (ids, splits) = (["b", "a", "b", "a"], ["train", "test", "train", "test"]);
+            let margins = [margins[0], 7.0, margins[1], 7.0];
+            let epochs = [1u32, 1, 2, 2];
+            df!(col::ID => ids, col::SPLIT => splits, run::EPOCH => epochs, col::MARGIN => margins).ok()
+        };
+        let a = FoldModel { dynamics: epochs([1.0, -2.5]), ..fold(&[("a", "test", 1.0), ("b", "train", 9.0)]) };
+        let b = fold(&[("b", "test", -2.0)]);
+        let again = fold(&[("a", "test", 3.0), ("b", "test", -4.0)]);
+        let again = FoldModel { dynamics: epochs([0.0, 0.5]), ..again };
         let own = posteriors(&[("a", "train", 5.0), ("x", "test", 0.0)]);
         let found = read(&[vec![a.clone(), b], vec![again]], &own, &pairs).unwrap();
         let margins: Vec<f64> = found.iter().map(|pair| pair.cross_margin).collect();
@@ -192,6 +248,9 @@ mod tests {
             (Some(5.0), Some(2.0), Some(2.0))
         );
         assert_eq!((found[1].margin, found[1].score_margin, found[1].flipped), (None, None, true));
+        // (1 - 2.5 + 0 + 0.5) / 4; no model that recorded was trained on a.
+        assert_eq!((found[0].area_under_margin, found[1].area_under_margin), (None, Some(-0.25)));
+        assert_eq!((found[0].cross_area, found[1].cross_area), (Some(7.0), None));
         let missing = read(&[vec![a.clone()]], &own, &pairs).unwrap_err().to_string();
         assert!(missing.contains("pair b: held out by no fold"), "{missing}");
         let twice = read(&[vec![a.clone(), a]], &own, &pairs).unwrap_err().to_string();

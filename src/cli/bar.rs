@@ -5,35 +5,41 @@ use std::time::Duration;
 
 use super::lines::{clock, left};
 
-/// Columns that are assumed where the terminal does not tell.
+/// Columns and rows that are assumed where the terminal does not tell.
 const COLUMNS: usize = 80;
+const ROWS: usize = 24;
 /// Widest and narrowest bar.
 const BAR: (usize, usize) = (30, 6);
 
 /// Columns of the terminal that standard error goes to.
 pub(super) fn stderr_columns() -> usize {
-    columns(2)
+    size(2).0
+}
+
+/// Rows of the terminal that standard error goes to.
+pub(super) fn stderr_rows() -> usize {
+    size(2).1
 }
 
 /// Columns of the terminal that standard output goes to; none where it is no terminal.
 pub(super) fn stdout_columns() -> Option<usize> {
-    std::io::IsTerminal::is_terminal(&std::io::stdout()).then(|| columns(1))
+    std::io::IsTerminal::is_terminal(&std::io::stdout()).then(|| size(1).0)
 }
 
-/// Columns of the terminal behind a file descriptor.
-fn columns(descriptor: i32) -> usize {
+/// Columns and rows of the terminal behind a file descriptor.
+fn size(descriptor: i32) -> (usize, usize) {
     #[cfg(unix)]
     {
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the call fills in the structure that it is given, and nothing else.
         let told = unsafe { libc::ioctl(descriptor, libc::TIOCGWINSZ, &raw mut size) };
-        if told == 0 && size.ws_col > 0 {
-            return usize::from(size.ws_col);
+        if told == 0 && size.ws_col > 0 && size.ws_row > 0 {
+            return (usize::from(size.ws_col), usize::from(size.ws_row));
         }
     }
     #[cfg(not(unix))]
     let _ = descriptor;
-    COLUMNS
+    (COLUMNS, ROWS)
 }
 
 /// A rate: whole numbers from ten on, two significant digits below.

@@ -6,6 +6,7 @@ mod flags;
 mod lines;
 mod memory;
 mod output;
+mod parts;
 #[cfg(test)]
 mod reference;
 mod shell;

@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::bar;
 use super::lines::Lines;
+use super::parts::Parts;
 use super::warning;
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{PartState, Progress, StepPart};
 use crate::report::visible_lines as safe;
 
 /// Prints results and errors.
@@ -82,6 +83,21 @@ pub struct Terminal {
 struct Shown {
     bar: Option<ProgressBar>,
     lines: Option<Lines>,
+    /// The table of a step that is done in parts, from before the step to its end.
+    parts: Option<Parts>,
+}
+
+/// Lines of a terminal that the table of the parts leaves free: the bar, and those of the shell and of a warning.
+const BESIDE_PARTS: usize = 4;
+
+impl Shown {
+    /// Draws the table above the bar.
+    fn draw_parts(&self) {
+        if let (Some(bar), Some(parts)) = (&self.bar, &self.parts) {
+            let lines = parts.lines(bar::stderr_columns(), bar::stderr_rows().saturating_sub(BESIDE_PARTS));
+            bar.set_message(safe(&lines.join("\n")));
+        }
+    }
 }
 
 impl Terminal {
@@ -139,10 +155,11 @@ impl Progress for Terminal {
                 return;
             }
             let new = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(5));
-            new.set_style(style("{line}", step));
+            new.set_style(style(if shown.parts.is_some() { "{msg}\n{line}" } else { "{line}" }, step));
             new.set_prefix(step.to_string());
             new.enable_steady_tick(Duration::from_millis(500));
             shown.bar = Some(new);
+            shown.draw_parts();
         });
     }
 
@@ -159,7 +176,8 @@ impl Progress for Terminal {
 
     fn status(&self, line: &str) {
         self.with(|shown| {
-            if let Some(bar) = &shown.bar {
+            // The table says it in more words.
+            if let Some(bar) = shown.bar.as_ref().filter(|_| shown.parts.is_none()) {
                 if bar.message().is_empty() {
                     // A status has a line of its own: beside the bar it would be cut off on a narrow terminal.
                     bar.set_style(style("{line}\n{wide_msg}", &bar.prefix()));
@@ -178,8 +196,23 @@ impl Progress for Terminal {
                 // The bar is left as it is, because interrupted work is not complete.
                 bar.abandon();
             }
+            shown.parts = None;
             if let Some(line) = shown.lines.take().and_then(|lines| lines.last(Instant::now())) {
                 eprintln!("{}", safe(&line));
+            }
+        });
+    }
+
+    fn parts(&self, columns: &[&str], parts: Vec<StepPart>) {
+        self.with(|shown| shown.parts = Some(Parts::new(columns, parts)));
+    }
+
+    fn part(&self, name: &str, state: PartState) {
+        self.with(|shown| {
+            let line = shown.parts.as_mut().and_then(|parts| parts.set(name, state));
+            match line {
+                Some(line) if shown.bar.is_none() => eprintln!("{}", safe(&line)),
+                _ => shown.draw_parts(),
             }
         });
     }

@@ -26,14 +26,13 @@ pub fn manual(mut command: Command, dir: &Path) -> Result<Vec<PathBuf>> {
     let folder = dir.join("man1");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let own = command.clone().disable_help_subcommand(true);
-    let of_commands = command.get_subcommands().filter(|c| c.get_name() != "help").map(|c| {
-        let name = format!("{NAME}-{}", c.get_name());
-        c.clone().name(name)
-    });
+    let of_commands = command.get_subcommands().filter(|c| c.get_name() != "help").cloned();
     std::iter::once(own)
         .chain(of_commands)
         .map(|command| {
-            let path = folder.join(format!("{}.1", command.get_name()));
+            // `build` has named each command as its page is called: lpc-pipe-train.
+            let name = command.get_display_name().unwrap_or(NAME);
+            let path = folder.join(format!("{name}.1"));
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page).map_err(Error::io(&path))?;
             artifact::write_bytes(&path, &page)?;

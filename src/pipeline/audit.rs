@@ -52,6 +52,9 @@ pub struct AuditSummary {
     pub hoelder_rate: f64,
     /// Factor by which the models' log-odds were made as sure as the labels allow.
     pub slope: f64,
+    /// Share that the margin over the epochs has in the evidence; absent where the models did not record it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs_share: Option<f64>,
     /// Pairs whose label is wrong with a probability above one half.
     pub likely_wrong: u64,
     /// How well known flips are found; absent where `prepare` flipped no label.
@@ -165,6 +168,7 @@ fn summary(config: &AuditConfig, audited: &Audited, found: &Audit) -> AuditSumma
         noise_rate_by_source: found.noise.by_source.clone(),
         hoelder_rate: found.hoelder_rate,
         slope: found.noise.slope,
+        epochs_share: found.epochs_share,
         likely_wrong: found.pairs.iter().filter(|pair| pair.p_wrong > 0.5).count() as u64,
         detection: found.detection(),
         worst: config.worst as u64,

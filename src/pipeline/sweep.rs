@@ -17,6 +17,7 @@ mod plan;
 mod publish;
 mod running;
 mod shared;
+mod shown;
 mod summary;
 mod tables;
 
@@ -32,7 +33,7 @@ use serde_json::Value;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::SweepConfig;
-use crate::progress::Progress;
+use crate::progress::{PartState, Progress};
 use crate::schema;
 use crate::settings::Settings;
 use crate::train::TrainConfig;
@@ -227,6 +228,7 @@ impl Sweep<'_> {
         backend: &dyn SweepBackend,
         progress: &dyn Progress,
     ) -> Result<()> {
+        running::show(&*board.lock()?, board.rows, progress);
         progress.begin("cells", Some(pending.len() as u64));
         let next = AtomicUsize::new(0);
         let budget = match self.config.memory_mb {
@@ -250,6 +252,7 @@ impl Sweep<'_> {
                     break;
                 }
                 progress.status(&running.line());
+                progress.part(&name, PartState::Running(String::new()));
                 let record = match prepared {
                     Some(reason) => CellRecord::failed(cell, reason),
                     None => match guarded(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
@@ -260,6 +263,7 @@ impl Sweep<'_> {
                 slot.failed = record.status != tables::STATUS_OK;
                 drop(slot);
                 progress.status(&running.line());
+                progress.part(&name, running::state(&record));
                 if record.status != tables::STATUS_OK {
                     progress.warn(&format!("cell {name} {}", brief(&record.status)));
                 }

@@ -23,12 +23,13 @@ use crate::train::reference::{Reference, ReferenceNeeds, ReferenceStore};
 use crate::train::run_folder::{self, Identity, Opened};
 use crate::train::step_plan::used;
 use crate::train::{
-    Fit, Observer, Posteriors, Ranks, TrainConfig, checkpoint, estimate, fit, grouping, reference, tuning,
+    Due, Fit, Observer, Posteriors, Ranks, TrainConfig, checkpoint, estimate, fit, grouping, reference, tuning,
 };
 use crate::weights::load;
 
 mod data;
 mod dry_run;
+mod dynamics;
 mod outputs;
 mod shared;
 mod summary;
@@ -142,14 +143,16 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
 
     // What is computed before the first step: hidden states of a frozen backbone, reference log-probabilities. That of
     // a fold is computed for all training pairs, so that the other folds find it in the cache.
+    // `train.dynamics` evaluates all pairs, whichever of them the steps have used.
+    let of_steps = |steps| if config.dynamics { vec![true; splits[0].rows.len()] } else { used(steps) };
     let whole = |split: &Split| vec![true; split.rows.len()];
-    let warming = fold.map_or_else(|| used(0..plan.warm.min(plan.steps)), |_| whole(&data.splits[0]));
+    let warming = fold.map_or_else(|| of_steps(0..plan.warm.min(plan.steps)), |_| whole(&data.splits[0]));
     if !tuning::remember(&mut policy, &config, &data.splits, &warming, ranks, progress)? {
         let kept = tuning::states_folder(&config);
         return stopped(first, format!("the hidden states that were computed are kept in {}", kept.display()));
     }
     let needs = match fold {
-        None => ReferenceNeeds::of(&config, &data.splits, used(first..plan.steps)),
+        None => ReferenceNeeds::of(&config, &data.splits, of_steps(first..plan.steps)),
         Some(_) => ReferenceNeeds::of_training(&data.splits),
     };
     let mut store = ReferenceStore::of_run(&config, &policy, &data.splits, &weights)?;
@@ -179,9 +182,15 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         files.push(Box::new(TensorBoard::open(&out.join(schema::run::TENSORBOARD), first)?));
     }
     let mut line = StatusLine(progress);
-    let mut evaluate = |policy: &Policy<f32>, objective: &ObjectiveConfig| {
-        let config = TrainConfig { objective: objective.clone(), ..config.clone() };
-        outputs::evaluate(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, ranks)
+    let mut evaluate = |policy: &Policy<f32>, objective: &ObjectiveConfig, due: Due| match due {
+        Due::Evaluation => {
+            let config = TrainConfig { objective: objective.clone(), ..config.clone() };
+            outputs::evaluate(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, ranks)
+        }
+        Due::EpochEnd(epoch) => {
+            dynamics::record(&out, epoch, policy, splits, reference, objective, ranks)?;
+            Ok(Vec::new())
+        }
     };
     let outcome = {
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
@@ -218,6 +227,9 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         manifest.fact("ranks", ranks.size())?;
         for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
             manifest.output(&out, name, None)?;
+        }
+        if config.dynamics {
+            manifest.output(&out, schema::run::DYNAMICS, None)?;
         }
         manifest.finish(&out)?;
         if !config.keep_optimizer_state {

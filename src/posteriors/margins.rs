@@ -76,7 +76,7 @@ impl Margins {
     /// [`crate::Error::Tensor`].
     pub fn of(split: &SplitExamples<'_>, context: PosteriorContext<'_>) -> Result<Margins> {
         let of_codes = bayes::code_margins(split, context)?;
-        let with_prior = of_pairs(split, context.objective, |e| e.logps)?;
+        let with_prior = Margins::with_prior(split, context.objective)?;
         let with_posterior = if context.lpc.bayesian() {
             let expected = |example: &Example, codes: &Vec<f32>| -> f64 {
                 example.posterior.iter().zip(codes).map(|(&q, &m)| f64::from(q) * f64::from(m)).sum()
@@ -87,6 +87,16 @@ impl Margins {
         };
         let labels = LabelFindings::of(split, context.objective, &with_prior)?;
         Ok(Margins { of_pairs: with_prior.into_iter().zip(with_posterior).collect(), of_codes, labels })
+    }
+}
+
+impl Margins {
+    /// The margins of a split's pairs with the prior's z, alone.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn with_prior(split: &SplitExamples<'_>, objective: &ObjectiveConfig) -> Result<Vec<f64>> {
+        of_pairs(split, objective, |e| e.logps)
     }
 }
 

@@ -11,6 +11,7 @@ use super::page::{Block, Figure, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
 use super::run_page::{folder_name, provenance};
 use super::text::{count, interval, number, percent, visible};
+use crate::analysis::auroc;
 use crate::artifact;
 use crate::error::Result;
 use crate::message::MessageColumn;
@@ -30,14 +31,23 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     let pairs = Pairs::read(&table);
     if let Some(found) = summary.get("detection").and_then(Value::as_object) {
         detection(found, &pairs, &mut parts);
+        signals(&table, &mut parts);
     }
     worst(&summary, &pairs, &mut parts)?;
     parts.push(Block::Heading("How this was found".into()));
+    if load::numbers(&table, audit::AREA_UNDER_MARGIN).iter().all(Option::is_none) {
+        parts.push(Block::Text(
+            "The area under the margin is not known: the models did not record their margins after each epoch, which \
+             takes an evaluation of all pairs where no hidden states are kept (--ranker run)."
+                .into(),
+        ));
+    }
     parts.push(Block::Text(
-        "Every pair was ranked by a model that was trained on other prompts. Its log-odds of the observed order, scaled by \
-         one factor, and a rate of wrong labels for each source were fitted to the observed labels together: no label was \
+        "Every pair was ranked by a model that was trained on other prompts. Its log-odds of the observed order and its \
+         margin over the epochs, as one number, scaled by one factor, and a rate of wrong labels for each source were fitted to the observed labels together: no label was \
          known to be right. The rate is what the surest log-odds are contradicted by. A pair's probability follows by \
-         Bayes' rule. A label that differs from what most annotators would say is wrong in this sense too."
+         Bayes' rule. What has trained on a label agrees with it more than it deserves, so that the run's margin and the \
+         area under the margin have no part in the probability. A label that differs from what most annotators would say is wrong in this sense too."
             .into(),
     ));
     provenance("how this audit was made", dir, &mut parts)?;
@@ -171,6 +181,61 @@ fn detection(found: &Map<String, Value>, pairs: &Pairs, parts: &mut Vec<Block>) 
             Some(share),
         ),
     ]));
+}
+
+/// Columns of `audit.parquet` that tell wrong labels from right ones: name, whether a high value speaks for a wrong label,
+/// where it comes from.
+const SIGNALS: [(&str, bool, &str); 11] = [
+    (audit::P_WRONG, true, "evidence and the rate of the source"),
+    (audit::EVIDENCE, false, "log_odds and cross_area_under_margin"),
+    (audit::LOG_ODDS, false, "models trained without the pair, mean over the repeats"),
+    (audit::CROSS_MARGIN, false, "the same models"),
+    (audit::CROSS_AREA_UNDER_MARGIN, false, "the same models, mean over their epochs"),
+    (audit::CROSS_KL, true, "the same models; their posterior reads the label"),
+    (audit::CODE_CONTRADICTED, true, "the same models, on other pairs of the code"),
+    (audit::AREA_UNDER_MARGIN, false, "models trained on the pair, mean over their epochs"),
+    (audit::RUN_MARGIN, false, "the audited run, which has trained on the pair"),
+    (audit::REFERENCE_MARGIN, false, "the reference"),
+    (audit::SCORE_MARGIN, false, "the data: a small difference, of either sign, speaks for a wrong label"),
+];
+
+/// How well each signal alone tells the known flips from the other labels.
+fn signals(table: &DataFrame, parts: &mut Vec<Block>) {
+    let Some(flipped) = table.column(col::FLIPPED).ok().and_then(|c| c.bool().ok().cloned()) else { return };
+    let mut missing = Vec::new();
+    let mut rows = Vec::new();
+    for (name, high, origin) in SIGNALS {
+        let mut values = load::numbers(table, name);
+        if name == audit::SCORE_MARGIN {
+            // Planted flips turn the scores round with their sides: the sign would tell them, and no other wrong label.
+            values.iter_mut().flatten().for_each(|v| *v = v.abs());
+        }
+        let known: Vec<(f64, bool)> = values
+            .iter()
+            .zip(flipped.iter())
+            .filter_map(|(v, f)| Some(((*v)?, f?)))
+            .filter(|(v, _)| v.is_finite())
+            .collect();
+        if known.is_empty() {
+            missing.push(name);
+            continue;
+        }
+        let (scores, labels): (Vec<f64>, Vec<bool>) =
+            known.into_iter().map(|(v, f)| (if high { v } else { -v }, f)).unzip();
+        let n = if scores.len() < table.height() {
+            format!(" ({} pairs)", count(scores.len() as u64))
+        } else {
+            String::new()
+        };
+        rows.push(vec![name.to_string(), format!("{origin}{n}"), number(Some(auroc(&scores, &labels)), 3)]);
+    }
+    let mut caption =
+        "area under the ROC curve of each signal alone, against the known flips; columns of audit.parquet".to_string();
+    if !missing.is_empty() {
+        caption += &format!(". Not known here: {}", missing.join(", "));
+    }
+    let header = ["signal", "from", "AUROC"].map(String::from).to_vec();
+    parts.push(Block::Table(Table { caption, header, rows, text_columns: 2 }));
 }
 
 /// The pairs whose label is most likely wrong, with their texts where the prepared folder is there.

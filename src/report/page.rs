@@ -30,6 +30,8 @@ pub(super) enum Block {
     Heat(Heat),
     /// Text that is collapsed under its title: the title, and the text.
     Fold(String, String),
+    /// Other pages: name, and path from this one.
+    Links(Vec<(String, String)>),
 }
 
 /// One headline number.
@@ -148,6 +150,13 @@ impl Block {
                 }
                 writeln!(out, "</dl>")
             }
+            Block::Links(links) => {
+                out.push_str("<ul>\n");
+                for (name, path) in links {
+                    let _ = writeln!(out, "<li><a href=\"{}\">{}</a></li>", html(path), breakable(name));
+                }
+                writeln!(out, "</ul>")
+            }
             Block::Table(table) => table.to_html(out),
             Block::Heat(heat) => heat.to_html(out),
             Block::Main(figure) => figure.to_html(out, true),
@@ -169,6 +178,11 @@ impl Block {
                 let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
                 let fence = "`".repeat(longest.max(2) + 1);
                 writeln!(out, "\n{}\n\n{fence}\n{}\n{fence}", markdown(name), text.trim_end())
+            }
+            Block::Links(links) => {
+                let lines: Vec<String> =
+                    links.iter().map(|(name, path)| format!("- [{}]({path})", markdown(name))).collect();
+                writeln!(out, "\n{}", lines.join("\n"))
             }
             Block::Tiles(tiles) => {
                 let columns: [Column<'_, &Tile>; 3] =

@@ -7,13 +7,14 @@ use polars::prelude::DataFrame;
 use serde_json::Value;
 
 use super::load::{self, numbers, texts};
-use super::page::{Block, Figure};
+use super::page::{Block, Figure, Heat};
 use super::plot::{Chart, Curve, Scale, thinned};
 use super::run_page::{folder_name, loss, usage_heat};
 use super::text::{interval, percent, points};
 use crate::artifact;
 use crate::error::Result;
-use crate::schema::{col, result, sweep};
+use crate::schema::report::HTML;
+use crate::schema::{accuracy, col, result, run, sweep};
 
 /// p-value, after correction, below which a difference has a star.
 const LEVEL: f64 = 0.05;
@@ -225,6 +226,76 @@ pub(super) fn losses(folders: &[CellFolder], colours: &Colours, parts: &mut Vec<
         parts.push(Block::Figures(figures));
     }
     Ok(())
+}
+
+/// Accuracy of every cell by source, a shaded table for each noise setting; none with one source.
+pub(super) fn by_source(folders: &[CellFolder], parts: &mut Vec<Block>) -> Result<()> {
+    let mut heats = Vec::new();
+    for panel in distinct(folders.iter().map(|f| f.panel.clone())).into_iter().take(MAX_PANELS) {
+        // Accuracies of the seeds, by line and source.
+        let mut found: Vec<(&Line, BTreeMap<String, Vec<f64>>)> = Vec::new();
+        for folder in folders.iter().filter(|f| f.panel == panel) {
+            let Some(summary) = load::object(&folder.path.join(run::SUMMARY))? else { continue };
+            let at = found.iter().position(|(line, _)| *line == &folder.line).unwrap_or_else(|| {
+                found.push((&folder.line, BTreeMap::new()));
+                found.len() - 1
+            });
+            for source in summary.get(result::BY_SOURCE).and_then(Value::as_array).into_iter().flatten() {
+                let name = source.get(col::SOURCE).and_then(Value::as_str);
+                let value = source.get(accuracy::ACCURACY).and_then(Value::as_f64);
+                if let Some((name, value)) = name.zip(value) {
+                    found[at].1.entry(name.to_string()).or_default().push(value);
+                }
+            }
+        }
+        let mut columns: Vec<String> = found.iter().flat_map(|(_, sources)| sources.keys().cloned()).collect();
+        columns.sort();
+        columns.dedup();
+        if columns.len() < 2 {
+            continue;
+        }
+        let mean = |values: Option<&Vec<f64>>| match values {
+            Some(values) => values.iter().sum::<f64>() / values.len() as f64,
+            None => f64::NAN,
+        };
+        let row = |(line, of): &(&Line, BTreeMap<String, Vec<f64>>)| {
+            (line_name(line), columns.iter().map(|source| mean(of.get(source))).collect())
+        };
+        let rows = found.iter().map(row).collect();
+        heats.push(Block::Heat(Heat { caption: panel, corner: "cell".into(), columns, rows, base: 0.5, peaks: true }));
+    }
+    if !heats.is_empty() {
+        parts.push(Block::Heading("Accuracy by source".into()));
+        parts.push(Block::Text(
+            "Share of a source's test pairs that are ranked as their clean label says, mean over the seeds. The highest \
+             of each source is bold. With few pairs of a source differences of some points are chance: a run's own page \
+             has intervals."
+                .into(),
+        ));
+        parts.append(&mut heats);
+    }
+    Ok(())
+}
+
+/// Links to the pages of single runs, where they were written, and how they are.
+pub(super) fn pages(dir: &Path, folders: &[CellFolder], parts: &mut Vec<Block>) {
+    let page = |folder: &CellFolder| {
+        let path = format!("{}/{}/{}", sweep::CELLS, folder.name, HTML);
+        dir.join(&path).is_file().then(|| (folder.name.clone(), path))
+    };
+    let links: Vec<(String, String)> = folders.iter().filter_map(page).collect();
+    parts.push(Block::Text(format!(
+        "lpc-pipe report {}/{}/NAME writes the page of one run: its curves, what each code prefers and goes with, the \
+         posteriors in the plane (t-SNE). {} of {} runs have one; lpc-pipe report {} links them here.",
+        folder_name(dir),
+        sweep::CELLS,
+        links.len(),
+        folders.len(),
+        folder_name(dir),
+    )));
+    if !links.is_empty() {
+        parts.push(Block::Links(links));
+    }
 }
 
 /// How the sources use the codes, one shaded table per cell.

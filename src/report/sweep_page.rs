@@ -1,5 +1,6 @@
 //! The report of a sweep folder.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use polars::prelude::DataFrame;
@@ -9,7 +10,7 @@ use super::page::{Block, Column, Figure, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
 use super::run_page::{folder_name, provenance};
 use super::sweep_cells::{
-    CellSummary, Colours, cell_folders, cells, distinct, line_name, losses, panel_name, sized, usage,
+    CellSummary, Colours, by_source, cell_folders, cells, distinct, line_name, losses, pages, panel_name, sized, usage,
 };
 use super::sweep_tables::{areas, over_baseline};
 use super::text::{count, interval, number, p_value, percent, points};
@@ -41,8 +42,10 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     }
     let folders = cell_folders(dir)?;
     losses(&folders, &colours, &mut parts)?;
+    by_source(&folders, &mut parts)?;
     usage(&folders, &mut parts)?;
     every_run(&results, &mut parts);
+    pages(dir, &folders, &mut parts);
     method(&results, &mut parts);
     provenance("how this sweep was made", dir, &mut parts)?;
     Ok(Page {
@@ -54,11 +57,12 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
 
 fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) {
     let status = texts(results, result::STATUS);
-    let failed: Vec<usize> = (0..status.len()).filter(|&i| status[i] != "ok").collect();
+    let unfinished = unfinished(&status);
+    let told = if unfinished.is_empty() { "0 failed".to_string() } else { unfinished.join(", ") };
     let seeds = distinct(texts(results, result::SEED).into_iter());
     let seconds: f64 = numbers(results, result::TRAIN_SECONDS).into_iter().flatten().sum();
     let mut tiles = vec![
-        Tile { label: "runs".into(), value: count(status.len() as u64), detail: format!("{} failed", failed.len()) },
+        Tile { label: "runs".into(), value: count(status.len() as u64), detail: told },
         Tile { label: "seeds".into(), value: seeds.len().to_string(), detail: "of every cell".into() },
         Tile { label: "training time".into(), value: duration(seconds), detail: "all runs together".into() },
     ];
@@ -73,9 +77,19 @@ fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) 
         });
     }
     parts.push(Block::Tiles(tiles));
-    if !failed.is_empty() {
-        parts.push(Block::Warning(format!("{} of {} runs failed; see the table of runs.", failed.len(), status.len())));
+    if !unfinished.is_empty() {
+        let told = unfinished.join(", ");
+        parts.push(Block::Warning(format!("Of {} runs: {told}; see the table of runs.", status.len())));
     }
+}
+
+/// How many runs have no result, by the first word of their status: failed, stopped or missing.
+fn unfinished(status: &[String]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for word in status.iter().filter(|s| *s != "ok").filter_map(|s| s.split(':').next()) {
+        *counts.entry(word).or_default() += 1;
+    }
+    counts.into_iter().map(|(word, n)| format!("{n} {word}")).collect()
 }
 
 fn duration(seconds: f64) -> String {
@@ -271,4 +285,17 @@ fn method(results: &DataFrame, parts: &mut Vec<Block>) {
          of one run's accuracy is Wilson's, over its test pairs. A tie counts as wrong."
             .into(),
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_without_a_result_are_counted_by_what_became_of_them() {
+        let status = ["ok", "missing: not run yet", "failed: diverged", "missing: no data", "stopped: at step 3"];
+        let status: Vec<String> = status.iter().map(|s| s.to_string()).collect();
+        assert_eq!(unfinished(&status), ["1 failed", "2 missing", "1 stopped"]);
+        assert!(unfinished(&status[..1]).is_empty());
+    }
 }

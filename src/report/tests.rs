@@ -152,7 +152,7 @@ fn a_sweep_report_shows_every_line_and_the_failure() {
     fixture::sweep(dir.path(), 3);
     let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
     assert_closed(&page);
-    for words in ["lpc, 32 codes", "lpc-reliable, 8 codes", "1 of 45 runs failed", "Mislabel AUROC", "codes in use"] {
+    for words in ["lpc, 32 codes", "lpc-reliable, 8 codes", "Of 45 runs: 1 failed;", "Mislabel AUROC", "codes in use"] {
         assert!(page.contains(words), "{words}");
     }
     assert!(page.contains("Accuracy against the number of codes"));
@@ -256,6 +256,28 @@ fn a_sweep_shows_no_usage_of_codes_for_cells_without() {
     let usage = &page[page.find("<h2>Codes by source</h2>").unwrap()..];
     let usage = &usage[..usage.find("</section>").unwrap()];
     assert!(usage.contains("lpc, 8 codes") && !usage.contains("mlp") && !usage.contains("none"), "{usage}");
+}
+
+#[test]
+fn a_sweep_shows_accuracy_by_source_and_links_the_pages_that_are_there() {
+    let section = |page: &str, title: &str| {
+        let rest = &page[page.find(&format!("<h2>{title}</h2>")).unwrap()..];
+        rest[..rest.find("</section>").unwrap()].to_string()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fixture::sweep(dir.path(), 2);
+    let page = || std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
+    let first = page();
+    let found = section(&first, "Accuracy by source");
+    // Three rates of noise, five lines each, three sources of which one is best.
+    assert_eq!((found.matches("<table").count(), found.matches("<th scope=\"row\"").count()), (3, 15));
+    assert!(found.contains("sharegpt") && found.contains("title=\"81 %\""), "{found}");
+    assert!(section(&first, "Every run").contains("0 of 30 runs have one") && !first.contains("<a "));
+    write(&dir.path().join("cells/dpo-lpc-k8-0.2-s1")).unwrap();
+    let link = "<li><a href=\"cells/dpo-lpc-k8-0.2-s1/report.html\">";
+    let second = page();
+    assert_closed(&second);
+    assert!(section(&second, "Every run").contains(link) && second.contains("1 of 30 runs have one"));
 }
 
 #[test]

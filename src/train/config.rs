@@ -139,6 +139,9 @@ settings! {
         /// Which pairs the trained policy is asked about at the end: all of all splits (and the reference of all is
         /// then computed too, for pairs that no step needed after the last step), or those of the test split.
         pub posteriors: Posteriors = Posteriors::All;
+        /// Whether the implicit reward margin of every pair is written to `dynamics.parquet` at the end of each epoch,
+        /// for which all pairs are evaluated. `audit` asks its models for it.
+        pub dynamics: bool = false;
         /// Cross-fitting: `I/N` holds the training pairs of the I-th of N parts of the prompts out, and evaluates on
         /// them in place of the test split; "" = none. The parts depend on the seed.
         pub fold: String = String::new();

@@ -66,7 +66,16 @@ pub struct Outcome {
     pub clean_rate: Option<f64>,
 }
 
-/// Trains a policy in place. `evaluate` is called where evaluation is due, with the objective as it is then, and returns
+/// Why the policy is looked at between two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// The metrics of the test split are due (`train.eval_every`).
+    Evaluation,
+    /// An epoch has ended, its number from 1: what `train.dynamics` records is due.
+    EpochEnd(usize),
+}
+
+/// Trains a policy in place. `evaluate` is called where something is due, with the objective as it is then, and returns
 /// metrics.
 ///
 /// # Errors
@@ -76,7 +85,7 @@ pub fn fit<T: Real>(
     fit: &Fit<'_>,
     observers: &mut [&mut dyn Observer],
     progress: &dyn Progress,
-    evaluate: &mut dyn FnMut(&Policy<T>, &ObjectiveConfig) -> Result<Metrics>,
+    evaluate: &mut dyn FnMut(&Policy<T>, &ObjectiveConfig, Due) -> Result<Metrics>,
 ) -> Result<Outcome> {
     let (config, ranks) = (fit.config, fit.ranks);
     let per_pass = config.batch * ranks.size();
@@ -187,8 +196,12 @@ pub fn fit<T: Real>(
         let event = TrainEvent::Step { step: step + 1, metrics };
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         let last = step + 1 == plan.steps;
+        // Before the checkpoint: a run that goes on from there has all that was due.
+        if let Some(epoch) = plan.ends(step).filter(|_| config.dynamics) {
+            evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::EpochEnd(epoch))?;
+        }
         if config.eval_every > 0 && (step + 1) % config.eval_every == 0 && !last {
-            let metrics = evaluate(policy, &config.objective.at_clean_rate(clean_rate))?;
+            let metrics = evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::Evaluation)?;
             if !metrics.is_empty() {
                 let event = TrainEvent::Evaluation { step: step + 1, metrics };
                 observers.iter_mut().try_for_each(|o| o.observe(&event))?;

@@ -27,6 +27,6 @@ pub mod tuning;
 pub use config::{HeadConfig, LrSchedule, Posteriors, TrainConfig, Tune};
 pub use device::{DeviceKind, Kernels};
 pub use events::{Metrics, Observer, TrainEvent};
-pub use fit::{Fit, Outcome, fit};
+pub use fit::{Due, Fit, Outcome, fit};
 pub use fold::Fold;
 pub use ranks::Ranks;

@@ -74,6 +74,12 @@ impl StepPlan {
         }
     }
 
+    /// The number of the epoch, from 1 and with those of the warm-up, that ends with a step; none where it goes on.
+    pub fn ends(&self, step: usize) -> Option<usize> {
+        let epoch = self.epoch(step).0;
+        (step + 1 == self.warm + self.horizon || self.epoch(step + 1).0 != epoch).then_some(epoch + 1)
+    }
+
     /// Examples of an epoch, counted as [`StepPlan::epoch`] does.
     fn of_epoch(&self, epoch: usize) -> usize {
         match epoch.checked_sub(self.warming.begun()) {
@@ -214,6 +220,7 @@ mod tests {
         assert_eq!(sizes, [4, 4, 2, 4, 1]);
         let done: Vec<f64> = (1..=5).map(|step| half.epochs_done(step)).collect();
         assert_eq!(done, [0.4, 0.8, 1.0, 1.4, 1.5]);
+        assert_eq!([1, 2, 3, 4].map(|step| half.ends(step)), [None, Some(1), None, Some(2)]);
         let capped = StepPlan::new(10, 4, 0.0, 3.0, 5);
         assert_eq!((capped.horizon, capped.steps), (9, 5));
         assert_eq!(capped.share(8), 1.0);
@@ -232,6 +239,8 @@ mod tests {
         let done: Vec<f64> = [5, 6, 8, 11].map(|step| plan.epochs_done(step)).to_vec();
         assert_eq!(done, [0.0, 0.4, 1.0, 2.0]);
         assert_eq!([0, 5, 10].map(|step| plan.share(step)), [0.0, 0.0, 1.0]);
+        let ends: Vec<_> = (0..11).filter_map(|step| plan.ends(step).map(|epoch| (step, epoch))).collect();
+        assert_eq!(ends, [(2, 1), (4, 2), (7, 3), (10, 4)]);
         let mut feed = Feed::new(&rows, None, plan, Seed(1));
         let sizes: Vec<usize> = (0..11).map(|step| feed.step(step).len()).collect();
         assert_eq!(sizes, [4, 4, 2, 4, 1, 4, 4, 2, 4, 4, 2]);

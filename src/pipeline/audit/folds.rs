@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use polars::prelude::DataFrame;
-
 use super::Audited;
 use crate::artifact;
+use crate::audit::signals::FoldModel;
 use crate::error::{Error, Result};
 use crate::lpc::{Inference, LatentKind, LpcConfig, Preset};
 use crate::manifest::hash_json;
@@ -27,6 +26,11 @@ fn ranker(config: &AuditConfig, audited: &Audited) -> TrainConfig {
     let own = &audited.config;
     let shared = TrainConfig {
         posteriors: Posteriors::Test,
+        // Over kept hidden states an evaluation of all pairs costs less than an epoch; over a backbone it is most of one.
+        dynamics: match config.ranker {
+            Ranker::Latent => true,
+            Ranker::Run => own.tune.keeps_states(),
+        },
         save_model: false,
         keep_optimizer_state: false,
         eval_every: 0,
@@ -67,8 +71,7 @@ fn latent(own: &TrainConfig, shared: TrainConfig) -> TrainConfig {
     TrainConfig { tune: Tune::Latent, lora: Default::default(), epochs, objective, lpc, ..shared }.applicable()
 }
 
-/// Trains the models that are not there yet. Gives the posteriors of the held-out pairs: for each repeat, a frame for
-/// each fold.
+/// Trains the models that are not there yet. Gives what they say: for each repeat, of each fold.
 ///
 /// # Errors
 /// Those of training; [`Error::Run`] where the user stopped it.
@@ -77,7 +80,7 @@ pub(super) fn train(
     audited: &Audited,
     out: &Path,
     progress: &dyn Progress,
-) -> Result<Vec<Vec<DataFrame>>> {
+) -> Result<Vec<Vec<FoldModel>>> {
     let base = ranker(config, audited);
     // Other settings have other folders: nothing that was trained is mistaken for something else, or lost.
     let hash = hash_json(&serde_json::to_value(TrainConfig { out: String::new(), ..base.clone() })?)?;
@@ -88,7 +91,7 @@ pub(super) fn train(
             0 => audited.seed,
             _ => Seed(audited.seed.word("repeat of an audit", &repeat.to_string())),
         };
-        let mut frames = Vec::new();
+        let mut models = Vec::new();
         for fold in 1..=config.folds {
             let name = format!("{}-{repeat}-{fold}-of-{}", &hash[..HASH_DIGITS], config.folds);
             let folder = out.join(audit::FOLDS).join(name);
@@ -105,9 +108,11 @@ pub(super) fn train(
                     return Err(Error::run(message).with_hint("the same command goes on"));
                 }
             }
-            frames.push(artifact::read_parquet(folder.join(run::POSTERIORS))?);
+            let read = |name: &str| artifact::read_parquet(folder.join(name));
+            let dynamics = if base.dynamics { Some(read(run::DYNAMICS)?) } else { None };
+            models.push(FoldModel { posteriors: read(run::POSTERIORS)?, dynamics });
         }
-        repeats.push(frames);
+        repeats.push(models);
     }
     Ok(repeats)
 }

@@ -45,7 +45,7 @@ settings! {
         /// Parts of the prompts: each is ranked by a model trained on the others.
         pub folds: usize = 5;
         /// Times that all pairs are ranked, each time with other parts and another seed; the log-odds are averaged.
-        pub repeats: usize = 1;
+        pub repeats: usize = 3;
         /// What is done with labels that are thought wrong: `cleaned/` is then a prepared folder for `train`.
         pub action: AuditAction = AuditAction::None;
         /// Probability above which a label is thought wrong.

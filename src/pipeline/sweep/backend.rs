@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use super::inputs::SweepInputs;
+use super::shown::Shown;
 use super::{Cell, CellScores, NoiseCell, SweepBackend};
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
@@ -55,8 +56,8 @@ impl<'a> Pipelines<'a> {
     }
 
     /// Where what runs under this name is shown.
-    fn shown(&self, name: String) -> Shown<'a> {
-        Shown { progress: self.progress, name: (!self.alone).then_some(name) }
+    fn shown(&self, name: String, cell: Option<String>) -> Shown<'a> {
+        Shown::new(self.progress, (!self.alone).then_some(name), cell)
     }
 
     /// The training settings of a cell, with its folders.
@@ -69,46 +70,6 @@ impl<'a> Pipelines<'a> {
 /// What is equal for cells that take the same time and memory.
 pub(super) fn kind(cell: &Cell) -> String {
     format!("{:?} {:?} {} {:?}", cell.objective, cell.latent, cell.codes, cell.settings)
-}
-
-/// Shows all of what runs by itself. Of what runs beside others and has a name, only warnings are shown, each with that
-/// name, because the other lines would mix.
-struct Shown<'a> {
-    progress: &'a dyn Progress,
-    name: Option<String>,
-}
-
-impl Shown<'_> {
-    fn all(&self) -> Option<&dyn Progress> {
-        self.name.is_none().then_some(self.progress)
-    }
-}
-
-impl Progress for Shown<'_> {
-    fn begin(&self, step: &str, total: Option<u64>) {
-        self.all().into_iter().for_each(|all| all.begin(step, total));
-    }
-    fn advance(&self, n: u64) {
-        self.all().into_iter().for_each(|all| all.advance(n));
-    }
-    fn status(&self, line: &str) {
-        self.all().into_iter().for_each(|all| all.status(line));
-    }
-    fn end(&self) {
-        self.all().into_iter().for_each(|all| all.end());
-    }
-    fn note(&self, line: &str) {
-        self.all().into_iter().for_each(|all| all.note(line));
-    }
-    fn warn(&self, line: &str) {
-        match &self.name {
-            Some(name) => self.progress.warn(&format!("{name}: {line}")),
-            None => self.progress.warn(line),
-        }
-    }
-    fn interrupted(&self) -> bool {
-        self.progress.interrupted()
-    }
 }
 
 /// The recipe's training settings with those of a cell, but without its folders.
@@ -219,7 +180,7 @@ impl SweepBackend for Pipelines<'_> {
         }
         // The shared settings of the other kinds are for their own cells.
         config.noise = config.noise.applicable();
-        prepare::run(&config, Seed(self.recipe.seed), &self.shown(format!("data {}", noise.name())))?;
+        prepare::run(&config, Seed(self.recipe.seed), &self.shown(format!("data {}", noise.name()), None))?;
         // The cells of a sweep would have different rows if a file changed in between.
         let changed = |file: &&InputFile| self.inputs.get(&file.path) != Some(&file.blake3);
         match Manifest::read(out)?.inputs.iter().find(changed) {
@@ -233,7 +194,7 @@ impl SweepBackend for Pipelines<'_> {
 
     fn share(&self, cell: &Cell, data: &Path) -> Result<()> {
         let config = self.config(cell, data, Path::new(SET_BY_SWEEP));
-        train::share(&config, Seed(cell.seed), &self.shown(format!("reference {}", cell.name())))
+        train::share(&config, Seed(cell.seed), &self.shown(format!("reference {}", cell.name()), None))
     }
 
     fn memory_mb(&self, cell: &Cell, data: &Path) -> Option<f64> {
@@ -245,7 +206,7 @@ impl SweepBackend for Pipelines<'_> {
 
     fn train(&self, cell: &Cell, data: &Path, out: &Path) -> Result<CellScores> {
         let config = self.config(cell, data, out);
-        let shown = self.shown(format!("cell {}", cell.name()));
+        let shown = self.shown(format!("cell {}", cell.name()), Some(cell.name()));
         let summary = train::run(&config, Seed(cell.seed), true, &shown)?.summary()?;
         let finite = |x: f64| x.is_finite().then_some(x);
         // Usage of a latent without codes would read as one code that is always used.
@@ -336,20 +297,6 @@ pub(super) fn sweep_of<'a>(
 mod tests {
     use super::*;
 
-    #[test]
-    fn warnings_name_the_cell() {
-        struct Heard(std::sync::Mutex<Vec<String>>);
-        impl Progress for Heard {
-            fn warn(&self, line: &str) {
-                self.0.lock().unwrap().push(line.into());
-            }
-        }
-        let heard = Heard(std::sync::Mutex::default());
-        let beside = Shown { progress: &heard, name: Some("cell uniform-0.2".into()) };
-        beside.note("nothing");
-        beside.warn("the codes have collapsed");
-        assert_eq!(*heard.0.lock().unwrap(), ["cell uniform-0.2: the codes have collapsed"]);
-    }
     #[test]
     fn an_input_that_changes_on_the_way_is_told() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,41 @@
-//! Which cells are being trained, within a budget of memory.
+//! Which cells are being trained, within a budget of memory; and the table that says so.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::{Cell, CellRecord, brief, tables};
+use crate::progress::{PartState, Progress, StepPart};
+use crate::schema::name_of;
+
+/// Columns of the table of the cells.
+const COLUMNS: [&str; 4] = ["noise", "objective", "latent", "seed"];
+
+/// Shows the cells of the grid, each run once, with those that an earlier launch finished.
+pub(super) fn show(done: &BTreeMap<String, CellRecord>, rows: &[Cell], progress: &dyn Progress) {
+    let mut seen = BTreeSet::new();
+    let part = |cell: &Cell| {
+        let name = cell.name();
+        let codes = if cell.codes > 0 { format!("-k{}", cell.codes) } else { String::new() };
+        let latent = format!("{}{codes}{}", name_of(&cell.latent), cell.settings.name());
+        let about = vec![cell.noise.name(), name_of(&cell.objective), latent, cell.seed.to_string()];
+        seen.insert(name.clone()).then(|| StepPart {
+            state: done.get(&name).map_or(PartState::Waiting, state),
+            name,
+            about,
+        })
+    };
+    progress.parts(&COLUMNS, rows.iter().filter_map(part).collect());
+}
+
+/// How a cell ended.
+pub(super) fn state(record: &CellRecord) -> PartState {
+    if record.status != tables::STATUS_OK {
+        let why = brief(&record.status);
+        return PartState::Failed(why.strip_prefix("failed: ").unwrap_or(&why).to_string());
+    }
+    let accuracy = record.scores.eval_accuracy;
+    PartState::Done(accuracy.map_or_else(String::new, |accuracy| format!("accuracy {:.1} %", 100.0 * accuracy)))
+}
 
 /// The cells that are being trained, and how many have ended.
 pub(super) struct Running {
@@ -115,6 +150,47 @@ mod tests {
         assert_eq!(at_once(40.0), 2);
         assert_eq!(at_once(60.0), 1);
         assert_eq!(at_once(500.0), 1, "a cell larger than the budget runs alone");
+    }
+
+    #[test]
+    fn the_table_has_every_run_once_and_what_was_done_before() {
+        use crate::lpc::LatentKind;
+        use crate::pipeline::recipe::SweepConfig;
+        use crate::pipeline::sweep::{CellScores, grid};
+        use crate::train::TrainConfig;
+
+        struct Shown(Mutex<Vec<StepPart>>);
+        impl Progress for Shown {
+            fn parts(&self, columns: &[&str], parts: Vec<StepPart>) {
+                assert!(parts.iter().all(|part| part.about.len() == columns.len()));
+                *self.0.lock().unwrap() = parts;
+            }
+        }
+        let mut base = TrainConfig::default();
+        base.lpc.codes = 4;
+        // Without flips the marker makes no difference.
+        let config = SweepConfig {
+            noise_p: vec![0.0, 0.2],
+            marked: vec![false, true],
+            latent: vec![LatentKind::Lpc],
+            seeds: vec![7],
+            ..SweepConfig::default()
+        };
+        let rows = grid(&config, &base);
+        let record = |status: &str, eval_accuracy| CellRecord {
+            status: status.into(),
+            scores: CellScores { eval_accuracy, ..CellScores::default() },
+            ..CellRecord::failed(&rows[0], "")
+        };
+        let done = [(rows[0].name(), record("ok", Some(0.8125)))].into();
+        let shown = Shown(Mutex::default());
+        show(&done, &rows, &shown);
+        let shown = shown.0.into_inner().unwrap();
+        let about: Vec<String> = shown.iter().map(|part| part.about.join(" ")).collect();
+        assert_eq!(about, ["clean dpo lpc-k4 7", "uniform-0.2 dpo lpc-k4 7", "uniform-0.2-marked dpo lpc-k4 7"]);
+        assert_eq!(shown[0].state, PartState::Done("accuracy 81.2 %".into()));
+        assert!(shown[1..].iter().all(|part| part.state == PartState::Waiting));
+        assert_eq!(state(&record("failed: diverged at step 3", None)), PartState::Failed("diverged at step 3".into()));
     }
 
     #[test]

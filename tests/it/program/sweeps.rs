@@ -2,8 +2,8 @@
 #![cfg(unix)]
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
-use std::time::Instant;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use polars::prelude::*;
 
@@ -29,9 +29,81 @@ baseline = { noise_p = 0.0 }
 jobs = 2
 "#;
 
-/// A table without the time that training took, which differs from one run to the next.
-fn measured_aside(frame: DataFrame) -> DataFrame {
-    frame.drop("train_seconds").expect("the column train_seconds")
+/// The bytes of a table without the time that training took: it is measured, and differs from one run to the next.
+fn measured_aside(frame: &DataFrame) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut frame = frame.drop("train_seconds").expect("the column train_seconds");
+    ParquetWriter::new(&mut bytes).finish(&mut frame).expect("a table that can be written");
+    bytes
+}
+
+/// A launch of the sweep that will be killed.
+struct Launch<'a> {
+    sandbox: &'a Sandbox,
+    child: Child,
+    begun: Instant,
+}
+
+impl Launch<'_> {
+    fn begin(sandbox: &Sandbox) -> Launch<'_> {
+        let args = ["noise-sweep", "--config", "sweep.toml", "--out", "killed", "--quiet"];
+        let child = sandbox.command(PROGRAM, &args).stdout(Stdio::null()).spawn().expect("the program starts");
+        Launch { sandbox, child, begun: Instant::now() }
+    }
+
+    /// Waits until a file is seen that was not there, for at most so long. Says whether it was.
+    fn until_new(&self, is: impl Fn(&str) -> bool, longest: Duration) -> bool {
+        let seen = || -> BTreeSet<String> { self.sandbox.files("killed").into_iter().filter(|f| is(f)).collect() };
+        let before = seen();
+        while self.begun.elapsed() < longest {
+            if seen().difference(&before).next().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        false
+    }
+
+    /// Kills it. Says whether it was still at work.
+    fn kill(mut self) -> bool {
+        self.child.kill().expect("it can be killed");
+        !self.child.wait().expect("it ends").success()
+    }
+}
+
+/// What is left of a killed sweep has no run that failed, and goes on to what an uninterrupted one ends with.
+fn ends_as_one_that_was_not(sandbox: &Sandbox, runs: usize) {
+    let last = sandbox.ok("noise-sweep --config sweep.toml --out killed --quiet --json").json();
+    assert_eq!(last["results"].as_array().map(Vec::len), Some(runs));
+    for name in ["results.parquet", "summary.parquet"] {
+        let [wanted, got] = ["straight", "killed"].map(|out| sandbox.parquet(&format!("{out}/{name}")));
+        assert!(measured_aside(&wanted) == measured_aside(&got), "{name} differs\n{wanted}\n{got}");
+    }
+    assert!(sandbox.bytes("straight/curves.parquet") == sandbox.bytes("killed/curves.parquet"));
+    let cells = |out: &str| -> Vec<String> {
+        let files = sandbox.files(&format!("{out}/cells"));
+        files.into_iter().filter(|f| f.ends_with("/posteriors.parquet")).collect()
+    };
+    assert_eq!(cells("straight").len(), runs);
+    assert_eq!(cells("straight"), cells("killed"));
+    for file in cells("straight") {
+        let [wanted, got] = ["straight", "killed"].map(|out| sandbox.bytes(&format!("{out}/cells/{file}")));
+        assert!(wanted == got, "{file} differs");
+    }
+    // Once more: nothing is run, and the table keeps every byte, the measured seconds too.
+    let before = sandbox.bytes("killed/results.parquet");
+    let again = sandbox.ok("noise-sweep --config sweep.toml --out killed --quiet --json").json();
+    assert_eq!(again["cells_run"], 0);
+    assert!(before == sandbox.bytes("killed/results.parquet"));
+    let staged = sandbox.files("killed").into_iter().find(|file| file.contains(".staged-"));
+    assert_eq!(staged, None, "a file of a killed launch is left");
+}
+
+fn no_run_failed(sandbox: &Sandbox) {
+    if sandbox.exists("killed/results.parquet") {
+        let so_far = sandbox.parquet("killed/results.parquet");
+        assert!(texts(&so_far, "status").iter().all(|s| s == "ok"), "{so_far}");
+    }
 }
 
 #[test]
@@ -45,41 +117,48 @@ fn a_killed_sweep_ends_as_one_that_was_not() {
     let whole = begun.elapsed();
     let (mut at_work, mut begun_cells) = (0, 0);
     for _ in 0..KILLS {
-        let args = ["noise-sweep", "--config", "sweep.toml", "--out", "killed", "--quiet"];
-        let mut child = sandbox.command(PROGRAM, &args).stdout(Stdio::null()).spawn().expect("the program starts");
+        let launch = Launch::begin(&sandbox);
         std::thread::sleep(whole.mul_f64(0.3));
-        child.kill().expect("it can be killed");
-        at_work += u32::from(!child.wait().expect("it ends").success());
-        if sandbox.exists("killed/results.parquet") {
-            let so_far = sandbox.parquet("killed/results.parquet");
-            assert!(texts(&so_far, "status").iter().all(|s| s == "ok"), "{so_far}");
-        }
+        at_work += u32::from(launch.kill());
+        no_run_failed(&sandbox);
         let stopped = sandbox.files("killed/cells").into_iter().filter(|f| f.contains("checkpoints/")).count();
         begun_cells += usize::from(stopped > 0);
     }
     assert!(at_work >= 2 && begun_cells > 0, "{at_work} of {KILLS} were killed before the end, in {whole:?}");
-    let last = sandbox.ok("noise-sweep --config sweep.toml --out killed --quiet --json").json();
-    assert_eq!(last["results"].as_array().map(Vec::len), Some(8));
-    for name in ["results.parquet", "summary.parquet"] {
-        let [wanted, got] = ["straight", "killed"].map(|out| measured_aside(sandbox.parquet(&format!("{out}/{name}"))));
-        assert!(wanted.equals_missing(&got), "{name} differs\n{wanted}\n{got}");
+    ends_as_one_that_was_not(&sandbox, 8);
+}
+
+/// Kills at chosen moments: where a cell has just written a checkpoint, where one has just ended, while a file is being
+/// written, and at times in between.
+#[test]
+#[ignore = "takes minutes; `just test-slow a_sweep_killed_twenty_times` runs it"]
+fn a_sweep_killed_twenty_times_ends_as_one_that_was_not() {
+    const KILLS: usize = 20;
+    let sandbox = Sandbox::new();
+    sandbox.synth(120);
+    sandbox.write("sweep.toml", SWEEP.replace("seeds = [1, 2]", "seeds = [1, 2, 3, 4, 5, 6, 7]"));
+    let begun = Instant::now();
+    sandbox.ok("noise-sweep --config sweep.toml --out straight --quiet");
+    let whole = begun.elapsed();
+    let mut at_work = [0; 4];
+    for kill in 0..KILLS {
+        let launch = Launch::begin(&sandbox);
+        let reached = match kill % 4 {
+            0 => launch.until_new(|file| file.contains("/checkpoints/step-"), whole),
+            1 => launch.until_new(|file| file.ends_with("/cell.json"), whole),
+            2 => launch.until_new(|file| file.starts_with(".staged-"), whole),
+            // From the start of the program to well into the first cells.
+            _ => {
+                std::thread::sleep(whole.mul_f64(0.02 + 0.01 * kill as f64));
+                true
+            }
+        };
+        at_work[kill % 4] += usize::from(launch.kill() && reached);
+        no_run_failed(&sandbox);
     }
-    assert!(sandbox.bytes("straight/curves.parquet") == sandbox.bytes("killed/curves.parquet"));
-    let cells = |out: &str| -> Vec<String> {
-        let files = sandbox.files(&format!("{out}/cells"));
-        files.into_iter().filter(|f| f.ends_with("/posteriors.parquet")).collect()
-    };
-    assert_eq!(cells("straight").len(), 8);
-    assert_eq!(cells("straight"), cells("killed"));
-    for file in cells("straight") {
-        let [wanted, got] = ["straight", "killed"].map(|out| sandbox.bytes(&format!("{out}/cells/{file}")));
-        assert!(wanted == got, "{file} differs");
-    }
-    // Once more: nothing is run, and the table keeps every byte, the measured seconds too.
-    let before = sandbox.bytes("killed/results.parquet");
-    let again = sandbox.ok("noise-sweep --config sweep.toml --out killed --quiet --json").json();
-    assert_eq!(again["cells_run"], 0);
-    assert!(before == sandbox.bytes("killed/results.parquet"));
+    println!("of {KILLS} kills at work after a checkpoint, after a cell, in a table, in between: {at_work:?}");
+    assert!(at_work.iter().all(|n| *n >= 3), "{at_work:?} kills at work, of {whole:?}");
+    ends_as_one_that_was_not(&sandbox, 28);
 }
 
 #[test]
