@@ -75,6 +75,9 @@ pub enum Due {
     EpochEnd(usize),
 }
 
+/// Does what is due, and returns metrics.
+pub type Evaluate<'a, T> = dyn FnMut(&Policy<T>, &ObjectiveConfig, Due) -> Result<Metrics> + 'a;
+
 /// Trains a policy in place. `evaluate` is called where something is due, with the objective as it is then, and returns
 /// metrics.
 ///
@@ -85,7 +88,7 @@ pub fn fit<T: Real>(
     fit: &Fit<'_>,
     observers: &mut [&mut dyn Observer],
     progress: &dyn Progress,
-    evaluate: &mut dyn FnMut(&Policy<T>, &ObjectiveConfig, Due) -> Result<Metrics>,
+    evaluate: &mut Evaluate<'_, T>,
 ) -> Result<Outcome> {
     let (config, ranks) = (fit.config, fit.ranks);
     let per_pass = config.batch * ranks.size();
