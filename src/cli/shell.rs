@@ -17,7 +17,8 @@ pub fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
     script
 }
 
-/// Manual pages in `DIR/man1`, where `man -M DIR` looks for them: one of the program, one of each command. Their paths.
+/// Manual pages in `DIR/man1`, where `man -M DIR` looks for them: one of the program, one of each command and of each part
+/// of a command. Their paths.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -25,18 +26,18 @@ pub fn manual(mut command: Command, dir: &Path) -> Result<Vec<PathBuf>> {
     command.build();
     let folder = dir.join("man1");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let mut pages = Vec::new();
+    add_pages(&command, &folder, &mut pages)?;
+    Ok(pages)
+}
+
+fn add_pages(command: &Command, folder: &Path, pages: &mut Vec<PathBuf>) -> Result<()> {
+    // `build` has named each command as its page is called: lpc-pipe-train.
+    let path = folder.join(format!("{}.1", command.get_display_name().unwrap_or(NAME)));
+    let mut page = Vec::new();
     let own = command.clone().disable_help_subcommand(true);
-    let of_commands = command.get_subcommands().filter(|c| c.get_name() != "help").cloned();
-    std::iter::once(own)
-        .chain(of_commands)
-        .map(|command| {
-            // `build` has named each command as its page is called: lpc-pipe-train.
-            let name = command.get_display_name().unwrap_or(NAME);
-            let path = folder.join(format!("{name}.1"));
-            let mut page = Vec::new();
-            clap_mangen::Man::new(command).render(&mut page).map_err(Error::io(&path))?;
-            artifact::write_bytes(&path, &page)?;
-            Ok(path)
-        })
-        .collect()
+    clap_mangen::Man::new(own).render(&mut page).map_err(Error::io(&path))?;
+    artifact::write_bytes(&path, &page)?;
+    pages.push(path);
+    command.get_subcommands().filter(|c| c.get_name() != "help").try_for_each(|c| add_pages(c, folder, pages))
 }

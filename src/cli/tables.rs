@@ -210,9 +210,8 @@ pub fn export(s: &ExportSummary) -> String {
 
 /// `recipes`.
 pub fn recipes(recipes: &[Shipped]) -> String {
-    let listed = table(recipes, &[("recipe", &|r| r.name.to_string())]);
-    let lines = listed.lines().zip(std::iter::once("").chain(recipes.iter().map(|r| r.what)));
-    let mut out: String = lines.map(|(name, what)| format!("{name}  {what}").trim_end().to_string() + "\n").collect();
+    let width = recipes.iter().map(|r| r.name.len()).max().unwrap_or(0);
+    let mut out: String = recipes.iter().map(|r| format!("{:width$}  {}\n", r.name, r.what)).collect();
     out.push_str("\n`lpc-pipe recipes NAME` prints one: its head says what it shows and how it is launched\n");
     out
 }

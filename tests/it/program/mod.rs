@@ -1,6 +1,7 @@
 //! What a person or another program relies on: commands, messages, files, and what is left after a crash or a stop.
 //!
 //! - `audit`: labels that are thought wrong, and pairs that a run holds out.
+//! - `shell`: what shells and `man` read.
 //! - `cli`: what a person sees: help, tables, errors, exit codes.
 //! - `contract`: commands, folders and columns, as other programs rely on them.
 //! - `bad_input`: every way in which a row or a file can be broken.
@@ -27,6 +28,7 @@ mod reference;
 mod refused;
 mod resume;
 mod running;
+mod shell;
 mod signals;
 mod stopping;
 mod sweeps;
