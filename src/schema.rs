@@ -363,6 +363,20 @@ pub mod accuracy {
     pub const ALL: &str = "all";
 }
 
+/// Keys of the answers that `generate` writes, one JSON object a line; the first three as AlpacaEval reads them.
+pub mod answer {
+    /// The prompt as one text.
+    pub const INSTRUCTION: &str = "instruction";
+    /// The answer.
+    pub const OUTPUT: &str = "output";
+    /// Name of what answered.
+    pub const GENERATOR: &str = "generator";
+    /// Tokens of the answer, without the token that ended it.
+    pub const TOKENS: &str = "tokens";
+    /// Why it ended: `stop` or `length`.
+    pub const FINISH: &str = "finish";
+}
+
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.
 pub mod metric {
     #![allow(missing_docs, reason = "the key says it")]

@@ -220,6 +220,18 @@ impl Claim<'_> {
         self.outside_of_others(path)
     }
 
+    /// Refuses a file that is there already, whoever wrote it, or that lies within what another command wrote: for
+    /// files that do not say who wrote them.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with the reason.
+    pub fn new_file(&self, path: &Path) -> Result<()> {
+        if std::fs::symlink_metadata(path).is_ok() {
+            return Err(refused(path, format!("is there already, and `{}` does not replace it", self.stage)));
+        }
+        self.outside_of_others(path)
+    }
+
     /// Refuses a path within one of the files and folders that another command wrote at the top of its folder.
     fn outside_of_others(&self, path: &Path) -> Result<()> {
         let absolute = resolved(path);

@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 81] = [
+pub const FLAGS: [(&str, &str, &str); 96] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -196,6 +196,25 @@ pub const FLAGS: [(&str, &str, &str); 81] = [
         "--keep-optimizer",
         "Keeps the optimizer's moments when the run is finished, so that it can go on with more --max-steps",
     ),
+    ("generate.model", "--model MODEL", "Run folder or model that answers"),
+    ("generate.prompt", "--prompt TEXT", "A prompt (repeatable)"),
+    (
+        "generate.prompts",
+        "--prompts FILE",
+        "File of prompts: rows with instruction, prompt, question or messages, or a .txt file with one a line",
+    ),
+    ("generate.out", "--out FILE.jsonl", "File to write, one answer a line; without it the answers are printed"),
+    ("generate.code", "--code K", "Answers with this code in place of the prior's mixture"),
+    ("generate.all_codes", "--all-codes", "Answers with the prior's mixture and with every code"),
+    ("generate.raw", "--raw", "Prompts go in as they are, without the chat template"),
+    ("generate.template", "--template NAME", "Chat template, as for prepare"),
+    ("generate.tokenizer", "--tokenizer MODEL", "Another model's tokenizer and chat template"),
+    ("generate.max_new_tokens", "--max-new-tokens N", "Most tokens of an answer"),
+    ("generate.temperature", "--temperature T", "Divides the logits before a token is drawn; 0 = the likeliest token"),
+    ("generate.top_p", "--top-p P", "Draws from the fewest likeliest tokens whose probabilities sum to this"),
+    ("generate.batch", "--batch N", "Prompts that are answered together; it does not change the answers"),
+    ("generate.precision", "--precision f32|bf16", "Operands of the products with weights"),
+    ("generate.generator", "--generator NAME", "Name of the model in the output"),
     ("export.run", "--run DIR", "Run folder"),
     ("export.out", "--out DIR", "Folder to write"),
     (

@@ -2,6 +2,7 @@
 
 mod audit;
 mod codes;
+mod generate;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::schema::SPLITS;
 use crate::synth::SynthSummary;
 pub use audit::audit;
 pub use codes::{associations, codes};
+pub use generate::generate;
 pub use sweep::{sweep, sweep_plan};
 
 /// A table with aligned columns; the first column to the left, the others to the right. On a terminal, names are cut

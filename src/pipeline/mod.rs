@@ -3,8 +3,10 @@
 pub mod audit;
 pub mod demo;
 pub mod export;
+pub mod generate;
 pub mod inspect;
 pub mod merge;
+mod opened;
 pub mod plant;
 pub mod planted;
 pub mod prepare;

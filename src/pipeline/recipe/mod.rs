@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod export;
+mod generate;
 mod prepare;
 mod shard;
 pub mod sweep;
@@ -15,6 +16,7 @@ use crate::synth::SynthConfig;
 use crate::train::TrainConfig;
 pub use audit::AuditConfig;
 pub use export::ExportConfig;
+pub use generate::GenerateConfig;
 pub use prepare::PrepareConfig;
 pub use shard::Shard;
 pub use sweep::SweepConfig;
@@ -36,6 +38,8 @@ settings! {
         pub sweep: SweepConfig;
         /// Log-probabilities of a model.
         pub score: ScoreConfig;
+        /// Answers of a model.
+        pub generate: GenerateConfig;
         /// A run's model in another form.
         pub export: ExportConfig;
         /// Training pairs by the evidence that their label is wrong.

@@ -2,8 +2,8 @@
 
 use crate::support::{Sandbox, filtered};
 
-const COMMANDS: [&str; 9] =
-    ["demo", "synth", "prepare", "score", "train", "export", "noise-sweep", "report", "inspect"];
+const COMMANDS: [&str; 10] =
+    ["demo", "synth", "prepare", "score", "train", "generate", "export", "noise-sweep", "report", "inspect"];
 
 #[test]
 fn help_at_the_top() {
@@ -21,6 +21,7 @@ fn help_at_the_top() {
       merge        Joins the shards of one preparation to the folder that an unsharded run would have written
       score        Per-example log-probabilities of any model on a prepared folder
       train        Trains a policy, evaluates it with the prior, writes the code posteriors
+      generate     Answers prompts with a model: with the prior's codes, one code, or all codes side by side
       export       Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
       noise-sweep  A grid of noise, objective, latent and seeds; continues where it was stopped
       audit        Ranks a run's training pairs by the evidence that their label is wrong; writes a cleaned prepared folder
@@ -43,7 +44,7 @@ fn help_at_the_top() {
 #[test]
 fn help_of_every_command_has_its_flags() {
     let sandbox = Sandbox::new();
-    let flags: [(&str, &[&str]); 9] = [
+    let flags: [(&str, &[&str]); 10] = [
         ("demo", &["--out"]),
         ("synth", &["--out", "--rows", "--factors", "--over", "--traits", "--format", "--columns", "--on-bad-row"]),
         (
@@ -98,6 +99,7 @@ fn help_of_every_command_has_its_flags() {
                 "--dry-run",
             ],
         ),
+        ("generate", &["--model", "--prompt", "--prompts", "--out", "--code", "--all-codes", "--raw", "--batch"]),
         ("export", &["--run", "--out", "--as", "--dtype"]),
         ("noise-sweep", &["--config", "--out", "--jobs"]),
         ("report", &["<DIR>", "--truth", "--projection", "--points"]),

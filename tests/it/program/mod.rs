@@ -6,6 +6,7 @@
 //! - `bad_input`: every way in which a row or a file can be broken.
 //! - `refused`: rows that the chat template or the tokenizer refuses.
 //! - `no_effect`: settings of `prepare` that would change nothing.
+//! - `generate`: answers of every kind of model, with the prior's codes and with one.
 //! - `outputs`: files that no command may overwrite.
 //! - `crash`: a killed process, a full disk, folders that cannot be written, links, pipes.
 //! - `signals`: the real program, interrupted and killed.
@@ -19,6 +20,7 @@ mod bad_input;
 mod cli;
 mod contract;
 mod crash;
+mod generate;
 mod no_effect;
 mod outputs;
 mod reference;
