@@ -14,7 +14,8 @@
 //! 10. [`policy`] joins decoder and codes; [`train`]: batches -> a trained policy.
 //! 11. [`posteriors`]: every example's code posterior as Parquet.
 //! 12. [`generate`]: prompts -> answers, with the prior's z or one code.
-//! 13. [`analysis`], [`audit`] and [`report`]: Parquet -> tables, intervals, labels that are likely wrong, plots.
+//! 13. [`eval`]: benchmarks -> questions, a model's numbers -> metrics.
+//! 14. [`analysis`], [`audit`] and [`report`]: Parquet -> tables, intervals, labels that are likely wrong, plots.
 //!
 //! Data have three representations, and one module converts each into the next: polars frames up to
 //! `tokenize`, Arrow on disk, candle tensors from `batch` to `posteriors`.
@@ -119,6 +120,8 @@ pub mod train;
 pub mod posteriors;
 
 pub mod generate;
+
+pub mod eval;
 
 pub mod analysis;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{STAGED, entries, name_of};
 use crate::error::{Error, Result};
-use crate::schema::{audit, prepared, report, run, sweep};
+use crate::schema::{audit, eval, prepared, report, run, sweep};
 
 /// Key of the metadata of a Parquet file that a command writes under a name of the user's choice; its value is the
 /// command's name.
@@ -72,6 +72,7 @@ impl Names {
                 &[audit::AUDIT, audit::SUMMARY, audit::REVIEW, report::HTML, report::MARKDOWN, prepared::MANIFEST]
             }
             "demo" => &["demo.json"],
+            "eval" => &[eval::ITEMS, eval::SUMMARY, eval::HARNESS, prepared::MANIFEST],
             _ => return Names::All,
         })
     }

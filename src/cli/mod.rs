@@ -18,7 +18,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::{audit, demo, export, generate, inspect, merge, plant, planted, prepare, score, sweep, train};
+use crate::pipeline::{
+    audit, demo, eval, export, generate, inspect, merge, plant, planted, prepare, score, sweep, train,
+};
 use crate::progress::Progress;
 use crate::report;
 use crate::schema;
@@ -71,6 +73,8 @@ enum Command {
     Train(args::Train),
     /// Answers prompts with a model: with the prior's codes, one code, or all codes side by side
     Generate,
+    /// Evaluates a model: preference accuracy, ARC, TruthfulQA, GSM8K, RewardBench
+    Eval,
     /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
     Export,
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
@@ -145,6 +149,10 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
         Command::Generate => {
             terminal.catch_interrupts();
             printer.result(&generate::run(&recipe.generate, seed, &terminal)?, tables::generate)
+        }
+        Command::Eval => {
+            terminal.catch_interrupts();
+            printer.result(&eval::run(&recipe.eval, seed, &terminal)?, tables::eval)
         }
         Command::Export => printer.result(&export::run(&recipe.export, &terminal)?, tables::export),
         Command::NoiseSweep => {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod codes;
+mod eval;
 mod generate;
 mod sweep;
 
@@ -22,6 +23,7 @@ use crate::schema::SPLITS;
 use crate::synth::SynthSummary;
 pub use audit::audit;
 pub use codes::{associations, codes};
+pub use eval::eval;
 pub use generate::generate;
 pub use sweep::{sweep, sweep_plan};
 

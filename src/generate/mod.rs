@@ -54,6 +54,9 @@ pub struct Generated {
     pub finish: Finish,
 }
 
+/// Whether a completion ends with what it has so far.
+pub type Stops<'a> = dyn Fn(&[u32]) -> Result<bool> + Sync + 'a;
+
 /// How completions are made.
 pub struct Options<'a> {
     /// How a token is chosen.
@@ -63,7 +66,7 @@ pub struct Options<'a> {
     /// Tokens that end a completion, ascending.
     pub stop_ids: &'a [u32],
     /// Whether a completion ends with what it has so far, its last token among it: for texts that end generation.
-    pub stops: Option<&'a (dyn Fn(&[u32]) -> Result<bool> + Sync)>,
+    pub stops: Option<&'a Stops<'a>>,
     /// Sequences that advance together.
     pub batch: usize,
     /// The run's seed.

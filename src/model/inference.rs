@@ -117,6 +117,9 @@ pub struct InferenceDecoder {
 /// A layer's attention: layer, queries, keys, values -> output. Queries and keys are rotated.
 type Attend<'a> = &'a mut dyn FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]);
 
+/// What is kept of a layer: layer, keys, values, and the segments in which they lie.
+type Keep<'a> = &'a mut dyn FnMut(usize, &[f32], &[f32], &[Segment]);
+
 impl InferenceDecoder {
     /// Lays out the weights of a decoder; sequences may be up to `longest` tokens.
     ///
@@ -246,11 +249,7 @@ impl InferenceDecoder {
     }
 
     /// Packed rows with attention among themselves; `keep` is called with every layer's keys and values.
-    fn packed(
-        &self,
-        packed: PackedTokens<'_>,
-        keep: &mut dyn FnMut(usize, &[f32], &[f32], &[Segment]),
-    ) -> Result<Vec<f32>> {
+    fn packed(&self, packed: PackedTokens<'_>, keep: Keep<'_>) -> Result<Vec<f32>> {
         let heads = self.heads();
         self.run(packed.ids, packed.positions, &mut |layer, q, k, v, out| {
             keep(layer, k, v, packed.segments);

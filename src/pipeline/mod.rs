@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod demo;
+pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;

@@ -17,6 +17,7 @@ use crate::weights::load;
 #[derive(Debug)]
 pub struct OpenedModel {
     source: ModelSource,
+    from: ModelSource,
     /// The tokenizer, with the chat template.
     pub tokenizer: ModelTokenizer,
     /// Longest sequence that the model was made for.
@@ -75,7 +76,12 @@ impl OpenedModel {
         let config = TokenizeConfig { template: template.into(), ..TokenizeConfig::default() };
         let tokenizer = ModelTokenizer::load(&from, &config)?;
         let most_tokens = load::shape(&source, tokenizer.vocab_size())?.max_position_embeddings;
-        Ok(OpenedModel { source, tokenizer, most_tokens })
+        Ok(OpenedModel { source, from, tokenizer, most_tokens })
+    }
+
+    /// The model or folder that the tokenizer was read from.
+    pub fn tokenizer_from(&self) -> String {
+        self.from.to_string()
     }
 
     /// Reads the weights, for sequences of up to `longest` tokens.
@@ -84,6 +90,16 @@ impl OpenedModel {
     /// As [`saved::open`].
     pub fn weights(&self, seed: Seed, longest: usize, precision: Precision) -> Result<ForInference> {
         let policy = saved::open::<f32>(&self.source, self.tokenizer.vocab_size(), seed, longest)?;
+        ForInference::of(policy, longest, precision)
+    }
+}
+
+impl ForInference {
+    /// Lays out a policy's weights.
+    ///
+    /// # Errors
+    /// As [`InferenceDecoder::new`].
+    pub fn of(policy: Policy<f32>, longest: usize, precision: Precision) -> Result<ForInference> {
         let model = InferenceDecoder::new(&policy.decoder.config, &policy.params, longest, precision)?;
         Ok(ForInference { policy, model })
     }

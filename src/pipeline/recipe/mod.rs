@@ -1,6 +1,7 @@
 //! The settings of all commands.
 
 pub mod audit;
+pub mod eval;
 pub mod export;
 mod generate;
 mod prepare;
@@ -15,6 +16,7 @@ use crate::settings::{Faults, PathText, Root, Settings, settings};
 use crate::synth::SynthConfig;
 use crate::train::TrainConfig;
 pub use audit::AuditConfig;
+pub use eval::EvalConfig;
 pub use export::ExportConfig;
 pub use generate::GenerateConfig;
 pub use prepare::PrepareConfig;
@@ -40,6 +42,8 @@ settings! {
         pub score: ScoreConfig;
         /// Answers of a model.
         pub generate: GenerateConfig;
+        /// Benchmarks and preference accuracy.
+        pub eval: EvalConfig;
         /// A run's model in another form.
         pub export: ExportConfig;
         /// Training pairs by the evidence that their label is wrong.

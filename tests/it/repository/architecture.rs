@@ -31,7 +31,7 @@ const FOUNDATION: [&str; 17] = [
 ];
 
 /// What each room may use beyond the foundation; `a::b` opens one module of a room only.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     // Stages: they agree through `schema` and do not know each other.
     ("synth", &[]),
     ("ingest", &[]),
@@ -50,6 +50,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("train", &["batch", "lpc", "model", "nn", "objective", "policy", "weights"]),
     ("posteriors", &["batch", "lpc", "objective", "policy"]),
     ("generate", &["model"]),
+    ("eval", &["model", "nn::attention::Segment"]),
     // Tables: they know nothing of tensors.
     ("analysis", &[]),
     ("audit", &["analysis", "objective::hoelder_suspects"]),
@@ -61,6 +62,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "analysis",
             "audit",
             "batch",
+            "eval",
             "generate",
             "ingest",
             "lpc",
