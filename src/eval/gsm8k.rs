@@ -153,6 +153,7 @@ mod tests {
             ("####7", INVALID, "7"),
             ("it costs $12.", INVALID, "$12."),
             ("a 5 b", INVALID, "5"),
+            ("it costs $5", INVALID, "$5"),
             ("from 3 to -8 and x", INVALID, "-8"),
             ("no number", INVALID, INVALID),
             ("#### none, but 4", INVALID, "4"),

@@ -135,6 +135,7 @@ mod tests {
         assert_eq!(random.sample(86, 6), [85, 10, 12, 45, 30, 2]);
         assert_eq!(random.sample(21, 5), [0, 20, 11, 15, 14]);
         assert_eq!(random.sample(22, 5), [4, 2, 5, 3, 0]);
+        assert_eq!(PythonRandom::new(2).sample(24, 6), [1, 2, 22, 11, 5, 9]);
         // Far beyond the first block of words.
         let mut random = PythonRandom::new(1234);
         let last = (0..120).map(|_| random.sample(1319, 6)).last();
