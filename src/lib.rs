@@ -13,7 +13,9 @@
 //! 9. [`objective`] and [`lpc`]: log-probabilities and hidden states -> losses.
 //! 10. [`policy`] joins decoder and codes; [`train`]: batches -> a trained policy.
 //! 11. [`posteriors`]: every example's code posterior as Parquet.
-//! 12. [`analysis`], [`audit`] and [`report`]: Parquet -> tables, intervals, labels that are likely wrong, plots.
+//! 12. [`generate`]: prompts -> answers, with the prior's z or one code.
+//! 13. [`eval`]: benchmarks -> questions, a model's numbers -> metrics.
+//! 14. [`analysis`], [`audit`] and [`report`]: Parquet -> tables, intervals, labels that are likely wrong, plots.
 //!
 //! Data have three representations, and one module converts each into the next: polars frames up to
 //! `tokenize`, Arrow on disk, candle tensors from `batch` to `posteriors`.
@@ -116,6 +118,10 @@ pub mod policy;
 pub mod train;
 
 pub mod posteriors;
+
+pub mod generate;
+
+pub mod eval;
 
 pub mod analysis;
 

@@ -391,6 +391,43 @@ pub mod accuracy {
     pub const ALL: &str = "all";
 }
 
+/// Keys of the answers that `generate` writes, one JSON object a line; the first three as AlpacaEval reads them.
+pub mod answer {
+    /// The prompt as one text.
+    pub const INSTRUCTION: &str = "instruction";
+    /// The answer.
+    pub const OUTPUT: &str = "output";
+    /// Name of what answered.
+    pub const GENERATOR: &str = "generator";
+    /// Tokens of the answer, without the token that ended it.
+    pub const TOKENS: &str = "tokens";
+    /// Why it ended: `stop` or `length`.
+    pub const FINISH: &str = "finish";
+}
+
+/// Files of the folder that `eval` writes, and columns of `items.parquet` beside those in [`col`] and the metrics, which are
+/// named as lm-evaluation-harness names them.
+pub mod eval {
+    /// One row for each item of each task.
+    pub const ITEMS: &str = "items.parquet";
+    /// What is printed with `--json`.
+    pub const SUMMARY: &str = "summary.json";
+    /// The results in the form of lm-evaluation-harness.
+    pub const HARNESS: &str = "results.json";
+    /// Task.
+    pub const TASK: &str = "task";
+    /// The item's place in the data, from 0.
+    pub const ITEM: &str = "item";
+    /// Log-probability (or reward) of each choice, nats.
+    pub const SCORES: &str = "scores";
+    /// Whether each choice is right.
+    pub const RIGHT: &str = "right";
+    /// The choice with the highest score.
+    pub const CHOSEN: &str = "chosen_choice";
+    /// The model's text, in tasks that generate.
+    pub const OUTPUT: &str = "output";
+}
+
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.
 pub mod metric {
     #![allow(missing_docs, reason = "the key says it")]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{STAGED, entries, name_of};
 use crate::error::{Error, Result};
-use crate::schema::{audit, launch, prepared, report, run, sweep};
+use crate::schema::{audit, eval, launch, prepared, report, run, sweep};
 
 /// Key of the metadata of a Parquet file that a command writes under a name of the user's choice; its value is the
 /// command's name.
@@ -74,6 +74,7 @@ impl Names {
                 &[audit::AUDIT, audit::SUMMARY, audit::REVIEW, report::HTML, report::MARKDOWN, prepared::MANIFEST]
             }
             "demo" => &["demo.json"],
+            "eval" => &[eval::ITEMS, eval::SUMMARY, eval::HARNESS, prepared::MANIFEST],
             _ => return Names::All,
         })
     }
@@ -234,6 +235,18 @@ impl Claim<'_> {
                 path,
                 format!("is there, and `{}` did not write it; it would be replaced", self.stage),
             ));
+        }
+        self.outside_of_others(path)
+    }
+
+    /// Refuses a file that is there already, whoever wrote it, or that lies within what another command wrote: for
+    /// files that do not say who wrote them.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with the reason.
+    pub fn new_file(&self, path: &Path) -> Result<()> {
+        if std::fs::symlink_metadata(path).is_ok() {
+            return Err(refused(path, format!("is there already, and `{}` does not replace it", self.stage)));
         }
         self.outside_of_others(path)
     }

@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 81] = [
+pub const FLAGS: [(&str, &str, &str); 110] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -196,6 +196,51 @@ pub const FLAGS: [(&str, &str, &str); 81] = [
         "--keep-optimizer",
         "Keeps the optimizer's moments when the run is finished, so that it can go on with more --max-steps",
     ),
+    ("generate.model", "--model MODEL", "Run folder or model that answers"),
+    ("generate.prompt", "--prompt TEXT", "A prompt (repeatable)"),
+    (
+        "generate.prompts",
+        "--prompts FILE",
+        "File of prompts: rows with instruction, prompt, question or messages, or a .txt file with one a line",
+    ),
+    ("generate.out", "--out FILE.jsonl", "File to write, one answer a line; without it the answers are printed"),
+    ("generate.code", "--code K", "Answers with this code in place of the prior's mixture"),
+    ("generate.all_codes", "--all-codes", "Answers with the prior's mixture and with every code"),
+    ("generate.raw", "--raw", "Prompts go in as they are, without the chat template"),
+    ("generate.template", "--template NAME", "Chat template, as for prepare"),
+    ("generate.tokenizer", "--tokenizer MODEL", "Another model's tokenizer and chat template"),
+    ("generate.max_new_tokens", "--max-new-tokens N", "Most tokens of an answer"),
+    ("generate.temperature", "--temperature T", "Divides the logits before a token is drawn; 0 = the likeliest token"),
+    ("generate.top_p", "--top-p P", "Draws from the fewest likeliest tokens whose probabilities sum to this"),
+    ("generate.batch", "--batch N", "Prompts that are answered together; it does not change the answers"),
+    ("generate.precision", "--precision f32|bf16", "Operands of the products with weights"),
+    ("generate.generator", "--generator NAME", "Name of the model in the output"),
+    ("eval.model", "--model MODEL", "Run folder or model to evaluate"),
+    (
+        "eval.task",
+        "--task NAME,...",
+        "Tasks: preference, arc_easy, arc_challenge, truthfulqa_mc1, truthfulqa_mc2, gsm8k, rewardbench",
+    ),
+    (
+        "eval.data",
+        "--data PATH",
+        "Data of the tasks in their order, or one for all: a file, a folder, hf://... (repeatable)",
+    ),
+    ("eval.limit", "--limit N", "Items of each task, from the first on [default: all]"),
+    ("eval.out", "--out DIR", "Folder to write"),
+    ("eval.tokenizer", "--tokenizer MODEL", "Another model's tokenizer"),
+    ("eval.shots", "--shots N", "For gsm8k: worked examples before each problem [default: 5]"),
+    ("eval.examples", "--examples FILE", "For gsm8k: problems from which the examples are drawn; else the data's own"),
+    ("eval.batch", "--batch N", "For gsm8k: problems that are answered together"),
+    ("eval.reward", "--reward implicit|sum|mean", "For preference and rewardbench: what ranks two responses"),
+    (
+        "eval.reference",
+        "--reference MODEL",
+        "Reference of the implicit reward; else the model that the run was trained from",
+    ),
+    ("eval.split", "--split train|test", "For preference: split of a prepared folder [default: test]"),
+    ("eval.against", "--against DIR", "An earlier evaluation of another model: tells the paired differences"),
+    ("eval.precision", "--precision f32|bf16", "Operands of the products with weights"),
     ("export.run", "--run DIR", "Run folder"),
     ("export.out", "--out DIR", "Folder to write"),
     (

@@ -21,7 +21,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::{Recipe, shipped};
-use crate::pipeline::{audit, demo, export, inspect, launch, merge, plant, planted, prepare, score, sweep, train};
+use crate::pipeline::{
+    audit, demo, eval, export, generate, inspect, launch, merge, plant, planted, prepare, score, sweep, train,
+};
 use crate::progress::Progress;
 use crate::report;
 use crate::schema;
@@ -72,6 +74,10 @@ enum Command {
     Score,
     /// Trains a policy, evaluates it with the prior, writes the code posteriors
     Train(args::Train),
+    /// Answers prompts with a model: with the prior's codes, one code, or all codes side by side
+    Generate,
+    /// Evaluates a model: preference accuracy, ARC, TruthfulQA, GSM8K, RewardBench
+    Eval,
     /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
     Export,
     /// A grid of noise, objective, latent and seeds; continues where it was stopped
@@ -190,6 +196,14 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
         Command::Train(a) => {
             terminal.catch_interrupts();
             trained(a, recipe, &ranks, &terminal, printer)
+        }
+        Command::Generate => {
+            terminal.catch_interrupts();
+            printer.result(&generate::run(&recipe.generate, seed, &terminal)?, tables::generate)
+        }
+        Command::Eval => {
+            terminal.catch_interrupts();
+            printer.result(&eval::run(&recipe.eval, seed, &terminal)?, tables::eval)
         }
         Command::Export => printer.result(&export::run(&recipe.export, &terminal)?, tables::export),
         Command::NoiseSweep(a) => {

@@ -2,6 +2,8 @@
 
 mod audit;
 mod codes;
+mod eval;
+mod generate;
 mod launch;
 mod sweep;
 
@@ -24,6 +26,8 @@ use crate::schema::SPLITS;
 use crate::synth::SynthSummary;
 pub use audit::audit;
 pub use codes::{associations, codes};
+pub use eval::eval;
+pub use generate::generate;
 pub use launch::{cell, collected, launched, shared};
 pub use sweep::{sweep, sweep_plan};
 

@@ -41,7 +41,7 @@ const MOST_BYTES: u64 = 1 << 30;
 /// [`Error::Data`] where the file is damaged or no row has a question; [`Error::Io`].
 pub fn questions(input: &Input, mut take: impl FnMut(Vec<&str>)) -> Result<u64> {
     let (mut items, mut seen) = (0, Vec::new());
-    for row in rows(input)? {
+    for (_, row) in rows(input)? {
         let mut texts = Vec::new();
         collect(&row, &mut texts);
         if texts.is_empty() {
@@ -90,18 +90,25 @@ fn note_fields(row: &Value, seen: &mut Vec<String>) {
     }
 }
 
-fn rows(input: &Input) -> Result<Vec<Value>> {
+/// The rows of a file, each with its line (its number from 1 where a row is no line): JSON lines, a JSON array, CSV,
+/// Parquet or Arrow, text also compressed. Texts, numbers and truth values stay, at any depth; of other columns of
+/// Parquet and Arrow the rows have null.
+///
+/// # Errors
+/// [`Error::Data`] where the file is damaged; [`Error::Io`].
+pub fn rows(input: &Input) -> Result<Vec<(u64, Value)>> {
+    let numbered = |rows: Vec<Value>| (1..).zip(rows).collect::<Vec<(u64, Value)>>();
     let packing = Packing::of(input)?;
     let open = || File::open(&input.path).map_err(Error::io(&input.label));
     let reader = match packing {
         Packing::Empty => return Err(input.fault(None, "the file is empty")),
         Packing::Parquet => {
             let reader = ParquetReader::new(open()?);
-            return guarded(input, "Parquet", || texts(&reader.finish()?));
+            return guarded(input, "Parquet", || texts(&reader.finish()?)).map(numbered);
         }
         Packing::Arrow => {
             let reader = IpcReader::new(open()?);
-            return guarded(input, "Arrow", || texts(&reader.finish()?));
+            return guarded(input, "Arrow", || texts(&reader.finish()?)).map(numbered);
         }
         Packing::Plain | Packing::Gzip | Packing::Zstd => packing.unpacked(open()?, input)?,
     };
@@ -114,9 +121,9 @@ fn rows(input: &Input) -> Result<Vec<Value>> {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match text.iter().find(|b| !b.is_ascii_whitespace()) {
         None => Err(input.fault(None, "the file is empty")),
-        Some(b'[') => array(input, text),
+        Some(b'[') => array(input, text).map(numbered),
         Some(b'{') => objects(input, text),
-        Some(_) => csv(input, text),
+        Some(_) => csv(input, text).map(numbered),
     }
 }
 
@@ -126,15 +133,15 @@ fn array(input: &Input, text: &[u8]) -> Result<Vec<Value>> {
 }
 
 /// JSON lines, or one object that has the rows in a field.
-fn objects(input: &Input, text: &[u8]) -> Result<Vec<Value>> {
+fn objects(input: &Input, text: &[u8]) -> Result<Vec<(u64, Value)>> {
     if let Ok(Value::Object(whole)) = serde_json::from_slice(text) {
         let lists = whole.values().filter_map(Value::as_array).filter(|l| l.first().is_some_and(Value::is_object));
         if !FIELDS.iter().any(|f| whole.contains_key(*f))
             && let Some(rows) = lists.max_by_key(|l| l.len())
         {
-            return Ok(rows.clone());
+            return Ok((1..).zip(rows.iter().cloned()).collect());
         }
-        return Ok(vec![Value::Object(whole)]);
+        return Ok(vec![(1, Value::Object(whole))]);
     }
     let mut rows = Vec::new();
     for (i, line) in text.lines().enumerate() {
@@ -144,7 +151,7 @@ fn objects(input: &Input, text: &[u8]) -> Result<Vec<Value>> {
         }
         let row = serde_json::from_str(&line);
         let row = row.map_err(|e| input.fault(Some(i as u64 + 1), &format!("not JSON: {e}")))?;
-        rows.push(row);
+        rows.push((i as u64 + 1, row));
     }
     Ok(rows)
 }
@@ -157,12 +164,12 @@ fn csv(input: &Input, text: &[u8]) -> Result<Vec<Value>> {
     })
 }
 
-/// The rows of a frame, with all texts that are in it.
+/// The rows of a frame.
 fn texts(frame: &DataFrame) -> PolarsResult<Vec<Value>> {
     values(&frame.clone().into_struct("".into()).into_series())
 }
 
-/// A column's texts, at any depth; whatever else is in it becomes null.
+/// A column's texts, numbers and truth values, at any depth; whatever else is in it becomes null.
 fn values(series: &Series) -> PolarsResult<Vec<Value>> {
     Ok(match series.dtype() {
         DataType::String => series.str()?.iter().map(|t| t.map_or(Value::Null, Value::from)).collect(),
@@ -182,6 +189,15 @@ fn values(series: &Series) -> PolarsResult<Vec<Value>> {
                 None => Ok(Value::Null),
             };
             (0..series.len()).map(one).collect::<PolarsResult<_>>()?
+        }
+        DataType::Boolean => series.bool()?.iter().map(|x| x.map_or(Value::Null, Value::from)).collect(),
+        kind if kind.is_integer() => {
+            let wide = series.cast(&DataType::Int64)?;
+            wide.i64()?.iter().map(|x| x.map_or(Value::Null, Value::from)).collect()
+        }
+        kind if kind.is_float() => {
+            let wide = series.cast(&DataType::Float64)?;
+            wide.f64()?.iter().map(|x| x.map_or(Value::Null, Value::from)).collect()
         }
         _ => vec![Value::Null; series.len()],
     })
@@ -203,7 +219,7 @@ mod tests {
             collect(row, &mut texts);
             texts.into_iter().map(str::to_string).collect()
         };
-        rows.iter().map(of).collect()
+        rows.iter().map(|(_, row)| of(row)).collect()
     }
 
     #[test]

@@ -107,9 +107,20 @@ impl Gaussian {
     /// [`crate::Error::Tensor`].
     pub fn infer(&self, config: &LpcConfig, context: &Context) -> Result<Normals> {
         Ok(Normals {
-            prior: Normal::of(&self.prior.forward(config, context)?)?,
+            prior: self.prior(config, context)?,
             posterior: Normal::of(&self.posterior.forward(&network::features(config, context)?)?)?,
         })
+    }
+
+    /// The prior of a batch, for which no response is read, differentiable.
+    ///
+    /// # Shapes
+    /// Means and log-variances (B,d).
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn prior(&self, config: &LpcConfig, context: &Context) -> Result<Normal> {
+        Normal::of(&self.prior.forward(config, context)?)
     }
 
     /// z of a training step, `g z_prior + (1-g) z_posterior`, each from a reparameterised sample.

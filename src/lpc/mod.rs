@@ -253,6 +253,30 @@ impl Lpc {
     }
 }
 
+impl Lpc {
+    /// What the prior makes of prompts alone, where there are no responses: its weights over the codes, where there
+    /// are codes, and the z of evaluation, the same as [`Lpc::expected`] gives.
+    ///
+    /// # Shapes
+    /// Weights (B,K) · z (B,H), or (B,C) for biases of C tokens.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn prior(&self, context: &Context) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok(match &self.parameters {
+            LatentParameters::Codes(codes) => {
+                let log_prior = codes.log_prior(&self.config, context)?;
+                (Some(log_prior.exp()?), Some(codes.expected(&log_prior)?))
+            }
+            LatentParameters::Gaussian(gaussian) => {
+                (None, Some(gaussian.mixed(&gaussian.prior(&self.config, context)?.mean)?))
+            }
+            LatentParameters::Point(point) => (None, Some(point.z(&self.config, context)?)),
+            LatentParameters::Noise => (None, None),
+        })
+    }
+}
+
 impl Inferred {
     /// Distributions over codes, where they are amortised.
     pub fn codes(&self) -> Option<&Codes> {

@@ -10,12 +10,14 @@
 //! fixed size, and partial sums are added in a fixed order.
 
 pub mod attention;
+pub mod cached_attention;
 pub mod columns;
 pub mod composed;
 pub mod custom_op;
 pub mod linear;
 pub mod log_sigmoid;
 pub mod norm;
+pub mod prepacked;
 pub mod product;
 pub mod real;
 pub mod rope;
@@ -27,6 +29,7 @@ pub mod token_logps_biased;
 pub mod token_logps_codes;
 pub mod vector;
 
+pub use prepacked::Prepacked;
 pub use real::Real;
 pub use rows::{Precision, Rows};
 

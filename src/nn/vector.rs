@@ -5,6 +5,9 @@
 
 use super::real::{Real, Vectors, sum_of, vectors};
 
+/// Positions whose keys lie together in a cache: see [`scores_of_blocks`].
+pub const LANES: usize = 16;
+
 /// Makes functions whose body is compiled three times: for AVX-512, for AVX2, and for any processor.
 macro_rules! widened {
     ($($(#[$about:meta])* fn $name:ident($($arg:ident: $kind:ty),*) $(-> $out:ty)? $body:block)*) => {$(
@@ -96,6 +99,30 @@ widened! {
     fn add_scaled(out: &mut [T], scale: T, x: &[T]) {
         for (o, &x) in out.iter_mut().zip(x) {
             *o += scale * x;
+        }
+    }
+
+    /// Scores `sum_d q_d k_jd` of one query with keys that lie in blocks of [`LANES`] positions: (block, d, position).
+    fn scores_of_blocks(q: &[T], keys: &[T], scores: &mut [T]) {
+        for (scores, block) in scores.chunks_exact_mut(LANES).zip(keys.chunks_exact(q.len() * LANES)) {
+            let mut sums = [T::zero(); LANES];
+            for (&q, keys) in q.iter().zip(block.chunks_exact(LANES)) {
+                for (sum, &k) in sums.iter_mut().zip(keys) {
+                    *sum += q * k;
+                }
+            }
+            scores.copy_from_slice(&sums);
+        }
+    }
+
+    /// `out = sum_j w_j x_j` over rows x_j as wide as `out`.
+    fn weighted_sum(w: &[T], x: &[T], out: &mut [T]) {
+        out.fill(T::zero());
+        let width = out.len();
+        for (&w, x) in w.iter().zip(x.chunks_exact(width)) {
+            for (o, &x) in out.iter_mut().zip(x) {
+                *o += w * x;
+            }
         }
     }
 

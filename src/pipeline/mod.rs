@@ -2,10 +2,13 @@
 
 pub mod audit;
 pub mod demo;
+pub mod eval;
 pub mod export;
+pub mod generate;
 pub mod inspect;
 pub mod launch;
 pub mod merge;
+mod opened;
 pub mod plant;
 pub mod planted;
 pub mod prepare;

@@ -9,6 +9,7 @@ mod exact;
 pub mod flips;
 pub mod hidden_cache;
 mod hidden_states;
+mod prompts;
 pub mod saved;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use evaluate::{Example, evaluate};
 pub use exact::CodeLogps;
 pub use hidden_cache::Keeping;
 pub use hidden_states::{HiddenStates, States};
+pub use prompts::PromptLatent;
 
 /// Decoder, latent part, and the parameters of both.
 #[derive(Debug)]
@@ -175,7 +177,8 @@ impl<T: Real> Policy<T> {
     fn computed(&self, rows: &[&TokenRow], sides: Sides, gradients: Option<&Arc<Gradients>>) -> Result<States> {
         let batch = PairBatch::pack(rows.iter().copied(), sides)?;
         let (h, beside) = self.decoder.hidden_at(packed(&batch), self.layer_beside(), gradients)?;
-        let prompt = self.pooled_prompts(&h, beside.as_ref(), &batch)?;
+        let prompts = batch.pairs.iter().map(|p| p.prompt.clone()).collect();
+        let prompt = self.pooled_prompts(&h, beside.as_ref(), prompts)?;
         Ok(States { batch, h, prompt, tokens: None, reach: None })
     }
 
@@ -213,15 +216,24 @@ impl<T: Real> Policy<T> {
         (config.prompt_layer != LAST_LAYER).then_some(config.prompt_layer as usize)
     }
 
-    /// Hidden states that represent the prompts of a batch, where the latent part reads them.
-    fn pooled_prompts(&self, h: &Tensor, beside: Option<&Tensor>, batch: &PairBatch) -> Result<Option<Tensor>> {
+    /// Hidden states that represent the prompts of a batch, which lie in these packed rows, where the latent part reads
+    /// them.
+    fn pooled_prompts(
+        &self,
+        h: &Tensor,
+        beside: Option<&Tensor>,
+        prompts: Vec<std::ops::Range<usize>>,
+    ) -> Result<Option<Tensor>> {
         let Some(config) = self.lpc.as_ref().map(|lpc| &lpc.config).filter(|config| config.reads_states()) else {
             return Ok(None);
         };
         let h = beside.unwrap_or(h);
         Ok(Some(match config.prompt_pooling {
-            Pooling::Last => rows_at(h, batch, |p| p.prompt.end - 1)?,
-            Pooling::Mean => segment::mean(h, batch.pairs.iter().map(|p| p.prompt.clone()).collect())?,
+            Pooling::Last => {
+                let last: Vec<u32> = prompts.iter().map(|rows| rows.end as u32 - 1).collect();
+                h.index_select(&Tensor::from_vec(last, prompts.len(), &Device::Cpu)?, 0)?
+            }
+            Pooling::Mean => segment::mean(h, prompts)?,
         }))
     }
 

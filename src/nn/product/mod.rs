@@ -18,9 +18,9 @@ mod pack;
 use super::real::{Shared, View};
 
 /// Rows of a micro-tile.
-const MR: usize = 8;
+pub(super) const MR: usize = 8;
 /// Columns of a micro-tile: three vectors of sixteen.
-const NR: usize = 48;
+pub(super) const NR: usize = 48;
 /// Pairs of the inner dimension that one pass over the tiles takes.
 const KC: usize = 128;
 /// Most panels of rows that one task takes.

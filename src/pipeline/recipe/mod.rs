@@ -1,7 +1,9 @@
 //! The settings of all commands.
 
 pub mod audit;
+pub mod eval;
 pub mod export;
+mod generate;
 mod prepare;
 mod shard;
 pub mod shipped;
@@ -16,7 +18,9 @@ use crate::settings::{Faults, PathText, Root, Settings, settings};
 use crate::synth::SynthConfig;
 use crate::train::TrainConfig;
 pub use audit::AuditConfig;
+pub use eval::EvalConfig;
 pub use export::ExportConfig;
+pub use generate::GenerateConfig;
 pub use prepare::PrepareConfig;
 pub use shard::Shard;
 pub use slurm::SlurmConfig;
@@ -41,6 +45,10 @@ settings! {
         pub slurm: SlurmConfig;
         /// Log-probabilities of a model.
         pub score: ScoreConfig;
+        /// Answers of a model.
+        pub generate: GenerateConfig;
+        /// Benchmarks and preference accuracy.
+        pub eval: EvalConfig;
         /// A run's model in another form.
         pub export: ExportConfig;
         /// Training pairs by the evidence that their label is wrong.

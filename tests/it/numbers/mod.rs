@@ -10,11 +10,13 @@
 //! - `bayes`: exact inference over codes.
 //! - `robust`: objectives for wrong labels, and weights of rows, through whole steps.
 //! - `composed`: composed operations, other number types and recomputation against the fused kernels.
+//! - `generate`: the z of generation is the z of evaluation.
 //! - `ranks`: several ranks give what one process gives with all their batches.
 //! - `tuning`: adapters and head-only tuning, as functions and as files.
 
 mod bayes;
 mod composed;
+mod generate;
 mod gradients;
 mod invariants;
 mod latents;

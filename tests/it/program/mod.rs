@@ -6,7 +6,10 @@
 //! - `contract`: commands, folders and columns, as other programs rely on them.
 //! - `bad_input`: every way in which a row or a file can be broken.
 //! - `refused`: rows that the chat template or the tokenizer refuses.
+//! - `help`: what `--help` says.
 //! - `no_effect`: settings of `prepare` that would change nothing.
+//! - `eval`: benchmarks and preference accuracy.
+//! - `generate`: answers of every kind of model, with the prior's codes and with one.
 //! - `outputs`: files that no command may overwrite.
 //! - `crash`: a killed process, a full disk, folders that cannot be written, links, pipes.
 //! - `launchers`: plans for many machines, and cells that run one by one.
@@ -21,6 +24,9 @@ mod bad_input;
 mod cli;
 mod contract;
 mod crash;
+mod eval;
+mod generate;
+mod help;
 mod launchers;
 mod no_effect;
 mod outputs;

@@ -31,7 +31,7 @@ const FOUNDATION: [&str; 17] = [
 ];
 
 /// What each room may use beyond the foundation; `a::b` opens one module of a room only.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     // Stages: they agree through `schema` and do not know each other.
     ("synth", &[]),
     ("ingest", &[]),
@@ -49,6 +49,8 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("policy", &["batch", "lpc", "model", "nn", "weights"]),
     ("train", &["batch", "lpc", "model", "nn", "objective", "policy", "weights"]),
     ("posteriors", &["batch", "lpc", "objective", "policy"]),
+    ("generate", &["model"]),
+    ("eval", &["model", "nn::attention::Segment"]),
     // Tables: they know nothing of tensors.
     ("analysis", &[]),
     ("audit", &["analysis", "objective::hoelder_suspects"]),
@@ -60,9 +62,12 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "analysis",
             "audit",
             "batch",
+            "eval",
+            "generate",
             "ingest",
             "lpc",
             "model",
+            "nn::Precision",
             "noise",
             "objective",
             "pairs",

@@ -1,0 +1,189 @@
+//! `eval`: a model on benchmarks and on preference pairs; codes by the prior's z.
+
+mod items;
+mod multiple;
+mod outputs;
+mod preference;
+mod problems;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::opened::{ForInference, OpenedModel, read_for};
+use super::prepare::inputs;
+use super::recipe::EvalConfig;
+use super::recipe::eval::EvalTask;
+use crate::analysis::Interval;
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::eval::{BenchmarkRow, Metric};
+use crate::ingest::benchmarks;
+use crate::nn::Precision;
+use crate::progress::Progress;
+use crate::seed::Seed;
+use crate::settings::Settings;
+use items::Item;
+pub use outputs::Difference;
+
+/// Name of the command.
+const STAGE: &str = "eval";
+
+/// One task's results.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskResult {
+    /// Version of the task's definition; none for tasks that are this program's own.
+    pub version: Option<f64>,
+    /// Worked examples before each item.
+    pub shots: usize,
+    /// Items evaluated.
+    pub n: usize,
+    /// Items of the data.
+    pub n_data: usize,
+    /// Metrics by the name and the filter of the harness, with their standard errors.
+    pub metrics: Vec<Metric>,
+    /// Accuracy of each source, subset or section.
+    pub groups: Vec<PartAccuracy>,
+    /// What the reward is, in tasks that compare responses by it.
+    pub reward: Option<String>,
+    /// Items that could not be evaluated, by reason.
+    pub left_out: BTreeMap<String, u64>,
+    /// Seconds, without loading the model.
+    pub seconds: f64,
+}
+
+/// Accuracy of a part of a task's items.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartAccuracy {
+    /// What it is a part by: `source`, `subset` or `section`.
+    pub by: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Accuracy, with Wilson's 95 % interval; a section has none.
+    pub accuracy: Interval,
+}
+
+/// Results of `eval`.
+#[derive(Debug, Clone, Serialize)]
+pub struct EvalSummary {
+    /// The model as it was named.
+    pub model: String,
+    /// Folder written; "" where there is none.
+    pub out: String,
+    /// Operands of the products with weights.
+    pub precision: Precision,
+    /// For each task its metrics under the harness' names.
+    pub results: BTreeMap<String, serde_json::Map<String, serde_json::Value>>,
+    /// Differences from another model on the same items.
+    pub against: Vec<Difference>,
+    /// The same in full.
+    #[serde(skip)]
+    pub tasks: Vec<(EvalTask, TaskResult)>,
+}
+
+/// What a task needs.
+struct Work<'a> {
+    config: &'a EvalConfig,
+    task: EvalTask,
+    /// What the user named as the task's data.
+    data: &'a str,
+    opened: &'a OpenedModel,
+    loaded: &'a ForInference,
+    seed: Seed,
+    progress: &'a dyn Progress,
+}
+
+/// What a task found.
+#[derive(Default)]
+struct Found {
+    version: Option<f64>,
+    shots: usize,
+    n_data: usize,
+    metrics: Vec<Metric>,
+    items: Vec<Item>,
+    groups: Vec<PartAccuracy>,
+    reward: Option<String>,
+    left_out: BTreeMap<String, u64>,
+    seconds: f64,
+}
+
+/// Evaluates a model on every task.
+///
+/// # Errors
+/// [`Error::Config`] for settings at fault; [`Error::Data`] for a file of a benchmark, with its line; [`Error::Model`],
+/// [`Error::Artifact`] for models and prepared folders; [`Error::Run`] where the user stopped it.
+pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<EvalSummary> {
+    config.check()?;
+    let mut read = read_for(&config.model, &config.tokenizer);
+    read.extend(config.data.iter().chain([&config.examples, &config.reference, &config.against]).map(PathBuf::from));
+    let claim = artifact::Claim { stage: STAGE, inputs: &read };
+    let out = Path::new(&config.out);
+    if !config.out.is_empty() {
+        claim.folder(out)?;
+    }
+    let earlier =
+        (!config.against.is_empty()).then(|| outputs::Earlier::read(Path::new(&config.against))).transpose()?;
+    let opened = OpenedModel::new(&config.model, &config.tokenizer, "auto")?;
+    let loaded = opened.weights(seed, opened.most_tokens, config.precision)?;
+    if loaded.model.precision() != config.precision {
+        progress.note("this processor does not multiply bfloat16: float32 is used");
+    }
+    let (mut tasks, mut items) = (Vec::new(), Vec::new());
+    for (at, &task) in config.task.iter().enumerate() {
+        let work = Work { config, task, data: config.data_of(at), opened: &opened, loaded: &loaded, seed, progress };
+        let found = match task {
+            EvalTask::Preference | EvalTask::Rewardbench => preference::run(&work)?,
+            EvalTask::Gsm8k => problems::run(&work)?,
+            _ => multiple::run(&work)?,
+        };
+        let n = found.items.len();
+        items.extend(found.items);
+        let Found { version, shots, n_data, metrics, groups, reward, left_out, seconds, .. } = found;
+        tasks.push((task, TaskResult { version, shots, n, n_data, metrics, groups, reward, left_out, seconds }));
+    }
+    let against = match &earlier {
+        Some(earlier) => earlier.compared(&items, seed)?,
+        None => Vec::new(),
+    };
+    let results = tasks.iter().map(|(task, result)| (task.name().to_string(), outputs::named(result))).collect();
+    let precision = config.precision.effective();
+    let summary =
+        EvalSummary { model: config.model.clone(), out: config.out.clone(), precision, results, against, tasks };
+    if !config.out.is_empty() {
+        outputs::write(&claim, out, config, &summary, &items)?;
+    }
+    Ok(summary)
+}
+
+/// The rows of a task's data, up to the limit, and how many there are in all.
+fn rows(work: &Work<'_>, data: &str, limit: usize) -> Result<(Vec<BenchmarkRow>, usize)> {
+    let mut rows = Vec::new();
+    for input in inputs::resolve(&[data.to_string()], work.progress)? {
+        let found = benchmarks::rows(&input)?.into_iter();
+        rows.extend(found.map(|(line, value)| BenchmarkRow { file: input.label.clone(), line, value }));
+    }
+    if rows.is_empty() {
+        return Err(Error::Data { path: data.into(), line: None, field: None, message: "no rows".into(), hint: None });
+    }
+    let n = rows.len();
+    if limit > 0 {
+        rows.truncate(limit);
+    }
+    Ok((rows, n))
+}
+
+/// Told by `done` of the stages: whether to go on.
+fn go_on(progress: &dyn Progress, n: usize) -> bool {
+    progress.advance(n as u64);
+    !progress.interrupted()
+}
+
+fn stopped() -> Error {
+    Error::run("interrupted; nothing was written")
+}
+
+fn since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64()
+}

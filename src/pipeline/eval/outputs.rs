@@ -1,0 +1,176 @@
+//! What `eval` writes: items, results, and lm-evaluation-harness' own form of them; and differences from another model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use polars::prelude::*;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::items::{Item, column, frame};
+use super::{EvalSummary, STAGE, TaskResult};
+use crate::analysis::{PairedDifference, bootstrap_paired};
+use crate::artifact::{self, Claim};
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::pipeline::recipe::EvalConfig;
+use crate::schema::{col, eval};
+use crate::seed::Seed;
+
+/// Resamples of the bootstrap.
+const RESAMPLES: usize = 10_000;
+
+/// A metric's difference from another model on the same items.
+#[derive(Debug, Clone, Serialize)]
+pub struct Difference {
+    /// Task.
+    pub task: String,
+    /// Metric, with its filter where it has one.
+    pub metric: String,
+    /// This model's mean minus the other's, paired by item.
+    pub difference: PairedDifference,
+    /// Items of this evaluation that the other does not have.
+    pub unpaired: usize,
+}
+
+/// A task's metrics under the harness' names, with what else was found.
+pub fn named(result: &TaskResult) -> Map<String, Value> {
+    let mut out = Map::new();
+    for metric in &result.metrics {
+        let filtered = metric.filter != "none";
+        let name = column(&metric.name, &metric.filter);
+        let stderr =
+            if filtered { format!("{}_stderr,{}", metric.name, metric.filter) } else { format!("{name}_stderr") };
+        // The first filter is the one that is meant where none is named.
+        if filtered && !out.contains_key(&metric.name) {
+            out.insert(metric.name.clone(), json!(metric.value));
+        }
+        out.insert(name, json!(metric.value));
+        if metric.stderr.is_finite() {
+            out.insert(stderr, json!(metric.stderr));
+        }
+    }
+    out.insert("n".into(), json!(result.n));
+    out.insert("version".into(), json!(result.version));
+    out.insert("num_fewshot".into(), json!(result.shots));
+    out.insert("seconds".into(), json!(result.seconds));
+    if let Some(reward) = &result.reward {
+        out.insert("reward".into(), json!(reward));
+    }
+    if !result.left_out.is_empty() {
+        out.insert("left_out".into(), json!(result.left_out));
+    }
+    for by in ["source", "subset", "section"] {
+        let groups = result.groups.iter().filter(|g| g.by == by).map(|g| (g.name.clone(), json!(g.accuracy)));
+        let groups: Map<String, Value> = groups.collect();
+        if !groups.is_empty() {
+            out.insert(format!("by_{by}"), Value::Object(groups));
+        }
+    }
+    out
+}
+
+/// Writes the folder.
+pub fn write(claim: &Claim<'_>, out: &Path, config: &EvalConfig, summary: &EvalSummary, items: &[Item]) -> Result<()> {
+    let mut manifest = Manifest::begin(STAGE, config)?;
+    let _lock = claim.take(out)?;
+    artifact::write_parquet(out.join(eval::ITEMS), &mut frame(items)?)?;
+    artifact::write_json(out.join(eval::SUMMARY), summary)?;
+    artifact::write_json(out.join(eval::HARNESS), &harness(config, summary))?;
+    for (name, rows) in [(eval::ITEMS, Some(items.len() as u64)), (eval::SUMMARY, None), (eval::HARNESS, None)] {
+        manifest.output(out, name, rows)?;
+    }
+    manifest.finish(out)?;
+    Ok(())
+}
+
+/// The results as lm-evaluation-harness writes them, as far as tools read them.
+fn harness(config: &EvalConfig, summary: &EvalSummary) -> Value {
+    let (mut results, mut versions, mut shots, mut samples) = (Map::new(), Map::new(), Map::new(), Map::new());
+    for (task, result) in &summary.tasks {
+        let mut metrics = Map::from_iter([("alias".to_string(), json!(task.name()))]);
+        for metric in &result.metrics {
+            metrics.insert(format!("{},{}", metric.name, metric.filter), json!(metric.value));
+            let stderr = if metric.stderr.is_finite() { json!(metric.stderr) } else { json!("N/A") };
+            metrics.insert(format!("{}_stderr,{}", metric.name, metric.filter), stderr);
+        }
+        results.insert(task.name().into(), Value::Object(metrics));
+        versions.insert(task.name().into(), result.version.map_or(json!("Yaml"), |v| json!(v)));
+        shots.insert(task.name().into(), json!(result.shots));
+        samples.insert(task.name().into(), json!({"original": result.n_data, "effective": result.n}));
+    }
+    let limit = if config.limit > 0 { json!(config.limit) } else { Value::Null };
+    json!({
+        "results": results,
+        "versions": versions,
+        "n-shot": shots,
+        "n-samples": samples,
+        "config": {"model": "lpc-pipe", "model_args": format!("pretrained={}", config.model), "limit": limit,
+            "model_dtype": summary.precision, "random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234,
+            "fewshot_seed": 1234},
+        "chat_template": Value::Null,
+        "fewshot_as_multiturn": false,
+        "model_source": "lpc-pipe",
+        "model_name": config.model,
+    })
+}
+
+/// Items of an earlier evaluation: by task and item, with the id, each metric's value.
+pub struct Earlier {
+    values: BTreeMap<(String, u32, String), BTreeMap<String, f64>>,
+}
+
+impl Earlier {
+    /// Reads the items of a folder.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] where it is not the output of `eval`, or damaged.
+    pub fn read(folder: &Path) -> Result<Earlier> {
+        let manifest = Manifest::read(folder)?;
+        if manifest.stage != STAGE {
+            return Err(Error::artifact(folder, format!("written by `{}`, not by `eval`", manifest.stage))
+                .with_hint("--against wants the --out folder of lpc-pipe eval"));
+        }
+        manifest.verify(folder, eval::ITEMS)?;
+        let frame = artifact::read_parquet(folder.join(eval::ITEMS))?;
+        let (tasks, ids) = (frame.column(eval::TASK)?.str()?.clone(), frame.column(col::ID)?.str()?.clone());
+        let items = frame.column(eval::ITEM)?.u32()?.clone();
+        let mut values: BTreeMap<_, BTreeMap<String, f64>> = BTreeMap::new();
+        for column in frame.columns().iter().filter(|c| c.dtype() == &DataType::Float64) {
+            for (at, value) in column.f64()?.iter().enumerate() {
+                let (Some(value), Some(task), Some(item)) = (value, tasks.get(at), items.get(at)) else { continue };
+                let key = (task.to_string(), item, ids.get(at).unwrap_or_default().to_string());
+                values.entry(key).or_default().insert(column.name().to_string(), value);
+            }
+        }
+        Ok(Earlier { values })
+    }
+
+    /// Differences of all metrics that both have, item by item.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where no item is in both.
+    pub fn compared(&self, items: &[Item], seed: Seed) -> Result<Vec<Difference>> {
+        let mut by: BTreeMap<(&str, &str), (Vec<f64>, usize)> = BTreeMap::new();
+        for item in items {
+            let other = self.values.get(&(item.task.clone(), item.index, item.id.clone()));
+            for (metric, value) in &item.metrics {
+                let (differences, unpaired) = by.entry((&item.task, metric)).or_default();
+                match other.and_then(|other| other.get(metric)) {
+                    Some(other) => differences.push(value - other),
+                    None => *unpaired += 1,
+                }
+            }
+        }
+        if by.values().all(|(differences, _)| differences.is_empty()) {
+            return Err(Error::config("eval.against", "the other evaluation has none of these items"));
+        }
+        let found = by.into_iter().map(|((task, metric), (differences, unpaired))| Difference {
+            task: task.into(),
+            metric: metric.into(),
+            difference: bootstrap_paired(&differences, RESAMPLES, seed),
+            unpaired,
+        });
+        Ok(found.collect())
+    }
+}

@@ -1,0 +1,106 @@
+//! A model that answers or is evaluated: its policy and its tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::model::InferenceDecoder;
+use crate::nn::Precision;
+use crate::policy::{Policy, saved};
+use crate::schema::{prepared, run};
+use crate::seed::Seed;
+use crate::source::ModelSource;
+use crate::tokenize::{ModelTokenizer, TokenizeConfig};
+use crate::weights::load;
+
+/// A model's source and tokenizer; its weights are not read yet.
+#[derive(Debug)]
+pub struct OpenedModel {
+    source: ModelSource,
+    from: ModelSource,
+    /// The tokenizer, with the chat template.
+    pub tokenizer: ModelTokenizer,
+    /// Longest sequence that the model was made for.
+    pub most_tokens: usize,
+}
+
+/// A model's weights, twice: for what the latent part reads, and laid out.
+#[derive(Debug)]
+pub struct ForInference {
+    /// The policy, for the prior's z.
+    pub policy: Policy<f32>,
+    /// The decoder.
+    pub model: InferenceDecoder,
+}
+
+/// A model by its name: a run folder stands for the model in it.
+///
+/// # Errors
+/// [`Error::Artifact`] for a run folder without a model; as [`ModelSource::resolve`].
+pub fn source(name: &str) -> Result<ModelSource> {
+    let folder = Path::new(name);
+    if folder.join(prepared::MANIFEST).is_file() && !folder.join("config.json").is_file() {
+        let manifest = Manifest::read(folder)?;
+        if manifest.stage == "train" {
+            let model = folder.join(run::MODEL);
+            if !model.is_dir() {
+                return Err(Error::artifact(&model, "no model")
+                    .with_hint("train keeps it unless it is told --set train.save_model=false"));
+            }
+            return ModelSource::resolve(&model.display().to_string());
+        }
+    }
+    ModelSource::resolve(name)
+}
+
+/// Files and folders that are read for a model.
+pub fn read_for(model: &str, tokenizer: &str) -> Vec<PathBuf> {
+    [model, tokenizer].into_iter().filter(|name| !name.is_empty()).map(PathBuf::from).collect()
+}
+
+impl OpenedModel {
+    /// Finds a model and its tokenizer: that of `tokenizer` where one is named, else the model's own, else that of the
+    /// model below an adapter or a latent part.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the model or a tokenizer is not to be had.
+    pub fn new(model: &str, tokenizer: &str, template: &str) -> Result<OpenedModel> {
+        let source = source(model)?;
+        let from = match (tokenizer, &source) {
+            ("", ModelSource::Folder(folder)) if !folder.join("tokenizer.json").is_file() => {
+                load::below(folder)?.unwrap_or_else(|| source.clone())
+            }
+            ("", _) => source.clone(),
+            (name, _) => ModelSource::resolve(name)?,
+        };
+        let config = TokenizeConfig { template: template.into(), ..TokenizeConfig::default() };
+        let tokenizer = ModelTokenizer::load(&from, &config)?;
+        let most_tokens = load::shape(&source, tokenizer.vocab_size())?.max_position_embeddings;
+        Ok(OpenedModel { source, from, tokenizer, most_tokens })
+    }
+
+    /// The model or folder that the tokenizer was read from.
+    pub fn tokenizer_from(&self) -> String {
+        self.from.to_string()
+    }
+
+    /// Reads the weights, for sequences of up to `longest` tokens.
+    ///
+    /// # Errors
+    /// As [`saved::open`].
+    pub fn weights(&self, seed: Seed, longest: usize, precision: Precision) -> Result<ForInference> {
+        let policy = saved::open::<f32>(&self.source, self.tokenizer.vocab_size(), seed, longest)?;
+        ForInference::of(policy, longest, precision)
+    }
+}
+
+impl ForInference {
+    /// Lays out a policy's weights.
+    ///
+    /// # Errors
+    /// As [`InferenceDecoder::new`].
+    pub fn of(policy: Policy<f32>, longest: usize, precision: Precision) -> Result<ForInference> {
+        let model = InferenceDecoder::new(&policy.decoder.config, &policy.params, longest, precision)?;
+        Ok(ForInference { policy, model })
+    }
+}

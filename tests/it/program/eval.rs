@@ -1,0 +1,217 @@
+//! `eval`: benchmarks and preference accuracy, of models with and without codes.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{Sandbox, columns, flags, lists, numbers, texts};
+
+/// A run with codes in `run`, over the corpus of `data`, trained from `sft/model`.
+fn trained() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(80);
+    sandbox.ok("train --data data --model tiny:32x1 --objective sft --max-steps 6 --lr 3e-3 --out sft --quiet");
+    sandbox.ok("train --data data --model sft/model --codes 3 --batch 8 --max-steps 6 --lr 1e-3 --out run --quiet");
+    sandbox
+}
+
+fn arc(n: usize) -> String {
+    let row = |i: usize| {
+        let choices: Vec<Value> =
+            ["A", "B", "C"].iter().map(|l| json!({"text": format!("{l} {i}"), "label": l})).collect();
+        let key = ["A", "B", "C"][i % 3];
+        json!({"id": format!("q{i}"), "question": {"stem": format!("Which {i}?"), "choices": choices}, "answerKey": key})
+    };
+    (0..n).map(|i| row(i).to_string() + "\n").collect()
+}
+
+fn truthful(n: usize) -> String {
+    let row = |i: usize| {
+        json!({"question": format!("Is it {i}?"), "mc1_targets": {"No": 1, "Yes": 0, "Maybe": 0},
+            "mc2_targets": {"No": 1, "Never": 1, "Yes": 0}})
+    };
+    Value::Array((0..n).map(row).collect()).to_string()
+}
+
+#[test]
+fn questions_with_choices_become_metrics_and_items() {
+    let sandbox = trained();
+    sandbox.write("arc.jsonl", arc(9));
+    sandbox.write("t.json", truthful(5));
+    let told = sandbox
+        .ok("eval --model run --task arc_easy,truthfulqa_mc1,truthfulqa_mc2 --data arc.jsonl --data t.json --data t.json \
+             --out found --json --quiet")
+        .json();
+    assert_eq!(told, sandbox.json("found/summary.json"));
+    let items = sandbox.parquet("found/items.parquet");
+    let wanted =
+        ["task", "item", "id", "source", "scores", "right", "chosen_choice", "output", "prior_code", "acc", "acc_norm"];
+    assert_eq!(columns(&items), wanted);
+    let tasks = texts(&items, "task");
+    assert_eq!(tasks.iter().map(String::as_str).collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!((tasks.len(), &texts(&items, "id")[4], &texts(&items, "id")[10]), (19, &"q4".into(), &String::new()));
+    // Each metric is the mean of its items, and what the scores say.
+    let (acc, chosen, scores) = (numbers(&items, "acc"), numbers(&items, "chosen_choice"), lists(&items, "scores"));
+    for (task, n) in [("arc_easy", 9), ("truthfulqa_mc1", 5), ("truthfulqa_mc2", 5)] {
+        let own: Vec<usize> = (0..tasks.len()).filter(|&i| tasks[i] == task).collect();
+        let mean = own.iter().map(|&i| acc[i]).sum::<f64>() / n as f64;
+        assert!((told["results"][task]["acc"].as_f64().unwrap() - mean).abs() < 1e-12, "{task}");
+        assert_eq!((own.len(), told["results"][task]["n"].as_u64()), (n, Some(n as u64)));
+        for &i in &own {
+            let best = scores[i].iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+            assert_eq!(scores[i][chosen[i] as usize], best);
+            let mass = |of: &[usize]| of.iter().map(|&c| scores[i][c].exp()).sum::<f64>();
+            let wanted = match task {
+                "arc_easy" => f64::from(chosen[i] as usize == i % 3),
+                "truthfulqa_mc1" => f64::from(chosen[i] == 0.0),
+                _ => mass(&[0, 1]) / mass(&[0, 1, 2]),
+            };
+            assert!((acc[i] - wanted).abs() < 1e-9, "{task} {i}");
+        }
+    }
+    let harness = sandbox.json("found/results.json");
+    assert_eq!(harness["results"]["arc_easy"]["acc,none"], told["results"]["arc_easy"]["acc"]);
+    assert_eq!(
+        (&harness["versions"]["truthfulqa_mc2"], &harness["n-samples"]["arc_easy"]["original"]),
+        (&json!(3.0), &json!(9))
+    );
+    // The prior's codes count, and limits take the first items.
+    let few = sandbox.ok("eval --model run --task arc_easy --data arc.jsonl --limit 4 --out few --json --quiet").json();
+    assert_eq!(few["results"]["arc_easy"]["n"], 4);
+    let first = sandbox.parquet("few/items.parquet");
+    assert_eq!(lists(&first, "scores"), lists(&items, "scores")[..4]);
+    sandbox.ok("eval --model sft --task arc_easy --data arc.jsonl --out plain --quiet --against found");
+    let plain = sandbox.parquet("plain/items.parquet");
+    assert_ne!(lists(&plain, "scores")[0], lists(&items, "scores")[0]);
+    assert_eq!(plain.column("prior_code").unwrap().null_count(), 9);
+    let difference = &sandbox.json("plain/summary.json")["against"][0];
+    let by_hand: f64 = (0..9).map(|i| numbers(&plain, "acc")[i] - acc[i]).sum::<f64>() / 9.0;
+    assert_eq!((&difference["task"], &difference["metric"]), (&json!("arc_easy"), &json!("acc")));
+    assert!((difference["difference"]["interval"]["estimate"].as_f64().unwrap() - by_hand).abs() < 1e-12);
+}
+
+#[test]
+fn preference_accuracy_is_that_of_the_run() {
+    let sandbox = trained();
+    let told = sandbox.ok("eval --model run --task preference --data data --out found --json --quiet").json();
+    let summary = sandbox.json("run/summary.json");
+    let result = &told["results"]["preference"];
+    assert_eq!((&result["acc"], &result["n"]), (&summary["eval_accuracy"], &summary["n_eval"]));
+    assert_eq!(result["reward"], "log-ratio of the model and sft/model, summed over tokens");
+    for (source, found) in result["by_source"].as_object().expect("sources") {
+        let wanted = summary["by_source"].as_array().expect("sources").iter().find(|s| s["source"] == *source);
+        assert_eq!(found["estimate"], wanted.expect("the source")["accuracy"], "{source}");
+    }
+    // Rewards are the implicit ones of the run, up to beta.
+    let (items, posteriors) = (sandbox.parquet("found/items.parquet"), sandbox.parquet("run/posteriors.parquet"));
+    let margins: Vec<f64> = lists(&items, "scores").iter().map(|s| s[0] - s[1]).collect();
+    let splits = texts(&posteriors, "split");
+    let test = |values: Vec<f64>| -> Vec<f64> {
+        values.into_iter().zip(&splits).filter(|(_, split)| *split == "test").map(|(v, _)| v).collect()
+    };
+    let flipped = flags(&posteriors, "flipped");
+    let of = |name: &str| numbers(&posteriors, name);
+    let ratios = of("logps_chosen").iter().zip(of("ref_chosen_logps")).map(|(a, b)| a - b).collect::<Vec<f64>>();
+    let others = of("logps_rejected").iter().zip(of("ref_rejected_logps")).map(|(a, b)| a - b).collect::<Vec<f64>>();
+    let wanted = test(ratios.iter().zip(others).map(|(a, b)| a - b).collect());
+    assert!(flipped.iter().any(|f| *f) && margins.len() == wanted.len());
+    assert!(margins.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 2e-3), "{margins:?}\n{wanted:?}");
+    // Pairs of files get the same numbers as the prepared folder that they become.
+    sandbox.write("pairs.jsonl", "{\"prompt\": \"Which?\", \"chosen\": \"Good.\", \"rejected\": \"Bad, bad.\"}\n{\"prompt\": \"And?\", \"chosen\": \"Yes.\", \"rejected\": \"No!\"}\n");
+    let raw = sandbox.ok("eval --model run --task preference --data pairs.jsonl --json --quiet --reward sum").json();
+    assert_eq!(raw["results"]["preference"]["n"], 2);
+    sandbox.ok("prepare --input pairs.jsonl --tokenizer run/model --test-fraction 0 --out own --quiet");
+    let own = "eval --model run --task preference --data own --split train --reward sum --json --quiet";
+    let mut own = sandbox.ok(own).json();
+    let mut raw = raw;
+    for told in [&mut own, &mut raw] {
+        told["results"]["preference"].as_object_mut().expect("metrics").remove("seconds");
+    }
+    assert_eq!(own["results"], raw["results"]);
+}
+
+#[test]
+fn problems_are_answered_and_their_numbers_compared() {
+    let sandbox = trained();
+    let problems: String = (0..8)
+        .map(|i| json!({"question": format!("{i} and 1?"), "answer": format!("#### {}", i + 1)}).to_string() + "\n")
+        .collect();
+    sandbox.write("g.jsonl", problems);
+    let eval = "eval --model run --task gsm8k --data g.jsonl --limit 3 --quiet --json";
+    let told = sandbox.ok(&format!("{eval} --shots 2 --out found")).json();
+    let result = &told["results"]["gsm8k"];
+    assert_eq!((&result["n"], &result["num_fewshot"], &result["version"]), (&json!(3), &json!(2), &json!(3.0)));
+    for metric in ["exact_match", "exact_match,strict-match", "exact_match,flexible-extract"] {
+        assert!(result[metric].is_number(), "{metric} in {result}");
+    }
+    let items = sandbox.parquet("found/items.parquet");
+    assert!(texts(&items, "output").iter().all(|text| text != "null" && !text.contains("Question:")));
+    let other = sandbox.ok(&format!("{eval} --shots 2 --batch 1 --out other")).json();
+    assert_eq!(texts(&sandbox.parquet("other/items.parquet"), "output"), texts(&items, "output"));
+    assert_eq!(other["results"]["gsm8k"]["exact_match"], result["exact_match"]);
+    let refused = sandbox.ends(2, &format!("{eval} --shots 9"));
+    assert!(
+        refused.stderr.contains("eval.shots: 9 examples of a problem are wanted, and there are 7"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn rewards_rank_responses_of_both_versions() {
+    let sandbox = trained();
+    let row = |i: usize, subset: &str, rejected: Value| json!({"id": i, "prompt": format!("Which {i}?"), "chosen": "Good answers", "rejected": rejected, "subset": subset});
+    let first: String = (0..6)
+        .map(|i| row(i, ["hep-go", "math-prm", "donotanswer"][i % 3], json!(format!("Bad {i}"))).to_string() + "\n")
+        .collect();
+    let second: String = (0..4)
+        .map(|i| row(i, ["Math", "Ties"][i % 2], json!(["Bad", "Worse, too", "No"])).to_string() + "\n")
+        .collect();
+    sandbox.write("one.jsonl", first);
+    sandbox.write("two.jsonl", second);
+    let eval = "eval --model run --task rewardbench --json --quiet --data";
+    let told = sandbox.ok(&format!("{eval} one.jsonl --out found")).json();
+    let result = &told["results"]["rewardbench"];
+    let acc = numbers(&sandbox.parquet("found/items.parquet"), "acc");
+    let mean = |at: [usize; 2]| (acc[at[0]] + acc[at[1]]) / 2.0;
+    assert_eq!(result["by_subset"]["hep-go"]["estimate"].as_f64(), Some(mean([0, 3])));
+    let reasoning = (984.0 * mean([1, 4]) + 164.0 * mean([0, 3])) / (984.0 + 164.0);
+    assert!((result["by_section"]["Reasoning"]["estimate"].as_f64().unwrap() - reasoning).abs() < 1e-12);
+    assert!(result["score"].is_null(), "two of four sections have no score in all: {result}");
+    let told = sandbox.ok(&format!("{eval} two.jsonl --out best")).json();
+    let result = &told["results"]["rewardbench"];
+    assert_eq!((&result["n"], &result["left_out"]["Ties"]), (&json!(2), &json!(2)));
+    let items = sandbox.parquet("best/items.parquet");
+    assert!(lists(&items, "scores").iter().all(|scores| scores.len() == 4));
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_refused() {
+    let sandbox = trained();
+    sandbox.write("arc.jsonl", arc(3));
+    sandbox.write("bad.jsonl", arc(2) + "{\"question\": \"x\"}\n");
+    for (code, rest, said) in [
+        (2, "", "eval.task: missing"),
+        (2, "--task arc_easy", "eval.data: missing"),
+        (2, "--task arc_hard --data arc.jsonl", "arc_hard"),
+        (2, "--task arc_easy,arc_easy --data arc.jsonl", "a task is named twice"),
+        (2, "--task arc_easy --data arc.jsonl --shots 3", "eval.shots: has no effect without task gsm8k"),
+        (2, "--task arc_easy --data arc.jsonl --data arc.jsonl", "2 for 1 tasks"),
+        (3, "--task arc_easy --data bad.jsonl", "bad.jsonl: line 3: choices.text: expected a list of texts"),
+        (3, "--task arc_easy --data none.jsonl", "no such file or folder"),
+        (3, "--task truthfulqa_mc1 --data arc.jsonl", "line 1: mc1_targets: expected answers with 1 or 0"),
+        (3, "--task arc_easy --data arc.jsonl --out run", "an input of this command"),
+        (3, "--task arc_easy --data arc.jsonl --out data", "holds the output of `prepare`"),
+        (3, "--task arc_easy --data arc.jsonl --against run", "written by `train`, not by `eval`"),
+    ] {
+        let refused = sandbox.ends(code, &format!("eval --model run {rest}"));
+        assert!(refused.stderr.contains(said), "{rest}: {}", refused.stderr);
+    }
+    // A model without a run has no reference of its own, and one made from a seed is not there again.
+    sandbox.ok("export --run run --out alone --quiet");
+    let refused = sandbox.ends(2, "eval --model alone --task preference --data data");
+    assert!(refused.stderr.contains("eval.reference: missing: give --reference MODEL"), "{}", refused.stderr);
+    let refused = sandbox.ends(2, "eval --model sft --task preference --data data");
+    assert!(refused.stderr.contains("trained from tiny:32x1, which is made from its seed"), "{}", refused.stderr);
+    sandbox.ok("eval --model alone --task preference --data data --reference sft --quiet");
+}
