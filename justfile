@@ -113,6 +113,13 @@ readback-models *ARGS: _python
     cargo build --release
     target/fixtures/bin/python scripts/peft_readback.py --program target/release/lpc-pipe {{ ARGS }}
 
+# Execute the notebooks on the outputs of `lpc-pipe demo` in RUNS and keep what they show; needs evcxr_jupyter.
+[group('other programs')]
+notebooks RUNS="runs" *ARGS: _python
+    cargo build --release
+    target/fixtures/bin/pip install --quiet nbclient nbformat
+    target/fixtures/bin/python scripts/run_notebooks.py {{ RUNS }} --program target/release/lpc-pipe {{ ARGS }}
+
 # Read a prepared folder with pyarrow, datasets, polars and pandas, and train on it with TRL; or a run folder with TensorBoard.
 [group('other programs')]
 readback FOLDER *ARGS: _python

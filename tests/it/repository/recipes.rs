@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use lpc_pipe::pipeline::recipe::Recipe;
 use lpc_pipe::settings::{self, Settings};
 
-use crate::support::{Sandbox, columns, files_below, repository};
+use crate::support::{Sandbox, files_below, repository};
 
 /// Recipes by path, at any depth.
 fn recipes() -> Vec<PathBuf> {
@@ -133,54 +133,4 @@ fn links_of_the_documents_lead_somewhere() {
         broken.extend(local.filter(|target| !folder.join(target).exists()).map(|t| format!("{document}: {t}")));
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
-}
-
-/// Code cells of a notebook.
-fn code_cells(notebook: &serde_json::Value) -> Vec<String> {
-    let cells = notebook["cells"].as_array().expect("cells");
-    let source = |cell: &serde_json::Value| -> String {
-        cell["source"].as_array().expect("lines").iter().map(|l| l.as_str().expect("text")).collect()
-    };
-    cells.iter().filter(|c| c["cell_type"] == "code").map(source).collect()
-}
-
-#[test]
-fn notebooks_are_sound_and_read_columns_that_exist() {
-    let folder = repository().join("notebooks");
-    let names: Vec<String> = files_below(&folder).into_iter().filter(|n| n.ends_with(".ipynb")).collect();
-    assert!(!names.is_empty(), "no notebook");
-    let sandbox = Sandbox::new();
-    sandbox.prepared(60);
-    sandbox.ok("train --data data --out run --model tiny:16x1 --codes 3 --max-steps 1 --quiet");
-    let tables = ["posteriors", "codes"].map(|t| (t, columns(&sandbox.parquet(&format!("run/{t}.parquet")))));
-    for name in names {
-        let text = std::fs::read_to_string(folder.join(&name)).expect("a notebook");
-        let notebook: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(notebook["nbformat"], 4, "{name}");
-        assert!(notebook["nbformat_minor"].is_u64(), "{name}");
-        assert_eq!(notebook["metadata"]["kernelspec"]["name"], "rust", "{name}");
-        let cells = notebook["cells"].as_array().expect("cells");
-        for cell in cells {
-            let kind = cell["cell_type"].as_str().unwrap_or("");
-            assert!(["code", "markdown"].contains(&kind), "{name}: {cell}");
-            assert!(cell["metadata"].is_object() && cell["source"].is_array(), "{name}: {cell}");
-            assert_eq!(kind == "code", cell["outputs"].is_array(), "{name}: outputs belong to code cells");
-            assert_eq!(kind == "code", cell.get("execution_count").is_some(), "{name}: {cell}");
-        }
-        assert_eq!(cells[0]["cell_type"], "markdown", "{name}: the first cell says where the data come from");
-        assert!(cells[0].to_string().contains("lpc-pipe train"), "{name}: the command that wrote the data");
-        // Columns are read by the notebook's own helpers: `texts(&posteriors, "source")`.
-        let mut read = 0;
-        for code in code_cells(&notebook) {
-            for (table, known) in &tables {
-                let call = format!("(&{table}, \"");
-                for (at, _) in code.match_indices(&call) {
-                    let column = code[at + call.len()..].split('"').next().unwrap_or("");
-                    assert!(known.iter().any(|k| k == column), "{name}: no column `{column}` in {table}: {known:?}");
-                    read += 1;
-                }
-            }
-        }
-        assert!(read >= 6, "{name}: only {read} columns are read");
-    }
 }
