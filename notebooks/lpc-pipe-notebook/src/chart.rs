@@ -111,10 +111,11 @@ fn own_ids(svg: &str) -> String {
     // FNV-1a: like pictures have like ids, on every machine.
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = svg.bytes().fold(0xcbf2_9ce4_8422_2325, step);
-    svg.replace(" id=\"", &format!(" id=\"p{hash:016x}-")).replace("url(#", &format!("url(#p{hash:016x}-"))
+    svg.replace(" id=\"", &format!(" id=\"chart-{hash:016x}-")).replace("url(#", &format!("url(#chart-{hash:016x}-"))
 }
 
-/// Colour of a cell: white for the lowest value, the palette's light blue for the highest, so that black numbers are readable on all.
+/// Colour of a cell: white for the lowest value, the palette's light blue for the highest, so that black numbers are readable
+/// on all.
 fn cell_colour(share: f64) -> String {
     let part = |full: f64| (255.0 + (full - 255.0) * share.clamp(0.0, 1.0)).round();
     format!("rgb({},{},{})", part(86.0), part(180.0), part(233.0))

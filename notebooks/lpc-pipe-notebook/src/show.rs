@@ -42,11 +42,14 @@ pub(crate) fn number(value: f64) -> String {
     format!("{value:.places$}", places = (3.0 - digits).max(0.0) as usize)
 }
 
+/// The text up to the last whole word that fits.
 fn shortened(text: &str) -> String {
     if text.chars().count() <= WIDTH {
         return text.to_string();
     }
-    text.chars().take(WIDTH - 1).chain(['…']).collect()
+    let head: String = text.chars().take(WIDTH - 1).collect();
+    let words = head.rfind(' ').filter(|at| *at > 0).map_or(head.as_str(), |at| &head[..at]);
+    format!("{words}…")
 }
 
 /// A cell: its text, and whether it is right-aligned. Null is an empty cell.

@@ -46,7 +46,7 @@ fn rows_of_a_heat_map_are_next_to_their_names() {
 #[test]
 fn what_cannot_be_drawn_is_an_error() {
     let two = names(&["a", "b"]);
-    let message = |chart: Result<Chart>| chart.err().expect("an error").to_string();
+    let message = |chart: Result<Chart>| chart.expect_err("an error").to_string();
     assert!(message(Chart::bars(&two, &[("share", vec![1.0])])).contains("share: 1 values for 2 places"));
     assert!(message(Chart::bars(&two, &[("share", vec![1.0, f64::NAN])])).contains("NaN"));
     assert!(message(Chart::bars::<Vec<f64>>(&[], &[])).contains("no bars"));

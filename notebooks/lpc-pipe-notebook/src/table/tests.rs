@@ -94,7 +94,7 @@ fn faults_name_the_file_and_the_column() {
         error.to_string()
     };
     assert!(
-        of(table.texts("sorce").expect_err("no column")).contains("column `sorce`: no such column; there are source")
+        of(table.texts("origin").expect_err("no column")).contains("column `origin`: no such column; there are source")
     );
     assert!(of(table.texts("kl").expect_err("another kind")).contains("column `kl`: holds numbers, not texts"));
     assert!(of(table.all_numbers("kl").expect_err("a null")).contains("column `kl`: row 3 is null"));
@@ -176,6 +176,9 @@ fn a_table_is_shown_with_attributes_and_its_text_escaped() {
         long.html().contains("<td align=\"right\">23</td>") && !long.html().contains("<td align=\"right\">24</td>")
     );
     assert!(long.html().ends_with("<p>24 of 30 rows</p>"), "{}", long.html());
+    let words = "word ".repeat(20);
+    let cut = Table::new("cut").with_texts("text", [words, "x".repeat(80)]).expect("a table").html();
+    assert!(cut.contains("word word…</td>") && cut.contains(&format!(">{}…</td>", "x".repeat(71))), "{cut}");
     for (value, shown) in [(3.0, "3"), (0.123456, "0.1235"), (-12.3456, "-12.35"), (1e-9, "1.000e-9")] {
         assert_eq!(crate::show::number(value), shown);
     }
