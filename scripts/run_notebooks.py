@@ -83,6 +83,8 @@ def run(path, manager, private):
     client = NotebookClient(
         notebook, km=kernel, timeout=600, record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}}
     )
+    # The kernel ends with the notebook, also where a cell failed.
+    client.owns_km = True
     seconds = []
     begin = {}
     client.on_cell_execute = lambda cell, cell_index: begin.update(at=time.monotonic())
