@@ -31,7 +31,7 @@ impl LauncherFlag {
 /// Flags of `prepare` beside those of its settings.
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// Who prepares the shards: local (this process), slurm (batch scripts, submitted as [slurm] says), commands (a line
+    /// Who prepares the shards: local (this process), slurm (batch scripts, submitted as the settings `slurm` say), commands (a line
     /// a shard, for xargs) or skypilot (a task)
     #[arg(
         long,
@@ -51,7 +51,7 @@ pub struct Prepare {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct NoiseSweep {
-    /// Who runs the cells: local (this process), slurm (batch scripts, submitted as [slurm] says), commands (a line a cell,
+    /// Who runs the cells: local (this process), slurm (batch scripts, submitted as the settings `slurm` say), commands (a line a cell,
     /// for xargs) or skypilot (a task)
     #[arg(
         long,

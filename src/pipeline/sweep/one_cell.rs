@@ -38,7 +38,7 @@ pub struct CellOutcome {
 /// Runs one cell of the sweep in the recipe's folder: that of this number, from 1, or that of the task of a Slurm array.
 ///
 /// Cells are numbered in the order of the grid, each run once. What the cell needs and nobody has prepared is prepared
-/// first; a finished cell is not run again. A failure is noted in the cell's folder, where [`super::collect`] finds it.
+/// first; a finished cell is not run again. A failure is noted in the cell's folder, where [`super::collect()`] finds it.
 ///
 /// # Errors
 /// [`Error::Config`] where there is no such cell; [`Error::Interrupted`] where the user or a scheduler stopped it, and
