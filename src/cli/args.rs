@@ -31,8 +31,8 @@ impl LauncherFlag {
 /// Flags of `prepare` beside those of its settings.
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// Who prepares the shards: local (this process), slurm (batch scripts, submitted as the settings `slurm` say), commands (a line
-    /// a shard, for xargs) or skypilot (a task)
+    /// Who prepares the shards: local (this process), slurm (batch scripts, submitted as the settings `slurm` say),
+    /// commands (a line a shard, for xargs) or skypilot (a task)
     #[arg(
         long,
         value_enum,
@@ -51,8 +51,8 @@ pub struct Prepare {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct NoiseSweep {
-    /// Who runs the cells: local (this process), slurm (batch scripts, submitted as the settings `slurm` say), commands (a line a cell,
-    /// for xargs) or skypilot (a task)
+    /// Who runs the cells: local (this process), slurm (batch scripts, submitted as the settings `slurm` say), commands
+    /// (a line a cell, for xargs) or skypilot (a task)
     #[arg(
         long,
         value_enum,

@@ -26,9 +26,6 @@ use prompts::Prompt;
 /// Name of the command.
 const STAGE: &str = "generate";
 
-/// Why an answer ended that reached the most tokens.
-pub const CUT: Finish = Finish::Length;
-
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GeneratedAnswer {
@@ -48,6 +45,13 @@ pub struct GeneratedAnswer {
     pub tokens: usize,
     /// Why it ended.
     pub finish: Finish,
+}
+
+impl GeneratedAnswer {
+    /// Whether it reached the most tokens that it may have.
+    pub fn is_cut(&self) -> bool {
+        self.finish == Finish::Length
+    }
 }
 
 /// Results of `generate`.
@@ -154,7 +158,7 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
         out: config.out.clone(),
         prompts: prompts.len(),
         completions: answers.len(),
-        cut: answers.iter().filter(|a| a.finish == Finish::Length).count(),
+        cut: answers.iter().filter(|a| a.is_cut()).count(),
         tokens,
         seconds,
         tokens_per_s: tokens as f64 / seconds.max(f64::MIN_POSITIVE),

@@ -18,7 +18,7 @@ pub fn generate(s: &GenerateSummary) -> String {
             } else {
                 out.push('\n');
             }
-            let cut = if answer.finish == crate::pipeline::generate::CUT { " [...]" } else { "" };
+            let cut = if answer.is_cut() { " [...]" } else { "" };
             let _ = writeln!(out, "{}{cut}", answer.output);
         }
         out.push('\n');
