@@ -1,20 +1,20 @@
 //! Atomic writes: a file is staged in its folder, flushed to disk, verified and renamed, and the folder is flushed.
 //! A reader sees the old file or the new one, never a partial one.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::progress::Progress;
 
 mod claim;
 mod growing;
+mod lock;
 mod portable;
 
-pub use claim::{Claim, FolderLock, WRITTEN_BY, lock_folder, may_add};
+pub use claim::{Claim, WRITTEN_BY, lock_folder, may_add};
 pub use growing::Growing;
+pub use lock::{Lock, try_lock, wait_for};
 
 /// Prefix of files that are not finished.
 const STAGED: &str = ".staged-";
@@ -326,51 +326,6 @@ pub fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 /// The last component of a path as text.
 pub fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Waits for an exclusive lock on this file, which is created where it is missing, so that only one process or thread
-/// computes `what`, which is named to the user while it waits. `None` where the user interrupts the wait.
-///
-/// # Errors
-/// [`Error::Io`] where the folder cannot be written or its file system has no locks.
-pub fn wait_for(path: &Path, what: &str, progress: &dyn Progress) -> Result<Option<File>> {
-    let file = lock_file(path)?;
-    let mut told = false;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::Error(source)) => return Err(Error::Io { path: path.to_path_buf(), source }),
-            Err(TryLockError::WouldBlock) if progress.interrupted() => return Ok(None),
-            Err(TryLockError::WouldBlock) => {
-                if !told {
-                    progress.note(&format!("{what}: waiting for another run that computes them"));
-                    told = true;
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        }
-    }
-}
-
-/// An exclusive lock on this file, which is created where it is missing; `None` where somebody else has it. The system
-/// holds it and gives it up with the process, on network file systems that know locks for all machines.
-///
-/// # Errors
-/// [`Error::Io`] where the folder cannot be written or its file system has no locks.
-pub fn try_lock(path: &Path) -> Result<Option<File>> {
-    let file = lock_file(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(source)) => Err(Error::Io { path: path.to_path_buf(), source }),
-    }
-}
-
-/// A file for a lock. Over NFS a shared lock needs a file that is open for reading, an exclusive one for writing.
-fn lock_file(path: &Path) -> Result<File> {
-    let folder = parent(path);
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(Error::io(path))
 }
 
 fn parent(path: &Path) -> PathBuf {

@@ -4,11 +4,9 @@
 //! A folder is known by its `manifest.json`, and, while there is none, by its `.lock`, in which [`lock_folder`] notes the
 //! command. A file is known by [`WRITTEN_BY`] in its metadata.
 
-use std::fs::File;
-use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::{STAGED, entries, name_of};
+use super::{Lock, STAGED, entries, lock, name_of};
 use crate::error::{Error, Result};
 use crate::schema::{audit, eval, launch, prepared, report, run, sweep};
 
@@ -191,7 +189,7 @@ impl Claim<'_> {
     ///
     /// # Errors
     /// As [`Claim::folder`]; [`Error::Run`] where another process writes there; [`Error::Io`].
-    pub fn take(&self, folder: &Path) -> Result<FolderLock> {
+    pub fn take(&self, folder: &Path) -> Result<Lock> {
         self.folder(folder)?;
         lock_folder(folder, self.stage)
     }
@@ -201,15 +199,9 @@ impl Claim<'_> {
     ///
     /// # Errors
     /// As [`Claim::take`].
-    pub fn share(&self, folder: &Path) -> Result<FolderLock> {
+    pub fn share(&self, folder: &Path) -> Result<Lock> {
         self.folder(folder)?;
-        let path = folder.join(LOCK);
-        let file = super::lock_file(&path)?;
-        match file.try_lock_shared() {
-            Ok(()) => Ok(FolderLock(file)),
-            Err(std::fs::TryLockError::WouldBlock) => Err(busy(folder)),
-            Err(std::fs::TryLockError::Error(source)) => Err(Error::Io { path, source }),
-        }
+        lock::try_share(&folder.join(LOCK))?.ok_or_else(|| busy(folder))
     }
 
     /// Refuses a file that this command must not write: one that exists and was not written by this command, an input
@@ -281,10 +273,6 @@ pub fn may_add(folder: &Path, names: &[&str]) -> Result<()> {
     }
 }
 
-/// Keeps a folder locked for one writer until the guard is dropped or the process ends.
-#[derive(Debug)]
-pub struct FolderLock(#[allow(dead_code, reason = "held for its lifetime only")] File);
-
 /// Removes unfinished files; one that cannot be removed does no harm.
 fn clear_unfinished(folder: &Path) {
     let found = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -301,20 +289,12 @@ fn clear_unfinished(folder: &Path) {
 ///
 /// # Errors
 /// [`Error::Run`] where another process writes there, [`Error::Io`] otherwise.
-pub fn lock_folder(folder: &Path, stage: &str) -> Result<FolderLock> {
+pub fn lock_folder(folder: &Path, stage: &str) -> Result<Lock> {
     let path = folder.join(LOCK);
-    let mut file = super::lock_file(&path)?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0).map_err(Error::io(&path))?;
-            file.rewind().map_err(Error::io(&path))?;
-            file.write_all(format!("{SIGN}{stage}\n").as_bytes()).map_err(Error::io(&path))?;
-            clear_unfinished(folder);
-            Ok(FolderLock(file))
-        }
-        Err(std::fs::TryLockError::WouldBlock) => Err(busy(folder)),
-        Err(std::fs::TryLockError::Error(e)) => Err(Error::Io { path, source: e }),
-    }
+    let mut lock = lock::try_lock(&path)?.ok_or_else(|| busy(folder))?;
+    lock.note(&path, &format!("{SIGN}{stage}\n"))?;
+    clear_unfinished(folder);
+    Ok(lock)
 }
 
 fn busy(folder: &Path) -> Error {

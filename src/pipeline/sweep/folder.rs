@@ -218,12 +218,12 @@ impl SweepFolder {
     }
 
     /// Locks a cell for this process; `None` where another one runs it, on whatever machine.
-    pub fn lock_cell(&self, name: &str) -> Result<Option<std::fs::File>> {
+    pub fn lock_cell(&self, name: &str) -> Result<Option<artifact::Lock>> {
         artifact::try_lock(&self.folder.join(CELLS).join(format!(".{name}.lock")))
     }
 
     /// Waits until no other process prepares the data of a noise setting; `None` where the user interrupts it.
-    pub fn lock_data(&self, noise: &NoiseCell, progress: &dyn Progress) -> Result<Option<std::fs::File>> {
+    pub fn lock_data(&self, noise: &NoiseCell, progress: &dyn Progress) -> Result<Option<artifact::Lock>> {
         let name = noise.name();
         artifact::wait_for(&self.folder.join(PREPARED).join(format!(".{name}.lock")), &format!("data {name}"), progress)
     }

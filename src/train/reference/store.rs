@@ -1,7 +1,6 @@
 //! The reference log-probabilities of one run: read from the cache, and computed where they are wanted and not in it.
 
 use std::borrow::Borrow;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,7 +39,7 @@ pub struct ReferenceStore<'a> {
     /// Whether the user has been told what the cache holds.
     told: bool,
     /// While it is held, other processes do not compute the same values; or why nothing can be cached.
-    lock: Option<Result<Option<File>>>,
+    lock: Option<Result<Option<artifact::Lock>>>,
 }
 
 impl<'a> ReferenceStore<'a> {
