@@ -181,6 +181,8 @@ pub mod run {
     pub const MODEL: &str = "model";
     /// Checkpoints by step.
     pub const CHECKPOINTS: &str = "checkpoints";
+    /// Folder of the pairs that were examined so far, in that of the checkpoints.
+    pub const EXAMINED: &str = "examined";
     /// TensorBoard events.
     pub const TENSORBOARD: &str = "tb";
     /// Latent part of a model folder: configuration.

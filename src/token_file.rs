@@ -9,6 +9,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, ListArray, ListBuilder, RecordBatch, StringArray,
     UInt32Array, UInt32Builder,
 };
+use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type};
 use arrow::ipc::reader::FileReader;
@@ -18,30 +19,40 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::schema::col;
 
+mod mapped;
+mod text;
+
+pub use mapped::visited;
+pub use text::RowText;
+
+/// Token ids: a part of a mapped file, or numbers in memory.
+pub type TokenIds = ScalarBuffer<u32>;
+
 /// Rows per record batch; fixed, so that bytes do not depend on threads.
 pub const ROWS_PER_BATCH: usize = 4096;
 
-/// One tokenized pair, labels as observed.
+/// One tokenized pair, labels as observed. Rows that were [`read`] hold no copies: texts and tokens are parts of the mapped
+/// file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TokenRow {
     /// Pair id.
-    pub id: String,
+    pub id: RowText,
     /// Prompt tokens, generation prompt included.
-    pub prompt_ids: Vec<u32>,
+    pub prompt_ids: TokenIds,
     /// Observed chosen response with its end of turn.
-    pub chosen_ids: Vec<u32>,
+    pub chosen_ids: TokenIds,
     /// Observed rejected response with its end of turn.
-    pub rejected_ids: Vec<u32>,
+    pub rejected_ids: TokenIds,
     /// Whether anything was cut.
     pub truncated: bool,
     /// Whether the observed label is the opposite of the clean one.
     pub flipped: bool,
     /// Source tag.
-    pub source: String,
+    pub source: RowText,
     /// SHA-256 of the prompt text.
-    pub prompt_id: String,
+    pub prompt_id: RowText,
     /// Noise model.
-    pub noise_kind: String,
+    pub noise_kind: RowText,
     /// Probability with which the label was to be flipped.
     pub noise_p: f64,
     /// Weight of the pair's loss in training; none where the input gave none, which is a weight of 1.
@@ -78,7 +89,7 @@ pub fn schema() -> Schema {
 
 /// Rows as one record batch.
 fn to_batch(schema: &Arc<Schema>, rows: &[TokenRow]) -> Result<RecordBatch> {
-    let lists = |get: fn(&TokenRow) -> &Vec<u32>| -> ArrayRef {
+    let lists = |get: fn(&TokenRow) -> &TokenIds| -> ArrayRef {
         let item = Field::new("item", DataType::UInt32, false);
         let mut builder = ListBuilder::new(UInt32Builder::new()).with_field(item);
         for row in rows {
@@ -88,7 +99,7 @@ fn to_batch(schema: &Arc<Schema>, rows: &[TokenRow]) -> Result<RecordBatch> {
         Arc::new(builder.finish())
     };
     let strings =
-        |get: fn(&TokenRow) -> &String| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(get))) };
+        |get: fn(&TokenRow) -> &RowText| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(get))) };
     let counts = |get: fn(&TokenRow) -> usize| -> ArrayRef {
         Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| get(r) as u32)))
     };
@@ -214,12 +225,13 @@ fn reader<R: std::io::Read + std::io::Seek>(path: &Path, source: R) -> Result<Fi
     FileReader::try_new(source, None).map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))
 }
 
-/// Reads a token file whole.
+/// The rows of a token file, which is mapped into memory: what the rows hold is read from the disk when it is looked at.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Artifact`] where the file is damaged or has another schema.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<TokenRow>> {
-    rows(open(path.as_ref())?, path.as_ref())
+    let path = path.as_ref();
+    rows(&mapped::map(path)?, path)
 }
 
 /// The rows that were [`pack`]ed.
@@ -227,15 +239,16 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<TokenRow>> {
 /// # Errors
 /// [`Error::Artifact`] where the bytes are not those of a token file.
 pub fn unpack(bytes: Vec<u8>) -> Result<Vec<TokenRow>> {
-    let path = Path::new("packed tokens");
-    rows(reader(path, Cursor::new(bytes))?, path)
+    rows(&Buffer::from_vec(bytes), Path::new("packed tokens"))
 }
 
-fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) -> Result<Vec<TokenRow>> {
+fn rows(file: &Buffer, path: &Path) -> Result<Vec<TokenRow>> {
     let bad = |what: String| Error::artifact(path, what);
+    let batches = mapped::batches(file).map_err(|e| bad(format!("not an Arrow IPC file: {e}")))?;
     let mut rows = Vec::new();
-    for batch in reader {
+    for batch in batches {
         let batch = batch.map_err(|e| bad(format!("damaged Arrow file: {e}")))?;
+        rows.reserve(batch.num_rows());
         let column = |name: &str, kind: &DataType| -> Result<&ArrayRef> {
             let column = batch.column_by_name(name).ok_or_else(|| {
                 bad(format!("no column `{name}`: not a token file of this version"))
@@ -249,7 +262,10 @@ fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) ->
         let wanted = schema();
         let get = |name: &str| column(name, wanted.field_with_name(name)?.data_type());
         let text = |name: &str| -> Result<&StringArray> { Ok(get(name)?.as_string::<i32>()) };
-        let list = |name: &str| -> Result<&ListArray> { Ok(get(name)?.as_list::<i32>()) };
+        let list = |name: &str| -> Result<(&ListArray, &TokenIds)> {
+            let list = get(name)?.as_list::<i32>();
+            Ok((list, list.values().as_primitive::<UInt32Type>().values()))
+        };
         let flag = |name: &str| -> Result<&BooleanArray> { Ok(get(name)?.as_boolean()) };
         let (ids, sources) = (text(col::ID)?, text(col::SOURCE)?);
         let (prompts, chosen, rejected) = (list(col::PROMPT_IDS)?, list(col::CHOSEN_IDS)?, list(col::REJECTED_IDS)?);
@@ -257,18 +273,20 @@ fn rows<R: std::io::Read + std::io::Seek>(reader: FileReader<R>, path: &Path) ->
         let (prompt_ids, noise_kinds) = (text(col::PROMPT_ID)?, text(col::NOISE_KIND)?);
         let chances = get(col::NOISE_P)?.as_primitive::<Float64Type>();
         let weights = weights(&batch).map_err(bad)?;
-        let tokens = |list: &ListArray, i: usize| list.value(i).as_primitive::<UInt32Type>().values().to_vec();
+        let tokens = |(list, values): (&ListArray, &TokenIds), i: usize| {
+            values.slice(list.value_offsets()[i] as usize, list.value_length(i) as usize)
+        };
         for i in 0..batch.num_rows() {
             rows.push(TokenRow {
-                id: ids.value(i).to_string(),
+                id: RowText::of(ids, i),
                 prompt_ids: tokens(prompts, i),
                 chosen_ids: tokens(chosen, i),
                 rejected_ids: tokens(rejected, i),
                 truncated: truncated.value(i),
                 flipped: flipped.value(i),
-                source: sources.value(i).to_string(),
-                prompt_id: prompt_ids.value(i).to_string(),
-                noise_kind: noise_kinds.value(i).to_string(),
+                source: RowText::of(sources, i),
+                prompt_id: RowText::of(prompt_ids, i),
+                noise_kind: RowText::of(noise_kinds, i),
                 noise_p: chances.value(i),
                 weight: weights.filter(|w| w.is_valid(i)).map(|w| w.value(i)),
             });
@@ -290,76 +308,4 @@ fn weights(batch: &RecordBatch) -> std::result::Result<Option<&Float64Array>, St
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.arrow");
-        let rows: Vec<TokenRow> = (0..ROWS_PER_BATCH as u32 + 3)
-            .map(|i| TokenRow {
-                id: format!("{i:032x}"),
-                prompt_ids: vec![i, 2, 3],
-                chosen_ids: (0..i % 5).collect(),
-                rejected_ids: vec![7],
-                truncated: i % 2 == 0,
-                flipped: i % 3 == 0,
-                source: "s".into(),
-                prompt_id: format!("{i:064x}"),
-                noise_kind: "uniform".into(),
-                noise_p: f64::from(i) / 8192.0,
-                weight: (i % 4 > 0).then(|| f64::from(i % 4) / 2.0),
-            })
-            .collect();
-        write(&path, &rows).unwrap();
-        assert_eq!(read(&path).unwrap(), rows);
-        let whole = std::fs::read(&path).unwrap();
-        let pieces = [&rows[..5], &rows[5..5], &rows[5..4000], &rows[4000..]].map(pack);
-        assert_eq!(write_pieces(&path, pieces).unwrap() as usize, rows.len());
-        assert!(std::fs::read(&path).unwrap() == whole, "the bytes depend on how the rows are cut into pieces");
-        // A file without weights, alone and joined with others.
-        let bare = dir.path().join("bare.arrow");
-        let file = |weights: Option<ArrayRef>| {
-            let batch = to_batch(&Arc::new(schema()), &rows[..3]).unwrap();
-            let mut batch = batch.project(&(0..13).collect::<Vec<_>>()).unwrap();
-            if let Some(weights) = weights {
-                let (fields, mut columns) = (batch.schema(), batch.columns().to_vec());
-                let mut fields = fields.fields().to_vec();
-                fields.push(Arc::new(Field::new(col::WEIGHT, weights.data_type().clone(), true)));
-                columns.push(weights);
-                batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
-            }
-            let mut writer = FileWriter::try_new(File::create(&bare).unwrap(), &batch.schema()).unwrap();
-            writer.write(&batch).unwrap();
-            writer.finish().unwrap();
-        };
-        file(None);
-        let plain = |i: usize| TokenRow { weight: None, ..rows[i].clone() };
-        assert_eq!(read(&bare).unwrap(), (0..3).map(plain).collect::<Vec<_>>());
-        let joined = dir.path().join("joined.arrow");
-        assert_eq!(write_files(&joined, &[bare.clone(), path.clone()]).unwrap() as usize, rows.len() + 3);
-        let back = read(&joined).unwrap();
-        assert!(back[1] == plain(1) && back[3..] == rows[..] && plain(1).loss_weight() == 1.0);
-        for (weights, found) in [
-            (Arc::new(Float64Array::from(vec![1.0, -0.5, 2.0])) as ArrayRef, "-0.5"),
-            (Arc::new(Float64Array::from(vec![f64::INFINITY; 3])) as ArrayRef, "inf"),
-            (Arc::new(StringArray::from(vec!["1"; 3])) as ArrayRef, "Utf8"),
-        ] {
-            file(Some(weights));
-            let told = read(&bare).unwrap_err().to_string();
-            assert!(told.contains("`weight`: expected Float64 from 0") && told.ends_with(found), "{told}");
-        }
-        // The columns of an earlier version.
-        let old = schema().project(&(0..10).collect::<Vec<_>>()).unwrap();
-        let batch = to_batch(&Arc::new(schema()), &rows[..2]).unwrap().project(&(0..10).collect::<Vec<_>>()).unwrap();
-        let mut writer = FileWriter::try_new(File::create(&path).unwrap(), &old).unwrap();
-        writer.write(&batch).unwrap();
-        writer.finish().unwrap();
-        let error = read(&path).unwrap_err();
-        assert!(error.to_string().contains("no column `prompt_id`"), "{error}");
-        assert!(error.hint().unwrap().contains("prepare"));
-        std::fs::write(&path, b"ARROW1 not really").unwrap();
-        assert!(matches!(read(&path), Err(Error::Artifact { .. })));
-    }
-}
+mod tests;

@@ -154,6 +154,7 @@ impl PairBatch {
                 }
             }
         }
+        token_file::visited(batch.ids.len());
         Ok(batch)
     }
 
@@ -188,9 +189,9 @@ mod tests {
     fn row(id: &str, p: &[u32], c: &[u32], r: &[u32]) -> TokenRow {
         TokenRow {
             id: id.into(),
-            prompt_ids: p.into(),
-            chosen_ids: c.into(),
-            rejected_ids: r.into(),
+            prompt_ids: p.to_vec().into(),
+            chosen_ids: c.to_vec().into(),
+            rejected_ids: r.to_vec().into(),
             ..TokenRow::default()
         }
     }
@@ -215,7 +216,7 @@ mod tests {
     fn order_depends_on_seed_and_epoch_but_not_on_place() {
         let rows: Vec<TokenRow> = (0..50).map(|i| row(&i.to_string(), &[1], &[2], &[3])).collect();
         let order = |rows: &[TokenRow], seed, epoch| -> Vec<String> {
-            epoch_order(rows, Seed(seed), epoch).into_iter().map(|i| rows[i].id.clone()).collect()
+            epoch_order(rows, Seed(seed), epoch).into_iter().map(|i| rows[i].id.to_string()).collect()
         };
         let first = order(&rows, 1, 0);
         let mut backwards = rows.clone();

@@ -178,7 +178,7 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
         "Layers to adapt: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, all-linear [default: \
          all-linear]",
     ),
-    ("train.precision", "--precision PRECISION", "Operands of the matrix products: f32, bf16"),
+    ("train.precision", "--precision PRECISION", "Operands of the matrix products: auto, f32, bf16"),
     ("train.batch", "--batch PAIRS", "Pairs in one pass"),
     ("train.accumulate", "--accumulate N", "Passes added up to one step"),
     ("train.epochs", "--epochs X", "Passes over the data; may be a fraction"),

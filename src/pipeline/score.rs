@@ -80,9 +80,9 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let chosen: Vec<f64> = examples.iter().map(|e| e.logps.0).collect();
     let rejected: Vec<f64> = examples.iter().map(|e| e.logps.1).collect();
     let mut columns = vec![
-        texts(col::ID, &|(_, r)| r.id.clone()),
+        texts(col::ID, &|(_, r)| r.id.to_string()),
         texts(col::SPLIT, &|(s, _)| (*s).to_string()),
-        texts(col::SOURCE, &|(_, r)| r.source.clone()),
+        texts(col::SOURCE, &|(_, r)| r.source.to_string()),
         Column::new(col::FLIPPED.into(), rows.iter().map(|(_, r)| r.flipped).collect::<Vec<bool>>()),
         Column::new(posterior::LOGPS_CHOSEN.into(), chosen.as_slice()),
         Column::new(posterior::LOGPS_REJECTED.into(), rejected.as_slice()),

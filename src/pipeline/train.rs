@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::objective::ObjectiveConfig;
 use crate::policy::{Policy, basis};
+use crate::posteriors::ExaminedParts;
 use crate::progress::Progress;
 use crate::schema;
 use crate::seed::Seed;
@@ -36,7 +37,7 @@ mod summary;
 
 use data::Data;
 pub use dry_run::{DryRun, dry_run, dry_run_at, memory_mb};
-use outputs::Trained;
+use outputs::{Examination, Trained};
 pub use shared::share;
 pub use summary::RunSummary;
 
@@ -217,7 +218,17 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let config = TrainConfig { objective: config.objective.at_clean_rate(outcome.clean_rate), ..config.clone() };
     let reference = of_fold.as_ref().unwrap_or(store.values());
     let trained = Trained { config: &config, seed, splits, reference, keys: &keys, outcome };
-    let examined = trained.examine(&policy, ranks, progress)?;
+    let parts = ExaminedParts::in_folder(
+        out.join(schema::run::CHECKPOINTS).join(schema::run::EXAMINED),
+        format!("{} after {} steps", identity.hash, trained.outcome.steps),
+    );
+    let examined = match trained.examine(&policy, parts, ranks, progress)? {
+        Examination::Whole(examined) => examined,
+        Examination::Stopped { kept, all } => {
+            let what = format!("a checkpoint was written; the posteriors of {kept} of {all} pairs are kept");
+            return stopped(trained.outcome.steps, what);
+        }
+    };
     let summary = ranks.from_first(|| {
         let mut observers: Vec<&mut dyn Observer> = files.iter_mut().map(|o| &mut **o as &mut dyn Observer).collect();
         let summary = trained.write(&out, &policy, &data.tokenizer, &examined, &mut observers, progress)?;
@@ -232,6 +243,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
             manifest.output(&out, schema::run::DYNAMICS, None)?;
         }
         manifest.finish(&out)?;
+        examined.forget();
         if !config.keep_optimizer_state {
             // After the manifest, because an unfinished run is resumed from the optimizer's state.
             checkpoint::drop_optimizer(&out.join(schema::run::CHECKPOINTS))?;

@@ -12,7 +12,7 @@ use crate::lpc::basis::{LEAST_PROMPTS, frequent};
 use crate::lpc::{Basis, CodeSpace, LpcConfig, names};
 use crate::model::{Loaded, names as decoder};
 use crate::nn::Real;
-use crate::token_file::TokenRow;
+use crate::token_file::{self, TokenRow};
 
 /// Training pairs from which the unit of the codes is taken.
 const PAIRS: usize = 2048;
@@ -33,12 +33,12 @@ pub type MarginScales<'a> = &'a dyn Fn(usize, usize) -> (f64, f64);
 /// [`crate::Error::Tensor`].
 pub fn of(config: &LpcConfig, loaded: &Loaded, rows: &[TokenRow], scales: MarginScales<'_>) -> Result<Basis> {
     let hidden = loaded.config.hidden_size;
-    let responses = rows.iter().flat_map(|row| [row.chosen_ids.as_slice(), row.rejected_ids.as_slice()]);
+    let responses = rows.iter().flat_map(|row| [visited(&row.chosen_ids), visited(&row.rejected_ids)]);
     let code_tokens =
         (config.code_space == CodeSpace::Vocabulary).then(|| Arc::new(frequent(responses, config.code_tokens, 1)));
     let prior_tokens = if config.prior_input.tokens() {
         let least = if rows.len() >= 100 { LEAST_PROMPTS } else { 1 };
-        frequent(rows.iter().map(|row| row.prompt_ids.as_slice()), config.prior_tokens, least)
+        frequent(rows.iter().map(|row| visited(&row.prompt_ids)), config.prior_tokens, least)
     } else {
         Vec::new()
     };
@@ -79,6 +79,12 @@ pub fn of(config: &LpcConfig, loaded: &Loaded, rows: &[TokenRow], scales: Margin
     // Pairs whose responses do not differ in the tokens that take biases give no unit: then any will do.
     let unit = if mean > 0.0 { 1.0 / mean.sqrt() } else { 1.0 };
     Ok(Basis { hidden, code_tokens, prior_tokens, unit })
+}
+
+/// The ids of a text that is looked at.
+fn visited(ids: &[u32]) -> &[u32] {
+    token_file::visited(ids.len());
+    ids
 }
 
 /// Where the prior reads standardised hidden states: sets its parameters for the mean and the deviation of each

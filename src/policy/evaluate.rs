@@ -211,10 +211,10 @@ mod tests {
     fn passes_cover_all_rows_in_order() {
         let rows: Vec<TokenRow> = (0..9)
             .map(|i| TokenRow {
-                id: i.to_string(),
-                prompt_ids: vec![0; if i == 4 { ROWS_PER_PASS + 1 } else { 1000 }],
-                chosen_ids: vec![0; 300],
-                rejected_ids: vec![0; 300],
+                id: i.to_string().into(),
+                prompt_ids: vec![0; if i == 4 { ROWS_PER_PASS + 1 } else { 1000 }].into(),
+                chosen_ids: vec![0; 300].into(),
+                rejected_ids: vec![0; 300].into(),
                 ..TokenRow::default()
             })
             .collect();
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_small_rest_goes_with_the_pass_before() {
-        let of = |n: usize| TokenRow { prompt_ids: vec![0; n], ..TokenRow::default() };
+        let of = |n: usize| TokenRow { prompt_ids: vec![0; n].into(), ..TokenRow::default() };
         let sizes = |rows: &[TokenRow], most| passes_of(rows, most).iter().map(|p| p.len()).collect::<Vec<_>>();
         assert_eq!(sizes(&[of(300), of(300), of(300), of(255)], 600), [2, 2]);
         assert_eq!(sizes(&[of(300), of(300), of(300), of(100)], 700), [2, 2]);
@@ -245,7 +245,7 @@ mod tests {
         use crate::seed::Seed;
         let rows: Vec<TokenRow> = (0..48u32)
             .map(|i| TokenRow {
-                id: i.to_string(),
+                id: i.to_string().into(),
                 prompt_ids: (0..3 + i * 7 % 19).map(|t| (t * 5 + i) % 300).collect(),
                 chosen_ids: (0..1 + i * 3 % 11).map(|t| (t * 7 + i) % 300).collect(),
                 rejected_ids: (0..1 + i * 5 % 13).map(|t| (t * 11 + i) % 300).collect(),

@@ -15,7 +15,7 @@ use crate::batch::{PairBatch, Sides};
 use crate::error::{Error, Result};
 use crate::model::decoder::shifted::Reach;
 use crate::nn::Real;
-use crate::token_file::TokenRow;
+use crate::token_file::{RowText, TokenRow};
 
 /// A batch and what the backbone makes of it, without z.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct HiddenStates {
     /// Offset of the numbers in the bytes.
     pub(super) start: usize,
     /// Rows of every pair, by id.
-    pub(super) spans: HashMap<String, Span>,
+    pub(super) spans: HashMap<RowText, Span>,
     /// H.
     pub(super) hidden: usize,
     /// Whether a row that represents the prompt comes first of a pair's rows.
@@ -125,7 +125,7 @@ impl HiddenStates {
         // Of chosen and rejected tokens: log-sum-exp of the others, logit of the target.
         let mut known = [Vec::new(), Vec::new()];
         for row in rows {
-            let Some(span) = self.spans.get(&row.id) else { return Ok(None) };
+            let Some(span) = self.spans.get(&*row.id) else { return Ok(None) };
             if (span.chosen, span.rejected) != (row.chosen_ids.len(), row.rejected_ids.len()) {
                 return Ok(None);
             }

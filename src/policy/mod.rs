@@ -164,7 +164,7 @@ impl<T: Real> Policy<T> {
     /// # Errors
     /// Those of packing, and as [`Decoder::hidden`].
     pub fn states(&self, rows: &[&TokenRow], sides: Sides, gradients: Option<&Arc<Gradients>>) -> Result<States> {
-        let tokens = self.lpc.as_ref().and_then(|lpc| lpc.tokens(rows.iter().map(|row| row.prompt_ids.as_slice())));
+        let tokens = self.lpc.as_ref().and_then(|lpc| lpc.tokens(rows.iter().map(|row| &row.prompt_ids[..])));
         if let Some(states) = &self.states
             && let Some(kept) = states.of::<T>(rows, sides)?
         {

@@ -13,9 +13,7 @@ use crate::schema::metric;
 /// Sources with metrics of their own, the largest first: a data set may have thousands.
 const SOURCES: usize = 32;
 
-/// Means over the test split, against the clean labels, with the prior's z: `eval_rewards/accuracies`,
-/// `eval_rewards/margins` (each also as `.../SOURCE` where there are several sources), `eval_logps/{chosen,rejected}`
-/// and `eval_lpc/kl`. Empty where the split has no examples.
+/// [`EvaluationSums`] of a whole split. Empty where it has no examples.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
@@ -25,47 +23,89 @@ pub fn metrics(
     reference: &[(f64, f64)],
     objective: &ObjectiveConfig,
 ) -> Result<Vec<(String, f64)>> {
-    if examples.is_empty() {
-        return Ok(Vec::new());
-    }
     let reference = objective.needs_reference().then_some(reference);
     let evaluated = SplitExamples { split: &split.name, rows: &split.rows, examples, reference };
-    let margins: Vec<f64> = of_pairs(&evaluated, objective, |e| e.logps)?
-        .into_iter()
-        .zip(&split.rows)
-        .map(|(margin, row)| if row.flipped { -margin } else { margin })
-        .collect();
-    let mean = |get: fn(&Example) -> f64| examples.iter().map(get).sum::<f64>() / examples.len() as f64;
-    let key = |name: &str| format!("{}{name}", metric::EVAL_PREFIX);
-    let (accuracy, margin) = accuracy_and_margin(&margins);
-    let mut out = vec![
-        (key(metric::REWARDS_ACCURACIES), accuracy),
-        (key(metric::REWARDS_MARGINS), margin),
-        (key(metric::LOGPS_CHOSEN), mean(|e| e.logps.0)),
-        (key(metric::LOGPS_REJECTED), mean(|e| e.logps.1)),
-        (key(metric::KL), mean(|e| e.kl)),
-    ];
-    let mut sources: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (row, margin) in split.rows.iter().zip(&margins) {
-        sources.entry(&row.source).or_default().push(*margin);
-    }
-    // With one source its metrics are those of the split.
-    if sources.len() > 1 {
-        let mut sources: Vec<(&str, Vec<f64>)> = sources.into_iter().collect();
-        sources.sort_by_key(|(_, margins)| std::cmp::Reverse(margins.len()));
-        for (source, margins) in sources.iter().take(SOURCES) {
-            let (accuracy, margin) = accuracy_and_margin(margins);
-            out.push((format!("{}/{source}", key(metric::REWARDS_ACCURACIES)), accuracy));
-            out.push((format!("{}/{source}", key(metric::REWARDS_MARGINS)), margin));
-        }
-    }
-    Ok(out)
+    let mut sums = EvaluationSums::default();
+    sums.add(&evaluated, of_pairs(&evaluated, objective, |e| e.logps)?);
+    Ok(sums.metrics())
 }
 
-/// Share of margins above 0 (a tie is wrong), and their mean.
-fn accuracy_and_margin(margins: &[f64]) -> (f64, f64) {
-    let n = margins.len().max(1) as f64;
-    (margins.iter().filter(|m| **m > 0.0).count() as f64 / n, margins.iter().sum::<f64>() / n)
+/// Sums over examples of the test split, against the clean labels, with the prior's z.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EvaluationSums {
+    margins: MarginSums,
+    logps: (f64, f64),
+    kl: f64,
+    sources: BTreeMap<String, MarginSums>,
+}
+
+/// Sums over implicit reward margins.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct MarginSums {
+    pairs: u64,
+    /// Margins above 0; a tie is wrong.
+    right: u64,
+    margin: f64,
+}
+
+impl MarginSums {
+    fn add(&mut self, margin: f64) {
+        self.pairs += 1;
+        self.right += u64::from(margin > 0.0);
+        self.margin += margin;
+    }
+
+    /// Share of the right ones, and mean margin.
+    fn means(&self) -> (f64, f64) {
+        let n = self.pairs.max(1) as f64;
+        (self.right as f64 / n, self.margin / n)
+    }
+}
+
+impl EvaluationSums {
+    /// Adds examples with their margins in the observed order.
+    pub fn add(&mut self, evaluated: &SplitExamples<'_>, margins: impl IntoIterator<Item = f64>) {
+        for ((row, example), margin) in evaluated.rows.iter().zip(evaluated.examples).zip(margins) {
+            let margin = if row.flipped { -margin } else { margin };
+            self.margins.add(margin);
+            self.logps.0 += example.logps.0;
+            self.logps.1 += example.logps.1;
+            self.kl += example.kl;
+            match self.sources.get_mut(row.source.as_str()) {
+                Some(sums) => sums.add(margin),
+                None => self.sources.entry(row.source.to_string()).or_default().add(margin),
+            }
+        }
+    }
+
+    /// Means: `eval_rewards/accuracies`, `eval_rewards/margins` (each also as `.../SOURCE` where there are several
+    /// sources), `eval_logps/{chosen,rejected}` and `eval_lpc/kl`. Empty without examples.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        if self.margins.pairs == 0 {
+            return Vec::new();
+        }
+        let key = |name: &str| format!("{}{name}", metric::EVAL_PREFIX);
+        let n = self.margins.pairs as f64;
+        let (accuracy, margin) = self.margins.means();
+        let mut out = vec![
+            (key(metric::REWARDS_ACCURACIES), accuracy),
+            (key(metric::REWARDS_MARGINS), margin),
+            (key(metric::LOGPS_CHOSEN), self.logps.0 / n),
+            (key(metric::LOGPS_REJECTED), self.logps.1 / n),
+            (key(metric::KL), self.kl / n),
+        ];
+        // With one source its metrics are those of the split.
+        if self.sources.len() > 1 {
+            let mut sources: Vec<_> = self.sources.iter().collect();
+            sources.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.pairs));
+            for (source, sums) in sources.into_iter().take(SOURCES) {
+                let (accuracy, margin) = sums.means();
+                out.push((format!("{}/{source}", key(metric::REWARDS_ACCURACIES)), accuracy));
+                out.push((format!("{}/{source}", key(metric::REWARDS_MARGINS)), margin));
+            }
+        }
+        out
+    }
 }
 
 #[cfg(test)]
@@ -78,8 +118,8 @@ mod tests {
         let row = |source: &str, flipped| TokenRow {
             source: source.into(),
             flipped,
-            chosen_ids: vec![1],
-            rejected_ids: vec![1],
+            chosen_ids: vec![1].into(),
+            rejected_ids: vec![1].into(),
             ..TokenRow::default()
         };
         let rows = vec![row("b", false), row("a", false), row("a", true), row("a", false)];

@@ -5,7 +5,6 @@ use super::split_examples::{SplitExamples, preference};
 use crate::error::Result;
 use crate::objective::{ObjectiveConfig, ObjectiveKind, hoelder_suspects};
 use crate::policy::Example;
-use crate::schema::SPLITS;
 
 /// Implicit reward margins of the rows of one split, in the observed order of the pairs.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,25 +31,37 @@ pub enum LabelFindings {
 }
 
 impl LabelFindings {
-    fn of(split: &SplitExamples<'_>, objective: &ObjectiveConfig, margins: &[f64]) -> Result<LabelFindings> {
+    /// What an objective finds of no labels.
+    pub fn none(objective: &ObjectiveConfig) -> LabelFindings {
         if objective.name == ObjectiveKind::Hoelder && objective.custom.is_none() {
-            let trained = split.split == SPLITS[0];
-            return Ok(LabelFindings::Suspects(
-                trained.then(|| hoelder_suspects(margins, objective.hoelder_gamma)).flatten(),
-            ));
+            LabelFindings::Suspects(None)
+        } else if objective.clean_rate().is_some() {
+            LabelFindings::Clean(Vec::new())
+        } else {
+            LabelFindings::Nothing
         }
-        if objective.clean_rate().is_none() {
-            return Ok(LabelFindings::Nothing);
-        }
-        if split.rows.is_empty() {
-            return Ok(LabelFindings::Clean(Vec::new()));
+    }
+
+    /// What is found of each pair by itself. Suspects are found among all pairs: [`LabelFindings::suspects`].
+    fn of(split: &SplitExamples<'_>, objective: &ObjectiveConfig) -> Result<LabelFindings> {
+        let none = LabelFindings::none(objective);
+        if !matches!(none, LabelFindings::Clean(_)) || split.rows.is_empty() {
+            return Ok(none);
         }
         let clean = objective.clean_probabilities(&preference(split, |e| e.logps)?)?;
         Ok(clean.map(|w| w.to_vec1::<f64>()).transpose()?.map_or(LabelFindings::Nothing, LabelFindings::Clean))
     }
 
+    /// The suspects among all training pairs, whose margins with the prior's z these are, where the objective finds any.
+    pub fn suspects(objective: &ObjectiveConfig, margins: &[f64]) -> LabelFindings {
+        match LabelFindings::none(objective) {
+            LabelFindings::Suspects(_) => LabelFindings::Suspects(hoelder_suspects(margins, objective.hoelder_gamma)),
+            other => other,
+        }
+    }
+
     /// These of the rows in a range.
-    pub(super) fn slice(&self, range: std::ops::Range<usize>) -> LabelFindings {
+    pub fn slice(&self, range: std::ops::Range<usize>) -> LabelFindings {
         match self {
             LabelFindings::Nothing => LabelFindings::Nothing,
             LabelFindings::Clean(clean) => LabelFindings::Clean(clean[range].to_vec()),
@@ -85,7 +96,7 @@ impl Margins {
         } else {
             of_pairs(split, context.objective, |e| e.logps_posterior)?
         };
-        let labels = LabelFindings::of(split, context.objective, &with_prior)?;
+        let labels = LabelFindings::of(split, context.objective)?;
         Ok(Margins { of_pairs: with_prior.into_iter().zip(with_posterior).collect(), of_codes, labels })
     }
 }

@@ -224,13 +224,13 @@ impl ModelTokenizer {
             return dropped("identical-after-truncation", detail);
         }
         Encoded::Row(TokenRow {
-            id: pair.id.to_string(),
-            prompt_ids: prompt,
-            chosen_ids: chosen,
-            rejected_ids: rejected,
+            id: pair.id.to_string().into(),
+            prompt_ids: prompt.into(),
+            chosen_ids: chosen.into(),
+            rejected_ids: rejected.into(),
             truncated: seen.prompts_cut + seen.chosen_cut + seen.rejected_cut > 0,
             flipped: pair.flipped,
-            source: pair.source.to_string(),
+            source: pair.source.to_string().into(),
             ..TokenRow::default()
         })
     }

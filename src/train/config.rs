@@ -7,7 +7,7 @@ use crate::model::LoraConfig;
 use crate::nn::Precision;
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::settings::{Faults, PathText, Settings, settings};
-use crate::train::device::{self, DeviceKind, Kernels};
+use crate::train::device::{self, DeviceKind, Kernels, PrecisionKind};
 use crate::train::fold::Fold;
 use crate::train::step_plan::StepPlan;
 
@@ -87,9 +87,11 @@ settings! {
             if |c| c.objective.needs_reference();
         /// Which parameters are trained.
         pub tune: Tune = Tune::Full;
-        /// Operands of the matrix products: `f32`, or `bf16` with float32 weights and sums (about twice as fast where
-        /// the processor has AVX512-BF16; elsewhere float32 is used).
-        pub precision: Precision = Precision::F32;
+        /// Operands of the matrix products: `bf16` with float32 weights and sums, about twice as fast where the
+        /// processor has AVX512-BF16 and refused where it has not; `f32`; `auto` = `bf16` there and on an NVIDIA GPU for
+        /// models at least 256 wide, which gain by it, `f32` elsewhere, and `f32` with a `reference` from `score`, which
+        /// computes in float32. What `auto` came to is in the run's `config.toml`.
+        pub precision: PrecisionKind = PrecisionKind::Auto;
         /// Pairs in one pass.
         pub batch: usize = 4;
         /// Passes whose gradients are added up to one step.
@@ -194,7 +196,7 @@ impl Settings for TrainConfig {
         if let Err(message) = Fold::parse(&self.fold) {
             faults.add("fold", message);
         }
-        device::judge(self.device, self.kernels, faults);
+        device::judge(self.device, self.kernels, self.precision, faults);
     }
 
     fn why_unused(&self, name: &str, used_by: &str) -> String {
@@ -216,6 +218,18 @@ impl TrainConfig {
                 if config.objective.name == ObjectiveKind::Sft { LatentKind::None } else { LatentKind::Lpc };
         }
         config
+    }
+
+    /// Operands of the matrix products on this machine, for a model of this width.
+    pub fn operands(&self, width: usize) -> Precision {
+        if self.precision == PrecisionKind::Auto && self.uses_given_reference() {
+            return Precision::F32;
+        }
+        self.precision.on(self.device, self.kernels, width)
+    }
+
+    fn uses_given_reference(&self) -> bool {
+        !self.reference.is_empty() && self.objective.needs_reference()
     }
 
     /// The pairs that are held out. The configuration must have no fault.

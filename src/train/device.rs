@@ -1,5 +1,7 @@
 //! The device on which a run computes, and with which operations and precision.
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +38,92 @@ pub enum Kernels {
     Composed,
 }
 
-/// Adds settings that this build cannot follow, or that contradict each other.
-pub(super) fn judge(device: DeviceKind, kernels: Kernels, faults: &mut Faults) {
+/// Width from which a model gains by bfloat16: below it rounding and packing cost what the products save.
+const WIDE: usize = 256;
+
+/// Operands of the matrix products of a run. Weights, sums, moments and losses are float32 in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionKind {
+    /// bfloat16 where it is faster, float32 elsewhere.
+    #[default]
+    Auto,
+    /// float32.
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl PrecisionKind {
+    /// What a model of this width is computed with on this machine, by the device and the kernels that are asked for.
+    pub fn on(self, device: DeviceKind, kernels: Kernels, width: usize) -> Precision {
+        match self {
+            PrecisionKind::F32 => Precision::F32,
+            PrecisionKind::Bf16 => Precision::Bf16,
+            PrecisionKind::Auto if width < WIDE => Precision::F32,
+            PrecisionKind::Auto => match expected(device, kernels) {
+                Computing::Fused => Precision::Bf16.effective(),
+                Computing::Cuda => Precision::Bf16,
+                Computing::Composed | Computing::Metal => Precision::F32,
+            },
+        }
+    }
+}
+
+impl From<Precision> for PrecisionKind {
+    fn from(precision: Precision) -> PrecisionKind {
+        match precision {
+            Precision::F32 => PrecisionKind::F32,
+            Precision::Bf16 => PrecisionKind::Bf16,
+        }
+    }
+}
+
+/// Where and with which operations a run will compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Computing {
+    /// This crate's kernels on the CPU.
+    Fused,
+    /// The tensor library's operations on the CPU.
+    Composed,
+    Cuda,
+    Metal,
+}
+
+fn expected(device: DeviceKind, kernels: Kernels) -> Computing {
+    match device {
+        DeviceKind::Cuda => Computing::Cuda,
+        DeviceKind::Metal => Computing::Metal,
+        DeviceKind::Auto if kernels != Kernels::Fused && accelerated() => {
+            if cfg!(feature = "cuda") {
+                Computing::Cuda
+            } else {
+                Computing::Metal
+            }
+        }
+        DeviceKind::Auto | DeviceKind::Cpu if kernels == Kernels::Composed => Computing::Composed,
+        DeviceKind::Auto | DeviceKind::Cpu => Computing::Fused,
+    }
+}
+
+/// Whether this machine has an accelerator that this build knows. Asked once: opening a device takes a while.
+fn accelerated() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        if cfg!(feature = "cuda") {
+            Device::new_cuda(0).is_ok()
+        } else {
+            cfg!(feature = "metal") && Device::new_metal(0).is_ok()
+        }
+    })
+}
+
+/// Adds settings that this build or machine cannot follow, or that contradict each other.
+pub(super) fn judge(device: DeviceKind, kernels: Kernels, precision: PrecisionKind, faults: &mut Faults) {
+    let asked = precision == PrecisionKind::Bf16 && expected(device, kernels) == Computing::Fused;
+    if asked && Precision::Bf16.effective() != Precision::Bf16 {
+        faults.add("precision", "this processor does not multiply bfloat16 (AVX512-BF16): take \"auto\" or \"f32\"");
+    }
     match device {
         DeviceKind::Cuda if !cfg!(feature = "cuda") => {
             faults.add("device", "this build has no CUDA: rebuild with --features cuda (needs the CUDA toolkit)");
@@ -142,6 +228,32 @@ mod tests {
             assert_eq!(found.is_empty(), there);
             assert!(found.iter().all(|f| f.key == "train.device" && f.message.contains(feature)), "{found:?}");
         }
+    }
+
+    #[test]
+    fn auto_is_bfloat16_where_it_is_fast() {
+        let fast = Precision::Bf16.effective();
+        let auto = |device, kernels| PrecisionKind::Auto.on(device, kernels, WIDE);
+        assert_eq!(auto(DeviceKind::Cpu, Kernels::Auto), fast);
+        assert_eq!(auto(DeviceKind::Cpu, Kernels::Fused), fast);
+        assert_eq!(auto(DeviceKind::Cpu, Kernels::Composed), Precision::F32);
+        assert_eq!(auto(DeviceKind::Cuda, Kernels::Auto), Precision::Bf16);
+        assert_eq!(PrecisionKind::Auto.on(DeviceKind::Cpu, Kernels::Auto, WIDE - 1), Precision::F32);
+        assert_eq!(PrecisionKind::F32.on(DeviceKind::Cuda, Kernels::Auto, WIDE), Precision::F32);
+        // `score` computes in float32, so that its file fits no other run.
+        let given = TrainConfig { reference: "r.parquet".into(), ..TrainConfig::default() };
+        assert_eq!(given.operands(WIDE), Precision::F32);
+        // Asked for by name, bfloat16 is computed with or refused.
+        let config = TrainConfig {
+            device: DeviceKind::Cpu,
+            precision: PrecisionKind::Bf16,
+            data: "d".into(),
+            out: "o".into(),
+            ..TrainConfig::default()
+        };
+        let refused = config.faults();
+        assert_eq!(refused.is_empty(), fast == Precision::Bf16);
+        assert!(refused.iter().all(|f| f.key == "train.precision"));
     }
 
     #[test]

@@ -162,7 +162,7 @@ pub fn fit<T: Real>(
             clean_rate = Some(config.objective.next_clean_rate(rate, clean / weights));
         }
         work::sum_gradients::<T>(ranks, &policy.params, gradients)?;
-        let ids = || picked.iter().map(|&i| fit.rows[i].id.clone()).collect();
+        let ids = || picked.iter().map(|&i| fit.rows[i].id.to_string()).collect();
         let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
         let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
         let [of_backbone, of_latent] = rate_shares(config, &plan, step);

@@ -59,7 +59,11 @@ mod tests {
     #[test]
     fn every_prompt_is_held_out_once() {
         let rows: Vec<TokenRow> = (0..60)
-            .map(|i| TokenRow { id: i.to_string(), prompt_id: (i / 2).to_string(), ..TokenRow::default() })
+            .map(|i| TokenRow {
+                id: i.to_string().into(),
+                prompt_id: (i / 2).to_string().into(),
+                ..TokenRow::default()
+            })
             .collect();
         let train = Split { name: "train".into(), rows };
         let values: Vec<usize> = (0..60).collect();
@@ -69,7 +73,7 @@ mod tests {
             let splits = fold.hold_out(Seed(5), &train);
             assert_eq!(splits[0].rows.len() + splits[1].rows.len(), 60);
             let prompts = |split: &Split| -> std::collections::HashSet<String> {
-                split.rows.iter().map(|row| row.prompt_id.clone()).collect()
+                split.rows.iter().map(|row| row.prompt_id.to_string()).collect()
             };
             assert!(prompts(&splits[0]).is_disjoint(&prompts(&splits[1])));
             for (split, values) in splits.iter().zip(fold.divide(Seed(5), &train.rows, &values)) {

@@ -25,7 +25,7 @@ pub mod timing;
 pub mod tuning;
 
 pub use config::{HeadConfig, LrSchedule, Posteriors, TrainConfig, Tune};
-pub use device::{DeviceKind, Kernels};
+pub use device::{DeviceKind, Kernels, PrecisionKind};
 pub use events::{Metrics, Observer, TrainEvent};
 pub use fit::{Due, Fit, Outcome, fit};
 pub use fold::Fold;

@@ -18,7 +18,7 @@ use crate::nn::Real;
 use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::{col, posterior};
-use crate::token_file::TokenRow;
+use crate::token_file::{self, TokenRow};
 
 mod needs;
 pub mod store;
@@ -153,6 +153,7 @@ pub fn fingerprint_of_tokens(splits: &[Split]) -> String {
             ids.iter().for_each(|id| {
                 hasher.update(&id.to_le_bytes());
             });
+            token_file::visited(ids.len());
         }
     }
     hasher.finalize().to_hex().to_string()
@@ -232,7 +233,7 @@ fn read_some(path: &Path, splits: &[Split], origin: &ReferenceOrigin) -> Result<
         return Err(bad("a value is not finite"));
     }
     let mut rest = found.iter().zip(values).peekable();
-    let mut take = |row: &TokenRow| match rest.next_if(|(id, _)| **id == row.id) {
+    let mut take = |row: &TokenRow| match rest.next_if(|(id, _)| row.id == **id) {
         Some((_, value)) => value,
         None => (f64::NAN, f64::NAN),
     };

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     fn rows(n: usize) -> Vec<TokenRow> {
-        (0..n).map(|i| TokenRow { id: i.to_string(), ..TokenRow::default() }).collect()
+        (0..n).map(|i| TokenRow { id: i.to_string().into(), ..TokenRow::default() }).collect()
     }
 
     #[test]

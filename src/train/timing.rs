@@ -18,7 +18,7 @@ use crate::model::{Gradients, LlamaConfig, Loaded};
 use crate::policy::Policy;
 use crate::policy::evaluate::plain_logps;
 use crate::seed::Seed;
-use crate::token_file::TokenRow;
+use crate::token_file::{TokenIds, TokenRow};
 
 /// Most elements of the layer that is timed: more than fit into a processor's cache, and made in a moment.
 const ELEMENTS: usize = 16 << 20;
@@ -77,7 +77,7 @@ impl Speed {
         let basis = Basis::sized(&config.lpc, small.hidden_size, small.vocab_size);
         let loaded = Loaded { config: small.clone(), params };
         let mut policy = Policy::<f32>::new(loaded, None, &config.lpc, basis, Seed(0), longest)?;
-        policy.decoder.precision = config.precision;
+        policy.decoder.precision = config.operands(shape.hidden_size);
         policy.decoder.recompute = config.recompute;
         let mut reference = Vec::new();
         let forward = median(|| {
@@ -161,7 +161,7 @@ fn sample(rows: &[TokenRow], vocabulary: u32) -> Vec<TokenRow> {
         if tokens >= ROWS {
             break;
         }
-        let ids = |ids: &[u32]| ids.iter().take(ROWS).map(|id| id % vocabulary.max(1)).collect::<Vec<_>>();
+        let ids = |ids: &[u32]| ids.iter().take(ROWS).map(|id| id % vocabulary.max(1)).collect::<TokenIds>();
         let row = TokenRow {
             prompt_ids: ids(&row.prompt_ids),
             chosen_ids: ids(&row.chosen_ids),
@@ -214,10 +214,10 @@ mod tests {
     fn a_timed_pass_gives_rates() {
         let rows: Vec<TokenRow> = (0..40)
             .map(|i| TokenRow {
-                id: i.to_string(),
-                prompt_ids: vec![700; 20],
-                chosen_ids: vec![5; 15],
-                rejected_ids: vec![6; 10],
+                id: i.to_string().into(),
+                prompt_ids: vec![700; 20].into(),
+                chosen_ids: vec![5; 15].into(),
+                rejected_ids: vec![6; 10].into(),
                 ..TokenRow::default()
             })
             .collect();

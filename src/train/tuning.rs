@@ -37,11 +37,12 @@ pub struct DataShape<'a> {
 /// [`Error::Config`] where the model is an adapter with other settings, or the device is not there.
 pub fn start(config: &TrainConfig, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
     let mut policy = in_memory(config, &ModelSource::resolve(&config.model)?, seed, data)?;
-    if let Some(place) = device::open(config.device, config.kernels, config.precision, ranks::local_rank())? {
+    let precision = config.operands(policy.decoder.config.hidden_size);
+    if let Some(place) = device::open(config.device, config.kernels, precision, ranks::local_rank())? {
         policy = policy.placed(place)?;
     }
     policy.decoder.recompute = config.recompute;
-    policy.decoder.precision = config.precision;
+    policy.decoder.precision = precision;
     Ok(policy)
 }
 
@@ -149,11 +150,12 @@ fn named(name: &str, source: &ModelSource) -> (String, String) {
     }
 }
 
-/// The configuration with the settings of the adapter that is trained on.
+/// The configuration with the settings of the adapter that is trained on, and with what precision "auto" came to.
 pub fn settled(config: TrainConfig, policy: &Policy<f32>) -> TrainConfig {
+    let precision = policy.decoder.precision.into();
     match &policy.adapter {
-        Some(adapter) => TrainConfig { lora: adapter.config(), ..config },
-        None => config,
+        Some(adapter) => TrainConfig { precision, lora: adapter.config(), ..config },
+        None => TrainConfig { precision, ..config },
     }
 }
 

@@ -12,7 +12,7 @@ use crate::manifest::{Manifest, hash_json};
 use crate::pipeline::prepare::{self, PrepareSummary};
 use crate::pipeline::recipe::AuditConfig;
 use crate::schema::{NO_NOISE, SPLITS, col, prepared};
-use crate::token_file::{self, TokenRow};
+use crate::token_file::{self, TokenIds, TokenRow};
 
 /// Work folder in the cleaned folder.
 const ASIDE: &str = ".work";
@@ -128,11 +128,11 @@ fn record(source: &Manifest, train: &[TokenRow], test: &[TokenRow], manifest: &m
     totals.counts.clear();
     for (split, rows) in SPLITS.iter().zip([train, test]) {
         let sources = totals.counts.entry((*split).into()).or_default();
-        rows.iter().for_each(|row| *sources.entry(row.source.clone()).or_default() += 1);
+        rows.iter().for_each(|row| *sources.entry(row.source.to_string()).or_default() += 1);
     }
     let rows = || train.iter().chain(test);
     let count = |of: &dyn Fn(&TokenRow) -> bool| rows().filter(|row| of(row)).count() as u64;
-    let tokens = |of: fn(&TokenRow) -> &Vec<u32>| rows().map(|row| of(row).len() as u64).sum::<u64>();
+    let tokens = |of: fn(&TokenRow) -> &TokenIds| rows().map(|row| of(row).len() as u64).sum::<u64>();
     totals.weighted = count(&|row| row.weight.is_some());
     totals.truncated = count(&|row| row.truncated);
     totals.tokens = BTreeMap::from([

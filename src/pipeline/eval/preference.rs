@@ -167,10 +167,13 @@ fn pairs(work: &Work<'_>) -> Result<Given> {
     let n = rows.len();
     let most = if work.config.limit > 0 { work.config.limit } else { n };
     let compared = rows.into_iter().take(most).map(|row| Compared {
-        id: row.id,
-        source: row.source,
+        id: row.id.to_string(),
+        source: row.source.to_string(),
         flipped: row.flipped,
-        tokens: QuestionTokens { context: row.prompt_ids, choices: vec![row.chosen_ids, row.rejected_ids] },
+        tokens: QuestionTokens {
+            context: row.prompt_ids.to_vec(),
+            choices: vec![row.chosen_ids.to_vec(), row.rejected_ids.to_vec()],
+        },
     });
     Ok((compared.collect(), n, left_out))
 }
@@ -260,10 +263,10 @@ fn tokens(
             Encoded::Refused(refusal) => return Ok(Err(refusal.reason.to_string())),
         };
         let tokens = found.get_or_insert_with(|| QuestionTokens {
-            context: row.prompt_ids.clone(),
-            choices: vec![row.chosen_ids.clone()],
+            context: row.prompt_ids.to_vec(),
+            choices: vec![row.chosen_ids.to_vec()],
         });
-        tokens.choices.push(row.rejected_ids);
+        tokens.choices.push(row.rejected_ids.to_vec());
     }
     found.map(Ok).ok_or_else(|| Error::run("a prompt without responses"))
 }

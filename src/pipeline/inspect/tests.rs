@@ -156,8 +156,8 @@ fn a_prepared_folder_shows_its_manifest_files_and_an_example() {
     let row = TokenRow {
         id: "a".into(),
         prompt_ids: (0..30).collect(),
-        chosen_ids: vec![7, 8],
-        rejected_ids: vec![9],
+        chosen_ids: vec![7, 8].into(),
+        rejected_ids: vec![9].into(),
         flipped: true,
         source: "s".into(),
         ..TokenRow::default()

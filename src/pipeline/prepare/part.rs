@@ -154,8 +154,8 @@ impl PartMaker<'_> {
             keep.push(matches!(encoded, Encoded::Row(_)));
             match encoded {
                 Encoded::Row(row) => rows.push(TokenRow {
-                    prompt_id: prompt_ids.get(i).unwrap_or("").to_string(),
-                    noise_kind: noise_kinds.get(i).unwrap_or("").to_string(),
+                    prompt_id: prompt_ids.get(i).unwrap_or("").into(),
+                    noise_kind: noise_kinds.get(i).unwrap_or("").into(),
                     noise_p: chances.get(i).unwrap_or_default(),
                     weight: weights.get(i),
                     ..row

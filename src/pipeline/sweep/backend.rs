@@ -263,7 +263,10 @@ pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value,
         "train.keep_checkpoints",
         "train.keep_optimizer_state",
     ];
-    Ok((origin.beside(super::settings(recipe, &set_by_grid)?), origin))
+    // What "auto" comes to depends on the machine: cells of another one must not pass for those of this sweep.
+    let mut here = recipe.clone();
+    here.train.precision = recipe.train.operands(usize::MAX).into();
+    Ok((origin.beside(super::settings(&here, &set_by_grid)?), origin))
 }
 
 /// Runs the recipe's sweep with this program's pipelines.

@@ -1,5 +1,6 @@
 //! Outputs of a trained policy in its run folder: posteriors, codes, model, summary.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,15 @@ use super::summary::{self, RunSummary};
 use crate::analysis;
 use crate::artifact;
 use crate::batch::Split;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lpc::collapse::{self, collapse};
-use crate::policy::{Example, Policy, saved};
-use crate::posteriors::usage::{CodeUse, collapse_signs};
-use crate::posteriors::{self, Margins, PosteriorContext, SplitExamples, codes, evaluation};
+use crate::policy::{Policy, saved};
+use crate::posteriors::evaluation::{self, EvaluationSums};
+use crate::posteriors::usage::ExampleSums;
+use crate::posteriors::{
+    self, ExaminedPart, ExaminedParts, FrameBuilder, LabelFindings, PosteriorContext, SplitExamples, add_posteriors,
+    codes,
+};
 use crate::progress::Progress;
 use crate::schema::{self, metric};
 use crate::seed::Seed;
@@ -29,23 +34,14 @@ pub(super) fn evaluate(
     ranks: &Ranks,
 ) -> Result<Metrics> {
     let mut examples = work::examine(policy, &split.rows, ranks, |_| {})?;
-    add_posteriors(policy, split, &mut examples, reference, keys, config)?;
+    let flips = codes::flip_rates(policy)?;
+    let known = config.objective.needs_reference().then_some(reference);
+    add_posteriors(&split.rows, &mut examples, known, keys, context(config, flips.as_deref()))?;
     evaluation::metrics(split, &examples, reference, &config.objective)
 }
 
-/// [`posteriors::add_posteriors`] for a split of this run.
-fn add_posteriors(
-    policy: &Policy<f32>,
-    split: &Split,
-    examples: &mut [Example],
-    reference: &[(f64, f64)],
-    keys: Option<&[u64]>,
-    config: &TrainConfig,
-) -> Result<Option<f64>> {
-    let flips = codes::flip_rates(policy)?;
-    let context = PosteriorContext { objective: &config.objective, lpc: &config.lpc, flips: flips.as_deref() };
-    let reference = config.objective.needs_reference().then_some(reference);
-    posteriors::add_posteriors(&split.rows, examples, reference, keys, context)
+fn context<'a>(config: &'a TrainConfig, flips: Option<&'a [f64]>) -> PosteriorContext<'a> {
+    PosteriorContext { objective: &config.objective, lpc: &config.lpc, flips }
 }
 
 /// What the outputs of a trained policy are made from.
@@ -59,35 +55,136 @@ pub(super) struct Trained<'a> {
     pub outcome: Outcome,
 }
 
-/// Results of the final evaluation.
+/// Pairs of one split that were examined together.
+#[derive(Debug)]
+struct Place {
+    split: usize,
+    rows: Range<usize>,
+    /// What was found; `None` where it is in a file.
+    found: Option<ExaminedPart>,
+}
+
+/// How the final evaluation ended.
+pub(super) enum Examination {
+    /// With all pairs.
+    Whole(Examined),
+    /// The user interrupted it.
+    Stopped {
+        /// Pairs whose results are kept.
+        kept: usize,
+        /// Pairs that were to be examined.
+        all: usize,
+    },
+}
+
+/// Results of the final evaluation; with several ranks the first one has them.
 pub(super) struct Examined {
-    /// Examples of every split; none of one that `train.posteriors` leaves out.
-    examples: Vec<Vec<Example>>,
-    /// Mean swap overlap of the posteriors, where it is known.
-    swap_overlap: Option<f64>,
+    places: Vec<Place>,
+    parts: ExaminedParts,
     time: Duration,
 }
 
+impl Examined {
+    /// How many pairs were examined.
+    pub fn pairs(&self) -> usize {
+        self.places.iter().map(|place| place.rows.len()).sum()
+    }
+
+    /// Removes the files of the parts.
+    pub fn forget(&self) {
+        self.parts.remove();
+    }
+}
+
 impl Trained<'_> {
-    /// Evaluates every split that `train.posteriors` asks for.
-    pub fn examine(&self, policy: &Policy<f32>, ranks: &Ranks, progress: &dyn Progress) -> Result<Examined> {
+    /// Evaluates every split that `train.posteriors` asks for, part by part. Where there are several parts they are kept
+    /// in `parts`, and those that are there are not computed again.
+    ///
+    /// # Errors
+    /// Those of evaluating and of keeping the parts.
+    pub fn examine(
+        &self,
+        policy: &Policy<f32>,
+        parts: ExaminedParts,
+        ranks: &Ranks,
+        progress: &dyn Progress,
+    ) -> Result<Examination> {
         let clock = Instant::now();
         let asked = |i: usize| i > 0 || self.config.posteriors == Posteriors::All;
-        let rows = |i: usize| if asked(i) { self.splits[i].rows.as_slice() } else { &[] };
-        let total: usize = (0..self.splits.len()).map(|i| rows(i).len()).sum();
-        progress.begin("posteriors", Some(total as u64));
-        let examples: Result<Vec<_>> = (0..self.splits.len())
-            .map(|i| work::examine(policy, rows(i), ranks, |n| progress.advance(n as u64)))
-            .collect();
-        progress.end();
-        let (mut examples, mut swap_overlap) = (examples?, None);
-        for (i, examples) in examples.iter_mut().enumerate().filter(|(i, _)| asked(*i)) {
-            let (split, keys) = (&self.splits[i], self.keys[i].as_deref());
-            if let Some(sum) = add_posteriors(policy, split, examples, &self.reference[i], keys, self.config)? {
-                swap_overlap = Some(swap_overlap.unwrap_or(0.0) + sum / total.max(1) as f64);
-            }
+        let of_split = |i: usize| -> Vec<Place> {
+            let ranges = posteriors::ranges(self.splits[i].rows.len(), self.keys[i].as_deref());
+            ranges.into_iter().map(|rows| Place { split: i, rows, found: None }).collect()
+        };
+        let places = (0..self.splits.len()).filter(|i| asked(*i)).flat_map(of_split).collect();
+        let mut examined = Examined { places, parts, time: Duration::ZERO };
+        let (all, alone) = (examined.pairs(), examined.places.len() == 1);
+        let known: Vec<bool> = ranks.from_first(|| {
+            let known = examined.places.iter().map(|place| {
+                let split = &self.splits[place.split];
+                let part = || examined.parts.read(&split.name, &place.rows, &split.rows[place.rows.clone()]);
+                Ok(!alone && part()?.is_some())
+            });
+            known.collect()
+        })?;
+        let mut kept = examined.places.iter().zip(&known).filter(|(_, known)| **known).map(|(p, _)| p.rows.len()).sum();
+        if kept > 0 && ranks.first() {
+            progress.note(&format!("posteriors: {kept} of {all} pairs are kept from before"));
         }
-        Ok(Examined { examples, swap_overlap, time: clock.elapsed() })
+        let flips = codes::flip_rates(policy)?;
+        progress.begin("posteriors", Some((all - kept) as u64));
+        for (place, _) in examined.places.iter_mut().zip(known).filter(|(_, known)| !known) {
+            if ranks.any(progress.interrupted())? {
+                progress.end();
+                return Ok(Examination::Stopped { kept, all });
+            }
+            let (split, rows) = (&self.splits[place.split], place.rows.clone());
+            let tokens = &split.rows[rows.clone()];
+            let examples = work::examine(policy, tokens, ranks, |n| progress.advance(n as u64))?;
+            ranks.from_first(|| {
+                let keys = self.keys[place.split].as_ref().map(|keys| &keys[rows.clone()]);
+                let reference = self.reference_of(place.split, &rows);
+                let part = ExaminedPart::of(tokens, examples, reference, keys, context(self.config, flips.as_deref()))?;
+                if alone {
+                    place.found = Some(part);
+                    return Ok(());
+                }
+                let view = SplitExamples { split: &split.name, rows: tokens, examples: &part.examples, reference };
+                examined.parts.write(&view, &rows, &part)
+            })?;
+            kept += rows.len();
+        }
+        progress.end();
+        examined.time = clock.elapsed();
+        Ok(Examination::Whole(examined))
+    }
+
+    /// Reference log-probabilities of rows of a split, where the objective has a reference.
+    fn reference_of(&self, split: usize, rows: &Range<usize>) -> Option<&[(f64, f64)]> {
+        self.config.objective.needs_reference().then(|| &self.reference[split][rows.clone()])
+    }
+
+    /// A part that was examined.
+    fn found(&self, examined: &Examined, place: &Place) -> Result<ExaminedPart> {
+        if let Some(part) = &place.found {
+            return Ok(part.clone());
+        }
+        let split = &self.splits[place.split];
+        let part = examined.parts.read(&split.name, &place.rows, &split.rows[place.rows.clone()])?;
+        part.ok_or_else(|| Error::run("examined pairs have vanished from the run folder"))
+    }
+
+    /// What the objective finds of the labels of all training pairs together.
+    fn suspects(&self, examined: &Examined) -> Result<LabelFindings> {
+        let none = LabelFindings::none(&self.config.objective);
+        let trained: Vec<&Place> = examined.places.iter().filter(|place| place.split == 0).collect();
+        if !matches!(none, LabelFindings::Suspects(_)) || trained.is_empty() {
+            return Ok(none);
+        }
+        let mut margins = Vec::new();
+        for place in trained {
+            margins.extend(self.found(examined, place)?.margins.of_pairs.iter().map(|margin| margin.0));
+        }
+        Ok(LabelFindings::suspects(&self.config.objective, &margins))
     }
 
     /// Writes posteriors, codes, model and summary; warns where the codes have collapsed.
@@ -100,21 +197,32 @@ impl Trained<'_> {
         observers: &mut [&mut dyn Observer],
         progress: &dyn Progress,
     ) -> Result<RunSummary> {
-        let (config, examples) = (self.config, &examined.examples);
-        let flips = codes::flip_rates(policy)?;
-        let context = PosteriorContext { objective: &config.objective, lpc: &config.lpc, flips: flips.as_deref() };
-        let of_splits = self.splits.iter().zip(examples).zip(self.reference);
-        let of_splits: Vec<SplitExamples<'_>> = of_splits
-            .map(|((split, examples), reference)| SplitExamples {
+        let config = self.config;
+        let suspects = self.suspects(examined)?;
+        let (mut frame, mut sums, mut evaluated) =
+            (FrameBuilder::default(), ExampleSums::default(), EvaluationSums::default());
+        let batches = examined.places.iter().map(|place| {
+            let mut part = self.found(examined, place)?;
+            if place.split == 0 && suspects.hoelder_rate().is_some() {
+                part.margins.labels = suspects.slice(place.rows.clone());
+            }
+            let split = &self.splits[place.split];
+            let view = SplitExamples {
                 split: &split.name,
-                rows: &split.rows[..examples.len()],
-                examples,
-                reference: config.objective.needs_reference().then_some(&reference[..examples.len()]),
-            })
-            .collect();
-        let margins = of_splits.iter().map(|split| Margins::of(split, context)).collect::<Result<Vec<_>>>()?;
-        posteriors::write(&out.join(schema::run::POSTERIORS), &of_splits, &margins)?;
-        let frame = posteriors::frame(&of_splits, &margins)?;
+                rows: &split.rows[place.rows.clone()],
+                examples: &part.examples,
+                reference: self.reference_of(place.split, &place.rows),
+            };
+            frame.push(&view, &part.margins)?;
+            sums.add(&part.examples, part.swap_overlaps);
+            if place.split == 1 {
+                evaluated.add(&view, part.margins.of_pairs.iter().map(|margin| margin.0));
+            }
+            posteriors::batch(&view, &part.margins)
+        });
+        let table = posteriors::schema(&config.objective)?;
+        posteriors::write(&out.join(schema::run::POSTERIORS), table, &[], batches)?;
+        let frame = frame.finish()?;
 
         let usage = analysis::code_usage(&frame)?;
         let accuracy = analysis::code_columns(&frame, &usage)?;
@@ -127,18 +235,15 @@ impl Trained<'_> {
             tokenizer.save(&model)?;
         }
 
-        let used = CodeUse::of(examples.iter().flatten());
-        let hoelder_rate = margins.iter().find_map(|split| split.labels.hoelder_rate());
-        let summary = summary::of(self, policy, &frame, examples, &used, hoelder_rate)?;
+        let summary = summary::of(self, policy, &frame, &sums, suspects.hoelder_rate())?;
         artifact::write_json(out.join(schema::run::SUMMARY), &summary)?;
-        let mut metrics = evaluation::metrics(&self.splits[1], &examples[1], &self.reference[1], &config.objective)?;
+        let mut metrics = evaluated.metrics();
         metrics.push((metric::EVAL_RUNTIME.into(), examined.time.as_secs_f64()));
         let event = TrainEvent::Evaluation { step: self.outcome.steps, metrics };
         observers.iter_mut().try_for_each(|o| o.observe(&event))?;
 
-        let grouped = self.keys.iter().any(Option::is_some);
-        let signs = collapse_signs(examples, &used, &config.lpc, examined.swap_overlap, grouped);
-        if let Some(why) = collapse(&used.prior, signs.posterior_entropy) {
+        let signs = sums.collapse_signs(&config.lpc, self.keys.iter().any(Option::is_some));
+        if let Some(why) = collapse(&sums.used.prior, signs.posterior_entropy) {
             progress.warn(&format!("the codes have collapsed: {why} (see docs/guide.md on collapse)"));
             collapse::diagnose(signs).iter().for_each(|advice| progress.warn(&advice.to_string()));
         }

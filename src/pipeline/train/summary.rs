@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::outputs::Trained;
 use crate::analysis::{self, SourceAccuracy};
 use crate::error::Result;
-use crate::policy::{Example, Policy};
+use crate::policy::Policy;
 use crate::posteriors::codes::mix_flip_rate;
-use crate::posteriors::usage::CodeUse;
+use crate::posteriors::usage::ExampleSums;
 use crate::schema;
 
 /// `summary.json`: a run's headline numbers. Accuracies are against the clean labels, with the prior's z.
@@ -85,18 +85,16 @@ fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64,
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-/// The summary of a trained policy. `frame` is [`crate::posteriors::frame`] of its examples.
+/// The summary of a trained policy. `frame` and `sums` are of its examples.
 pub(super) fn of(
     trained: &Trained<'_>,
     policy: &Policy<f32>,
     frame: &DataFrame,
-    examples: &[Vec<Example>],
-    used: &CodeUse,
+    sums: &ExampleSums,
     hoelder_noise_rate: Option<f64>,
 ) -> Result<RunSummary> {
-    let config = trained.config;
+    let (config, used) = (trained.config, &sums.used);
     let found = analysis::headline(frame)?;
-    let all = examples.iter().map(Vec::len).sum::<usize>().max(1) as f64;
     Ok(RunSummary {
         eval_accuracy: found.accuracy.estimate,
         eval_accuracy_low: found.accuracy.low,
@@ -112,7 +110,7 @@ pub(super) fn of(
         codes_used: used.prior.codes_used() as u64,
         code_perplexity: used.prior.perplexity(),
         codes_used_posterior: used.posterior.codes_used() as u64,
-        kl: examples.iter().flatten().map(|e| e.kl).sum::<f64>() / all,
+        kl: sums.kl(),
         audit_auroc: found.audit_auroc,
         objective: match &config.objective.custom {
             Some(custom) => custom.name.to_string(),

@@ -2,10 +2,10 @@ use super::*;
 
 fn row(id: usize, prompt: usize, chosen: usize, rejected: usize) -> TokenRow {
     TokenRow {
-        id: id.to_string(),
-        prompt_ids: vec![1; prompt],
-        chosen_ids: vec![1; chosen],
-        rejected_ids: vec![1; rejected],
+        id: id.to_string().into(),
+        prompt_ids: vec![1; prompt].into(),
+        chosen_ids: vec![1; chosen].into(),
+        rejected_ids: vec![1; rejected].into(),
         ..TokenRow::default()
     }
 }

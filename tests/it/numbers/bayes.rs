@@ -248,7 +248,7 @@ fn found_of_decided(keys: Option<&[u64]>) -> f64 {
             code_logps: chosen.into_iter().chain([0.0; CODES]).collect(),
             ..Default::default()
         });
-        rows.push(TokenRow { chosen_ids: vec![1], rejected_ids: vec![2], ..TokenRow::default() });
+        rows.push(TokenRow { chosen_ids: vec![1].into(), rejected_ids: vec![2].into(), ..TokenRow::default() });
     }
     let (dpo, lpc) = (objective(ObjectiveKind::Dpo), LpcConfig { codes: CODES, ..bayes() });
     let settings = PosteriorContext { objective: &dpo, lpc: &lpc, flips: None };

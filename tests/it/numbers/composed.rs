@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use lpc_pipe::batch::{PairBatch, Sides};
 use lpc_pipe::lpc::{Basis, CodeSpace, Features, Inference, LatentKind, LpcConfig, Pooling, PriorInput};
 use lpc_pipe::model::{Gradients, LlamaConfig, Loaded, Lora, LoraConfig, Params, Place, init, lora};
-use lpc_pipe::nn::{Precision, Real};
+use lpc_pipe::nn::Real;
 use lpc_pipe::objective::ObjectiveKind;
 use lpc_pipe::pipeline::prepare;
 use lpc_pipe::pipeline::recipe::PrepareConfig;
@@ -22,7 +22,7 @@ use lpc_pipe::token_file::TokenRow;
 use lpc_pipe::train::checkpoint;
 use lpc_pipe::train::optimizer::{AdamW, AdamWConfig, LearningRates, global_norm};
 use lpc_pipe::train::step::{self, Sums};
-use lpc_pipe::train::{Kernels, TrainConfig, Tune};
+use lpc_pipe::train::{Kernels, PrecisionKind, TrainConfig, Tune};
 use lpc_pipe::weights::safetensors;
 use tempfile::TempDir;
 
@@ -407,7 +407,7 @@ fn whole_runs_on_composed_operations() {
     close("composed", &run(&composed, false), &fused, 1e-4);
     let again = TrainConfig { recompute: true, ..config("recompute") };
     assert_eq!(run(&again, false), fused);
-    let half = TrainConfig { precision: Precision::Bf16, ..TrainConfig { out: config("half").out, ..composed } };
+    let half = TrainConfig { precision: PrecisionKind::Bf16, ..TrainConfig { out: config("half").out, ..composed } };
     let losses = run(&half, false);
     close("bf16", &losses, &fused, 0.05);
     // A checkpoint holds the masters: stopped and resumed, bf16 ends with the same bits too.
@@ -426,7 +426,7 @@ fn adapters_and_heads_on_composed_operations() {
         let fused = run(&of("fused"), false);
         let composed = TrainConfig { kernels: Kernels::Composed, ..of("composed") };
         close(&name("composed"), &run(&composed, false), &fused, 1e-4);
-        let half = TrainConfig { precision: Precision::Bf16, kernels: Kernels::Composed, ..of("half") };
+        let half = TrainConfig { precision: PrecisionKind::Bf16, kernels: Kernels::Composed, ..of("half") };
         let losses = run(&half, false);
         close(&name("bf16"), &losses, &fused, 0.05);
         assert!(losses[losses.len() - 1] < losses[0], "{tune:?}: {losses:?}");

@@ -258,7 +258,7 @@ fn neither_company_nor_order_changes_an_example() {
 /// Both responses of a pair as sequences of their own, prompt repeated.
 fn separate<T: Real>(policy: &Policy<T>, row: &TokenRow) -> [Vec<f64>; 2] {
     [&row.chosen_ids, &row.rejected_ids].map(|response| {
-        let ids = [row.prompt_ids.clone(), response.clone()].concat();
+        let ids = [&row.prompt_ids[..], response].concat();
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
         let segments = [Segment { start: 0, len: ids.len(), prefix_start: 0, prefix_len: 0, group: 0 }];
         let h = policy
@@ -293,7 +293,7 @@ fn a_shared_prompt_is_worth_two_sequences() {
 fn the_mask_covers_the_response_and_its_end_of_turn() {
     let rows = pairs(6);
     let batch = PairBatch::pack(&rows, Sides::Both).unwrap();
-    let wanted: Vec<u32> = [|r: &TokenRow| r.chosen_ids.clone(), |r: &TokenRow| r.rejected_ids.clone()]
+    let wanted: Vec<u32> = [|r: &TokenRow| r.chosen_ids.to_vec(), |r: &TokenRow| r.rejected_ids.to_vec()]
         .map(|f| rows.iter().map(f).collect::<Vec<_>>().concat())
         .concat();
     assert_eq!(batch.targets, wanted);
@@ -303,17 +303,23 @@ fn the_mask_covers_the_response_and_its_end_of_turn() {
         let of = |row: &TokenRow| plain_logps(&policy, std::slice::from_ref(row), |_| ()).unwrap()[0];
         let whole = of(row);
         // Without its end of turn, a response has exactly that token's log-probability less.
-        let mut cut = row.clone();
-        assert_eq!((cut.chosen_ids.pop(), cut.rejected_ids.pop()), (Some(1), Some(1)));
-        let rest = of(&cut);
+        let (Some((1, chosen)), Some((1, rejected))) = (row.chosen_ids.split_last(), row.rejected_ids.split_last())
+        else {
+            panic!("a response does not end with its end of turn")
+        };
+        let ids = |ids: &[u32]| ids.to_vec().into();
+        let rest = of(&TokenRow { chosen_ids: ids(chosen), rejected_ids: ids(rejected), ..row.clone() });
         close("end", &[whole.0 - rest.0, whole.1 - rest.1], &[*c.last().unwrap(), *r.last().unwrap()], 1e-12);
         assert!(whole.0 < rest.0 && whole.1 < rest.1);
         // A prompt moved by one into the response counts there, and only there.
-        let mut moved = row.clone();
-        let last = moved.prompt_ids.pop().unwrap();
-        moved.chosen_ids.insert(0, last);
-        moved.rejected_ids.insert(0, last);
-        let more = of(&moved);
+        let (last, prompt) = row.prompt_ids.split_last().unwrap();
+        let after = |response: &[u32]| [&[*last], response].concat().into();
+        let more = of(&TokenRow {
+            prompt_ids: ids(prompt),
+            chosen_ids: after(&row.chosen_ids),
+            rejected_ids: after(&row.rejected_ids),
+            ..row.clone()
+        });
         close("boundary", &[more.0 - whole.0], &[more.1 - whole.1], 1e-12);
         assert!(more.0 < whole.0);
     }
@@ -373,7 +379,7 @@ fn larger() -> (LlamaConfig, Vec<TokenRow>) {
         |key: &str, n: usize| (0..n).map(|j| Seed(2).index("token", &format!("{key}:{j}"), 5000) as u32).collect();
     let rows = (0..6)
         .map(|i| TokenRow {
-            id: i.to_string(),
+            id: i.to_string().into(),
             prompt_ids: ids(&format!("p{i}"), 70 + i),
             chosen_ids: ids(&format!("c{i}"), 90 - i),
             rejected_ids: ids(&format!("r{i}"), 40 + 3 * i),

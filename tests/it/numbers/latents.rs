@@ -168,7 +168,7 @@ fn noise_is_random_in_training_and_nothing_in_evaluation() {
 /// The same pair many times under different ids: each has noise of its own.
 fn copies(n: usize) -> Vec<TokenRow> {
     let row = pairs(3).remove(2);
-    (0..n).map(|i| TokenRow { id: format!("copy-{i}"), ..row.clone() }).collect()
+    (0..n).map(|i| TokenRow { id: format!("copy-{i}").into(), ..row.clone() }).collect()
 }
 
 #[test]

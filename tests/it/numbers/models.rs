@@ -83,9 +83,9 @@ fn agrees(recorded: &Value, case: &Value, loaded: Loaded, tolerance: f64) {
     // The prompt computed once for both responses, with windows that begin in it.
     let row = TokenRow {
         id: name.into(),
-        prompt_ids: ids(&recorded["prompt_ids"]),
-        chosen_ids: ids(&recorded["chosen_ids"]),
-        rejected_ids: ids(&recorded["rejected_ids"]),
+        prompt_ids: ids(&recorded["prompt_ids"]).into(),
+        chosen_ids: ids(&recorded["chosen_ids"]).into(),
+        rejected_ids: ids(&recorded["rejected_ids"]).into(),
         ..TokenRow::default()
     };
     let (chosen, rejected) = plain_logps(&policy, &[row], |_| ()).unwrap()[0];

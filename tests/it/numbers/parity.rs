@@ -82,10 +82,10 @@ pub fn hidden<T: Real>(policy: &Policy<T>, sequences: &[Vec<u32>]) -> Vec<Tensor
 fn row(triple: &Value, suffix: &str) -> TokenRow {
     let ids = |side: &str| ids(&triple[format!("{side}_ids{suffix}")]);
     TokenRow {
-        id: format!("{:?}", ids("chosen")),
-        prompt_ids: ids("prompt"),
-        chosen_ids: ids("chosen"),
-        rejected_ids: ids("rejected"),
+        id: format!("{:?}", ids("chosen")).into(),
+        prompt_ids: ids("prompt").into(),
+        chosen_ids: ids("chosen").into(),
+        rejected_ids: ids("rejected").into(),
         ..TokenRow::default()
     }
 }
@@ -227,7 +227,7 @@ fn smollm2_numbers(source: &ModelSource, suffix: &str) {
     }
     // Token by token, all rows of one response.
     for (triple, row) in triples.iter().zip(&rows) {
-        let whole = [row.prompt_ids.clone(), row.chosen_ids.clone()].concat();
+        let whole = [&row.prompt_ids[..], &row.chosen_ids].concat();
         let h = &hidden(&policy, std::slice::from_ref(&whole))[0];
         let h = h.narrow(0, row.prompt_ids.len() - 1, row.chosen_ids.len()).unwrap();
         let got = numbers(&policy.decoder.token_logps(&h, &row.chosen_ids, None).unwrap());

@@ -116,10 +116,10 @@ pub fn pairs(n: usize) -> Vec<TokenRow> {
     let response = |i: usize, side: &str| [ids(i, side, 1), vec![1]].concat();
     (0..n)
         .map(|i| TokenRow {
-            id: format!("pair-{i}"),
-            prompt_ids: ids(i, "prompt", 2),
-            chosen_ids: response(i, "chosen"),
-            rejected_ids: response(i, "rejected"),
+            id: format!("pair-{i}").into(),
+            prompt_ids: ids(i, "prompt", 2).into(),
+            chosen_ids: response(i, "chosen").into(),
+            rejected_ids: response(i, "rejected").into(),
             ..TokenRow::default()
         })
         .collect()

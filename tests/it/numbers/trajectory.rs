@@ -46,7 +46,9 @@ fn steps(rows: &[TokenRow]) -> Vec<Vec<usize>> {
 }
 
 fn of(row: &TokenRow) -> Value {
-    json!({"id": row.id, "prompt_ids": row.prompt_ids, "chosen_ids": row.chosen_ids, "rejected_ids": row.rejected_ids})
+    let ids = |ids: &[u32]| json!(ids);
+    let (prompt, chosen, rejected) = (ids(&row.prompt_ids), ids(&row.chosen_ids), ids(&row.rejected_ids));
+    json!({"id": row.id.as_str(), "prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
 }
 
 /// Writes what the recorder reads (the starting model as a Hugging Face folder, the rows, the rows of each step) into

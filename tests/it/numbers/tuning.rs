@@ -282,9 +282,9 @@ fn adapters_of_python_give_the_same_log_probabilities() {
         let rows: Vec<TokenRow> = triples
             .iter()
             .map(|t| TokenRow {
-                prompt_ids: ids(&t["prompt_ids"]),
-                chosen_ids: ids(&t["chosen_ids"]),
-                rejected_ids: ids(&t["rejected_ids"]),
+                prompt_ids: ids(&t["prompt_ids"]).into(),
+                chosen_ids: ids(&t["chosen_ids"]).into(),
+                rejected_ids: ids(&t["rejected_ids"]).into(),
                 ..TokenRow::default()
             })
             .collect();
@@ -381,7 +381,7 @@ fn kept_states_are_those_of_the_same_content_only() {
     let others = pairs(6);
     assert_eq!(logps(&policy, &others).len(), 12);
     let mut longer = rows.clone();
-    longer[0].chosen_ids.push(1);
+    longer[0].chosen_ids = [&longer[0].chosen_ids[..], &[1]].concat().into();
     let batch = policy.states(&all_of(&longer), Sides::Both, None).unwrap().batch;
     assert_eq!(batch.pairs[0].prompt.len(), longer[0].prompt_ids.len());
     // The head may change, what is below it may not; nor may the tokens.

@@ -15,6 +15,7 @@ use crate::support::{Sandbox, numbers, texts};
 const REFERENCE: &str = "reference log-probabilities";
 const OTHERS: &str = "reference of the other pairs";
 const STATES: &str = "hidden states";
+const EXAMINED: &str = "posteriors";
 
 /// Counts what every step did, keeps what was said, and asks for a stop once a step has done so much.
 #[derive(Default)]
@@ -114,6 +115,40 @@ fn same(sandbox: &Sandbox, a: &str, b: &str, files: &[&str]) {
 
 const MODEL: &str = "model/model.safetensors";
 const POSTERIORS: &str = "posteriors.parquet";
+
+#[test]
+fn stopped_posteriors_are_gone_on_with() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(2200);
+    // Some 1,650 training pairs are four parts, and 550 test pairs two.
+    let config = |out: &str| TrainConfig {
+        max_steps: 2,
+        model: "tiny:16x1".into(),
+        lpc: LpcConfig { codes: 3, warmup: 0.0, ..LpcConfig::default() },
+        ..self::config(&sandbox, "data", out)
+    };
+    let straight = Watch::default();
+    finished(run(&config("straight"), &straight));
+    let all = straight.done(EXAMINED);
+    assert_eq!(all, 2200);
+    let (mut known, mut again) = (0, run(&config("stopped"), &Watch::stopping(EXAMINED, 1)));
+    for _ in 0..2 {
+        let (step, what) = stopped(again);
+        known += 512;
+        let told = format!("the posteriors of {known} of {all} pairs are kept");
+        assert!(step == 2 && what.ends_with(&told), "{what}");
+        assert!(!sandbox.exists("stopped/manifest.json"));
+        let watch = Watch::stopping(EXAMINED, 1);
+        again = resume(&config("stopped"), &watch);
+        watch.heard(&format!("{known} of {all} pairs are kept from before"));
+    }
+    stopped(again);
+    let last = Watch::default();
+    finished(resume(&config("stopped"), &last));
+    assert_eq!(last.done(EXAMINED), all - known - 512, "nothing is computed twice");
+    same(&sandbox, "straight", "stopped", &[MODEL, POSTERIORS, "codes.parquet"]);
+    assert!(!sandbox.exists("stopped/checkpoints/examined"), "parts of a finished run are removed");
+}
 
 #[test]
 fn a_stopped_reference_is_gone_on_with() {

@@ -299,3 +299,27 @@ fn sweeps_may_tune_adapters_and_heads() {
     }
     assert_eq!(sandbox.files("head/prepared/clean/hidden").len(), 1, "cells of one model share the hidden states");
 }
+
+#[test]
+fn auto_precision_is_settled_before_the_run_and_part_of_it() {
+    use lpc_pipe::nn::Precision;
+    let sandbox = Sandbox::new();
+    sandbox.prepared(30);
+    let precision = |run: &str| {
+        let text = sandbox.text(&format!("{run}/config.toml"));
+        let line = text.lines().find(|line| line.starts_with("precision = ")).expect("a precision");
+        line.trim_start_matches("precision = ").trim_matches('"').to_string()
+    };
+    // A narrow model does not gain by bfloat16; a wide one does, where the processor has it.
+    sandbox.ok(&format!("{TRAIN} --out narrow --max-steps 1"));
+    assert_eq!(precision("narrow"), "f32");
+    let wide = "train --data data --model tiny:256x1 --batch 2 --latent none --quiet --posteriors test";
+    sandbox.ok(&format!("{wide} --out wide --max-steps 1"));
+    let has = Precision::Bf16.effective() == Precision::Bf16;
+    let (auto, other, code) = if has { ("bf16", "f32", 3) } else { ("f32", "bf16", 2) };
+    assert_eq!(precision("wide"), auto);
+    sandbox.ok(&format!("{wide} --out wide --max-steps 2 --precision {auto} --resume"));
+    // With the other one it is another run, or, where the processor lacks it, none.
+    let refused = sandbox.ends(code, &format!("{wide} --out wide --max-steps 3 --precision {other} --resume")).stderr;
+    assert!(refused.contains("precision"), "{refused}");
+}
