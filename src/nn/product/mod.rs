@@ -22,11 +22,11 @@ pub(super) const MR: usize = 8;
 /// Columns of a micro-tile: three vectors of sixteen.
 pub(super) const NR: usize = 48;
 /// Pairs of the inner dimension that one pass over the tiles takes.
-const KC: usize = 128;
+const KC: usize = 288;
 /// Most panels of rows that one task takes.
-const ROW_PANELS: usize = 24;
+const ROW_PANELS: usize = 12;
 /// Panels of columns that one task takes.
-const COLUMN_PANELS: usize = 16;
+const COLUMN_PANELS: usize = 4;
 
 /// Whether this processor has the instructions.
 pub fn available() -> bool {

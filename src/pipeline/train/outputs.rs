@@ -119,12 +119,14 @@ impl Trained<'_> {
         let mut examined = Examined { places, parts, time: Duration::ZERO };
         let (all, alone) = (examined.pairs(), examined.places.len() == 1);
         let known: Vec<bool> = ranks.from_first(|| {
-            let known = examined.places.iter().map(|place| {
-                let split = &self.splits[place.split];
-                let part = || examined.parts.read(&split.name, &place.rows, &split.rows[place.rows.clone()]);
-                Ok(!alone && part()?.is_some())
-            });
-            known.collect()
+            let known = |place: &Place| match self.kept(&examined.parts, place) {
+                Ok(part) => part.is_some(),
+                Err(error) => {
+                    progress.warn(&format!("{error}; its pairs are examined again"));
+                    false
+                }
+            };
+            Ok(examined.places.iter().map(|place| !alone && known(place)).collect())
         })?;
         let mut kept = examined.places.iter().zip(&known).filter(|(_, known)| **known).map(|(p, _)| p.rows.len()).sum();
         if kept > 0 && ranks.first() {
@@ -168,9 +170,14 @@ impl Trained<'_> {
         if let Some(part) = &place.found {
             return Ok(part.clone());
         }
-        let split = &self.splits[place.split];
-        let part = examined.parts.read(&split.name, &place.rows, &split.rows[place.rows.clone()])?;
+        let part = self.kept(&examined.parts, place)?;
         part.ok_or_else(|| Error::run("examined pairs have vanished from the run folder"))
+    }
+
+    /// A part whose file is there.
+    fn kept(&self, parts: &ExaminedParts, place: &Place) -> Result<Option<ExaminedPart>> {
+        let split = &self.splits[place.split];
+        parts.read(&split.name, &place.rows, &split.rows[place.rows.clone()])
     }
 
     /// What the objective finds of the labels of all training pairs together.

@@ -143,9 +143,13 @@ fn stopped_posteriors_are_gone_on_with() {
         watch.heard(&format!("{known} of {all} pairs are kept from before"));
     }
     stopped(again);
+    known += 512;
+    // A damaged part is no more than a missing one.
+    sandbox.write("stopped/checkpoints/examined/train-000000000.parquet", "PAR1");
     let last = Watch::default();
     finished(resume(&config("stopped"), &last));
-    assert_eq!(last.done(EXAMINED), all - known - 512, "nothing is computed twice");
+    last.heard("its pairs are examined again");
+    assert_eq!(last.done(EXAMINED), all - known + 512, "nothing else is computed twice");
     same(&sandbox, "straight", "stopped", &[MODEL, POSTERIORS, "codes.parquet"]);
     assert!(!sandbox.exists("stopped/checkpoints/examined"), "parts of a finished run are removed");
 }
