@@ -25,7 +25,7 @@ from pathlib import Path
 WHOLE = ["--set", "train.lpc.warmup=0"]
 
 OURS = {
-    "LPC-DPO, bf16": ["--precision", "bf16", "--latent", "lpc", *WHOLE],
+    "LPC-DPO, as typed": ["--latent", "lpc", *WHOLE],
     "DPO, bf16": ["--precision", "bf16", "--latent", "none"],
     "LPC-DPO, bf16, head only": ["--precision", "bf16", "--latent", "lpc", *WHOLE, "--tune", "head"],
     "LPC-DPO, bf16, recomputed": ["--precision", "bf16", "--latent", "lpc", *WHOLE, "--set", "train.recompute=true"],

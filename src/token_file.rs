@@ -242,57 +242,77 @@ pub fn unpack(bytes: Vec<u8>) -> Result<Vec<TokenRow>> {
     rows(&Buffer::from_vec(bytes), Path::new("packed tokens"))
 }
 
-fn rows(file: &Buffer, path: &Path) -> Result<Vec<TokenRow>> {
-    let bad = |what: String| Error::artifact(path, what);
-    let batches = mapped::batches(file).map_err(|e| bad(format!("not an Arrow IPC file: {e}")))?;
-    let mut rows = Vec::new();
-    for batch in batches {
-        let batch = batch.map_err(|e| bad(format!("damaged Arrow file: {e}")))?;
-        rows.reserve(batch.num_rows());
-        let column = |name: &str, kind: &DataType| -> Result<&ArrayRef> {
-            let column = batch.column_by_name(name).ok_or_else(|| {
-                bad(format!("no column `{name}`: not a token file of this version"))
-                    .with_hint("run `lpc-pipe prepare` again; the folder's manifest.json has the command")
-            })?;
-            if column.data_type() != kind || column.null_count() > 0 {
-                return Err(bad(format!("column `{name}`: expected {kind} without nulls, got {}", column.data_type())));
-            }
-            Ok(column)
-        };
-        let wanted = schema();
-        let get = |name: &str| column(name, wanted.field_with_name(name)?.data_type());
-        let text = |name: &str| -> Result<&StringArray> { Ok(get(name)?.as_string::<i32>()) };
-        let list = |name: &str| -> Result<(&ListArray, &TokenIds)> {
-            let list = get(name)?.as_list::<i32>();
-            Ok((list, list.values().as_primitive::<UInt32Type>().values()))
-        };
-        let flag = |name: &str| -> Result<&BooleanArray> { Ok(get(name)?.as_boolean()) };
-        let (ids, sources) = (text(col::ID)?, text(col::SOURCE)?);
-        let (prompts, chosen, rejected) = (list(col::PROMPT_IDS)?, list(col::CHOSEN_IDS)?, list(col::REJECTED_IDS)?);
-        let (truncated, flipped) = (flag(col::TRUNCATED)?, flag(col::FLIPPED)?);
-        let (prompt_ids, noise_kinds) = (text(col::PROMPT_ID)?, text(col::NOISE_KIND)?);
-        let chances = get(col::NOISE_P)?.as_primitive::<Float64Type>();
-        let weights = weights(&batch).map_err(bad)?;
-        let tokens = |(list, values): (&ListArray, &TokenIds), i: usize| {
-            values.slice(list.value_offsets()[i] as usize, list.value_length(i) as usize)
-        };
-        for i in 0..batch.num_rows() {
-            rows.push(TokenRow {
-                id: RowText::of(ids, i),
-                prompt_ids: tokens(prompts, i),
-                chosen_ids: tokens(chosen, i),
-                rejected_ids: tokens(rejected, i),
-                truncated: truncated.value(i),
-                flipped: flipped.value(i),
-                source: RowText::of(sources, i),
-                prompt_id: RowText::of(prompt_ids, i),
-                noise_kind: RowText::of(noise_kinds, i),
-                noise_p: chances.value(i),
-                weight: weights.filter(|w| w.is_valid(i)).map(|w| w.value(i)),
-            });
+/// The first row of a token file, by reading no more than its record batch; `None` where it has no rows.
+///
+/// # Errors
+/// As [`read`].
+pub fn first(path: impl AsRef<Path>) -> Result<Option<TokenRow>> {
+    let path = path.as_ref();
+    let file = mapped::map(path)?;
+    for batch in batches(&file, path)? {
+        if let Some(row) = rows_of(&batch?, path)?.into_iter().next() {
+            return Ok(Some(row));
         }
     }
+    Ok(None)
+}
+
+fn batches<'a>(file: &'a Buffer, path: &'a Path) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<'a>> {
+    let found = mapped::batches(file).map_err(|e| Error::artifact(path, format!("not an Arrow IPC file: {e}")))?;
+    Ok(found.map(move |batch| batch.map_err(|e| Error::artifact(path, format!("damaged Arrow file: {e}")))))
+}
+
+fn rows(file: &Buffer, path: &Path) -> Result<Vec<TokenRow>> {
+    let mut rows = Vec::new();
+    for batch in batches(file, path)? {
+        rows.extend(rows_of(&batch?, path)?);
+    }
     Ok(rows)
+}
+
+fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<TokenRow>> {
+    let bad = |what: String| Error::artifact(path, what);
+    let column = |name: &str, kind: &DataType| -> Result<&ArrayRef> {
+        let column = batch.column_by_name(name).ok_or_else(|| {
+            bad(format!("no column `{name}`: not a token file of this version"))
+                .with_hint("run `lpc-pipe prepare` again; the folder's manifest.json has the command")
+        })?;
+        if column.data_type() != kind || column.null_count() > 0 {
+            return Err(bad(format!("column `{name}`: expected {kind} without nulls, got {}", column.data_type())));
+        }
+        Ok(column)
+    };
+    let wanted = schema();
+    let get = |name: &str| column(name, wanted.field_with_name(name)?.data_type());
+    let text = |name: &str| -> Result<&StringArray> { Ok(get(name)?.as_string::<i32>()) };
+    let list = |name: &str| -> Result<(&ListArray, &TokenIds)> {
+        let list = get(name)?.as_list::<i32>();
+        Ok((list, list.values().as_primitive::<UInt32Type>().values()))
+    };
+    let flag = |name: &str| -> Result<&BooleanArray> { Ok(get(name)?.as_boolean()) };
+    let (ids, sources) = (text(col::ID)?, text(col::SOURCE)?);
+    let (prompts, chosen, rejected) = (list(col::PROMPT_IDS)?, list(col::CHOSEN_IDS)?, list(col::REJECTED_IDS)?);
+    let (truncated, flipped) = (flag(col::TRUNCATED)?, flag(col::FLIPPED)?);
+    let (prompt_ids, noise_kinds) = (text(col::PROMPT_ID)?, text(col::NOISE_KIND)?);
+    let chances = get(col::NOISE_P)?.as_primitive::<Float64Type>();
+    let weights = weights(batch).map_err(bad)?;
+    let tokens = |(list, values): (&ListArray, &TokenIds), i: usize| {
+        values.slice(list.value_offsets()[i] as usize, list.value_length(i) as usize)
+    };
+    let row = |i: usize| TokenRow {
+        id: RowText::of(ids, i),
+        prompt_ids: tokens(prompts, i),
+        chosen_ids: tokens(chosen, i),
+        rejected_ids: tokens(rejected, i),
+        truncated: truncated.value(i),
+        flipped: flipped.value(i),
+        source: RowText::of(sources, i),
+        prompt_id: RowText::of(prompt_ids, i),
+        noise_kind: RowText::of(noise_kinds, i),
+        noise_p: chances.value(i),
+        weight: weights.filter(|w| w.is_valid(i)).map(|w| w.value(i)),
+    };
+    Ok((0..batch.num_rows()).map(row).collect())
 }
 
 /// The column of weights, where there is one: numbers from 0, or null. Says what is wrong with another.

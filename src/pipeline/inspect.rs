@@ -178,8 +178,7 @@ fn manifest_facts(manifest: &Manifest, facts: &mut Map<String, Value>) {
 /// One example of a prepared folder with its mask, as text; what is trained on is between brackets.
 pub fn masked_example(folder: &Path) -> Option<String> {
     let split = schema::SPLITS.iter().find(|s| folder.join(schema::prepared::tokens(s)).is_file())?;
-    let rows = token_file::read(folder.join(schema::prepared::tokens(split))).ok()?;
-    let row = rows.first()?;
+    let row = token_file::first(folder.join(schema::prepared::tokens(split))).ok()??;
     let tokenizer = ModelTokenizer::open(&folder.join(schema::prepared::TOKENIZER)).ok();
     let text = |ids: &[u32]| {
         let pieces = ids.iter().take(IDS_SHOWN).map(|id| match &tokenizer {

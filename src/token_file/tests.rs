@@ -21,6 +21,10 @@ fn what_is_written_is_read() {
         .collect();
     write(&path, &rows).unwrap();
     assert_eq!(read(&path).unwrap(), rows);
+    assert_eq!(first(&path).unwrap().as_ref(), rows.first());
+    let empty = dir.path().join("empty.arrow");
+    write(&empty, &[]).unwrap();
+    assert_eq!((first(&empty).unwrap(), read(&empty).unwrap()), (None, Vec::new()));
     let whole = std::fs::read(&path).unwrap();
     let pieces = [&rows[..5], &rows[5..5], &rows[5..4000], &rows[4000..]].map(pack);
     assert_eq!(write_pieces(&path, pieces).unwrap() as usize, rows.len());
