@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::report::visible;
 use crate::schema;
 use crate::token_file;
-use crate::tokenize::ModelTokenizer;
+use crate::tokenize::TokenTexts;
 use crate::weights::peft;
 
 /// Rows shown.
@@ -108,7 +108,7 @@ fn folder(path: &Path) -> Result<Inspection> {
         found.bytes += bytes;
         // Files of unknown kinds are listed by name. A damaged file is listed with its error and does not hide others.
         let mut part = if formats::is_known(&file) {
-            formats::file(&file).unwrap_or_else(|e| Inspection {
+            formats::listed(&file).unwrap_or_else(|e| Inspection {
                 kind: "damaged".into(),
                 facts: Map::from_iter([("error".to_string(), Value::from(visible(&e.to_string())))]),
                 ..Inspection::default()
@@ -179,10 +179,10 @@ fn manifest_facts(manifest: &Manifest, facts: &mut Map<String, Value>) {
 pub fn masked_example(folder: &Path) -> Option<String> {
     let split = schema::SPLITS.iter().find(|s| folder.join(schema::prepared::tokens(s)).is_file())?;
     let row = token_file::first(folder.join(schema::prepared::tokens(split))).ok()??;
-    let tokenizer = ModelTokenizer::open(&folder.join(schema::prepared::TOKENIZER)).ok();
+    let texts = TokenTexts::open(&folder.join(schema::prepared::TOKENIZER)).ok();
     let text = |ids: &[u32]| {
-        let pieces = ids.iter().take(IDS_SHOWN).map(|id| match &tokenizer {
-            Some(tokenizer) => visible(&tokenizer.decode_token(*id)),
+        let pieces = ids.iter().take(IDS_SHOWN).map(|id| match &texts {
+            Some(texts) => visible(&texts.of(*id)),
             None => format!(" {id}"),
         });
         let more = ids.len().saturating_sub(IDS_SHOWN);

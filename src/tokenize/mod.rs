@@ -29,6 +29,7 @@ mod python;
 mod show;
 mod specials;
 pub mod template;
+mod texts;
 mod tiny;
 mod tokenizer;
 mod words;
@@ -39,6 +40,7 @@ use crate::message::Message;
 use crate::settings::{Faults, PathText, Settings, settings};
 use crate::token_file::TokenRow;
 
+pub use texts::TokenTexts;
 pub use tokenizer::ModelTokenizer;
 
 settings! {

@@ -18,6 +18,7 @@ use super::probe::{self, TurnEnd};
 use super::show::TEMPLATE_DATE;
 use super::specials;
 use super::template::ChatTemplate;
+use super::texts;
 
 /// Special tokens that a saved tokenizer always names; others only if its template uses them.
 const OWN_SPECIALS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
@@ -228,15 +229,7 @@ impl ModelTokenizer {
         if self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
             return token;
         }
-        if self.byte_level {
-            let bytes: Option<Vec<u8>> = token.chars().map(super::fast::char_to_byte).collect();
-            return bytes.map_or(token, |b| String::from_utf8_lossy(&b).into_owned());
-        }
-        let byte = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
-        match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => String::from_utf8_lossy(&[byte]).into_owned(),
-            None => token.replace('\u{2581}', " "),
-        }
+        texts::of_token(&token, self.byte_level)
     }
 
     /// One more than the highest token id.

@@ -10,6 +10,7 @@ use arrow::array::RecordBatch;
 use arrow::ipc::reader::FileReader;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::{FIRST_ROWS, Field, Inspection, gguf, shortened};
@@ -235,6 +236,22 @@ fn json_lines(path: &Path) -> Result<Inspection> {
         found.facts.insert("first of them".into(), shortened(&first).into());
     }
     Ok(found)
+}
+
+/// A file in the listing of a folder. Of JSON only rows are told, so that it is read without being kept.
+pub(super) fn listed(path: &Path) -> Result<Inspection> {
+    if format(path) != Some("json") {
+        return file(path);
+    }
+    let mut text = Vec::new();
+    open_text(path)?.read_to_end(&mut text).map_err(|e| damaged(path, format!("unreadable: {e}")))?;
+    let rows = if text.trim_ascii_start().starts_with(b"[") {
+        serde_json::from_slice::<Vec<IgnoredAny>>(&text).map(|items| Some(items.len() as u64))
+    } else {
+        serde_json::from_slice::<IgnoredAny>(&text).map(|_| None)
+    };
+    let rows = rows.map_err(|e| damaged(path, format!("not a readable JSON file: {e}")))?;
+    Ok(Inspection { kind: "json".into(), rows, ..Inspection::default() })
 }
 
 fn json(path: &Path) -> Result<Inspection> {

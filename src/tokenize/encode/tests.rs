@@ -392,3 +392,16 @@ proptest! {
         ALL.with(|all| all.iter().for_each(|tokenizer| assert!(is_as_whole(tokenizer, &prompt, &response) || tokenizer.continues)));
     }
 }
+
+#[test]
+fn texts_of_tokens_need_no_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    for tokenizer in with_bytes_for_line_feeds().into_iter().chain([tiny()]) {
+        tokenizer.save(dir.path()).unwrap();
+        let texts = crate::tokenize::TokenTexts::open(dir.path()).unwrap();
+        let all = 0..tokenizer.vocab_size() as u32 + 2;
+        all.for_each(|id| assert_eq!(texts.of(id), tokenizer.decode_token(id)));
+    }
+    std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    assert!(crate::tokenize::TokenTexts::open(dir.path()).unwrap_err().to_string().contains("model"));
+}
