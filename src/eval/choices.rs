@@ -27,7 +27,7 @@ pub struct Question {
 }
 
 /// A question in token ids.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct QuestionTokens {
     /// The context.
     pub context: Vec<u32>,

@@ -12,6 +12,7 @@ pub mod metrics;
 mod python_random;
 pub mod rewardbench;
 pub mod row;
+pub mod ties;
 pub mod truthfulqa;
 
 pub use choices::{Answered, ChoiceScore, Question, QuestionTokens, score};

@@ -1,7 +1,7 @@
 //! RewardBench: which of several responses a reward prefers.
 //!
 //! The first version has pairs in 23 subsets of four sections. The second has one right response among four, in five
-//! subsets; its sixth, `Ties`, has another measure and is left out.
+//! subsets; its sixth, `Ties`, has several right ones and a measure of its own ([`super::ties`]).
 //!
 //! # Source
 //! Lambert et al. 2024, "RewardBench: Evaluating Reward Models for Language Modeling"; Malik et al. 2025, "RewardBench 2";
@@ -10,7 +10,10 @@
 use super::BenchmarkRow;
 use crate::error::Result;
 
-/// The subset of the second version that is left out.
+/// Subsets of the second version.
+pub const SECOND: [&str; 6] = ["Factuality", "Precise IF", "Math", "Safety", "Focus", TIES];
+
+/// The subset of prompts with several right responses.
 pub const TIES: &str = "Ties";
 
 /// Sections of the first version: their subsets, each with the number of pairs by which it counts. `math-prm` has 447

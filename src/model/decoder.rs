@@ -271,7 +271,7 @@ impl<T: Real> Decoder<T> {
             targets: targets.to_vec(),
             precision: self.precision,
             gradients: gradients.cloned(),
-            lse: Mutex::new(Vec::new()),
+            kept: Mutex::default(),
         };
         let h = h.contiguous()?;
         Ok(match gradients {

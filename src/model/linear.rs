@@ -65,27 +65,30 @@ impl Adapter {
         Ok(u)
     }
 
+    /// Adds the adapter's own gradients; returns `du = s dy B`.
+    ///
+    /// # Shapes
+    /// dy (N,O) · x (N,I) -> (N,r).
     fn backward<T: Real>(
         &self,
         gradients: Option<&Gradients>,
         dy: &Rows<'_, T>,
         x: &Rows<'_, T>,
-        dx: &mut [T],
-    ) -> candle_core::Result<()> {
+    ) -> candle_core::Result<Vec<T>> {
         let mut du = vec![T::zero(); dy.rows() * self.a.tensor.dim(0)?];
         self.b.with(|b| linear::backward_input(dy, b, &mut du, false))?;
         let scale = T::of(self.scale);
         du.iter_mut().for_each(|u| *u *= scale);
-        let du = dy.like(&du, dy.rows());
         if let Some(gradients) = gradients {
             if gradients.wants(self.b.position) {
                 let u = self.narrow(x)?;
                 let u = x.like(&u, x.rows());
                 gradients.add::<T>(self.b.position, |db| linear::backward_weight(dy, &u, db))?;
             }
+            let du = dy.like(&du, dy.rows());
             gradients.add::<T>(self.a.position, |da| linear::backward_weight(&du, x, da))?;
         }
-        self.a.with(|a| linear::backward_input(&du, a, dx, true))
+        Ok(du)
     }
 }
 
@@ -103,13 +106,17 @@ impl Linear {
     /// # Errors
     /// [`candle_core::Error`] where a parameter is of another number type.
     pub fn forward<T: Real>(&self, x: &Rows<'_, T>, y: &mut [T], accumulate: bool) -> candle_core::Result<()> {
-        self.weight.with(|w| linear::forward(x, w, y, accumulate))?;
+        match &self.adapter {
+            None => self.weight.with(|w| linear::forward(x, w, y, accumulate))?,
+            Some(adapter) => {
+                let u = adapter.narrow(x)?;
+                let u = x.like(&u, x.rows());
+                let mut both = |w: &[T], b: &[T]| linear::forward_adapted((x, w), (&u, b), y, accumulate);
+                self.weight.with(|w| adapter.b.with(|b| both(w, b)))??;
+            }
+        }
         if let Some(bias) = &self.bias {
             bias.with(|b| linear::add_bias(y, b))?;
-        }
-        if let Some(adapter) = &self.adapter {
-            let u = adapter.narrow(x)?;
-            adapter.b.with(|b| linear::forward(&x.like(&u, x.rows()), b, y, true))?;
         }
         Ok(())
     }
@@ -135,10 +142,14 @@ impl Linear {
                 gradients.add::<T>(bias.position, |db| linear::backward_bias(dy.values(), db))?;
             }
         }
-        self.weight.with(|w| linear::backward_input(dy, w, dx, accumulate))?;
         match &self.adapter {
-            Some(adapter) => adapter.backward(gradients, dy, x, dx),
-            None => Ok(()),
+            None => self.weight.with(|w| linear::backward_input(dy, w, dx, accumulate)),
+            Some(adapter) => {
+                let du = adapter.backward(gradients, dy, x)?;
+                let du = dy.like(&du, dy.rows());
+                let mut both = |w: &[T], a: &[T]| linear::backward_input_adapted((dy, w), (&du, a), dx, accumulate);
+                self.weight.with(|w| adapter.a.with(|a| both(w, a)))?
+            }
         }
     }
 }

@@ -23,6 +23,38 @@ pub fn backward_input<T: Real>(dy: &Rows<'_, T>, w: &[T], dx: &mut [T], accumula
     }
 }
 
+/// Computes `y = x W^T + u B^T`, or `y += ...` with `accumulate`: a map with a low-rank addition.
+///
+/// # Shapes
+/// x (N,I) · w (O,I) · u (N,r) · b (O,r) · y (N,O), row-major.
+pub fn forward_adapted<T: Real>(
+    (x, w): (&Rows<'_, T>, &[T]),
+    (u, b): (&Rows<'_, T>, &[T]),
+    y: &mut [T],
+    accumulate: bool,
+) {
+    if x.rows() > 0 {
+        let (w, b) = (x.like(w, w.len() / x.width()), x.like(b, b.len() / u.width()));
+        Rows::sum(&[[(x, false), (&w, true)], [(u, false), (&b, true)]], y, accumulate);
+    }
+}
+
+/// Gradient for the input of [`forward_adapted`]: `dx = dy W + du A`, or `dx += ...` with `accumulate`.
+///
+/// # Shapes
+/// dy (N,O) · w (O,I) · du (N,r) · a (r,I) · dx (N,I).
+pub fn backward_input_adapted<T: Real>(
+    (dy, w): (&Rows<'_, T>, &[T]),
+    (du, a): (&Rows<'_, T>, &[T]),
+    dx: &mut [T],
+    accumulate: bool,
+) {
+    if dy.rows() > 0 {
+        let (w, a) = (dy.like(w, dy.width()), dy.like(a, du.width()));
+        Rows::sum(&[[(dy, false), (&w, false)], [(du, false), (&a, false)]], dx, accumulate);
+    }
+}
+
 /// Gradient for the weight, added: `dw += dy^T x`.
 ///
 /// # Shapes

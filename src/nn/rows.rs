@@ -107,38 +107,54 @@ impl<'a, T: Real> Rows<'a, T> {
         if transposed { View { data, row: 1, column: self.width } } else { View { data, row: self.width, column: 1 } }
     }
 
-    /// `out = a b`, each operand transposed where said, or `out += a b` with `accumulate`.
+    /// `out = sum of a b`, each operand transposed where said, or `out += ...` with `accumulate`. The first operand says
+    /// in which precision and on which threads.
     ///
     /// # Shapes
-    /// a (M,K) · b (K,N), after transposition · out (M,N).
+    /// a (M,K) · b (K,N), after transposition, each product with its own K · out (M,N).
     ///
     /// # Panics
     /// Where shapes do not fit each other.
-    fn product(a: (&Rows<'_, T>, bool), b: (&Rows<'_, T>, bool), out: &mut [T], accumulate: bool) {
+    pub fn sum(products: &[[(&Rows<'_, T>, bool); 2]], out: &mut [T], accumulate: bool) {
         let shape =
             |(x, transposed): (&Rows<'_, T>, bool)| if transposed { (x.width, x.rows) } else { (x.rows, x.width) };
-        let ((m, k), (inner, n)) = (shape(a), shape(b));
-        assert!(k == inner && out.len() == m * n, "a product of {m}x{k} and {inner}x{n} into {}", out.len());
+        let Some(&[first, second]) = products.first() else { panic!("a sum of no products") };
+        let (m, n) = (shape(first).0, shape(second).1);
+        for &[a, b] in products {
+            let (left, right) = (shape(a), shape(b));
+            let fine = left.0 == m && left.1 == right.0 && right.1 == n && out.len() == m * n;
+            assert!(fine, "a product of {left:?} and {right:?} into {m}x{n}, {}", out.len());
+        }
         if m == 0 || n == 0 {
             return;
         }
-        if k == 0 {
+        let inner = |product: &[(&Rows<'_, T>, bool); 2]| shape(product[0]).1;
+        if products.iter().all(|product| inner(product) == 0) {
             if !accumulate {
                 out.fill(T::zero());
             }
             return;
         }
-        if a.0.precision == Precision::Bf16
+        let parallel = first.0.parallel;
+        if first.0.precision == Precision::Bf16
             && let Some(out) = T::floats_mut(out)
         {
-            let (left, right) = (a.0.packed(Operand::Left, a.1), b.0.packed(Operand::Right, b.1));
-            product::multiply(left, right, out, accumulate, a.0.parallel);
+            let packed: Vec<(&Packed, &Packed)> = products
+                .iter()
+                .map(|[a, b]| (a.0.packed(Operand::Left, a.1), b.0.packed(Operand::Right, b.1)))
+                .collect();
+            product::multiply_sum(&packed, out, accumulate, parallel);
             return;
         }
-        // SAFETY: the lengths were checked against the shapes; `out` is borrowed mutably.
-        unsafe {
-            let views = (a.0.view(a.1), b.0.view(b.1));
-            gemm((m, n, k), out.as_mut_ptr(), (n, 1), accumulate, views.0, views.1, T::one(), a.0.parallel);
+        let mut add = accumulate;
+        for product in products.iter().filter(|product| inner(product) > 0) {
+            let [a, b] = product;
+            // SAFETY: the lengths were checked against the shapes; `out` is borrowed mutably.
+            unsafe {
+                let views = (a.0.view(a.1), b.0.view(b.1));
+                gemm((m, n, inner(product)), out.as_mut_ptr(), (n, 1), add, views.0, views.1, T::one(), parallel);
+            }
+            add = true;
         }
     }
 
@@ -147,7 +163,7 @@ impl<'a, T: Real> Rows<'a, T> {
     /// # Shapes
     /// self (M,K) · other (K,N) · out (M,N).
     pub fn times(&self, other: &Rows<'_, T>, out: &mut [T], accumulate: bool) {
-        Rows::product((self, false), (other, false), out, accumulate);
+        Rows::sum(&[[(self, false), (other, false)]], out, accumulate);
     }
 
     /// `out = self other^T`.
@@ -155,7 +171,7 @@ impl<'a, T: Real> Rows<'a, T> {
     /// # Shapes
     /// self (M,K) · other (N,K) · out (M,N).
     pub fn times_transposed(&self, other: &Rows<'_, T>, out: &mut [T], accumulate: bool) {
-        Rows::product((self, false), (other, true), out, accumulate);
+        Rows::sum(&[[(self, false), (other, true)]], out, accumulate);
     }
 
     /// `out = self^T other`.
@@ -163,7 +179,7 @@ impl<'a, T: Real> Rows<'a, T> {
     /// # Shapes
     /// self (K,M) · other (K,N) · out (M,N).
     pub fn transposed_times(&self, other: &Rows<'_, T>, out: &mut [T], accumulate: bool) {
-        Rows::product((self, true), (other, false), out, accumulate);
+        Rows::sum(&[[(self, true), (other, false)]], out, accumulate);
     }
 }
 

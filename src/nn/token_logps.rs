@@ -2,8 +2,8 @@
 //! in chunks of the vocabulary. Nothing of size (rows, vocabulary) is ever stored.
 //!
 //! The log-sum-exp runs over the chunks in one pass (Milakov and Gimelshein 2018,
-//! "Online normalizer calculation for softmax"); the backward pass computes each
-//! chunk's logits again.
+//! "Online normalizer calculation for softmax"). Where the head is trained the backward pass computes each chunk's
+//! logits again; where it is frozen, the forward pass sums up what the rows' gradient needs ([`forward_expecting`]).
 
 use rayon::prelude::*;
 
@@ -33,32 +33,94 @@ pub struct ForwardLogps<T> {
 /// # Units
 /// Nats.
 pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precision: Precision) -> ForwardLogps<T> {
+    chunks(h, w, targets, hidden, precision, None)
+}
+
+/// [`forward`], and the head's expected row `sum_v softmax(W h)_v w_v` of every row: with a frozen head, all that the
+/// backward pass needs ([`backward_expecting`]). In all two products with the head where `forward` and [`backward`] have
+/// three.
+///
+/// # Shapes
+/// As [`forward`]; the expected rows are (R,H).
+pub fn forward_expecting<T: Real>(
+    h: &[T],
+    w: &[T],
+    targets: &[u32],
+    hidden: usize,
+    precision: Precision,
+) -> (ForwardLogps<T>, Vec<T>) {
+    let mut expected = vec![T::zero(); h.len()];
+    let got = chunks(h, w, targets, hidden, precision, Some(&mut expected));
+    (got, expected)
+}
+
+/// Gradient of the hidden rows under a frozen head: `g (w_target - expected)`.
+///
+/// # Shapes
+/// expected (R,H), which becomes the gradient · w (V,H) · targets, dlogps (R).
+pub fn backward_expecting<T: Real>(expected: &mut [T], w: &[T], targets: &[u32], dlogps: &[T]) {
+    let hidden = expected.len() / targets.len().max(1);
+    for ((row, &target), &g) in expected.chunks_exact_mut(hidden.max(1)).zip(targets).zip(dlogps) {
+        let w = &w[target as usize * hidden..][..hidden];
+        row.iter_mut().zip(w).for_each(|(x, &w)| *x = g * (w - *x));
+    }
+}
+
+/// The pass over chunks of the vocabulary; adds up `expected` where wanted.
+fn chunks<T: Real>(
+    h: &[T],
+    w: &[T],
+    targets: &[u32],
+    hidden: usize,
+    precision: Precision,
+    mut expected: Option<&mut [T]>,
+) -> ForwardLogps<T> {
     let rows = targets.len();
     let vocabulary = w.len() / hidden;
     let h = Rows::new(h, rows, precision);
     let mut state = vec![(T::neg_infinity(), T::zero()); rows];
     let mut picked = vec![T::zero(); rows];
+    let mut shrink = vec![T::one(); rows];
     let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
     for at in (0..vocabulary).step_by(CHUNK) {
         let width = CHUNK.min(vocabulary - at);
         let logits = &mut logits[..rows * width];
-        linear::forward(&h, &w[at * hidden..(at + width) * hidden], logits, false);
+        let chunk = &w[at * hidden..(at + width) * hidden];
+        linear::forward(&h, chunk, logits, false);
+        let exponentials = expected.is_some();
         state
             .par_chunks_mut(ROWS)
             .zip(picked.par_chunks_mut(ROWS))
+            .zip(shrink.par_chunks_mut(ROWS))
             .zip(targets.par_chunks(ROWS))
-            .zip(logits.par_chunks(ROWS * width))
-            .for_each(|(((state, picked), targets), logits)| {
-                let rows = state.iter_mut().zip(picked).zip(targets).zip(logits.chunks_exact(width));
-                for ((((largest, sum), picked), &target), row) in rows {
+            .zip(logits.par_chunks_mut(ROWS * width))
+            .for_each(|((((state, picked), shrink), targets), logits)| {
+                let rows = state.iter_mut().zip(picked).zip(shrink).zip(targets).zip(logits.chunks_exact_mut(width));
+                for (((((largest, sum), picked), shrink), &target), row) in rows {
                     if let Some(&logit) = (target as usize).checked_sub(at).and_then(|i| row.get(i)) {
                         *picked = logit;
                     }
                     let top = vector::max(*largest, row);
-                    *sum = *sum * (*largest - top).exp_fast() + vector::exp_sum(row, top);
+                    *shrink = (*largest - top).exp_fast();
+                    let added =
+                        if exponentials { vector::exponentials(row, T::one(), top) } else { vector::exp_sum(row, top) };
+                    *sum = *sum * *shrink + added;
                     *largest = top;
                 }
             });
+        if let Some(expected) = expected.as_deref_mut() {
+            // What was added up so far is relative to the largest logit so far.
+            expected.par_chunks_mut(hidden).zip(&shrink).filter(|(_, s)| **s != T::one()).for_each(|(row, &s)| {
+                row.iter_mut().for_each(|x| *x *= s);
+            });
+            linear::backward_input(&h.like(logits, rows), chunk, expected, true);
+        }
+    }
+    if let Some(expected) = expected {
+        expected.par_chunks_mut(hidden).zip(&state).for_each(|(row, (_, sum))| {
+            let inverse = sum.recip();
+            row.iter_mut().for_each(|x| *x *= inverse);
+        });
     }
     let lse: Vec<T> = state.iter().map(|(largest, sum)| *largest + sum.ln()).collect();
     let logps = picked.iter().zip(&lse).map(|(&p, &l)| p - l).collect();
@@ -215,6 +277,11 @@ mod tests {
         let mut dw = vec![0.0; w.len()];
         let dh = backward(&h, &w, &targets, &lse, &g, Precision::F32, Some(&mut dw));
         check::gradient("dh", &h, &dh, |h| f(h, &w));
+        // With a frozen head the same, from what the forward pass added up.
+        let (got, mut frozen) = forward_expecting(&h, &w, &targets, hidden, Precision::F32);
+        assert_eq!(got.lse, lse);
+        backward_expecting(&mut frozen, &w, &targets, &g);
+        assert!(frozen.iter().zip(&dh).all(|(a, b)| (a - b).abs() < 1e-12));
         for at in [0, 36, (v - 1) * hidden] {
             check::gradient("dw", &w[at..at + hidden], &dw[at..at + hidden], |x| {
                 let mut w = w.clone();

@@ -16,7 +16,15 @@ pub(super) struct Head<T> {
     pub targets: Vec<u32>,
     pub precision: Precision,
     pub gradients: Option<Arc<Gradients>>,
-    pub lse: Mutex<Vec<T>>,
+    pub kept: Mutex<Kept<T>>,
+}
+
+/// What the backward pass needs of the forward pass.
+pub(super) enum Kept<T> {
+    /// Log-sum-exp of each row's logits (R).
+    Trained(Vec<T>),
+    /// Expected row of the head for each row (R,H).
+    Frozen(Vec<T>),
 }
 
 impl<T: Real> CustomOp1 for Head<T> {
@@ -27,24 +35,43 @@ impl<T: Real> CustomOp1 for Head<T> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let h = input::<T>(storage, layout, self.name())?;
         let hidden = layout.shape().dims2()?.1;
-        let got = with_slice::<T, _>(&self.weight.tensor, |w| {
-            token_logps::forward(h, w, &self.targets, hidden, self.precision)
+        let frozen = self.gradients.as_ref().is_some_and(|gradients| !gradients.wants(self.weight.position));
+        let (logps, kept) = self.weight.with(|w| {
+            if frozen {
+                let (got, expected) = token_logps::forward_expecting(h, w, &self.targets, hidden, self.precision);
+                (got.logps, Kept::Frozen(expected))
+            } else {
+                let got = token_logps::forward(h, w, &self.targets, hidden, self.precision);
+                (got.logps, Kept::Trained(got.lse))
+            }
         })?;
-        *lock(&self.lse) = got.lse;
-        Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
+        *lock(&self.kept) = kept;
+        Ok((T::to_cpu_storage_owned(logps), self.targets.len().into()))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let Some(gradients) = &self.gradients else { candle_core::bail!("token-logps: a backward pass in evaluation") };
         let dlogps = grad_res.to_vec1::<T>()?;
-        let lse = lock(&self.lse);
-        let dh = gradients.with_sum::<T, _>(self.weight.position, |dw| {
-            with_slice::<T, _>(arg, |h| {
-                with_slice::<T, _>(&self.weight.tensor, |w| {
-                    token_logps::backward(h, w, &self.targets, &lse, &dlogps, self.precision, dw)
-                })
-            })?
-        })?;
+        let kept = std::mem::take(&mut *lock(&self.kept));
+        let dh = match kept {
+            Kept::Frozen(mut expected) => {
+                self.weight.with(|w| token_logps::backward_expecting(&mut expected, w, &self.targets, &dlogps))?;
+                expected
+            }
+            Kept::Trained(lse) => gradients.with_sum::<T, _>(self.weight.position, |dw| {
+                with_slice::<T, _>(arg, |h| {
+                    with_slice::<T, _>(&self.weight.tensor, |w| {
+                        token_logps::backward(h, w, &self.targets, &lse, &dlogps, self.precision, dw)
+                    })
+                })?
+            })?,
+        };
         Ok(Some(Tensor::from_vec(dh, arg.shape(), arg.device())?))
+    }
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Kept<T> {
+        Kept::Trained(Vec::new())
     }
 }

@@ -1,47 +1,62 @@
-//! The micro-kernel: an 8 by 48 tile of sums in registers.
+//! The micro-kernel: a tile of 8 by 16, 32 or 48 sums in registers.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{KC, MR, NR, Packed};
+use super::{MR, NR, Packed, Pass, RUNS};
 use crate::nn::real::Shared;
 
-/// Products of some panels of rows with some panels of columns.
+/// Sums of products of some panels of rows with some panels of columns.
 ///
 /// # Safety
-/// The processor has AVX512-BF16; `dst` holds rows that are `stride` apart, and nobody else touches these tiles.
+/// The processor has AVX512-BF16; `passes` fit the products, which are of one shape; `dst` holds rows that are `stride`
+/// apart, and nobody else touches these tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn tiles(
-    left: &Packed,
-    right: &Packed,
+    products: &[(&Packed, &Packed)],
+    passes: &[Pass],
     dst: Shared<f32>,
     stride: usize,
     accumulate: bool,
     rows: Range<usize>,
     columns: Range<usize>,
 ) {
-    let pairs = left.pairs;
-    for from in (0..pairs).step_by(KC) {
-        let len = KC.min(pairs - from);
-        let add = accumulate || from > 0;
+    let shape = (products[0].0.lines, products[0].1.lines);
+    for (at, pass) in passes.iter().enumerate() {
+        let add = accumulate || at > 0;
         for j in columns.clone() {
-            let b = right.data[(j * pairs + from) * NR..].as_ptr();
-            let width = NR.min(right.lines - j * NR);
+            let width = NR.min(shape.1 - j * NR);
             for i in rows.clone() {
-                let a = left.data[(i * pairs + from) * MR..].as_ptr();
-                let height = MR.min(left.lines - i * MR);
+                let mut runs = [Run { a: std::ptr::null(), b: std::ptr::null(), len: 0 }; RUNS];
+                for (run, part) in runs.iter_mut().zip(pass) {
+                    let (left, right) = products[part.product];
+                    let panel = |x: &Packed, panel: usize, width: usize| {
+                        x.data[(panel * x.pairs + part.from) * width..].as_ptr()
+                    };
+                    *run = Run { a: panel(left, i, MR), b: panel(right, j, NR), len: part.len };
+                }
+                let height = MR.min(shape.0 - i * MR);
                 // SAFETY: panels are complete in memory; the tile lies within `dst`.
                 unsafe {
                     let at = dst.at(i * MR * stride + j * NR);
-                    if height == MR && width == NR {
-                        tile(a, b, len, at, stride, add);
-                    } else {
-                        border(a, b, len, at, stride, add, (height, width));
+                    match width {
+                        NR if height == MR => tile::<3>(&runs[..pass.len()], at, stride, add),
+                        32 if height == MR => tile::<2>(&runs[..pass.len()], at, stride, add),
+                        16 if height == MR => tile::<1>(&runs[..pass.len()], at, stride, add),
+                        _ => border(&runs[..pass.len()], at, stride, add, (height, width)),
                     }
                 }
             }
         }
     }
+}
+
+/// Some pairs of a panel of rows and of one of columns.
+#[derive(Clone, Copy)]
+struct Run {
+    a: *const u32,
+    b: *const u32,
+    len: usize,
 }
 
 /// Sixteen bfloat16 pairs.
@@ -52,32 +67,33 @@ fn pairs_of(x: __m512i) -> __m512bh {
     unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
 }
 
-/// One whole tile.
+/// A tile of eight whole rows and so many vectors of columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn tile(a: *const u32, b: *const u32, len: usize, dst: *mut f32, stride: usize, add: bool) {
+unsafe fn tile<const VECTORS: usize>(runs: &[Run], dst: *mut f32, stride: usize, add: bool) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 3]; MR];
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; MR];
         for row in 0..MR {
-            // The tile is needed at the end: fetch it while the sums are made.
-            _mm_prefetch::<_MM_HINT_T0>(dst.add(row * stride).cast());
-            _mm_prefetch::<_MM_HINT_T0>(dst.add(row * stride + 16).cast());
-            _mm_prefetch::<_MM_HINT_T0>(dst.add(row * stride + 32).cast());
-        }
-        let (mut a, mut b) = (a, b);
-        for _ in 0..len {
-            let b0 = pairs_of(_mm512_loadu_si512(b.cast()));
-            let b1 = pairs_of(_mm512_loadu_si512(b.add(16).cast()));
-            let b2 = pairs_of(_mm512_loadu_si512(b.add(32).cast()));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let x = pairs_of(_mm512_set1_epi32(*a.add(row) as i32));
-                sums[0] = _mm512_dpbf16_ps(sums[0], x, b0);
-                sums[1] = _mm512_dpbf16_ps(sums[1], x, b1);
-                sums[2] = _mm512_dpbf16_ps(sums[2], x, b2);
+            for part in 0..VECTORS {
+                // The tile is needed at the end: fetch it while the sums are made.
+                _mm_prefetch::<_MM_HINT_T0>(dst.add(row * stride + part * 16).cast());
             }
-            a = a.add(MR);
-            b = b.add(NR);
+        }
+        for run in runs {
+            let (mut a, mut b) = (run.a, run.b);
+            for _ in 0..run.len {
+                let columns: [__m512bh; VECTORS] =
+                    std::array::from_fn(|part| pairs_of(_mm512_loadu_si512(b.add(part * 16).cast())));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = pairs_of(_mm512_set1_epi32(*a.add(row) as i32));
+                    for (sum, &column) in sums.iter_mut().zip(&columns) {
+                        *sum = _mm512_dpbf16_ps(*sum, x, column);
+                    }
+                }
+                a = a.add(MR);
+                b = b.add(NR);
+            }
         }
         for (row, sums) in sums.iter().enumerate() {
             for (part, &sum) in sums.iter().enumerate() {
@@ -91,19 +107,15 @@ unsafe fn tile(a: *const u32, b: *const u32, len: usize, dst: *mut f32, stride: 
 
 /// A tile at the lower or right border, through a buffer.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn border(
-    a: *const u32,
-    b: *const u32,
-    len: usize,
-    dst: *mut f32,
-    stride: usize,
-    add: bool,
-    (height, width): (usize, usize),
-) {
+unsafe fn border(runs: &[Run], dst: *mut f32, stride: usize, add: bool, (height, width): (usize, usize)) {
     let mut buffer = [0f32; MR * NR];
     // SAFETY: the buffer is a whole tile; only the part within the product is copied.
     unsafe {
-        tile(a, b, len, buffer.as_mut_ptr(), NR, false);
+        match width.div_ceil(16) {
+            1 => tile::<1>(runs, buffer.as_mut_ptr(), NR, false),
+            2 => tile::<2>(runs, buffer.as_mut_ptr(), NR, false),
+            _ => tile::<3>(runs, buffer.as_mut_ptr(), NR, false),
+        }
         for row in 0..height {
             let line = std::slice::from_raw_parts_mut(dst.add(row * stride), width);
             for (out, sum) in line.iter_mut().zip(&buffer[row * NR..]) {

@@ -23,6 +23,8 @@ pub(super) const MR: usize = 8;
 pub(super) const NR: usize = 48;
 /// Pairs of the inner dimension that one pass over the tiles takes.
 const KC: usize = 288;
+/// Products of a sum that one pass over the tiles takes part in.
+const RUNS: usize = 4;
 /// Most panels of rows that one task takes.
 const ROW_PANELS: usize = 12;
 /// Panels of columns that one task takes.
@@ -138,38 +140,88 @@ impl Packed {
     }
 }
 
+/// Pairs of one product's inner dimension that a pass takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    product: usize,
+    from: usize,
+    len: usize,
+}
+
+/// What one pass over the tiles adds: at most [`KC`] pairs of at most [`RUNS`] products.
+type Pass = Vec<Part>;
+
+/// The passes of a sum of products with so many pairs each.
+fn passes(pairs: impl IntoIterator<Item = usize>) -> Vec<Pass> {
+    let mut passes: Vec<Pass> = Vec::new();
+    let mut room = 0;
+    for (product, pairs) in pairs.into_iter().enumerate() {
+        let mut from = 0;
+        while from < pairs {
+            if room == 0 || passes.last().is_none_or(|pass| pass.len() == RUNS) {
+                passes.push(Pass::new());
+                room = KC;
+            }
+            let len = room.min(pairs - from);
+            passes.last_mut().into_iter().for_each(|pass| pass.push(Part { product, from, len }));
+            (from, room) = (from + len, room - len);
+        }
+    }
+    passes
+}
+
 /// `dst = left * right`, or `dst += left * right` with `accumulate`; on this thread alone unless `parallel`.
 ///
 /// # Shapes
-/// left (M,K) · right (K,N) · dst (M,N), row-major.
+/// As [`multiply_sum`].
 ///
 /// # Panics
 /// Where shapes do not fit each other.
 pub fn multiply(left: &Packed, right: &Packed, dst: &mut [f32], accumulate: bool, parallel: bool) {
-    assert!(left.side == Operand::Left && right.side == Operand::Right && left.pairs == right.pairs);
-    assert_eq!(dst.len(), left.lines * right.lines);
-    // SAFETY: `dst` is a row-major matrix of the product's shape, borrowed mutably.
-    unsafe { multiply_into(left, right, Shared::new(dst), right.lines, accumulate, parallel) }
+    multiply_sum(&[(left, right)], dst, accumulate, parallel);
 }
 
-/// As [`multiply`], into rows that are `stride` apart.
+/// `dst = sum of left * right`, or `dst += ...` with `accumulate`; on this thread alone unless `parallel`.
+///
+/// A short inner dimension costs most where it goes over `dst` by itself: products of a sum go over it together.
+///
+/// # Shapes
+/// left (M,K) · right (K,N), each product with its own K · dst (M,N), row-major.
+///
+/// # Panics
+/// Where shapes do not fit each other.
+pub fn multiply_sum(products: &[(&Packed, &Packed)], dst: &mut [f32], accumulate: bool, parallel: bool) {
+    let Some((left, right)) = products.first() else { panic!("a sum of no products") };
+    let (rows, columns) = (left.lines, right.lines);
+    for (left, right) in products {
+        assert!(left.side == Operand::Left && right.side == Operand::Right && left.pairs == right.pairs);
+        assert!(left.lines == rows && right.lines == columns, "products of different shapes");
+    }
+    assert_eq!(dst.len(), rows * columns);
+    let passes = passes(products.iter().map(|(left, _)| left.pairs));
+    if passes.is_empty() {
+        assert!(accumulate, "a product over nothing");
+        return;
+    }
+    // SAFETY: `dst` is a row-major matrix of the products' shape, borrowed mutably.
+    unsafe { multiply_into(products, &passes, Shared::new(dst), columns, accumulate, parallel) }
+}
+
+/// As [`multiply_sum`], into rows that are `stride` apart.
 ///
 /// # Safety
-/// `dst` must reach over all rows, and nobody else may touch the product's elements meanwhile.
+/// `dst` must reach over all rows, and nobody else may touch the products' elements meanwhile.
 unsafe fn multiply_into(
-    left: &Packed,
-    right: &Packed,
+    products: &[(&Packed, &Packed)],
+    passes: &[Pass],
     dst: Shared<f32>,
     stride: usize,
     accumulate: bool,
     parallel: bool,
 ) {
     use rayon::prelude::*;
+    let (left, right) = products[0];
     let (m, n) = (left.lines.div_ceil(MR), right.lines.div_ceil(NR));
-    if left.pairs == 0 {
-        assert!(accumulate, "a product over nothing");
-        return;
-    }
     // How the work is cut does not change the result: one task sums every tile. Four tasks a thread keep all threads
     // busy.
     let wanted = if parallel { 4 * rayon::current_num_threads() } else { 1 };
@@ -183,10 +235,10 @@ unsafe fn multiply_into(
         // SAFETY: operands exist only where the processor has the instructions (`Packed::new`); tasks write disjoint
         // tiles.
         unsafe {
-            avx512::tiles(left, right, dst, stride, accumulate, rows, columns);
+            avx512::tiles(products, passes, dst, stride, accumulate, rows, columns);
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (rows, columns, dst, stride);
+        let _ = (rows, columns, dst, stride, passes);
     };
     if parallel {
         tasks.par_iter().for_each(run);
@@ -233,7 +285,17 @@ mod tests {
 
     #[test]
     fn all_shapes_and_layouts_agree_with_the_definition() {
-        let shapes = [(1, 1, 1), (8, 48, 2), (9, 49, 3), (17, 95, 31), (40, 100, 33), (5, 130, 300), (200, 800, 517)];
+        let shapes = [
+            (1, 1, 1),
+            (8, 48, 2),
+            (9, 49, 3),
+            (17, 95, 31),
+            (40, 100, 33),
+            (5, 130, 300),
+            (200, 800, 517),
+            (19, 64, 300),
+            (24, 80, 40),
+        ];
         if !available() {
             return float32_takes_over();
         }
@@ -281,5 +343,39 @@ mod tests {
         let one = run(1);
         assert_eq!(one, run(2));
         assert_eq!(one, run(5));
+    }
+
+    #[test]
+    fn a_sum_of_products_is_one_product_over_all_their_inner_dimensions() {
+        if !available() {
+            return float32_takes_over();
+        }
+        let (m, n) = (21, 131);
+        let inner = [5usize, 700, 16, 2, 8, 33, 600];
+        let parts: Vec<(Vec<f32>, Vec<f32>)> = inner
+            .iter()
+            .enumerate()
+            .map(|(i, k)| (numbers(&format!("a{i}"), m * k), numbers(&format!("b{i}"), k * n)))
+            .collect();
+        let packed: Vec<(Packed, Packed)> = parts
+            .iter()
+            .zip(inner)
+            .map(|((a, b), k)| (Packed::left(a, m, k, false), Packed::right(b, n, k, false)))
+            .collect();
+        let products: Vec<(&Packed, &Packed)> = packed.iter().map(|(a, b)| (a, b)).collect();
+        let mut got = vec![1f32; m * n];
+        multiply_sum(&products, &mut got, true, true);
+        let mut wanted = vec![1f64; m * n];
+        for ((a, b), k) in parts.iter().zip(inner) {
+            wanted.iter_mut().zip(plain(a, b, (m, n, k))).for_each(|(sum, x)| *sum += x);
+        }
+        assert!(got.iter().zip(&wanted).all(|(&g, w)| (f64::from(g) - w).abs() < 1e-3));
+        // Every pair is taken once, by passes that are full where the next product fits.
+        let all = passes(inner.iter().map(|k| k.div_ceil(2)));
+        assert!(all.iter().all(|pass| pass.len() <= RUNS && pass.iter().map(|part| part.len).sum::<usize>() <= KC));
+        let taken = |product| -> usize {
+            all.iter().flatten().filter(|part| part.product == product).map(|part| part.len).sum()
+        };
+        assert!(inner.iter().enumerate().all(|(product, k)| k.div_ceil(2) == taken(product)));
     }
 }

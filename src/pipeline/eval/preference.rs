@@ -1,6 +1,6 @@
 //! Preference accuracy, and RewardBench: responses compared by the reward that a model gives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,7 +10,8 @@ use crate::analysis::{Interval, wilson};
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::eval::rewardbench::{self, Ranking};
-use crate::eval::{ChoiceScore, QuestionTokens, mean, score};
+use crate::eval::ties::{self, TiesKind, TiesScore};
+use crate::eval::{BenchmarkRow, ChoiceScore, Metric, QuestionTokens, mean, score};
 use crate::lpc::usage::hard_code;
 use crate::manifest::Manifest;
 use crate::message::Message;
@@ -29,12 +30,16 @@ use crate::tokenize::{Encoded, ModelTokenizer, PairText, TokenizeConfig};
 const MAX_LENGTH: usize = 2048;
 const MAX_PROMPT_LENGTH: usize = 1536;
 
-/// A prompt with responses, the right one first, in token ids.
+/// Metrics of an item: of most, and of those with several right responses.
+const ACC: &str = "acc";
+const TIES_ACC: &str = "ties_acc";
+
+/// A prompt with responses in token ids, the right ones first.
 struct Compared {
     id: String,
     source: String,
-    /// Whether the data call the second response the right one: a flipped label, whose clean one counts.
-    flipped: bool,
+    /// How many of the first responses are right; 0 where the second is: of a flipped pair the clean label counts.
+    right: usize,
     tokens: QuestionTokens,
 }
 
@@ -61,16 +66,37 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let logps = scored(work, &title, work.loaded, &compared, &latents)?;
     let (rewards, reward) = rewarded(work, &reference, &compared, logps)?;
     let items = items(work.task, &compared, &rewards, &latents);
-    let values: Vec<f64> = items.iter().map(|item| item.metrics[0].1).collect();
     let groups = groups(work.task, &items);
-    let mut metrics = vec![mean("acc", "none", &values)];
-    let by_section: Vec<f64> = groups.iter().filter(|g| g.by == "section").map(|g| g.accuracy.estimate).collect();
-    if by_section.len() == rewardbench::SECTIONS.len() {
-        let value = by_section.iter().sum::<f64>() / by_section.len() as f64;
-        metrics.push(crate::eval::Metric { value, stderr: f64::NAN, ..mean("score", "none", &values) });
-    }
+    let mut metrics: Vec<Metric> = [ACC, TIES_ACC]
+        .into_iter()
+        .map(|name| (name, values(&items, name)))
+        .filter(|(_, values)| !values.is_empty())
+        .map(|(name, values)| mean(name, "none", &values))
+        .collect();
+    let total = |value: f64| Metric { value, stderr: f64::NAN, ..mean("score", "none", &vec![0.0; items.len()]) };
+    metrics.extend(score_of(work.task, &groups).map(total));
     let seconds = since(start);
     Ok(Found { n_data, metrics, items, groups, reward: Some(reward), left_out, seconds, ..Found::default() })
+}
+
+/// The values of one metric.
+fn values(items: &[Item], name: &str) -> Vec<f64> {
+    items.iter().flat_map(|item| &item.metrics).filter(|(own, _)| own == name).map(|(_, value)| *value).collect()
+}
+
+/// RewardBench's score: the mean of the four sections of the first version, or of the six subsets of the second, where
+/// all are there.
+fn score_of(task: EvalTask, groups: &[PartAccuracy]) -> Option<f64> {
+    if task != EvalTask::Rewardbench {
+        return None;
+    }
+    let all = |by: &str, names: &[&str]| {
+        let estimate = |name: &&str| Some(groups.iter().find(|g| g.by == by && g.name == **name)?.accuracy.estimate);
+        let found: Vec<f64> = names.iter().filter_map(estimate).collect();
+        (found.len() == names.len()).then(|| found.iter().sum::<f64>() / names.len() as f64)
+    };
+    let sections: Vec<&str> = rewardbench::SECTIONS.iter().map(|(name, _)| *name).collect();
+    all("section", &sections).or_else(|| all("subset", &rewardbench::SECOND))
 }
 
 impl Compared {
@@ -169,7 +195,7 @@ fn pairs(work: &Work<'_>) -> Result<Given> {
     let compared = rows.into_iter().take(most).map(|row| Compared {
         id: row.id.to_string(),
         source: row.source.to_string(),
-        flipped: row.flipped,
+        right: usize::from(!row.flipped),
         tokens: QuestionTokens {
             context: row.prompt_ids.to_vec(),
             choices: vec![row.chosen_ids.to_vec(), row.rejected_ids.to_vec()],
@@ -217,25 +243,40 @@ fn rankings(work: &Work<'_>) -> Result<Given> {
     let (rows, n_data) = rows(work, work.data, work.config.limit)?;
     let config =
         TokenizeConfig { max_length: MAX_LENGTH, max_prompt_length: MAX_PROMPT_LENGTH, ..TokenizeConfig::default() };
-    let (mut compared, mut left_out) = (Vec::new(), BTreeMap::new());
+    let (mut compared, mut left_out, mut ties) = (Vec::new(), BTreeMap::new(), HashSet::new());
     for row in &rows {
         let ranking = rewardbench::ranking(row)?;
-        if ranking.subset == rewardbench::TIES {
-            *left_out.entry(rewardbench::TIES.to_string()).or_default() += 1;
-            continue;
-        }
-        if ranking.chosen.len() != 1 {
-            return Err(row.fault("chosen", format!("{} right responses, expected one", ranking.chosen.len())));
+        judge(row, &ranking)?;
+        if ranking.subset == rewardbench::TIES && !ties.insert(ranking.id.clone()) {
+            return Err(row.fault("id", format!("{} is there twice", ranking.id)));
         }
         match tokens(&work.opened.tokenizer, &ranking, &config)? {
             Ok(tokens) => {
-                let (id, source) = (ranking.id, ranking.subset);
-                compared.push(Compared { id, source, flipped: false, tokens });
+                let Ranking { id, subset: source, chosen, .. } = ranking;
+                compared.push(Compared { id, source, right: chosen.len(), tokens });
             }
             Err(reason) => *left_out.entry(reason).or_default() += 1,
         }
     }
     Ok((compared, n_data, left_out))
+}
+
+/// Refuses a prompt whose right responses are not as many as its subset has.
+fn judge(row: &BenchmarkRow, ranking: &Ranking) -> Result<()> {
+    let n = ranking.chosen.len();
+    if ranking.subset != rewardbench::TIES {
+        return if n == 1 { Ok(()) } else { Err(row.fault("chosen", format!("{n} right responses, expected one"))) };
+    }
+    match ties::prompt_of(&ranking.id) {
+        Some((TiesKind::Reference, _)) if n != 1 => {
+            Err(row.fault("chosen", format!("{n} right responses of {}, expected one", ranking.id)))
+        }
+        Some((TiesKind::Tied, _)) if n < 2 => {
+            Err(row.fault("chosen", format!("one right response of {}, expected several", ranking.id)))
+        }
+        Some(_) => Ok(()),
+        None => Err(row.fault("id", format!("{:?}: expected ref:N or tied:N in the subset Ties", ranking.id))),
+    }
 }
 
 /// Token ids of a prompt and its responses, or why there are none.
@@ -245,10 +286,13 @@ fn tokens(
     config: &TokenizeConfig,
 ) -> Result<Result<QuestionTokens, String>> {
     let prompt = [Message::user(&ranking.prompt)];
-    let chosen = [Message::assistant(&ranking.chosen[0])];
-    let mut found: Option<QuestionTokens> = None;
-    for rejected in &ranking.rejected {
-        let rejected = [Message::assistant(rejected)];
+    let mut found = QuestionTokens::default();
+    // Every response is in one of these pairs: the right ones each with the first other, then the others.
+    let (right, others) = (&ranking.chosen, &ranking.rejected);
+    let pairs = right.iter().map(|x| (x, &others[0])).chain(others.iter().skip(1).map(|x| (&right[0], x)));
+    let mut last = Vec::new();
+    for (at, (chosen, rejected)) in pairs.enumerate() {
+        let (chosen, rejected) = ([Message::assistant(chosen)], [Message::assistant(rejected)]);
         let pair = PairText {
             id: &ranking.id,
             prompt: &prompt,
@@ -262,32 +306,44 @@ fn tokens(
             Encoded::Dropped { reason, .. } => return Ok(Err(reason.to_string())),
             Encoded::Refused(refusal) => return Ok(Err(refusal.reason.to_string())),
         };
-        let tokens = found.get_or_insert_with(|| QuestionTokens {
-            context: row.prompt_ids.to_vec(),
-            choices: vec![row.chosen_ids.to_vec()],
-        });
-        tokens.choices.push(row.rejected_ids.to_vec());
+        if at == 0 {
+            found.context = row.prompt_ids.to_vec();
+        }
+        if at < right.len() {
+            found.choices.push(row.chosen_ids.to_vec());
+        }
+        if at == 0 || at >= right.len() {
+            last.push(row.rejected_ids.to_vec());
+        }
     }
-    found.map(Ok).ok_or_else(|| Error::run("a prompt without responses"))
+    found.choices.extend(last);
+    Ok(Ok(found))
 }
 
 fn items(task: EvalTask, compared: &[Compared], rewards: &[Vec<f64>], latents: &[PromptLatent]) -> Vec<Item> {
     let all = compared.iter().zip(rewards).zip(latents).enumerate();
     let one = |(index, ((c, rewards), latent)): (usize, ((&Compared, &Vec<f64>), &PromptLatent))| {
-        // Of a flipped pair the clean label counts.
-        let right = usize::from(c.flipped);
-        let others: Vec<f64> =
-            rewards.iter().enumerate().filter(|(i, _)| *i != right).map(|(_, reward)| *reward).collect();
+        let is_right = |i: usize| if c.right == 0 { i == 1 } else { i < c.right };
+        let (right, others): (Vec<(usize, f64)>, Vec<(usize, f64)>) =
+            rewards.iter().copied().enumerate().partition(|(i, _)| is_right(*i));
+        let only = |x: Vec<(usize, f64)>| x.into_iter().map(|(_, reward)| reward).collect::<Vec<f64>>();
+        let (right, others) = (only(right), only(others));
+        let metric = if task == EvalTask::Rewardbench && c.source == rewardbench::TIES {
+            let told_apart = ties::margins(&right, &others).right_to_wrong > 0.0;
+            (TIES_ACC, f64::from(u8::from(told_apart)))
+        } else {
+            (ACC, rewardbench::credit(right[0], &others))
+        };
         let best = (0..rewards.len()).fold(0, |best, i| if rewards[i] > rewards[best] { i } else { best });
         Item {
             task: task.name().into(),
             index: index as u32,
             id: c.id.clone(),
             source: Some(c.source.clone()),
-            metrics: vec![(column("acc", "none"), rewardbench::credit(rewards[right], &others))],
+            metrics: vec![(column(metric.0, "none"), metric.1)],
             scores: rewards.clone(),
             chosen: Some(best as u32),
-            right: (0..rewards.len()).map(|i| i == right).collect(),
+            right: (0..rewards.len()).map(is_right).collect(),
             prior_code: hard_code(&latent.prior).map(|code| code as u32),
             output: None,
         }
@@ -314,6 +370,13 @@ fn groups(task: EvalTask, items: &[Item]) -> Vec<PartAccuracy> {
         .map(|(name, values)| PartAccuracy { by: kind, name: (*name).to_string(), accuracy: interval(values) })
         .collect();
     if task == EvalTask::Rewardbench {
+        // The subset's own score takes the place of an accuracy; without prompts of both kinds there is none.
+        groups.retain(|group| group.name != rewardbench::TIES);
+        if let Some(found) = ties_of(items) {
+            let n = by.get(rewardbench::TIES).map_or(0, Vec::len);
+            let accuracy = Interval { estimate: found.score, low: f64::NAN, high: f64::NAN, n };
+            groups.push(PartAccuracy { by: kind, name: rewardbench::TIES.into(), accuracy });
+        }
         let mean = |name: &str| by.get(name).map(|values| values.iter().sum::<f64>() / values.len() as f64);
         let (sections, _) = rewardbench::sections(&mean);
         groups.extend(sections.into_iter().map(|(name, estimate)| {
@@ -324,4 +387,15 @@ fn groups(task: EvalTask, items: &[Item]) -> Vec<PartAccuracy> {
         }));
     }
     groups
+}
+
+/// The score of RewardBench's subset with several right responses.
+fn ties_of(items: &[Item]) -> Option<TiesScore> {
+    let of = |item: &Item, right: bool| -> Vec<f64> {
+        item.scores.iter().zip(&item.right).filter(|(_, own)| **own == right).map(|(score, _)| *score).collect()
+    };
+    let ties = items.iter().filter(|item| item.source.as_deref() == Some(rewardbench::TIES));
+    let prompts =
+        ties.filter_map(|item| Some((ties::prompt_of(&item.id)?, ties::margins(&of(item, true), &of(item, false)))));
+    ties::ties_score(&prompts.collect())
 }

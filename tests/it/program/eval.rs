@@ -164,9 +164,11 @@ fn rewards_rank_responses_of_both_versions() {
     let first: String = (0..6)
         .map(|i| row(i, ["hep-go", "math-prm", "donotanswer"][i % 3], json!(format!("Bad {i}"))).to_string() + "\n")
         .collect();
-    let second: String = (0..4)
-        .map(|i| row(i, ["Math", "Ties"][i % 2], json!(["Bad", "Worse, too", "No"])).to_string() + "\n")
-        .collect();
+    let mut second = row(0, "Math", json!(["Bad", "Worse, too", "No"])).to_string() + "\n";
+    let ties = |id: &str, right: Value| json!({"id": id, "prompt": format!("Which {id}?"), "chosen": right, "rejected": ["Bad", "No"], "subset": "Ties"});
+    for prompt in [ties("ref:7", json!(["Good"])), ties("tied:7", json!(["Good", "Better", "Best of all"]))] {
+        second += &(prompt.to_string() + "\n");
+    }
     sandbox.write("one.jsonl", first);
     sandbox.write("two.jsonl", second);
     let eval = "eval --model run --task rewardbench --json --quiet --data";
@@ -180,9 +182,32 @@ fn rewards_rank_responses_of_both_versions() {
     assert!(result["score"].is_null(), "two of four sections have no score in all: {result}");
     let told = sandbox.ok(&format!("{eval} two.jsonl --out best")).json();
     let result = &told["results"]["rewardbench"];
-    assert_eq!((&result["n"], &result["left_out"]["Ties"]), (&json!(2), &json!(2)));
-    let items = sandbox.parquet("best/items.parquet");
-    assert!(lists(&items, "scores").iter().all(|scores| scores.len() == 4));
+    assert_eq!((&result["n"], &result["left_out"]), (&json!(3), &Value::Null));
+    let scores: Vec<Vec<f64>> = lists(&sandbox.parquet("best/items.parquet"), "scores");
+    assert_eq!(scores.iter().map(Vec::len).collect::<Vec<_>>(), [4, 3, 5]);
+    // The rewards of Ties by its definition: right responses first.
+    let least = |x: &[f64]| x.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = |x: &[f64]| x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let apart = [scores[1][0] - most(&scores[1][1..]), least(&scores[2][..3]) - most(&scores[2][3..])];
+    let (spread, smaller) = (most(&scores[2][..3]) - least(&scores[2][..3]), apart[0].min(apart[1]));
+    let share = |x: bool| f64::from(u8::from(x));
+    let wanted = 0.3 * (share(apart[0] > 0.0) + share(apart[1] > 0.0))
+        + 0.2 * (share(apart[1] > spread) + share(smaller > spread))
+        + 0.01 * (smaller / spread - 1.0).tanh();
+    let found = result["by_subset"]["Ties"]["estimate"].as_f64().unwrap();
+    assert!((found - wanted).abs() < 1e-9, "{found} {wanted} {scores:?}");
+    assert_eq!(result["ties_acc"], json!((share(apart[0] > 0.0) + share(apart[1] > 0.0)) / 2.0));
+    assert!(result["score"].is_null(), "two of six subsets have no score in all: {result}");
+    let two = json!({"id": 8, "prompt": "p", "chosen": ["a", "b"], "rejected": ["c"], "subset": "Math"});
+    for (bad, said) in [
+        (ties("tied:8", json!(["Good"])), "chosen: one right response of tied:8, expected several"),
+        (ties("8", json!(["Good"])), "id: \"8\": expected ref:N or tied:N in the subset Ties"),
+        (two, "chosen: 2 right responses, expected one"),
+    ] {
+        sandbox.write("bad.jsonl", bad.to_string() + "\n");
+        let refused = sandbox.ends(3, &format!("{eval} bad.jsonl"));
+        assert!(refused.stderr.contains(said), "{said}: {}", refused.stderr);
+    }
 }
 
 #[test]
