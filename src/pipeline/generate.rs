@@ -1,5 +1,6 @@
 //! `generate`: answers of a model, with the prior's z or one code.
 
+mod kept;
 mod prompts;
 
 use std::io::Write;
@@ -14,13 +15,14 @@ use super::recipe::GenerateConfig;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::generate::{Finish, Generated, Options, Request, Sampling, complete};
-use crate::model::LogitShift;
+use crate::model::{InferenceDecoder, LogitShift};
 use crate::nn::Precision;
 use crate::policy::PromptLatent;
 use crate::progress::Progress;
 use crate::schema::{answer, codes, col};
 use crate::seed::Seed;
 use crate::settings::Settings;
+use kept::KeptAnswers;
 use prompts::Prompt;
 
 /// Name of the command.
@@ -69,7 +71,7 @@ pub struct GenerateSummary {
     pub tokens: usize,
     /// Seconds of reading prompts and generating, without loading the model.
     pub seconds: f64,
-    /// Tokens of answers a second.
+    /// Tokens of answers a second, without those that were kept from an earlier process.
     pub tokens_per_s: f64,
     /// Operands of the products with weights.
     pub precision: Precision,
@@ -127,18 +129,13 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
         batch: config.batch,
         seed,
     };
-    progress.begin("generating", Some(requests.len() as u64));
-    let mut tokens = 0;
-    let completed = complete(&model, &requests, &options, &mut |_, completion| {
-        tokens += completion.ids.len();
-        progress.status(&format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64()));
-        progress.advance(1);
-        Ok(!progress.interrupted())
-    });
-    progress.end();
+    let mut kept = None;
+    if !config.out.is_empty() {
+        let bits = if model.precision() == Precision::F32 { 32 } else { 16 };
+        kept = Some(KeptAnswers::open(out, &kept::identity(&policy, &requests, &options, bits)?)?);
+    }
+    let (completed, made) = completed(&model, &requests, &options, kept.as_mut(), progress)?;
     let seconds = start.elapsed().as_secs_f64();
-    let completed: Option<Vec<Generated>> = completed?.into_iter().collect();
-    let completed = completed.ok_or_else(|| Error::run("interrupted; nothing was written"))?;
     let name = if config.generator.is_empty() { &config.model } else { &config.generator };
     let answers = wanted
         .iter()
@@ -151,20 +148,62 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
             answered(&prompts[i], completion, generator, code, &latents[i], &opened)
         })
         .collect::<Result<Vec<_>>>()?;
-    if !config.out.is_empty() {
+    if let Some(kept) = kept {
         write(out, &answers)?;
+        kept.remove()?;
     }
     Ok(GenerateSummary {
         out: config.out.clone(),
         prompts: prompts.len(),
         completions: answers.len(),
         cut: answers.iter().filter(|a| a.is_cut()).count(),
-        tokens,
+        tokens: completed.iter().map(|c| c.ids.len()).sum(),
         seconds,
-        tokens_per_s: tokens as f64 / seconds.max(f64::MIN_POSITIVE),
+        tokens_per_s: made as f64 / seconds.max(f64::MIN_POSITIVE),
         precision: model.precision(),
         answers: if config.out.is_empty() { answers } else { Vec::new() },
     })
+}
+
+/// The answers to all requests, and the tokens of those that were made now: the others were kept by an earlier process.
+fn completed(
+    model: &InferenceDecoder,
+    requests: &[Request<'_>],
+    options: &Options<'_>,
+    mut kept: Option<&mut KeptAnswers>,
+    progress: &dyn Progress,
+) -> Result<(Vec<Generated>, usize)> {
+    let earlier = |i: usize| kept.as_ref().and_then(|kept| kept.answer(i)).cloned();
+    let mut all: Vec<Option<Generated>> = (0..requests.len()).map(earlier).collect();
+    let missing: Vec<usize> = (0..all.len()).filter(|&i| all[i].is_none()).collect();
+    if missing.len() < all.len() {
+        progress.note(&format!("{} of {} answers are there already", all.len() - missing.len(), all.len()));
+    }
+    let wanted: Vec<Request<'_>> = missing.iter().map(|&i| requests[i]).collect();
+    let (start, mut tokens) = (Instant::now(), 0);
+    progress.begin("generating", Some(wanted.len() as u64));
+    let found = complete(model, &wanted, options, &mut |i, completion| {
+        tokens += completion.ids.len();
+        progress.status(&format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64()));
+        progress.advance(1);
+        if let Some(kept) = kept.as_deref_mut() {
+            kept.keep(missing[i], completion)?;
+        }
+        Ok(!progress.interrupted())
+    });
+    progress.end();
+    for (&i, completion) in missing.iter().zip(found?) {
+        all[i] = completion;
+    }
+    let n = all.len();
+    match (all.into_iter().collect::<Option<Vec<_>>>(), kept) {
+        (Some(all), _) => Ok((all, tokens)),
+        (None, None) => Err(Error::run("interrupted; nothing was written")),
+        (None, Some(kept)) => Err(Error::Interrupted {
+            message: format!("interrupted; {} of {n} answers are kept", kept.ended()),
+            hint: Some("the same command goes on with the others".into()),
+        }),
+    }
 }
 
 /// Token ids of a prompt.

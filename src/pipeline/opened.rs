@@ -1,7 +1,9 @@
 //! A model that answers or is evaluated: its policy and its tokenizer.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::model::InferenceDecoder;
@@ -10,7 +12,7 @@ use crate::policy::{Policy, saved};
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
 use crate::source::ModelSource;
-use crate::tokenize::{ModelTokenizer, TokenizeConfig};
+use crate::tokenize::{ModelTokenizer, TokenTexts, TokenizeConfig};
 use crate::weights::load;
 
 /// A model's source and tokenizer; its weights are not read yet.
@@ -58,6 +60,37 @@ pub fn read_for(model: &str, tokenizer: &str) -> Vec<PathBuf> {
     [model, tokenizer].into_iter().filter(|name| !name.is_empty()).map(PathBuf::from).collect()
 }
 
+/// Pairs of each split whose tokens [`require_tokens`] compares.
+const COMPARED_PAIRS: usize = 1000;
+
+/// Refuses a prepared folder whose token ids stand for other tokens in the model's own vocabulary: every number would be
+/// wrong, and none would look so. A model without a tokenizer of its own passes.
+///
+/// # Errors
+/// [`Error::Artifact`] with the first such id; as [`TokenTexts::of_model`].
+pub fn require_tokens(folder: &Path, splits: &[Split], model: &ModelSource) -> Result<()> {
+    let below = match model {
+        ModelSource::Folder(folder) if !folder.join("tokenizer.json").is_file() => load::below(folder)?,
+        _ => None,
+    };
+    let Some(theirs) = TokenTexts::of_model(below.as_ref().unwrap_or(model))? else { return Ok(()) };
+    let own = TokenTexts::open(&folder.join(prepared::TOKENIZER))?;
+    let rows = splits.iter().flat_map(|split| split.rows.iter().take(COMPARED_PAIRS));
+    let ids: HashSet<u32> = rows
+        .flat_map(|row| [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids])
+        .flat_map(|ids| ids.to_vec())
+        .collect();
+    match own.first_difference(&theirs, ids) {
+        None => Ok(()),
+        Some((id, own, theirs)) => {
+            let message = format!(
+                "prepared with another tokenizer than the model's: token {id} is {own:?} here, {theirs:?} there"
+            );
+            Err(Error::artifact(folder, message).with_hint("prepare the data with --tokenizer MODEL"))
+        }
+    }
+}
+
 impl OpenedModel {
     /// Finds a model and its tokenizer: that of `tokenizer` where one is named, else the model's own, else that of the
     /// model below an adapter or a latent part.
@@ -77,6 +110,14 @@ impl OpenedModel {
         let tokenizer = ModelTokenizer::load(&from, &config)?;
         let most_tokens = load::shape(&source, tokenizer.vocab_size())?.max_position_embeddings;
         Ok(OpenedModel { source, from, tokenizer, most_tokens })
+    }
+
+    /// Refuses a prepared folder that has other tokens than the model: [`require_tokens`].
+    ///
+    /// # Errors
+    /// As [`require_tokens`].
+    pub fn require_tokens(&self, folder: &Path, splits: &[Split]) -> Result<()> {
+        require_tokens(folder, splits, &self.from)
     }
 
     /// The model or folder that the tokenizer was read from.

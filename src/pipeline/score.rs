@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use polars::prelude::*;
 use serde::Serialize;
 
+use super::opened;
 use super::recipe::ScoreConfig;
 use crate::artifact;
 use crate::batch;
@@ -15,7 +16,6 @@ use crate::progress::Progress;
 use crate::schema::{col, posterior, prepared};
 use crate::seed::Seed;
 use crate::settings::Settings;
-use crate::source::ModelSource;
 use crate::token_file::TokenRow;
 use crate::tokenize::ModelTokenizer;
 use crate::train::reference::{self, ReferenceOrigin};
@@ -52,7 +52,8 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let splits = batch::read_splits(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
     let longest = batch::longest(splits.iter().flat_map(|s| &s.rows));
-    let source = ModelSource::resolve(&config.model)?;
+    let source = opened::source(&config.model)?;
+    opened::require_tokens(data, &splits, &source)?;
     let policy = saved::open::<f32>(&source, tokenizer.vocab_size(), seed, longest)?;
     progress.begin("scoring", Some(splits.iter().map(|s| s.rows.len()).sum::<usize>() as u64));
     let mut examples = Vec::new();

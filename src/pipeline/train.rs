@@ -1,9 +1,10 @@
 //! `train`: prepared folder + model -> run folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::opened;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
@@ -257,6 +258,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
 fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progress) -> Result<Policy<f32>> {
     let source = ModelSource::resolve(&config.model)?;
     let shape = load::shape(&source, data.tokenizer.vocab_size())?;
+    opened::require_tokens(Path::new(&config.data), &data.splits, &source)?;
     if let Some(warning) = estimate::memory_warning(config, seed, &shape, &data.splits) {
         progress.warn(&warning);
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::fast::char_to_byte;
 use super::probe::has_byte_level;
 use crate::error::{Error, Result};
+use crate::source::ModelSource;
 
 /// The texts of all tokens of a `tokenizer.json`. It is read in a fraction of the time that a tokenizer takes, which
 /// also has to be able to encode.
@@ -57,9 +58,29 @@ impl TokenTexts {
     /// [`Error::Io`]; [`Error::Model`] where it is damaged.
     pub fn open(folder: &Path) -> Result<TokenTexts> {
         let path = folder.join("tokenizer.json");
-        let json = std::fs::read(&path).map_err(Error::io(&path))?;
+        TokenTexts::read(&std::fs::read(&path).map_err(Error::io(&path))?, &path)
+    }
+
+    /// The texts of a model's own tokens; `None` where it has no tokenizer of a kind that is read.
+    ///
+    /// # Errors
+    /// As [`TokenTexts::open`].
+    pub fn of_model(source: &ModelSource) -> Result<Option<TokenTexts>> {
+        match source {
+            ModelSource::Folder(folder) if folder.join("tokenizer.json").is_file() => {
+                TokenTexts::open(folder).map(Some)
+            }
+            ModelSource::Folder(_) | ModelSource::Tiny { .. } => Ok(None),
+            // A file whose tokenizer is not understood can be trained on data of another one, which has the same tokens.
+            ModelSource::Gguf(path) => {
+                super::gguf::parts(path).ok().map(|parts| TokenTexts::read(&parts.json, path)).transpose()
+            }
+        }
+    }
+
+    fn read(json: &[u8], path: &Path) -> Result<TokenTexts> {
         let file: File =
-            serde_json::from_slice(&json).map_err(|e| Error::model(path.display().to_string(), e.to_string()))?;
+            serde_json::from_slice(json).map_err(|e| Error::model(path.display().to_string(), e.to_string()))?;
         Ok(TokenTexts {
             tokens: match file.model.vocab {
                 Vocabulary::Ids(ids) => ids.into_iter().map(|(token, id)| (id, token)).collect(),
@@ -68,6 +89,22 @@ impl TokenTexts {
             added: file.added_tokens.into_iter().map(|added| (added.id, added.content)).collect(),
             byte_level: has_byte_level(&file.decoder) || has_byte_level(&file.pre_tokenizer),
         })
+    }
+
+    /// The least of some ids that stands for different tokens here and there, with both texts. Ids that one of the two
+    /// does not have tell nothing: files other than `tokenizer.json` may name them.
+    pub fn first_difference(
+        &self,
+        other: &TokenTexts,
+        ids: impl IntoIterator<Item = u32>,
+    ) -> Option<(u32, String, String)> {
+        let differ = |id: &u32| self.has(*id) && other.has(*id) && self.of(*id) != other.of(*id);
+        let id = ids.into_iter().filter(differ).min()?;
+        Some((id, self.of(id), other.of(id)))
+    }
+
+    fn has(&self, id: u32) -> bool {
+        self.added.contains_key(&id) || self.tokens.contains_key(&id)
     }
 
     /// The text of a token with its leading space; a part of a character becomes U+FFFD.

@@ -184,7 +184,8 @@ fn pairs(work: &Work<'_>) -> Result<Given> {
     let (splits, left_out) = if folder.join(prepared::MANIFEST).is_file() {
         let mut splits = batch::read_splits(folder)?;
         splits.retain(|split| split.name == work.config.split);
-        same_tokenizer(work, folder)?;
+        work.opened.require_tokens(folder, &splits)?;
+        same_ends(work, folder)?;
         (splits, BTreeMap::new())
     } else {
         prepared_anew(work)?
@@ -204,12 +205,12 @@ fn pairs(work: &Work<'_>) -> Result<Given> {
     Ok((compared.collect(), n, left_out))
 }
 
-/// Refuses a prepared folder whose tokens are not the model's.
-fn same_tokenizer(work: &Work<'_>, folder: &Path) -> Result<()> {
+/// Refuses a prepared folder whose sequences begin or end otherwise than the model's.
+fn same_ends(work: &Work<'_>, folder: &Path) -> Result<()> {
     let own = work.opened.tokenizer.facts();
     let theirs = ModelTokenizer::open(&folder.join(prepared::TOKENIZER))?.facts();
     let differ = |key: &str| own[key] != theirs[key];
-    if ["vocab_size", "bos_id", "eot_id"].into_iter().any(differ) {
+    if ["bos_id", "eot_id"].into_iter().any(differ) {
         return Err(Error::artifact(folder, "prepared with another tokenizer than the model's")
             .with_hint("prepare the data with --tokenizer MODEL, or give the files of the pairs"));
     }

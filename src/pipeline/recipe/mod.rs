@@ -65,7 +65,7 @@ settings! {
     pub struct ScoreConfig at "score" {
         /// Prepared folder.
         pub data: PathText = PathText::new();
-        /// Model to score with; a latent part beside it is used, with the prior's z.
+        /// Model to score with, or a run folder; a latent part beside it is used, with the prior's z.
         pub model: PathText = PathText::new();
         /// Parquet file to write.
         pub out: PathText = PathText::new();

@@ -1,10 +1,13 @@
 //! `train --dry-run`: what a run would take, from the model's shape and the prepared lengths.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::checked;
 use super::data::Data;
 use crate::error::Result;
+use crate::pipeline::opened;
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::train::estimate::{self, Cost, Flops, Memory};
@@ -86,7 +89,9 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>) -> Re
     let Data { splits: prepared, tokenizer, longest, .. } = Data::open(&config)?;
     let fold = config.held_out();
     let splits = fold.map_or_else(|| prepared.clone(), |fold| fold.hold_out(seed, &prepared[0]));
-    let shape = load::shape(&ModelSource::resolve(&config.model)?, tokenizer.vocab_size())?;
+    let source = ModelSource::resolve(&config.model)?;
+    let shape = load::shape(&source, tokenizer.vocab_size())?;
+    opened::require_tokens(Path::new(&config.data), &prepared, &source)?;
     let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
     let needs = match fold {
         None => ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps)),

@@ -402,6 +402,18 @@ fn texts_of_tokens_need_no_tokenizer() {
         let all = 0..tokenizer.vocab_size() as u32 + 2;
         all.for_each(|id| assert_eq!(texts.of(id), tokenizer.decode_token(id)));
     }
+    let own = crate::tokenize::TokenTexts::open(dir.path()).unwrap();
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("tokenizer.json")).unwrap()).unwrap();
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    let id = vocabulary.remove("a").unwrap();
+    vocabulary.insert("another".into(), id.clone());
+    vocabulary.insert("more".into(), 5000.into());
+    std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let other = crate::tokenize::TokenTexts::open(dir.path()).unwrap();
+    let id = id.as_u64().unwrap() as u32;
+    assert_eq!(own.first_difference(&other, 0..6000), Some((id, "a".into(), "another".into())));
+    assert_eq!(own.first_difference(&other, [id + 1, 5000]), None);
     std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
     assert!(crate::tokenize::TokenTexts::open(dir.path()).unwrap_err().to_string().contains("model"));
 }

@@ -337,3 +337,40 @@ fn damaged_folders_of_ours() {
         assert_eq!(sandbox.files("run"), Vec::<String>::new(), "{model}");
     }
 }
+
+#[test]
+fn data_of_another_tokenizer_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok("train --data data --model tiny:32x1 --objective sft --max-steps 1 --out sft --quiet");
+    let file = "sft/model/tokenizer.json";
+    let whole = sandbox.text(file);
+    // Two tokens of the vocabulary change places: no id is unknown, and every text means something else.
+    let mut json: serde_json::Value = serde_json::from_str(&whole).expect("JSON");
+    let vocabulary = json["model"]["vocab"].as_object_mut().expect("a vocabulary");
+    let (first, second) = (vocabulary["a"].clone(), vocabulary["e"].clone());
+    vocabulary["a"] = second;
+    vocabulary["e"] = first;
+    sandbox.write(file, json.to_string());
+    let commands = [
+        "train --data data --model sft/model --latent none --max-steps 1 --out run --quiet",
+        "train --data data --model sft/model --latent none --max-steps 1 --out run --dry-run --quiet",
+        "score --data data --model sft --out scores.parquet --quiet",
+        "eval --model sft --task preference --data data --reward sum --quiet",
+    ];
+    for command in commands {
+        let refused = sandbox.ends(3, command);
+        let said = "error: data: prepared with another tokenizer than the model's: token ";
+        assert!(refused.stderr.contains(said), "{command}: {}", refused.stderr);
+        assert!(
+            refused.stderr.contains("is \"a\" here, \"e\" there")
+                || refused.stderr.contains("is \"e\" here, \"a\" there"),
+            "{}",
+            refused.stderr
+        );
+    }
+    assert!(!sandbox.exists("run"));
+    sandbox.write(file, whole);
+    sandbox.ok(commands[2]);
+    sandbox.ok(commands[0]);
+}

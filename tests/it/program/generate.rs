@@ -1,7 +1,9 @@
 //! `generate`: answers of every kind of model, with the prior's codes and with one.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use lpc_pipe::seed::Seed;
 use serde_json::Value;
 
 use crate::support::{Output, Sandbox};
@@ -109,6 +111,59 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
     assert_eq!(first, of("--seed 1 --batch 3"));
     assert_eq!(first, of("--seed 1 --batch 100 --threads 1"));
     assert_ne!(first, of("--seed 2"));
+}
+
+#[test]
+fn a_stopped_command_goes_on_with_the_answers_that_are_missing() {
+    let sandbox = trained(WHOLE);
+    let prompts: String = (0..9).map(|i| format!("Question {i}?\n")).collect();
+    sandbox.write("prompts.txt", prompts);
+    let command = "generate --model run --prompts prompts.txt --temperature 1 --max-new-tokens 12 --batch 2";
+    sandbox.ok(&format!("{command} --out whole.jsonl --quiet"));
+    // What a killed process leaves: the first line says whose answers these are, the last one may be cut.
+    let path = |name: &str| sandbox.path(name).display().to_string();
+    let config = lpc_pipe::pipeline::recipe::GenerateConfig {
+        model: path("run").into(),
+        prompts: path("prompts.txt").into(),
+        out: path("out.jsonl").into(),
+        temperature: 1.0,
+        max_new_tokens: 12,
+        batch: 2,
+        ..Default::default()
+    };
+    let stop = StopsAfter { most: 4, done: AtomicU64::new(0) };
+    let error = lpc_pipe::pipeline::generate::run(&config, Seed(0), &stop).unwrap_err().to_string();
+    assert!(error.contains("of 9 answers are kept"), "{error}");
+    assert!(!sandbox.path("out.jsonl").exists());
+    let part = sandbox.path(".out.jsonl.part");
+    let cut = std::fs::read_to_string(&part).unwrap() + "{\"request\": 8, \"ids\": [1";
+    std::fs::write(&part, cut).unwrap();
+    // Another batch changes no answer.
+    let told = sandbox.ok(&format!("{} --out out.jsonl --json", command.replace("--batch 2", "--batch 5")));
+    assert!(told.stderr.contains("of 9 answers are there already"), "{}", told.stderr);
+    let same = |name: &str| -> Vec<Value> {
+        let mut rows = lines(&sandbox, name);
+        rows.iter_mut().for_each(|row| row["generator"] = Value::Null);
+        rows
+    };
+    assert_eq!(same("out.jsonl"), same("whole.jsonl"));
+    assert!(!part.exists());
+    assert_eq!(told.json()["completions"], 9);
+}
+
+/// Stops a command after so much work.
+struct StopsAfter {
+    most: u64,
+    done: AtomicU64,
+}
+
+impl lpc_pipe::progress::Progress for StopsAfter {
+    fn advance(&self, n: u64) {
+        self.done.fetch_add(n, Ordering::Relaxed);
+    }
+    fn interrupted(&self) -> bool {
+        self.done.load(Ordering::Relaxed) >= self.most
+    }
 }
 
 #[test]
