@@ -13,7 +13,7 @@ use super::params::Gradients;
 use crate::nn::attention::{self, Heads, Scheme, Segment};
 use crate::nn::custom_op::{input, lock};
 use crate::nn::real::with_slice;
-use crate::nn::{Precision, Real, Rows, norm, rope, swiglu};
+use crate::nn::{Precision, Real, Rows, Stored, norm, rope, swiglu};
 
 /// The nine weights of a layer.
 #[derive(Debug, Clone)]
@@ -61,26 +61,28 @@ impl<T> LayerPass<T> {
     }
 }
 
-/// What the backward pass needs of the forward pass.
+/// What the backward pass needs of the forward pass. Operands of products are kept in the products' precision; the
+/// residual stream and what normalises are not rounded.
 #[derive(Debug)]
 struct Kept<T> {
     inverse1: Vec<T>,
-    q: Vec<T>,
-    k: Vec<T>,
-    v: Vec<T>,
-    attended: Vec<T>,
+    q: Stored<T>,
+    k: Stored<T>,
+    v: Stored<T>,
+    attended: Stored<T>,
     lse: Vec<T>,
     middle: Vec<T>,
     inverse2: Vec<T>,
-    gate: Vec<T>,
-    up: Vec<T>,
+    gate: Stored<T>,
+    up: Stored<T>,
 }
 
-impl<T> Kept<T> {
+impl<T: Real> Kept<T> {
     /// Bytes of memory.
     fn bytes(&self) -> usize {
         let Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up } = self;
-        [inverse1, q, k, v, attended, lse, middle, inverse2, gate, up].iter().map(|x| size_of_val(x.as_slice())).sum()
+        let whole: usize = [inverse1, lse, middle, inverse2].iter().map(|x| size_of_val(x.as_slice())).sum();
+        whole + [q, k, v, attended, gate, up].iter().map(|x| x.bytes()).sum::<usize>()
     }
 }
 
@@ -112,7 +114,8 @@ impl<T: Real> Layer<T> {
         lock(&self.kept).as_ref().map_or(0, Kept::bytes)
     }
 
-    fn forward(&self, x: &[T]) -> candle_core::Result<(Vec<T>, Kept<T>)> {
+    /// The layer's output, and what the backward pass needs where it is wanted.
+    fn forward(&self, x: &[T], keep: bool) -> candle_core::Result<(Vec<T>, Option<Kept<T>>)> {
         let (w, p) = (&self.weights, &*self.pass);
         let n = p.positions.len();
         let (qw, kvw) = (p.heads.query * p.heads.size, p.heads.kv * p.heads.size);
@@ -141,7 +144,12 @@ impl<T: Real> Layer<T> {
         swiglu::forward(&gate, &up, &mut gated);
         let mut out = middle.clone();
         w.down_proj.forward(&self.rows(&gated), &mut out, true)?;
-        Ok((out, Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up }))
+        let kept = keep.then(|| {
+            let [q, k, v, attended, gate, up] =
+                [q, k, v, attended, gate, up].map(|values| Stored::new(values, p.precision));
+            Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up }
+        });
+        Ok((out, kept))
     }
 
     /// Backward of one norm: adds to `dx` and to the weight's sum.
@@ -163,7 +171,8 @@ impl<T: Real> Layer<T> {
 
     fn backward(&self, x: &[T], dout: &[T], kept: Kept<T>) -> candle_core::Result<Vec<T>> {
         let (w, p) = (&self.weights, &*self.pass);
-        let Kept { inverse1, mut q, mut k, v, attended, lse, middle, inverse2, mut gate, mut up } = kept;
+        let Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up } = kept;
+        let [mut gate, mut up] = [gate, up].map(Stored::into_values);
         let sums = p.gradients.as_deref();
         // Feed-forward.
         let (mut gated, mut dgated) = (zeros(gate.len()), zeros(gate.len()));
@@ -182,13 +191,12 @@ impl<T: Real> Layer<T> {
         self.norm_backward(&w.post_attention_layernorm, &middle, &inverse2, &dnormed, &mut dmiddle)?;
         drop(middle);
         // Attention.
+        let [q, k, v, attended] = [q, k, v, attended].map(Stored::into_values);
         let mut dattended = zeros(attended.len());
         w.o_proj.backward(sums, &self.rows(&dmiddle), &self.rows(&attended), &mut dattended, false)?;
         let (mut dq, mut dk, mut dv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
         let saved = attention::Saved { q: &q, k: &k, v: &v, out: &attended, lse: &lse, dout: &dattended };
         attention::backward(&saved, &mut dq, &mut dk, &mut dv, &p.scheme());
-        q.clear();
-        k.clear();
         p.rope.rotate(&mut dq, &p.positions, true);
         p.rope.rotate(&mut dk, &p.positions, true);
         w.input_layernorm.with(|w| norm::again(x, w, &inverse1, &mut normed))?;
@@ -208,18 +216,24 @@ impl<T: Real> CustomOp1 for Layer<T> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (out, kept) = self.forward(input::<T>(storage, layout, self.name())?)?;
-        if self.pass.gradients.is_some() && !self.pass.recompute {
-            *lock(&self.kept) = Some(kept);
-        }
+        let keep = self.pass.gradients.is_some() && !self.pass.recompute;
+        let (out, kept) = self.forward(input::<T>(storage, layout, self.name())?, keep)?;
+        *lock(&self.kept) = kept;
         Ok((T::to_cpu_storage_owned(out), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let kept = lock(&self.kept).take();
+        let again = || match self.pass.recompute {
+            true => with_slice::<T, _>(arg, |x| self.forward(x, true))?.map(|(_, kept)| kept),
+            false => Ok(None),
+        };
+        let kept = match kept {
+            Some(kept) => Some(kept),
+            None => again()?,
+        };
         let kept = match kept {
             Some(kept) => kept,
-            None if self.pass.recompute => with_slice::<T, _>(arg, |x| self.forward(x))??.1,
             None => candle_core::bail!("decoder-layer: nothing was kept for a backward pass"),
         };
         let grad = grad_res.contiguous()?;
@@ -261,13 +275,13 @@ mod tests {
         let x: Vec<f32> = normal(Seed(3), "x", rows * 32).map(|x| x as f32).collect();
         let dy: Vec<f32> = normal(Seed(3), "dy", rows * 32).map(|x| x as f32).collect();
         let [x, dy] = [x, dy].map(|v| Tensor::from_vec(v, (rows, 32), &Device::Cpu).unwrap());
-        let run = |recompute: bool| {
+        let run = |precision: Precision, recompute: bool| {
             let gradients = Arc::new(Gradients::new(&params));
             let pass = LayerPass {
                 heads: Heads { query: 2, kv: 1, size: 16 },
                 intermediate: config.intermediate_size,
                 eps: 1e-5,
-                precision: Precision::F32,
+                precision,
                 window: 0,
                 rope: Arc::new(rope::RotaryTable::new(&config.rope_frequencies(), rows)),
                 positions: (0..rows as u32).collect(),
@@ -288,11 +302,15 @@ mod tests {
                 .collect();
             (kept, bits(&y), bits(&dx), all)
         };
-        let (kept, again) = (run(false), run(true));
-        assert_eq!((&kept.1, &kept.2, &kept.3), (&again.1, &again.2, &again.3));
-        assert_eq!(again.0, 0);
-        // Two queries' widths (q, attended), two half as wide (k, v), middle; gate and up; two inverses, two lse.
-        let wanted = rows * (2 * 32 + 2 * 16 + 32 + 2 * config.intermediate_size + 2 + 2) * 4;
-        assert_eq!(kept.0, wanted);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let (kept, again) = (run(precision, false), run(precision, true));
+            assert_eq!((&kept.1, &kept.2, &kept.3), (&again.1, &again.2, &again.3));
+            assert_eq!(again.0, 0);
+            // Operands: two queries' widths (q, attended), two half as wide (k, v), gate and up. Then middle, two
+            // inverses, two lse.
+            let operand = if precision.effective() == Precision::Bf16 { 2 } else { 4 };
+            let operands = 2 * 32 + 2 * 16 + 2 * config.intermediate_size;
+            assert_eq!(kept.0, rows * (operands * operand + (32 + 2 + 2) * 4));
+        }
     }
 }

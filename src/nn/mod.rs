@@ -23,6 +23,7 @@ pub mod real;
 pub mod rope;
 pub mod rows;
 pub mod segment;
+pub mod stored;
 pub mod swiglu;
 pub mod token_logps;
 pub mod token_logps_biased;
@@ -32,6 +33,7 @@ pub mod vector;
 pub use prepacked::Prepacked;
 pub use real::Real;
 pub use rows::{Precision, Rows};
+pub use stored::Stored;
 
 /// Rows that one task of a row-parallel kernel handles.
 pub(crate) const ROWS_PER_TASK: usize = 64;

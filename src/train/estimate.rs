@@ -10,6 +10,7 @@ use super::step_plan::{Feed, StepPlan};
 use crate::batch::Split;
 use crate::lpc::Basis;
 use crate::model::{LlamaConfig, Lora};
+use crate::nn::Precision;
 use crate::objective::ObjectiveKind;
 use crate::policy::Example;
 use crate::seed::Seed;
@@ -61,10 +62,12 @@ impl Regime {
         };
         let backbone = shape.parameters();
         let (q, kv) = (shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim);
-        // What `model::layer` keeps: queries, keys, values, attention's output, the residual stream before and
-        // after it, gate and up, and a number for each head and norm.
-        let kept = 2 * q + 2 * kv + 2 * shape.hidden_size + 2 * shape.intermediate_size;
-        let kept = kept + shape.num_attention_heads + 2;
+        // What `model::layer` keeps, operands of products in the products' precision: queries, keys, values, attention's
+        // output, gate and up; the residual stream before and after attention, and a number for each head and norm.
+        let operand =
+            if config.operands(shape.hidden_size).effective() == Precision::Bf16 { NUMBER / 2.0 } else { NUMBER };
+        let operands = 2 * q + 2 * kv + 2 * shape.intermediate_size;
+        let others = 2 * shape.hidden_size + shape.num_attention_heads + 2;
         let adapters = if config.tune == Tune::Lora { Lora::new(&config.lora).elements(shape) } else { 0 };
         // A tied head is copied, so that it can change alone.
         let head = shape.vocab_size * shape.hidden_size;
@@ -81,7 +84,7 @@ impl Regime {
             backbone,
             added: latent + adapters + copied,
             trainable: trained + latent,
-            kept_bytes: NUMBER * kept as f64,
+            kept_bytes: operand * operands as f64 + NUMBER * others as f64,
             recompute: config.recompute,
             backbone_gradient: config.tune == Tune::Full,
             head_gradient: matches!(config.tune, Tune::Full | Tune::Head),

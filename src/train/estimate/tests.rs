@@ -1,4 +1,6 @@
 use super::*;
+use crate::nn::product;
+use crate::train::device::PrecisionKind;
 
 fn row(id: usize, prompt: usize, chosen: usize, rejected: usize) -> TokenRow {
     TokenRow {
@@ -79,6 +81,16 @@ fn memory_is_what_the_numbers_take() {
     let again = of(&Regime { recompute: true, ..regime.clone() });
     let saved = 200.0 * (regime.kept_bytes - 2.0 * 4.0 * 64.0);
     assert!(((memory.activations - again.activations) * MIB - saved).abs() < 1.0);
+}
+
+#[test]
+fn operands_are_kept_in_the_precision_of_the_products() {
+    let shape = LlamaConfig::tiny(512, 2, 500);
+    let of = |precision| Regime::of(&TrainConfig { precision, ..config() }, &shape).kept_bytes;
+    let (q, kv) = (shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim);
+    let operands = (2 * q + 2 * kv + 2 * shape.intermediate_size) as f64;
+    let halves = if product::available() { 2.0 * operands } else { 0.0 };
+    assert_eq!(of(PrecisionKind::F32) - of(PrecisionKind::Bf16), halves);
 }
 
 #[test]

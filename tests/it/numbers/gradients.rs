@@ -301,8 +301,10 @@ fn frozen_parameters_have_no_gradient_and_change_no_others() {
         let all = check("free", &free, &dpo, |_| false);
         let some = check("frozen", &held, &dpo, |_| false);
         assert_eq!(some.len() + frozen.len(), all.len());
+        // A frozen head has its rows' gradient from the forward pass: the same sums in another order.
         for (name, gradient) in &some {
-            assert_eq!(gradient, &all[name], "{name}");
+            let near = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-14;
+            assert!(gradient.len() == all[name].len() && gradient.iter().zip(&all[name]).all(near), "{name}");
         }
         assert!(held.params.iter().any(|p| p.group == Group::Latent && p.trainable));
     }

@@ -1,0 +1,100 @@
+//! Numbers that a backward pass will read again, kept in half the memory where products round them anyway.
+
+use rayon::prelude::*;
+
+use super::product;
+use super::real::{Real, wide};
+use super::rows::Precision;
+
+/// Numbers that one task converts.
+const PART: usize = 1 << 14;
+
+/// Numbers that are kept: as they are, or rounded to bfloat16 (to nearest even).
+#[derive(Debug)]
+pub enum Stored<T> {
+    /// As they were.
+    Whole(Vec<T>),
+    /// The upper halves of float32 numbers.
+    Rounded(Vec<u16>),
+}
+
+impl<T: Real> Stored<T> {
+    /// Keeps numbers that products take as operands of this precision.
+    pub fn new(values: Vec<T>, precision: Precision) -> Stored<T> {
+        match T::floats(&values) {
+            Some(floats) if precision == Precision::Bf16 && product::available() => {
+                let mut halves = vec![0u16; floats.len()];
+                let parts = halves.par_chunks_mut(PART).zip(floats.par_chunks(PART));
+                parts.for_each(|(halves, floats)| {
+                    wide(|| halves.iter_mut().zip(floats).for_each(|(half, &float)| *half = rounded(float)));
+                });
+                Stored::Rounded(halves)
+            }
+            _ => Stored::Whole(values),
+        }
+    }
+
+    /// The numbers again.
+    pub fn into_values(self) -> Vec<T> {
+        let halves = match self {
+            Stored::Whole(values) => return values,
+            Stored::Rounded(halves) => halves,
+        };
+        let mut values = vec![T::zero(); halves.len()];
+        if let Some(floats) = T::floats_mut(&mut values) {
+            let parts = floats.par_chunks_mut(PART).zip(halves.par_chunks(PART));
+            parts.for_each(|(floats, halves)| {
+                wide(|| {
+                    let all = floats.iter_mut().zip(halves);
+                    all.for_each(|(float, &half)| *float = f32::from_bits(u32::from(half) << 16));
+                });
+            });
+        }
+        values
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Stored::Whole(values) => size_of_val(values.as_slice()),
+            Stored::Rounded(halves) => size_of_val(halves.as_slice()),
+        }
+    }
+}
+
+/// The upper half of a number after rounding to nearest even.
+#[inline(always)]
+fn rounded(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    // Rounding must not turn what is not a number into one.
+    let chosen = if x.is_nan() { bits | 0x0040_0000 } else { nearest };
+    (chosen >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::check;
+
+    #[test]
+    fn numbers_are_rounded_as_bfloat16_is() {
+        let mut x: Vec<f32> = check::numbers("x", 3 * PART + 5).into_iter().map(|x| x as f32).collect();
+        let special =
+            [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1.003_906_2, 1.011_718_8];
+        x.extend(special);
+        let wanted: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+        let stored = Stored::new(x.clone(), Precision::Bf16);
+        if product::available() {
+            assert_eq!((stored.bytes(), stored.into_values()), (2 * x.len(), wanted));
+        } else {
+            assert_eq!((stored.bytes(), stored.into_values()), (4 * x.len(), x.clone()));
+        }
+        assert!(f32::from_bits(u32::from(rounded(f32::NAN)) << 16).is_nan());
+        assert!(f32::from_bits(u32::from(rounded(f32::from_bits(0x7f80_0001))) << 16).is_nan());
+        // Products of float32, and other types, keep all digits.
+        assert_eq!(Stored::new(x.clone(), Precision::F32).into_values(), x);
+        let doubles = check::numbers("y", 9);
+        assert_eq!(Stored::new(doubles.clone(), Precision::Bf16).into_values(), doubles);
+    }
+}
