@@ -141,12 +141,16 @@ impl<T: Real> Layer<T> {
         let input = self.rows(&normed);
         w.gate_proj.forward(&input, &mut gate, false)?;
         w.up_proj.forward(&input, &mut up, false)?;
-        swiglu::forward(&gate, &up, &mut gated);
+        let gates = if keep {
+            Some(swiglu::forward_keeping(gate, up, &mut gated, p.precision))
+        } else {
+            swiglu::forward(&gate, &up, &mut gated);
+            None
+        };
         let mut out = middle.clone();
         w.down_proj.forward(&self.rows(&gated), &mut out, true)?;
-        let kept = keep.then(|| {
-            let [q, k, v, attended, gate, up] =
-                [q, k, v, attended, gate, up].map(|values| Stored::new(values, p.precision));
+        let kept = gates.map(|[gate, up]| {
+            let [q, k, v, attended] = [q, k, v, attended].map(|values| Stored::new(values, p.precision));
             Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up }
         });
         Ok((out, kept))
@@ -172,14 +176,14 @@ impl<T: Real> Layer<T> {
     fn backward(&self, x: &[T], dout: &[T], kept: Kept<T>) -> candle_core::Result<Vec<T>> {
         let (w, p) = (&self.weights, &*self.pass);
         let Kept { inverse1, q, k, v, attended, lse, middle, inverse2, gate, up } = kept;
-        let [mut gate, mut up] = [gate, up].map(Stored::into_values);
         let sums = p.gradients.as_deref();
         // Feed-forward.
-        let (mut gated, mut dgated) = (zeros(gate.len()), zeros(gate.len()));
-        swiglu::forward(&gate, &up, &mut gated);
+        let size = p.positions.len() * p.intermediate;
+        let (mut gated, mut dgated) = (zeros(size), zeros(size));
+        swiglu::again(&gate, &up, &mut gated);
         w.down_proj.backward(sums, &self.rows(dout), &self.rows(&gated), &mut dgated, false)?;
         drop(gated);
-        swiglu::backward(&mut gate, &mut up, &dgated);
+        let [gate, up] = swiglu::backward(gate, up, &dgated);
         drop(dgated);
         let (mut normed, mut dnormed) = (zeros(x.len()), zeros(x.len()));
         w.post_attention_layernorm.with(|w| norm::again(&middle, w, &inverse2, &mut normed))?;

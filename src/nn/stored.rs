@@ -21,17 +21,21 @@ pub enum Stored<T> {
 impl<T: Real> Stored<T> {
     /// Keeps numbers that products take as operands of this precision.
     pub fn new(values: Vec<T>, precision: Precision) -> Stored<T> {
-        match T::floats(&values) {
-            Some(floats) if precision == Precision::Bf16 && product::available() => {
-                let mut halves = vec![0u16; floats.len()];
-                let parts = halves.par_chunks_mut(PART).zip(floats.par_chunks(PART));
-                parts.for_each(|(halves, floats)| {
-                    wide(|| halves.iter_mut().zip(floats).for_each(|(half, &float)| *half = rounded(float)));
+        match Stored::<T>::room(values.len(), precision) {
+            None => Stored::Whole(values),
+            Some(mut halves) => {
+                halves.par_chunks_mut(PART).zip(values.par_chunks(PART)).for_each(|(halves, values)| {
+                    round(values, halves);
                 });
                 Stored::Rounded(halves)
             }
-            _ => Stored::Whole(values),
         }
+    }
+
+    /// Room for so many halves; `None` where numbers of this type are kept whole in this precision.
+    pub fn room(len: usize, precision: Precision) -> Option<Vec<u16>> {
+        let halved = T::floats(&[]).is_some() && precision == Precision::Bf16 && product::available();
+        halved.then(|| vec![0; len])
     }
 
     /// The numbers again.
@@ -41,15 +45,7 @@ impl<T: Real> Stored<T> {
             Stored::Rounded(halves) => halves,
         };
         let mut values = vec![T::zero(); halves.len()];
-        if let Some(floats) = T::floats_mut(&mut values) {
-            let parts = floats.par_chunks_mut(PART).zip(halves.par_chunks(PART));
-            parts.for_each(|(floats, halves)| {
-                wide(|| {
-                    let all = floats.iter_mut().zip(halves);
-                    all.for_each(|(float, &half)| *float = f32::from_bits(u32::from(half) << 16));
-                });
-            });
-        }
+        values.par_chunks_mut(PART).zip(halves.par_chunks(PART)).for_each(|(values, halves)| widen(halves, values));
         values
     }
 
@@ -60,6 +56,26 @@ impl<T: Real> Stored<T> {
             Stored::Rounded(halves) => size_of_val(halves.as_slice()),
         }
     }
+}
+
+/// Rounds float32 numbers to bfloat16, on this thread.
+///
+/// # Shapes
+/// Both of one length.
+pub fn round<T: Real>(values: &[T], halves: &mut [u16]) {
+    let floats = T::floats(values).unwrap_or_default();
+    wide(|| halves.iter_mut().zip(floats).for_each(|(half, &float)| *half = rounded(float)));
+}
+
+/// Float32 numbers of bfloat16 ones, on this thread.
+///
+/// # Shapes
+/// Both of one length.
+pub fn widen<T: Real>(halves: &[u16], values: &mut [T]) {
+    let floats = T::floats_mut(values).unwrap_or_default();
+    wide(|| {
+        floats.iter_mut().zip(halves).for_each(|(float, &half)| *float = f32::from_bits(u32::from(half) << 16));
+    });
 }
 
 /// The upper half of a number after rounding to nearest even.

@@ -325,10 +325,10 @@ fn items(task: EvalTask, compared: &[Compared], rewards: &[Vec<f64>], latents: &
     let all = compared.iter().zip(rewards).zip(latents).enumerate();
     let one = |(index, ((c, rewards), latent)): (usize, ((&Compared, &Vec<f64>), &PromptLatent))| {
         let is_right = |i: usize| if c.right == 0 { i == 1 } else { i < c.right };
-        let (right, others): (Vec<(usize, f64)>, Vec<(usize, f64)>) =
-            rewards.iter().copied().enumerate().partition(|(i, _)| is_right(*i));
-        let only = |x: Vec<(usize, f64)>| x.into_iter().map(|(_, reward)| reward).collect::<Vec<f64>>();
-        let (right, others) = (only(right), only(others));
+        let of = |wanted: bool| -> Vec<f64> {
+            rewards.iter().enumerate().filter(|(i, _)| is_right(*i) == wanted).map(|(_, reward)| *reward).collect()
+        };
+        let (right, others) = (of(true), of(false));
         let metric = if task == EvalTask::Rewardbench && c.source == rewardbench::TIES {
             let told_apart = ties::margins(&right, &others).right_to_wrong > 0.0;
             (TIES_ACC, f64::from(u8::from(told_apart)))

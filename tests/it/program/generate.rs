@@ -123,9 +123,9 @@ fn a_stopped_command_goes_on_with_the_answers_that_are_missing() {
     // What a killed process leaves: the first line says whose answers these are, the last one may be cut.
     let path = |name: &str| sandbox.path(name).display().to_string();
     let config = lpc_pipe::pipeline::recipe::GenerateConfig {
-        model: path("run").into(),
-        prompts: path("prompts.txt").into(),
-        out: path("out.jsonl").into(),
+        model: path("run"),
+        prompts: path("prompts.txt"),
+        out: path("out.jsonl"),
         temperature: 1.0,
         max_new_tokens: 12,
         batch: 2,
