@@ -11,7 +11,7 @@ set -euo pipefail
 out="${1:-runs/study}"
 program="${LPC_PIPE:-target/release/lpc-pipe}"
 seeds="${SEEDS:-1 2 3 4 5}"
-runs="${RUNS:-dpo lpc latent dpo-long ipo latent-ipo lpc-ipo ipo-long simpo latent-simpo lpc-simpo simpo-long
+runs="${RUNS:-dpo lpc latent dpo-long paper paper-long ipo latent-ipo lpc-ipo ipo-long simpo latent-simpo lpc-simpo simpo-long
     one-code static mlp mlp-slow bias noise flips-dpo flips-rdpo flips-mix flips-latent flips-lpc
     flips40-dpo flips40-rdpo flips40-mix flips40-latent flips40-lpc}"
 mkdir -p "$out"
@@ -55,6 +55,11 @@ for seed in $seeds; do
             dpo-long) run "$name" data "$seed" --objective dpo --latent none --lr 3e-3 --epochs 10 ;;
             lpc) run "$name" data "$seed" --objective dpo --latent lpc "${both[@]}" ;;
             latent) run "$name" data "$seed" --objective dpo --latent lpc "${alone[@]}" ;;
+            paper) run "$name" data "$seed" --objective dpo --latent lpc "${both[@]}" --set train.lpc.preset=paper ;;
+            paper-long)
+                run "$name" data "$seed" --objective dpo --latent lpc --lr 3e-3 --epochs 10 --codes 16 \
+                    --set train.lpc.preset=paper
+                ;;
             ipo | simpo) run "$name" data "$seed" --objective "$name" --latent none --lr 3e-3 --epochs 2 ;;
             ipo-long | simpo-long)
                 run "$name" data "$seed" --objective "${name%-long}" --latent none --lr 3e-3 --epochs 6

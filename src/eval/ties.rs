@@ -31,21 +31,21 @@ pub fn prompt_of(id: &str) -> Option<(TiesKind, u64)> {
 
 /// Distances between the rewards of a prompt's answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Margins {
+pub struct TiesMargins {
     /// From the best to the worst right answer.
     pub among_right: f64,
     /// From the best wrong answer to the worst right one; above 0 where all are told apart.
     pub right_to_wrong: f64,
 }
 
-/// [`Margins`] of rewards.
+/// [`TiesMargins`] of rewards.
 ///
 /// # Shapes
 /// At least one right and one wrong answer.
-pub fn margins(right: &[f64], wrong: &[f64]) -> Margins {
+pub fn margins(right: &[f64], wrong: &[f64]) -> TiesMargins {
     let least = |x: &[f64]| x.iter().copied().fold(f64::INFINITY, f64::min);
     let most = |x: &[f64]| x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    Margins { among_right: most(right) - least(right), right_to_wrong: least(right) - most(wrong) }
+    TiesMargins { among_right: most(right) - least(right), right_to_wrong: least(right) - most(wrong) }
 }
 
 /// The score of the subset, and what it is made of.
@@ -66,12 +66,12 @@ pub struct TiesScore {
 }
 
 /// The score over prompts; `None` where no number has prompts of both kinds.
-pub fn ties_score(prompts: &BTreeMap<(TiesKind, u64), Margins>) -> Option<TiesScore> {
+pub fn ties_score(prompts: &BTreeMap<(TiesKind, u64), TiesMargins>) -> Option<TiesScore> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let share = |values: Vec<bool>| mean(&values.into_iter().map(|x| f64::from(u8::from(x))).collect::<Vec<_>>());
     let of = |kind: TiesKind| prompts.iter().filter(move |((found, _), _)| *found == kind);
     let accuracy = |kind| share(of(kind).map(|(_, margins)| margins.right_to_wrong > 0.0).collect());
-    let both: Vec<(Margins, f64)> = of(TiesKind::Tied)
+    let both: Vec<(TiesMargins, f64)> = of(TiesKind::Tied)
         .filter_map(|((_, number), tied)| {
             let reference = prompts.get(&(TiesKind::Reference, *number))?;
             Some((*tied, reference.right_to_wrong.min(tied.right_to_wrong)))
@@ -80,7 +80,7 @@ pub fn ties_score(prompts: &BTreeMap<(TiesKind, u64), Margins>) -> Option<TiesSc
     if both.is_empty() {
         return None;
     }
-    let ratio = |(tied, smaller): &(Margins, f64)| {
+    let ratio = |(tied, smaller): &(TiesMargins, f64)| {
         let value = (smaller / tied.among_right - 1.0).tanh();
         if value.is_nan() { 0.0 } else { value }
     };

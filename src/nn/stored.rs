@@ -49,6 +49,18 @@ impl<T: Real> Stored<T> {
         values
     }
 
+    /// Some of the numbers again, in a buffer that is at least as long where they are not there as they were.
+    pub fn piece<'a>(&'a self, range: std::ops::Range<usize>, buffer: &'a mut [T]) -> &'a [T] {
+        match self {
+            Stored::Whole(values) => &values[range],
+            Stored::Rounded(halves) => {
+                let piece = &mut buffer[..range.len()];
+                widen(&halves[range], piece);
+                piece
+            }
+        }
+    }
+
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
         match self {

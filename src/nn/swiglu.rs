@@ -55,19 +55,11 @@ pub fn forward_keeping<T: Real>(gate: Vec<T>, up: Vec<T>, y: &mut [T], precision
 /// # Shapes
 /// As [`forward`].
 pub fn again<T: Real>(gate: &Stored<T>, up: &Stored<T>, y: &mut [T]) {
-    let (gate, up) = match (gate, up) {
-        (Stored::Whole(gate), Stored::Whole(up)) => return forward(gate, up, y),
-        (Stored::Rounded(gate), Stored::Rounded(up)) => (gate, up),
-        _ => unreachable!("gate and up are kept alike"),
-    };
-    let parts = gate.par_chunks(PER_TASK).zip(up.par_chunks(PER_TASK));
-    y.par_chunks_mut(PER_TASK).zip(parts).with_min_len(TASKS).for_each_init(
+    y.par_chunks_mut(PER_TASK).with_min_len(TASKS).enumerate().for_each_init(
         || [vec![T::zero(); PER_TASK], vec![T::zero(); PER_TASK]],
-        |[gates, ups], (y, (gate, up))| {
-            let (gates, ups) = (&mut gates[..y.len()], &mut ups[..y.len()]);
-            stored::widen(gate, gates);
-            stored::widen(up, ups);
-            product(gates, ups, y);
+        |[gates, ups], (at, y)| {
+            let range = at * PER_TASK..at * PER_TASK + y.len();
+            product(gate.piece(range.clone(), gates), up.piece(range, ups), y);
         },
     );
 }

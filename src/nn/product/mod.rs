@@ -23,7 +23,7 @@ pub(super) const MR: usize = 8;
 pub(super) const NR: usize = 48;
 /// Pairs of the inner dimension that one pass over the tiles takes.
 const KC: usize = 288;
-/// Products of a sum that one pass over the tiles takes part in.
+/// Most products of a sum that one pass over the tiles adds up.
 const RUNS: usize = 4;
 /// Most panels of rows that one task takes.
 const ROW_PANELS: usize = 12;
