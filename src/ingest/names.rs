@@ -25,7 +25,7 @@ known_keys! {
     "context" "rank" "completion" "response_1" "response_2" "preference_strength"
     "response1" "response2" "overall_preference" "messages" "type" "text"
     "chosen_rating" "rejected_rating" "chosen_score" "rejected_score" "system_prompt" "system_message"
-    "tools" "functions" "images" "image" "videos" "video" "audios" "audio"
+    "tools" "functions" "images" "image" "videos" "video" "audios" "audio" "flipped"
 }
 
 /// Keys of objects inside a row; as columns of the row they are skipped.
@@ -33,6 +33,10 @@ const INSIDE: [&str; 3] = ["messages", "type", "text"];
 
 /// Columns that change what the responses mean and that no layout reads: a row that has one is refused.
 pub const UNREAD_COLUMNS: [&str; 8] = ["tools", "functions", "images", "image", "videos", "video", "audios", "audio"];
+
+/// The column of prepared pairs that says whether the label was flipped: a row where it was is refused, because its clean
+/// label would be lost.
+pub const FLIPPED: &str = "flipped";
 
 /// Keys of raw UltraFeedback's completions that are long and no part of what was said: their values are not looked at.
 const REMARKS: [&str; 6] =
@@ -215,7 +219,7 @@ impl Names {
     pub fn inner(&self, key: &str) -> Inner {
         match known(key) {
             _ if self.ignores(key) || REMARKS.contains(&key) => Inner::Skip,
-            Some(name) if !UNREAD_COLUMNS.contains(&name) => Inner::Known(name),
+            Some(name) if !UNREAD_COLUMNS.contains(&name) && name != FLIPPED => Inner::Known(name),
             _ => Inner::Unread,
         }
     }

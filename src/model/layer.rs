@@ -227,19 +227,11 @@ impl<T: Real> CustomOp1 for Layer<T> {
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let kept = lock(&self.kept).take();
-        let again = || match self.pass.recompute {
-            true => with_slice::<T, _>(arg, |x| self.forward(x, true))?.map(|(_, kept)| kept),
-            false => Ok(None),
-        };
-        let kept = match kept {
-            Some(kept) => Some(kept),
-            None => again()?,
-        };
-        let kept = match kept {
-            Some(kept) => kept,
-            None => candle_core::bail!("decoder-layer: nothing was kept for a backward pass"),
-        };
+        let mut kept = lock(&self.kept).take();
+        if self.pass.recompute {
+            kept = with_slice::<T, _>(arg, |x| self.forward(x, true))??.1;
+        }
+        let Some(kept) = kept else { candle_core::bail!("decoder-layer: nothing was kept for a backward pass") };
         let grad = grad_res.contiguous()?;
         let dx = with_slice::<T, _>(arg, |x| with_slice::<T, _>(&grad, |dout| self.backward(x, dout, kept)))???;
         Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::IngestConfig;
-use super::names::UNREAD_COLUMNS;
+use super::names::{FLIPPED, UNREAD_COLUMNS};
 use super::record::{Record, Turn, turns, unread};
 use super::value::{Object, Read, RowFault, Value, unfit};
 use crate::rejects::reason;
@@ -149,6 +149,10 @@ pub fn read<'a>(
             return Err(unread(key));
         }
     }
+    if row.get(FLIPPED).is_some_and(is_true) {
+        let message = "an earlier preparation exchanged chosen and rejected; prepare what it was prepared from";
+        return Err(RowFault::new(FLIPPED, reason::unread(FLIPPED), message));
+    }
     let source = row.optional_name("source")?;
     let annotator = row.optional_name("annotator")?;
     let flip_probability = row.optional_number("flip_probability")?;
@@ -262,6 +266,16 @@ fn unknown(row: &Object<'_>, keys: &[String]) -> RowFault {
 }
 
 /// Whether a key is there and not null.
+/// Whether a cell says yes, also as a number or as the text that CSV has.
+fn is_true(value: &Value<'_>) -> bool {
+    match value {
+        Value::Bool(yes) => *yes,
+        Value::Number(x) => *x != 0.0,
+        Value::Text(text) => ["true", "1", "yes"].iter().any(|yes| text.trim().eq_ignore_ascii_case(yes)),
+        _ => false,
+    }
+}
+
 fn has(row: &Object<'_>, key: &str) -> bool {
     row.get(key).is_some_and(|value| *value != Value::Null)
 }

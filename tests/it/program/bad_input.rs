@@ -374,3 +374,19 @@ fn data_of_another_tokenizer_are_refused() {
     sandbox.ok(commands[2]);
     sandbox.ok(commands[0]);
 }
+
+#[test]
+fn pairs_whose_labels_were_flipped_before_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.ok("synth --rows 60 --out corpus --quiet");
+    sandbox.ok("prepare --input corpus --out flipped --flip-rate 0.3 --test-fraction 0.2 --quiet");
+    let again = "prepare --input flipped/pairs/train.parquet --out again --quiet";
+    let refused = sandbox.ends(3, again);
+    for part in ["flipped: an earlier preparation exchanged chosen and rejected", "--ignore-keys flipped"] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    // Whoever wants the labels as they are says so; pairs of clean labels need not.
+    sandbox.ok(&format!("{again} --ignore-keys flipped"));
+    sandbox.ok("prepare --input corpus --out clean --test-fraction 0.2 --quiet");
+    sandbox.ok("prepare --input clean/pairs/train.parquet --out third --quiet");
+}
