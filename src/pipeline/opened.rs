@@ -35,11 +35,11 @@ pub struct ForInference {
     pub model: InferenceDecoder,
 }
 
-/// A model by its name: a run folder stands for the model in it.
+/// A model's name as it is resolved: a run folder stands for the model in it.
 ///
 /// # Errors
-/// [`Error::Artifact`] for a run folder without a model; as [`ModelSource::resolve`].
-pub fn source(name: &str) -> Result<ModelSource> {
+/// [`Error::Artifact`] for a run folder without a model.
+pub fn model_name(name: &str) -> Result<String> {
     let folder = Path::new(name);
     if folder.join(prepared::MANIFEST).is_file() && !folder.join("config.json").is_file() {
         let manifest = Manifest::read(folder)?;
@@ -49,10 +49,18 @@ pub fn source(name: &str) -> Result<ModelSource> {
                 return Err(Error::artifact(&model, "no model")
                     .with_hint("train keeps it unless it is told --set train.save_model=false"));
             }
-            return ModelSource::resolve(&model.display().to_string());
+            return Ok(model.display().to_string());
         }
     }
-    ModelSource::resolve(name)
+    Ok(name.to_string())
+}
+
+/// A model by its name, or by that of its run folder.
+///
+/// # Errors
+/// As [`model_name`] and [`ModelSource::resolve`].
+pub fn source(name: &str) -> Result<ModelSource> {
+    ModelSource::resolve(&model_name(name)?)
 }
 
 /// Files and folders that are read for a model.

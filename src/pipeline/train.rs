@@ -75,10 +75,12 @@ impl Ended {
     }
 }
 
-/// The configuration with every default written out, if it has no fault.
+/// The configuration with every default written out and the model in place of its run folder, if it has no fault.
 fn checked(config: &TrainConfig) -> Result<TrainConfig> {
     config.check()?;
-    Ok(config.resolved())
+    let mut config = config.resolved();
+    config.model = opened::model_name(&config.model)?;
+    Ok(config)
 }
 
 /// Trains, evaluates, and writes the run folder; `manifest.json` comes last.

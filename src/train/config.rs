@@ -76,8 +76,8 @@ settings! {
     pub struct TrainConfig at "train" {
         /// Prepared folder.
         pub data: PathText = PathText::new();
-        /// Model to start from, which is also the reference: folder, .gguf, hub id, `tiny[:WxL]`. A PEFT adapter folder
-        /// is trained on as an adapter with `tune = "lora"`, and merged into its base otherwise.
+        /// Model to start from, which is also the reference: folder, run folder, .gguf, hub id, `tiny[:WxL]`. A PEFT
+        /// adapter folder is trained on as an adapter with `tune = "lora"`, and merged into its base otherwise.
         pub model: PathText = "tiny".into();
         /// Run folder.
         pub out: PathText = PathText::new();

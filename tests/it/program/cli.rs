@@ -385,3 +385,25 @@ fn one_writer_at_a_time() {
     drop(lock);
     sandbox.ok("prepare --input raw --out data --quiet");
 }
+
+#[test]
+fn a_run_folder_stands_for_the_model_in_it() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok("train --data data --model tiny:32x1 --objective sft --max-steps 2 --out sft --quiet");
+    let train = "train --data data --latent none --tune lora --max-steps 1 --batch 8 --quiet";
+    sandbox.ok(&format!("{train} --model sft --out first"));
+    sandbox.ok(&format!("{train} --model sft/model --out second"));
+    let base = |run: &str| sandbox.json(&format!("{run}/model/adapter_config.json"))["base_model_name_or_path"].clone();
+    assert_eq!(base("first"), base("second"));
+    assert!(sandbox.text("first/config.toml").contains("model = \"sft/model\""));
+    let posteriors = |run: &str| sandbox.bytes(&format!("{run}/posteriors.parquet"));
+    assert_eq!(posteriors("first"), posteriors("second"));
+    sandbox.ok("train --data data --model tiny:32x1 --objective sft --max-steps 1 --set train.save_model=false --out bare --quiet");
+    let refused = sandbox.ends(3, &format!("{train} --model bare --out third"));
+    assert!(
+        refused.stderr.contains("train keeps it unless it is told --set train.save_model=false"),
+        "{}",
+        refused.stderr
+    );
+}
