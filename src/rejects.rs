@@ -111,7 +111,6 @@ pub mod reason {
             "reasoning" => "unread-reasoning",
             "thinking" => "unread-thinking",
             "name" => "unread-name",
-            "flipped" => "unread-flipped",
             "weight" => "unread-weight",
             "tools" => "unread-tools",
             "functions" => "unread-functions",

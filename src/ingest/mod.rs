@@ -109,6 +109,8 @@ pub struct Batch {
     pub last_line: u64,
     /// Scores of 10 that the ratings contradict, among these rows.
     pub wrong_tens: WrongTens,
+    /// Rows whose label an earlier preparation flipped, among these.
+    pub flipped_before: u64,
 }
 
 impl Batch {

@@ -34,8 +34,7 @@ const INSIDE: [&str; 3] = ["messages", "type", "text"];
 /// Columns that change what the responses mean and that no layout reads: a row that has one is refused.
 pub const UNREAD_COLUMNS: [&str; 8] = ["tools", "functions", "images", "image", "videos", "video", "audios", "audio"];
 
-/// The column of prepared pairs that says whether the label was flipped: a row where it was is refused, because its clean
-/// label would be lost.
+/// The column of prepared pairs that says whether the label was flipped.
 pub const FLIPPED: &str = "flipped";
 
 /// Keys of raw UltraFeedback's completions that are long and no part of what was said: their values are not looked at.

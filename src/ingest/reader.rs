@@ -203,10 +203,11 @@ impl<'a> Reader<'a> {
         let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
         let mut sound = Vec::with_capacity(records.len());
         let mut rejects = Vec::new();
-        let mut wrong_tens = WrongTens::default();
+        let (mut wrong_tens, mut flipped_before) = (WrongTens::default(), 0);
         for (i, record) in records.into_iter().enumerate() {
             let record = record.and_then(|record| {
                 wrong_tens += record.wrong_tens;
+                flipped_before += u64::from(record.flipped_before);
                 without_wrong_tens(record, self.config.wrong_tens)
             });
             match record {
@@ -221,7 +222,7 @@ impl<'a> Reader<'a> {
         }
         let scored = self.layout.is_some_and(|layout| layout.scored);
         let frame = record::to_frame(&sound, self.index, self.input.split, scored)?;
-        (self.sink)(Batch { frame, rejects, file: self.index, last_line: number(last), wrong_tens })?;
+        (self.sink)(Batch { frame, rejects, file: self.index, last_line: number(last), wrong_tens, flipped_before })?;
         self.count(read);
         Ok(())
     }

@@ -70,6 +70,8 @@ pub struct Record<'a> {
     pub flip_probability: Option<f64>,
     /// Weight of the row's pairs in training, where the row has one.
     pub weight: Option<f64>,
+    /// Whether an earlier preparation exchanged chosen and rejected.
+    pub flipped_before: bool,
     /// Messages before the response.
     pub prompt: Vec<Turn<'a>>,
     pub body: Body<'a>,
@@ -85,6 +87,7 @@ impl<'a> Record<'a> {
             annotator: None,
             flip_probability: None,
             weight: None,
+            flipped_before: false,
             prompt,
             body,
             wrong_tens: WrongTens::default(),

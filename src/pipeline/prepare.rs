@@ -159,6 +159,7 @@ impl Job<'_> {
             totals: counts.totals,
             unusable_completions: findings.unusable,
             wrong_tens: findings.wrong_tens,
+            flipped_before: findings.flipped_before,
             sources: findings.sources,
             contamination,
             near_duplicates: plans.near.as_ref().map(|plan| plan.facts),

@@ -149,10 +149,7 @@ pub fn read<'a>(
             return Err(unread(key));
         }
     }
-    if row.get(FLIPPED).is_some_and(is_true) {
-        let message = "an earlier preparation exchanged chosen and rejected; prepare what it was prepared from";
-        return Err(RowFault::new(FLIPPED, reason::unread(FLIPPED), message));
-    }
+    let flipped_before = row.get(FLIPPED).is_some_and(is_true);
     let source = row.optional_name("source")?;
     let annotator = row.optional_name("annotator")?;
     let flip_probability = row.optional_number("flip_probability")?;
@@ -168,7 +165,7 @@ pub fn read<'a>(
     let earlier = history(row.take("history"))?;
     let record = (layout.read)(row, config).map_err(|fault| with_columns(fault, keys))?;
     let record = record.with_context(system, earlier)?;
-    Ok(Record { source, annotator, flip_probability, weight, ..record })
+    Ok(Record { source, annotator, flip_probability, weight, flipped_before, ..record })
 }
 
 /// The system message in a column of its own, under any of the column's names.

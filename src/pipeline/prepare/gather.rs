@@ -57,6 +57,8 @@ pub struct Findings {
     pub questions: Found,
     /// Scores of 10 that the ratings by aspect contradict, in all rows that were read.
     pub wrong_tens: WrongTens,
+    /// Rows whose label an earlier preparation flipped, of all that were read.
+    pub flipped_before: u64,
 }
 
 impl std::ops::AddAssign<&Findings> for Findings {
@@ -66,6 +68,7 @@ impl std::ops::AddAssign<&Findings> for Findings {
         self.sources += &other.sources;
         self.questions += &other.questions;
         self.wrong_tens += other.wrong_tens;
+        self.flipped_before += other.flipped_before;
     }
 }
 
@@ -136,6 +139,13 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
              --set prepare.ingest.wrong_tens=repair mends them, keep says nothing"
         ));
     }
+    if findings.flipped_before > 0 {
+        progress.warn(&format!(
+            "the labels of {} rows were flipped by an earlier preparation: they are taken as they are, as if they were clean; \
+             prepare what that one was prepared from to keep the clean labels beside them",
+            findings.flipped_before
+        ));
+    }
     let contamination = index.as_ref().map(|index| index.overlaps(&findings.questions)).unwrap_or_default();
     let (buckets, corpus) = (spill.finish(), reader.corpus);
     Ok(Gathered { buckets, counts, files, findings, corpus, contamination, read_beside })
@@ -181,6 +191,7 @@ impl Reader<'_> {
     fn take(&mut self, batch: Batch, spill: &mut Spill<'_, SegmentFacts>) -> Result<()> {
         self.now.end = batch.end();
         self.now.findings.wrong_tens += batch.wrong_tens;
+        self.now.findings.flipped_before += batch.flipped_before;
         if self.corpus.is_wanted() && !self.shard.is_whole() {
             // Every shard trains the same tokenizer, on texts of all shards.
             let (all, _) = self.selection.apply(batch.frame.clone(), &mut Findings::default())?;

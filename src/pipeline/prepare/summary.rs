@@ -136,6 +136,9 @@ pub struct PrepareSummary {
     pub unusable_completions: Unusable,
     /// Overall scores of 10 that the ratings by aspect contradict, in the whole files.
     pub wrong_tens: WrongTens,
+    /// Rows whose label an earlier preparation flipped, in the whole files.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub flipped_before: u64,
     /// Pairs whose label was flipped.
     pub flipped: u64,
     /// Share of the pairs whose label was flipped.
@@ -150,6 +153,11 @@ pub struct PrepareSummary {
 /// Keys that are no facts about the data, and a key with its other name in the manifest.
 const NOT_RECORDED: [&str; 2] = ["out", "example"];
 const REJECTS: (&str, &str) = ("rejects", "rows_rejected");
+
+/// Whether there is nothing to count.
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
 
 impl PrepareSummary {
     /// Writes the numbers into a manifest's facts.
@@ -186,6 +194,7 @@ impl PrepareSummary {
         self.unusable_completions += other.unusable_completions;
         // Every shard has read the whole files.
         self.wrong_tens = other.wrong_tens;
+        self.flipped_before = other.flipped_before;
         self.sources += &other.sources;
         self.near_duplicates = self.near_duplicates.or(other.near_duplicates);
         if self.contamination.is_empty() {

@@ -376,17 +376,22 @@ fn data_of_another_tokenizer_are_refused() {
 }
 
 #[test]
-fn pairs_whose_labels_were_flipped_before_are_refused() {
+fn labels_that_were_flipped_before_are_counted() {
     let sandbox = Sandbox::new();
     sandbox.ok("synth --rows 60 --out corpus --quiet");
     sandbox.ok("prepare --input corpus --out flipped --flip-rate 0.3 --test-fraction 0.2 --quiet");
-    let again = "prepare --input flipped/pairs/train.parquet --out again --quiet";
-    let refused = sandbox.ends(3, again);
-    for part in ["flipped: an earlier preparation exchanged chosen and rejected", "--ignore-keys flipped"] {
-        assert!(refused.stderr.contains(part), "{}", refused.stderr);
-    }
-    // Whoever wants the labels as they are says so; pairs of clean labels need not.
-    sandbox.ok(&format!("{again} --ignore-keys flipped"));
+    let flags = sandbox.parquet("flipped/pairs/train.parquet").column("flipped").unwrap().bool().unwrap().sum();
+    let flipped = flags.expect("rows");
+    assert!(flipped > 0);
+    let again = "prepare --input flipped/pairs/train.parquet";
+    let told = sandbox.ok(&format!("{again} --out again"));
+    assert!(told.stderr.contains(&format!("the labels of {flipped} rows were flipped")), "{}", told.stderr);
+    assert_eq!(sandbox.json("again/manifest.json")["facts"]["flipped_before"], flipped);
+    // Whoever does not want to hear it says so; of clean labels nothing is said.
+    let told = sandbox.ok(&format!("{again} --out third --ignore-keys flipped"));
+    assert!(!told.stderr.contains("were flipped"), "{}", told.stderr);
     sandbox.ok("prepare --input corpus --out clean --test-fraction 0.2 --quiet");
-    sandbox.ok("prepare --input clean/pairs/train.parquet --out third --quiet");
+    let told = sandbox.ok("prepare --input clean/pairs/train.parquet --out fourth");
+    assert!(!told.stderr.contains("were flipped"), "{}", told.stderr);
+    assert!(sandbox.json("fourth/manifest.json")["facts"]["flipped_before"].is_null());
 }

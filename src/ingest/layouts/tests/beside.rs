@@ -104,15 +104,14 @@ fn what_is_not_read_is_refused_by_its_key() {
 }
 
 #[test]
-fn a_label_that_was_flipped_before_is_refused() {
-    let row = |flipped: &str| told(&format!(r#"{{"prompt":"p","chosen":"a","rejected":"b","flipped":{flipped}}}"#));
-    for flipped in ["true", "1", "\"True\"", "\" true \"", "\"1\""] {
-        let refused = "Trl unread-flipped: flipped: an earlier preparation exchanged chosen and rejected; prepare what it was prepared from";
-        assert_eq!(row(flipped), refused, "{flipped}");
-    }
-    for clean in ["false", "null", "0", "\"False\"", "\"\"", "[]"] {
-        assert_eq!(row(clean), "Trl user: p => assistant: a > assistant: b", "{clean}");
-    }
+fn a_label_that_was_flipped_before_is_known() {
+    let flipped = |cell: &str| {
+        let row = format!(r#"{{"prompt":"p","chosen":"a","rejected":"b","flipped":{cell}}}"#);
+        let row = object(&row);
+        read(Layout::of(&row), row, &IngestConfig::default(), Vec::new).unwrap().flipped_before
+    };
+    assert!(["true", "1", "\"True\"", "\" true \"", "\"1\""].into_iter().all(flipped));
+    assert!(!["false", "null", "0", "\"False\"", "\"\"", "[]"].into_iter().any(flipped));
 }
 
 #[test]
