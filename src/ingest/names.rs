@@ -1,6 +1,8 @@
 //! Which keys of a row are read, and under which names: those that the layouts know, and the
 //! columns that the user says are one of these (`prepare.ingest.columns`).
 
+use crate::schema::col;
+
 macro_rules! known_keys {
     ($($key:literal)*) => {
         #[cfg(test)]
@@ -33,9 +35,6 @@ const INSIDE: [&str; 3] = ["messages", "type", "text"];
 
 /// Columns that change what the responses mean and that no layout reads: a row that has one is refused.
 pub const UNREAD_COLUMNS: [&str; 8] = ["tools", "functions", "images", "image", "videos", "video", "audios", "audio"];
-
-/// The column of prepared pairs that says whether the label was flipped.
-pub const FLIPPED: &str = "flipped";
 
 /// Keys of raw UltraFeedback's completions that are long and no part of what was said: their values are not looked at.
 const REMARKS: [&str; 6] =
@@ -218,7 +217,7 @@ impl Names {
     pub fn inner(&self, key: &str) -> Inner {
         match known(key) {
             _ if self.ignores(key) || REMARKS.contains(&key) => Inner::Skip,
-            Some(name) if !UNREAD_COLUMNS.contains(&name) && name != FLIPPED => Inner::Known(name),
+            Some(name) if !UNREAD_COLUMNS.contains(&name) && name != col::FLIPPED => Inner::Known(name),
             _ => Inner::Unread,
         }
     }

@@ -4,10 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::IngestConfig;
-use super::names::{FLIPPED, UNREAD_COLUMNS};
+use super::names::UNREAD_COLUMNS;
 use super::record::{Record, Turn, turns, unread};
 use super::value::{Object, Read, RowFault, Value, unfit};
 use crate::rejects::reason;
+use crate::schema::col;
 
 mod alpaca;
 mod argilla;
@@ -149,7 +150,7 @@ pub fn read<'a>(
             return Err(unread(key));
         }
     }
-    let flipped_before = row.get(FLIPPED).is_some_and(is_true);
+    let flipped_before = row.get(col::FLIPPED).is_some_and(is_true);
     let source = row.optional_name("source")?;
     let annotator = row.optional_name("annotator")?;
     let flip_probability = row.optional_number("flip_probability")?;
