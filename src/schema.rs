@@ -416,7 +416,7 @@ pub mod eval {
     pub const SUMMARY: &str = "summary.json";
     /// The results in the form of lm-evaluation-harness.
     pub const HARNESS: &str = "results.json";
-    /// Task.
+    /// Name of the set in results: the task's, and after a slash the set's where it has one.
     pub const TASK: &str = "task";
     /// The item's place in the data, from 0.
     pub const ITEM: &str = "item";

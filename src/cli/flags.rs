@@ -223,8 +223,8 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
     ),
     (
         "eval.data",
-        "--data PATH",
-        "Data of the tasks in their order, or one for all: a file, a folder, hf://... (repeatable)",
+        "--data [NAME=]PATH",
+        "Data of the tasks in their order; one for all tasks, or several for one: a file, a folder, hf://... (repeatable)",
     ),
     ("eval.limit", "--limit N", "Items of each task, from the first on [default: all]"),
     ("eval.out", "--out DIR", "Folder to write"),

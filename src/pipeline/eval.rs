@@ -6,6 +6,7 @@ mod outputs;
 mod preference;
 mod problems;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use super::opened::{ForInference, OpenedModel, read_for};
 use super::prepare::inputs;
 use super::recipe::EvalConfig;
-use super::recipe::eval::EvalTask;
+use super::recipe::eval::{EvalSet, EvalTask};
 use crate::analysis::Interval;
 use crate::artifact;
 use crate::error::{Error, Result};
@@ -74,21 +75,25 @@ pub struct EvalSummary {
     pub out: String,
     /// Operands of the products with weights.
     pub precision: Precision,
-    /// For each task its metrics under the harness' names.
+    /// For each set its metrics under the harness' names.
     pub results: BTreeMap<String, serde_json::Map<String, serde_json::Value>>,
     /// Differences from another model on the same items.
     pub against: Vec<Difference>,
     /// The same in full.
     #[serde(skip)]
-    pub tasks: Vec<(EvalTask, TaskResult)>,
+    pub tasks: Vec<(String, TaskResult)>,
 }
 
 /// What a task needs.
 struct Work<'a> {
     config: &'a EvalConfig,
     task: EvalTask,
+    /// The set's name in results.
+    name: &'a str,
     /// What the user named as the task's data.
     data: &'a str,
+    /// The reference of the implicit reward, opened by the first set that needs it.
+    reference: &'a OnceCell<ForInference>,
     opened: &'a OpenedModel,
     loaded: &'a ForInference,
     seed: Seed,
@@ -117,7 +122,9 @@ struct Found {
 pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<EvalSummary> {
     config.check()?;
     let mut read = read_for(&config.model, &config.tokenizer);
-    read.extend(config.data.iter().chain([&config.examples, &config.reference, &config.against]).map(PathBuf::from));
+    let sets = config.sets();
+    let data = sets.iter().map(|set| &set.data);
+    read.extend(data.chain([&config.examples, &config.reference, &config.against]).map(PathBuf::from));
     let claim = artifact::Claim { stage: STAGE, inputs: &read };
     let out = Path::new(&config.out);
     if !config.out.is_empty() {
@@ -130,9 +137,11 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     if loaded.model.precision() != config.precision {
         progress.note("this processor does not multiply bfloat16: float32 is used");
     }
-    let (mut tasks, mut items) = (Vec::new(), Vec::new());
-    for (at, &task) in config.task.iter().enumerate() {
-        let work = Work { config, task, data: config.data_of(at), opened: &opened, loaded: &loaded, seed, progress };
+    let (mut tasks, mut items, reference) = (Vec::new(), Vec::new(), OnceCell::new());
+    for EvalSet { task, name, data } in sets {
+        let (opened, loaded) = (&opened, &loaded);
+        let work =
+            Work { config, task, name: &name, data: &data, reference: &reference, opened, loaded, seed, progress };
         let found = match task {
             EvalTask::Preference | EvalTask::Rewardbench => preference::run(&work)?,
             EvalTask::Gsm8k => problems::run(&work)?,
@@ -141,13 +150,13 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
         let n = found.items.len();
         items.extend(found.items);
         let Found { version, shots, n_data, metrics, groups, reward, left_out, seconds, .. } = found;
-        tasks.push((task, TaskResult { version, shots, n, n_data, metrics, groups, reward, left_out, seconds }));
+        tasks.push((name, TaskResult { version, shots, n, n_data, metrics, groups, reward, left_out, seconds }));
     }
     let against = match &earlier {
         Some(earlier) => earlier.compared(&items, seed)?,
         None => Vec::new(),
     };
-    let results = tasks.iter().map(|(task, result)| (task.name().to_string(), outputs::named(result))).collect();
+    let results = tasks.iter().map(|(name, result)| (name.clone(), outputs::named(result))).collect();
     let precision = config.precision.effective();
     let summary =
         EvalSummary { model: config.model.clone(), out: config.out.clone(), precision, results, against, tasks };

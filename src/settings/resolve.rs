@@ -60,13 +60,13 @@ fn table<T: Serialize>(config: &T) -> Result<Table> {
     Table::try_from(config).map_err(|e| Error::run(format!("the configuration cannot be written as TOML: {e}")))
 }
 
-/// A path, or a list of them, with `~` at the beginning replaced by the home folder: shells replace it at the beginning
-/// of a word only, so that it reaches us from recipes, `--set` and `--flag=~/...`.
+/// A path, or a list of them, with `~` at the beginning or after `NAME=` replaced by the home folder: shells replace it at
+/// the beginning of a word only, so that it reaches us from recipes, `--set` and `--flag=~/...`.
 pub(super) fn with_home(value: Value, home: &str) -> Value {
     match value {
         Value::String(text) => match text.strip_prefix('~') {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => Value::String(format!("{home}{rest}")),
-            _ => Value::String(text),
+            _ => Value::String(text.replacen("=~/", &format!("={home}/"), 1)),
         },
         Value::Array(items) => Value::Array(items.into_iter().map(|item| with_home(item, home)).collect()),
         other => other,

@@ -185,6 +185,7 @@ fn a_tilde_is_the_home_folder_at_the_beginning_of_a_path() {
         assert_eq!(at(same), same.into());
     }
     let list = vec![toml::Value::from("~/a"), "b".into()];
+    assert_eq!(at("mine=~/a"), toml::Value::from("mine=/h/a"));
     assert_eq!(resolve::with_home(list.into(), "/h"), vec![toml::Value::from("/h/a"), "b".into()].into());
 }
 

@@ -8,19 +8,19 @@ use crate::pipeline::eval::{EvalSummary, TaskResult};
 /// `eval`.
 pub fn eval(s: &EvalSummary) -> String {
     let mut rows = Vec::new();
-    for (task, result) in &s.tasks {
+    for (name, result) in &s.tasks {
         for metric in &result.metrics {
-            let name = match metric.filter.as_str() {
+            let metric_name = match metric.filter.as_str() {
                 "none" => metric.name.clone(),
                 filter => format!("{}, {filter}", metric.name),
             };
             let stderr = if metric.stderr.is_finite() { percent(metric.stderr) } else { "-".into() };
             let version = result.version.map_or_else(|| "-".into(), |v| format!("{v:.1}"));
             rows.push(vec![
-                task.name().to_string(),
+                name.clone(),
                 version,
                 result.shots.to_string(),
-                name,
+                metric_name,
                 percent(metric.value),
                 stderr,
                 result.n.to_string(),
@@ -28,8 +28,8 @@ pub fn eval(s: &EvalSummary) -> String {
         }
     }
     let mut out = columns(&["task", "version", "shots", "metric", "value", "standard error", "items"], &rows);
-    for (_, result) in &s.tasks {
-        out += &details(result);
+    for (name, result) in &s.tasks {
+        out += &details(name, result);
     }
     for d in &s.against {
         let interval = &d.difference.interval;
@@ -54,12 +54,12 @@ pub fn eval(s: &EvalSummary) -> String {
     out
 }
 
-fn details(result: &TaskResult) -> String {
+fn details(name: &str, result: &TaskResult) -> String {
     let mut out = String::new();
     if let Some(reward) = &result.reward {
-        let _ = writeln!(out, "\nreward: {reward}");
+        let _ = writeln!(out, "\n{name}: the reward is the {reward}");
     }
-    reasons(&mut out, "left out", &result.left_out);
+    reasons(&mut out, &format!("{name}: left out"), &result.left_out);
     if result.groups.len() > 1 {
         let interval = |low: f64, high: f64| if low.is_finite() { range(low, high) } else { "-".into() };
         let rows: Vec<Vec<String>> = result
@@ -71,7 +71,7 @@ fn details(result: &TaskResult) -> String {
                 vec![name, a.n.to_string(), percent(a.estimate), interval(a.low, a.high)]
             })
             .collect();
-        let _ = write!(out, "\n{}", columns(&["part", "items", "accuracy", "95 %"], &rows));
+        let _ = write!(out, "\n{}", columns(&[&format!("part of {name}"), "items", "accuracy", "95 %"], &rows));
     }
     out
 }

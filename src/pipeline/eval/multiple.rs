@@ -26,7 +26,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let encode = |text: &str| Ok(tokenizer.with_bos(tokenizer.encode_text(text)?));
     let encoded = questions.iter().map(|q| q.encode(&encode)).collect::<Result<Vec<_>>>()?;
     let (loaded, start) = (work.loaded, Instant::now());
-    work.progress.begin(&format!("evaluating {}", work.task.name()), Some(questions.len() as u64));
+    work.progress.begin(&format!("evaluating {}", work.name), Some(questions.len() as u64));
     let latents = encoded.iter().map(|q| loaded.policy.prompt_latent(&q.context)).collect::<Result<Vec<_>>>()?;
     let given: Vec<_> = encoded.into_iter().zip(latents.iter().map(|latent| latent.shift.clone())).collect();
     let scored = score(&loaded.model, &given, &mut |n| Ok(go_on(work.progress, n)));
@@ -45,7 +45,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
             _ => vec![("acc", found.acc), ("acc_norm", found.acc_norm)],
         };
         items.push(Item {
-            task: work.task.name().into(),
+            task: work.name.into(),
             index: index as u32,
             id: question.id.clone(),
             metrics: metrics.into_iter().map(|(name, value)| (column(name, "none"), value)).collect(),

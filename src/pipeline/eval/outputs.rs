@@ -23,7 +23,7 @@ const RESAMPLES: usize = 10_000;
 /// A metric's difference from another model on the same items.
 #[derive(Debug, Clone, Serialize)]
 pub struct Difference {
-    /// Task.
+    /// The set's name in results.
     pub task: String,
     /// Metric, with its filter where it has one.
     pub metric: String,
@@ -87,17 +87,17 @@ pub fn write(claim: &Claim<'_>, out: &Path, config: &EvalConfig, summary: &EvalS
 /// The results as lm-evaluation-harness writes them, as far as tools read them.
 fn harness(config: &EvalConfig, summary: &EvalSummary) -> Value {
     let (mut results, mut versions, mut shots, mut samples) = (Map::new(), Map::new(), Map::new(), Map::new());
-    for (task, result) in &summary.tasks {
-        let mut metrics = Map::from_iter([("alias".to_string(), json!(task.name()))]);
+    for (name, result) in &summary.tasks {
+        let mut metrics = Map::from_iter([("alias".to_string(), json!(name))]);
         for metric in &result.metrics {
             metrics.insert(format!("{},{}", metric.name, metric.filter), json!(metric.value));
             let stderr = if metric.stderr.is_finite() { json!(metric.stderr) } else { json!("N/A") };
             metrics.insert(format!("{}_stderr,{}", metric.name, metric.filter), stderr);
         }
-        results.insert(task.name().into(), Value::Object(metrics));
-        versions.insert(task.name().into(), result.version.map_or(json!("Yaml"), |v| json!(v)));
-        shots.insert(task.name().into(), json!(result.shots));
-        samples.insert(task.name().into(), json!({"original": result.n_data, "effective": result.n}));
+        results.insert(name.clone(), Value::Object(metrics));
+        versions.insert(name.clone(), result.version.map_or(json!("Yaml"), |v| json!(v)));
+        shots.insert(name.clone(), json!(result.shots));
+        samples.insert(name.clone(), json!({"original": result.n_data, "effective": result.n}));
     }
     let limit = if config.limit > 0 { json!(config.limit) } else { Value::Null };
     json!({

@@ -62,10 +62,10 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let start = Instant::now();
     let latents =
         compared.iter().map(|c| work.loaded.policy.prompt_latent(&c.tokens.context)).collect::<Result<Vec<_>>>()?;
-    let title = format!("evaluating {}", work.task.name());
+    let title = format!("evaluating {}", work.name);
     let logps = scored(work, &title, work.loaded, &compared, &latents)?;
     let (rewards, reward) = rewarded(work, &reference, &compared, logps)?;
-    let items = items(work.task, &compared, &rewards, &latents);
+    let items = items(work, &compared, &rewards, &latents);
     let groups = groups(work.task, &items);
     let mut metrics: Vec<Metric> = [ACC, TIES_ACC]
         .into_iter()
@@ -144,12 +144,19 @@ fn rewarded(
             Ok((each(&|i, j, logp| logp / length(i, j)), "log-probability for each token".into()))
         }
         Reward::Implicit => {
-            let source = opened::source(name)?;
-            let longest = work.loaded.model.longest();
-            let policy = saved::open::<f32>(&source, work.opened.tokenizer.vocab_size(), work.seed, longest)?;
-            let model = ForInference::of(policy, longest, config.precision)?;
+            let model = match work.reference.get() {
+                Some(model) => model,
+                None => {
+                    let source = opened::source(name)?;
+                    let longest = work.loaded.model.longest();
+                    let policy = saved::open::<f32>(&source, work.opened.tokenizer.vocab_size(), work.seed, longest)?;
+                    let model = ForInference::of(policy, longest, config.precision)?;
+                    work.reference.get_or_init(|| model)
+                }
+            };
             // The reference has no z, whatever stands beside it.
-            let reference = scored(work, "scoring the reference", &model, compared, &[])?;
+            let title = format!("scoring the reference on {}", work.name);
+            let reference = scored(work, &title, model, compared, &[])?;
             let rewards = each(&|i, j, logp| logp - reference[i][j].logp);
             Ok((rewards, format!("log-ratio of the model and {name}, summed over tokens")))
         }
@@ -181,7 +188,9 @@ type Given = (Vec<Compared>, usize, BTreeMap<String, u64>);
 /// Pairs of a prepared folder, or of files, which are prepared with the model's tokenizer.
 fn pairs(work: &Work<'_>) -> Result<Given> {
     let folder = Path::new(work.data);
-    let (splits, left_out) = if folder.join(prepared::MANIFEST).is_file() {
+    // The output of `synth` holds files of pairs; other folders of ours are refused where they are not prepared ones.
+    let ours = folder.join(prepared::MANIFEST).is_file();
+    let (splits, left_out) = if ours && Manifest::read(folder)?.stage != "synth" {
         let mut splits = batch::read_splits(folder)?;
         splits.retain(|split| split.name == work.config.split);
         work.opened.require_tokens(folder, &splits)?;
@@ -321,7 +330,7 @@ fn tokens(
     Ok(Ok(found))
 }
 
-fn items(task: EvalTask, compared: &[Compared], rewards: &[Vec<f64>], latents: &[PromptLatent]) -> Vec<Item> {
+fn items(work: &Work<'_>, compared: &[Compared], rewards: &[Vec<f64>], latents: &[PromptLatent]) -> Vec<Item> {
     let all = compared.iter().zip(rewards).zip(latents).enumerate();
     let one = |(index, ((c, rewards), latent)): (usize, ((&Compared, &Vec<f64>), &PromptLatent))| {
         let is_right = |i: usize| if c.right == 0 { i == 1 } else { i < c.right };
@@ -329,7 +338,7 @@ fn items(task: EvalTask, compared: &[Compared], rewards: &[Vec<f64>], latents: &
             rewards.iter().enumerate().filter(|(i, _)| is_right(*i) == wanted).map(|(_, reward)| *reward).collect()
         };
         let (right, others) = (of(true), of(false));
-        let metric = if task == EvalTask::Rewardbench && c.source == rewardbench::TIES {
+        let metric = if work.task == EvalTask::Rewardbench && c.source == rewardbench::TIES {
             let told_apart = ties::margins(&right, &others).right_to_wrong > 0.0;
             (TIES_ACC, f64::from(u8::from(told_apart)))
         } else {
@@ -337,7 +346,7 @@ fn items(task: EvalTask, compared: &[Compared], rewards: &[Vec<f64>], latents: &
         };
         let best = (0..rewards.len()).fold(0, |best, i| if rewards[i] > rewards[best] { i } else { best });
         Item {
-            task: task.name().into(),
+            task: work.name.into(),
             index: index as u32,
             id: c.id.clone(),
             source: Some(c.source.clone()),

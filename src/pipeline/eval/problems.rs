@@ -66,7 +66,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         batch: config.batch,
         seed: work.seed,
     };
-    work.progress.begin("evaluating gsm8k", Some(requests.len() as u64));
+    work.progress.begin(&format!("evaluating {}", work.name), Some(requests.len() as u64));
     let completed = complete(&loaded.model, &requests, &options, &mut |_, _| Ok(go_on(work.progress, 1)));
     work.progress.end();
     let completed = completed?.into_iter().collect::<Option<Vec<_>>>().ok_or_else(stopped)?;
@@ -81,7 +81,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
             .zip(found)
             .map(|(filter, found)| (column(METRIC, filter), gsm8k::exact_match(found, &problem.answer)));
         items.push(Item {
-            task: work.task.name().into(),
+            task: work.name.into(),
             index: index as u32,
             metrics: values.collect(),
             output: Some(text.to_string()),

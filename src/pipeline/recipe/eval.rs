@@ -1,5 +1,8 @@
 //! Settings of `eval`.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::nn::Precision;
@@ -67,8 +70,9 @@ settings! {
         pub tokenizer: PathText = PathText::new();
         /// Tasks.
         pub task: Vec<EvalTask> = Vec::new();
-        /// Data of the tasks, in their order, or one for all: a file, a folder, or `hf://datasets/ORG/NAME[@rev]/file`; for
-        /// `preference` a prepared folder, or files of pairs.
+        /// Data of the tasks, in their order; or one for all tasks, or several for one: a file, a folder, or
+        /// `hf://datasets/ORG/NAME[@rev]/file`; for `preference` a prepared folder, or files of pairs. `NAME=PATH` names the
+        /// set in the results.
         pub data: Vec<PathText> = Vec::new();
         /// Items of each task, from the first on; 0 = all.
         pub limit: usize = 0;
@@ -104,10 +108,61 @@ impl EvalConfig {
         self.task.iter().any(|task| task.rewards())
     }
 
-    /// The data of the task at this place.
-    pub fn data_of(&self, task: usize) -> &str {
-        let at = if self.data.len() == 1 { 0 } else { task };
-        self.data.get(at).map_or("", String::as_str)
+    /// The sets of items, in the order of their results: every task on its data.
+    pub fn sets(&self) -> Vec<EvalSet> {
+        let data = self.data.iter().map(|text| NamedPath::new(text));
+        let paired: Vec<(EvalTask, NamedPath)> = match (self.task.as_slice(), self.data.len()) {
+            ([task], _) => data.map(|path| (*task, path)).collect(),
+            (tasks, 1) => data.cycle().zip(tasks).map(|(path, task)| (*task, path)).collect(),
+            (tasks, _) => tasks.iter().copied().zip(data).collect(),
+        };
+        let several = |task: EvalTask| paired.iter().filter(|(other, _)| *other == task).count() > 1;
+        let name = |task: EvalTask, path: &NamedPath| match &path.name {
+            Some(name) => format!("{}/{name}", task.name()),
+            None if several(task) => format!("{}/{}", task.name(), path.stem()),
+            None => task.name().to_string(),
+        };
+        paired
+            .iter()
+            .map(|(task, path)| EvalSet { task: *task, name: name(*task, path), data: path.path.clone() })
+            .collect()
+    }
+}
+
+/// A task and the data that it is evaluated on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EvalSet {
+    /// The task.
+    pub task: EvalTask,
+    /// Its name in results: the task's, and after a slash the set's where it was named or the task has several.
+    pub name: String,
+    /// Its data, as the user named them.
+    pub data: PathText,
+}
+
+/// What the user wrote for data: a path, or `NAME=PATH`.
+struct NamedPath {
+    name: Option<String>,
+    path: PathText,
+}
+
+impl NamedPath {
+    fn new(text: &str) -> NamedPath {
+        let word =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+        match text.split_once('=') {
+            // Folders may be named `year=2024`.
+            Some((name, path)) if word(name) && !Path::new(text).exists() => {
+                NamedPath { name: Some(name.to_string()), path: path.to_string() }
+            }
+            _ => NamedPath { name: None, path: text.to_string() },
+        }
+    }
+
+    /// The last part of the path, up to its endings.
+    fn stem(&self) -> &str {
+        let last = self.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        if Path::new(&self.path).is_dir() { last } else { last.split('.').next().unwrap_or_default() }
     }
 }
 
@@ -115,17 +170,19 @@ impl Settings for EvalConfig {
     fn judge(&self, faults: &mut Faults) {
         faults.check(!self.model.is_empty(), "model", "missing: give --model, a run folder or a model");
         faults.check(!self.task.is_empty(), "task", "missing: give --task NAME");
-        let mut seen = self.task.clone();
-        seen.sort_unstable();
-        seen.dedup();
-        faults.check(seen.len() == self.task.len(), "task", "a task is named twice");
         let (data, tasks) = (self.data.len(), self.task.len());
-        let fine = data == 1 || data == tasks;
+        let fine = data == 1 || data == tasks || (data > 1 && tasks < 2);
         let message = match data {
             0 => "missing: give --data PATH".to_string(),
             _ => format!("{data} for {tasks} tasks: give one for all, or one for each"),
         };
         faults.check(fine, "data", message);
+        let mut names = BTreeSet::new();
+        for set in self.sets() {
+            faults.check(!set.data.is_empty(), "data", "a path is empty");
+            let message = format!("{} is there twice: name the sets, --data NAME=PATH", set.name);
+            faults.check(names.insert(set.name), "data", message);
+        }
         faults.check(self.batch > 0, "batch", "expected at least 1");
         let known = crate::schema::SPLITS.contains(&self.split.as_str());
         faults.check(known, "split", format!("expected {}, got {:?}", crate::schema::SPLITS.join(" or "), self.split));

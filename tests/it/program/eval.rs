@@ -131,6 +131,49 @@ fn preference_accuracy_is_that_of_the_run() {
 }
 
 #[test]
+fn several_sets_of_a_task_are_told_apart() {
+    let sandbox = trained();
+    let pair = |i: usize| json!({"prompt": format!("Which {i}?"), "chosen": "Good.", "rejected": format!("Bad, {i}.")});
+    let pairs = |range: std::ops::Range<usize>| -> String { range.map(|i| pair(i).to_string() + "\n").collect() };
+    sandbox.write("helpful.jsonl", pairs(0..3));
+    sandbox.write("year=2024.jsonl", pairs(3..7));
+    sandbox.write("arc.jsonl", arc(4));
+    let sets = "--data helpful.jsonl --data year=2024.jsonl --data own=data";
+    let eval = "eval --model run --task preference --quiet --json";
+    let told = sandbox.ok(&format!("{eval} {sets} --out found")).json();
+    let results = told["results"].as_object().expect("results");
+    let names = ["preference/helpful", "preference/own", "preference/year=2024"];
+    assert_eq!(results.keys().map(String::as_str).collect::<Vec<_>>(), names);
+    // Each set has the numbers that it has alone, and its own items.
+    let items = sandbox.parquet("found/items.parquet");
+    let (tasks, scores) = (texts(&items, "task"), lists(&items, "scores"));
+    for (at, (name, data)) in names.into_iter().zip(["helpful.jsonl", "data", "year=2024.jsonl"]).enumerate() {
+        let alone = sandbox.ok(&format!("{eval} --data {data} --out alone-{at}")).json();
+        let alone = &alone["results"]["preference"];
+        assert_eq!((&results[name]["acc"], &results[name]["n"]), (&alone["acc"], &alone["n"]), "{name}");
+        assert_eq!(results[name]["by_source"], alone["by_source"]);
+        let own: Vec<&Vec<f64>> = tasks.iter().zip(&scores).filter(|(task, _)| *task == name).map(|(_, s)| s).collect();
+        assert_eq!(
+            own,
+            lists(&sandbox.parquet(&format!("alone-{at}/items.parquet")), "scores").iter().collect::<Vec<_>>(),
+            "{name}"
+        );
+    }
+    // Differences from another model are told by set, and a task may stand beside others more than once.
+    let plain = sandbox.ok(&format!("{eval} {sets} --reward sum --against found")).json();
+    let compared: Vec<&Value> = plain["against"].as_array().expect("a list").iter().map(|d| &d["task"]).collect();
+    assert_eq!(compared, names);
+    let both =
+        "eval --model run --task preference,preference,arc_easy --data a=helpful.jsonl --data b=data --data arc.jsonl";
+    let told = sandbox.ok(&format!("{both} --json --quiet")).json();
+    let found: Vec<&String> = told["results"].as_object().expect("results").keys().collect();
+    assert_eq!(found, ["arc_easy", "preference/a", "preference/b"]);
+    // The corpus from which `data` was prepared is files of pairs, beside which a manifest stands.
+    let raw = sandbox.ok(&format!("{eval} --data raw --limit 5")).json();
+    assert_eq!(raw["results"]["preference"]["n"], 5);
+}
+
+#[test]
 fn problems_are_answered_and_their_numbers_compared() {
     let sandbox = trained();
     let problems: String = (0..8)
@@ -219,9 +262,12 @@ fn what_cannot_be_evaluated_is_refused() {
         (2, "", "eval.task: missing"),
         (2, "--task arc_easy", "eval.data: missing"),
         (2, "--task arc_hard --data arc.jsonl", "arc_hard"),
-        (2, "--task arc_easy,arc_easy --data arc.jsonl", "a task is named twice"),
+        (2, "--task arc_easy,arc_easy --data arc.jsonl", "arc_easy/arc is there twice: name the sets"),
+        (2, "--task preference --data a/x.jsonl --data b/x.jsonl", "preference/x is there twice: name the sets"),
+        (2, "--task arc_easy,gsm8k --data a --data b --data c", "3 for 2 tasks: give one for all, or one for each"),
+        (2, "--task arc_easy --data mine=", "a path is empty"),
         (2, "--task arc_easy --data arc.jsonl --shots 3", "eval.shots: has no effect without task gsm8k"),
-        (2, "--task arc_easy --data arc.jsonl --data arc.jsonl", "2 for 1 tasks"),
+        (2, "--task arc_easy --data arc.jsonl --data arc.jsonl", "arc_easy/arc is there twice: name the sets"),
         (3, "--task arc_easy --data bad.jsonl", "bad.jsonl: line 3: choices.text: expected a list of texts"),
         (3, "--task arc_easy --data none.jsonl", "no such file or folder"),
         (3, "--task truthfulqa_mc1 --data arc.jsonl", "line 1: mc1_targets: expected answers with 1 or 0"),
