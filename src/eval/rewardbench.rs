@@ -120,20 +120,15 @@ pub fn credit(right: f64, others: &[f64]) -> f64 {
     }
 }
 
-/// The score of each section of which there are subsets, and their mean where all four are there; from the accuracy of
-/// each subset.
-pub fn sections(accuracy: &dyn Fn(&str) -> Option<f64>) -> (Vec<(&'static str, f64)>, Option<f64>) {
+/// The score of each section of which there are subsets, from the accuracy of each subset.
+pub fn sections(accuracy: &dyn Fn(&str) -> Option<f64>) -> Vec<(&'static str, f64)> {
     let score = |subsets: &[(&str, u32)]| {
         let there: Vec<(f64, f64)> =
             subsets.iter().filter_map(|(name, count)| Some((accuracy(name)?, f64::from(*count)))).collect();
         let weight: f64 = there.iter().map(|(_, count)| count).sum();
         (weight > 0.0).then(|| there.iter().map(|(accuracy, count)| accuracy * count).sum::<f64>() / weight)
     };
-    let found: Vec<(&str, f64)> =
-        SECTIONS.iter().filter_map(|(name, subsets)| Some((*name, score(subsets)?))).collect();
-    let total = (found.len() == SECTIONS.len())
-        .then(|| found.iter().map(|(_, score)| score).sum::<f64>() / SECTIONS.len() as f64);
-    (found, total)
+    SECTIONS.iter().filter_map(|(name, subsets)| Some((*name, score(subsets)?))).collect()
 }
 
 #[cfg(test)]
@@ -184,11 +179,10 @@ mod tests {
             name if name.starts_with("hep-") => Some(0.6),
             _ => None,
         };
-        let (found, total) = sections(&accuracy);
+        let found = sections(&accuracy);
         assert_eq!(found.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["Chat", "Reasoning"]);
-        assert!((found[0].1 - 90.0 / 140.0).abs() < 1e-12 && (found[1].1 - 0.7).abs() < 1e-12 && total.is_none());
-        let (found, total) = sections(&|name| Some(if name.starts_with("hep-") { 0.0 } else { 1.0 }));
-        assert_eq!(found.len(), 4);
-        assert!((total.unwrap() - 3.5 / 4.0).abs() < 1e-12);
+        assert!((found[0].1 - 90.0 / 140.0).abs() < 1e-12 && (found[1].1 - 0.7).abs() < 1e-12);
+        let found = sections(&|name| Some(if name.starts_with("hep-") { 0.0 } else { 1.0 }));
+        assert_eq!(found.iter().map(|(_, score)| *score).collect::<Vec<_>>(), [1.0, 1.0, 1.0, 0.5]);
     }
 }

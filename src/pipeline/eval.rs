@@ -5,6 +5,8 @@ mod multiple;
 mod outputs;
 mod preference;
 mod problems;
+mod rankings;
+mod rewards;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
