@@ -132,7 +132,11 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
     let mut kept = None;
     if !config.out.is_empty() {
         let bits = if model.precision() == Precision::F32 { 32 } else { 16 };
-        kept = Some(KeptAnswers::open(out, &kept::identity(&policy, &requests, &options, bits)?)?);
+        let answers = KeptAnswers::open(out, &kept::identity(&policy, &requests, &options, bits)?)?;
+        if answers.dropped() {
+            progress.note("answers of a stopped command with another model, prompts or settings were dropped");
+        }
+        kept = Some(answers);
     }
     let (completed, made) = completed(&model, &requests, &options, kept.as_mut(), progress)?;
     let seconds = start.elapsed().as_secs_f64();

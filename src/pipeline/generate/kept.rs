@@ -37,6 +37,7 @@ pub struct KeptAnswers {
     path: PathBuf,
     file: File,
     found: HashMap<usize, Generated>,
+    dropped: bool,
     _lock: Lock,
 }
 
@@ -67,7 +68,7 @@ impl KeptAnswers {
         }
         let io = Error::io(&path);
         file.set_len(sound as u64).and_then(|()| file.seek(SeekFrom::Start(sound as u64))).map_err(io)?;
-        let mut kept = KeptAnswers { path, file, found, _lock: lock };
+        let mut kept = KeptAnswers { path, file, found, dropped: sound == 0 && !text.is_empty(), _lock: lock };
         if sound == 0 {
             kept.write(&Head { answers_of: identity.into() })?;
         }
@@ -82,6 +83,11 @@ impl KeptAnswers {
     /// How many answers have ended.
     pub fn ended(&self) -> usize {
         self.found.len()
+    }
+
+    /// Whether answers of another command were dropped.
+    pub fn dropped(&self) -> bool {
+        self.dropped
     }
 
     /// Keeps an answer.

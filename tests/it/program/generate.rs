@@ -138,9 +138,15 @@ fn a_stopped_command_goes_on_with_the_answers_that_are_missing() {
     let part = sandbox.path(".out.jsonl.part");
     let cut = std::fs::read_to_string(&part).unwrap() + "{\"request\": 8, \"ids\": [1";
     std::fs::write(&part, cut).unwrap();
+    // Answers of other settings are not mixed in, and it is told that they are gone.
+    std::fs::copy(&part, sandbox.path(".other.jsonl.part")).unwrap();
+    let other =
+        sandbox.ok(&format!("{} --out other.jsonl --json", command.replace("--temperature 1", "--temperature 2")));
+    assert!(other.stderr.contains("other model, prompts or settings were dropped"), "{}", other.stderr);
     // Another batch changes no answer.
     let told = sandbox.ok(&format!("{} --out out.jsonl --json", command.replace("--batch 2", "--batch 5")));
     assert!(told.stderr.contains("of 9 answers are there already"), "{}", told.stderr);
+    assert!(!told.stderr.contains("dropped"), "{}", told.stderr);
     let same = |name: &str| -> Vec<Value> {
         let mut rows = lines(&sandbox, name);
         rows.iter_mut().for_each(|row| row["generator"] = Value::Null);
