@@ -7,11 +7,11 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Policy;
 use super::evaluate::stoppable;
-use super::hidden_states::{Bytes, HiddenStates, KNOWN, Tokens, kept};
+use super::hidden_states::{Bytes, HiddenStates, KNOWN, Packed, Rows, Tokens, kept};
 use crate::artifact::{self, Growing};
 use crate::batch::Sides;
 use crate::error::{Error, Result};
-use crate::model::{Group, LlamaConfig, Param, names};
+use crate::model::{Group, LlamaConfig, names};
 use crate::nn::Real;
 use crate::nn::columns::ELSEWHERE;
 use crate::nn::real::with_slice;
@@ -20,8 +20,9 @@ use crate::token_file::TokenRow;
 use crate::weights::fingerprint::hash_weights;
 use crate::weights::safetensors;
 
-/// Name of the tensor in a file of hidden states.
-const NAME: &str = "hidden_states";
+/// Names of the tensors in the files.
+const STATES: &str = "hidden_states";
+const KNOWN_LOGITS: &str = "other_tokens";
 
 /// Where hidden states are kept, and how much of them may be in memory.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +37,12 @@ pub struct Keeping<'a> {
     pub head_frozen: bool,
 }
 
-/// A file of hidden states: where it is, and what it holds.
+/// A file of numbers: where it is, and what it holds.
 struct File {
+    /// Name of its tensor.
+    name: &'static str,
+    /// What people call it.
+    title: &'static str,
     path: PathBuf,
     kind: DType,
     shape: [usize; 2],
@@ -49,28 +54,136 @@ impl File {
         safetensors::size(self.kind, &self.shape)
     }
 
-    /// The bytes and the offset of the numbers in them; `None` where there is no file, or one of another shape.
-    fn read(&self, budget: u64) -> Result<Option<(Bytes, usize)>> {
+    /// The numbers, in memory or mapped; `None` where there is no file, or one of another shape.
+    fn read(&self, in_memory: bool) -> Result<Option<Rows>> {
         let Ok(file) = std::fs::File::open(&self.path) else { return Ok(None) };
         // SAFETY: nothing here writes to the map, and this program replaces such files only as a whole; what is read of
         // it is bounded by its length.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&self.path))?;
         let Ok(parsed) = ::safetensors::SafeTensors::deserialize(&map) else { return Ok(None) };
-        let Ok(found) = parsed.tensor(NAME) else { return Ok(None) };
+        let Ok(found) = parsed.tensor(self.name) else { return Ok(None) };
         if found.shape() != self.shape || found.data().len() as u64 != self.bytes() {
             return Ok(None);
         }
-        if self.bytes() <= budget {
-            return Ok(Some((Bytes::Memory(found.data().to_vec()), 0)));
+        if in_memory {
+            return Ok(Some(Rows { bytes: Bytes::Memory(found.data().to_vec()), start: 0 }));
         }
         let start = map.len() - found.data().len();
-        Ok(Some((Bytes::Mapped(map), start)))
+        Ok(Some(Rows { bytes: Bytes::Mapped(map), start }))
+    }
+
+    /// Takes the numbers from the file, or computes them pass by pass and writes it. `None` where the user interrupted
+    /// it; what was computed by then is kept beside the file's path, and continued by the next call.
+    fn open<'a>(
+        &self,
+        in_memory: bool,
+        passes: &[&'a [&'a TokenRow]],
+        rows_of: &dyn Fn(&TokenRow) -> usize,
+        compute: &dyn Fn(&[&TokenRow]) -> Result<Vec<u8>>,
+        progress: &dyn Progress,
+    ) -> Result<Option<Rows>> {
+        let found = || -> Result<Option<Rows>> {
+            let found = self.read(in_memory)?;
+            if found.is_some() {
+                progress.note(&format!("{}: taken from {}", self.title, self.path.display()));
+            }
+            Ok(found)
+        };
+        if let Some(rows) = found()? {
+            return Ok(Some(rows));
+        }
+        // Where the file system knows no locks, this process counts as the only writer.
+        let lock = artifact::wait_for(&Growing::staged(&self.path), self.title, progress);
+        if matches!(lock, Ok(None)) {
+            return Ok(None);
+        }
+        if let Some(rows) = found()? {
+            // Another process finished it while this one waited; taking the lock made the staged file anew.
+            artifact::remove(&Growing::staged(&self.path))?;
+            return Ok(Some(rows));
+        }
+        progress.note(&format!("{}: {} MiB to {}", self.title, self.bytes() >> 20, self.path.display()));
+        match self.write(passes, rows_of, compute, progress) {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                let rows = self.read(in_memory)?;
+                Ok(Some(rows.ok_or_else(|| Error::artifact(&self.path, "is not what was written to it"))?))
+            }
+            // What fits into memory needs no file.
+            Err(error @ Error::Io { .. }) if in_memory => {
+                progress.warn(&format!("{} are kept in memory alone: {error}", self.title));
+                let mut memory = Vec::new();
+                progress.begin(self.title, Some(passes.iter().map(|pass| pass.len() as u64).sum()));
+                for pass in passes {
+                    if progress.interrupted() {
+                        progress.end();
+                        return Ok(None);
+                    }
+                    memory.extend(compute(pass)?);
+                    progress.advance(pass.len() as u64);
+                }
+                progress.end();
+                Ok(Some(Rows { bytes: Bytes::Memory(memory), start: 0 }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Computes what is not in the file yet; false where the user interrupted it.
+    fn write(
+        &self,
+        passes: &[&[&TokenRow]],
+        rows_of: &dyn Fn(&TokenRow) -> usize,
+        compute: &dyn Fn(&[&TokenRow]) -> Result<Vec<u8>>,
+        progress: &dyn Progress,
+    ) -> Result<bool> {
+        let bytes = safetensors::size(self.kind, &self.shape[1..]);
+        let sizes: Vec<u64> =
+            passes.iter().map(|pass| pass.iter().map(|row| rows_of(row)).sum::<usize>() as u64 * bytes).collect();
+        let head = safetensors::head(&[], [(self.name, self.kind, &self.shape[..])])?;
+        let mut growing = Growing::open(&self.path, &head, &sizes)?;
+        let pairs = |passes: &[&[&TokenRow]]| passes.iter().map(|pass| pass.len()).sum::<usize>();
+        let (there, all) = (pairs(&passes[..growing.parts()]), pairs(passes));
+        if there > 0 {
+            progress.note(&format!("{}: {there} of {all} pairs are kept from before", self.title));
+        }
+        progress.begin(self.title, Some((all - there) as u64));
+        for pass in &passes[growing.parts()..] {
+            if progress.interrupted() {
+                progress.end();
+                return Ok(false);
+            }
+            if let Err(error) = compute(pass).and_then(|part| growing.append(&part)) {
+                progress.end();
+                // What fills the disk must not stay there.
+                growing.abandon();
+                return Err(error);
+            }
+            progress.advance(pass.len() as u64);
+        }
+        progress.end();
+        growing.finish()?;
+        Ok(true)
+    }
+}
+
+/// The files of hidden states, and of what is known of the head where it is frozen.
+struct Files {
+    states: File,
+    known: Option<File>,
+}
+
+impl Files {
+    /// Whether all of it may be in memory.
+    fn fit(&self, budget: u64) -> bool {
+        self.states.bytes() + self.known.as_ref().map_or(0, File::bytes) <= budget
     }
 }
 
 /// Takes the hidden states of these rows from their file, or computes them with the policy's backbone and writes the
-/// file. Its name is a hash of all that they depend on: shape, weights below the head, tokens. `None` where the user
-/// interrupted it; what was computed by then is kept beside the file's path, and continued by the next call.
+/// file, and then the same for what is known of the head. A file's name is a hash of all that it depends on: shape, weights
+/// below the head, tokens; and for the head its weights and the codes' tokens. `None` where the user interrupted it; what
+/// was computed by then is kept beside the file's path, and continued by the next call.
 ///
 /// # Errors
 /// [`Error::Io`] where they are more than the budget and cannot be written; those of the backbone.
@@ -80,63 +193,35 @@ pub fn open<T: Real>(
     keeping: Keeping<'_>,
     progress: &dyn Progress,
 ) -> Result<Option<HiddenStates>> {
-    let (mut known, file) = planned_file(policy, rows, keeping)?;
-    let found = || -> Result<Option<(Bytes, usize)>> {
-        let found = file.read(keeping.budget)?;
-        if found.is_some() {
-            progress.note(&format!("hidden states: taken from {}", file.path.display()));
+    let (mut states, files) = planned_files(policy, rows, keeping)?;
+    let (in_memory, passes) = (files.fit(keeping.budget), stoppable(policy, rows));
+    let lines = |row: &TokenRow| kept(row) + usize::from(states.prompts);
+    let compute = |pass: &[&TokenRow]| states_of(&states, policy, pass);
+    let Some(found) = files.states.open(in_memory, &passes, &lines, &compute, progress)? else { return Ok(None) };
+    states.states = found;
+    if let (Some(file), Some(tokens)) = (&files.known, &states.reach) {
+        let lines = |row: &TokenRow| kept(row) + usize::from(states.prompts);
+        let compute = |pass: &[&TokenRow]| known_of(&states, policy, &tokens.column_of, pass);
+        let Some(found) = file.open(in_memory, &passes, &lines, &compute, progress)? else { return Ok(None) };
+        if let Some(tokens) = &mut states.reach {
+            tokens.known = found;
         }
-        Ok(found)
-    };
-    if let Some((bytes, start)) = found()? {
-        return Ok(Some(HiddenStates { bytes, start, ..known }));
     }
-    // Where the file system knows no locks, this process counts as the only writer.
-    let lock = artifact::wait_for(&Growing::staged(&file.path), "hidden states", progress);
-    if matches!(lock, Ok(None)) {
-        return Ok(None);
-    }
-    if let Some((bytes, start)) = found()? {
-        // Another process finished it while this one waited; taking the lock made the staged file anew.
-        artifact::remove(&Growing::staged(&file.path))?;
-        return Ok(Some(HiddenStates { bytes, start, ..known }));
-    }
-    progress.note(&format!("hidden states: {} MiB to {}", file.bytes() >> 20, file.path.display()));
-    let small = file.bytes() <= keeping.budget;
-    let (bytes, start) = match write(&known, policy, rows, &file, progress) {
-        Ok(false) => return Ok(None),
-        Ok(true) => {
-            file.read(keeping.budget)?.ok_or_else(|| Error::artifact(&file.path, "is not what was written to it"))?
-        }
-        // What fits into memory needs no file.
-        Err(error @ Error::Io { .. }) if small => {
-            progress.warn(&format!("hidden states are kept in memory alone: {error}"));
-            let mut memory = Vec::new();
-            progress.begin("hidden states", Some(rows.len() as u64));
-            for pass in stoppable(policy, rows) {
-                if progress.interrupted() {
-                    progress.end();
-                    return Ok(None);
-                }
-                memory.extend(compute(&known, policy, pass)?);
-                progress.advance(pass.len() as u64);
-            }
-            progress.end();
-            (Bytes::Memory(memory), 0)
-        }
-        Err(error) => return Err(error),
-    };
-    (known.bytes, known.start) = (bytes, start);
-    Ok(Some(known))
+    Ok(Some(states))
 }
 
 /// The hidden states of these rows where their file exists.
 ///
 /// # Errors
-/// [`Error::Tensor`]; [`Error::Io`] where the file cannot be read.
-pub fn find<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], keeping: Keeping<'_>) -> Result<Option<HiddenStates>> {
-    let (known, file) = planned_file(policy, rows, keeping)?;
-    Ok(file.read(keeping.budget)?.map(|(bytes, start)| HiddenStates { bytes, start, ..known }))
+/// As [`open`].
+pub fn find<T: Real>(
+    policy: &Policy<T>,
+    rows: &[&TokenRow],
+    keeping: Keeping<'_>,
+    progress: &dyn Progress,
+) -> Result<Option<HiddenStates>> {
+    let (_, files) = planned_files(policy, rows, keeping)?;
+    if files.states.read(false)?.is_some() { open(policy, rows, keeping, progress) } else { Ok(None) }
 }
 
 /// Bytes that the hidden states of these rows take.
@@ -144,8 +229,9 @@ pub fn find<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], keeping: Keeping<'_
 /// # Errors
 /// [`Error::Tensor`].
 pub fn size<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], head_frozen: bool) -> Result<u64> {
-    let mut known = planned(policy, head_frozen)?;
-    Ok(safetensors::size(T::KIND, &[known.arrange(rows), known.width()]))
+    let mut states = planned(policy, head_frozen)?;
+    let width = states.hidden + if states.reach.is_some() { KNOWN } else { 0 };
+    Ok(safetensors::size(T::KIND, &[states.arrange(rows), width]))
 }
 
 /// What is kept for this policy, no rows yet.
@@ -159,12 +245,11 @@ fn planned<T: Real>(policy: &Policy<T>, head_frozen: bool) -> Result<HiddenState
         Some(tokens) => {
             let mut column_of = vec![ELSEWHERE; policy.decoder.config.vocab_size];
             tokens.iter().enumerate().for_each(|(column, &token)| column_of[token as usize] = column as u32);
-            Some(Tokens { weights: policy.decoder.head_rows(tokens)?, column_of })
+            Some(Tokens { weights: policy.decoder.head_rows(tokens)?, column_of, known: Rows::NONE })
         }
     };
     Ok(HiddenStates {
-        bytes: Bytes::Memory(Vec::new()),
-        start: 0,
+        states: Rows::NONE,
         spans: HashMap::new(),
         hidden: policy.decoder.config.hidden_size,
         prompts: lpc.is_some_and(|lpc| lpc.config.reads_states()),
@@ -172,88 +257,71 @@ fn planned<T: Real>(policy: &Policy<T>, head_frozen: bool) -> Result<HiddenState
     })
 }
 
-/// Which rows are which pair's, and the file that holds them.
-fn planned_file<T: Real>(policy: &Policy<T>, rows: &[&TokenRow], keeping: Keeping<'_>) -> Result<(HiddenStates, File)> {
-    let mut known = planned(policy, keeping.head_frozen)?;
-    let shape = [known.arrange(rows), known.width()];
-    let path = keeping.folder.join(format!("{}.safetensors", key(&known, policy, rows, keeping.about)?));
-    Ok((known, File { path, kind: T::KIND, shape }))
-}
-
-/// Computes what is not in the file yet; false where the user interrupted it.
-fn write<T: Real>(
-    known: &HiddenStates,
+/// Which rows are which pair's, and the files that hold them.
+fn planned_files<T: Real>(
     policy: &Policy<T>,
     rows: &[&TokenRow],
-    file: &File,
-    progress: &dyn Progress,
-) -> Result<bool> {
-    let passes = stoppable(policy, rows);
-    let lines = |row: &&TokenRow| kept(row) + usize::from(known.prompts);
-    let bytes = safetensors::size(file.kind, &file.shape[1..]);
-    let sizes: Vec<u64> = passes.iter().map(|p| p.iter().map(lines).sum::<usize>() as u64 * bytes).collect();
-    let head = safetensors::head(&[], [(NAME, file.kind, &file.shape[..])])?;
-    let mut growing = Growing::open(&file.path, &head, &sizes)?;
-    let there: usize = passes[..growing.parts()].iter().map(|p| p.len()).sum();
-    if there > 0 {
-        progress.note(&format!("hidden states: {there} of {} pairs are kept from before", rows.len()));
-    }
-    progress.begin("hidden states", Some((rows.len() - there) as u64));
-    for pass in &passes[growing.parts()..] {
-        if progress.interrupted() {
-            progress.end();
-            return Ok(false);
+    keeping: Keeping<'_>,
+) -> Result<(HiddenStates, Files)> {
+    let mut states = planned(policy, keeping.head_frozen)?;
+    let n = states.arrange(rows);
+    let key = key_of_states(&states, policy, rows, keeping.about)?;
+    let file = |name, title, key: &str, width| {
+        let path = keeping.folder.join(format!("{key}.safetensors"));
+        File { name, title, path, kind: T::KIND, shape: [n, width] }
+    };
+    let known = match &states.reach {
+        None => None,
+        Some(tokens) => {
+            let key = key_of_known(&key, policy, tokens)?;
+            Some(file(KNOWN_LOGITS, "logits of the tokens without codes", &key, KNOWN))
         }
-        if let Err(error) = compute(known, policy, pass).and_then(|part| growing.append(&part)) {
-            progress.end();
-            // What fills the disk must not stay there.
-            growing.abandon();
-            return Err(error);
-        }
-        progress.advance(pass.len() as u64);
-    }
-    progress.end();
-    growing.finish()?;
-    Ok(true)
+    };
+    let files = Files { states: file(STATES, "hidden states", &key, states.hidden), known };
+    Ok((states, files))
 }
 
 /// The kept rows of a pass' pairs, in their order, as bytes.
-fn compute<T: Real>(known: &HiddenStates, policy: &Policy<T>, pass: &[&TokenRow]) -> Result<Vec<u8>> {
+fn states_of<T: Real>(known: &HiddenStates, policy: &Policy<T>, pass: &[&TokenRow]) -> Result<Vec<u8>> {
     let states = policy.computed(pass, Sides::Both, None)?;
-    let batch = &states.batch;
-    let numbers = match &known.reach {
-        None => None,
-        Some(tokens) => {
-            let index = Tensor::from_slice(&batch.predicting, batch.predicting.len(), &Device::Cpu)?;
-            let h = states.h.index_select(&index, 0)?;
-            Some(policy.decoder.others(&h, &batch.targets, &tokens.column_of)?)
-        }
-    };
     let prompts = states.prompt.as_ref().map(|p| with_slice::<T, _>(&p.contiguous()?, <[T]>::to_vec)).transpose()?;
     let h = with_slice::<T, _>(&states.h.contiguous()?, <[T]>::to_vec)?;
     let mut out: Vec<T> = Vec::new();
-    for (i, pair) in batch.pairs.iter().enumerate() {
-        let mut line = |state: &[T], rest: Option<usize>| {
-            out.extend_from_slice(state);
-            if let Some((lse, logit)) = &numbers {
-                out.extend(rest.map_or([T::zero(); KNOWN], |at| [lse[at], logit[at]]));
-            }
-        };
+    for (i, pair) in states.batch.pairs.iter().enumerate() {
         if let Some(prompts) = prompts.as_ref().filter(|_| known.prompts) {
-            line(&prompts[i * known.hidden..][..known.hidden], None);
+            out.extend_from_slice(&prompts[i * known.hidden..][..known.hidden]);
         }
-        let state = |row: usize| &h[row * known.hidden..][..known.hidden];
-        line(state(pair.prompt.end - 1), None);
-        for (side, rows) in [(i, pair.chosen.clone()), (batch.len() + i, pair.rejected.clone())] {
-            let first = batch.responses[side].start;
-            rows.enumerate().for_each(|(j, row)| line(state(row), Some(first + j)));
+        let rows = [pair.prompt.end - 1..pair.prompt.end, pair.chosen.clone(), pair.rejected.clone()];
+        for row in rows.into_iter().flatten() {
+            out.extend_from_slice(&h[row * known.hidden..][..known.hidden]);
+        }
+    }
+    Ok(bytemuck::cast_slice(&out).to_vec())
+}
+
+/// What is known of the head at the kept rows of a pass' pairs, in their order, as bytes; zeros at rows of prompts.
+fn known_of<T: Real>(
+    states: &HiddenStates,
+    policy: &Policy<T>,
+    column_of: &[u32],
+    pass: &[&TokenRow],
+) -> Result<Vec<u8>> {
+    let packed = states.packed::<T>(pass, Sides::Both)?;
+    let Packed { batch, h, .. } = packed.ok_or_else(|| Error::run("hidden states of a pair are missing"))?;
+    let index = Tensor::from_slice(&batch.predicting, batch.predicting.len(), &Device::Cpu)?;
+    let (others, targets) = policy.decoder.others(&h.index_select(&index, 0)?, &batch.targets, column_of)?;
+    let mut out: Vec<T> = Vec::new();
+    for i in 0..batch.len() {
+        out.extend(vec![T::zero(); KNOWN * (1 + usize::from(states.prompts))]);
+        for at in [i, batch.len() + i].into_iter().flat_map(|side| batch.responses[side].clone()) {
+            out.extend([others[at], targets[at]]);
         }
     }
     Ok(bytemuck::cast_slice(&out).to_vec())
 }
 
 /// BLAKE3 over all that hidden states depend on.
-fn key<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&TokenRow], about: &str) -> Result<String> {
+fn key_of_states<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&TokenRow], about: &str) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 2 hidden states");
     // Whether the head is the embedding makes no difference below it.
     let config = LlamaConfig { tie_word_embeddings: false, ..policy.decoder.config.clone() };
@@ -263,17 +331,8 @@ fn key<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&TokenRow], ab
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     }
-    let head = |p: &&Param| p.name != names::HEAD;
-    match &known.reach {
-        None => hash_weights::<T>(policy.params.iter().filter(head).filter(|p| p.group != Group::Latent), &mut hasher)?,
-        // What is known of the head depends on its weights and on the tokens that are left out.
-        Some(tokens) => {
-            hash_weights::<T>(policy.params.iter().filter(|p| p.group != Group::Latent), &mut hasher)?;
-            tokens.column_of.iter().for_each(|column| {
-                hasher.update(&column.to_le_bytes());
-            });
-        }
-    }
+    let below = policy.params.iter().filter(|p| p.name != names::HEAD && p.group != Group::Latent);
+    hash_weights::<T>(below, &mut hasher)?;
     for row in rows {
         hasher.update(row.id.as_bytes());
         for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {
@@ -282,6 +341,18 @@ fn key<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&TokenRow], ab
                 hasher.update(&id.to_le_bytes());
             });
         }
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_string())
+}
+
+/// BLAKE3 over all that the known logits depend on: the hidden states, the head, and the tokens that are left out.
+fn key_of_known<T: Real>(states: &str, policy: &Policy<T>, tokens: &Tokens) -> Result<String> {
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 logits of the tokens without codes");
+    hasher.update(states.as_bytes());
+    // A head that is the embedding is among the weights that the states depend on.
+    hash_weights::<T>(policy.params.iter().filter(|p| p.name == names::HEAD), &mut hasher)?;
+    for column in &tokens.column_of {
+        hasher.update(&column.to_le_bytes());
     }
     Ok(hasher.finalize().to_hex()[..32].to_string())
 }

@@ -3,9 +3,9 @@
 //! Of a pair only the prompt's last row and the responses' rows are kept: they predict the response tokens, and the
 //! latent part reads them. A batch of kept pairs is packed with prompts of a single token. Where the latent part reads
 //! hidden states of the prompt, the vector that represents the prompt is kept in front of the pair's rows. Where the
-//! head is frozen too and codes are biases of some tokens, two numbers are kept with each response row: the log-sum-exp
+//! head is frozen too and codes are biases of some tokens, two numbers are kept for each response row: the log-sum-exp
 //! of the logits of all other tokens, and the logit of the row's target. Scoring then takes the columns of those tokens
-//! alone, and not the whole vocabulary.
+//! alone, and not the whole vocabulary. They are a table of their own, since other tokens need others over the same states.
 
 use std::collections::HashMap;
 
@@ -35,9 +35,8 @@ pub struct States {
 /// Hidden states by pair.
 #[derive(Debug)]
 pub struct HiddenStates {
-    pub(super) bytes: Bytes,
-    /// Offset of the numbers in the bytes.
-    pub(super) start: usize,
+    /// Rows of hidden states.
+    pub(super) states: Rows,
     /// Rows of every pair, by id.
     pub(super) spans: HashMap<RowText, Span>,
     /// H.
@@ -47,6 +46,36 @@ pub struct HiddenStates {
     pub(super) reach: Option<Tokens>,
 }
 
+/// Rows of numbers, all as wide.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub bytes: Bytes,
+    /// Offset of the numbers in the bytes.
+    pub start: usize,
+}
+
+impl Rows {
+    /// No rows yet.
+    pub const NONE: Rows = Rows { bytes: Bytes::Memory(Vec::new()), start: 0 };
+
+    /// Some rows as bytes.
+    fn part(&self, first: usize, n: usize, bytes_of_row: usize) -> Result<&[u8]> {
+        let all = match &self.bytes {
+            Bytes::Memory(bytes) => bytes.as_slice(),
+            Bytes::Mapped(map) => map,
+        };
+        let at = self.start + first * bytes_of_row;
+        all.get(at..at + n * bytes_of_row).ok_or_else(|| Error::run("a file of hidden states is too short"))
+    }
+
+    fn memory(&self) -> usize {
+        match &self.bytes {
+            Bytes::Memory(bytes) => bytes.len(),
+            Bytes::Mapped(_) => 0,
+        }
+    }
+}
+
 /// Tokens that take biases, where the rest of the head is known.
 #[derive(Debug)]
 pub(super) struct Tokens {
@@ -54,9 +83,11 @@ pub(super) struct Tokens {
     pub weights: Tensor,
     /// Column of each token of the vocabulary among them, or [`crate::nn::columns::ELSEWHERE`] (V).
     pub column_of: Vec<u32>,
+    /// What is known of the others: [`KNOWN`] numbers for each row of hidden states.
+    pub known: Rows,
 }
 
-/// Numbers behind the hidden state in a row where the rest of the head is known.
+/// Numbers for a row where the rest of the head is known.
 pub(super) const KNOWN: usize = 2;
 
 #[derive(Debug)]
@@ -101,61 +132,31 @@ impl HiddenStates {
         total
     }
 
-    /// Numbers in a row.
-    pub(super) fn width(&self) -> usize {
-        self.hidden + if self.reach.is_some() { KNOWN } else { 0 }
-    }
-
     /// Bytes in memory.
     pub fn memory(&self) -> usize {
-        match &self.bytes {
-            Bytes::Memory(bytes) => bytes.len(),
-            Bytes::Mapped(_) => 0,
-        }
+        self.states.memory() + self.reach.as_ref().map_or(0, |tokens| tokens.known.memory())
     }
 
     /// A batch of pairs as it is packed when its hidden states are known; `None` where a pair is not among those kept.
     pub(super) fn of<T: Real>(&self, rows: &[&TokenRow], sides: Sides) -> Result<Option<States>> {
-        let all = match &self.bytes {
-            Bytes::Memory(bytes) => bytes.as_slice(),
-            Bytes::Mapped(map) => map,
-        };
-        let (width, size) = (self.width(), T::KIND.size_in_bytes());
-        let (mut h, mut prompts, mut total) = (Vec::new(), Vec::new(), 0);
-        // Of chosen and rejected tokens: log-sum-exp of the others, logit of the target.
-        let mut known = [Vec::new(), Vec::new()];
-        for row in rows {
-            let Some(span) = self.spans.get(&*row.id) else { return Ok(None) };
-            if (span.chosen, span.rejected) != (row.chosen_ids.len(), row.rejected_ids.len()) {
-                return Ok(None);
-            }
-            let rejected = if sides == Sides::Both { span.rejected } else { 0 };
-            let n = usize::from(self.prompts) + 1 + span.chosen + rejected;
-            let at = self.start + span.first * width * size;
-            let part = all.get(at..at + n * width * size);
-            let part = part.ok_or_else(|| Error::run("the file of hidden states is too short"))?;
-            let mut lines = part.chunks_exact(width * size);
-            if self.prompts {
-                prompts.extend_from_slice(&lines.next().unwrap_or_default()[..self.hidden * size]);
-            }
-            for (i, line) in lines.enumerate() {
-                let (state, rest) = line.split_at(self.hidden * size);
-                h.extend_from_slice(state);
-                if i > 0 && self.reach.is_some() {
-                    known[usize::from(i > span.chosen)].extend_from_slice(rest);
-                }
-            }
-            total += n - usize::from(self.prompts);
-        }
-        let tensor = |bytes: &[u8], rows: usize, width: usize| {
-            Tensor::from_raw_buffer(bytes, T::KIND, &[rows, width], &Device::Cpu)
-        };
-        let compact: Vec<TokenRow> = rows.iter().map(|row| compact(row)).collect();
-        let batch = PairBatch::pack(&compact, sides)?;
+        let Some(Packed { batch, h, prompt }) = self.packed::<T>(rows, sides)? else { return Ok(None) };
         let reach = match &self.reach {
             None => None,
             Some(tokens) => {
-                let known = tensor(&known.concat(), batch.targets.len(), KNOWN)?;
+                let size = KNOWN * T::KIND.size_in_bytes();
+                // Of chosen and rejected tokens.
+                let mut known = [Vec::new(), Vec::new()];
+                for row in rows {
+                    let Some(span) = self.spans.get(&*row.id) else { return Ok(None) };
+                    let rejected = if sides == Sides::Both { span.rejected } else { 0 };
+                    let first = span.first + usize::from(self.prompts) + 1;
+                    let part = tokens.known.part(first, span.chosen + rejected, size)?;
+                    let (chosen, rejected) = part.split_at(span.chosen * size);
+                    known[0].extend_from_slice(chosen);
+                    known[1].extend_from_slice(rejected);
+                }
+                let n = batch.targets.len();
+                let known = Tensor::from_raw_buffer(&known.concat(), T::KIND, &[n, KNOWN], &Device::Cpu)?;
                 let column = |i: usize| known.narrow(1, i, 1)?.squeeze(1)?.contiguous();
                 Some(Reach {
                     weights: tokens.weights.clone(),
@@ -165,7 +166,41 @@ impl HiddenStates {
                 })
             }
         };
-        let prompt = if self.prompts { Some(tensor(&prompts, rows.len(), self.hidden)?) } else { None };
-        Ok(Some(States { batch, h: tensor(&h, total, self.hidden)?, prompt, tokens: None, reach }))
+        Ok(Some(States { batch, h, prompt, tokens: None, reach }))
     }
+
+    /// The same without what is known of the head.
+    pub(super) fn packed<T: Real>(&self, rows: &[&TokenRow], sides: Sides) -> Result<Option<Packed>> {
+        let size = self.hidden * T::KIND.size_in_bytes();
+        let (mut h, mut prompts, mut total) = (Vec::new(), Vec::new(), 0);
+        for row in rows {
+            let Some(span) = self.spans.get(&*row.id) else { return Ok(None) };
+            if (span.chosen, span.rejected) != (row.chosen_ids.len(), row.rejected_ids.len()) {
+                return Ok(None);
+            }
+            let rejected = if sides == Sides::Both { span.rejected } else { 0 };
+            let n = 1 + span.chosen + rejected;
+            let before = usize::from(self.prompts);
+            let part = self.states.part(span.first, before + n, size)?;
+            let (prompt, states) = part.split_at(before * size);
+            prompts.extend_from_slice(prompt);
+            h.extend_from_slice(states);
+            total += n;
+        }
+        let tensor =
+            |bytes: &[u8], rows: usize| Tensor::from_raw_buffer(bytes, T::KIND, &[rows, self.hidden], &Device::Cpu);
+        let compact: Vec<TokenRow> = rows.iter().map(|row| compact(row)).collect();
+        let batch = PairBatch::pack(&compact, sides)?;
+        let prompt = if self.prompts { Some(tensor(&prompts, rows.len())?) } else { None };
+        Ok(Some(Packed { batch, h: tensor(&h, total)?, prompt }))
+    }
+}
+
+/// A batch of kept pairs and its hidden states.
+pub(super) struct Packed {
+    pub batch: PairBatch,
+    /// (N,H).
+    pub h: Tensor,
+    /// (B,H), where they are kept.
+    prompt: Option<Tensor>,
 }

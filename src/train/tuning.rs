@@ -200,7 +200,7 @@ pub fn remember(
         // A run that read all rows may have left its file.
         if rows.len() < all.len()
             && hidden_cache::size(policy, &all, head_frozen)? <= budget
-            && let Some(found) = hidden_cache::find(policy, &all, keeping)?
+            && let Some(found) = hidden_cache::find(policy, &all, keeping, progress)?
         {
             return Ok(Some(found));
         }

@@ -15,6 +15,7 @@ use crate::support::{Sandbox, numbers, texts};
 const REFERENCE: &str = "reference log-probabilities";
 const OTHERS: &str = "reference of the other pairs";
 const STATES: &str = "hidden states";
+const KNOWN_LOGITS: &str = "logits of the tokens without codes";
 const EXAMINED: &str = "posteriors";
 
 /// Counts what every step did, keeps what was said, and asks for a stop once a step has done so much.
@@ -216,10 +217,36 @@ fn stopped_hidden_states_are_gone_on_with() {
     let [a, b] = ["data", "other"].map(|data| {
         let files = sandbox.files(&format!("{data}/hidden"));
         let whole: Vec<&String> = files.iter().filter(|f| !f.ends_with(".lock")).collect();
-        assert_eq!(whole.len(), 1, "{files:?}");
-        sandbox.bytes(&format!("{data}/hidden/{}", whole[0]))
+        assert_eq!(whole.len(), 2, "states, and the logits of other tokens: {files:?}");
+        whole.into_iter().map(|file| sandbox.bytes(&format!("{data}/hidden/{file}"))).collect::<Vec<_>>()
     });
     assert!(a == b);
+}
+
+#[test]
+fn codes_on_other_tokens_read_the_same_hidden_states() {
+    let sandbox = ground(&["other"]);
+    let config = |data: &str, out: &str, code_tokens: usize| TrainConfig {
+        tune: Tune::Latent,
+        lpc: LpcConfig { codes: 3, code_tokens, ..LpcConfig::default() },
+        ..config(&sandbox, data, out)
+    };
+    let done = |watch: &Watch| (watch.done(STATES), watch.done(KNOWN_LOGITS));
+    let watch = Watch::default();
+    finished(run(&config("data", "first", 40), &watch));
+    assert_eq!(done(&watch), (80, 80));
+    // The logits alone are computed anew; a stop in the middle of them is no loss.
+    let watch = Watch::stopping(KNOWN_LOGITS, 1);
+    stopped(run(&config("data", "second", 90), &watch));
+    let known = watch.done(KNOWN_LOGITS);
+    assert!(watch.done(STATES) == 0 && known > 0 && known < 80, "{known}");
+    let watch = Watch::default();
+    finished(run(&config("data", "second", 90), &watch));
+    assert_eq!(done(&watch), (0, 80 - known));
+    let watch = Watch::default();
+    finished(run(&config("other", "alone", 90), &watch));
+    assert_eq!(done(&watch), (80, 80));
+    same(&sandbox, "alone", "second", &["model/lpc_model.safetensors", POSTERIORS]);
 }
 
 #[test]
