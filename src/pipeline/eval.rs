@@ -26,6 +26,7 @@ use crate::eval::{BenchmarkRow, Metric};
 use crate::ingest::benchmarks;
 use crate::nn::Precision;
 use crate::progress::Progress;
+use crate::schema::prepared;
 use crate::seed::Seed;
 use crate::settings::Settings;
 use items::Item;
@@ -134,6 +135,13 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     }
     let earlier =
         (!config.against.is_empty()).then(|| outputs::Earlier::read(Path::new(&config.against))).transpose()?;
+    // A name that is wrong is told before hours of work on the sets in front of it.
+    for data in sets.iter().map(|set| &set.data) {
+        let ours = Path::new(data).join(prepared::MANIFEST).is_file();
+        if !ours && !data.starts_with("hf://") {
+            inputs::resolve(std::slice::from_ref(data), progress)?;
+        }
+    }
     let opened = OpenedModel::new(&config.model, &config.tokenizer, "auto")?;
     let loaded = opened.weights(seed, opened.most_tokens, config.precision)?;
     if loaded.model.precision() != config.precision {

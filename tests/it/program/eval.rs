@@ -168,6 +168,10 @@ fn several_sets_of_a_task_are_told_apart() {
     let told = sandbox.ok(&format!("{both} --json --quiet")).json();
     let found: Vec<&String> = told["results"].as_object().expect("results").keys().collect();
     assert_eq!(found, ["arc_easy", "preference/a", "preference/b"]);
+    // A path that is wrong is told before the work on the sets in front of it.
+    let refused = sandbox.ends(3, "eval --model run --task preference --data helpful.jsonl --data gone.jsonl");
+    assert!(refused.stderr.contains("gone.jsonl: no such file or folder"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("evaluating"), "{}", refused.stderr);
     // The corpus from which `data` was prepared is files of pairs, beside which a manifest stands.
     let raw = sandbox.ok(&format!("{eval} --data raw --limit 5")).json();
     assert_eq!(raw["results"]["preference"]["n"], 5);
