@@ -229,9 +229,6 @@ settings! {
         pub kl_weight: f64 = 1.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
         /// Share of the run over which lambda rises from 0 to its value, 0 to 1.
         pub kl_warmup: f64 = 0.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
-        /// How many times as large lambda is at first, from 1; it falls to its value over the first half of what the latent
-        /// part learns most in. Posteriors are flatter while it is large, so that codes part one after the other.
-        pub kl_anneal: f64 = 1.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
         /// First temperature of the relaxed samples; the paper does not state its own.
         pub temperature: f64 = 1.0, used "lpc, lpc-hard and lpc-reliable" if |c| c.latent.coded();
         /// Last temperature; it has no effect where the schedule is constant.
@@ -358,7 +355,6 @@ impl LpcConfig {
     /// in: its warm-up where there is one, else the run.
     pub fn moment(&self, t: f64, latent: f64) -> Moment {
         let (a, b) = (self.temperature, self.temperature_end);
-        let early = (1.0 - 2.0 * latent).max(0.0);
         Moment {
             g: match self.g {
                 _ if self.bayesian() => self.expected_weight,
@@ -371,10 +367,8 @@ impl LpcConfig {
                 Schedule::Linear => a + (b - a) * t,
                 Schedule::Exponential => a * (b / a).powf(t),
             },
-            kl_weight: self.kl_weight
-                * if t < self.kl_warmup { t / self.kl_warmup } else { 1.0 }
-                * (1.0 + (self.kl_anneal - 1.0) * early),
-            balance: self.balance * early,
+            kl_weight: if t < self.kl_warmup { self.kl_weight * t / self.kl_warmup } else { self.kl_weight },
+            balance: self.balance * (1.0 - 2.0 * latent).max(0.0),
         }
     }
 }
@@ -399,10 +393,5 @@ mod tests {
         assert!((end.tau - 0.5).abs() < 1e-12 && end.g == 1.0);
         let half = c.moment(0.25, 0.25);
         assert!((half.kl_weight - 0.5).abs() < 1e-12 && (half.balance - 0.1).abs() < 1e-12);
-        // Annealed, lambda falls with what the latent part learns in, here a warm-up that ends after a tenth of the run.
-        let annealed = LpcConfig { kl_weight: 0.5, kl_anneal: 9.0, ..LpcConfig::default() };
-        let weights = [(0.0, 0.0), (0.025, 0.25), (0.05, 0.5), (0.1, 1.0), (1.0, 1.0)];
-        let found = weights.map(|(t, latent)| annealed.moment(t, latent).kl_weight);
-        assert_eq!(found, [4.5, 2.5, 0.5, 0.5, 0.5]);
     }
 }

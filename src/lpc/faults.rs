@@ -38,9 +38,6 @@ impl Settings for LpcConfig {
         for (key, value) in [("expected_weight", config.expected_weight), ("kl_warmup", config.kl_warmup)] {
             faults.check((0.0..=1.0).contains(&value), key, format!("expected 0 to 1, got {value}"));
         }
-        let anneal = config.kl_anneal;
-        let fine = anneal >= 1.0 && anneal.is_finite();
-        faults.check(fine, "kl_anneal", format!("expected a number from 1, got {anneal}"));
         for (key, value) in [("temperature", config.temperature), ("temperature_end", config.temperature_end)] {
             faults.check(value > 0.0 && value.is_finite(), key, format!("expected a number above 0, got {value}"));
         }
@@ -116,7 +113,7 @@ fn idle_together(config: &LpcConfig) -> Vec<(String, String)> {
         idle(&["temperature_schedule"], &why);
     }
     if config.kl_weight == 0.0 {
-        idle(&["kl_warmup", "kl_anneal"], "has no effect with kl_weight = 0");
+        idle(&["kl_warmup"], "has no effect with kl_weight = 0");
     }
     found
 }
@@ -137,7 +134,6 @@ mod tests {
             group: Grouping::Prompt,
             kl_weight: 0.1,
             kl_warmup: 0.2,
-            kl_anneal: 2.0,
             temperature: 2.0,
             temperature_end: 0.5,
             temperature_schedule: Schedule::Linear,
@@ -192,7 +188,7 @@ mod tests {
             [&["inference", "group"][..], &temperatures, &["expected_weight", "exact", "balance", "code_tokens"]]
                 .concat();
         assert_eq!(shared(L::Gaussian), first);
-        let mlp = ["inference", "group", "kl_weight", "kl_warmup", "kl_anneal"].iter().chain(&temperatures);
+        let mlp = ["inference", "group", "kl_weight", "kl_warmup"].iter().chain(&temperatures);
         let mlp = mlp.chain(&["g", "expected_weight", "pooling", "features", "exact"]);
         let mlp = mlp.chain(&["prior_width", "head_init", "balance", "code_tokens"]);
         assert_eq!(shared(L::Mlp), mlp.copied().collect::<Vec<_>>());
@@ -231,9 +227,8 @@ mod tests {
         assert_eq!(keys(&flat), ["temperature_schedule"]);
         assert!(keys(&LpcConfig { temperature_end: 0.5, ..flat }).is_empty());
         assert_eq!(keys(&LpcConfig { kl_weight: 0.0, kl_warmup: 0.5, ..lpc.clone() }), ["kl_warmup"]);
-        assert_eq!(keys(&LpcConfig { kl_weight: 0.0, kl_anneal: 3.0, ..lpc.clone() }), ["kl_anneal"]);
-        let wrong = LpcConfig { codes: 0, lr: -1.0, kl_anneal: 0.5, ..lpc };
+        let wrong = LpcConfig { codes: 0, lr: -1.0, ..lpc };
         let keys: Vec<String> = wrong.faults().into_iter().map(|f| f.key).collect();
-        assert_eq!(keys, ["train.lpc.codes", "train.lpc.lr", "train.lpc.kl_anneal"]);
+        assert_eq!(keys, ["train.lpc.codes", "train.lpc.lr"]);
     }
 }
