@@ -193,8 +193,20 @@ pub fn open<T: Real>(
     keeping: Keeping<'_>,
     progress: &dyn Progress,
 ) -> Result<Option<HiddenStates>> {
-    let (mut states, files) = planned_files(policy, rows, keeping)?;
-    let (in_memory, passes) = (files.fit(keeping.budget), stoppable(policy, rows));
+    let (states, files) = planned_files(policy, rows, keeping)?;
+    read_or_compute(states, &files, policy, rows, keeping.budget, progress)
+}
+
+/// Fills what is planned from its files, or computes it.
+fn read_or_compute<T: Real>(
+    mut states: HiddenStates,
+    files: &Files,
+    policy: &Policy<T>,
+    rows: &[&TokenRow],
+    budget: u64,
+    progress: &dyn Progress,
+) -> Result<Option<HiddenStates>> {
+    let (in_memory, passes) = (files.fit(budget), stoppable(policy, rows));
     let lines = |row: &TokenRow| kept(row) + usize::from(states.prompts);
     let compute = |pass: &[&TokenRow]| states_of(&states, policy, pass);
     let Some(found) = files.states.open(in_memory, &passes, &lines, &compute, progress)? else { return Ok(None) };
@@ -220,8 +232,11 @@ pub fn find<T: Real>(
     keeping: Keeping<'_>,
     progress: &dyn Progress,
 ) -> Result<Option<HiddenStates>> {
-    let (_, files) = planned_files(policy, rows, keeping)?;
-    if files.states.read(false)?.is_some() { open(policy, rows, keeping, progress) } else { Ok(None) }
+    let (states, files) = planned_files(policy, rows, keeping)?;
+    if files.states.read(false)?.is_none() {
+        return Ok(None);
+    }
+    read_or_compute(states, &files, policy, rows, keeping.budget, progress)
 }
 
 /// Bytes that the hidden states of these rows take.
