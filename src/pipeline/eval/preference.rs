@@ -130,6 +130,17 @@ fn same_ends(work: &Work<'_>, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The error of a preparation, whose hint names flags that `eval` does not have.
+fn of_prepare(error: Error) -> Error {
+    match error {
+        Error::Data { path, line, field, message, hint: Some(hint) } => {
+            let hint = format!("{hint}; this is about `lpc-pipe prepare`, whose folder --data takes too");
+            Error::Data { path, line, field, message, hint: Some(hint) }
+        }
+        other => other,
+    }
+}
+
 /// Pairs of files, by the same steps as `prepare`: none is flipped, and none is kept for training.
 fn prepared_anew(work: &Work<'_>) -> Result<(Vec<batch::Split>, BTreeMap<String, u64>)> {
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
@@ -142,7 +153,7 @@ fn prepared_anew(work: &Work<'_>) -> Result<(Vec<batch::Split>, BTreeMap<String,
     config.pairs.test_fraction = 0.0;
     config.sources.exclude = Vec::new();
     config.check()?;
-    let summary = prepare::run(&config, work.seed, work.progress)?;
+    let summary = prepare::run(&config, work.seed, work.progress).map_err(of_prepare)?;
     let mut left_out = summary.rejects.clone();
     for (reason, n) in &summary.totals.pairs_dropped {
         *left_out.entry(reason.clone()).or_default() += n;

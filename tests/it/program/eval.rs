@@ -172,6 +172,11 @@ fn several_sets_of_a_task_are_told_apart() {
     let refused = sandbox.ends(3, "eval --model run --task preference --data helpful.jsonl --data gone.jsonl");
     assert!(refused.stderr.contains("gone.jsonl: no such file or folder"), "{}", refused.stderr);
     assert!(!refused.stderr.contains("evaluating"), "{}", refused.stderr);
+    // A broken row is told as `prepare` tells it, and whose flags the hint names.
+    sandbox.write("broken.jsonl", pairs(0..1) + "{\"prompt\": \"a\", \"chosen\": 7, \"rejected\": \"b\"}\n");
+    let refused = sandbox.ends(3, &format!("{eval} --data broken.jsonl"));
+    assert!(refused.stderr.contains("broken.jsonl: line 2: chosen: expected a string"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("this is about `lpc-pipe prepare`"), "{}", refused.stderr);
     // The corpus from which `data` was prepared is files of pairs, beside which a manifest stands.
     let raw = sandbox.ok(&format!("{eval} --data raw --limit 5")).json();
     assert_eq!(raw["results"]["preference"]["n"], 5);
