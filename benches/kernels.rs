@@ -99,11 +99,11 @@ fn gathers(c: &mut Criterion) {
     let ones = vec![1f32; rows];
     for (kind, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
         group.bench_function(format!("forward, {kind}"), |b| {
-            b.iter(|| token_logps::forward(black_box(&h), &w, &targets, HIDDEN, precision));
+            b.iter(|| token_logps::forward(black_box(&h), &w, &targets, HIDDEN, precision, None));
         });
-        let lse = token_logps::forward(&h, &w, &targets, HIDDEN, precision).lse;
+        let scored = token_logps::forward(&h, &w, &targets, HIDDEN, precision, None);
         group.bench_function(format!("backward, input, {kind}"), |b| {
-            b.iter(|| token_logps::backward(black_box(&h), &w, &targets, &lse, &ones, precision, None));
+            b.iter(|| token_logps::backward(black_box(&h), &w, &targets, &scored, &ones, precision, None));
         });
     }
     group.finish();

@@ -21,6 +21,7 @@ use super::params::{Gradients, Group, Param, Params};
 use crate::error::{Error, Result};
 use crate::nn::attention::Heads;
 use crate::nn::custom_op::{input, lock};
+use crate::nn::exponentials::{ROOM, Room};
 use crate::nn::real::with_slice;
 use crate::nn::{Precision, Real, norm, rope};
 
@@ -43,6 +44,8 @@ pub struct Decoder<T> {
     longest: usize,
     /// Whether everything below the head is frozen.
     frozen: bool,
+    /// Room for exponentials of logits, shared by all passes of a step.
+    room: Arc<Room>,
 }
 
 impl<T: Real> Decoder<T> {
@@ -101,6 +104,7 @@ impl<T: Real> Decoder<T> {
             longest,
             config,
             precision: Precision::F32,
+            room: Arc::new(Room::new(ROOM)),
         })
     }
 
@@ -135,6 +139,12 @@ impl<T: Real> Decoder<T> {
     /// Where composed operations run; `None` for the fused kernels.
     pub fn place(&self) -> Option<&Place> {
         self.composed.as_ref().map(|(place, _)| place)
+    }
+
+    /// Room for what a pass over the head keeps: none where there is no backward pass, or where that computes again what
+    /// it needs.
+    fn room_of(&self, gradients: Option<&Arc<Gradients>>) -> Option<Arc<Room>> {
+        gradients.filter(|_| !self.recompute).map(|_| self.room.clone())
     }
 
     fn heads(&self) -> Heads {
@@ -271,7 +281,8 @@ impl<T: Real> Decoder<T> {
             targets: targets.to_vec(),
             precision: self.precision,
             gradients: gradients.cloned(),
-            kept: Mutex::default(),
+            room: self.room_of(gradients),
+            kept: Mutex::new(None),
         };
         let h = h.contiguous()?;
         Ok(match gradients {
@@ -305,7 +316,8 @@ impl<T: Real> Decoder<T> {
             head: self.head.clone(),
             precision: self.precision,
             gradients: gradients.clone(),
-            kept: Mutex::default(),
+            room: self.room_of(Some(gradients)),
+            kept: Mutex::new(None),
         };
         let z = match shifts {
             Some((z, _)) => z.contiguous()?,

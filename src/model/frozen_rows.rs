@@ -11,8 +11,10 @@ use super::linear::Weight;
 use super::params::Gradients;
 use crate::error::Result;
 use crate::nn::custom_op::{input, lock};
+use crate::nn::exponentials::Room;
 use crate::nn::real::with_slice;
-use crate::nn::{Precision, Real, token_logps};
+use crate::nn::token_logps::{self, ForwardLogps};
+use crate::nn::{Precision, Real};
 
 /// `log_softmax(W (h + z))[target]` over (W, z), with h constant.
 pub(super) struct FrozenRows<T> {
@@ -28,8 +30,10 @@ pub(super) struct FrozenRows<T> {
     pub precision: Precision,
     /// Where the head's gradient goes.
     pub gradients: Arc<Gradients>,
-    /// What the backward pass needs: the shifted rows and their log-sum-exp.
-    pub kept: Mutex<(Vec<T>, Vec<T>)>,
+    /// Room for exponentials that the backward pass reads again.
+    pub room: Option<Arc<Room>>,
+    /// What the backward pass needs: the shifted rows, and how they were scored.
+    pub kept: Mutex<Option<(Vec<T>, ForwardLogps<T>)>>,
 }
 
 impl<T: Real> FrozenRows<T> {
@@ -61,9 +65,11 @@ impl<T: Real> CustomOp2 for FrozenRows<T> {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let w = input::<T>(head, head_layout, self.name())?;
         let rows = self.shifted(input::<T>(z, z_layout, self.name())?)?;
-        let got = token_logps::forward(&rows, w, &self.targets, head_layout.shape().dims2()?.1, self.precision);
-        *lock(&self.kept) = (rows, got.lse);
-        Ok((T::to_cpu_storage_owned(got.logps), self.targets.len().into()))
+        let (hidden, room) = (head_layout.shape().dims2()?.1, self.room.clone());
+        let mut scored = token_logps::forward(&rows, w, &self.targets, hidden, self.precision, room);
+        let logps = std::mem::take(&mut scored.logps);
+        *lock(&self.kept) = Some((rows, scored));
+        Ok((T::to_cpu_storage_owned(logps), self.targets.len().into()))
     }
 
     fn bwd(
@@ -74,15 +80,15 @@ impl<T: Real> CustomOp2 for FrozenRows<T> {
         grad_res: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let dlogps = grad_res.to_vec1::<T>()?;
-        let kept = lock(&self.kept);
-        let (rows, lse) = (&kept.0, &kept.1);
+        let kept = lock(&self.kept).take();
+        let Some((rows, scored)) = &kept else { candle_core::bail!("token-logps-of-frozen: backward before forward") };
         let wanted = match &self.pair_of {
             Some(pair_of) => token_logps::RowGradient::Sums { of: pair_of, groups: z.dim(0)? },
             None => token_logps::RowGradient::Nothing,
         };
         let dz = self.gradients.with_sum::<T, _>(self.head.position, |dw| {
             with_slice::<T, _>(head, |w| {
-                token_logps::backward_for(rows, w, &self.targets, lse, &dlogps, self.precision, wanted, dw)
+                token_logps::backward_for(rows, w, &self.targets, scored, &dlogps, self.precision, wanted, dw)
             })
         })?;
         // The head's gradient is in the sums already; candle itself needs none for a variable.

@@ -353,10 +353,10 @@ mod tests {
         let composed =
             TokenLogps { w: w.as_detached_tensor(), targets: on_device, wide: DType::F64, biases: None, chunk: 2 * v };
         assert_eq!(composed.chunks(r).unwrap().collect::<Vec<_>>(), [(0, 2), (2, 1)]);
-        let wanted = token_logps::forward(&hs, &ws, &targets, hidden, Precision::F32);
+        let wanted = token_logps::forward(&hs, &ws, &targets, hidden, Precision::F32, None);
         close("logps", &numbers(&composed.forward(&h).unwrap()), &wanted.logps);
         let mut dw = vec![0.0; v * hidden];
-        let dh = token_logps::backward(&hs, &ws, &targets, &wanted.lse, &g, Precision::F32, Some(&mut dw));
+        let dh = token_logps::backward(&hs, &ws, &targets, &wanted, &g, Precision::F32, Some(&mut dw));
         let g = Tensor::from_vec(g, r, &Device::Cpu).unwrap();
         let (found, found_w, _) = composed.backward(&h, &g, true).unwrap();
         close("dh", &numbers(&found), &dh);

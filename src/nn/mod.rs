@@ -14,6 +14,7 @@ pub mod cached_attention;
 pub mod columns;
 pub mod composed;
 pub mod custom_op;
+pub mod exponentials;
 pub mod linear;
 pub mod log_sigmoid;
 pub mod norm;

@@ -21,21 +21,31 @@ pub enum Stored<T> {
 impl<T: Real> Stored<T> {
     /// Keeps numbers that products take as operands of this precision.
     pub fn new(values: Vec<T>, precision: Precision) -> Stored<T> {
-        match Stored::<T>::room(values.len(), precision) {
-            None => Stored::Whole(values),
-            Some(mut halves) => {
-                halves.par_chunks_mut(PART).zip(values.par_chunks(PART)).for_each(|(halves, values)| {
-                    round(values, halves);
-                });
-                Stored::Rounded(halves)
-            }
-        }
+        if Stored::<T>::halved(precision) { Stored::of(&values, precision) } else { Stored::Whole(values) }
+    }
+
+    /// [`Stored::new`] of a copy.
+    pub fn of(values: &[T], precision: Precision) -> Stored<T> {
+        let Some(mut halves) = Stored::<T>::room(values.len(), precision) else {
+            return Stored::Whole(values.to_vec());
+        };
+        halves.par_chunks_mut(PART).zip(values.par_chunks(PART)).for_each(|(halves, values)| round(values, halves));
+        Stored::Rounded(halves)
+    }
+
+    /// Whether numbers of this type are kept in half of their memory.
+    fn halved(precision: Precision) -> bool {
+        T::floats(&[]).is_some() && precision == Precision::Bf16 && product::available()
+    }
+
+    /// Bytes that so many numbers will take.
+    pub fn bytes_of(len: usize, precision: Precision) -> usize {
+        len * if Stored::<T>::halved(precision) { size_of::<u16>() } else { size_of::<T>() }
     }
 
     /// Room for so many halves; `None` where numbers of this type are kept whole in this precision.
     pub fn room(len: usize, precision: Precision) -> Option<Vec<u16>> {
-        let halved = T::floats(&[]).is_some() && precision == Precision::Bf16 && product::available();
-        halved.then(|| vec![0; len])
+        Stored::<T>::halved(precision).then(|| vec![0; len])
     }
 
     /// The numbers again.
@@ -47,6 +57,14 @@ impl<T: Real> Stored<T> {
         let mut values = vec![T::zero(); halves.len()];
         values.par_chunks_mut(PART).zip(halves.par_chunks(PART)).for_each(|(values, halves)| widen(halves, values));
         values
+    }
+
+    /// Copies the numbers from `at` on.
+    pub fn copy_to(&self, at: usize, out: &mut [T]) {
+        match self {
+            Stored::Whole(values) => out.copy_from_slice(&values[at..at + out.len()]),
+            Stored::Rounded(halves) => widen(&halves[at..at + out.len()], out),
+        }
     }
 
     /// Some of the numbers again, in a buffer that is at least as long where they are not there as they were.
@@ -67,6 +85,14 @@ impl<T: Real> Stored<T> {
             Stored::Whole(values) => size_of_val(values.as_slice()),
             Stored::Rounded(halves) => size_of_val(halves.as_slice()),
         }
+    }
+}
+
+/// Gives numbers the values that they would have after they were kept, on this thread.
+pub fn as_kept<T: Real>(values: &mut [T], precision: Precision) {
+    if Stored::<T>::halved(precision) {
+        let floats = T::floats_mut(values).unwrap_or_default();
+        wide(|| floats.iter_mut().for_each(|x| *x = f32::from_bits(u32::from(rounded(*x)) << 16)));
     }
 }
 

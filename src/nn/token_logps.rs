@@ -2,11 +2,15 @@
 //! in chunks of the vocabulary. Nothing of size (rows, vocabulary) is ever stored.
 //!
 //! The log-sum-exp runs over the chunks in one pass (Milakov and Gimelshein 2018,
-//! "Online normalizer calculation for softmax"). Where the head is trained the backward pass computes each chunk's
-//! logits again; where it is frozen, the forward pass sums up what the rows' gradient needs ([`forward_expecting`]).
+//! "Online normalizer calculation for softmax"). Where the head is trained the backward pass reads the exponentials that
+//! the forward pass kept, and computes the logits of other chunks again; where it is frozen, the forward pass sums up what
+//! the rows' gradient needs ([`forward_expecting`]).
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::exponentials::{Exponentials, Room};
 use super::linear;
 use super::real::Real;
 use super::rows::{Precision, Rows};
@@ -17,23 +21,33 @@ pub const CHUNK: usize = 3072;
 /// Rows per task of the elementwise passes.
 const ROWS: usize = 16;
 
-/// Result of [`forward`].
+/// Result of [`forward`], and what [`backward`] needs of it.
+#[derive(Debug)]
 pub struct ForwardLogps<T> {
     /// Log-probability of each row's target, nats.
     pub logps: Vec<T>,
     /// Log-sum-exp of each row's logits.
-    pub lse: Vec<T>,
+    lse: Vec<T>,
+    /// Exponentials of the logits, where they found room.
+    exponentials: Exponentials<T>,
 }
 
-/// `log_softmax(W h)[target]` for every row.
+/// `log_softmax(W h)[target]` for every row; exponentials are kept in the room, if there is one.
 ///
 /// # Shapes
 /// h (R,H) · w (V,H) · targets (R), each below V -> log-probabilities (R).
 ///
 /// # Units
 /// Nats.
-pub fn forward<T: Real>(h: &[T], w: &[T], targets: &[u32], hidden: usize, precision: Precision) -> ForwardLogps<T> {
-    chunks(h, w, targets, hidden, precision, None)
+pub fn forward<T: Real>(
+    h: &[T],
+    w: &[T],
+    targets: &[u32],
+    hidden: usize,
+    precision: Precision,
+    room: Option<Arc<Room>>,
+) -> ForwardLogps<T> {
+    chunks(h, w, targets, hidden, precision, room, None)
 }
 
 /// [`forward`], and the head's expected row `sum_v softmax(W h)_v w_v` of every row: with a frozen head, all that the
@@ -50,7 +64,7 @@ pub fn forward_expecting<T: Real>(
     precision: Precision,
 ) -> (ForwardLogps<T>, Vec<T>) {
     let mut expected = vec![T::zero(); h.len()];
-    let got = chunks(h, w, targets, hidden, precision, Some(&mut expected));
+    let got = chunks(h, w, targets, hidden, precision, None, Some(&mut expected));
     (got, expected)
 }
 
@@ -73,12 +87,15 @@ fn chunks<T: Real>(
     targets: &[u32],
     hidden: usize,
     precision: Precision,
+    room: Option<Arc<Room>>,
     mut expected: Option<&mut [T]>,
 ) -> ForwardLogps<T> {
     let rows = targets.len();
     let vocabulary = w.len() / hidden;
     let h = Rows::new(h, rows, precision);
-    let mut state = vec![(T::neg_infinity(), T::zero()); rows];
+    let mut kept = Exponentials::new(room, precision);
+    let mut largest = vec![T::neg_infinity(); rows];
+    let mut sums = vec![T::zero(); rows];
     let mut picked = vec![T::zero(); rows];
     let mut shrink = vec![T::one(); rows];
     let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
@@ -87,16 +104,17 @@ fn chunks<T: Real>(
         let logits = &mut logits[..rows * width];
         let chunk = &w[at * hidden..(at + width) * hidden];
         linear::forward(&h, chunk, logits, false);
-        let exponentials = expected.is_some();
-        state
+        let exponentials = expected.is_some() || kept.keeps();
+        largest
             .par_chunks_mut(ROWS)
+            .zip(sums.par_chunks_mut(ROWS))
             .zip(picked.par_chunks_mut(ROWS))
             .zip(shrink.par_chunks_mut(ROWS))
             .zip(targets.par_chunks(ROWS))
             .zip(logits.par_chunks_mut(ROWS * width))
-            .for_each(|((((state, picked), shrink), targets), logits)| {
-                let rows = state.iter_mut().zip(picked).zip(shrink).zip(targets).zip(logits.chunks_exact_mut(width));
-                for (((((largest, sum), picked), shrink), &target), row) in rows {
+            .for_each(|(((((largest, sums), picked), shrink), targets), logits)| {
+                let rows = largest.iter_mut().zip(sums).zip(picked).zip(shrink).zip(targets);
+                for (((((largest, sum), picked), shrink), &target), row) in rows.zip(logits.chunks_exact_mut(width)) {
                     if let Some(&logit) = (target as usize).checked_sub(at).and_then(|i| row.get(i)) {
                         *picked = logit;
                     }
@@ -108,6 +126,7 @@ fn chunks<T: Real>(
                     *largest = top;
                 }
             });
+        kept.push(logits, &largest);
         if let Some(expected) = expected.as_deref_mut() {
             // What was added up so far is relative to the largest logit so far.
             expected.par_chunks_mut(hidden).zip(&shrink).filter(|(_, s)| **s != T::one()).for_each(|(row, &s)| {
@@ -117,14 +136,14 @@ fn chunks<T: Real>(
         }
     }
     if let Some(expected) = expected {
-        expected.par_chunks_mut(hidden).zip(&state).for_each(|(row, (_, sum))| {
+        expected.par_chunks_mut(hidden).zip(&sums).for_each(|(row, sum)| {
             let inverse = sum.recip();
             row.iter_mut().for_each(|x| *x *= inverse);
         });
     }
-    let lse: Vec<T> = state.iter().map(|(largest, sum)| *largest + sum.ln()).collect();
+    let lse: Vec<T> = largest.iter().zip(&sums).map(|(&largest, sum)| largest + sum.ln()).collect();
     let logps = picked.iter().zip(&lse).map(|(&p, &l)| p - l).collect();
-    ForwardLogps { logps, lse }
+    ForwardLogps { logps, lse, exponentials: kept }
 }
 
 /// Which gradient of the hidden rows is wanted.
@@ -149,17 +168,17 @@ pub enum RowGradient<'a> {
 /// With p = softmax(W h) and upstream g: `dlogits = g (onehot(target) - p)`.
 ///
 /// # Shapes
-/// h (R,H) · w, dw (V,H) · targets, lse, dlogps (R). Returns dh (R,H).
+/// h (R,H) · w, dw (V,H) · targets, dlogps (R). Returns dh (R,H).
 pub fn backward<T: Real>(
     h: &[T],
     w: &[T],
     targets: &[u32],
-    lse: &[T],
+    scored: &ForwardLogps<T>,
     dlogps: &[T],
     precision: Precision,
     dw: Option<&mut [T]>,
 ) -> Vec<T> {
-    backward_for(h, w, targets, lse, dlogps, precision, RowGradient::Rows, dw)
+    backward_for(h, w, targets, scored, dlogps, precision, RowGradient::Rows, dw)
 }
 
 /// [`backward`] with the gradient that is wanted: (R,H), (groups,H), or nothing.
@@ -171,7 +190,7 @@ pub fn backward_for<T: Real>(
     h: &[T],
     w: &[T],
     targets: &[u32],
-    lse: &[T],
+    scored: &ForwardLogps<T>,
     dlogps: &[T],
     precision: Precision,
     wanted: RowGradient<'_>,
@@ -196,25 +215,18 @@ pub fn backward_for<T: Real>(
     let vocabulary = w.len() / hidden;
     let h = Rows::new(h, rows, precision);
     let mut logits = vec![T::zero(); rows * CHUNK.min(vocabulary)];
-    for at in (0..vocabulary).step_by(CHUNK) {
+    for (number, at) in (0..vocabulary).step_by(CHUNK).enumerate() {
         let width = CHUNK.min(vocabulary - at);
         let logits = &mut logits[..rows * width];
         let chunk = at * hidden..(at + width) * hidden;
-        linear::forward(&h, &w[chunk.clone()], logits, false);
-        logits
-            .par_chunks_mut(ROWS * width)
-            .zip(targets.par_chunks(ROWS))
-            .zip(lse.par_chunks(ROWS))
-            .zip(dlogps.par_chunks(ROWS))
-            .for_each(|(((logits, targets), lse), dlogps)| {
-                let rows = logits.chunks_exact_mut(width).zip(targets).zip(lse).zip(dlogps);
-                for (((row, &target), &lse), &g) in rows {
-                    vector::minus_softmax(row, lse, g);
-                    if let Some(x) = (target as usize).checked_sub(at).and_then(|i| row.get_mut(i)) {
-                        *x += g;
-                    }
-                }
-            });
+        let factor = |row: usize, largest: T| -dlogps[row] * (largest - scored.lse[row]).exp_fast();
+        let again = |logits: &mut [T]| linear::forward(&h, &w[chunk.clone()], logits, false);
+        scored.exponentials.scaled(number, logits, again, factor);
+        for ((row, &target), &g) in logits.chunks_exact_mut(width).zip(targets).zip(dlogps) {
+            if let Some(x) = (target as usize).checked_sub(at).and_then(|i| row.get_mut(i)) {
+                *x += g;
+            }
+        }
         let logits = h.like(logits, rows);
         match wanted {
             RowGradient::Rows => linear::backward_input(&logits, &w[chunk.clone()], &mut dh, true),
@@ -241,7 +253,7 @@ mod tests {
     fn equal_logits_give_the_uniform_distribution() {
         // Zero weights: every token has probability 1/V.
         let v = CHUNK + 7;
-        let got = forward(&[1.0, 2.0], &vec![0.0; v * 2], &[v as u32 - 1], 2, Precision::F32);
+        let got = forward(&[1.0, 2.0], &vec![0.0; v * 2], &[v as u32 - 1], 2, Precision::F32, None);
         assert!((got.logps[0] + (v as f64).ln()).abs() < 1e-12);
     }
 
@@ -250,11 +262,11 @@ mod tests {
         let (r, hidden, v) = (5, 3, CHUNK + 2);
         let (h, w, g) = (check::numbers("h", r * hidden), check::numbers("w", v * hidden), check::numbers("g", r));
         let targets = [0, 9, 1, 7, v as u32 - 1];
-        let lse = forward(&h, &w, &targets, hidden, Precision::F32).lse;
+        let scored = forward(&h, &w, &targets, hidden, Precision::F32, None);
         let of = [1, 0, 1, 2, 0];
         let run = |wanted| {
             let mut dw = vec![0.0; w.len()];
-            (backward_for(&h, &w, &targets, &lse, &g, Precision::F32, wanted, Some(&mut dw)), dw)
+            (backward_for(&h, &w, &targets, &scored, &g, Precision::F32, wanted, Some(&mut dw)), dw)
         };
         let (rows, dw) = run(RowGradient::Rows);
         let (sums, same) = run(RowGradient::Sums { of: &of, groups: 4 });
@@ -272,16 +284,24 @@ mod tests {
         let (r, hidden, v) = (3, 4, CHUNK + 5);
         let (h, w, g) = (check::numbers("h", r * hidden), check::numbers("w", v * hidden), check::numbers("g", r));
         let targets = [0, 9, v as u32 - 1];
-        let f = |h: &[f64], w: &[f64]| check::dot(&forward(h, w, &targets, hidden, Precision::F32).logps, &g);
-        let lse = forward(&h, &w, &targets, hidden, Precision::F32).lse;
+        let f = |h: &[f64], w: &[f64]| check::dot(&forward(h, w, &targets, hidden, Precision::F32, None).logps, &g);
+        let scored = forward(&h, &w, &targets, hidden, Precision::F32, None);
         let mut dw = vec![0.0; w.len()];
-        let dh = backward(&h, &w, &targets, &lse, &g, Precision::F32, Some(&mut dw));
+        let dh = backward(&h, &w, &targets, &scored, &g, Precision::F32, Some(&mut dw));
         check::gradient("dh", &h, &dh, |h| f(h, &w));
         // With a frozen head the same, from what the forward pass added up.
         let (got, mut frozen) = forward_expecting(&h, &w, &targets, hidden, Precision::F32);
-        assert_eq!(got.lse, lse);
+        assert_eq!(got.lse, scored.lse);
         backward_expecting(&mut frozen, &w, &targets, &g);
         assert!(frozen.iter().zip(&dh).all(|(a, b)| (a - b).abs() < 1e-12));
+        // From exponentials that were kept, with room for one of the two chunks and for both, the same again.
+        for room in [r * (CHUNK + 1) * size_of::<f64>(), r * v * size_of::<f64>() + 1024] {
+            let scored = forward(&h, &w, &targets, hidden, Precision::F32, Some(Arc::new(Room::new(room))));
+            let mut same = vec![0.0; w.len()];
+            let rows = backward(&h, &w, &targets, &scored, &g, Precision::F32, Some(&mut same));
+            assert!(rows.iter().zip(&dh).all(|(a, b)| (a - b).abs() < 1e-12));
+            assert!(same.iter().zip(&dw).all(|(a, b)| (a - b).abs() < 1e-12));
+        }
         for at in [0, 36, (v - 1) * hidden] {
             check::gradient("dw", &w[at..at + hidden], &dw[at..at + hidden], |x| {
                 let mut w = w.clone();

@@ -125,7 +125,7 @@ mod tests {
         let targets = [1, 4];
         let columns =
             ScoredColumns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
-        let plain = token_logps::forward(&h, &w, &targets, HIDDEN, Precision::F32);
+        let plain = token_logps::forward(&h, &w, &targets, HIDDEN, Precision::F32, None);
         let got = forward(&h, &columns, &[0.0; 10], &[0, 1]);
         assert!(got.logps.iter().zip(&plain.logps).all(|(a, b)| (a - b).abs() < 1e-14));
         // Raising the target's own logit by ln 2: p -> 2p / (1 + p).

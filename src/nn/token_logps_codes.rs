@@ -14,9 +14,12 @@
 //! probabilities lie where the shift is low, terms of the sum leave float32's range: [`ShiftedLogps::is_exact`] says
 //! whether any of them could count.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::columns::{ScoredColumns, ShiftGradients};
+use super::exponentials::{Exponentials, Room};
 use super::real::Real;
 use super::rows::{Precision, Rows};
 use super::vector;
@@ -54,6 +57,8 @@ pub struct ShiftedLogps<T> {
     sums: Vec<T>,
     /// The same under each row's own shift (R), where it takes one.
     own: Vec<T>,
+    /// Exponentials of the logits, where they found room.
+    exponentials: Exponentials<T>,
 }
 
 impl<T: Real> ShiftedLogps<T> {
@@ -82,14 +87,21 @@ fn chunk_of<T: Real>(all: &[T], columns: usize, (at, width): (usize, usize)) -> 
     all.chunks_exact(columns).flat_map(|row| &row[at..at + width]).copied().collect()
 }
 
-/// `log_softmax(W h_r + s_k)[target_r]` for every row and every shift that it takes.
+/// `log_softmax(W h_r + s_k)[target_r]` for every row and every shift that it takes; exponentials of the logits are kept
+/// in the room, if there is one.
 ///
 /// # Shapes
 /// h (R,H) · shifts (S,C) -> log-probabilities (R,K) or (R,K+1).
 ///
 /// # Units
 /// Shifts in logits, log-probabilities in nats.
-pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], taken: Taken<'_>) -> ShiftedLogps<T> {
+pub fn forward<T: Real>(
+    h: &[T],
+    columns: &ScoredColumns<'_, T>,
+    shifts: &[T],
+    taken: Taken<'_>,
+    room: Option<Arc<Room>>,
+) -> ShiftedLogps<T> {
     let (rows, count, k) = (columns.rows(), columns.count(), taken.shared);
     let (tops, exp) = exponentials(columns, shifts);
     let h = Rows::new(h, rows, columns.precision);
@@ -107,6 +119,7 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], t
             (vec![T::neg_infinity(); rows], vec![T::zero(); rows * k], own)
         }
     };
+    let mut kept = Exponentials::new(room, columns.precision);
     let mut buffer = columns.buffer();
     for chunk in columns.chunks() {
         let (at, width) = chunk;
@@ -129,6 +142,7 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], t
             }
         });
         let logits: &[T] = logits;
+        kept.push(logits, &largest);
         own.par_chunks_mut(ROWS).enumerate().for_each(|(task, own)| {
             for (i, sum) in own.iter_mut().enumerate() {
                 let row = task * ROWS + i;
@@ -155,7 +169,7 @@ pub fn forward<T: Real>(h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T], t
         logps.extend((0..k).map(|code| logp(code, sums[row * k + code])));
         logps.extend(own_of(row).map(|shift| logp(shift, own[row])));
     }
-    ShiftedLogps { logps, largest, sums, own }
+    ShiftedLogps { logps, largest, sums, own, exponentials: kept }
 }
 
 /// Gradients of the shifts, of the rows where wanted, and the columns' added to `dw` where wanted.
@@ -198,14 +212,14 @@ pub fn backward<T: Real>(
     let through = rows_wanted || dw.is_some();
     let mut buffer = columns.buffer();
     let mut spread = if through { columns.buffer() } else { Vec::new() };
-    for chunk in columns.chunks() {
+    for (number, chunk) in columns.chunks().enumerate() {
         let (at, width) = chunk;
-        let logits = columns.logits(&h, chunk, &mut buffer);
-        logits.par_chunks_mut(ROWS * width).zip(scored.largest.par_chunks(ROWS)).for_each(|(logits, largest)| {
-            for (row, &largest) in logits.chunks_exact_mut(width).zip(largest) {
-                vector::exponentials(row, T::one(), largest);
-            }
-        });
+        let factor = |row: usize, largest: T| (largest - scored.largest[row]).exp_fast();
+        let logits = &mut buffer[..rows * width];
+        let again = |logits: &mut [T]| {
+            columns.logits(&h, chunk, logits);
+        };
+        scored.exponentials.scaled(number, logits, again, factor);
         let codes = chunk_of(&exp[..k * count], count, chunk);
         let codes = Rows::new(&codes, k, Precision::F32);
         let (of_codes, of_pairs) = dshifts.split_at_mut(k * count);
@@ -283,7 +297,7 @@ mod tests {
         let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 20.0 * s).collect();
         let targets: Vec<u32> = (0..r).map(|i| (i * 97 % v) as u32).collect();
         let columns = columns(&w, &targets);
-        let got = forward(&h, &columns, &shifts, all(k));
+        let got = forward(&h, &columns, &shifts, all(k), None);
         assert!(got.is_exact());
         for (code, shift) in shifts.chunks(v).enumerate() {
             let alone = token_logps_biased::forward(&h, &columns, shift, &vec![0; r]);
@@ -293,15 +307,15 @@ mod tests {
         }
         // A row's own shift, behind the shared ones.
         let own: Vec<u32> = (0..r as u32).map(|row| row % 2).collect();
-        let got = forward(&h, &columns, &shifts, Taken { shared: 1, own: Some(&own) });
+        let got = forward(&h, &columns, &shifts, Taken { shared: 1, own: Some(&own) }, None);
         let pairs = token_logps_biased::forward(&h, &columns, &shifts[v..], &own);
         let first = token_logps_biased::forward(&h, &columns, &shifts[..v], &vec![0; r]);
         for (row, got) in got.logps.chunks(2).enumerate() {
             assert!((got[0] - first.logps[row]).abs() < 1e-11 && (got[1] - pairs.logps[row]).abs() < 1e-11);
         }
         // No shift is the plain softmax.
-        let plain = token_logps::forward(&h, &w, &targets, HIDDEN, Precision::F32);
-        let got = forward(&h, &columns, &vec![0.0; v], all(1));
+        let plain = token_logps::forward(&h, &w, &targets, HIDDEN, Precision::F32, None);
+        let got = forward(&h, &columns, &vec![0.0; v], all(1), None);
         assert!(got.logps.iter().zip(&plain.logps).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 
@@ -317,8 +331,9 @@ mod tests {
         let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 3.0 * s).collect();
         let g = check::numbers("g", r * taken.of_row());
         let targets = [0, 9, v as u32 - 1];
-        let f = |h: &[f64], w: &[f64], s: &[f64]| check::dot(&forward(h, &columns(w, &targets), s, taken).logps, &g);
-        let scored = forward(&h, &columns(&w, &targets), &shifts, taken);
+        let f =
+            |h: &[f64], w: &[f64], s: &[f64]| check::dot(&forward(h, &columns(w, &targets), s, taken, None).logps, &g);
+        let scored = forward(&h, &columns(&w, &targets), &shifts, taken, None);
         let mut dw = vec![0.0; w.len()];
         let got = backward(&h, &columns(&w, &targets), &shifts, taken, &scored, &g, true, Some(&mut dw));
         check::gradient("dh", &h, &got.rows, |h| f(h, &w, &shifts));
@@ -339,6 +354,36 @@ mod tests {
         // Constant rows: the same gradient of the shifts, and nothing else.
         let alone = backward(&h, &columns(&w, &targets), &shifts, taken, &scored, &g, false, None);
         assert!(alone.rows.is_empty() && alone.shifts == got.shifts);
+        // From exponentials that were kept, with room for one of the two chunks and for both, the same again.
+        for room in [r * (CHUNK + 1) * size_of::<f64>(), r * v * size_of::<f64>() + 1024] {
+            let scored = forward(&h, &columns(&w, &targets), &shifts, taken, Some(Arc::new(Room::new(room))));
+            let mut same = vec![0.0; w.len()];
+            let kept = backward(&h, &columns(&w, &targets), &shifts, taken, &scored, &g, true, Some(&mut same));
+            let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
+            assert!(near(&kept.rows, &got.rows) && near(&kept.shifts, &got.shifts) && near(&same, &dw));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_in_bfloat16_is_near() {
+        let (r, k, v) = (ROWS + 1, 2, CHUNK + 40);
+        let narrow = |key, n| check::numbers(key, n).into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        let (h, w, shifts) = (narrow("h", r * HIDDEN), narrow("w", v * HIDDEN), narrow("s", k * v));
+        let (g, targets) = (narrow("g", r * k), (0..r as u32).collect::<Vec<u32>>());
+        let columns =
+            ScoredColumns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::Bf16 };
+        let run = |room| {
+            let scored = forward(&h, &columns, &shifts, all(k), room);
+            let back = backward(&h, &columns, &shifts, all(k), &scored, &g, true, None);
+            (scored.logps, back.shifts, back.rows)
+        };
+        let (again, kept) = (run(None), run(Some(Arc::new(Room::new(1 << 30)))));
+        assert_eq!(again.0, kept.0);
+        let near = |a: &[f32], b: &[f32]| {
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+            norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) < 4e-3 * norm(&mut b.iter().copied())
+        };
+        assert!(near(&kept.1, &again.1) && near(&kept.2, &again.2));
     }
 
     #[test]
@@ -350,7 +395,7 @@ mod tests {
         // Shifts on the first columns alone.
         shifts.chunks_mut(v).for_each(|s| s[kept..].fill(0.0));
         let targets = [3, 39, 14, 15];
-        let whole = forward(&h, &columns(&w, &targets), &shifts, taken);
+        let whole = forward(&h, &columns(&w, &targets), &shifts, taken, None);
         let g = check::numbers("g", r * k);
         let gradient = backward(&h, &columns(&w, &targets), &shifts, taken, &whole, &g, false, None);
         let logit = |row: usize, c: usize| check::dot(&h[row * HIDDEN..][..HIDDEN], &w[c * HIDDEN..][..HIDDEN]);
@@ -365,7 +410,7 @@ mod tests {
             precision: Precision::F32,
         };
         let few: Vec<f64> = shifts.chunks(v).flat_map(|s| &s[..kept]).copied().collect();
-        let got = forward(&h, &part, &few, taken);
+        let got = forward(&h, &part, &few, taken, None);
         assert!(got.logps.iter().zip(&whole.logps).all(|(a, b)| (a - b).abs() < 1e-12));
         let ds = backward(&h, &part, &few, taken, &got, &g, false, None).shifts;
         for (code, ds) in ds.chunks(kept).enumerate() {
@@ -382,14 +427,14 @@ mod tests {
         let columns =
             ScoredColumns { w: &w, hidden: HIDDEN, targets: &[1, 0], others: None, precision: Precision::F32 };
         let wide = [60.0, -60.0, 0.0, 0.0];
-        let near = forward(&[0.0; 2 * HIDDEN], &columns, &wide, Taken { shared: 1, own: None });
+        let near = forward(&[0.0; 2 * HIDDEN], &columns, &wide, Taken { shared: 1, own: None }, None);
         assert!(near.is_exact());
         assert!((near.logps[0] + 120.0).abs() < 1e-4 && near.logps[1].abs() < 1e-6);
         // The second row's probability is at the token that the shift lowers.
         let h = [0.0, 0.0, 0.0, 0.0, 0.0, 90.0, 0.0, 0.0];
-        assert!(!forward(&h, &columns, &wide, Taken { shared: 1, own: None }).is_exact());
-        assert!(!forward(&h, &columns, &[f32::NAN; 4], Taken { shared: 1, own: None }).is_exact());
-        assert!(!forward(&h, &columns, &wide.repeat(2), Taken { shared: 1, own: Some(&[0, 0]) }).is_exact());
+        assert!(!forward(&h, &columns, &wide, Taken { shared: 1, own: None }, None).is_exact());
+        assert!(!forward(&h, &columns, &[f32::NAN; 4], Taken { shared: 1, own: None }, None).is_exact());
+        assert!(!forward(&h, &columns, &wide.repeat(2), Taken { shared: 1, own: Some(&[0, 0]) }, None).is_exact());
     }
 
     #[test]
@@ -401,14 +446,14 @@ mod tests {
         let shifts: Vec<f64> = check::numbers("s", k * v).into_iter().map(|s| 35.0 * s).collect();
         let g = check::numbers("g", r * taken.of_row());
         let targets: Vec<u32> = (0..r as u32).collect();
-        let wide = forward(&h, &columns(&w, &targets), &shifts, taken);
+        let wide = forward(&h, &columns(&w, &targets), &shifts, taken, None);
         let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let (h, w, shifts, g) = (narrow(&h), narrow(&w), narrow(&shifts), narrow(&g));
         let columns =
             ScoredColumns { w: &w, hidden: HIDDEN, targets: &targets, others: None, precision: Precision::F32 };
         let with = |threads| {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
-                let scored = forward(&h, &columns, &shifts, taken);
+                let scored = forward(&h, &columns, &shifts, taken, None);
                 let back = backward(&h, &columns, &shifts, taken, &scored, &g, true, None);
                 (scored.logps, back.shifts, back.rows)
             })

@@ -102,6 +102,13 @@ widened! {
         }
     }
 
+    /// `x_i *= scale`.
+    fn scale(x: &mut [T], scale: T) {
+        for x in x {
+            *x *= scale;
+        }
+    }
+
     /// Scores `sum_d q_d k_jd` of one query with keys that lie in blocks of [`LANES`] positions: (block, d, position).
     fn scores_of_blocks(q: &[T], keys: &[T], scores: &mut [T]) {
         for (scores, block) in scores.chunks_exact_mut(LANES).zip(keys.chunks_exact(q.len() * LANES)) {

@@ -11,7 +11,7 @@ use super::hidden_states::{Bytes, HiddenStates, KNOWN, Packed, Rows, Tokens, kep
 use crate::artifact::{self, Growing};
 use crate::batch::Sides;
 use crate::error::{Error, Result};
-use crate::model::{Group, LlamaConfig, names};
+use crate::model::{LlamaConfig, names};
 use crate::nn::Real;
 use crate::nn::columns::ELSEWHERE;
 use crate::nn::real::with_slice;
@@ -346,7 +346,8 @@ fn key_of_states<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&Tok
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     }
-    let below = policy.params.iter().filter(|p| p.name != names::HEAD && p.group != Group::Latent);
+    // Adapters that add nothing yet have random numbers, which no hidden state depends on.
+    let below = policy.params.starting().filter(|p| p.name != names::HEAD);
     hash_weights::<T>(below, &mut hasher)?;
     for row in rows {
         hasher.update(row.id.as_bytes());

@@ -11,6 +11,7 @@ use crate::batch::Split;
 use crate::lpc::Basis;
 use crate::model::{LlamaConfig, Lora};
 use crate::nn::Precision;
+use crate::nn::exponentials::ROOM;
 use crate::objective::ObjectiveKind;
 use crate::policy::Example;
 use crate::seed::Seed;
@@ -36,6 +37,8 @@ pub struct Regime {
     pub trainable: usize,
     /// Bytes that a layer keeps of a packed row for its backward pass.
     pub kept_bytes: f64,
+    /// Bytes that the head keeps of each logit for its backward pass, as long as there is room.
+    pub logit_bytes: f64,
     /// Whether layers keep their input only, and compute the rest again.
     pub recompute: bool,
     /// Whether the layers' matrices need a gradient.
@@ -85,6 +88,12 @@ impl Regime {
             added: latent + adapters + copied,
             trainable: trained + latent,
             kept_bytes: operand * operands as f64 + NUMBER * others as f64,
+            // Without codes a frozen head keeps a row of its own width instead.
+            logit_bytes: if config.recompute || (config.tune == Tune::Lora && !config.lpc.active()) {
+                0.0
+            } else {
+                operand
+            },
             recompute: config.recompute,
             backbone_gradient: config.tune == Tune::Full,
             head_gradient: matches!(config.tune, Tune::Full | Tune::Head),
@@ -218,6 +227,8 @@ impl Memory {
         let (layers, tokens) = (shape.num_hidden_layers as f64, largest.tokens as f64);
         let chunk = crate::nn::token_logps::CHUNK.min(shape.vocab_size) as f64;
         let head = |responses: f64| NUMBER * responses * (2.0 * chunk + 4.0 * h);
+        let logits = largest.responses as f64 * shape.vocab_size as f64;
+        let exponentials = (regime.logit_bytes * logits).min(ROOM as f64);
         let kept = match (regime.cached, regime.recompute) {
             (true, _) => 0.0,
             (false, true) => tokens * (layers * NUMBER * h + regime.kept_bytes),
@@ -233,7 +244,7 @@ impl Memory {
             weights: NUMBER * (regime.backbone + regime.added) as f64 / MIB,
             gradients: trainable,
             moments: 2.0 * trainable,
-            activations: (kept + layer.max(head(largest.responses as f64))) / MIB,
+            activations: (kept + layer.max(head(largest.responses as f64) + exponentials)) / MIB,
             evaluation: (rows * (size_of::<Example>() + 16 * codes) as f64
                 + NUMBER * evaluated * (3.0 * i + 2.0 * q + 2.0 * kv + 4.0 * h)
                 + head(evaluated))

@@ -179,30 +179,32 @@ pub fn remember(
     }
     let budget = (config.head.memory_mb as u64) << 20;
     let own = states_folder(config);
-    let splits = if kept { splits } else { &splits[..1] };
     let all: Vec<&TokenRow> = splits.iter().flat_map(|s| &s.rows).collect();
     // With other ways of tuning the head is frozen as long as hidden states are read from memory.
     let head_frozen = config.tune != Tune::Head;
     let about = reference::options(policy);
     let keeping = Keeping { folder: &own, budget, about: &about, head_frozen };
-    let mut rows = all.clone();
-    // Other devices' numbers may depend on the rows that share a pass: there all rows are computed.
-    if !kept && policy.decoder.place().is_none() {
-        let read = companions(&splits[0].rows, |i| warming[i]);
-        rows = read.into_iter().map(|i| &splits[0].rows[i]).collect();
-    }
+    let training: Vec<&TokenRow> = splits[0].rows.iter().collect();
+    // Other devices' numbers may depend on the rows that share a pass: there all training rows are computed.
+    let rows = match (kept, policy.decoder.place()) {
+        (true, _) => all.clone(),
+        (false, Some(_)) => training.clone(),
+        (false, None) => companions(&splits[0].rows, |i| warming[i]).into_iter().map(|i| training[i]).collect(),
+    };
     if !kept && hidden_cache::size(policy, &rows, head_frozen)? > budget {
         progress
             .note("hidden states are computed in every pass of train.lpc.warmup: they are more than --set train.head.memory_mb allows");
         return Ok(true);
     }
     let open = |policy: &Policy<f32>| -> Result<Option<HiddenStates>> {
-        // A run that read all rows may have left its file.
-        if rows.len() < all.len()
-            && hidden_cache::size(policy, &all, head_frozen)? <= budget
-            && let Some(found) = hidden_cache::find(policy, &all, keeping, progress)?
-        {
-            return Ok(Some(found));
+        // A run that read more rows may have left its file.
+        for more in [&training, &all] {
+            if rows.len() < more.len()
+                && hidden_cache::size(policy, more, head_frozen)? <= budget
+                && let Some(found) = hidden_cache::find(policy, more, keeping, progress)?
+            {
+                return Ok(Some(found));
+            }
         }
         hidden_cache::open(policy, &rows, keeping, progress)
     };

@@ -15,6 +15,7 @@ use crate::model::linear::Weight;
 use crate::model::params::Gradients;
 use crate::nn::columns::{Others, ScoredColumns, ShiftGradients};
 use crate::nn::custom_op::{input, lock};
+use crate::nn::exponentials::Room;
 use crate::nn::real::with_slice;
 use crate::nn::token_logps_codes::Taken;
 use crate::nn::{Precision, Real, Rows, linear, token_logps_biased, token_logps_codes};
@@ -192,6 +193,7 @@ impl<T: Real> Decoder<T> {
             precision: self.precision,
             rows_wanted: h.track_op(),
             gradients: gradients.cloned(),
+            room: self.room_of(gradients),
             kept: Mutex::new(None),
         };
         let (h, shifts) = (h.contiguous()?, shifts.tensor().contiguous()?);
@@ -264,6 +266,8 @@ struct ShiftedHead<T> {
     precision: Precision,
     rows_wanted: bool,
     gradients: Option<Arc<Gradients>>,
+    /// Room for exponentials that the backward pass reads again.
+    room: Option<Arc<Room>>,
     kept: Mutex<Option<Kept<T>>>,
 }
 
@@ -317,7 +321,7 @@ impl<T: Real> ShiftedHead<T> {
 
     fn forward(&self, h: &[T], columns: &ScoredColumns<'_, T>, shifts: &[T]) -> (Vec<T>, Kept<T>) {
         if self.takers.shared > 0 {
-            let mut scored = token_logps_codes::forward(h, columns, shifts, self.takers.taken());
+            let mut scored = token_logps_codes::forward(h, columns, shifts, self.takers.taken(), self.room.clone());
             if scored.is_exact() {
                 return (std::mem::take(&mut scored.logps), Kept::Together(scored));
             }
@@ -419,8 +423,8 @@ impl<T: Real> CustomOp2 for ShiftedHead<T> {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let dlogps = grad_res.flatten_all()?.to_vec1::<T>()?;
         let hidden = h.dim(1)?;
-        let kept = lock(&self.kept);
-        let Some(kept) = kept.as_ref() else { candle_core::bail!("token-logps-shifted: backward before forward") };
+        let kept = lock(&self.kept).take();
+        let Some(kept) = &kept else { candle_core::bail!("token-logps-shifted: backward before forward") };
         let all = |mut dw: Option<&mut [T]>| -> Result<(Vec<T>, Vec<T>)> {
             with_slice::<T, _>(h, |h| {
                 with_slice::<T, _>(shifts, |given| {

@@ -176,7 +176,7 @@ mod tests {
             let taken = Taken { shared, own: with_own.then_some(own.as_slice()) };
             let used = if with_own { s } else { shared };
             let given = &shifts[..used * v];
-            let wanted = token_logps_codes::forward(&h, &columns, given, taken);
+            let wanted = token_logps_codes::forward(&h, &columns, given, taken, None);
             let index: Vec<u32> = own.iter().map(|&pair| shared as u32 + pair).collect();
             // Chunks of two rows.
             let found = TokenLogpsOfCodes {

@@ -81,6 +81,14 @@ fn memory_is_what_the_numbers_take() {
     let again = of(&Regime { recompute: true, ..regime.clone() });
     let saved = 200.0 * (regime.kept_bytes - 2.0 * 4.0 * 64.0);
     assert!(((memory.activations - again.activations) * MIB - saved).abs() < 1.0);
+    // The head keeps an exponential of every logit, within its room.
+    let kept = |responses: u64, regime: &Regime| {
+        let largest = Load { responses, ..largest };
+        let of = |regime: &Regime| Memory::of(&shape, regime, largest, &splits, config.lpc.codes).activations * MIB;
+        of(regime) - of(&Regime { logit_bytes: 0.0, ..regime.clone() })
+    };
+    assert!((kept(1_000, &regime) - 1_000.0 * 500.0 * regime.logit_bytes).abs() < 1.0 && regime.logit_bytes > 0.0);
+    assert!((kept(1_000_000, &regime) - ROOM as f64).abs() < 1.0);
 }
 
 #[test]

@@ -196,6 +196,13 @@ fn a_latent_part_alone_names_its_base_and_is_taken_everywhere() {
     // A second run takes the hidden states from their file, and ends the same.
     sandbox.ok(&format!("{train} --out twin"));
     assert_eq!(sandbox.bytes("twin/posteriors.parquet"), sandbox.bytes("run/posteriors.parquet"));
+    // So does the warm-up of codes before adapters, whatever the seed of the adapters' numbers.
+    let hidden = sandbox.files("data/hidden");
+    for seed in [1, 2] {
+        let lora = "train --data data --model sft/model --tune lora --codes 3 --batch 8 --max-steps 2 --quiet";
+        sandbox.ok(&format!("{lora} --posteriors test --seed {seed} --out lora-{seed}"));
+        assert_eq!(sandbox.files("data/hidden"), hidden);
+    }
     // Whatever is trained over a latent part would start without its codes.
     for tune in ["--tune latent --codes 3", "--tune full --latent none", "--tune lora --codes 3"] {
         let refused = sandbox.ends(3, &format!("train --data data --model run/model {tune} --out twice --quiet"));
