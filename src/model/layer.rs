@@ -234,6 +234,9 @@ impl<T: Real> CustomOp1 for Layer<T> {
         let Some(kept) = kept else { candle_core::bail!("decoder-layer: nothing was kept for a backward pass") };
         let grad = grad_res.contiguous()?;
         let dx = with_slice::<T, _>(arg, |x| with_slice::<T, _>(&grad, |dout| self.backward(x, dout, kept)))???;
+        if let Some(gradients) = &self.pass.gradients {
+            gradients.completed(self.weights.input_layernorm.position);
+        }
         Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
     }
 }

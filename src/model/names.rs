@@ -11,7 +11,12 @@ pub const HEAD: &str = "lm_head.weight";
 
 /// A weight of layer `i`.
 pub fn layer(i: usize, part: &str) -> String {
-    format!("model.layers.{i}.{part}.weight")
+    format!("{}{part}.weight", layer_prefix(i))
+}
+
+/// What the names of all parameters of layer `i` begin with.
+pub fn layer_prefix(i: usize) -> String {
+    format!("model.layers.{i}.")
 }
 
 /// A bias of layer `i`.

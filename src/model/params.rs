@@ -6,7 +6,7 @@
 //! accumulation over micro-batches free.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Device, Tensor, Var};
@@ -142,6 +142,8 @@ pub struct Gradients {
     tensors: Vec<Mutex<Option<Tensor>>>,
     shapes: Vec<(candle_core::Shape, bool)>,
     on_device: Vec<bool>,
+    /// Who is told of layers whose gradients are complete.
+    complete: Mutex<Option<mpsc::Sender<usize>>>,
 }
 
 impl Gradients {
@@ -152,6 +154,7 @@ impl Gradients {
             tensors: params.iter().map(|_| Mutex::new(None)).collect(),
             shapes: params.iter().map(|p| (p.var.shape().clone(), p.trainable)).collect(),
             on_device: params.iter().map(|p| !p.var.device().is_cpu()).collect(),
+            complete: Mutex::new(None),
         }
     }
 
@@ -221,6 +224,20 @@ impl Gradients {
             return Ok(self.add_tensor::<T>(position, &zeros)?);
         }
         Ok(self.add::<T>(position, |_| {})?)
+    }
+
+    /// From now on `complete` is told of layers whose gradients a backward pass has computed, by the position of their
+    /// first norm; nobody with `None`.
+    pub fn tell(&self, complete: Option<mpsc::Sender<usize>>) {
+        *lock(&self.complete) = complete;
+    }
+
+    /// Says that the backward pass has been through the layer whose first norm has this position.
+    pub fn completed(&self, norm: usize) {
+        if let Some(complete) = &*lock(&self.complete) {
+            // Nobody listens any more where the sums have failed, which ends the step.
+            let _ = complete.send(norm);
+        }
     }
 
     /// Number of parameters.

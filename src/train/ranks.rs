@@ -20,6 +20,7 @@ use crate::nn::real::Numbers;
 
 #[cfg(feature = "mpi")]
 mod mpi;
+pub mod overlap;
 pub mod threads;
 pub mod work;
 
@@ -30,6 +31,9 @@ pub trait Wire: Send + Sync {
 
     /// Number of ranks.
     fn size(&self) -> usize;
+
+    /// Whether ranks are on several machines, and sums may be computed on another thread while this one is silent.
+    fn apart(&self) -> bool;
 
     /// Every rank's bytes, in the order of the ranks, at every rank.
     ///
@@ -109,6 +113,11 @@ impl Ranks {
     /// Number of ranks.
     pub fn size(&self) -> usize {
         self.wire.as_ref().map_or(1, |w| w.size())
+    }
+
+    /// Whether ranks are on several machines, and sums may be computed on another thread while this one is silent.
+    pub fn apart(&self) -> bool {
+        self.wire.as_ref().is_some_and(|w| w.apart())
     }
 
     /// Whether this rank writes files and speaks to the user.
@@ -222,7 +231,18 @@ impl Ranks {
     /// # Errors
     /// As [`Ranks::meet`].
     pub fn close<R>(&self, own: Result<R>) -> Result<R> {
-        if self.size() == 1 || self.stopped.load(Ordering::SeqCst) {
+        if self.stopped.load(Ordering::SeqCst) {
+            return own;
+        }
+        self.agree(own)
+    }
+
+    /// A meeting that gives this rank's result where no rank has failed.
+    ///
+    /// # Errors
+    /// As [`Ranks::meet`].
+    pub fn agree<R>(&self, own: Result<R>) -> Result<R> {
+        if self.size() == 1 {
             return own;
         }
         let found = own.map_err(|error| self.failed(error))?;

@@ -13,6 +13,7 @@ use crate::objective::{LogSum, ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
 use crate::token_file::TokenRow;
+use crate::train::ranks::overlap::Overlap;
 use crate::train::ranks::{Ranks, pack, unpack};
 
 mod marginal;
@@ -154,6 +155,8 @@ pub struct StepPass<'a> {
     /// What Dr.DPO needs to know of the whole step, as [`Sums::joined`], from forward passes before this one. None: the
     /// pass is the whole step.
     pub joined: Option<&'a [LogSum; 2]>,
+    /// Sums layers' gradients over ranks while this pass goes backward: it is the last one of the step at every rank.
+    pub overlap: Option<&'a Overlap<'a>>,
 }
 
 /// What training does not change of a pass' rows.
@@ -180,6 +183,26 @@ pub fn pass<T: Real>(
     gradients: &Arc<Gradients>,
     sums: &mut Sums,
 ) -> Result<()> {
+    let loss = finite_loss(policy, rows, reference, pass, gradients, sums);
+    let mut store = match pass.overlap {
+        None => loss?.backward()?,
+        Some(overlap) => {
+            let loss = pass.ranks.agree(loss)?;
+            overlap.during::<T, _>(gradients, || Ok(loss.backward()?))?
+        }
+    };
+    gradients.absorb::<T>(&policy.params, &mut store)
+}
+
+/// [`forward`], where the loss is finite.
+fn finite_loss<T: Real>(
+    policy: &Policy<T>,
+    rows: &[&TokenRow],
+    reference: &[(f64, f64)],
+    pass: &StepPass<'_>,
+    gradients: &Arc<Gradients>,
+    sums: &mut Sums,
+) -> Result<Tensor> {
     let loss = forward(policy, rows, reference, pass, gradients, sums)?;
     let value = loss.to_dtype(DType::F64)?.to_vec0::<f64>()?;
     if !value.is_finite() {
@@ -187,8 +210,7 @@ pub fn pass<T: Real>(
         return Err(Error::run(format!("the loss is {value} on the batch with ids {}", ids.join(" ")))
             .with_hint("a lower --lr or --set train.clip=1.0 usually helps; lpc-pipe inspect shows the data"));
     }
-    let mut store = loss.backward()?;
-    gradients.absorb::<T>(&policy.params, &mut store)
+    Ok(loss)
 }
 
 /// The pass' share of the step's mean loss, differentiable; adds what it counts to `sums`.

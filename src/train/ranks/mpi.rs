@@ -1,4 +1,4 @@
-//! Ranks over MPI. All calls must come from the thread that started it.
+//! Ranks over MPI. Calls come from one thread at a time.
 
 use mpi::collective::CommunicatorCollectives;
 use mpi::datatype::{Equivalence, PartitionMut};
@@ -16,6 +16,7 @@ pub(super) struct World {
     universe: Universe,
     rank: usize,
     size: usize,
+    apart: bool,
 }
 
 impl World {
@@ -24,7 +25,7 @@ impl World {
     /// # Errors
     /// [`Error::Run`] where it does not.
     pub fn open(expected: usize) -> Result<World> {
-        let (universe, _) = mpi::initialize_with_threading(mpi::Threading::Funneled)
+        let (universe, threading) = mpi::initialize_with_threading(mpi::Threading::Serialized)
             .ok_or_else(|| Error::run("MPI was started twice in one process"))?;
         let world = universe.world();
         let (rank, size) = (world.rank() as usize, world.size() as usize);
@@ -32,7 +33,14 @@ impl World {
             return Err(Error::run(format!("the launcher started {expected} processes, but MPI finds {size}"))
                 .with_hint("use the mpirun of the MPI that lpc-pipe was built with"));
         }
-        Ok(World { universe, rank, size })
+        let mut world = World { universe, rank, size, apart: false };
+        let own = mpi::environment::processor_name().unwrap_or_default();
+        let machines = world.gather(own.as_bytes())?;
+        let several = machines.iter().any(|machine| machine != &machines[0]);
+        // The same at every rank, whatever each one's MPI allows.
+        let allows = world.gather(&[u8::from(threading >= mpi::Threading::Serialized)])?;
+        world.apart = several && allows.iter().all(|allows| allows == &[1]);
+        Ok(world)
     }
 
     fn sum<T>(&self, values: &mut [T]) -> Result<()>
@@ -75,6 +83,10 @@ impl Wire for World {
 
     fn size(&self) -> usize {
         self.size
+    }
+
+    fn apart(&self) -> bool {
+        self.apart
     }
 
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {

@@ -29,16 +29,26 @@ struct MeetingState {
 struct Seat {
     rank: usize,
     size: usize,
+    apart: bool,
     table: Arc<MeetingTable>,
 }
 
 /// Runs `work` once for each of `size` threads, and gives the results in the order of the ranks.
 pub fn together<R: Send>(size: usize, work: impl Fn(&Ranks) -> R + Sync) -> Vec<R> {
+    seated(size, false, work)
+}
+
+/// [`together`], as if every rank were on a machine of its own.
+pub fn apart<R: Send>(size: usize, work: impl Fn(&Ranks) -> R + Sync) -> Vec<R> {
+    seated(size, true, work)
+}
+
+fn seated<R: Send>(size: usize, apart: bool, work: impl Fn(&Ranks) -> R + Sync) -> Vec<R> {
     let table = Arc::new(MeetingTable {
         state: Mutex::new(MeetingState { round: 0, present: 0, brought: vec![Vec::new(); size], last: Arc::default() }),
         complete: Condvar::new(),
     });
-    let seat = |rank| Ranks::over(Seat { rank, size, table: table.clone() });
+    let seat = |rank| Ranks::over(Seat { rank, size, apart, table: table.clone() });
     std::thread::scope(|scope| {
         let work = &work;
         let threads: Vec<_> = (0..size)
@@ -58,6 +68,10 @@ impl Wire for Seat {
 
     fn size(&self) -> usize {
         self.size
+    }
+
+    fn apart(&self) -> bool {
+        self.apart
     }
 
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::overlap::Overlap;
 use super::{Ranks, pack, unpack};
 use crate::error::{Error, Result};
 use crate::model::{Gradients, Params};
@@ -13,11 +14,16 @@ use crate::token_file::TokenRow;
 /// Passes of each rank whose results one meeting carries.
 const PASSES_PER_MEETING: usize = 64;
 
-/// Adds up every parameter's gradient over ranks.
+/// Adds up every parameter's gradient over ranks, but for those that were summed during the backward pass.
 ///
 /// # Errors
 /// As [`Ranks::meet`].
-pub fn sum_gradients<T: Real>(ranks: &Ranks, params: &Params, gradients: &Gradients) -> Result<()> {
+pub fn sum_gradients<T: Real>(
+    ranks: &Ranks,
+    params: &Params,
+    gradients: &Gradients,
+    overlap: Option<&Overlap<'_>>,
+) -> Result<()> {
     if ranks.size() == 1 {
         return Ok(());
     }
@@ -29,7 +35,8 @@ pub fn sum_gradients<T: Real>(ranks: &Ranks, params: &Params, gradients: &Gradie
             gradients.at_least_zero::<T>(position, param.var.device())?;
         }
     }
-    gradients.each::<T>(|_, sum| ranks.sum(sum))?;
+    let summed = |position: usize| overlap.is_some_and(|overlap| overlap.sums(position));
+    gradients.each::<T>(|position, sum| if summed(position) { Ok(()) } else { ranks.sum(sum) })?;
     // Tensors on other devices are copied into memory to be summed.
     gradients.each_tensor(|_, sum| {
         let mut values = sum.flatten_all()?.to_dtype(T::KIND)?.to_vec1::<T>()?;

@@ -15,7 +15,7 @@ use lpc_pipe::pipeline::train::{self, Ended};
 use lpc_pipe::progress::{Progress, Silent};
 use lpc_pipe::seed::Seed;
 use lpc_pipe::synth::{self, SynthConfig};
-use lpc_pipe::train::ranks::threads::together;
+use lpc_pipe::train::ranks::threads::{apart, together};
 use lpc_pipe::train::ranks::work;
 use lpc_pipe::train::step::{self, StepPass, Sums};
 use lpc_pipe::train::{Kernels, Ranks, TrainConfig, Tune};
@@ -43,6 +43,7 @@ fn one_step(lpc: &LpcConfig, ranks: &Ranks) -> (BTreeMap<String, Vec<f64>>, Sums
         backbone: true,
         keys: None,
         joined: None,
+        overlap: None,
     };
     for micro in [0..3, 3..5] {
         let share = ranks.share(micro.len());
@@ -55,7 +56,7 @@ fn one_step(lpc: &LpcConfig, ranks: &Ranks) -> (BTreeMap<String, Vec<f64>>, Sums
         step::pass(&policy, &own_rows, &reference[own], &pass, &gradients, &mut sums).unwrap();
     }
     sums.join(ranks).unwrap();
-    work::sum_gradients::<f64>(ranks, &policy.params, &gradients).unwrap();
+    work::sum_gradients::<f64>(ranks, &policy.params, &gradients, None).unwrap();
     let found = policy
         .params
         .iter()
@@ -170,14 +171,18 @@ fn a_run_of_ranks_is_that_of_one_with_their_batches_together() {
         let (losses, worst) = difference("one", &out);
         assert!(losses < 1e-6 && worst < 1e-5, "{n} ranks: losses {losses:e}, metrics {worst:e}");
         assert!(n > 1 || worst == 0.0);
-        // And again, bit for bit.
-        let again = format!("again-{n}");
+        // And again, bit for bit; also where ranks on several machines sum while the backward pass goes on.
+        let (again, far) = (format!("again-{n}"), format!("apart-{n}"));
         for ended in together(n, |ranks| train::run_among(&config(&again, n), SEED, false, &Silent, ranks)) {
             finished(ended);
         }
+        for ended in apart(n, |ranks| train::run_among(&config(&far, n), SEED, false, &Silent, ranks)) {
+            finished(ended);
+        }
         for file in ["model/model.safetensors", "model/lpc_model.safetensors", "posteriors.parquet"] {
-            let [a, b] = [&out, &again].map(|run| std::fs::read(place(run).join(file)).unwrap());
+            let [a, b, c] = [&out, &again, &far].map(|run| std::fs::read(place(run).join(file)).unwrap());
             assert!(a == b, "{n} ranks: {file} differs between two runs");
+            assert!(a == c, "{n} ranks: {file} differs on several machines");
         }
     }
 }
@@ -306,6 +311,14 @@ fn a_fault_at_one_rank_is_everybody_s() {
     // A loss that explodes at any rank stops all, with the ids of the batch.
     let ended = together(2, |ranks| {
         let config = TrainConfig { lr: 1e30, clip: 0.0, warmup: 0.0, ..config("exploded", 2) };
+        train::run_among(&config, SEED, false, &Silent, ranks)
+    });
+    for (code, text) in said(ended) {
+        assert!(code == 1 && text.contains("with ids"), "{code} {text}");
+    }
+    let ended = apart(2, |ranks| {
+        let lpc = LpcConfig { warmup: 0.0, ..config("", 2).lpc };
+        let config = TrainConfig { lr: 1e30, clip: 0.0, warmup: 0.0, lpc, ..config("far", 2) };
         train::run_among(&config, SEED, false, &Silent, ranks)
     });
     for (code, text) in said(ended) {
