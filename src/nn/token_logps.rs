@@ -26,6 +26,8 @@ const ROWS: usize = 16;
 pub struct ForwardLogps<T> {
     /// Log-probability of each row's target, nats.
     pub logps: Vec<T>,
+    /// Logit of each row's target.
+    picked: Vec<T>,
     /// Log-sum-exp of each row's logits.
     lse: Vec<T>,
     /// Exponentials of the logits, where they found room.
@@ -143,7 +145,7 @@ fn chunks<T: Real>(
     }
     let lse: Vec<T> = largest.iter().zip(&sums).map(|(&largest, sum)| largest + sum.ln()).collect();
     let logps = picked.iter().zip(&lse).map(|(&p, &l)| p - l).collect();
-    ForwardLogps { logps, lse, exponentials: kept }
+    ForwardLogps { logps, picked, lse, exponentials: kept }
 }
 
 /// Which gradient of the hidden rows is wanted.
@@ -222,9 +224,13 @@ pub fn backward_for<T: Real>(
         let factor = |row: usize, largest: T| -dlogps[row] * (largest - scored.lse[row]).exp_fast();
         let again = |logits: &mut [T]| linear::forward(&h, &w[chunk.clone()], logits, false);
         scored.exponentials.scaled(number, logits, again, factor);
-        for ((row, &target), &g) in logits.chunks_exact_mut(width).zip(targets).zip(dlogps) {
+        let logps = scored.picked.iter().zip(&scored.lse);
+        for (((row, &target), &g), (&picked, &lse)) in
+            logits.chunks_exact_mut(width).zip(targets).zip(dlogps).zip(logps)
+        {
             if let Some(x) = (target as usize).checked_sub(at).and_then(|i| row.get_mut(i)) {
-                *x += g;
+                // Not from what was kept: 1 - p loses its digits where p is near 1 and rounded.
+                *x = g - g * (picked - lse).exp_fast();
             }
         }
         let logits = h.like(logits, rows);
@@ -255,6 +261,23 @@ mod tests {
         let v = CHUNK + 7;
         let got = forward(&[1.0, 2.0], &vec![0.0; v * 2], &[v as u32 - 1], 2, Precision::F32, None);
         assert!((got.logps[0] + (v as f64).ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_target_that_is_nearly_certain_keeps_its_gradient() {
+        // p = e^16 / (e^16 + V - 1): 1 - p is far below bfloat16's distance from 1 to the next number.
+        let v = CHUNK + 1;
+        let mut w = vec![0f32; v * 2];
+        w[14] = 1.0;
+        let rest = (v - 1) as f64;
+        let wanted = rest / (16f64.exp() + rest);
+        for precision in [Precision::F32, Precision::Bf16] {
+            for room in [None, Some(Arc::new(Room::new(1 << 20)))] {
+                let scored = forward(&[16.0, 0.5], &w, &[7], 2, precision, room);
+                let dh = backward(&[16.0, 0.5], &w, &[7], &scored, &[1.0], precision, None);
+                assert!((f64::from(dh[0]) / wanted - 1.0).abs() < 0.01, "{precision:?}: {} {wanted}", dh[0]);
+            }
+        }
     }
 
     #[test]

@@ -51,6 +51,8 @@ impl Taken<'_> {
 pub struct ShiftedLogps<T> {
     /// Log-probability of each row's target under each shift that it takes: (R,K), or (R,K+1) with its own last; nats.
     pub logps: Vec<T>,
+    /// Logit of each row's target (R).
+    picked: Vec<T>,
     /// Each row's largest logit (R).
     largest: Vec<T>,
     /// Sums of exponentials under the shared shifts, relative to both maxima (R,K).
@@ -169,7 +171,7 @@ pub fn forward<T: Real>(
         logps.extend((0..k).map(|code| logp(code, sums[row * k + code])));
         logps.extend(own_of(row).map(|shift| logp(shift, own[row])));
     }
-    ShiftedLogps { logps, largest, sums, own, exponentials: kept }
+    ShiftedLogps { logps, picked, largest, sums, own, exponentials: kept }
 }
 
 /// Gradients of the shifts, of the rows where wanted, and the columns' added to `dw` where wanted.
@@ -220,6 +222,12 @@ pub fn backward<T: Real>(
             columns.logits(&h, chunk, logits);
         };
         scored.exponentials.scaled(number, logits, again, factor);
+        for row in 0..rows {
+            if let Some(i) = columns.target(row, chunk) {
+                // Not from what was kept: 1 - p loses its digits where p is near 1 and rounded.
+                logits[row * width + i] = (scored.picked[row] - scored.largest[row]).exp_fast();
+            }
+        }
         let codes = chunk_of(&exp[..k * count], count, chunk);
         let codes = Rows::new(&codes, k, Precision::F32);
         let (of_codes, of_pairs) = dshifts.split_at_mut(k * count);
@@ -384,6 +392,20 @@ mod tests {
             norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) < 4e-3 * norm(&mut b.iter().copied())
         };
         assert!(near(&kept.1, &again.1) && near(&kept.2, &again.2));
+    }
+
+    #[test]
+    fn a_target_that_is_nearly_certain_keeps_its_gradient() {
+        let v = CHUNK + 1;
+        let mut w = vec![0f32; v * HIDDEN];
+        w[7 * HIDDEN] = 1.0;
+        let columns = ScoredColumns { w: &w, hidden: HIDDEN, targets: &[7], others: None, precision: Precision::Bf16 };
+        let (h, shifts, rest) = ([16.0, 0.0, 0.0, 0.0], vec![0.0; v], (v - 1) as f64);
+        let scored = forward(&h, &columns, &shifts, all(1), Some(Arc::new(Room::new(1 << 20))));
+        let got = backward(&h, &columns, &shifts, all(1), &scored, &[1.0], true, None);
+        let wanted = rest / (16f64.exp() + rest);
+        assert!((f64::from(got.rows[0]) / wanted - 1.0).abs() < 0.01, "{} {wanted}", got.rows[0]);
+        assert!((f64::from(got.shifts[7]) / wanted - 1.0).abs() < 0.01, "{} {wanted}", got.shifts[7]);
     }
 
     #[test]
