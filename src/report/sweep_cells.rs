@@ -14,7 +14,7 @@ use super::text::{interval, percent, points};
 use crate::artifact;
 use crate::error::Result;
 use crate::schema::report::HTML;
-use crate::schema::{accuracy, col, result, run, sweep};
+use crate::schema::{accuracy, col, multiplies_rates, result, run, sweep};
 
 /// p-value, after correction, below which a difference has a star.
 const LEVEL: f64 = 0.05;
@@ -73,6 +73,13 @@ impl CellSummary {
     /// Noise model and marker.
     pub fn noise(&self) -> String {
         format!("{}{}", self.kind, if self.marked { ", marked" } else { "" })
+    }
+
+    /// Share of flipped labels, or the factor on given rates.
+    pub fn flipped(&self) -> String {
+        // The seed of the flips may stand behind the kind.
+        let kind = self.kind.split(' ').next().unwrap_or_default();
+        if multiplies_rates(kind) { format!("x {}", self.p) } else { percent(self.p, 0) }
     }
 
     /// What distinguishes charts: objective, noise model, marker.
@@ -325,4 +332,25 @@ pub(super) fn usage(folders: &[CellFolder], parts: &mut Vec<Block>) -> Result<()
         parts.append(&mut heats);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_factor_is_not_told_as_a_share() {
+        let of = |kind: &str| CellSummary {
+            objective: "dpo".into(),
+            latent: "none".into(),
+            codes: 0,
+            kind: noise_name(kind, 2),
+            settings: String::new(),
+            p: 0.5,
+            marked: false,
+            values: BTreeMap::new(),
+        };
+        let told = ["uniform", "margin", "source", "column"].map(|kind| of(kind).flipped());
+        assert_eq!(told, ["50 %", "50 %", "x 0.5", "x 0.5"]);
+    }
 }

@@ -73,7 +73,7 @@ fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) 
         tiles.push(Tile {
             label: format!("largest of {} gains over none", compared.len()),
             value: format!("{} points", points(best.get(result::DIFFERENCE))),
-            detail: format!("95 %: {}; {} at {} flipped", gains(best), line_name(&best.line()), percent(best.p, 0)),
+            detail: format!("95 %: {}; {} at {} flipped", gains(best), line_name(&best.line()), best.flipped()),
         });
     }
     parts.push(Block::Tiles(tiles));
@@ -174,7 +174,7 @@ fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
         ("objective", &|c| c.objective.clone()),
         ("latent", &|c| line_name(&c.line())),
         ("noise", &|c| c.noise()),
-        ("flipped", &|c| percent(c.p, 0)),
+        ("flipped", &|c| c.flipped()),
         ("seeds", &|c| number(c.get(result::N_SEEDS), 0)),
         ("accuracy", &|c| share(c, result::EVAL_ACCURACY)),
         ("95 % over seeds", &|c| c.over_seeds(result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH)),
@@ -252,7 +252,7 @@ fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
         ("latent", &|i| line_name(&runs[*i].line())),
         ("noise", &|i| runs[*i].noise()),
         ("status", &|i| status[*i].clone()),
-        ("flipped", &|i| percent(runs[*i].p, 0)),
+        ("flipped", &|i| runs[*i].flipped()),
         ("seed", &|i| seed[*i].clone()),
         ("accuracy", &|i| runs[*i].get(result::EVAL_ACCURACY).map_or("–".into(), |a| percent(a, 1))),
         ("95 % over pairs", &|i| wilson(*i)),

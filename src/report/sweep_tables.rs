@@ -25,7 +25,7 @@ pub(super) fn over_baseline(summary: &DataFrame, parts: &mut Vec<Block>) {
         ("objective", &|c| c.objective.clone()),
         ("latent", &|c| line_name(&c.line())),
         ("noise", &|c| c.noise()),
-        ("flipped", &|c| percent(c.p, 0)),
+        ("flipped", &|c| c.flipped()),
         ("seeds", &|c| number(c.get(result::N_SEEDS), 0)),
         ("over the baseline, points", &|c| c.starred(result::DIFFERENCE_BASELINE, result::DIFFERENCE_BASELINE_P_HOLM)),
         ("95 % over pairs", &|c| range(c)),

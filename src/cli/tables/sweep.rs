@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::lines::clock;
 use super::{Column, maybe, percent, range, table};
 use crate::pipeline::sweep::{CellPlan, CurveRow, SummaryRow, SweepOutcome, SweepPlan, Varied};
-use crate::schema::name_of;
+use crate::schema::{multiplies_rates, name_of};
 
 /// p-value, after correction, below which a difference has a star.
 const LEVEL: f64 = 0.05;
@@ -17,12 +17,13 @@ fn named(varied: &Varied) -> String {
     format!("{} {}{codes}{settings}", name_of(&varied.objective), name_of(&varied.latent))
 }
 
-/// Share of flipped labels, and how they were flipped: their model where it is another than the first row's, the marker,
+/// Share of flipped labels, or the factor on given rates (for example `x 0.5`), and how they were flipped: their model where it is another than the first row's, the marker,
 /// and the seed where it is not 0.
 fn flipped(row: &SummaryRow, first: &SummaryRow) -> String {
-    let (varied, mut text) = (&row.varied, percent(row.varied.noise_p));
+    let (varied, kind) = (&row.varied, name_of(&row.varied.noise_kind));
+    let mut text = if multiplies_rates(&kind) { format!("x {}", varied.noise_p) } else { percent(varied.noise_p) };
     if varied.noise_kind != first.varied.noise_kind {
-        text += &format!(" {}", name_of(&varied.noise_kind));
+        text += &format!(" {kind}");
     }
     if varied.marked {
         text += " marked";
