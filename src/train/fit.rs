@@ -11,7 +11,7 @@ use super::events::{Metrics, Observer, TrainEvent};
 use super::gradient_check::finite_norm;
 use super::metrics::metrics;
 use super::optimizer::{AdamW, AdamWConfig, LearningRates};
-use super::ranks::overlap::Overlap;
+use super::ranks::layer_sums::LayerSums;
 use super::ranks::{Ranks, work};
 use super::run_folder::Identity;
 use super::step::{self, StepPass, Sums};
@@ -107,7 +107,7 @@ pub fn fit<T: Real>(
         }
     }
     let (whole, latent) = (Arc::new(Gradients::new(&policy.params)), Arc::new(Gradients::of_latent(&policy.params)));
-    let overlap = Overlap::new(ranks, &policy.decoder, &policy.params)?;
+    let layer_sums = LayerSums::new(ranks, &policy.decoder, &policy.params)?;
     let mut feed = Feed::new(fit.rows, fit.keys, plan, fit.seed);
     // Pairs a second of steps that train the latent part alone, and of all others.
     let mut rates = [Vec::new(), Vec::new()];
@@ -141,7 +141,7 @@ pub fn fit<T: Real>(
         let objective = config.objective.at_clean_rate(clean_rate);
         // Where a rank has no pairs in the last pass, its gradients are complete before those of the others.
         let last = picked.len() - (picked.len() - 1) / per_pass * per_pass;
-        let overlap = overlap.as_ref().filter(|_| !warms && keys.is_none() && last >= ranks.size());
+        let layer_sums = layer_sums.as_ref().filter(|_| !warms && keys.is_none() && last >= ranks.size());
         let sweep = Sweep {
             fit,
             picked: &picked,
@@ -156,7 +156,7 @@ pub fn fit<T: Real>(
                 backbone: !warms,
                 keys: keys.as_deref(),
                 joined: None,
-                overlap,
+                layer_sums,
             },
         };
         let joined = sweep.joined(policy, gradients)?;
@@ -167,7 +167,7 @@ pub fn fit<T: Real>(
         if let (Some(rate), Some((clean, weights))) = (clean_rate, sums.clean.filter(|(_, weights)| *weights > 0.0)) {
             clean_rate = Some(config.objective.next_clean_rate(rate, clean / weights));
         }
-        work::sum_gradients::<T>(ranks, &policy.params, gradients, overlap)?;
+        work::sum_gradients::<T>(ranks, &policy.params, gradients, layer_sums)?;
         let ids = || picked.iter().map(|&i| fit.rows[i].id.to_string()).collect();
         let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
         let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
@@ -273,8 +273,8 @@ impl Sweep<'_> {
             let rows: Vec<&TokenRow> = micro.iter().map(|&i| &self.fit.rows[i]).collect();
             let reference: Vec<(f64, f64)> = micro.iter().map(|&i| self.fit.reference[i]).collect();
             let keys = self.about.keys.map(|keys| &keys[own.clone()]);
-            let overlap = self.about.overlap.filter(|_| i + 1 == self.passes.len());
-            work(&rows, &reference, &StepPass { keys, joined, overlap, ..self.about })?;
+            let layer_sums = self.about.layer_sums.filter(|_| i + 1 == self.passes.len());
+            work(&rows, &reference, &StepPass { keys, joined, layer_sums, ..self.about })?;
         }
         Ok(())
     }

@@ -18,9 +18,9 @@ use crate::error::{Error, Fault, Result};
 use crate::nn::Real;
 use crate::nn::real::Numbers;
 
+pub mod layer_sums;
 #[cfg(feature = "mpi")]
 mod mpi;
-pub mod overlap;
 pub mod threads;
 pub mod work;
 

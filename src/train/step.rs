@@ -13,7 +13,7 @@ use crate::objective::{LogSum, ObjectiveConfig, ObjectiveKind, PreferenceLogps};
 use crate::policy::Policy;
 use crate::seed::Seed;
 use crate::token_file::TokenRow;
-use crate::train::ranks::overlap::Overlap;
+use crate::train::ranks::layer_sums::LayerSums;
 use crate::train::ranks::{Ranks, pack, unpack};
 
 mod marginal;
@@ -156,7 +156,7 @@ pub struct StepPass<'a> {
     /// pass is the whole step.
     pub joined: Option<&'a [LogSum; 2]>,
     /// Sums layers' gradients over ranks while this pass goes backward: it is the last one of the step at every rank.
-    pub overlap: Option<&'a Overlap<'a>>,
+    pub layer_sums: Option<&'a LayerSums<'a>>,
 }
 
 /// What training does not change of a pass' rows.
@@ -184,11 +184,11 @@ pub fn pass<T: Real>(
     sums: &mut Sums,
 ) -> Result<()> {
     let loss = finite_loss(policy, rows, reference, pass, gradients, sums);
-    let mut store = match pass.overlap {
+    let mut store = match pass.layer_sums {
         None => loss?.backward()?,
-        Some(overlap) => {
+        Some(layer_sums) => {
             let loss = pass.ranks.agree(loss)?;
-            overlap.during::<T, _>(gradients, || Ok(loss.backward()?))?
+            layer_sums.during::<T, _>(gradients, || Ok(loss.backward()?))?
         }
     };
     gradients.absorb::<T>(&policy.params, &mut store)

@@ -96,7 +96,7 @@ impl Speed {
             backbone: true,
             keys: None,
             joined: None,
-            overlap: None,
+            layer_sums: None,
         };
         let training = median(|| step::pass(&policy, &picked, &reference, &pass, &gradients, &mut Sums::default()))?;
         let mut optimizer = AdamW::<f32>::new(AdamWConfig::of(&config, 0), &policy.params)?;

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::overlap::Overlap;
+use super::layer_sums::LayerSums;
 use super::{Ranks, pack, unpack};
 use crate::error::{Error, Result};
 use crate::model::{Gradients, Params};
@@ -22,7 +22,7 @@ pub fn sum_gradients<T: Real>(
     ranks: &Ranks,
     params: &Params,
     gradients: &Gradients,
-    overlap: Option<&Overlap<'_>>,
+    layer_sums: Option<&LayerSums<'_>>,
 ) -> Result<()> {
     if ranks.size() == 1 {
         return Ok(());
@@ -35,7 +35,7 @@ pub fn sum_gradients<T: Real>(
             gradients.at_least_zero::<T>(position, param.var.device())?;
         }
     }
-    let summed = |position: usize| overlap.is_some_and(|overlap| overlap.sums(position));
+    let summed = |position: usize| layer_sums.is_some_and(|layer_sums| layer_sums.covers(position));
     gradients.each::<T>(|position, sum| if summed(position) { Ok(()) } else { ranks.sum(sum) })?;
     // Tensors on other devices are copied into memory to be summed.
     gradients.each_tensor(|_, sum| {

@@ -164,7 +164,7 @@ pub fn pass<'a>(objective: &'a ObjectiveConfig, moment: Moment, step_examples: u
         backbone: true,
         keys: None,
         joined: None,
-        overlap: None,
+        layer_sums: None,
     }
 }
 

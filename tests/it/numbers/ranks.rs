@@ -43,7 +43,7 @@ fn one_step(lpc: &LpcConfig, ranks: &Ranks) -> (BTreeMap<String, Vec<f64>>, Sums
         backbone: true,
         keys: None,
         joined: None,
-        overlap: None,
+        layer_sums: None,
     };
     for micro in [0..3, 3..5] {
         let share = ranks.share(micro.len());

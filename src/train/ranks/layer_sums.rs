@@ -13,7 +13,7 @@ use crate::nn::Real;
 
 /// The layers whose gradients are summed during the backward pass.
 #[derive(Debug)]
-pub struct Overlap<'a> {
+pub struct LayerSums<'a> {
     ranks: &'a Ranks,
     /// The layers with trained parameters, the last one first: the order in which all ranks sum them.
     layers: Vec<SummedLayer>,
@@ -28,12 +28,12 @@ struct SummedLayer {
     trained: Vec<usize>,
 }
 
-impl<'a> Overlap<'a> {
+impl<'a> LayerSums<'a> {
     /// For ranks on several machines whose decoder's own operations compute the gradients; none otherwise.
     ///
     /// # Errors
     /// [`Error::Run`] naming a norm that is missing.
-    pub fn new<T: Real>(ranks: &'a Ranks, decoder: &Decoder<T>, params: &Params) -> Result<Option<Overlap<'a>>> {
+    pub fn new<T: Real>(ranks: &'a Ranks, decoder: &Decoder<T>, params: &Params) -> Result<Option<LayerSums<'a>>> {
         if !ranks.apart() || decoder.place().is_some() {
             return Ok(None);
         }
@@ -46,11 +46,11 @@ impl<'a> Overlap<'a> {
                 layers.push(SummedLayer { norm: params.position(&names::layer(layer, "input_layernorm"))?, trained });
             }
         }
-        Ok((!layers.is_empty()).then_some(Overlap { ranks, layers }))
+        Ok((!layers.is_empty()).then_some(LayerSums { ranks, layers }))
     }
 
     /// Whether this parameter's gradient is summed here.
-    pub fn sums(&self, position: usize) -> bool {
+    pub fn covers(&self, position: usize) -> bool {
         self.layers.iter().any(|layer| layer.trained.contains(&position))
     }
 
@@ -102,7 +102,7 @@ mod tests {
     use crate::train::ranks::threads::{apart, together};
 
     /// Two layers whose gradients are this rank's number plus one, in every element.
-    fn with<R>(ranks: &Ranks, work: impl FnOnce(&Overlap<'_>, &Params, &Gradients) -> R) -> R {
+    fn with<R>(ranks: &Ranks, work: impl FnOnce(&LayerSums<'_>, &Params, &Gradients) -> R) -> R {
         let config = LlamaConfig::tiny(16, 2, 20);
         let params = Params::new(random::<f64>(&config, 0.3, Seed(2)).unwrap()).unwrap();
         let decoder = Decoder::<f64>::new(config, &params, None, 8).unwrap();
@@ -110,7 +110,7 @@ mod tests {
         for position in 0..params.len() {
             gradients.add::<f64>(position, |sum| sum.fill(1.0 + ranks.rank() as f64)).unwrap();
         }
-        work(&Overlap::new(ranks, &decoder, &params).unwrap().unwrap(), &params, &gradients)
+        work(&LayerSums::new(ranks, &decoder, &params).unwrap().unwrap(), &params, &gradients)
     }
 
     fn first(gradients: &Gradients, position: usize) -> f64 {
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn a_layer_is_summed_while_the_pass_goes_on_below_it() {
         apart(2, |ranks| {
-            with(ranks, |overlap, params, gradients| {
+            with(ranks, |layer_sums, params, gradients| {
                 let norm = |layer| params.position(&names::layer(layer, "input_layernorm")).unwrap();
-                overlap
+                layer_sums
                     .during::<f64, _>(gradients, || {
                         gradients.completed(norm(1));
                         let begun = Instant::now();
@@ -135,7 +135,7 @@ mod tests {
                     .unwrap();
                 for (position, param) in params.iter().enumerate() {
                     let of_layer = param.name.contains(".layers.");
-                    assert_eq!(overlap.sums(position), of_layer);
+                    assert_eq!(layer_sums.covers(position), of_layer);
                     assert_eq!(first(gradients, position), if of_layer { 3.0 } else { 1.0 + ranks.rank() as f64 });
                 }
             })
@@ -145,8 +145,8 @@ mod tests {
     #[test]
     fn a_pass_that_fails_leaves_no_other_rank_waiting() {
         let found = apart(2, |ranks| {
-            with(ranks, |overlap, params, gradients| {
-                let failed = overlap.during::<f64, _>(gradients, || match ranks.rank() {
+            with(ranks, |layer_sums, params, gradients| {
+                let failed = layer_sums.during::<f64, _>(gradients, || match ranks.rank() {
                     0 => Err(Error::run("no")),
                     _ => Ok(()),
                 });
@@ -162,6 +162,6 @@ mod tests {
         let config = LlamaConfig::tiny(16, 1, 20);
         let params = Params::new(random::<f64>(&config, 0.3, Seed(2)).unwrap()).unwrap();
         let decoder = Decoder::<f64>::new(config, &params, None, 8).unwrap();
-        assert_eq!(together(2, |ranks| Overlap::new(ranks, &decoder, &params).unwrap().is_none()), [true; 2]);
+        assert_eq!(together(2, |ranks| LayerSums::new(ranks, &decoder, &params).unwrap().is_none()), [true; 2]);
     }
 }
