@@ -42,11 +42,12 @@ impl Room {
 #[derive(Debug)]
 pub struct Exponentials<T> {
     chunks: Vec<Chunk<T>>,
-    /// None once a chunk found no room.
     room: Option<Arc<Room>>,
     precision: Precision,
+    /// Whether every chunk so far has found room.
+    keeps: bool,
     /// Bytes taken of the room.
-    taken: Option<(Arc<Room>, usize)>,
+    taken: usize,
 }
 
 /// One chunk.
@@ -61,12 +62,12 @@ struct Chunk<T> {
 impl<T: Real> Exponentials<T> {
     /// Keeps chunks as long as there is room; without a room none.
     pub fn new(room: Option<Arc<Room>>, precision: Precision) -> Exponentials<T> {
-        Exponentials { chunks: Vec::new(), taken: room.clone().map(|room| (room, 0)), room, precision }
+        Exponentials { chunks: Vec::new(), keeps: room.is_some(), room, precision, taken: 0 }
     }
 
     /// Whether the next chunk may find room.
     pub fn keeps(&self) -> bool {
-        self.room.is_some()
+        self.keeps
     }
 
     /// Takes the next chunk, and keeps its exponentials where there is room.
@@ -75,13 +76,11 @@ impl<T: Real> Exponentials<T> {
     /// values (R,width): `e^(logit - largest)`, read only where [`Exponentials::keeps`] · largest (R).
     pub fn push(&mut self, values: &[T], largest: &[T]) {
         let bytes = Stored::<T>::bytes_of(values.len(), self.precision);
-        self.room = self.room.take().filter(|room| room.take(bytes));
-        if self.room.is_some()
-            && let Some((_, taken)) = &mut self.taken
-        {
-            *taken += bytes;
+        self.keeps = self.keeps && self.room.as_ref().is_some_and(|room| room.take(bytes));
+        if self.keeps {
+            self.taken += bytes;
         }
-        let values = self.room.as_ref().map(|_| Stored::of(values, self.precision));
+        let values = self.keeps.then(|| Stored::of(values, self.precision));
         self.chunks.push(Chunk { largest: largest.to_vec(), values });
     }
 
@@ -120,8 +119,8 @@ impl<T: Real> Exponentials<T> {
 
 impl<T> Drop for Exponentials<T> {
     fn drop(&mut self) {
-        if let Some((room, taken)) = &self.taken {
-            room.free.fetch_add(*taken, Ordering::Relaxed);
+        if let Some(room) = &self.room {
+            room.free.fetch_add(self.taken, Ordering::Relaxed);
         }
     }
 }

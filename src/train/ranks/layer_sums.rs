@@ -28,6 +28,15 @@ struct SummedLayer {
     trained: Vec<usize>,
 }
 
+/// Closes the channel when it is dropped: a backward pass that fails or panics leaves nobody waiting.
+struct Closing<'a>(&'a Gradients);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.tell(None);
+    }
+}
+
 impl<'a> LayerSums<'a> {
     /// For ranks on several machines whose decoder's own operations compute the gradients; none otherwise.
     ///
@@ -64,9 +73,9 @@ impl<'a> LayerSums<'a> {
         gradients.tell(Some(complete));
         let (found, summed) = std::thread::scope(|scope| {
             let summing = scope.spawn(move || self.sum::<T>(gradients, &completed));
+            let closing = Closing(gradients);
             let found = backward();
-            // The channel closes: a pass that failed leaves no other rank waiting.
-            gradients.tell(None);
+            drop(closing);
             (found, summing.join())
         });
         summed.map_err(|_| Error::run("the thread that sums gradients has panicked"))??;
@@ -155,6 +164,17 @@ mod tests {
             })
         });
         assert_eq!(found, [(true, 3.0), (false, 3.0)]);
+    }
+
+    #[test]
+    fn a_pass_that_panics_ends() {
+        let found = apart(2, |ranks| {
+            with(ranks, |layer_sums, _, gradients| {
+                let pass = || layer_sums.during::<f64, ()>(gradients, || panic!("on purpose"));
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass)).is_err()
+            })
+        });
+        assert_eq!(found, [true; 2]);
     }
 
     #[test]
