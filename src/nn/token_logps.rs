@@ -26,8 +26,6 @@ const ROWS: usize = 16;
 pub struct ForwardLogps<T> {
     /// Log-probability of each row's target, nats.
     pub logps: Vec<T>,
-    /// Logit of each row's target.
-    picked: Vec<T>,
     /// Log-sum-exp of each row's logits.
     lse: Vec<T>,
     /// Exponentials of the logits, where they found room.
@@ -145,7 +143,7 @@ fn chunks<T: Real>(
     }
     let lse: Vec<T> = largest.iter().zip(&sums).map(|(&largest, sum)| largest + sum.ln()).collect();
     let logps = picked.iter().zip(&lse).map(|(&p, &l)| p - l).collect();
-    ForwardLogps { logps, picked, lse, exponentials: kept }
+    ForwardLogps { logps, lse, exponentials: kept }
 }
 
 /// Which gradient of the hidden rows is wanted.
@@ -224,13 +222,10 @@ pub fn backward_for<T: Real>(
         let factor = |row: usize, largest: T| -dlogps[row] * (largest - scored.lse[row]).exp_fast();
         let again = |logits: &mut [T]| linear::forward(&h, &w[chunk.clone()], logits, false);
         scored.exponentials.scaled(number, logits, again, factor);
-        let logps = scored.picked.iter().zip(&scored.lse);
-        for (((row, &target), &g), (&picked, &lse)) in
-            logits.chunks_exact_mut(width).zip(targets).zip(dlogps).zip(logps)
-        {
+        // The target's is exact where it is nearly certain: the largest of a row was kept as 1.
+        for ((row, &target), &g) in logits.chunks_exact_mut(width).zip(targets).zip(dlogps) {
             if let Some(x) = (target as usize).checked_sub(at).and_then(|i| row.get_mut(i)) {
-                // Not from what was kept: 1 - p loses its digits where p is near 1 and rounded.
-                *x = g - g * (picked - lse).exp_fast();
+                *x += g;
             }
         }
         let logits = h.like(logits, rows);

@@ -396,14 +396,16 @@ mod tests {
 
     #[test]
     fn a_target_that_is_nearly_certain_keeps_its_gradient() {
+        // A code raises the target, whose logit is not the largest, until it is nearly certain.
         let v = CHUNK + 1;
-        let mut w = vec![0f32; v * HIDDEN];
-        w[7 * HIDDEN] = 1.0;
+        let (mut w, mut shifts) = (vec![0f32; v * HIDDEN], vec![0f32; v]);
+        (w[7 * HIDDEN], w[3 * HIDDEN + 1], shifts[7]) = (1.0, 1.0, 8.0);
         let columns = ScoredColumns { w: &w, hidden: HIDDEN, targets: &[7], others: None, precision: Precision::Bf16 };
-        let (h, shifts, rest) = ([16.0, 0.0, 0.0, 0.0], vec![0.0; v], (v - 1) as f64);
+        let h = [15.25, 16.0, 0.0, 0.0];
         let scored = forward(&h, &columns, &shifts, all(1), Some(Arc::new(Room::new(1 << 20))));
         let got = backward(&h, &columns, &shifts, all(1), &scored, &[1.0], true, None);
-        let wanted = rest / (16f64.exp() + rest);
+        let others = 16f64.exp() + (v - 2) as f64;
+        let wanted = others / (23.25f64.exp() + others);
         assert!((f64::from(got.rows[0]) / wanted - 1.0).abs() < 0.01, "{} {wanted}", got.rows[0]);
         assert!((f64::from(got.shifts[7]) / wanted - 1.0).abs() < 0.01, "{} {wanted}", got.shifts[7]);
     }

@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_layer_is_summed_while_the_pass_goes_on_below_it() {
-        apart(2, |ranks| {
+        let ended = apart(2, |ranks| {
             with(ranks, |layer_sums, params, gradients| {
                 let norm = |layer| params.position(&names::layer(layer, "input_layernorm")).unwrap();
                 layer_sums
@@ -149,6 +149,7 @@ mod tests {
                 }
             })
         });
+        assert_eq!(ended.len(), 2, "a rank has panicked");
     }
 
     #[test]
