@@ -125,12 +125,6 @@ pub fn name_of(choice: &impl serde::Serialize) -> String {
 /// `noise_kind` of pairs to which no noise model was applied.
 pub const NO_NOISE: &str = "none";
 
-/// Whether the rate of a noise model, by its name in `noise_kind`, is a factor on rates that are given elsewhere, and not
-/// a share of the pairs.
-pub fn multiplies_rates(noise_kind: &str) -> bool {
-    matches!(noise_kind, "source" | "column")
-}
-
 /// Files of a prepared folder.
 pub mod prepared {
     /// Manifest of every folder that this program writes.

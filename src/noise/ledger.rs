@@ -31,6 +31,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Share of the pairs on which the noise fell: flipped, or singled out.
+    pub fn share(&self) -> f64 {
+        self.flipped.max(self.selected) as f64 / self.pairs.max(1) as f64
+    }
+
     fn add(&mut self, other: Tally) {
         self.pairs += other.pairs;
         self.flipped += other.flipped;

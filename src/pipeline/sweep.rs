@@ -62,6 +62,8 @@ pub struct CellScores {
     pub eval_accuracy: Option<f64>,
     /// Test examples.
     pub n_eval: Option<u64>,
+    /// Share of the training pairs on which the noise fell: flipped, or singled out.
+    pub noise_share: Option<f64>,
     /// Area under the ROC curve of the mislabel score on the training split; none without flips.
     pub audit_auroc: Option<f64>,
     /// Codes in use; none for a latent without codes.

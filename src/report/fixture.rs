@@ -230,6 +230,7 @@ pub(super) fn sweep(folder: &Path, seeds: u64) {
         "audit_auroc" => rows.iter().map(|r| r.5).collect::<Vec<_>>(),
         "codes_used" => rows.iter().map(|r| (r.1 > 0).then_some(r.1 - 1)).collect::<Vec<_>>(),
         "code_perplexity" => rows.iter().map(|r| (r.1 > 0).then_some(5.1)).collect::<Vec<_>>(),
+        "noise_share" => rows.iter().map(|r| 0.99 * r.2).collect::<Vec<_>>(),
         "train_seconds" => vec![93.0; n], "status" => status,
     )
     .unwrap();
@@ -261,6 +262,7 @@ pub(super) fn sweep(folder: &Path, seeds: u64) {
         "n_paired_baseline" => of(&|c| gain(c).map(|_| 1998.0).filter(|_| c[0].0 == "lpc")),
         "audit_auroc" => of(&auroc), "audit_auroc_low" => of(&|c| auroc(c).map(|a| a - 0.03).filter(|_| interval)),
         "audit_auroc_high" => of(&|c| auroc(c).map(|a| a + 0.03).filter(|_| interval)),
+        "noise_share" => of(&|c| Some(0.99 * c[0].2)),
         "code_perplexity" => of(&|c| (c[0].1 > 0).then_some(5.1)),
     )
     .unwrap();

@@ -14,7 +14,7 @@ use super::text::{interval, percent, points};
 use crate::artifact;
 use crate::error::Result;
 use crate::schema::report::HTML;
-use crate::schema::{accuracy, col, multiplies_rates, result, run, sweep};
+use crate::schema::{accuracy, col, result, run, sweep};
 
 /// p-value, after correction, below which a difference has a star.
 const LEVEL: f64 = 0.05;
@@ -32,6 +32,7 @@ pub(super) struct CellSummary {
     /// Noise model, with the seed of the flips where it is not 0.
     pub kind: String,
     pub settings: String,
+    /// Rate of the noise model.
     pub p: f64,
     pub marked: bool,
     /// Columns that are numbers, by name.
@@ -75,11 +76,9 @@ impl CellSummary {
         format!("{}{}", self.kind, if self.marked { ", marked" } else { "" })
     }
 
-    /// Share of flipped labels, or the factor on given rates.
-    pub fn flipped(&self) -> String {
-        // The seed of the flips may stand behind the kind.
-        let kind = self.kind.split(' ').next().unwrap_or_default();
-        if multiplies_rates(kind) { format!("x {}", self.p) } else { percent(self.p, 0) }
+    /// Share of the training pairs on which the noise fell; the rate where it is not known.
+    pub fn affected(&self) -> String {
+        self.get(result::NOISE_SHARE).map_or_else(|| format!("rate {}", self.p), |share| percent(share, 1))
     }
 
     /// What distinguishes charts: objective, noise model, marker.
@@ -189,7 +188,7 @@ pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
         let panel = if p == 0.0 {
             format!("{objective}, no noise")
         } else {
-            format!("{}, {} flipped", panel_name(&(objective, kind, marked)), percent(p, 0))
+            format!("{}, rate {p}", panel_name(&(objective, kind, marked)))
         };
         let codes = cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize;
         let settings = match cell.get(result::SETTINGS).and_then(Value::as_object) {
@@ -339,18 +338,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_factor_is_not_told_as_a_share() {
-        let of = |kind: &str| CellSummary {
+    fn the_measured_share_is_told_and_else_the_rate() {
+        let of = |share: Option<f64>| CellSummary {
             objective: "dpo".into(),
             latent: "none".into(),
             codes: 0,
-            kind: noise_name(kind, 2),
+            kind: "source".into(),
             settings: String::new(),
             p: 0.5,
             marked: false,
-            values: BTreeMap::new(),
+            values: [(result::NOISE_SHARE.to_string(), share)].into(),
         };
-        let told = ["uniform", "margin", "source", "column"].map(|kind| of(kind).flipped());
-        assert_eq!(told, ["50 %", "50 %", "x 0.5", "x 0.5"]);
+        assert_eq!([of(Some(0.1926)).affected(), of(None).affected()], ["19.3 %", "rate 0.5"]);
     }
 }

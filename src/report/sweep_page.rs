@@ -73,7 +73,12 @@ fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) 
         tiles.push(Tile {
             label: format!("largest of {} gains over none", compared.len()),
             value: format!("{} points", points(best.get(result::DIFFERENCE))),
-            detail: format!("95 %: {}; {} at {} flipped", gains(best), line_name(&best.line()), best.flipped()),
+            detail: format!(
+                "95 %: {}; {} with {} of the pairs affected",
+                gains(best),
+                line_name(&best.line()),
+                best.affected()
+            ),
         });
     }
     parts.push(Block::Tiles(tiles));
@@ -136,13 +141,8 @@ fn against_noise(
         }
         let more = keys.len().saturating_sub(MAX_LINES);
         let caption = if more > 0 { format!("{more} more lines are in the table only") } else { String::new() };
-        let chart = Chart {
-            x_label: "labels flipped".into(),
-            x_scale: Scale::Percent,
-            y_scale: scale,
-            rule: Some(rule),
-            lines,
-        };
+        let chart =
+            Chart { x_label: "noise rate".into(), x_scale: Scale::Number, y_scale: scale, rule: Some(rule), lines };
         figures.push(Figure { title: format!("{title}: {}", panel_name(&panel)), caption, chart: chart.into() });
     }
     figures
@@ -170,11 +170,12 @@ fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
     )));
     parts.push(Block::Figures(figures.collect()));
     let share = |c: &CellSummary, name: &str| c.get(name).map_or("–".to_string(), |v| percent(v, 1));
-    let columns: [Column<'_, &CellSummary>; 12] = [
+    let columns: [Column<'_, &CellSummary>; 13] = [
         ("objective", &|c| c.objective.clone()),
         ("latent", &|c| line_name(&c.line())),
         ("noise", &|c| c.noise()),
-        ("flipped", &|c| c.flipped()),
+        ("rate", &|c| c.p.to_string()),
+        ("affected", &|c| c.affected()),
         ("seeds", &|c| number(c.get(result::N_SEEDS), 0)),
         ("accuracy", &|c| share(c, result::EVAL_ACCURACY)),
         ("95 % over seeds", &|c| c.over_seeds(result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH)),
@@ -208,7 +209,7 @@ fn by_codes(cells: &[CellSummary], parts: &mut Vec<Block>) {
                 line.extend(cell.get(result::EVAL_ACCURACY).map(|y| PlotPoint { x, y, interval }));
             }
             line.sort_by(|a, b| a.x.total_cmp(&b.x));
-            let name = format!("{} flipped", percent(f64::from_bits(p), 0));
+            let name = format!("noise rate {}", f64::from_bits(p));
             lines.push(Curve { colour: i + 1, name, points: line, marks: true });
         }
         let (x_scale, y_scale) = (Scale::Log2, Scale::Percent);
@@ -247,12 +248,13 @@ fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
         let found = interval(runs[i].get(result::EVAL_ACCURACY_LOW), runs[i].get(result::EVAL_ACCURACY_HIGH));
         if found.is_empty() { "–".to_string() } else { found }
     };
-    let columns: [Column<'_, usize>; 12] = [
+    let columns: [Column<'_, usize>; 13] = [
         ("objective", &|i| runs[*i].objective.clone()),
         ("latent", &|i| line_name(&runs[*i].line())),
         ("noise", &|i| runs[*i].noise()),
         ("status", &|i| status[*i].clone()),
-        ("flipped", &|i| runs[*i].flipped()),
+        ("rate", &|i| runs[*i].p.to_string()),
+        ("affected", &|i| runs[*i].affected()),
         ("seed", &|i| seed[*i].clone()),
         ("accuracy", &|i| runs[*i].get(result::EVAL_ACCURACY).map_or("–".into(), |a| percent(a, 1))),
         ("95 % over pairs", &|i| wilson(*i)),
@@ -270,7 +272,8 @@ fn method(results: &DataFrame, parts: &mut Vec<Block>) {
     let list = |name: &str| distinct(texts(results, name).into_iter()).join(", ");
     parts.push(Block::Heading("How the numbers were made".into()));
     parts.push(Block::Text(format!(
-        "Every cell was trained with the seeds {}; labels were flipped with the noise seed {}. All cells of a noise \
+        "Affected is the share of the training pairs on which the noise fell: flipped, or singled out. \
+         Every cell was trained with the seeds {}; labels were flipped with the noise seed {}. All cells of a noise \
          setting and seed see the same flips, and the flips at a lower rate are among those at a higher one. Cells \
          without flips are shared by all kinds of noise and all noise seeds.",
         list(result::SEED),

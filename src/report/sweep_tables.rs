@@ -21,11 +21,12 @@ pub(super) fn over_baseline(summary: &DataFrame, parts: &mut Vec<Block>) {
         low.zip(high)
             .map_or("–".to_string(), |(low, high)| format!("{} to {}", points(Some(low)), points(Some(high))))
     };
-    let columns: [Column<'_, CellSummary>; 9] = [
+    let columns: [Column<'_, CellSummary>; 10] = [
         ("objective", &|c| c.objective.clone()),
         ("latent", &|c| line_name(&c.line())),
         ("noise", &|c| c.noise()),
-        ("flipped", &|c| c.flipped()),
+        ("rate", &|c| c.p.to_string()),
+        ("affected", &|c| c.affected()),
         ("seeds", &|c| number(c.get(result::N_SEEDS), 0)),
         ("over the baseline, points", &|c| c.starred(result::DIFFERENCE_BASELINE, result::DIFFERENCE_BASELINE_P_HOLM)),
         ("95 % over pairs", &|c| range(c)),
@@ -49,9 +50,9 @@ pub(super) fn areas(dir: &Path, parts: &mut Vec<Block>) -> Result<()> {
     }
     let rows = cells(&artifact::read_parquet(path)?);
     let Some(first) = rows.first() else { return Ok(()) };
-    let rate = |name: &str| percent(first.get(name).unwrap_or(f64::NAN), 0);
+    let rate = |name: &str| first.get(name).unwrap_or(f64::NAN);
     let caption = format!(
-        "mean accuracy over {} to {} flipped labels: the area under the lines through {} rates, divided by their range; \
+        "mean accuracy over noise rates of {} to {}: the area under the lines through {} rates, divided by their range; \
          mean over the seeds that finished at every rate",
         rate(result::NOISE_P_LOW),
         rate(result::NOISE_P_HIGH),

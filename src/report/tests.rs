@@ -162,9 +162,9 @@ fn a_sweep_report_shows_every_line_and_the_failure() {
     let against = &against[..against.find("</section>").unwrap()];
     assert!(against.contains("latent mlp") && against.contains(">+2.6</td>"), "{against}");
     let areas = &page[page.find("<h2>Over all noise rates</h2>").unwrap()..];
-    assert!(areas.contains("0 % to 40 % flipped labels") && areas.contains(">84.5 %</td>"), "{areas}");
+    assert!(areas.contains("noise rates of 0 to 0.4") && areas.contains(">84.5 %</td>"), "{areas}");
     let markdown = std::fs::read_to_string(dir.path().join(MARKDOWN)).unwrap();
-    assert!(markdown.contains("| dpo | lpc, 8 codes | uniform | 20 % | 3 |"), "{markdown}");
+    assert!(markdown.contains("| dpo | lpc, 8 codes | uniform | 0.2 | 19.8 % | 3 |"), "{markdown}");
 }
 
 #[test]

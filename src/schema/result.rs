@@ -87,6 +87,8 @@ pub const NOISE_P_HIGH: &str = "noise_p_high";
 pub const N_RATES: &str = "n_rates";
 /// Seeds that did not finish at every rate.
 pub const N_INCOMPLETE: &str = "n_incomplete";
+/// Share of the training pairs on which the noise fell: flipped, or singled out.
+pub const NOISE_SHARE: &str = "noise_share";
 /// Area under the ROC curve of the margin as a detector of flipped labels.
 pub const AUDIT_AUROC: &str = "audit_auroc";
 /// Lower end of its interval.

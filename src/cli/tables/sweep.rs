@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::lines::clock;
 use super::{Column, maybe, percent, range, table};
 use crate::pipeline::sweep::{CellPlan, CurveRow, SummaryRow, SweepOutcome, SweepPlan, Varied};
-use crate::schema::{multiplies_rates, name_of};
+use crate::schema::name_of;
 
 /// p-value, after correction, below which a difference has a star.
 const LEVEL: f64 = 0.05;
@@ -17,13 +17,13 @@ fn named(varied: &Varied) -> String {
     format!("{} {}{codes}{settings}", name_of(&varied.objective), name_of(&varied.latent))
 }
 
-/// Share of flipped labels, or the factor on given rates (for example `x 0.5`), and how they were flipped: their model where it is another than the first row's, the marker,
-/// and the seed where it is not 0.
-fn flipped(row: &SummaryRow, first: &SummaryRow) -> String {
-    let (varied, kind) = (&row.varied, name_of(&row.varied.noise_kind));
-    let mut text = if multiplies_rates(&kind) { format!("x {}", varied.noise_p) } else { percent(varied.noise_p) };
+/// Share of the training pairs on which the noise fell, and how it did: its model where it is another than the first
+/// row's, the marker, and the seed where it is not 0.
+fn affected(row: &SummaryRow, first: &SummaryRow) -> String {
+    let varied = &row.varied;
+    let mut text = row.noise_share.map_or_else(|| format!("rate {}", varied.noise_p), percent);
     if varied.noise_kind != first.varied.noise_kind {
-        text += &format!(" {kind}");
+        text += &format!(" {}", name_of(&varied.noise_kind));
     }
     if varied.marked {
         text += " marked";
@@ -57,7 +57,7 @@ fn points(difference: Option<f64>, low: Option<f64>, high: Option<f64>, p_holm: 
 pub(super) fn summary_rows(rows: &[SummaryRow]) -> String {
     let of: [Column<'_, SummaryRow>; 7] = [
         ("", &|r| named(&r.varied)),
-        ("flipped", &|r| flipped(r, &rows[0])),
+        ("affected", &|r| affected(r, &rows[0])),
         ("accuracy", &|r| maybe(r.eval_accuracy)),
         ("seeds", &|r| r.n_seeds.to_string()),
         ("95 % over seeds", &|r| over_seeds(r.eval_accuracy_low, r.eval_accuracy_high, r.n_seeds)),
@@ -78,7 +78,7 @@ fn baseline_rows(rows: &[SummaryRow]) -> String {
     let Some(baseline) = rows.iter().find_map(|r| r.baseline.as_ref()) else { return String::new() };
     let of: [Column<'_, &SummaryRow>; 5] = [
         ("", &|r| named(&r.varied)),
-        ("flipped", &|r| flipped(r, &rows[0])),
+        ("affected", &|r| affected(r, &rows[0])),
         ("seeds", &|r| r.n_seeds.to_string()),
         ("points over it (95 %)", &|r| {
             let (low, high) = (r.difference_baseline_low, r.difference_baseline_high);
@@ -104,9 +104,9 @@ fn curve_rows(rows: &[CurveRow]) -> String {
         ("95 % over seeds", &|r| over_seeds(r.accuracy_area_low, r.accuracy_area_high, r.n_seeds)),
     ];
     format!(
-        "\nMean accuracy over {} to {} flipped: the area under the lines through {} rates\n\n{}",
-        percent(first.noise_p_low),
-        percent(first.noise_p_high),
+        "\nMean accuracy over noise rates of {} to {}: the area under the lines through {} rates\n\n{}",
+        first.noise_p_low,
+        first.noise_p_high,
         first.n_rates,
         table(rows, &of)
     )

@@ -13,8 +13,9 @@ use crate::artifact;
 use crate::error::{Error, Fault, Result};
 use crate::lpc::{LatentKind, LpcConfig};
 use crate::manifest::{InputFile, Manifest};
-use crate::noise::{FlipKind, NoiseConfig};
+use crate::noise::{FlipKind, NoiseConfig, Tally};
 use crate::objective::{MixFlip, ObjectiveConfig};
+use crate::pipeline::prepare::PrepareSummary;
 use crate::pipeline::recipe::{Recipe, SweepConfig};
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
@@ -209,11 +210,13 @@ impl SweepBackend for Pipelines<'_> {
         let shown = self.shown(format!("cell {}", cell.name()), Some(cell.name()));
         let summary = train::run(&config, Seed(cell.seed), true, &shown)?.summary()?;
         let finite = |x: f64| x.is_finite().then_some(x);
+        let noise = PrepareSummary::recorded(&Manifest::read(data)?)?.totals.noise;
         // Usage of a latent without codes would read as one code that is always used.
         let coded = config.lpc.coded();
         Ok(CellScores {
             eval_accuracy: finite(summary.eval_accuracy),
             n_eval: Some(summary.n_eval),
+            noise_share: noise.by_split.get(schema::SPLITS[0]).map(Tally::share),
             audit_auroc: summary.audit_auroc.and_then(finite),
             codes_used: Some(summary.codes_used).filter(|n| coded && *n > 0),
             code_perplexity: finite(summary.code_perplexity).filter(|_| coded),

@@ -67,6 +67,8 @@ pub struct SummaryRow {
     pub difference_baseline_p: Option<f64>,
     /// The same after Holm's correction for all comparisons with the named baseline.
     pub difference_baseline_p_holm: Option<f64>,
+    /// Share of the training pairs on which the noise fell: flipped, or singled out.
+    pub noise_share: Option<f64>,
     /// Mean mislabel AUROC.
     pub audit_auroc: Option<f64>,
     /// Lower end of its 95 % t interval over the seeds; none below three seeds.
@@ -192,6 +194,8 @@ fn over_seeds(group: &[&ResultRow]) -> SummaryRow {
         n_paired_baseline: None,
         difference_baseline_p: None,
         difference_baseline_p_holm: None,
+        // The seeds share the prepared pairs.
+        noise_share: group.iter().find_map(|r| r.scores.noise_share),
         audit_auroc: mean(&auroc),
         audit_auroc_low,
         audit_auroc_high,
@@ -227,6 +231,7 @@ pub(super) fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
         column(result::N_PAIRED_BASELINE, rows, |r| r.n_paired_baseline),
         column(result::DIFFERENCE_BASELINE_P, rows, |r| r.difference_baseline_p),
         column(result::DIFFERENCE_BASELINE_P_HOLM, rows, |r| r.difference_baseline_p_holm),
+        column(result::NOISE_SHARE, rows, |r| r.noise_share),
         column(result::AUDIT_AUROC, rows, |r| r.audit_auroc),
         column(result::AUDIT_AUROC_LOW, rows, |r| r.audit_auroc_low),
         column(result::AUDIT_AUROC_HIGH, rows, |r| r.audit_auroc_high),

@@ -37,7 +37,7 @@ pub struct Varied {
     pub codes: u32,
     /// Noise model.
     pub noise_kind: FlipKind,
-    /// Share of labels to flip.
+    /// Rate of the noise model: a share of the labels, or a factor on rates that are given elsewhere.
     pub noise_p: f64,
     /// Whether flipped prompts carry the marker.
     pub marked: bool,
@@ -166,6 +166,7 @@ pub(super) fn write_results(path: &Path, rows: &[ResultRow]) -> Result<()> {
         column(result::STATUS, rows, |r| r.status.clone()),
         column(result::EVAL_ACCURACY_LOW, rows, |r| r.accuracy_interval().map(|i| i.low)),
         column(result::EVAL_ACCURACY_HIGH, rows, |r| r.accuracy_interval().map(|i| i.high)),
+        column(result::NOISE_SHARE, rows, |r| r.scores.noise_share),
     ]);
     columns.extend(Varied::more_columns(rows, |r| &r.varied));
     artifact::write_parquet(path, &mut DataFrame::new(rows.len(), columns)?)

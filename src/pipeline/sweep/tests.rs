@@ -70,6 +70,7 @@ impl SweepBackend for Fake {
         Ok(CellScores {
             eval_accuracy: Some((0..n).filter(|i| hits(cell, *i)).count() as f64 / n as f64),
             n_eval: Some(n),
+            noise_share: Some(cell.noise.p / 2.0),
             audit_auroc: (cell.noise.p > 0.0).then_some(0.7),
             codes_used: (cell.codes > 0).then_some(5),
             code_perplexity: (cell.codes > 0).then_some(3.5),
@@ -148,7 +149,7 @@ fn a_finished_sweep_has_its_tables_and_is_not_run_again() {
     assert_eq!(
         names(&results).join(" "),
         "objective latent codes noise_kind noise_p marked seed noise_seed eval_accuracy n_eval audit_auroc \
-         codes_used code_perplexity train_seconds status eval_accuracy_low eval_accuracy_high inference kl_weight temperature \
+         codes_used code_perplexity train_seconds status eval_accuracy_low eval_accuracy_high noise_share inference kl_weight temperature \
          g group prompt_layer model settings"
     );
     assert_eq!(results.height(), 8);
@@ -402,7 +403,7 @@ fn the_marker_of_a_cell_is_a_flat_object_and_read_again() {
         serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap().into_iter().map(|(k, _)| k).collect();
     assert_eq!(
         keys.join(" "),
-        "cell config_hash eval_accuracy n_eval audit_auroc codes_used code_perplexity train_seconds status"
+        "cell config_hash eval_accuracy n_eval noise_share audit_auroc codes_used code_perplexity train_seconds status"
     );
     assert!(text.contains("\"latent\": \"none\"") && text.contains("\"audit_auroc\": null"), "{text}");
     let record: CellRecord = serde_json::from_str(&text).unwrap();
