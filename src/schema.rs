@@ -207,6 +207,8 @@ pub mod sweep {
     pub const CELLS: &str = "cells";
     /// Prepared folders, one per noise setting.
     pub const PREPARED: &str = "prepared";
+    /// Files of hidden states, which noise settings with the same texts share.
+    pub const HIDDEN: &str = "hidden";
     /// Marker of a finished cell, in its run folder.
     pub const CELL_MARKER: &str = "cell.json";
     /// How a launch of a cell alone ended that did not finish it, in its run folder.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Policy;
 use super::evaluate::stoppable;
-use super::hidden_states::{Bytes, HiddenStates, KNOWN, Packed, Rows, Tokens, kept};
+use super::hidden_states::{Bytes, HiddenStates, KNOWN, Packed, Rows, Tokens, kept, rejected_first};
 use crate::artifact::{self, Growing};
 use crate::batch::Sides;
 use crate::error::{Error, Result};
@@ -302,13 +302,16 @@ fn states_of<T: Real>(known: &HiddenStates, policy: &Policy<T>, pass: &[&TokenRo
     let prompts = states.prompt.as_ref().map(|p| with_slice::<T, _>(&p.contiguous()?, <[T]>::to_vec)).transpose()?;
     let h = with_slice::<T, _>(&states.h.contiguous()?, <[T]>::to_vec)?;
     let mut out: Vec<T> = Vec::new();
-    for (i, pair) in states.batch.pairs.iter().enumerate() {
+    for (i, (pair, row)) in states.batch.pairs.iter().zip(pass).enumerate() {
         if let Some(prompts) = prompts.as_ref().filter(|_| known.prompts) {
             out.extend_from_slice(&prompts[i * known.hidden..][..known.hidden]);
         }
-        let rows = [pair.prompt.end - 1..pair.prompt.end, pair.chosen.clone(), pair.rejected.clone()];
-        for row in rows.into_iter().flatten() {
-            out.extend_from_slice(&h[row * known.hidden..][..known.hidden]);
+        let mut sides = [pair.chosen.clone(), pair.rejected.clone()];
+        if rejected_first(row) {
+            sides.reverse();
+        }
+        for at in (pair.prompt.end - 1..pair.prompt.end).chain(sides.into_iter().flatten()) {
+            out.extend_from_slice(&h[at * known.hidden..][..known.hidden]);
         }
     }
     Ok(bytemuck::cast_slice(&out).to_vec())
@@ -326,9 +329,13 @@ fn known_of<T: Real>(
     let index = Tensor::from_slice(&batch.predicting, batch.predicting.len(), &Device::Cpu)?;
     let (others, targets) = policy.decoder.others(&h.index_select(&index, 0)?, &batch.targets, column_of)?;
     let mut out: Vec<T> = Vec::new();
-    for i in 0..batch.len() {
+    for (i, row) in pass.iter().enumerate() {
         out.extend(vec![T::zero(); KNOWN * (1 + usize::from(states.prompts))]);
-        for at in [i, batch.len() + i].into_iter().flat_map(|side| batch.responses[side].clone()) {
+        let mut sides = [i, batch.len() + i];
+        if rejected_first(row) {
+            sides.reverse();
+        }
+        for at in sides.into_iter().flat_map(|side| batch.responses[side].clone()) {
             out.extend([others[at], targets[at]]);
         }
     }
@@ -337,7 +344,7 @@ fn known_of<T: Real>(
 
 /// BLAKE3 over all that hidden states depend on.
 fn key_of_states<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&TokenRow], about: &str) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 2 hidden states");
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 3 hidden states");
     // Whether the head is the embedding makes no difference below it.
     let config = LlamaConfig { tie_word_embeddings: false, ..policy.decoder.config.clone() };
     let prompts = policy.lpc.as_ref().filter(|_| known.prompts);
@@ -351,7 +358,11 @@ fn key_of_states<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&Tok
     hash_weights::<T>(below, &mut hasher)?;
     for row in rows {
         hasher.update(row.id.as_bytes());
-        for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {
+        let mut sides = [&row.chosen_ids, &row.rejected_ids];
+        if rejected_first(row) {
+            sides.reverse();
+        }
+        for ids in [&row.prompt_ids, sides[0], sides[1]] {
             hasher.update(&(ids.len() as u64).to_le_bytes());
             ids.iter().for_each(|id| {
                 hasher.update(&id.to_le_bytes());

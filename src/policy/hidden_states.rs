@@ -102,6 +102,26 @@ pub(super) struct Span {
     first: usize,
     chosen: usize,
     rejected: usize,
+    /// Whether the rejected response's rows come first: see [`rejected_first`].
+    rejected_first: bool,
+}
+
+impl Span {
+    /// The parts of the chosen and the rejected response in what is kept of both, of `bytes` a row.
+    fn sides<'a>(&self, both: &'a [u8], bytes: usize) -> (&'a [u8], &'a [u8]) {
+        if self.rejected_first {
+            let (rejected, chosen) = both.split_at(self.rejected * bytes);
+            (chosen, rejected)
+        } else {
+            both.split_at(self.chosen * bytes)
+        }
+    }
+}
+
+/// Whether the rejected response's rows are kept before the chosen one's. The order is one of the texts, so that pairs
+/// whose labels were flipped have the same file.
+pub(super) fn rejected_first(row: &TokenRow) -> bool {
+    row.rejected_ids[..] < row.chosen_ids[..]
 }
 
 /// Rows that are kept of a pair, but for the one that represents the prompt.
@@ -125,7 +145,8 @@ impl HiddenStates {
     pub(super) fn arrange(&mut self, rows: &[&TokenRow]) -> usize {
         let mut total = 0;
         for row in rows {
-            let span = Span { first: total, chosen: row.chosen_ids.len(), rejected: row.rejected_ids.len() };
+            let (chosen, rejected) = (row.chosen_ids.len(), row.rejected_ids.len());
+            let span = Span { first: total, chosen, rejected, rejected_first: rejected_first(row) };
             self.spans.insert(row.id.clone(), span);
             total += kept(row) + usize::from(self.prompts);
         }
@@ -148,12 +169,13 @@ impl HiddenStates {
                 let mut known = [Vec::new(), Vec::new()];
                 for row in rows {
                     let Some(span) = self.spans.get(&*row.id) else { return Ok(None) };
-                    let rejected = if sides == Sides::Both { span.rejected } else { 0 };
                     let first = span.first + usize::from(self.prompts) + 1;
-                    let part = tokens.known.part(first, span.chosen + rejected, size)?;
-                    let (chosen, rejected) = part.split_at(span.chosen * size);
+                    let both = tokens.known.part(first, span.chosen + span.rejected, size)?;
+                    let (chosen, rejected) = span.sides(both, size);
                     known[0].extend_from_slice(chosen);
-                    known[1].extend_from_slice(rejected);
+                    if sides == Sides::Both {
+                        known[1].extend_from_slice(rejected);
+                    }
                 }
                 let n = batch.targets.len();
                 let known = Tensor::from_raw_buffer(&known.concat(), T::KIND, &[n, KNOWN], &Device::Cpu)?;
@@ -178,14 +200,19 @@ impl HiddenStates {
             if (span.chosen, span.rejected) != (row.chosen_ids.len(), row.rejected_ids.len()) {
                 return Ok(None);
             }
-            let rejected = if sides == Sides::Both { span.rejected } else { 0 };
-            let n = 1 + span.chosen + rejected;
             let before = usize::from(self.prompts);
-            let part = self.states.part(span.first, before + n, size)?;
+            let part = self.states.part(span.first, before + 1 + span.chosen + span.rejected, size)?;
             let (prompt, states) = part.split_at(before * size);
             prompts.extend_from_slice(prompt);
-            h.extend_from_slice(states);
-            total += n;
+            let (last, both) = states.split_at(size);
+            let (chosen, rejected) = span.sides(both, size);
+            h.extend_from_slice(last);
+            h.extend_from_slice(chosen);
+            total += 1 + span.chosen;
+            if sides == Sides::Both {
+                h.extend_from_slice(rejected);
+                total += span.rejected;
+            }
         }
         let tensor =
             |bytes: &[u8], rows: usize| Tensor::from_raw_buffer(bytes, T::KIND, &[rows, self.hidden], &Device::Cpu);

@@ -151,7 +151,7 @@ settings! {
         pub lora: LoraConfig, used "tune = \"lora\"" if |c| c.tune == Tune::Lora;
         /// Hidden states of `tune = "head"` and `"latent"`, and of the latent part's warm-up.
         pub head: HeadConfig, used "tune \"head\" or \"latent\", or train.lpc.warmup"
-            if |c| c.tune.keeps_states() || c.resolved().latent_warmup() > 0.0;
+            if |c| c.uses_kept_states();
         /// The objective.
         pub objective: ObjectiveConfig;
         /// The latent part.
@@ -242,6 +242,11 @@ impl TrainConfig {
     pub fn latent_warmup(&self) -> f64 {
         let trained = self.lpc.active() && self.lpc.latent != LatentKind::Noise;
         if trained && self.tune != Tune::Latent { self.lpc.warmup } else { 0.0 }
+    }
+
+    /// Whether hidden states are kept for the whole run or its warm-up.
+    pub fn uses_kept_states(&self) -> bool {
+        self.tune.keeps_states() || self.resolved().latent_warmup() > 0.0
     }
 
     /// The steps of a run over so many examples by so many ranks. The configuration must be

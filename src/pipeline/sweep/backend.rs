@@ -1,7 +1,7 @@
 //! The backend of `noise-sweep`: `prepare` and `train` with the recipe's settings and those of a cell.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde_json::Value;
@@ -64,7 +64,20 @@ impl<'a> Pipelines<'a> {
     /// The training settings of a cell, with its folders.
     pub(super) fn config(&self, cell: &Cell, data: &Path, out: &Path) -> TrainConfig {
         let (data, out) = (data.display().to_string(), out.display().to_string());
-        TrainConfig { data, out, ..cell_config(self.recipe, cell) }
+        let mut config = TrainConfig { data, out, ..cell_config(self.recipe, cell) };
+        if config.uses_kept_states() {
+            config.head.cache =
+                states_folder(&self.recipe.train, Path::new(&self.recipe.sweep.out)).display().to_string();
+        }
+        config
+    }
+}
+
+/// Folder of the files of hidden states: one for all noise settings, since flipped labels do not change the texts.
+pub(super) fn states_folder(base: &TrainConfig, sweep: &Path) -> PathBuf {
+    match base.head.cache.as_str() {
+        "" => sweep.join(schema::sweep::HIDDEN),
+        folder => PathBuf::from(folder),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::backend::sweep_of;
+use super::backend::{states_folder, sweep_of};
 use super::folder::{SweepFolder, Why};
 use super::tables::STOPPED;
 use super::{Cell, CellRecord, CellScores, Pipelines, Sweep, SweepBackend, caught, distinct, grid, one_line};
@@ -152,9 +152,7 @@ impl Sweep<'_> {
 
     /// Bytes of what runs over this prepared folder keep for the next launch: they grow as long as it gets further.
     fn kept(&self, data: &Path) -> u64 {
-        let cache = self.base.head.cache.as_str();
-        let cache = if cache.is_empty() { 0 } else { bytes_below(Path::new(cache)) };
-        bytes_below(data) + cache
+        bytes_below(data) + bytes_below(&states_folder(self.base, self.out))
     }
 }
 

@@ -377,6 +377,17 @@ fn kept_states_are_those_of_the_same_content_only() {
     policy.states = hidden_cache::open(&policy, &all_of(&rows), keeping, &Silent).unwrap();
     assert_eq!(files(), 1);
     near(&logps(&policy, &rows), &fresh, 1e-6);
+    // Labels may be flipped: the states are those of the same texts.
+    let mut flipped = rows.clone();
+    for row in flipped.iter_mut().step_by(2) {
+        std::mem::swap(&mut row.chosen_ids, &mut row.rejected_ids);
+    }
+    policy.states = None;
+    let unkept = logps(&policy, &flipped);
+    policy.states = hidden_cache::open(&policy, &all_of(&flipped), keeping, &Silent).unwrap();
+    assert_eq!(files(), 1);
+    near(&logps(&policy, &flipped), &unkept, 1e-6);
+    assert_ne!(unkept, fresh);
     // Pairs that are not kept go through the backbone; so do other lengths under a known id.
     let others = pairs(6);
     assert_eq!(logps(&policy, &others).len(), 12);

@@ -6,7 +6,7 @@ use super::manifest_holds;
 use super::run::POSTERIORS;
 use crate::support::{Sandbox, columns, numbers, texts};
 
-const RESULTS: [&str; 25] = [
+const RESULTS: [&str; 26] = [
     "objective",
     "latent",
     "codes",
@@ -24,6 +24,7 @@ const RESULTS: [&str; 25] = [
     "status",
     "eval_accuracy_low",
     "eval_accuracy_high",
+    "noise_share",
     "inference",
     "kl_weight",
     "temperature",

@@ -295,16 +295,17 @@ fn sweeps_may_tune_adapters_and_heads() {
     for tune in ["lora", "head"] {
         let recipe = format!(
             "[prepare]\ninput = [\"raw\"]\n[prepare.pairs]\ntest_fraction = 0.25\n[train]\nmodel = \"tiny:16x1\"\n\
-             batch = 16\nmax_steps = 2\ntune = \"{tune}\"\n[sweep]\nnoise_p = [0.0]\nlatent = [\"none\", \"lpc\"]\n\
+             batch = 16\nmax_steps = 2\ntune = \"{tune}\"\n[sweep]\nnoise_p = [0.0, 0.3]\nlatent = [\"none\", \"lpc\"]\n\
              seeds = [1]\n"
         );
         sandbox.write("sweep.toml", recipe);
         let told = sandbox.ok(&format!("noise-sweep --config sweep.toml --out {tune} --json")).json();
-        assert_eq!(told["cells_run"], 2);
+        assert_eq!(told["cells_run"], 4);
         let model = format!("{tune}/cells/dpo-none-clean-s1/model");
         assert_eq!(sandbox.exists(&format!("{model}/adapter_config.json")), tune == "lora");
     }
-    assert_eq!(sandbox.files("head/prepared/clean/hidden").len(), 1, "cells of one model share the hidden states");
+    assert_eq!(sandbox.files("head/hidden").len(), 1, "cells of one model share the hidden states, flips or not");
+    assert!(!sandbox.exists("head/prepared/clean/hidden"));
 }
 
 #[test]
