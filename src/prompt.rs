@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::Result;
-use crate::message::{MessageColumn, USER};
+use crate::message::{MessageColumn, SYSTEM, USER};
 use crate::schema::col;
 use crate::seed::Seed;
 
@@ -25,6 +25,18 @@ pub fn normalized<'a>(messages: impl DoubleEndedIterator<Item = (&'a str, &'a st
         Some((_, content)) => push_normalized(&mut out, content),
         None => messages.for_each(|(_, content)| push_normalized(&mut out, content)),
     }
+    out
+}
+
+/// The normal form of the whole prompt: all messages but the system's. By it, rows count as having the same prompt: the
+/// last user message alone may be no more than "Go on.".
+pub fn conversation<'a>(messages: impl DoubleEndedIterator<Item = (&'a str, &'a str)> + Clone) -> String {
+    let said = messages.clone().filter(|(role, _)| *role != SYSTEM);
+    if said.clone().nth(1).is_none() {
+        return normalized(messages);
+    }
+    let mut out = String::new();
+    said.for_each(|(_, content)| push_normalized(&mut out, content));
     out
 }
 
@@ -99,6 +111,14 @@ mod tests {
         assert_eq!(key(&[("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "What is it?")]), "what is it?");
         assert_eq!(key(&[("system", "One"), ("tool", "Two")]), "one two");
         assert_eq!(key(&[("user", "\u{39f}\u{394}\u{39f}\u{3a3}\x1cX")]), "\u{3bf}\u{3b4}\u{3bf}\u{3c2} x");
+    }
+
+    #[test]
+    fn a_conversation_is_known_by_all_of_its_turns() {
+        let key = |m: &[(&str, &str)]| conversation(m.iter().copied());
+        assert_eq!(key(&[("system", "S"), ("user", "Go  on.")]), "go on.");
+        assert_eq!(key(&[("system", "S"), ("user", "A"), ("assistant", "B"), ("user", "Go on.")]), "a b go on.");
+        assert_eq!(key(&[("system", "One")]), "one");
     }
 
     #[test]

@@ -120,6 +120,10 @@ pub mod reason {
             "video" => "unread-video",
             "audios" => "unread-audios",
             "audio" => "unread-audio",
+            "instruction" => "unread-instruction",
+            "question" => "unread-question",
+            "input" => "unread-input",
+            "context" => "unread-context",
             _ => UNREAD_KEY,
         }
     }

@@ -153,6 +153,8 @@ pub mod prepared {
 pub mod fact {
     /// What the tokenizer is, in a prepared folder.
     pub const TOKENIZER: &str = "tokenizer";
+    /// Files that were read beside the inputs: those with sources to join, and benchmarks.
+    pub const READ_BESIDE: &str = "read_beside";
     /// Names of the planted preferences, beside a corpus.
     pub const PREFERENCES: &str = "preferences";
     /// Hash that identifies a run.

@@ -66,6 +66,11 @@ impl ModelSource {
             .with_hint("MODEL is a folder, a .gguf file, ORG/NAME on the hub, or tiny[:WxL]"))
     }
 
+    /// Whether MODEL is made here, from a seed, with a tokenizer of its own.
+    pub fn is_tiny(name: &str) -> bool {
+        name == "tiny" || name.starts_with("tiny:")
+    }
+
     fn tiny(name: &str) -> Result<Option<ModelSource>> {
         if name == "tiny" {
             return Ok(Some(ModelSource::Tiny { width: 64, layers: 2 }));

@@ -80,7 +80,7 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
     (
         "prepare.sources.join",
         "--join-source PATH...",
-        "Datasets whose rows have prompt and source, for rows without a source",
+        "Preference data of any layout whose rows have a source, for rows without one that have the same prompt",
     ),
     (
         "prepare.sources.keep",

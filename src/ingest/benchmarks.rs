@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io::{BufRead, Cursor, Read};
 
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::FileWriter;
 use polars::prelude::*;
 use serde_json::Value;
 
 use super::Input;
-use super::files::Packing;
 use super::files::guard::guarded;
+use super::files::{Packing, arrow as arrow_files};
 use crate::error::{Error, Result};
 
 /// Fields that hold a question, or a part of it: a text, a list of texts or of messages, or an object with one of these
@@ -107,8 +110,8 @@ pub fn rows(input: &Input) -> Result<Vec<(u64, Value)>> {
             return guarded(input, "Parquet", || texts(&reader.finish()?)).map(numbered);
         }
         Packing::Arrow => {
-            let reader = IpcReader::new(open()?);
-            return guarded(input, "Arrow", || texts(&reader.finish()?)).map(numbered);
+            let whole = arrow_file(input)?;
+            return guarded(input, "Arrow", || texts(&IpcReader::new(Cursor::new(whole)).finish()?)).map(numbered);
         }
         Packing::Plain | Packing::Gzip | Packing::Zstd => packing.unpacked(open()?, input)?,
     };
@@ -125,6 +128,21 @@ pub fn rows(input: &Input) -> Result<Vec<(u64, Value)>> {
         Some(b'{') => objects(input, text),
         Some(_) => csv(input, text).map(numbered),
     }
+}
+
+/// The bytes of an Arrow IPC file; those of a stream, as Hugging Face `datasets` keeps, are laid out as a file.
+fn arrow_file(input: &Input) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(&input.path).map_err(Error::io(&input.label))?;
+    if bytes.starts_with(arrow_files::MAGIC) {
+        return Ok(bytes);
+    }
+    let torn = |e: ArrowError| input.fault(None, &format!("not a readable Arrow file: {e}"));
+    let stream = StreamReader::try_new(Cursor::new(bytes), None).map_err(torn)?;
+    let mut file = FileWriter::try_new(Vec::new(), &stream.schema()).map_err(torn)?;
+    for batch in stream {
+        file.write(&batch.map_err(torn)?).map_err(torn)?;
+    }
+    file.finish().and_then(|()| file.into_inner()).map_err(torn)
 }
 
 /// One JSON array of rows.
@@ -248,6 +266,26 @@ mod tests {
         let columns = vec![question, turns.into_column(), Column::new("answer".into(), [1, 2])];
         artifact::write_parquet(&path, &mut DataFrame::new(2, columns).unwrap()).unwrap();
         assert_eq!(texts_of("b.parquet", &std::fs::read(&path).unwrap()), [vec!["One?", "a", "b"], vec!["Two?", "c"]]);
+    }
+
+    #[test]
+    fn questions_of_arrow_streams_and_files_are_found() {
+        use std::sync::Arc;
+
+        use arrow::array::{ArrayRef, RecordBatch, StringArray};
+        use arrow::ipc::writer::StreamWriter;
+        let asked: ArrayRef = Arc::new(StringArray::from(vec!["One?", "Two?"]));
+        let batch = RecordBatch::try_from_iter([("question", asked)]).unwrap();
+        let mut stream = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        stream.write(&batch).unwrap();
+        stream.write(&batch).unwrap();
+        let stream = stream.into_inner().unwrap();
+        let mut file = FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        file.write(&batch).unwrap();
+        let file = file.into_inner().unwrap();
+        let texts = |bytes: &[u8]| texts_of("a.arrow", bytes).concat();
+        assert_eq!(texts(&stream), ["One?", "Two?", "One?", "Two?"]);
+        assert_eq!(texts(&file), ["One?", "Two?"]);
     }
 
     #[test]

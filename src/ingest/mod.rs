@@ -29,6 +29,7 @@ mod written;
 
 pub use config::{IngestConfig, Limits, OnBadRow, OnWrongTens, Score};
 pub use files::Packing;
+pub use files::arrow::MAGIC as ARROW_MAGIC;
 pub use layouts::Format;
 
 /// Hint where no layout knows the columns.

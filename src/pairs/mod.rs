@@ -176,7 +176,7 @@ fn assemble(
         Ok(_) => taken(col::ANNOTATOR)?.cast(&DataType::String)?,
         Err(_) => StringChunked::full_null(col::ANNOTATOR.into(), n).into_column(),
     };
-    let mut columns = vec![
+    let columns = vec![
         text(col::ID, made.iter().map(|m| m.id.as_str()).collect()),
         text(col::PROMPT_ID, made.iter().map(|m| known[m.prompt].id.as_str()).collect()),
         taken(col::SOURCE)?,
@@ -200,9 +200,6 @@ fn assemble(
         annotators,
         given(col::FLIP_PROBABILITY)?,
     ];
-    if config.near_duplicates > 0.0 {
-        columns.push(taken(col::NORMALIZED_PROMPT)?);
-    }
     Ok(DataFrame::new(n, columns)?)
 }
 

@@ -17,6 +17,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::message::MessageColumn;
+use crate::prompt;
 use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 use crate::words::{chain, mix, words};
@@ -44,7 +46,8 @@ pub fn fault(threshold: f64) -> Option<String> {
 /// One prompt, in 280 bytes.
 #[derive(Debug, Clone)]
 struct Item {
-    group: u64,
+    /// Hash of the prompt's normal form.
+    key: u64,
     line: u64,
     file: u32,
     /// Whether it has no words, and so nothing to compare.
@@ -73,19 +76,20 @@ impl NearSurvey {
         NearSurvey { threshold, pieces: Vec::new() }
     }
 
-    /// Adds a frame with `normalized_prompt` `group` `file` `line`. Rows of one group count once.
+    /// Adds a frame with `prompt` `file` `line`. Rows of one prompt count once.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn add(&mut self, frame: &DataFrame) -> Result<()> {
-        let (rows, prompts) = (RowOrigins::open(frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
+        let (rows, keys) = (RowOrigins::open(frame)?, keys(frame)?);
+        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
         let mut order: Vec<usize> = (0..frame.height()).collect();
-        order.sort_unstable_by_key(|i| (rows.group(*i), rows.position(*i)));
-        order.dedup_by_key(|i| rows.group(*i));
+        order.sort_unstable_by_key(|i| (keys[*i], rows.position(*i)));
+        order.dedup_by_key(|i| keys[*i]);
         let item = |i: &usize| {
-            let ((file, line), group) = (rows.position(*i), rows.group(*i));
-            let minima = signature(prompts.get(*i).unwrap_or(""));
-            Item { group, line, file, empty: minima.is_none(), minima: minima.unwrap_or([0; HASHES]) }
+            let ((file, line), key) = (rows.position(*i), keys[*i]);
+            let minima = signature(&prompt::conversation(prompts.row(*i)));
+            Item { key, line, file, empty: minima.is_none(), minima: minima.unwrap_or([0; HASHES]) }
         };
         let items: Vec<Item> = order.par_iter().map(item).collect();
         for item in items {
@@ -104,7 +108,7 @@ impl NearSurvey {
     /// Finds the clusters.
     pub fn finish(self) -> NearPlan {
         let items = Items(self.pieces);
-        let order = items.by_group();
+        let order = items.by_key();
         let (bands, rows) = bands(self.threshold);
         let mut clusters = Clusters::new(order.len());
         for band in 0..bands {
@@ -133,17 +137,17 @@ impl NearSurvey {
         };
         let mut plan = NearPlan { dropped: HashMap::new(), facts };
         for at in 0..order.len() as u32 {
-            // Prompts are numbered by group, and a cluster is identified by its smallest number.
+            // Prompts are numbered by key, and a cluster is identified by its smallest number.
             let first = clusters.find(at);
             if first != at {
                 let (kept, item) = (items.get(order[first as usize]), items.get(order[at as usize]));
                 let similarity = kept.similarity(item);
-                let kept = Kept { group: kept.group, file: kept.file, line: kept.line, similarity };
-                plan.dropped.insert(item.group, kept);
+                let kept = Kept { key: kept.key, file: kept.file, line: kept.line, similarity };
+                plan.dropped.insert(item.key, kept);
             }
         }
         plan.facts.dropped_prompts = plan.dropped.len() as u64;
-        let mut kept: Vec<u64> = plan.dropped.values().map(|k| k.group).collect();
+        let mut kept: Vec<u64> = plan.dropped.values().map(|k| k.key).collect();
         kept.sort_unstable();
         kept.dedup();
         plan.facts.clusters = kept.len() as u64;
@@ -159,12 +163,12 @@ impl Items {
         &self.0[i as usize / PIECE][i as usize % PIECE]
     }
 
-    /// The numbers of different groups, by group. Of equal groups the first by file and line counts.
-    fn by_group(&self) -> Vec<u32> {
+    /// The numbers of different prompts, by key. Of equal ones the first by file and line counts.
+    fn by_key(&self) -> Vec<u32> {
         let n: usize = self.0.iter().map(Vec::len).sum();
         let mut order: Vec<u32> = (0..n as u32).collect();
-        order.par_sort_unstable_by_key(|i| (self.get(*i).group, self.get(*i).file, self.get(*i).line));
-        order.dedup_by_key(|i| self.get(*i).group);
+        order.par_sort_unstable_by_key(|i| (self.get(*i).key, self.get(*i).file, self.get(*i).line));
+        order.dedup_by_key(|i| self.get(*i).key);
         order
     }
 }
@@ -205,6 +209,13 @@ fn bands(threshold: f64) -> (usize, usize) {
     let found = |rows: usize| 1.0 - (1.0 - threshold.powi(rows as i32)).powi((HASHES / rows) as i32);
     let rows = (1..=HASHES).rev().find(|rows| found(*rows) >= RECALL).unwrap_or(1);
     (HASHES / rows, rows)
+}
+
+/// Hashes of the prompts' normal forms.
+fn keys(frame: &DataFrame) -> Result<Vec<u64>> {
+    let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
+    let key = |i: usize| prompt::group(&prompt::conversation(prompts.row(i)));
+    Ok((0..prompts.len()).into_par_iter().map(key).collect())
 }
 
 /// The minima of a normalized prompt; `None` where it has no words.
@@ -248,8 +259,8 @@ static SALTS: [u32; HASHES] = {
 /// The prompt that is kept instead of another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Kept {
-    /// Its group: the smallest of its cluster.
-    pub group: u64,
+    /// Its key: the smallest of its cluster.
+    pub key: u64,
     /// Input file, by index, of its first row.
     pub file: u32,
     /// Line of its first row.
@@ -280,22 +291,22 @@ pub struct Facts {
 /// Which prompts are dropped, and which ones are kept instead.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NearPlan {
-    /// Group of a dropped prompt -> the prompt that is kept instead.
+    /// Key of a dropped prompt -> the prompt that is kept instead.
     pub dropped: HashMap<u64, Kept>,
     /// For the manifest.
     pub facts: Facts,
 }
 
 impl NearPlan {
-    /// Drops the rows (`group` `file` `line`) whose prompt is nearly that of another cluster member.
+    /// Drops the rows (`prompt` `group` `file` `line`) whose prompt is nearly that of another cluster member.
     /// `labels` are the input files by index, for the rejects' words.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame, labels: &[String]) -> Result<(DataFrame, Vec<Reject>)> {
-        let rows = RowOrigins::open(&frame)?;
+        let (rows, keys) = (RowOrigins::open(&frame)?, keys(&frame)?);
         let fate = |i: usize| {
-            let kept = self.dropped.get(&rows.group(i))?;
+            let kept = self.dropped.get(&keys[i])?;
             let label = labels.get(kept.file as usize).map_or("", String::as_str);
             let detail =
                 format!("nearly the prompt of {label}: line {} (similarity {:.2})", kept.line, kept.similarity);
@@ -312,15 +323,15 @@ mod tests {
 
     use super::*;
     use crate::message::MessageColumnBuilder;
-    use crate::prompt;
 
     /// Rows with these prompts and lines.
     fn frame(prompts: &[(u64, String)]) -> DataFrame {
         let mut column = MessageColumnBuilder::new(col::PROMPT, prompts.len());
         prompts.iter().for_each(|(_, p)| column.push([("user", p.as_str())]));
-        let [normalized, groups] = prompt::columns(&column.finish().unwrap()).unwrap();
+        let messages = column.finish().unwrap();
+        let [_, groups] = prompt::columns(&messages).unwrap();
         let columns = vec![
-            normalized,
+            messages,
             groups,
             UInt32Chunked::full(col::FILE.into(), 0, prompts.len()).into_column(),
             UInt64Chunked::from_vec(col::LINE.into(), prompts.iter().map(|p| p.0).collect()).into_column(),
@@ -346,7 +357,7 @@ mod tests {
 
     #[test]
     fn signatures_estimate_the_jaccard_index() {
-        let item = |text: &str| Item { group: 0, line: 0, file: 0, empty: false, minima: signature(text).unwrap() };
+        let item = |text: &str| Item { key: 0, line: 0, file: 0, empty: false, minima: signature(text).unwrap() };
         for changes in [0, 1, 3, 8, 20] {
             let changed: Vec<usize> = (0..changes).map(|i| 10 + 9 * i).collect();
             let (a, b) = (item(&text("w", 200, &[])), item(&text("w", 200, &changed)));
@@ -362,7 +373,7 @@ mod tests {
         let mut sum = 0.0;
         for k in 0..200 {
             let (a, b) = (text(&format!("w{k}x"), 60, &[]), text(&format!("w{k}x"), 60, &[20, 40]));
-            let item = |t: &str| Item { group: 0, line: 0, file: 0, empty: false, minima: signature(t).unwrap() };
+            let item = |t: &str| Item { key: 0, line: 0, file: 0, empty: false, minima: signature(t).unwrap() };
             sum += item(&a).similarity(&item(&b));
         }
         // 64 shingles, 54 in common of 74 together; the standard error of the mean is about 0.003.
@@ -425,7 +436,7 @@ mod tests {
         assert_eq!((plan.facts.clusters, plan.dropped.len()), (1, 7));
         let groups: Vec<u64> = frame.column(col::GROUP).unwrap().u64().unwrap().iter().flatten().collect();
         let smallest = groups.iter().min().unwrap();
-        assert!(plan.dropped.values().all(|k| k.group == *smallest));
+        assert!(plan.dropped.values().all(|k| k.key == *smallest));
         // Idempotent: what was kept has no near copy left.
         let (kept, _) = plan.apply(frame, &[]).unwrap();
         assert!(super::tests::plan(0.8, &[kept]).dropped.is_empty());
@@ -459,7 +470,7 @@ mod tests {
             let parts = plan(0.7, &[frame(head), frame(tail)]);
             prop_assert_eq!(&whole, &parts);
             // A prompt that is kept instead of others is not dropped itself.
-            prop_assert!(whole.dropped.values().all(|k| !whole.dropped.contains_key(&k.group)));
+            prop_assert!(whole.dropped.values().all(|k| !whole.dropped.contains_key(&k.key)));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! and pairs that contradict each other.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use polars::prelude::*;
 use rayon::prelude::*;
@@ -11,6 +11,7 @@ use super::config::{Conflicts, Dedup, PairConfig};
 use super::identity::normalized_hash;
 use crate::error::Result;
 use crate::message::MessageColumn;
+use crate::prompt;
 use crate::rejects::{Reject, RowOrigins, reason};
 use crate::schema::{SPLITS, col};
 use crate::seed::Seed;
@@ -96,7 +97,7 @@ struct Cleaning<'a> {
 }
 
 impl Cleaning<'_> {
-    /// Removes training rows whose prompt is in the test split too; the rows must be in their final order.
+    /// Removes training rows whose whole prompt is in the test split too; the rows must be in their final order.
     fn without_leaks(&self, order: Vec<IdxSize>) -> (Vec<IdxSize>, Vec<Reject>) {
         let split = |row: &IdxSize| self.keys.prompts[*row as usize].0;
         let (train, test) = order.split_at(order.partition_point(|row| split(row) == 0));
@@ -104,11 +105,23 @@ impl Cleaning<'_> {
         // Both are sorted by group.
         let mut held_out = test.iter().peekable();
         let (mut kept, mut drops) = (Vec::with_capacity(order.len()), Vec::new());
+        // Of the last group: the first test row of each prompt.
+        let mut seen: Option<(u64, HashMap<u64, IdxSize>)> = None;
         for row in train {
             while held_out.next_if(|other| group(other) < group(row)).is_some() {}
-            match held_out.peek().filter(|other| group(other) == group(row)) {
+            // Conversations that end with the same message need not be the same.
+            let of_group = held_out.clone().take_while(|other| group(other) == group(row));
+            if seen.as_ref().is_none_or(|(of, _)| *of != group(row)) {
+                let mut first = HashMap::new();
+                for other in of_group {
+                    first.entry(self.texts.asked(*other)).or_insert(*other);
+                }
+                seen = Some((group(row), first));
+            }
+            let same = seen.as_ref().filter(|(_, first)| !first.is_empty());
+            match same.and_then(|(_, first)| first.get(&self.texts.asked(*row))) {
                 Some(other) => {
-                    let detail = format!("the test split has the same prompt in {}", self.position(**other));
+                    let detail = format!("the test split has the same prompt in {}", self.position(*other));
                     drops.push(self.reject(*row, reason::IN_TEST_SPLIT, detail));
                 }
                 None => kept.push(*row),
@@ -255,6 +268,11 @@ impl Texts {
     fn open(frame: &DataFrame) -> Result<Texts> {
         let open = |name| MessageColumn::open(frame.column(name)?);
         Ok(Texts { prompt: open(col::PROMPT)?, chosen: open(col::CHOSEN)?, rejected: open(col::REJECTED)? })
+    }
+
+    /// Hash of the prompt's normal form.
+    fn asked(&self, row: IdxSize) -> u64 {
+        prompt::group(&prompt::conversation(self.prompt.row(row as usize)))
     }
 
     fn content(&self, row: usize) -> Content {

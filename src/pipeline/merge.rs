@@ -199,6 +199,7 @@ fn difference(a: &Manifest, b: &Manifest) -> Option<&'static str> {
         ("other settings", settings(a) == settings(b)),
         ("another seed", a.seeds == b.seeds),
         ("other inputs", files(a) == files(b)),
+        ("other files beside the inputs", a.facts.get(fact::READ_BESIDE) == b.facts.get(fact::READ_BESIDE)),
         ("another tokenizer", a.facts.get(fact::TOKENIZER) == b.facts.get(fact::TOKENIZER)),
     ];
     same.into_iter().find(|(_, same)| !same).map(|(what, _)| what)

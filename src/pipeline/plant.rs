@@ -35,7 +35,9 @@ pub fn run(config: &SynthConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let mut faults = config.faults();
     let reading = Reading::new(config, &mut faults);
     refuse(faults)?;
-    let inputs = inputs::resolve(&config.over, progress)?;
+    let mut inputs = inputs::resolve(&config.over, progress)?;
+    // For the tags alone: preferences are planted over the rows of both splits.
+    inputs::declare_splits(&mut inputs);
     let work = Work { inputs: &inputs, reading, progress };
     over::plant(config, seed, progress, |sink| work.feed(sink)).map_err(in_our_words)
 }
@@ -211,7 +213,7 @@ fn rows(batch: Batch, inputs: &[Input], more: &[Rated]) -> Result<(Rows, Vec<Rej
         let source = match sources.get(i) {
             Some(source) => source.to_string(),
             // As `prepare` tags rows without a source.
-            None => inputs.get(place.0 as usize).map(|input| inputs::stem(&input.label)).unwrap_or_default(),
+            None => inputs.get(place.0 as usize).map(|input| inputs::tag(input)).unwrap_or_default(),
         };
         rows.push((place, Texts { prompt: prompt.to_string(), source, responses }));
     }

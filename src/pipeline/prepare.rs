@@ -180,7 +180,7 @@ impl Job<'_> {
         manifest.seeds = [("run".into(), self.seed.0), ("noise".into(), config.noise.seed_of(self.seed).0)].into();
         manifest.fact(fact::TOKENIZER, tokenizer.facts())?;
         manifest.fact("noise_plan", &plans.noise)?;
-        manifest.fact("read_beside", read_beside)?;
+        manifest.fact(fact::READ_BESIDE, read_beside)?;
         let rejects: Vec<_> = buckets.rejects()?.into_iter().chain(parts.rejects()?).collect();
         let rejects = crate::rejects::table(rejects, labels)?;
         assemble::write(Path::new(&config.out), &parts, rejects, &tokenizer, manifest, &summary)?;

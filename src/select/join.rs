@@ -6,7 +6,14 @@ use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::message::MessageColumn;
+use crate::prompt;
 use crate::schema::col;
+
+/// By what a prompt is found: the hash of its normal form.
+pub(super) fn key<'a>(prompt: impl DoubleEndedIterator<Item = (&'a str, &'a str)> + Clone) -> u64 {
+    prompt::group(&prompt::conversation(prompt))
+}
 
 /// What the joined files held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +31,7 @@ pub struct JoinCounts {
 /// Prompts and their sources, in order once [`Join::settle`] was called.
 #[derive(Debug, Default)]
 pub struct Join {
-    /// Group of the prompt, and index of the source's name.
+    /// Key of the prompt, and index of the source's name.
     entries: Vec<(u64, u32)>,
     names: Vec<String>,
     known: HashMap<String, u32>,
@@ -34,20 +41,20 @@ pub struct Join {
 }
 
 impl Join {
-    /// Takes in rows of a joined file: `group` and `source` of an ingested frame.
+    /// Takes in rows of a joined file: `prompt` and `source` of an ingested frame.
     ///
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn add_frame(&mut self, frame: &DataFrame) -> Result<()> {
-        let (groups, sources) = (frame.column(col::GROUP)?.u64()?, frame.column(col::SOURCE)?.str()?);
-        for (group, source) in groups.iter().zip(sources.iter()) {
-            self.add(group.unwrap_or_default(), source.filter(|s| !s.trim().is_empty()));
+        let (prompts, sources) = (MessageColumn::open(frame.column(col::PROMPT)?)?, frame.column(col::SOURCE)?.str()?);
+        for (i, source) in sources.iter().enumerate() {
+            self.add(key(prompts.row(i)), source.filter(|s| !s.trim().is_empty()));
         }
         Ok(())
     }
 
     /// Takes in one row.
-    pub fn add(&mut self, group: u64, source: Option<&str>) {
+    pub fn add(&mut self, key: u64, source: Option<&str>) {
         self.counts.rows += 1;
         let Some(source) = source else {
             self.counts.without_source += 1;
@@ -62,7 +69,7 @@ impl Join {
                 name
             }
         };
-        self.entries.push((group, name));
+        self.entries.push((key, name));
         // Repetitions are removed before the list grows, so that its size depends on the number of prompts only.
         if self.entries.len() >= 1 << 16 && self.entries.len() >= 2 * self.sorted {
             self.compact();
@@ -107,8 +114,8 @@ impl Join {
     }
 
     /// The source of a prompt.
-    pub fn find(&self, group: u64) -> Option<&str> {
-        let at = self.entries.binary_search_by(|entry| entry.0.cmp(&group)).ok()?;
+    pub fn find(&self, key: u64) -> Option<&str> {
+        let at = self.entries.binary_search_by(|entry| entry.0.cmp(&key)).ok()?;
         self.names.get(self.entries[at].1 as usize).map(String::as_str)
     }
 

@@ -10,9 +10,10 @@ use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::join::{Join, JoinCounts};
+use super::join::{self, Join, JoinCounts};
 use super::matching::{Matcher, Rule, canonical, fits_input};
 use crate::error::{Error, Fault, Result};
+use crate::message::MessageColumn;
 use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 use crate::settings::{Faults, PathText, Settings, settings};
@@ -25,8 +26,8 @@ settings! {
         /// Tags by rule, the first that fits counts: `TAG=prefix:TEXT`, `TAG=contains:TEXT` (of the question,
         /// in lower case, blanks collapsed) or `TAG=file:GLOB`.
         pub rules: Vec<String> = Vec::new(), used "rows without prepare.sources.tag" if |c| c.tag.is_empty();
-        /// Files, folders or hub addresses of a dataset whose rows have the prompt and its source, for rows
-        /// that have none of their own.
+        /// Files, folders or hub addresses of preference data of any layout whose rows have a source, for rows with the
+        /// same prompt that have none of their own.
         pub join: Vec<PathText> = Vec::new(), used "rows without prepare.sources.tag" if |c| c.tag.is_empty();
         /// Sources that are left out, because they are used for evaluation; case, `-` and `_` make no
         /// difference.
@@ -239,7 +240,9 @@ impl Tagger {
     pub fn apply(&self, frame: DataFrame) -> Result<Tagged> {
         let own = frame.column(col::SOURCE)?.str()?;
         let (rows, questions) = (RowOrigins::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
-        let tag = |i: usize| self.tag(own.get(i), rows.file(i), rows.group(i), questions.get(i).unwrap_or(""));
+        let prompts = self.join.as_ref().map(|_| MessageColumn::open(frame.column(col::PROMPT)?)).transpose()?;
+        let joined = |i: usize| self.join.as_ref()?.find(join::key(prompts.as_ref()?.row(i)));
+        let tag = |i: usize| self.tag(own.get(i), rows.file(i), joined(i), questions.get(i).unwrap_or(""));
         let tags: Vec<(&str, &'static str, Option<usize>)> = (0..frame.height()).into_par_iter().map(tag).collect();
 
         // By tag: whether it is kept, and whether only on request.
@@ -279,7 +282,7 @@ impl Tagger {
         &'a self,
         own: Option<&'a str>,
         file: u32,
-        group: u64,
+        joined: Option<&'a str>,
         question: &'a str,
     ) -> (&'a str, &'static str, Option<usize>) {
         static NOWHERE: Origin = Origin { label: String::new(), stem: String::new(), tag: String::new() };
@@ -290,7 +293,7 @@ impl Tagger {
         if let Some(own) = own.filter(|s| !s.trim().is_empty()) {
             return (own, OWN, None);
         }
-        if let Some(found) = self.join.as_ref().and_then(|join| join.find(group)) {
+        if let Some(found) = joined {
             return (found, JOIN, None);
         }
         let fits = |rule: &&Rule| match &rule.matcher {

@@ -43,6 +43,8 @@ pub(super) fn prepare(environment: &mut Environment<'static>) {
     environment.add_filter("count", length);
     environment
         .add_test("sequence", |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String));
+    // Undefined is an empty sequence in Jinja too.
+    environment.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
     environment.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
     // These escape characters in another way than Jinja's.
     for name in ["e", "escape"] {

@@ -368,6 +368,8 @@ mod tests {
     fn the_day_is_fixed() {
         assert_eq!(render("{{ strftime_now('%d %b %Y') }}", "").unwrap(), "26 Jul 2024");
         assert_eq!(render("{% if tools is none %}{{ bos_token }}{% endif %}{{ pad_token }}", "").unwrap(), "<s>");
+        let iterable = "{{ tools is iterable }} {{ messages is iterable }} {{ 'a' is iterable }} {{ 1 is iterable }}";
+        assert_eq!(render(iterable, "").unwrap(), "False True True False");
     }
 
     #[test]

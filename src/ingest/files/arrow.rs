@@ -15,7 +15,8 @@ use super::parquet::none_known;
 use crate::error::{Error, Result};
 
 const KIND: &str = "Arrow";
-const MAGIC: &[u8] = b"ARROW1";
+/// The first bytes of an Arrow IPC file; a stream has none.
+pub const MAGIC: &[u8] = b"ARROW1";
 
 /// Sends the rows batch by batch, with the number of rows before each, until the end or until the receiver is gone.
 ///

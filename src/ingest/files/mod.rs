@@ -76,7 +76,7 @@ impl Packing {
 fn too_large(input: &Input, line: Option<u64>, limits: Limits) -> Error {
     input
         .fault(line, &format!("more than {} bytes of text", limits.decompressed_bytes))
-        .with_hint("raise ingest.max_decompressed_bytes if the file is meant to be this large")
+        .with_hint("raise prepare.ingest.max_decompressed_bytes if the file is meant to be this large")
 }
 
 #[cfg(test)]

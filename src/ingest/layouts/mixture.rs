@@ -10,7 +10,7 @@
 //! `prompt` and `id` are absent in Skywork's. Conversations whose contexts differ are no pair; such
 //! rows are counted as `different-contexts`.
 
-use super::super::record::{Body, Record, Side, Turn, conversations, different_contexts, split_response};
+use super::super::record::{Body, Record, Turn, conversations, different_contexts, sides, split_response};
 use super::super::value::{Object, Read, RowFault};
 use super::{has, has_list, has_text};
 use crate::rejects::reason;
@@ -26,7 +26,8 @@ pub fn fits(row: &Object<'_>) -> bool {
 }
 
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
-    let [mut chosen, mut rejected] = conversations(&mut row)?.map(|turns| Side { turns, ..Side::default() });
+    let both = conversations(&mut row)?;
+    let [mut chosen, mut rejected] = sides(&mut row, both)?;
     let prompt = split_response(&mut chosen);
     if prompt != split_response(&mut rejected) {
         return Err(different_contexts());

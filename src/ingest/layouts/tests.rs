@@ -264,6 +264,10 @@ fn mixtures() {
             "Mixture wrong-role: chosen[2].role: expected \"assistant\" in the last message, got \"user\"",
         ),
     ]);
+    let scored = row("\"chosen_score\":8,\"rejected_score\":5,\"chosen_model\":\"m\",", "p|a", "p|b");
+    let record = read(Layout::named(Format::Mixture), object(&scored), &IngestConfig::default(), Vec::new).unwrap();
+    let Body::Pair(chosen, rejected) = record.body else { panic!("a pair") };
+    assert_eq!((chosen.score, rejected.score, chosen.model.as_deref()), (Some(8.0), Some(5.0), Some("m")));
     let lonely = r#"{"source":"s","chosen":[{"role":"assistant","content":"a"}],"rejected":[{"role":"assistant","content":"b"}]}"#;
     check(&[
         (lonely, "Mixture no-prompt: chosen: chosen holds no message before the response"),

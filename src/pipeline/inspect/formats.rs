@@ -7,7 +7,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use arrow::array::RecordBatch;
-use arrow::ipc::reader::FileReader;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::de::IgnoredAny;
@@ -16,7 +17,7 @@ use serde_json::{Map, Value};
 use super::{FIRST_ROWS, Field, Inspection, gguf, shortened};
 use crate::error::{Error, Result};
 use crate::ingest::Input;
-use crate::ingest::Packing;
+use crate::ingest::{ARROW_MAGIC as MAGIC, Packing};
 
 /// Longest header of a safetensors file that is read: the limit of the format's own library.
 const MAX_HEADER: u64 = 100_000_000;
@@ -112,17 +113,27 @@ fn parquet(path: &Path) -> Result<Inspection> {
 }
 
 fn arrow_file(path: &Path) -> Result<Inspection> {
-    let handle = File::open(path).map_err(Error::io(path))?;
+    let mut handle = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let bad = |e: &dyn std::fmt::Display| damaged(path, format!("not a readable Arrow IPC file: {e}"));
-    let reader = FileReader::try_new(BufReader::new(handle), None).map_err(|e| bad(&e))?;
-    let mut found = Inspection { fields: columns(&reader.schema()), ..Inspection::default() };
-    found.facts.insert("record batches".into(), reader.num_batches().into());
-    let mut rows = 0;
+    let is_file = handle.fill_buf().map_err(Error::io(path))?.starts_with(MAGIC);
+    type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
+    // Hugging Face `datasets` keeps the stream format.
+    let (schema, reader): (_, Batches) = if is_file {
+        let reader = FileReader::try_new(handle, None).map_err(|e| bad(&e))?;
+        (reader.schema(), Box::new(reader))
+    } else {
+        let reader = StreamReader::try_new(handle, None).map_err(|e| bad(&e))?;
+        (reader.schema(), Box::new(reader))
+    };
+    let mut found = Inspection { fields: columns(&schema), ..Inspection::default() };
+    let (mut rows, mut batches) = (0, 0u64);
     for batch in reader {
         let batch = batch.map_err(|e| bad(&e))?;
         rows += batch.num_rows() as u64;
+        batches += 1;
         first_rows(path, &batch, &mut found.first)?;
     }
+    found.facts.insert("record batches".into(), batches.into());
     found.rows = Some(rows);
     Ok(found)
 }

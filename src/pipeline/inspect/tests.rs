@@ -26,6 +26,25 @@ fn tables_show_schema_count_and_short_rows() {
 }
 
 #[test]
+fn arrow_streams_are_shown_as_files_are() {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    use arrow::ipc::writer::StreamWriter;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data-00000-of-00001.arrow");
+    let asked: ArrayRef = Arc::new(StringArray::from(vec!["One?", "Two?"]));
+    let batch = RecordBatch::try_from_iter([("question", asked)]).unwrap();
+    let mut stream = StreamWriter::try_new(std::fs::File::create(&path).unwrap(), &batch.schema()).unwrap();
+    stream.write(&batch).unwrap();
+    stream.write(&batch).unwrap();
+    stream.finish().unwrap();
+    let found = run(&path).unwrap();
+    assert_eq!((found.rows, found.facts["record batches"].as_u64()), (Some(4), Some(2)));
+    assert_eq!(found.first[1]["question"], "Two?");
+}
+
+#[test]
 fn json_lines_count_keys_types_and_bad_rows() {
     let dir = tempfile::tempdir().unwrap();
     let text = "\u{feff}{\"a\":1,\"b\":\"x\"}\n\n{\"a\":null,\"c\":[1,2]}\r\n[1]\n{\"a\":2.5";

@@ -12,6 +12,10 @@ use crate::select::join::Join;
 use crate::select::mix::Mix;
 use crate::select::tags::{Origin, SourceConfig, Tagger};
 
+/// What may be joined, in words.
+const JOINED: &str = "--join-source names preference data of any layout that prepare reads, with a source in its rows, such as \
+                      the raw UltraFeedback";
+
 /// Reads the files of `sources.join` and returns a tagger for these inputs, and the digests of the joined files.
 ///
 /// Joined files are read as inputs are, whatever layout they have; rows that cannot be read are treated
@@ -47,8 +51,12 @@ pub fn tagger(
     };
     progress.begin("read sources to join", None);
     let mut join = Join::default();
-    let files = ingest::read(&joined, &ingest, None, progress, &mut |batch| join.add_frame(&batch.frame))?;
+    let read = ingest::read(&joined, &ingest, None, progress, &mut |batch| join.add_frame(&batch.frame));
     progress.end();
+    let files = read.map_err(|error| match error {
+        error @ Error::Data { .. } => error.with_hint(JOINED),
+        other => other,
+    })?;
     let tagger = Tagger::new(config, origins, Some(join))?;
     let counts = tagger.join_counts().unwrap_or_default();
     if counts.prompts == 0 {
@@ -58,7 +66,7 @@ pub fn tagger(
             line: None,
             field: Some("source".into()),
             message: format!("none of the {} rows to join has a source", counts.rows),
-            hint: Some("--join-source names a dataset with a source column, such as the raw UltraFeedback".into()),
+            hint: Some(JOINED.into()),
         });
     }
     let digest = |f: InputFile| FileDigest { path: f.path, bytes: f.bytes, blake3: f.blake3, rows: Some(f.rows_read) };

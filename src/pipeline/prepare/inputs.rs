@@ -1,6 +1,7 @@
 //! The inputs that the user named -> files, in an order that does not depend on how they were named; and what
 //! the names of files tell: a source tag, and the split where the data were split before.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::artifact::{self, name_of};
@@ -9,7 +10,7 @@ use crate::hub::{Hub, HubFile};
 use crate::ingest::Input;
 use crate::pipeline::recipe::PrepareConfig;
 use crate::progress::Progress;
-use crate::schema::SPLITS;
+use crate::schema::{SPLITS, prepared};
 
 /// Endings of the files that are taken from a folder, in any case; text files may also be packed.
 const TEXT_ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv"];
@@ -53,7 +54,7 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
         }
     }
     inputs.sort();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     inputs.retain(|input| seen.insert(input.path.canonicalize().unwrap_or_else(|_| input.path.clone())));
     Ok(inputs)
 }
@@ -78,7 +79,14 @@ pub fn bytes(inputs: &[Input]) -> u64 {
 /// Gives each input the split that its name tells, where some names tell the training split and others a held-out
 /// one; inputs whose names tell none get none. Returns a note for the user.
 pub fn declare_splits(inputs: &mut [Input]) -> Option<String> {
-    let told: Vec<Option<&'static str>> = inputs.iter().map(|input| split_of(&input.label)).collect();
+    // A folder's name tells the split of its files only where they do not do so themselves: it may be anybody's `dev`.
+    let parent = |input: &Input| input.label.parent().map(Path::to_path_buf);
+    let by_name: BTreeSet<Option<PathBuf>> =
+        inputs.iter().filter(|input| own_split(&input.label).is_some()).map(parent).collect();
+    let split = |input: &Input| {
+        own_split(&input.label).or_else(|| folder_split(&input.label).filter(|_| !by_name.contains(&parent(input))))
+    };
+    let told: Vec<Option<&'static str>> = inputs.iter().map(split).collect();
     if !SPLITS.iter().all(|split| told.contains(&Some(split))) {
         return None;
     }
@@ -119,6 +127,11 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
 /// The data files of a folder by name, or of its `data` folder and the folders of its splits, as the hub and
 /// `datasets` lay them out.
 fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let pairs = folder.join(prepared::PAIRS);
+    if folder.join(prepared::MANIFEST).is_file() && pairs.is_dir() {
+        // A prepared folder, whose other tables are no data.
+        return Ok(entries(&pairs)?.0);
+    }
     let (mut files, folders) = entries(folder)?;
     if files.is_empty() {
         for below in folders.iter().filter(|f| is_layout(&name_of(f))) {
@@ -259,12 +272,16 @@ fn without_ending(name: &str) -> Option<&str> {
     cut(name, &BINARY_ENDINGS).map(|end| &name[..end])
 }
 
-/// The split that a file's name tells, or else the name of its folder.
-fn split_of(path: &Path) -> Option<&'static str> {
+/// The split that a file's name tells.
+fn own_split(path: &Path) -> Option<&'static str> {
     let name = base(path).to_lowercase();
     let words = || name.split(|c: char| !c.is_ascii_alphanumeric());
-    let own = words().next().and_then(split_of_word).or_else(|| words().next_back().and_then(split_of_word));
-    own.or_else(|| split_of_word(&name_of(path.parent()?).to_lowercase()))
+    words().next().and_then(split_of_word).or_else(|| words().next_back().and_then(split_of_word))
+}
+
+/// The split that the name of a file's folder tells.
+fn folder_split(path: &Path) -> Option<&'static str> {
+    split_of_word(&name_of(path.parent()?).to_lowercase())
 }
 
 fn split_of_word(word: &str) -> Option<&'static str> {
@@ -397,6 +414,9 @@ mod tests {
         assert_eq!(told, [train, test, None]);
         assert!(note.unwrap().contains("train from d/train-00000-of-00001.parquet, test from d/test-"));
         assert_eq!(splits(&["train/data.arrow", "validation/data.arrow"]).0, [train, test]);
+        // A folder of another purpose: its files tell their own splits, or the folder is the same for all.
+        assert_eq!(splits(&["dev/train.jsonl", "dev/extra.jsonl"]), (vec![None, None], None));
+        assert_eq!(splits(&["dev/train.jsonl", "dev/extra.jsonl", "dev/test.jsonl"]).0, [train, None, test]);
         assert_eq!(splits(&["x_train.csv", "test_prefs.csv", "x.dev.csv"]).0, [train, test, test]);
         assert_eq!(splits(&["train.jsonl", "contest.jsonl"]), (vec![None, None], None));
         assert_eq!(splits(&["latest.jsonl", "trainer.jsonl"]).0, [None, None]);

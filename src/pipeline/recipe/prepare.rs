@@ -3,10 +3,11 @@
 use super::shard::Shard;
 use crate::ingest::IngestConfig;
 use crate::noise::NoiseConfig;
-use crate::pairs::PairConfig;
+use crate::pairs::{Dedup, PairConfig};
 use crate::select::tags::SourceConfig;
 use crate::select::{contamination, mix};
 use crate::settings::{Faults, PathText, Settings, settings};
+use crate::source::ModelSource;
 use crate::tokenize::TokenizeConfig;
 
 settings! {
@@ -54,6 +55,14 @@ impl Settings for PrepareConfig {
         faults.extend(contamination::faults(&self.pairs.decontaminate, self.pairs.decontaminate_ngram));
         faults.extend(self.noise.faults());
         faults.extend(self.tokenize.faults());
+        let tiny = ModelSource::is_tiny(&self.tokenizer);
+        let template = self.tokenize.template.as_str();
+        let message = "has no effect: a tokenizer that is trained on the input has chatml";
+        faults.check(!tiny || ["auto", "chatml"].contains(&template), "tokenize.template", message);
+        let vocabulary = self.tokenize.given().iter().any(|name| name == "vocab_size");
+        faults.check(tiny || !vocabulary, "tokenize.vocab_size", "has no effect: the model has its own vocabulary");
+        let copies = mix::is_global(&self.mix) && self.pairs.dedup == Dedup::None;
+        faults.check(!copies, "mix", "a cap counts copies of a row once: not with prepare.pairs.dedup=none");
     }
 }
 

@@ -27,6 +27,7 @@ fn frame(rows: &[Row]) -> DataFrame {
         UInt32Chunked::from_vec(col::FILE.into(), rows.iter().map(|r| r.0).collect()).into_column(),
         UInt64Chunked::from_vec(col::LINE.into(), (1..=rows.len() as u64).collect()).into_column(),
         StringChunked::from_iter_options(col::SOURCE.into(), rows.iter().map(|r| r.2)).into_column(),
+        prompts,
         normalized,
         groups,
     ];

@@ -4,6 +4,7 @@
 //! - `shell`: what shells and `man` read.
 //! - `cli`: what a person sees: help, tables, errors, exit codes.
 //! - `contract`: commands, folders and columns, as other programs rely on them.
+//! - `conversations`: which prompts of several turns count as the same, and what belongs to a prompt.
 //! - `bad_input`: every way in which a row or a file can be broken.
 //! - `refused`: rows that the chat template or the tokenizer refuses.
 //! - `help`: what `--help` says.
@@ -23,6 +24,7 @@ mod audit;
 mod bad_input;
 mod cli;
 mod contract;
+mod conversations;
 mod crash;
 mod eval;
 mod generate;

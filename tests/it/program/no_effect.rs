@@ -39,6 +39,11 @@ fn settings_that_find_nothing_are_refused() {
             "--flip-rate 0.2 --flip-kind source --set prepare.noise.source_rates=['x=0.5']",
             "prepare.noise.source_rates: x: the source of no pair; no label is flipped. There are s",
         ),
+        (
+            "--template zephyr",
+            "prepare.tokenize.template: has no effect: a tokenizer that is trained on the input has chatml",
+        ),
+        ("--set prepare.pairs.dedup=none --mix in:cap=3", "prepare.mix: a cap counts copies of a row once"),
         ("--source-rule t=contains:number", "--source-rule has no effect: all 20 rows have a source already"),
     ] {
         let output = sandbox.ends(2, &format!("prepare --input in.jsonl --out out {settings}"));

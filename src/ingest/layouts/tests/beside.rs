@@ -32,6 +32,26 @@ fn keys_without_content_say_nothing_about_the_layout() {
 }
 
 #[test]
+fn what_may_be_a_part_of_the_prompt_is_not_left_out() {
+    let pair = r#""chosen":"a","rejected":"b""#;
+    for (prompt, beside, layout) in [
+        (r#""question":"Who wrote it?""#, r#""input":"A letter.""#, "Orca"),
+        (r#""prompt":"Who wrote it?""#, r#""context":"A letter.""#, "Trl"),
+        (r#""prompt":"Who wrote it?""#, r#""instruction":"Answer in French.""#, "Trl"),
+    ] {
+        let key = beside.split('"').nth(1).unwrap();
+        let said = told(&format!("{{{prompt},{beside},{pair}}}"));
+        let wanted = format!("{layout} unread-{key}: {key}: {key} is not read, and may be part of what was said");
+        assert_eq!(said, wanted);
+        // A column that says the prompt again, or nothing, is no loss.
+        for again in [r#""who WROTE  it?""#, r#"" ""#, "null", "3"] {
+            let said = told(&format!("{{{prompt},\"{key}\":{again},{pair}}}"));
+            assert!(said.contains("user: Who wrote it? =>"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn what_is_beside_the_prompt_is_read_in_every_layout() {
     let told = |beside: &str, rest: &str| told(&format!("{{{beside}, {rest}}}"));
     let layouts = [
