@@ -81,10 +81,11 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     // The model is loaded before the folder is made, so that a failure leaves none behind. It need not fit a tokenizer,
     // and nothing in it is drawn from the seed.
     let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
-    let loaded = if config.r#as == ExportAs::Hf { Some(read()?) } else { None };
+    let whole = || -> Result<(Loaded, DType)> { Ok((read()?, kind_of(config.dtype, &model, &run_manifest)?)) };
+    let loaded = if config.r#as == ExportAs::Hf { Some(whole()?) } else { None };
     let _lock = claim.take(&out)?;
     match loaded {
-        Some(loaded) => merged(config, &model, loaded, &run_manifest, &out)?,
+        Some((loaded, kind)) => merged(config, loaded, kind, &out)?,
         None => copied(&model, &out)?,
     }
     for name in BESIDE {
@@ -112,16 +113,24 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
 }
 
 /// The model with its adapter merged, as a Hugging Face folder.
-fn merged(config: &ExportConfig, model: &Path, loaded: Loaded, manifest: &Manifest, out: &Path) -> Result<()> {
-    let kind = match config.dtype {
+fn merged(config: &ExportConfig, loaded: Loaded, kind: DType, out: &Path) -> Result<()> {
+    // Of an earlier export as an adapter, which would be read in place of this model.
+    for name in [peft::CONFIG, peft::WEIGHTS, base::FOLDER] {
+        artifact::remove(&out.join(name))?;
+    }
+    let weights: Vec<(String, Tensor)> =
+        loaded.params.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
+    folder::save_weights(out, &loaded.config, &weights, Some(kind), config.shard_mb as u64 * 1_000_000)
+}
+
+/// The type of the weights that are written.
+fn kind_of(wanted: ExportType, model: &Path, manifest: &Manifest) -> Result<DType> {
+    Ok(match wanted {
         ExportType::F32 => DType::F32,
         ExportType::Bf16 => DType::BF16,
         ExportType::F16 => DType::F16,
         ExportType::Base => base_kind(model, manifest)?,
-    };
-    let weights: Vec<(String, Tensor)> =
-        loaded.params.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
-    folder::save_weights(out, &loaded.config, &weights, Some(kind), config.shard_mb as u64 * 1_000_000)
+    })
 }
 
 /// The type of the weights that training started from.
@@ -143,6 +152,9 @@ fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
 
 /// Copies the adapter unchanged, with its base where that is in the same folder.
 fn copied(model: &Path, out: &Path) -> Result<()> {
+    // Of an earlier export as a whole model.
+    folder::remove(out)?;
+    artifact::remove(&out.join(base::FOLDER))?;
     copy(&model.join(peft::WEIGHTS), &out.join(peft::WEIGHTS))?;
     let base = model.join(base::FOLDER);
     if !base.is_dir() {

@@ -213,7 +213,7 @@ fn rows(batch: Batch, inputs: &[Input], more: &[Rated]) -> Result<(Rows, Vec<Rej
         let source = match sources.get(i) {
             Some(source) => source.to_string(),
             // As `prepare` tags rows without a source.
-            None => inputs.get(place.0 as usize).map(|input| inputs::tag(input)).unwrap_or_default(),
+            None => inputs.get(place.0 as usize).map(inputs::tag).unwrap_or_default(),
         };
         rows.push((place, Texts { prompt: prompt.to_string(), source, responses }));
     }

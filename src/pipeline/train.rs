@@ -141,6 +141,10 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     };
     let keys = grouping::keys(&config, splits, ranks)?;
     let plan = config.plan(splits[0].rows.len(), ranks.size());
+    if plan.steps == 0 {
+        let why = format!("{} of {} pairs is no step", config.epochs, splits[0].rows.len());
+        return Err(Error::config("train.epochs", why));
+    }
     let used = |steps| used(&splits[0].rows, keys[0].as_deref(), plan, seed, steps);
     let first = from.as_ref().map_or(0, |(state, _)| state.step);
     let stopped = |step, what| Ok(Ended::Interrupted { step, steps: plan.steps, what });
@@ -209,27 +213,35 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         // A run that ends in its warm-up still has the hidden states, but is evaluated like every other run.
         policy.states = None;
     }
+    let (checkpoints, outcome_steps) = (out.join(schema::run::CHECKPOINTS), outcome.steps);
     let again = || {
         let policy = tuning::start(&config, seed, data.for_policy())?;
         reference::unchanged(&policy, &weights, &config.model)?;
         Ok(policy)
     };
+    // Training is over, and must not be lost where what follows is interrupted.
+    let last = outcome.checkpoint(&identity);
+    let late = |what: String| {
+        if ranks.first() && !checkpoint::exists(&checkpoints, last.step) {
+            checkpoint::write::<f32>(&checkpoints, &policy.params, None, last, config.keep_checkpoints)?;
+        }
+        stopped(outcome_steps, format!("a checkpoint was written; {what}"))
+    };
     if !store.provide(&needs.all, "reference of the other pairs", again, ranks, progress)? {
-        return stopped(outcome.steps, format!("a checkpoint was written; {}", store.stopped(&needs.all)));
+        return late(store.stopped(&needs.all));
     }
     // What an objective learnt outside the policy is part of it from here on.
     let config = TrainConfig { objective: config.objective.at_clean_rate(outcome.clean_rate), ..config.clone() };
     let reference = of_fold.as_ref().unwrap_or(store.values());
     let trained = Trained { config: &config, seed, splits, reference, keys: &keys, outcome };
     let parts = ExaminedParts::in_folder(
-        out.join(schema::run::CHECKPOINTS).join(schema::run::EXAMINED),
+        checkpoints.join(schema::run::EXAMINED),
         format!("{} after {} steps", identity.hash, trained.outcome.steps),
     );
     let examined = match trained.examine(&policy, parts, ranks, progress)? {
         Examination::Whole(examined) => examined,
         Examination::Stopped { kept, all } => {
-            let what = format!("a checkpoint was written; the posteriors of {kept} of {all} pairs are kept");
-            return stopped(trained.outcome.steps, what);
+            return late(format!("the posteriors of {kept} of {all} pairs are kept"));
         }
     };
     let summary = ranks.from_first(|| {

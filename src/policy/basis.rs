@@ -37,8 +37,9 @@ pub fn of(config: &LpcConfig, loaded: &Loaded, rows: &[TokenRow], scales: Margin
     let code_tokens =
         (config.code_space == CodeSpace::Vocabulary).then(|| Arc::new(frequent(responses, config.code_tokens, 1)));
     let prior_tokens = if config.prior_input.tokens() {
-        let least = if rows.len() >= 100 { LEAST_PROMPTS } else { 1 };
-        frequent(rows.iter().map(|row| visited(&row.prompt_ids)), config.prior_tokens, least)
+        let prompts = once_a_prompt(rows);
+        let least = if prompts.len() >= 100 { LEAST_PROMPTS } else { 1 };
+        frequent(prompts.into_iter().map(|row| visited(&row.prompt_ids)), config.prior_tokens, least)
     } else {
         Vec::new()
     };
@@ -87,6 +88,12 @@ fn visited(ids: &[u32]) -> &[u32] {
     ids
 }
 
+/// One row of each prompt: pairs of a prompt follow each other.
+fn once_a_prompt(rows: &[TokenRow]) -> Vec<&TokenRow> {
+    let first = |i: usize| i == 0 || rows[i - 1].prompt_ids != rows[i].prompt_ids;
+    (0..rows.len()).filter(|&i| first(i)).map(|i| &rows[i]).collect()
+}
+
 /// Where the prior reads standardised hidden states: sets its parameters for the mean and the deviation of each
 /// dimension of the prompts' hidden states. Consecutive rows of one prompt count once.
 ///
@@ -100,13 +107,7 @@ pub fn standardise<T: Real>(policy: &Policy<T>, rows: &[TokenRow]) -> Result<()>
     };
     let hidden = policy.decoder.config.hidden_size;
     let (mut sums, mut squares, mut n) = (vec![0f64; hidden], vec![0f64; hidden], 0.0);
-    let once: Vec<&TokenRow> = rows
-        .iter()
-        .enumerate()
-        .filter(|(i, row)| *i == 0 || rows[i - 1].prompt_ids != row.prompt_ids)
-        .map(|(_, row)| row)
-        .collect();
-    for pass in passes(&once) {
+    for pass in passes(&once_a_prompt(rows)) {
         let states = policy.states(pass, Sides::Chosen, None)?;
         let Some(prompt) = states.prompt else { return Ok(()) };
         for row in prompt.to_dtype(DType::F64)?.to_vec2::<f64>()? {
@@ -130,4 +131,38 @@ pub fn standardise<T: Real>(policy: &Policy<T>, rows: &[TokenRow]) -> Result<()>
     });
     put(deviation, deviations.collect())?;
     put(mean, means)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LlamaConfig;
+    use crate::model::init::random;
+    use crate::seed::Seed;
+
+    /// The prior's tokens would else be those of prompts with many pairs, by which it learns prompts by heart.
+    #[test]
+    fn a_prompt_counts_once_for_the_priors_tokens() {
+        let config = LlamaConfig::tiny(16, 1, 300);
+        let loaded = Loaded { params: random::<f32>(&config, 0.02, Seed(1)).unwrap(), config };
+        // Token 1 is in every prompt, token 2 in three prompts of a pair, token 3 in one prompt of four pairs.
+        let prompt = |i: u32| match i {
+            0..3 => vec![1, 2, 10 + i],
+            3 => vec![1, 3, 10 + i],
+            _ => vec![1, 10 + i],
+        };
+        let pairs = (0..100u32).flat_map(|i| (0..if i == 3 { 4 } else { 1 }).map(move |pair| (i, pair)));
+        let row = |(i, pair): (u32, u32)| TokenRow {
+            id: format!("{i} {pair}").into(),
+            prompt_ids: prompt(i).into(),
+            chosen_ids: vec![200, 201].into(),
+            rejected_ids: vec![202].into(),
+            ..TokenRow::default()
+        };
+        let rows: Vec<TokenRow> = pairs.map(row).collect();
+        let lpc = LpcConfig { latent: crate::lpc::LatentKind::Lpc, ..LpcConfig::default() };
+        let mut tokens = of(&lpc, &loaded, &rows, &|_, _| (1.0, 1.0)).unwrap().prior_tokens;
+        tokens.sort_unstable();
+        assert_eq!(tokens, [1, 2]);
+    }
 }

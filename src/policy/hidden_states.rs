@@ -96,26 +96,30 @@ pub(super) enum Bytes {
     Mapped(memmap2::Mmap),
 }
 
-/// The first kept row of a pair, and how many tokens its responses have.
+/// The first kept row of a pair, and how many tokens its responses have, in the order in which they are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     first: usize,
-    chosen: usize,
-    rejected: usize,
-    /// Whether the rejected response's rows come first: see [`rejected_first`].
-    rejected_first: bool,
+    responses: [usize; 2],
 }
 
 impl Span {
     /// The parts of the chosen and the rejected response in what is kept of both, of `bytes` a row.
-    fn sides<'a>(&self, both: &'a [u8], bytes: usize) -> (&'a [u8], &'a [u8]) {
-        if self.rejected_first {
-            let (rejected, chosen) = both.split_at(self.rejected * bytes);
-            (chosen, rejected)
-        } else {
-            both.split_at(self.chosen * bytes)
-        }
+    fn sides<'a>(&self, row: &TokenRow, both: &'a [u8], bytes: usize) -> (&'a [u8], &'a [u8]) {
+        let (one, other) = both.split_at(self.responses[0] * bytes);
+        if rejected_first(row) { (other, one) } else { (one, other) }
     }
+
+    /// Tokens of both responses.
+    fn both(&self) -> usize {
+        self.responses.iter().sum()
+    }
+}
+
+/// Tokens of the responses in the order in which they are kept.
+fn lengths(row: &TokenRow) -> [usize; 2] {
+    let lengths = [row.chosen_ids.len(), row.rejected_ids.len()];
+    if rejected_first(row) { [lengths[1], lengths[0]] } else { lengths }
 }
 
 /// Whether the rejected response's rows are kept before the chosen one's. The order is one of the texts, so that pairs
@@ -145,8 +149,7 @@ impl HiddenStates {
     pub(super) fn arrange(&mut self, rows: &[&TokenRow]) -> usize {
         let mut total = 0;
         for row in rows {
-            let (chosen, rejected) = (row.chosen_ids.len(), row.rejected_ids.len());
-            let span = Span { first: total, chosen, rejected, rejected_first: rejected_first(row) };
+            let span = Span { first: total, responses: lengths(row) };
             self.spans.insert(row.id.clone(), span);
             total += kept(row) + usize::from(self.prompts);
         }
@@ -170,8 +173,8 @@ impl HiddenStates {
                 for row in rows {
                     let Some(span) = self.spans.get(&*row.id) else { return Ok(None) };
                     let first = span.first + usize::from(self.prompts) + 1;
-                    let both = tokens.known.part(first, span.chosen + span.rejected, size)?;
-                    let (chosen, rejected) = span.sides(both, size);
+                    let both = tokens.known.part(first, span.both(), size)?;
+                    let (chosen, rejected) = span.sides(row, both, size);
                     known[0].extend_from_slice(chosen);
                     if sides == Sides::Both {
                         known[1].extend_from_slice(rejected);
@@ -197,21 +200,21 @@ impl HiddenStates {
         let (mut h, mut prompts, mut total) = (Vec::new(), Vec::new(), 0);
         for row in rows {
             let Some(span) = self.spans.get(&*row.id) else { return Ok(None) };
-            if (span.chosen, span.rejected) != (row.chosen_ids.len(), row.rejected_ids.len()) {
+            if span.responses != lengths(row) {
                 return Ok(None);
             }
             let before = usize::from(self.prompts);
-            let part = self.states.part(span.first, before + 1 + span.chosen + span.rejected, size)?;
+            let part = self.states.part(span.first, before + 1 + span.both(), size)?;
             let (prompt, states) = part.split_at(before * size);
             prompts.extend_from_slice(prompt);
             let (last, both) = states.split_at(size);
-            let (chosen, rejected) = span.sides(both, size);
+            let (chosen, rejected) = span.sides(row, both, size);
             h.extend_from_slice(last);
             h.extend_from_slice(chosen);
-            total += 1 + span.chosen;
+            total += 1 + row.chosen_ids.len();
             if sides == Sides::Both {
                 h.extend_from_slice(rejected);
-                total += span.rejected;
+                total += row.rejected_ids.len();
             }
         }
         let tensor =

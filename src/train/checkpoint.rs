@@ -28,6 +28,9 @@ pub struct CheckpointState {
     pub tokens: u64,
     /// Seconds in steps so far.
     pub seconds: f64,
+    /// Median pairs per second of the launch that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs_per_s: Option<f64>,
     /// The clean rate of objective repo after these steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean_rate: Option<f64>,
@@ -36,7 +39,7 @@ pub struct CheckpointState {
     /// What `identity` is the hash of: an error then says what differs.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub about: serde_json::Value,
-    /// BLAKE3 of the two tensor files; filled in by [`write()`].
+    /// BLAKE3 of the two tensor files, "" for the optimizer's where no step is left; filled in by [`write()`].
     #[serde(default)]
     pub hashes: [String; 2],
     /// BLAKE3 of everything above; filled in by [`write()`].
@@ -77,14 +80,14 @@ pub fn prepare(folder: &Path) -> Result<()> {
 }
 
 /// Writes a checkpoint, then removes all but the newest `keep` and any later one: a run that was resumed from an
-/// earlier checkpoint than the last takes those steps again.
+/// earlier checkpoint than the last takes those steps again. After the last step no optimizer is needed.
 ///
 /// # Errors
 /// [`Error::Run`] saying at which step, and what the system refused; nothing is left of the unfinished checkpoint.
 pub fn write<T: Real>(
     folder: &Path,
     params: &Params,
-    optimizer: &AdamW<T>,
+    optimizer: Option<&AdamW<T>>,
     mut state: CheckpointState,
     keep: usize,
 ) -> Result<PathBuf> {
@@ -98,7 +101,12 @@ pub fn write<T: Real>(
         let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
         state.hashes = [
             safetensors::write_hashed(&staged.path().join(PARAMS), &entries)?,
-            safetensors::write_hashed(&staged.path().join(OPTIMIZER), &optimizer.entries(params))?,
+            match optimizer {
+                Some(optimizer) => {
+                    safetensors::write_hashed(&staged.path().join(OPTIMIZER), &optimizer.entries(params))?
+                }
+                None => String::new(),
+            },
         ];
         state.seal = state.sealed()?;
         artifact::write_json(staged.path().join(STATE), &state)?;
@@ -162,11 +170,12 @@ fn sound(step: usize, path: &Path) -> Result<CheckpointState> {
     if state.seal != state.sealed()? || state.step != step {
         return Err(Error::artifact(&file, "content changed since it was written"));
     }
-    if !path.join(OPTIMIZER).exists() {
+    let [params, moments] = &state.hashes;
+    if !moments.is_empty() && !path.join(OPTIMIZER).exists() {
         return Err(Error::artifact(path.join(OPTIMIZER), "the optimizer's moments are not there")
             .with_hint("a finished run keeps them with --keep-optimizer (train.keep_optimizer_state = true)"));
     }
-    for (name, wanted) in [PARAMS, OPTIMIZER].iter().zip(&state.hashes) {
+    for (name, wanted) in [(PARAMS, params), (OPTIMIZER, moments)].into_iter().filter(|(_, hash)| !hash.is_empty()) {
         if &artifact::hash_file(path.join(name))?.1 != wanted {
             return Err(Error::artifact(path.join(name), "content changed since it was written"));
         }
@@ -174,7 +183,12 @@ fn sound(step: usize, path: &Path) -> Result<CheckpointState> {
     Ok(state)
 }
 
-/// Puts a checkpoint's numbers into parameters and optimizer.
+/// Whether there is a checkpoint of this step.
+pub fn exists(folder: &Path, step: usize) -> bool {
+    folder.join(name(step)).is_dir()
+}
+
+/// Puts a checkpoint's numbers into parameters and optimizer; into the parameters alone where no step is left.
 ///
 /// # Errors
 /// [`Error::Artifact`] where it is damaged or of another model.
@@ -189,6 +203,9 @@ pub fn restore<T: Real>(path: &Path, params: &Params, optimizer: &mut AdamW<T>, 
         param.var.set(&tensor.to_dtype(param.var.dtype())?.to_device(param.var.device())?)?;
     }
     drop(found);
+    if !path.join(OPTIMIZER).exists() {
+        return Ok(());
+    }
     optimizer.restore(params, &safetensors::read(&path.join(OPTIMIZER))?, steps).map_err(fits)
 }
 
@@ -220,7 +237,7 @@ mod tests {
     fn older_ones_go_and_the_newest_by_number_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let (params, optimizer) = parts();
-        let put = |step, keep| write(dir.path(), &params, &optimizer, state(step), keep).unwrap();
+        let put = |step, keep| write(dir.path(), &params, Some(&optimizer), state(step), keep).unwrap();
         put(5, 2);
         put(999_999, 2);
         assert_eq!(steps(dir.path()), [5, 999_999]);
@@ -241,7 +258,7 @@ mod tests {
     fn every_changed_byte_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let (params, optimizer) = parts();
-        let place = write(dir.path(), &params, &optimizer, state(3), 1).unwrap();
+        let place = write(dir.path(), &params, Some(&optimizer), state(3), 1).unwrap();
         let sound = || newest(dir.path(), |_, _| {}).unwrap().is_some();
         assert!(sound());
         let file = place.join(STATE);
@@ -273,7 +290,7 @@ mod tests {
         std::fs::write(&file, b"x").unwrap();
         let refused = prepare(&file).unwrap_err();
         assert!(refused.to_string().contains("no checkpoint could be written") && refused.hint().is_some());
-        let refused = write(&file, &params, &optimizer, state(12), 1).unwrap_err();
+        let refused = write(&file, &params, Some(&optimizer), state(12), 1).unwrap_err();
         assert!(refused.to_string().starts_with("the checkpoint of step 12 cannot be written: "), "{refused}");
     }
 }

@@ -177,6 +177,8 @@ impl Settings for TrainConfig {
         ] {
             faults.check(n > 0, key, "expected at least 1");
         }
+        let step = self.batch.checked_mul(self.accumulate).filter(|n| *n <= u32::MAX as usize);
+        faults.check(step.is_some(), "batch", format!("with accumulate, a step has at most {} pairs", u32::MAX));
         let epochs = self.epochs;
         let fine = epochs > 0.0 && epochs.is_finite();
         faults.check(fine, "epochs", format!("expected a number above 0, got {epochs}"));

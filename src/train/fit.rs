@@ -59,12 +59,31 @@ pub struct Outcome {
     pub steps: usize,
     /// Whether the user interrupted it: a checkpoint was written and nothing else is to be done.
     pub interrupted: bool,
+    /// Tokens seen, those before a resume included.
+    pub tokens: u64,
     /// Seconds spent in steps, those before a resume included.
     pub seconds: f64,
-    /// Median pairs per second over this time's steps.
+    /// Median pairs per second over this time's steps; where it took none, over those of the launch before.
     pub pairs_per_s: f64,
     /// RE-PO's clean rate at the end.
     pub clean_rate: Option<f64>,
+}
+
+impl Outcome {
+    /// The state of a checkpoint of the last step that was taken.
+    pub fn checkpoint(&self, identity: &Identity) -> CheckpointState {
+        let Identity { hash, about } = identity.clone();
+        CheckpointState {
+            step: self.steps,
+            tokens: self.tokens,
+            seconds: self.seconds,
+            pairs_per_s: self.pairs_per_s.is_finite().then_some(self.pairs_per_s),
+            clean_rate: self.clean_rate,
+            identity: hash,
+            about,
+            ..CheckpointState::default()
+        }
+    }
 }
 
 /// Why the policy is looked at between two steps.
@@ -111,7 +130,8 @@ pub fn fit<T: Real>(
     let mut feed = Feed::new(fit.rows, fit.keys, plan, fit.seed);
     // Pairs a second of steps that train the latent part alone, and of all others.
     let mut rates = [Vec::new(), Vec::new()];
-    let mut outcome = Outcome { steps: first, interrupted: false, seconds: before, pairs_per_s: f64::NAN, clean_rate };
+    let pairs_per_s = fit.from.as_ref().and_then(|(state, _)| state.pairs_per_s).unwrap_or(f64::NAN);
+    let mut outcome = Outcome { steps: first, interrupted: false, tokens, seconds: before, pairs_per_s, clean_rate };
     progress.begin("training", Some((plan.steps.saturating_sub(first)) as u64));
     for step in first..plan.steps {
         let clock = Instant::now();
@@ -186,11 +206,11 @@ pub fn fit<T: Real>(
         let seconds = clock.elapsed().as_secs_f64();
         tokens += sums.tokens as u64;
         outcome.seconds += seconds;
-        (outcome.steps, outcome.clean_rate) = (step + 1, clean_rate);
+        (outcome.steps, outcome.tokens, outcome.clean_rate) = (step + 1, tokens, clean_rate);
         // The last step of an epoch may be short: it is left out of the median.
-        let rates = &mut rates[usize::from(!warms)];
-        if picked.len() >= plan.per_step || rates.is_empty() {
-            rates.push(picked.len() as f64 / seconds);
+        let of_kind = &mut rates[usize::from(!warms)];
+        if picked.len() >= plan.per_step || of_kind.is_empty() {
+            of_kind.push(picked.len() as f64 / seconds);
         }
         let mut metrics = metrics(&sums, moment, &config.objective.at_clean_rate(clean_rate), policy.lpc.as_ref());
         metrics.extend([
@@ -223,10 +243,9 @@ pub fn fit<T: Real>(
         // Evaluating a long run takes time too; where that is interrupted, the training must not be lost.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
         if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && ranks.first() {
-            let Identity { hash, about } = fit.identity.clone();
-            let mut state = CheckpointState { step: step + 1, tokens, seconds: outcome.seconds, ..Default::default() };
-            (state.identity, state.about, state.clean_rate) = (hash, about, clean_rate);
-            checkpoint::write(&fit.checkpoints, &policy.params, &optimizer, state, config.keep_checkpoints)?;
+            outcome.pairs_per_s = median(&rates).unwrap_or(outcome.pairs_per_s);
+            let state = outcome.checkpoint(fit.identity);
+            checkpoint::write(&fit.checkpoints, &policy.params, Some(&optimizer), state, config.keep_checkpoints)?;
         }
         if stop && !last {
             outcome.interrupted = true;
@@ -234,14 +253,15 @@ pub fn fit<T: Real>(
         }
     }
     progress.end();
-    let [warming, training] = rates;
-    // A run that ends within the warm-up has the speed of its steps.
-    let mut rates = if training.is_empty() { warming } else { training };
-    rates.sort_by(f64::total_cmp);
-    if let Some(median) = rates.get(rates.len() / 2) {
-        outcome.pairs_per_s = *median;
-    }
+    outcome.pairs_per_s = median(&rates).unwrap_or(outcome.pairs_per_s);
     Ok(outcome)
+}
+
+/// The middle rate of the steps that train all, or of the warm-up's where there are no others; none without steps.
+fn median([warming, training]: &[Vec<f64>; 2]) -> Option<f64> {
+    let mut sorted = if training.is_empty() { warming.clone() } else { training.clone() };
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// The passes of one step.

@@ -3,7 +3,7 @@
 use super::events::Metrics;
 use super::step::Sums;
 use crate::lpc::{Lpc, Moment};
-use crate::objective::ObjectiveConfig;
+use crate::objective::{ObjectiveConfig, ObjectiveKind};
 use crate::schema::metric;
 
 /// Means over the examples of a step, and the state of the latent part's schedules.
@@ -26,6 +26,10 @@ pub(super) fn metrics(sums: &Sums, moment: Moment, objective: &ObjectiveConfig, 
         (metric::LOGPS_CHOSEN, mean(sums.logps.0)),
         (metric::LOGPS_REJECTED, mean(sums.logps.1)),
     ];
+    if objective.name == ObjectiveKind::Sft {
+        // It sees neither the rejected response nor a reference.
+        out.retain(|(key, _)| [metric::LOSS, metric::LOGPS_CHOSEN].contains(key));
+    }
     if let Some(flips) = sums.flips {
         out.push((metric::FLIP_RATE, mean(flips)));
     }

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use candle_core::Tensor;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,9 @@ use super::ranks::ALONE;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
+use crate::model::{LlamaConfig, names};
 use crate::nn::Real;
+use crate::nn::real::in_memory;
 use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::{col, posterior};
@@ -120,15 +123,31 @@ fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
 }
 
 /// BLAKE3 over a model's shape and weights without its latent part, lower-case hex. It does not depend on where the
-/// model lies, or on how it is cut into files.
+/// model lies, on how it is cut into files, or on whether a head that is the embedding is a copy of it.
 ///
 /// # Errors
 /// [`Error::Tensor`].
 pub fn fingerprint<T: Real>(policy: &Policy<T>) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 3 model");
-    hasher.update(crate::manifest::hash_json(&serde_json::to_value(&policy.decoder.config)?)?.as_bytes());
-    crate::weights::fingerprint::hash_weights::<T>(policy.params.starting(), &mut hasher)?;
+    let named = |name: &str| policy.params.iter().find(|p| p.name == name).map(|p| p.var.as_tensor());
+    let copied = match (named(names::HEAD), named(names::EMBEDDING)) {
+        (Some(head), Some(embedding)) => equal::<T>(head, embedding)?,
+        _ => false,
+    };
+    let tie_word_embeddings = copied || policy.decoder.config.tie_word_embeddings;
+    let config = LlamaConfig { tie_word_embeddings, ..policy.decoder.config.clone() };
+    hasher.update(crate::manifest::hash_json(&serde_json::to_value(&config)?)?.as_bytes());
+    let weights = policy.params.starting().filter(|p| !(copied && p.name == names::HEAD));
+    crate::weights::fingerprint::hash_weights::<T>(weights, &mut hasher)?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether two tensors hold the same numbers.
+fn equal<T: Real>(a: &Tensor, b: &Tensor) -> Result<bool> {
+    if a.dims() != b.dims() {
+        return Ok(false);
+    }
+    in_memory::<T, _>(a, |a| in_memory::<T, _>(b, |b| a == b))?
 }
 
 /// Refuses a policy whose weights do not have this [`fingerprint`]: the model has changed since training began.

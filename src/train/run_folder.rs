@@ -12,9 +12,9 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, by_dotted_key};
 use crate::progress::Progress;
-use crate::schema::{self, fact, prepared};
+use crate::schema::{self, fact, name_of, prepared};
 use crate::seed::Seed;
-use crate::train::{Ranks, TrainConfig, checkpoint};
+use crate::train::{Posteriors, Ranks, TrainConfig, checkpoint};
 
 /// Settings of `train` that may change between two launches of one run: folders, the limit of steps, what is kept
 /// and shown.
@@ -31,6 +31,18 @@ const NOT_IDENTIFYING: [&str; 12] = [
     "recompute",
     "reference",
     "save_model",
+];
+
+/// What a finished run leaves in its folder beside configuration, metrics and checkpoints.
+const OUTPUTS: [&str; 8] = [
+    schema::run::MODEL,
+    schema::run::POSTERIORS,
+    schema::run::CODES,
+    schema::run::DYNAMICS,
+    schema::run::SUMMARY,
+    schema::report::HTML,
+    schema::report::MARKDOWN,
+    schema::report::PROJECTION,
 ];
 
 /// Flags of the settings that have one.
@@ -159,7 +171,7 @@ pub fn open<S: DeserializeOwned>(
     progress: &dyn Progress,
 ) -> Result<Opened<S>> {
     let out = Path::new(&config.out);
-    if let Some(done) = finished(out, identity, config.max_steps, resume)? {
+    if let Some(done) = finished(out, identity, config, resume)? {
         return Ok(Opened::Finished(done));
     }
     let from = if resume { newest(out, identity, progress)? } else { None };
@@ -167,7 +179,9 @@ pub fn open<S: DeserializeOwned>(
     artifact::write_bytes(out.join(schema::run::CONFIG), config_text.as_bytes())?;
     let checkpoints = out.join(schema::run::CHECKPOINTS);
     if !resume {
+        // Of an unfinished run, which may have been another one: its model has other files than this one's.
         artifact::remove(&checkpoints)?;
+        OUTPUTS.iter().try_for_each(|name| artifact::remove(&out.join(name)))?;
     }
     checkpoint::prepare(&checkpoints)?;
     Ok(Opened::From(from.map(Box::new)))
@@ -178,7 +192,7 @@ pub fn open<S: DeserializeOwned>(
 fn finished<S: DeserializeOwned>(
     out: &Path,
     identity: &Identity,
-    max_steps: usize,
+    config: &TrainConfig,
     resume: bool,
 ) -> Result<Option<Box<S>>> {
     #[derive(Deserialize)]
@@ -203,8 +217,26 @@ fn finished<S: DeserializeOwned>(
     let taken: Taken = serde_json::from_slice(&text).map_err(damaged)?;
     let before = manifest.config.get("max_steps").and_then(Value::as_u64).unwrap_or(0) as usize;
     // A run that ended at its limit goes on when the limit is raised or lifted.
-    let longer = before != 0 && (max_steps == 0 || max_steps > before) && taken.steps as usize == before;
-    Ok(if longer { None } else { Some(Box::new(summary)) })
+    let most = config.max_steps;
+    if before != 0 && (most == 0 || most > before) && taken.steps as usize == before {
+        return Ok(None);
+    }
+    let had = |key: &str| manifest.config.get(key).cloned().unwrap_or(Value::Null);
+    let lacking = match (had("posteriors"), had("save_model")) {
+        (before, _) if before == name_of(&Posteriors::Test) && config.posteriors == Posteriors::All => {
+            Some("posteriors of the training pairs (train.posteriors)")
+        }
+        (_, Value::Bool(false)) if config.save_model => Some("a model (train.save_model)"),
+        _ => None,
+    };
+    if let Some(what) = lacking {
+        return Err(Error::artifact(
+            out,
+            format!("holds a finished run without {what}, and its training state is gone"),
+        )
+        .with_hint("leave the setting as it was, or train into another --out"));
+    }
+    Ok(Some(Box::new(summary)))
 }
 
 /// The newest sound checkpoint of this run.

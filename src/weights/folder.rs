@@ -278,6 +278,15 @@ pub fn save_weights(
     artifact::write_json(folder.join("config.json"), &about)
 }
 
+/// Removes a model that [`save_weights`] wrote, if there is one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove(folder: &Path) -> Result<()> {
+    remove_others(folder, &BTreeSet::new())?;
+    [INDEX, "generation_config.json", "config.json"].iter().try_for_each(|name| artifact::remove(&folder.join(name)))
+}
+
 /// Removes the weight files of a model that are not among `kept`.
 fn remove_others(folder: &Path, kept: &BTreeSet<String>) -> Result<()> {
     for found in std::fs::read_dir(folder).map_err(Error::io(folder))? {

@@ -74,6 +74,8 @@ pub struct StoredAdapter {
     head: Option<Tensor>,
     /// Fingerprint of the base, where this program wrote it.
     base: Option<String>,
+    /// Share of an adapter's inputs that PEFT drops in training.
+    dropout: f64,
 }
 
 /// The base model's name and revision of an adapter.
@@ -124,7 +126,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Rank, scale and layers of an adapter; refuses what would make it compute something else.
-fn read_lora(folder: &Path) -> Result<Lora> {
+fn read_lora(folder: &Path) -> Result<(Lora, f64)> {
     let config = read_config(folder)?;
     let refuse = |what: String| Error::model(folder.join(CONFIG).display().to_string(), what);
     let kind = config["peft_type"].as_str().unwrap_or("LORA");
@@ -153,7 +155,8 @@ fn read_lora(folder: &Path) -> Result<Lora> {
         alpha.ok_or_else(|| refuse(format!("`lora_alpha`: expected a number, got {}", config["lora_alpha"])))?;
     let (base, revision) = base_name(folder)?;
     let rslora = config["use_rslora"].as_bool().unwrap_or(false);
-    Ok(Lora {
+    let dropout = config["lora_dropout"].as_f64().unwrap_or(0.0);
+    let lora = Lora {
         rank: rank as usize,
         alpha,
         rslora,
@@ -162,7 +165,8 @@ fn read_lora(folder: &Path) -> Result<Lora> {
         base,
         revision,
         fingerprint: String::new(),
-    })
+    };
+    Ok((lora, dropout))
 }
 
 impl StoredAdapter {
@@ -171,7 +175,7 @@ impl StoredAdapter {
     /// # Errors
     /// [`Error::Model`] where it is damaged, or uses what is not supported.
     pub fn read(folder: &Path) -> Result<StoredAdapter> {
-        let lora = read_lora(folder)?;
+        let (lora, dropout) = read_lora(folder)?;
         let path = folder.join(WEIGHTS);
         let origin = path.display().to_string();
         if !path.is_file() {
@@ -223,7 +227,7 @@ impl StoredAdapter {
         if sides.is_empty() {
             return Err(Error::model(&origin, "holds no tensors"));
         }
-        Ok(StoredAdapter { folder: folder.to_path_buf(), lora, sides, head, base })
+        Ok(StoredAdapter { folder: folder.to_path_buf(), lora, sides, head, base, dropout })
     }
 
     fn weights_file(&self) -> String {
@@ -280,6 +284,13 @@ impl StoredAdapter {
     pub fn over<T: Real>(&self, mut base: Loaded) -> Result<(Loaded, Lora)> {
         self.verify::<T>(&base)?;
         let refuse = |what: String| Error::model(self.weights_file(), what);
+        if self.dropout > 0.0 {
+            let what =
+                format!("cannot be trained on: lora_dropout is {}, and adapters are trained without", self.dropout);
+            return Err(refuse(what).with_hint(
+                "set it to 0 in adapter_config.json to train without, or merge it with --tune full, head or latent",
+            ));
+        }
         let layers = base.config.num_hidden_layers;
         let has = |i: usize, part: &str| self.sides.contains_key(&names::layer(i, part));
         let adapted: Vec<usize> = (0..layers).filter(|i| TARGETS.iter().any(|(_, part)| has(*i, part))).collect();

@@ -59,7 +59,7 @@ impl<'a> ReferenceStore<'a> {
             return Ok(ReferenceStore::open(splits, origin, &cache));
         }
         let given = read(Path::new(&config.reference), splits, &origin)
-            .map_err(|e| e.with_hint("--reference wants what lpc-pipe score wrote with this --model and --data"))?;
+            .map_err(|e| e.with_hint("--reference wants what lpc-pipe score wrote with this --model and --data (none for --tune lora over an adapter)"))?;
         Ok(ReferenceStore::full(splits, origin, given))
     }
 }

@@ -70,6 +70,24 @@ fn from_given_texts_to_scored_codes() {
 }
 
 #[test]
+fn files_of_one_folder_have_one_source_and_one_taste() {
+    let sandbox = Sandbox::new();
+    let rows = raw(80, unrated);
+    let untagged = |line: &str| {
+        let mut row: Value = serde_json::from_str(line).expect("a row");
+        row.as_object_mut().expect("an object").remove("source");
+        format!("{row}\n")
+    };
+    let lines: Vec<String> = rows.lines().map(untagged).collect();
+    sandbox.write("farm/train.jsonl", lines[..60].concat());
+    sandbox.write("farm/test.jsonl", lines[60..].concat());
+    sandbox.ok("synth --over farm --out planted");
+    let mut sources = texts(&sandbox.parquet("planted/truth/truth.parquet"), "source");
+    sources.dedup();
+    assert_eq!(sources, ["farm"]);
+}
+
+#[test]
 fn rows_with_the_same_prompt_are_one() {
     let sandbox = Sandbox::new();
     let row = |prompt: &str, chosen: &str, rejected: &str| {

@@ -236,6 +236,9 @@ fn adapters_that_cannot_be_applied_exactly_are_refused_by_name() {
     }
     std::fs::write(&config, fine.to_string()).unwrap();
     open().unwrap();
+    // Trained on, it would be without the dropout that it was made with.
+    let error = load_adapter::<f32>(&place, 30, Seed(0)).unwrap_err().to_string();
+    assert!(error.contains("lora_dropout is 0.1"), "{error}");
     // Another base under the same name is seen.
     let other = random::<f32>(&llama(true), 0.3, Seed(55)).unwrap();
     folder::save(&dir.path().join("base-model"), &llama(true), other.iter()).unwrap();

@@ -49,6 +49,18 @@ fn one_file_serves_all_who_would_compute_it() {
     assert!(!told.contains("reference") && caches(&sandbox).len() == 2, "{told}");
 }
 
+#[test]
+fn a_copied_head_has_the_reference_of_the_whole_model() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    let line = "train --data data --model base/model --latent none --max-steps 1 --quiet";
+    sandbox.ok("train --data data --model tiny:16x1 --objective sft --max-steps 1 --out base --quiet");
+    assert_eq!(sandbox.json("base/model/config.json")["tie_word_embeddings"], true);
+    sandbox.ok("score --data data --model base/model --out ref.parquet --quiet");
+    sandbox.ok(&format!("{line} --tune head --reference ref.parquet --out head"));
+    sandbox.ok(&format!("{line} --reference ref.parquet --out full"));
+}
+
 /// Changes values and leaves all else as it was, the file's own description too.
 fn tampered(sandbox: &Sandbox, name: &str, change: impl Fn(&mut Vec<f64>)) {
     let path = sandbox.path(name);

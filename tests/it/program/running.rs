@@ -1,11 +1,11 @@
 //! What a training run says, before and while it runs, and where it gives up.
 #![cfg(unix)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::support::{PROGRAM, Sandbox};
+use crate::support::{PROGRAM, Sandbox, numbers, texts};
 
 fn train(out: &str) -> String {
     format!("train --data data --model tiny:32x1 --codes 3 --out {out} --seed 4")
@@ -182,4 +182,87 @@ fn numbers_that_are_none_stop_it_with_the_ids() {
         assert!(told.contains(wanted) && told.contains("hint: "), "{command}: {told}");
         assert!(!sandbox.exists("c") && !sandbox.exists("s.parquet"), "{command}");
     }
+}
+
+/// Outputs of an unfinished run, of which no manifest tells, do not become those of the next run in its folder.
+#[test]
+fn a_run_that_starts_anew_leaves_nothing_of_the_one_before() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    let line = "train --data data --model tiny:16x1 --out run --max-steps 1 --quiet";
+    sandbox.ok(&format!("{line} --latent lpc --codes 3 --tune lora"));
+    sandbox.ok("report run --quiet");
+    std::fs::remove_file(sandbox.path("run/manifest.json")).unwrap();
+    sandbox.ok(&format!("{line} --latent none --posteriors test"));
+    let model = sandbox.files("run/model");
+    assert!(model.iter().all(|f| !f.starts_with("lpc_") && !f.starts_with("adapter_")), "{model:?}");
+    assert!(!sandbox.exists("run/report.html") && !sandbox.exists("run/projection.parquet"));
+}
+
+#[test]
+fn a_finished_run_is_not_resumed_for_outputs_that_it_cannot_give() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    let line = "train --data data --model tiny:16x1 --latent none --out run --max-steps 1 --quiet";
+    sandbox.ok(&format!("{line} --posteriors test --set train.save_model=false"));
+    for (more, said) in [
+        ("--posteriors all --set train.save_model=false", "posteriors of the training pairs (train.posteriors)"),
+        ("--posteriors test", "a model (train.save_model)"),
+    ] {
+        let refused = sandbox.ends(3, &format!("{line} {more} --resume"));
+        assert!(refused.stderr.contains(&format!("holds a finished run without {said}")), "{}", refused.stderr);
+    }
+    sandbox.ok(&format!("{line} --posteriors test --set train.save_model=false --resume"));
+}
+
+#[test]
+fn settings_that_make_no_step_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    let line = "train --data data --model tiny:16x1 --latent none --out run --quiet";
+    for (more, said) in [
+        ("--epochs 0.0001", "train.epochs: 0.0001 of "),
+        ("--batch 4294967296 --accumulate 4294967296", "train.batch: with accumulate, a step has at most"),
+    ] {
+        let refused = sandbox.ends(2, &format!("{line} {more}"));
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn sft_has_no_metrics_of_what_it_does_not_see() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    sandbox.ok("train --data data --model tiny:16x1 --objective sft --out run --max-steps 1 --quiet");
+    let text = sandbox.text("run/metrics.jsonl");
+    let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert!(line["loss"].is_f64() && line["logps/chosen"].is_f64());
+    assert!(line.get("rewards/accuracies").is_none() && line.get("logps/rejected").is_none(), "{line}");
+}
+
+#[test]
+fn copies_of_a_pair_with_other_labels_share_its_hidden_states() {
+    let sandbox = Sandbox::new();
+    let row = |i: usize, source: &str| {
+        format!(
+            "{{\"source\": \"{source}\", \"prompt\": \"Name the number {i}.\", \"chosen\": \"It is {i}, I say, and no other.\", \
+             \"rejected\": \"No {i}, no.\"}}\n"
+        )
+    };
+    let rows = (0..40).flat_map(|i| [row(i, "a"), row(i, "b")]).collect::<String>();
+    sandbox.write("in.jsonl", rows);
+    sandbox
+        .ok("prepare --input in.jsonl --out data --set prepare.pairs.dedup=none --flip-rate 1.0 --flip-kind source \
+         --set prepare.noise.source_rates=['a=0.0','b=1.0'] --quiet");
+    let line = "train --data data --model tiny:16x1 --codes 3 --max-steps 2 --seed 1 --quiet";
+    sandbox.ok(&format!("{line} --tune latent --out kept"));
+    // Both copies have the same two texts: what one is chosen by the other is rejected by.
+    let frame = sandbox.parquet("kept/posteriors.parquet");
+    let (ids, flipped, margins) =
+        (texts(&frame, "id"), frame.column("flipped").unwrap().bool().unwrap().clone(), numbers(&frame, "margin"));
+    let mut of: BTreeMap<&str, Vec<f64>> = std::collections::BTreeMap::new();
+    for (i, id) in ids.iter().enumerate() {
+        of.entry(id).or_default().push(if flipped.get(i).unwrap() { -margins[i] } else { margins[i] });
+    }
+    assert!(of.values().all(|m| m.len() == 2 && (m[0] - m[1]).abs() < 1e-4), "{of:?}");
 }

@@ -156,6 +156,28 @@ fn stopped_posteriors_are_gone_on_with() {
 }
 
 #[test]
+fn a_stop_behind_the_last_step_loses_no_training() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(700);
+    let config = |out: &str| TrainConfig {
+        epochs: 1.0,
+        batch: 256,
+        checkpoint_every: 0,
+        model: "tiny:16x1".into(),
+        ..self::config(&sandbox, "data", out)
+    };
+    finished(run(&config("straight"), &Watch::default()));
+    let (step, what) = stopped(run(&config("stopped"), &Watch::stopping(EXAMINED, 1)));
+    assert!(step > 0 && what.starts_with("a checkpoint was written; the posteriors of "), "{what}");
+    let watch = Watch::default();
+    finished(resume(&config("stopped"), &watch));
+    watch.heard(&format!("resuming after step {step}"));
+    assert_eq!(watch.done("training"), 0, "no step is taken twice");
+    same(&sandbox, "straight", "stopped", &[MODEL, POSTERIORS]);
+    assert!(sandbox.json("stopped/summary.json")["pairs_per_s"].is_f64(), "the speed of the steps that were taken");
+}
+
+#[test]
 fn a_stopped_reference_is_gone_on_with() {
     let sandbox = ground(&["other"]);
     let straight = Watch::default();

@@ -263,8 +263,14 @@ fn exports_are_whole_models_or_adapters() {
     close(&sandbox, "small.parquet", "run", 2.0);
     sandbox.ok("export --run run --out same --dtype base");
     assert!(sandbox.bytes("same/model.safetensors") == sandbox.bytes("hf/model.safetensors"));
-    // Written again over an earlier one.
+    // Written again over an earlier one, in the other form: nothing of that is left to be read in its place.
     sandbox.ok("export --run run --out hf --as hf --quiet");
+    sandbox.ok("export --run run --out peft --as hf --quiet");
+    assert!(!sandbox.exists("peft/adapter_config.json") && !sandbox.exists("peft/base"));
+    sandbox.ok("export --run run --out peft --as peft --quiet");
+    assert!(!sandbox.exists("peft/config.json") && !sandbox.exists("peft/model.safetensors"));
+    sandbox.ok("score --data data --model peft --out again.parquet --quiet");
+    assert_eq!(sandbox.bytes("again.parquet"), sandbox.bytes("hf.parquet"));
     // What cannot be is said so.
     sandbox.ok(&format!("{TRAIN} --out full --max-steps 1"));
     let refused = sandbox.ends(2, "export --run full --out x --as peft");
