@@ -72,7 +72,7 @@ pub struct Outcome {
 pub enum Due {
     /// The metrics of the test split are due (`train.eval_every`).
     Evaluation,
-    /// An epoch has ended, its number from 1: what `train.dynamics` records is due.
+    /// An epoch, its number from 1, has ended or is left by the last step: what `train.dynamics` records is due.
     EpochEnd(usize),
 }
 
@@ -112,6 +112,15 @@ pub fn fit<T: Real>(
     // Pairs a second of steps that train the latent part alone, and of all others.
     let mut rates = [Vec::new(), Vec::new()];
     let mut outcome = Outcome { steps: first, interrupted: false, seconds: before, pairs_per_s: f64::NAN, clean_rate };
+    if let Some(last) = first.checked_sub(1).filter(|_| first >= plan.steps && config.dynamics) {
+        // A limit of steps that the checkpoint has reached already: no step is left that would end the epoch.
+        if !plan.warms(last) && !config.tune.keeps_states() {
+            policy.states = None;
+        }
+        if let Some(epoch) = plan.ends(last) {
+            evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::EpochEnd(epoch))?;
+        }
+    }
     progress.begin("training", Some((plan.steps.saturating_sub(first)) as u64));
     for step in first..plan.steps {
         let clock = Instant::now();

@@ -239,8 +239,23 @@ fn margins_are_recorded_after_each_epoch_and_averaged() {
     // After the last epoch it is the trained policy; before it was another.
     assert_eq!(margins[2 * n..], numbers(&posteriors, "margin"));
     assert_ne!(margins[n..2 * n], margins[2 * n..]);
+    // Stopped within the first epoch, which is recorded as far as it came; so it is where no step is left to take.
+    let own = |out: &str| {
+        let (dynamics, posteriors) =
+            (sandbox.parquet(&format!("{out}/dynamics.parquet")), sandbox.parquet(&format!("{out}/posteriors.parquet")));
+        assert_eq!(numbers(&dynamics, "margin"), numbers(&posteriors, "margin"), "{out}");
+        assert_eq!(numbers(&dynamics, "epoch"), vec![1.0; n], "{out}");
+    };
+    sandbox.ok(&format!("{line} --max-steps 3 --keep-optimizer --out short"));
+    own("short");
+    for file in ["manifest.json", "dynamics.parquet"] {
+        std::fs::remove_file(sandbox.path(&format!("short/{file}"))).expect("a file of the run");
+    }
+    sandbox.ok(&format!("{line} --max-steps 2 --resume --out short"));
+    own("short");
     // Stopped within the second epoch, and gone on with.
     sandbox.ok(&format!("{line} --max-steps 11 --out stopped"));
+    assert!(numbers(&sandbox.parquet("stopped/dynamics.parquet"), "epoch").contains(&2.0));
     sandbox.ok(&format!("{line} --resume --out stopped"));
     for file in ["dynamics.parquet", "posteriors.parquet"] {
         assert!(sandbox.bytes(&format!("stopped/{file}")) == sandbox.bytes(&format!("straight/{file}")), "{file}");
@@ -263,6 +278,9 @@ fn margins_are_recorded_after_each_epoch_and_averaged() {
         assert!(own.len() == 2 && (area - (own[0] + own[1]) / 2.0).abs() < 1e-12, "{id}: {area} of {own:?}");
     }
     assert!(sandbox.text("audit/report.html").contains("area_under_margin"));
+    // The run's own settings with its limit of steps: the epoch that was begun is all there is.
+    sandbox.ok("audit --run short --ranker run --folds 2 --repeats 1 --out begun --quiet");
+    assert_eq!(sandbox.parquet("begun/audit.parquet").column("area_under_margin").expect("a column").null_count(), 0);
     // The run's own settings over a backbone that moves: nothing is recorded, and the page says so.
     sandbox.ok("train --data data --model tiny:16x1 --latent none --max-steps 1 --batch 8 --out plain --quiet");
     sandbox.ok("audit --run plain --ranker run --folds 2 --repeats 1 --out other --quiet");
