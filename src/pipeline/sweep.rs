@@ -257,12 +257,22 @@ impl Sweep<'_> {
                 progress.part(&name, PartState::Running(String::new()));
                 let record = match prepared {
                     Some(reason) => CellRecord::failed(cell, reason),
-                    None => match guarded(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
+                    None => match caught(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
                         Ok(scores) => sweep_folder.finish(cell, scores)?,
-                        Err(reason) => CellRecord::failed(cell, &reason),
+                        Err(Error::Interrupted { message, .. }) => {
+                            CellRecord { status: format!("{}{message}", tables::STOPPED), ..CellRecord::failed(cell, "") }
+                        }
+                        Err(error) => CellRecord::failed(cell, &one_line(&error)),
                     },
                 };
                 slot.failed = record.status != tables::STATUS_OK;
+                // For `collect`, which knows of a cell what is in its folder. Where nothing can be written there the
+                // others go on.
+                if slot.failed
+                    && let Err(error) = sweep_folder.attempted(cell, record.status.clone(), None)
+                {
+                    progress.warn(&format!("cell {name}: its failure is not noted in its folder: {}", one_line(&error)));
+                }
                 drop(slot);
                 progress.status(&running.line());
                 progress.part(&name, running::state(&record));
