@@ -146,8 +146,8 @@ impl SweepOutcome {
     /// # Errors
     /// [`Error::Run`] naming the failed cells.
     pub fn check(&self) -> Result<()> {
-        let failed: Vec<String> = self
-            .results
+        let runs = tables::runs(&self.results);
+        let failed: Vec<String> = runs
             .iter()
             .filter(|r| r.status != tables::STATUS_OK)
             .map(|r| format!("  {}: {}", r.name, brief(&r.status)))
@@ -155,7 +155,7 @@ impl SweepOutcome {
         if failed.is_empty() {
             return Ok(());
         }
-        Err(Error::run(format!("{} of {} cells failed\n{}", failed.len(), self.results.len(), failed.join("\n")))
+        Err(Error::run(format!("{} of {} cells failed\n{}", failed.len(), runs.len(), failed.join("\n")))
             .with_hint("the same command tries the failed cells again and keeps the finished ones"))
     }
 }
