@@ -103,17 +103,22 @@ impl Audited {
 /// another action trains nothing.
 ///
 /// # Errors
-/// [`Error::Config`] for settings out of range; [`Error::Artifact`] where run or data are missing or have changed;
-/// [`Error::Data`] for verdicts that are not understood; those of training.
+/// [`Error::Config`] for settings out of range; [`Error::Artifact`] where run or data are missing or have changed, or a
+/// table for review would replace one with verdicts; [`Error::Data`] for verdicts that are not understood; those of training.
 pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary> {
     config.check()?;
     let (folder, out) = (PathBuf::from(&config.run), PathBuf::from(&config.out));
     let audited = Audited::read(&folder)?;
     let data = PathBuf::from(&audited.config.data);
-    let read = [folder.clone(), data.clone(), PathBuf::from(&config.verdicts)];
+    // The verdicts may be those in `review.csv` of this folder, which is not written where they are given.
+    let read = [folder.clone(), data.clone()];
     let claim = artifact::Claim { stage: "audit", inputs: &read };
     claim.folder(&out)?;
     let decided = if config.verdicts.is_empty() { None } else { Some(verdicts::read(Path::new(&config.verdicts))?) };
+    let for_review = config.action == AuditAction::Review && decided.is_none();
+    if for_review {
+        review::without_verdicts(&out)?;
+    }
     let mut manifest = Manifest::begin("audit", config)?;
     let prepared = Manifest::read(&data)?;
     let pairs = data_pairs(&data, &prepared)?;
@@ -136,7 +141,7 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
         let cleaned = out.join(schema::audit::CLEANED);
         summary.cleaned = Some(clean::write(&data, &prepared, &pairs, &changes, config, &cleaned)?);
     }
-    if config.action == AuditAction::Review && config.verdicts.is_empty() {
+    if for_review {
         summary.for_review = Some(review::write(&out, &found, &pairs, config)?);
     }
     artifact::write_json(out.join(schema::audit::SUMMARY), &summary)?;

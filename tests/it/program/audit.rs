@@ -173,6 +173,28 @@ fn a_persons_verdicts_are_obeyed() {
     assert!(review.starts_with("id,verdict,p_wrong,reasons,prompt,chosen,rejected\n"), "{review}");
     assert!(summary["for_review"].as_u64().is_some_and(|n| n >= 3) && summary["cleaned"].is_null());
     let ids: Vec<String> = pairs(&sandbox, "data").into_keys().collect();
+    // A table without verdicts is written anew, one with a verdict or one that is not understood is not.
+    audit(&sandbox, "--action review --threshold 0.2");
+    assert_eq!(sandbox.text("audit/review.csv"), review);
+    let decided = |n: usize, verdict: &str| {
+        let rows = ids.iter().map(|id| (format!("\n{id},\"\","), format!("\n{id},{verdict},")));
+        rows.filter(|(row, _)| review.contains(row)).take(n).fold(review.clone(), |all, (row, new)| all.replace(&row, &new))
+    };
+    let again = "audit --run run --out audit --folds 2 --repeats 1 --quiet --action review";
+    for (table, said) in [
+        (decided(1, "keep"), "audit/review.csv: holds the verdict of a person on 1 pair\n"),
+        ("pair,verdict\n".into(), "audit/review.csv: cannot be read, and may hold a person's verdicts"),
+    ] {
+        sandbox.write("audit/review.csv", &table);
+        let told = sandbox.ends(3, again);
+        assert!(told.stderr.contains(said) && told.stderr.contains("--verdicts audit/review.csv"), "{}", told.stderr);
+        assert_eq!(sandbox.text("audit/review.csv"), table);
+    }
+    let filled = decided(2, "drop");
+    sandbox.write("audit/review.csv", &filled);
+    let summary = audit(&sandbox, "--action review --verdicts audit/review.csv");
+    assert_eq!(summary["cleaned"]["dropped"].as_u64(), Some(2));
+    assert_eq!(sandbox.text("audit/review.csv"), filled);
     sandbox
         .write("mine.csv", format!("verdict,id\nflip,{}\n drop ,{}\nkeep,{}\n,{}\n", ids[0], ids[1], ids[2], ids[3]));
     let summary = audit(&sandbox, "--action review --verdicts mine.csv");
