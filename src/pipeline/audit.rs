@@ -70,6 +70,9 @@ pub struct AuditSummary {
     /// Pairs in the table for review; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub for_review: Option<u64>,
+    /// Pairs above the threshold that the table leaves out, because it has `worst` pairs; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_for_review: Option<u64>,
 }
 
 /// The audited run: its settings and its seed.
@@ -142,7 +145,8 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
         summary.cleaned = Some(clean::write(&data, &prepared, &pairs, &changes, config, &cleaned)?);
     }
     if for_review {
-        summary.for_review = Some(review::write(&out, &found, &pairs, config)?);
+        let (written, left_out) = review::write(&out, &found, &pairs, config)?;
+        (summary.for_review, summary.not_for_review) = (Some(written), Some(left_out));
     }
     artifact::write_json(out.join(schema::audit::SUMMARY), &summary)?;
     manifest.seeds.insert("run".into(), audited.seed.0);
@@ -180,6 +184,7 @@ fn summary(config: &AuditConfig, audited: &Audited, found: &Audit) -> AuditSumma
         action: config.action,
         cleaned: None,
         for_review: None,
+        not_for_review: None,
     }
 }
 

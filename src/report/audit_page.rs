@@ -86,6 +86,14 @@ fn headline(summary: &Map<String, Value>, parts: &mut Vec<Block>) {
         );
         parts.push(Block::Text(text));
     }
+    if let Some(n) = known("for_review") {
+        let (n, left_out) = (n as u64, known("not_for_review").unwrap_or(0.0) as u64);
+        let all = count(n + left_out);
+        parts.push(Block::Text(match left_out {
+            0 => format!("{} has the {all} pairs above the threshold.", audit::REVIEW),
+            _ => format!("{} has the worst {} of {all} pairs above the threshold (audit.worst).", audit::REVIEW, count(n)),
+        }));
+    }
 }
 
 fn by_source(summary: &Map<String, Value>, parts: &mut Vec<Block>) {

@@ -31,16 +31,17 @@ pub(super) fn without_verdicts(out: &Path) -> Result<()> {
     Err(Error::artifact(path, found).with_hint(hint))
 }
 
-/// Writes the table, worst pairs first; returns how many there are.
+/// Writes the table, worst pairs first; returns how many there are, and how many above the threshold it leaves out.
 ///
 /// # Errors
 /// As [`without_verdicts`] and [`verdicts::write`].
-pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &AuditConfig) -> Result<u64> {
+pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &AuditConfig) -> Result<(u64, u64)> {
     let open = |name: &str| -> Result<MessageColumn> { MessageColumn::open(pairs.column(name)?) };
     let (prompts, chosen, rejected) = (open(col::PROMPT)?, open(col::CHOSEN)?, open(col::REJECTED)?);
     let mut worst: Vec<(usize, &AuditedPair)> = found.pairs.iter().enumerate().collect();
     worst.retain(|(_, pair)| pair.p_wrong > config.threshold);
     worst.sort_by_key(|(_, pair)| pair.rank);
+    let left_out = worst.len().saturating_sub(config.worst);
     worst.truncate(config.worst);
     let rows: Vec<ReviewRow> = worst
         .into_iter()
@@ -57,7 +58,7 @@ pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &Audit
     // Again: a person may have begun while the models were trained.
     without_verdicts(out)?;
     verdicts::write(&out.join(audit::REVIEW), &rows)?;
-    Ok(rows.len() as u64)
+    Ok((rows.len() as u64, left_out as u64))
 }
 
 /// The text of a row, so that a spreadsheet does not take it for a formula.

@@ -172,7 +172,19 @@ fn a_persons_verdicts_are_obeyed() {
     let review = sandbox.text("audit/review.csv");
     assert!(review.starts_with("id,verdict,p_wrong,reasons,prompt,chosen,rejected\n"), "{review}");
     assert!(summary["for_review"].as_u64().is_some_and(|n| n >= 3) && summary["cleaned"].is_null());
+    let p = numbers(&sandbox.parquet("audit/audit.parquet"), "p_wrong");
+    let n = p.iter().filter(|p| **p > 0.2).count() as u64;
+    let counts = |summary: &serde_json::Value| [&summary["for_review"], &summary["not_for_review"]].map(|n| n.as_u64());
+    assert_eq!(counts(&summary), [Some(n.min(100)), Some(n.saturating_sub(100))]);
     let ids: Vec<String> = pairs(&sandbox, "data").into_keys().collect();
+    // Of more pairs than asked for the worst are written, and that is said.
+    let told = sandbox.ok(
+        "audit --run run --out audit --folds 2 --repeats 1 --action review --threshold 0.2 --set audit.worst=2 --quiet",
+    );
+    let said = format!("the worst 2 of {n} pairs above the threshold (audit.worst)");
+    assert!(told.stdout.contains(&format!("review.csv: {said};")), "{}", told.stdout);
+    assert!(sandbox.text("audit/report.html").contains(&format!("review.csv has {said}.")));
+    assert_eq!(counts(&sandbox.json("audit/summary.json")), [Some(2), Some(n - 2)]);
     // A table without verdicts is written anew, one with a verdict or one that is not understood is not.
     audit(&sandbox, "--action review --threshold 0.2");
     assert_eq!(sandbox.text("audit/review.csv"), review);
