@@ -140,8 +140,12 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
     let mut summary = summary(config, &audited, &found);
 
     let changes = changes(config, &found, decided)?;
+    let cleaned = out.join(schema::audit::CLEANED);
+    if changes.is_none() && cleaned.exists() {
+        // Somebody may be training on it: it stays, and here as on the page it is told what it is.
+        progress.warn(&format!("{} is that of an earlier audit: this one writes no cleaned folder", cleaned.display()));
+    }
     if let Some(changes) = changes {
-        let cleaned = out.join(schema::audit::CLEANED);
         summary.cleaned = Some(clean::write(&data, &prepared, &pairs, &changes, config, &cleaned)?);
     }
     if for_review {

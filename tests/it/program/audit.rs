@@ -256,6 +256,14 @@ fn weights_are_one_less_the_probability() {
         assert!(weights.iter().zip(&p).all(|(w, p)| (w - (1.0 - p)).abs() < 1e-12));
     }
     assert_eq!(sandbox.json("audit/cleaned/manifest.json")["facts"]["weighted"].as_u64(), Some(ids.len() as u64));
+    let page = sandbox.text("audit/report.md");
+    let said = format!("the weights of {} were multiplied by", ids.len());
+    assert!(page.contains(&said) && !page.contains("of an earlier audit"), "{page}");
+    // Another action writes no cleaned folder, and says that the one that is there is not its own.
+    let told = sandbox.ok("audit --run run --out audit --folds 2 --repeats 1");
+    assert!(told.stderr.contains("warning: audit/cleaned is that of an earlier audit"), "{}", told.stderr);
+    assert!(sandbox.text("audit/report.md").contains("is that of an earlier audit of this folder"));
+    assert!(sandbox.exists("audit/cleaned/manifest.json"));
 }
 
 #[test]
