@@ -130,6 +130,7 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
         progress
             .warn("the prepared folder was written again since the run: run_margin is that of pairs with the same id");
     }
+    folds::check(config, &audited, &pairs)?;
     let _lock = claim.take(&out)?;
 
     let folds = folds::train(config, &audited, &out, progress)?;

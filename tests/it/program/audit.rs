@@ -231,6 +231,7 @@ fn what_cannot_be_audited_is_refused() {
         ("--run data --out audit", 3, "written by `prepare`, not by `train`"),
         ("--run run --out run", 3, "an input of this command"),
         ("--run run --out audit --folds 1", 2, "audit.folds: expected at least 2"),
+        ("--run run --out audit --folds 4000", 2, "flag --folds: audit.folds: part 1 of 4000 has no prompt: fewer --folds"),
         ("--run run --out audit --threshold 0.4", 2, "has no effect without action drop, flip or review"),
         ("--run run --out audit --action drop --verdicts a.csv", 2, "has no effect without action review"),
     ] {
