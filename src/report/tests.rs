@@ -208,8 +208,24 @@ fn other_folders_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = write(dir.path()).unwrap_err();
     assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains("audit.parquet") && error.hint().is_some_and(|h| h.contains("`audit --out`")));
     std::fs::write(dir.path().join("summary.json"), "[1").unwrap();
     assert!(matches!(write(dir.path()), Err(Error::Artifact { .. })));
+}
+
+#[test]
+fn settings_of_a_run_are_refused_for_a_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    fixture::sweep(dir.path(), 1);
+    let config = ReportConfig { projection: crate::analysis::Method::Pca, points: 20 };
+    let refused = |config: &ReportConfig| {
+        let options = ReportOptions { config: config.clone(), ..ReportOptions::default() };
+        write_with(dir.path(), &options).map_err(|error| error.to_string())
+    };
+    let told = refused(&config).unwrap_err();
+    assert!(told.contains("report.projection: has no effect") && told.contains("report.points: has no effect"), "{told}");
+    assert!(!dir.path().join(HTML).exists());
+    refused(&ReportConfig::default()).unwrap();
 }
 
 #[test]

@@ -231,6 +231,7 @@ fn what_cannot_be_audited_is_refused() {
         ("--run data --out audit", 3, "written by `prepare`, not by `train`"),
         ("--run run --out run", 3, "an input of this command"),
         ("--run run --out audit --folds 1", 2, "audit.folds: expected at least 2"),
+        ("--run run --out audit --seed 99", 2, "flag --seed: seed: has no effect: an audit has its run's seed"),
         ("--run run --out audit --folds 4000", 2, "flag --folds: audit.folds: part 1 of 4000 has no prompt: fewer --folds"),
         ("--run run --out audit --threshold 0.4", 2, "has no effect without action drop, flip or review"),
         ("--run run --out audit --action drop --verdicts a.csv", 2, "has no effect without action review"),
@@ -265,6 +266,15 @@ fn weights_are_one_less_the_probability() {
     assert!(told.stderr.contains("warning: audit/cleaned is that of an earlier audit"), "{}", told.stderr);
     assert!(sandbox.text("audit/report.md").contains("is that of an earlier audit of this folder"));
     assert!(sandbox.exists("audit/cleaned/manifest.json"));
+    // The page of an audit takes none of the settings of a run's; a recipe's seed is not for it alone.
+    for (args, said) in [
+        ("--points 20", "flag --points: report.points: has no effect on the page of a sweep or an audit"),
+        ("--seed 3", "flag --seed: seed: has no effect on the page of a sweep or an audit"),
+    ] {
+        let told = sandbox.ends(2, &format!("report audit {args}"));
+        assert!(told.stderr.contains(said), "{args}: {}", told.stderr);
+    }
+    sandbox.ok("report audit --set seed=3 --quiet");
 }
 
 #[test]
