@@ -200,7 +200,10 @@ mod tests {
             ("semicolons", "id;verdict;prompt\n0a;keep;\"one; two, three\"\n0b;FLIP;x\n0c;;y\n"),
             ("tabs", "id\tverdict\tprompt\n0a\tkeep\tone; two, \"three\"\n0b\tflip\tx\n0c\t\ty\n"),
             ("carriage returns", "id,verdict,prompt\r0a,keep,x\r0b,flip,y\r0c,,z\r"),
-            ("both, in a text too", "\u{feff}\"id\",\"verdict\",\"prompt\"\r\n\"0a\",\"keep\",\"a\nb\r\nc\"\r\n0b,flip,y\r\n"),
+            (
+                "both, in a text too",
+                "\u{feff}\"id\",\"verdict\",\"prompt\"\r\n\"0a\",\"keep\",\"a\nb\r\nc\"\r\n0b,flip,y\r\n",
+            ),
             ("blanks and capitals", " ID ,Prompt, Verdict\n 0A ,x, Keep \n0B,y,flip\n,,\n"),
         ] {
             std::fs::write(&path, table).unwrap();

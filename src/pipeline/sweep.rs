@@ -259,9 +259,10 @@ impl Sweep<'_> {
                     Some(reason) => CellRecord::failed(cell, reason),
                     None => match caught(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
                         Ok(scores) => sweep_folder.finish(cell, scores)?,
-                        Err(Error::Interrupted { message, .. }) => {
-                            CellRecord { status: format!("{}{message}", tables::STOPPED), ..CellRecord::failed(cell, "") }
-                        }
+                        Err(Error::Interrupted { message, .. }) => CellRecord {
+                            status: format!("{}{message}", tables::STOPPED),
+                            ..CellRecord::failed(cell, "")
+                        },
                         Err(error) => CellRecord::failed(cell, &one_line(&error)),
                     },
                 };
@@ -271,7 +272,8 @@ impl Sweep<'_> {
                 if slot.failed
                     && let Err(error) = sweep_folder.attempted(cell, record.status.clone(), None)
                 {
-                    progress.warn(&format!("cell {name}: its failure is not noted in its folder: {}", one_line(&error)));
+                    progress
+                        .warn(&format!("cell {name}: its failure is not noted in its folder: {}", one_line(&error)));
                 }
                 drop(slot);
                 progress.status(&running.line());

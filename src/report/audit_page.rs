@@ -97,7 +97,11 @@ fn headline(summary: &Map<String, Value>, parts: &mut Vec<Block>) {
         let all = count(n + left_out);
         parts.push(Block::Text(match left_out {
             0 => format!("{} has the {all} pairs above the threshold.", audit::REVIEW),
-            _ => format!("{} has the worst {} of {all} pairs above the threshold (audit.worst).", audit::REVIEW, count(n)),
+            _ => format!(
+                "{} has the worst {} of {all} pairs above the threshold (audit.worst).",
+                audit::REVIEW,
+                count(n)
+            ),
         }));
     }
 }

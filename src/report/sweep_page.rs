@@ -267,7 +267,12 @@ fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
         ("time", &|i| runs[*i].get(result::TRAIN_SECONDS).map_or("–".into(), duration)),
     ];
     parts.push(Block::Heading("Every run".into()));
-    let table = Table::of("one row a run, in the order of results.parquet; runs without noise stand there for every kind of it", 4, 0..runs.len(), &columns);
+    let table = Table::of(
+        "one row a run, in the order of results.parquet; runs without noise stand there for every kind of it",
+        4,
+        0..runs.len(),
+        &columns,
+    );
     parts.push(Block::Table(table.without_empty_columns()));
 }
 

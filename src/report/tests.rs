@@ -223,7 +223,10 @@ fn settings_of_a_run_are_refused_for_a_sweep() {
         write_with(dir.path(), &options).map_err(|error| error.to_string())
     };
     let told = refused(&config).unwrap_err();
-    assert!(told.contains("report.projection: has no effect") && told.contains("report.points: has no effect"), "{told}");
+    assert!(
+        told.contains("report.projection: has no effect") && told.contains("report.points: has no effect"),
+        "{told}"
+    );
     assert!(!dir.path().join(HTML).exists());
     refused(&ReportConfig::default()).unwrap();
 }
@@ -307,7 +310,8 @@ fn a_sweep_shows_the_runs_of_its_table_each_once() {
         let cell = dir.path().join(format!("cells/dpo-none-k0-{p}-s{seed}"));
         fixture::run(&cell, &Sample { latent: "none", codes: 0, p, seed, accuracy: 0.11 });
         let noise = serde_json::json!({"kind": "uniform", "p": p, "marked": false, "seed": 0});
-        let cell_of = serde_json::json!({"noise": noise, "objective": "dpo", "latent": "none", "codes": 0, "seed": seed});
+        let cell_of =
+            serde_json::json!({"noise": noise, "objective": "dpo", "latent": "none", "codes": 0, "seed": seed});
         artifact::write_json(cell.join("cell.json"), &serde_json::json!({ "cell": cell_of })).unwrap();
     }
     let before = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();

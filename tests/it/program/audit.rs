@@ -190,7 +190,9 @@ fn a_persons_verdicts_are_obeyed() {
     assert_eq!(sandbox.text("audit/review.csv"), review);
     let decided = |n: usize, verdict: &str| {
         let rows = ids.iter().map(|id| (format!("\n{id},\"\","), format!("\n{id},{verdict},")));
-        rows.filter(|(row, _)| review.contains(row)).take(n).fold(review.clone(), |all, (row, new)| all.replace(&row, &new))
+        rows.filter(|(row, _)| review.contains(row))
+            .take(n)
+            .fold(review.clone(), |all, (row, new)| all.replace(&row, &new))
     };
     let again = "audit --run run --out audit --folds 2 --repeats 1 --quiet --action review";
     for (table, said) in [
@@ -232,7 +234,11 @@ fn what_cannot_be_audited_is_refused() {
         ("--run run --out run", 3, "an input of this command"),
         ("--run run --out audit --folds 1", 2, "audit.folds: expected at least 2"),
         ("--run run --out audit --seed 99", 2, "flag --seed: seed: has no effect: an audit has its run's seed"),
-        ("--run run --out audit --folds 4000", 2, "flag --folds: audit.folds: part 1 of 4000 has no prompt: fewer --folds"),
+        (
+            "--run run --out audit --folds 4000",
+            2,
+            "flag --folds: audit.folds: part 1 of 4000 has no prompt: fewer --folds",
+        ),
         ("--run run --out audit --threshold 0.4", 2, "has no effect without action drop, flip or review"),
         ("--run run --out audit --action drop --verdicts a.csv", 2, "has no effect without action review"),
     ] {
@@ -294,8 +300,10 @@ fn margins_are_recorded_after_each_epoch_and_averaged() {
     assert_ne!(margins[n..2 * n], margins[2 * n..]);
     // Stopped within the first epoch, which is recorded as far as it came; so it is where no step is left to take.
     let own = |out: &str| {
-        let (dynamics, posteriors) =
-            (sandbox.parquet(&format!("{out}/dynamics.parquet")), sandbox.parquet(&format!("{out}/posteriors.parquet")));
+        let (dynamics, posteriors) = (
+            sandbox.parquet(&format!("{out}/dynamics.parquet")),
+            sandbox.parquet(&format!("{out}/posteriors.parquet")),
+        );
         assert_eq!(numbers(&dynamics, "margin"), numbers(&posteriors, "margin"), "{out}");
         assert_eq!(numbers(&dynamics, "epoch"), vec![1.0; n], "{out}");
     };
