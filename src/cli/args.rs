@@ -126,7 +126,7 @@ pub struct Train {
 /// Flags of `report`.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Run or sweep folder
+    /// Run, sweep or audit folder
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Folder that `synth` wrote: also scores a run's codes against the planted truth

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::artifact;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::pipeline::recipe::{Recipe, shipped};
 use crate::pipeline::{
     audit, demo, eval, export, generate, inspect, launch, merge, plant, planted, prepare, score, sweep, train,
@@ -146,6 +146,9 @@ fn run(cli: &Cli, flags: &[Flag], printer: &Printer) -> Result<()> {
                 .with_hint("noise-sweep --config FILE.toml --out DIR --launcher NAME begins one"));
         }
     }
+    if let Some(fault) = idle_seed(&cli.command).filter(|fault| flags.iter().any(|flag| flag.key == fault.key)) {
+        return Err(flags::named(Error::Config(vec![fault]), flags));
+    }
     let config = planned.as_deref().or(cli.global.config.as_deref());
     let mut recipe: Recipe = settings::resolve(config, &cli.global.set, flags)?;
     if let Command::NoiseSweep(args::NoiseSweep { part: Some(part), .. }) = &cli.command {
@@ -153,6 +156,18 @@ fn run(cli: &Cli, flags: &[Flag], printer: &Printer) -> Result<()> {
         recipe.sweep.out = part.out().display().to_string();
     }
     work(cli, &recipe, printer).map_err(|error| flags::named(error, flags))
+}
+
+/// The fault of `--seed` with a command on which it has no effect. A recipe's seed is for all of its commands.
+fn idle_seed(command: &Command) -> Option<Fault> {
+    match command {
+        Command::Audit => {
+            let why = "has no effect: an audit has its run's seed, from which those of the repeats are made";
+            Some(Fault::new("seed", why))
+        }
+        Command::Report(a) if !report::takes_settings(&a.dir) => Some(report::without_effect("seed")),
+        _ => None,
+    }
 }
 
 fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {

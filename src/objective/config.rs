@@ -178,7 +178,11 @@ impl ObjectiveConfig {
         use ObjectiveKind as K;
         let or = |value: f64, default: f64| if value == OWN_DEFAULT { default } else { value };
         ObjectiveConfig {
-            beta: or(self.beta, if self.pair_loss() == K::Simpo { 2.0 } else { 0.1 }),
+            beta: match self.pair_loss() {
+                K::Sft => OWN_DEFAULT,
+                K::Simpo => or(self.beta, 2.0),
+                _ => or(self.beta, 0.1),
+            },
             label_smoothing: if self.name.smooths() { or(self.label_smoothing, 0.1) } else { OWN_DEFAULT },
             gamma_beta_ratio: if self.pair_loss() == K::Simpo { or(self.gamma_beta_ratio, 0.5) } else { OWN_DEFAULT },
             ..self.clone()
@@ -237,6 +241,8 @@ impl Serialize for CustomObjective {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     #[test]
@@ -262,6 +268,15 @@ mod tests {
         assert!(zero.faults().is_empty());
         assert_eq!(ObjectiveConfig { label_smoothing: 0.0, ..zero }.faults().len(), 1);
         assert!(ObjectiveConfig::default().faults().is_empty());
+    }
+
+    #[test]
+    fn a_resolved_configuration_can_be_given_again() {
+        for name in ObjectiveKind::value_variants() {
+            let config = ObjectiveConfig { name: *name, ..ObjectiveConfig::default() }.resolved();
+            assert_eq!(config.faults(), [], "{name:?}");
+            assert_eq!(config.resolved(), config);
+        }
     }
 
     #[test]

@@ -72,8 +72,12 @@ impl ObjectiveConfig {
     /// # Errors
     /// As [`losses`](Self::losses).
     pub fn losses_with(&self, logps: &PreferenceLogps, flips: Option<&Tensor>) -> Result<PreferenceLosses> {
-        if self.beta == OWN_DEFAULT {
+        let beta = self.reward_beta();
+        if beta == OWN_DEFAULT {
             return Err(Error::run("objective: the configuration was not resolved"));
+        }
+        if beta != self.beta {
+            return ObjectiveConfig { beta, ..self.clone() }.losses_with(logps, flips);
         }
         if let Some(custom) = &self.custom {
             return (custom.losses)(self, logps);
@@ -158,8 +162,11 @@ mod tests {
         assert!((value(K::Ipo, -10.0, -30.0) - 6.25).abs() < 1e-12);
         // SimPO: 2 * 2.5 - 2 * 0.5 = 4; softplus(-4) = 0.01814993
         assert!((value(K::Simpo, -10.0, -30.0) - 0.018_149_927_917).abs() < 1e-9);
-        // SFT: 10 / 2
+        // SFT: 10 / 2, and rewards of a tenth of the log-ratios.
         assert!((value(K::Sft, -10.0, -30.0) - 5.0).abs() < 1e-12);
+        let (c, r) = (Var::new(&[-10.0f64], &Device::Cpu).unwrap(), Var::new(&[-30.0f64], &Device::Cpu).unwrap());
+        assert_eq!(config(K::Sft).losses(&logps(&c, &r)).unwrap().margins().unwrap().to_vec1::<f64>().unwrap(), [2.0]);
+        assert_eq!(config(K::Sft).margin_scales(2, 4), (0.1, 0.1));
     }
 
     #[test]

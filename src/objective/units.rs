@@ -1,9 +1,18 @@
 //! In what units losses and margins of each objective are weighed.
 
-use super::config::{ObjectiveConfig, ObjectiveKind, Reduction};
+use super::config::{OWN_DEFAULT, ObjectiveConfig, ObjectiveKind, Reduction};
 use super::{hoelder, ropo};
 
+/// The factor of SFT's rewards: SFT has no beta, and DPO's default makes their margins comparable.
+const SFT_BETA: f64 = 0.1;
+
 impl ObjectiveConfig {
+    /// The factor of the implicit rewards: beta, for SFT a constant. The configuration must be
+    /// [`resolved`](Self::resolved).
+    pub(super) fn reward_beta(&self) -> f64 {
+        if self.name == ObjectiveKind::Sft && self.beta == OWN_DEFAULT { SFT_BETA } else { self.beta }
+    }
+
     /// The scale of the loss where it is weighed against a divergence: 1 for negative log-likelihoods; for IPO the loss
     /// at a margin of 0, `(1 / 2 beta)^2`. ROPO and Hölder-DPO are no likelihoods: theirs is the slope at a margin of 0
     /// over that of DPO, so that a small margin is as much evidence for a code as under DPO. The configuration must be
@@ -37,7 +46,8 @@ impl ObjectiveConfig {
             ObjectiveKind::Ipo => self.reduction == Reduction::Mean,
             _ => false,
         };
-        let scale = |n: usize| if mean { self.beta / n.max(1) as f64 } else { self.beta };
+        let beta = self.reward_beta();
+        let scale = |n: usize| if mean { beta / n.max(1) as f64 } else { beta };
         (scale(n_chosen), scale(n_rejected))
     }
 }

@@ -70,6 +70,9 @@ pub struct AuditSummary {
     /// Pairs in the table for review; absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub for_review: Option<u64>,
+    /// Pairs above the threshold that the table leaves out, because it has `worst` pairs; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_for_review: Option<u64>,
 }
 
 /// The audited run: its settings and its seed.
@@ -103,17 +106,22 @@ impl Audited {
 /// another action trains nothing.
 ///
 /// # Errors
-/// [`Error::Config`] for settings out of range; [`Error::Artifact`] where run or data are missing or have changed;
-/// [`Error::Data`] for verdicts that are not understood; those of training.
+/// [`Error::Config`] for settings out of range; [`Error::Artifact`] where run or data are missing or have changed, or a
+/// table for review would replace one with verdicts; [`Error::Data`] for verdicts that are not understood; those of training.
 pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary> {
     config.check()?;
     let (folder, out) = (PathBuf::from(&config.run), PathBuf::from(&config.out));
     let audited = Audited::read(&folder)?;
     let data = PathBuf::from(&audited.config.data);
-    let read = [folder.clone(), data.clone(), PathBuf::from(&config.verdicts)];
+    // The verdicts may be those in `review.csv` of this folder, which is not written where they are given.
+    let read = [folder.clone(), data.clone()];
     let claim = artifact::Claim { stage: "audit", inputs: &read };
     claim.folder(&out)?;
     let decided = if config.verdicts.is_empty() { None } else { Some(verdicts::read(Path::new(&config.verdicts))?) };
+    let for_review = config.action == AuditAction::Review && decided.is_none();
+    if for_review {
+        review::without_verdicts(&out)?;
+    }
     let mut manifest = Manifest::begin("audit", config)?;
     let prepared = Manifest::read(&data)?;
     let pairs = data_pairs(&data, &prepared)?;
@@ -122,6 +130,7 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
         progress
             .warn("the prepared folder was written again since the run: run_margin is that of pairs with the same id");
     }
+    folds::check(config, &audited, &pairs)?;
     let _lock = claim.take(&out)?;
 
     let folds = folds::train(config, &audited, &out, progress)?;
@@ -132,12 +141,17 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
     let mut summary = summary(config, &audited, &found);
 
     let changes = changes(config, &found, decided)?;
+    let cleaned = out.join(schema::audit::CLEANED);
+    if changes.is_none() && cleaned.exists() {
+        // Somebody may be training on it: it stays, and here as on the page it is told what it is.
+        progress.warn(&format!("{} is that of an earlier audit: this one writes no cleaned folder", cleaned.display()));
+    }
     if let Some(changes) = changes {
-        let cleaned = out.join(schema::audit::CLEANED);
         summary.cleaned = Some(clean::write(&data, &prepared, &pairs, &changes, config, &cleaned)?);
     }
-    if config.action == AuditAction::Review && config.verdicts.is_empty() {
-        summary.for_review = Some(review::write(&out, &found, &pairs, config)?);
+    if for_review {
+        let (written, left_out) = review::write(&out, &found, &pairs, config)?;
+        (summary.for_review, summary.not_for_review) = (Some(written), Some(left_out));
     }
     artifact::write_json(out.join(schema::audit::SUMMARY), &summary)?;
     manifest.seeds.insert("run".into(), audited.seed.0);
@@ -175,6 +189,7 @@ fn summary(config: &AuditConfig, audited: &Audited, found: &Audit) -> AuditSumma
         action: config.action,
         cleaned: None,
         for_review: None,
+        not_for_review: None,
     }
 }
 

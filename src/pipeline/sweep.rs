@@ -146,8 +146,8 @@ impl SweepOutcome {
     /// # Errors
     /// [`Error::Run`] naming the failed cells.
     pub fn check(&self) -> Result<()> {
-        let failed: Vec<String> = self
-            .results
+        let runs = tables::runs(&self.results);
+        let failed: Vec<String> = runs
             .iter()
             .filter(|r| r.status != tables::STATUS_OK)
             .map(|r| format!("  {}: {}", r.name, brief(&r.status)))
@@ -155,7 +155,7 @@ impl SweepOutcome {
         if failed.is_empty() {
             return Ok(());
         }
-        Err(Error::run(format!("{} of {} cells failed\n{}", failed.len(), self.results.len(), failed.join("\n")))
+        Err(Error::run(format!("{} of {} cells failed\n{}", failed.len(), runs.len(), failed.join("\n")))
             .with_hint("the same command tries the failed cells again and keeps the finished ones"))
     }
 }
@@ -257,12 +257,24 @@ impl Sweep<'_> {
                 progress.part(&name, PartState::Running(String::new()));
                 let record = match prepared {
                     Some(reason) => CellRecord::failed(cell, reason),
-                    None => match guarded(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
+                    None => match caught(|| backend.train(cell, &data, &sweep_folder.cell_folder(&name))) {
                         Ok(scores) => sweep_folder.finish(cell, scores)?,
-                        Err(reason) => CellRecord::failed(cell, &reason),
+                        Err(Error::Interrupted { message, .. }) => CellRecord {
+                            status: format!("{}{message}", tables::STOPPED),
+                            ..CellRecord::failed(cell, "")
+                        },
+                        Err(error) => CellRecord::failed(cell, &one_line(&error)),
                     },
                 };
                 slot.failed = record.status != tables::STATUS_OK;
+                // For `collect`, which knows of a cell what is in its folder. Where nothing can be written there the
+                // others go on.
+                if slot.failed
+                    && let Err(error) = sweep_folder.attempted(cell, record.status.clone(), None)
+                {
+                    progress
+                        .warn(&format!("cell {name}: its failure is not noted in its folder: {}", one_line(&error)));
+                }
                 drop(slot);
                 progress.status(&running.line());
                 progress.part(&name, running::state(&record));

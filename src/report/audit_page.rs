@@ -27,6 +27,10 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     let table = artifact::read_parquet(dir.join(audit::AUDIT))?;
     let mut parts = Vec::new();
     headline(&summary, &mut parts);
+    if !summary.contains_key("cleaned") && dir.join(audit::CLEANED).exists() {
+        let text = "cleaned/ is that of an earlier audit of this folder: the one that this page is about wrote none.";
+        parts.push(Block::Warning(text.into()));
+    }
     by_source(&summary, &mut parts);
     let pairs = Pairs::read(&table);
     if let Some(found) = summary.get("detection").and_then(Value::as_object) {
@@ -79,12 +83,26 @@ fn headline(summary: &Map<String, Value>, parts: &mut Vec<Block>) {
     if let Some(cleaned) = summary.get("cleaned").and_then(Value::as_object) {
         let n = |key: &str| count(value(cleaned, key).unwrap_or(0.0) as u64);
         let text = format!(
-            "cleaned/ has {} training pairs: {} were left out, the sides of {} changed places.",
+            "cleaned/ has {} training pairs: {} were left out, the sides of {} changed places, the weights of {} were \
+             multiplied by 1 - p_wrong.",
             n("pairs"),
             n("dropped"),
             n("flipped"),
+            n("weighted"),
         );
         parts.push(Block::Text(text));
+    }
+    if let Some(n) = known("for_review") {
+        let (n, left_out) = (n as u64, known("not_for_review").unwrap_or(0.0) as u64);
+        let all = count(n + left_out);
+        parts.push(Block::Text(match left_out {
+            0 => format!("{} has the {all} pairs above the threshold.", audit::REVIEW),
+            _ => format!(
+                "{} has the worst {} of {all} pairs above the threshold (audit.worst).",
+                audit::REVIEW,
+                count(n)
+            ),
+        }));
     }
 }
 

@@ -26,10 +26,10 @@ use std::path::{Path, PathBuf};
 
 use crate::analysis::CodeReading;
 use crate::artifact;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::schema::report::{HTML, MARKDOWN};
 use crate::schema::{audit, run, sweep};
-use crate::settings::Settings;
+use crate::settings::{Settings, Table, joined, refuse};
 
 pub use config::{ReportConfig, ReportOptions};
 pub use meaning::{CodeMeaning, PreparedFolder};
@@ -47,14 +47,25 @@ pub struct WrittenReport {
     pub meaning: Option<CodeMeaning>,
 }
 
-/// Writes `report.html` and `report.md` into a run or sweep folder, and for a run with codes `projection.parquet`; gives
+/// Writes `report.html` and `report.md` into a run, sweep or audit folder, and for a run with codes `projection.parquet`; gives
 /// the path of the page. A folder that is still being written is reported as far as it has come.
 ///
 /// # Errors
-/// [`Error::Artifact`] where the folder is neither a run nor a sweep, or a file in it, or in the prepared folder that a
+/// [`Error::Artifact`] where the folder is none of these, or a file in it, or in the prepared folder that a
 /// run names, is damaged; [`Error::Frame`] and [`Error::Run`] where a column of the posteriors is; [`Error::Io`].
 pub fn write(dir: &Path) -> Result<PathBuf> {
     Ok(write_with(dir, &ReportOptions::default())?.page)
+}
+
+/// Whether settings and seed have an effect on the page of a folder: on that of a run they have, whose posteriors it
+/// lays out and tests; those of a sweep and of an audit have none.
+pub fn takes_settings(dir: &Path) -> bool {
+    !dir.join(sweep::RESULTS).is_file() && !dir.join(audit::AUDIT).is_file()
+}
+
+/// A fault of a setting or the seed that was given for the page of a sweep or of an audit.
+pub fn without_effect(key: &str) -> Fault {
+    Fault::new(key, "has no effect on the page of a sweep or an audit: it is for the posteriors of a run")
 }
 
 /// [`write()`] with options.
@@ -63,6 +74,10 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
 /// As [`write()`], and [`Error::Config`] for settings that are refused.
 pub fn write_with(dir: &Path, options: &ReportOptions<'_>) -> Result<WrittenReport> {
     options.config.check()?;
+    if !takes_settings(dir) {
+        let given = options.config.given();
+        refuse(given.iter().map(|name| without_effect(&joined(ReportConfig::KEY, name))).collect())?;
+    }
     let (mut codes, mut meaning) = (None, None);
     let page = if dir.join(sweep::RESULTS).is_file() {
         sweep_page::page(dir)?
@@ -77,8 +92,10 @@ pub fn write_with(dir: &Path, options: &ReportOptions<'_>) -> Result<WrittenRepo
         let known = codes.as_ref().zip(meaning.as_ref());
         run_page::page(dir, known.map(|(reading, meaning)| KnownCodes { reading, meaning, preferences, method }))?
     } else {
-        return Err(Error::artifact(dir, "neither a run folder (metrics.jsonl) nor a sweep folder (results.parquet)")
-            .with_hint("give the folder that `train --out` or `noise-sweep --out` wrote"));
+        let message = "neither a run folder (metrics.jsonl) nor a sweep folder (results.parquet) nor an audit folder \
+                       (audit.parquet)";
+        return Err(Error::artifact(dir, message)
+            .with_hint("give the folder that `train --out`, `noise-sweep --out` or `audit --out` wrote"));
     };
     artifact::write_bytes(dir.join(MARKDOWN), page.to_markdown().as_bytes())?;
     let path = dir.join(HTML);

@@ -1,9 +1,9 @@
 //! Names and colours of a sweep's cells in its report, and figures from their run folders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use polars::prelude::DataFrame;
+use polars::prelude::{BooleanChunked, DataFrame, NewChunkedArray};
 use serde_json::Value;
 
 use super::load::{self, numbers, texts};
@@ -146,6 +146,39 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     seen
 }
 
+/// What tells a run of a sweep from the others. Without noise its kind, its marker and its seed make no difference: the
+/// rows of the table that differ in these alone are one run.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct RunKey {
+    objective: String,
+    line: Line,
+    /// The noise with its seed, its rate and whether it is marked; none without noise.
+    noise: Option<(String, String, bool)>,
+    seed: String,
+}
+
+impl RunKey {
+    fn new(objective: &str, line: Line, (kind, p, marked): (&str, f64, bool), seed: String) -> RunKey {
+        let noise = (p != 0.0).then(|| (kind.to_string(), p.to_string(), marked));
+        RunKey { objective: objective.to_string(), line, noise, seed }
+    }
+}
+
+/// The runs of the rows of results.parquet, in their order.
+pub(super) fn runs(results: &DataFrame) -> Vec<RunKey> {
+    let key = |(cell, seed): (CellSummary, String)| {
+        RunKey::new(&cell.objective, cell.line(), (&cell.kind, cell.p, cell.marked), seed)
+    };
+    cells(results).into_iter().zip(texts(results, result::SEED)).map(key).collect()
+}
+
+/// The rows of results.parquet without those that repeat a run.
+pub(super) fn once(results: &DataFrame) -> Result<DataFrame> {
+    let mut seen = HashSet::new();
+    let first = runs(results).into_iter().map(|run| seen.insert(run));
+    Ok(results.filter(&BooleanChunked::from_iter_values("".into(), first))?)
+}
+
 /// A colour for each line, the same in every chart; the baseline has the grey one.
 pub(super) struct Colours(Vec<Line>);
 
@@ -172,8 +205,10 @@ pub(super) struct CellFolder {
     name: String,
 }
 
-/// The finished cells, by folder name.
-pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
+/// The finished cells of the table, by folder name: the folder of a sweep may hold runs of an earlier, wider grid too.
+pub(super) fn cell_folders(dir: &Path, results: &DataFrame) -> Result<Vec<CellFolder>> {
+    let finished = runs(results).into_iter().zip(texts(results, result::STATUS)).filter(|(_, status)| status == "ok");
+    let finished: HashSet<RunKey> = finished.map(|(run, _)| run).collect();
     let mut folders = Vec::new();
     for path in artifact::entries(&dir.join(sweep::CELLS)).unwrap_or_default() {
         let Some(marker) = load::object(&path.join(sweep::CELL_MARKER)).ok().flatten() else { continue };
@@ -188,7 +223,7 @@ pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
         let panel = if p == 0.0 {
             format!("{objective}, no noise")
         } else {
-            format!("{}, rate {p}", panel_name(&(objective, kind, marked)))
+            format!("{}, rate {p}", panel_name(&(objective.clone(), kind.clone(), marked)))
         };
         let codes = cell.get("codes").and_then(Value::as_u64).unwrap_or(0) as usize;
         let settings = match cell.get(result::SETTINGS).and_then(Value::as_object) {
@@ -196,6 +231,10 @@ pub(super) fn cell_folders(dir: &Path) -> Result<Vec<CellFolder>> {
             None => String::new(),
         };
         let line = (string(cell, "latent"), codes, settings);
+        let run_seed = cell.get(result::SEED).map(Value::to_string).unwrap_or_default();
+        if !finished.contains(&RunKey::new(&objective, line.clone(), (&kind, p, marked), run_seed)) {
+            continue;
+        }
         folders.push(CellFolder { name: folder_name(&path), path, panel, line });
     }
     Ok(folders)
@@ -292,7 +331,7 @@ pub(super) fn pages(dir: &Path, folders: &[CellFolder], parts: &mut Vec<Block>) 
     let links: Vec<(String, String)> = folders.iter().filter_map(page).collect();
     parts.push(Block::Text(format!(
         "lpc-pipe report {}/{}/NAME writes the page of one run: its curves, what each code prefers and goes with, the \
-         posteriors in the plane (t-SNE). {} of {} runs have one; lpc-pipe report {} links them here.",
+         posteriors in the plane (t-SNE). {} of {} finished runs have one; lpc-pipe report {} links them here.",
         folder_name(dir),
         sweep::CELLS,
         links.len(),

@@ -10,7 +10,8 @@ use super::page::{Block, Column, Figure, Page, Table, Tile};
 use super::plot::{Chart, Curve, PlotPoint, Scale};
 use super::run_page::{folder_name, provenance};
 use super::sweep_cells::{
-    CellSummary, Colours, by_source, cell_folders, cells, distinct, line_name, losses, pages, panel_name, sized, usage,
+    CellSummary, Colours, by_source, cell_folders, cells, distinct, line_name, losses, once, pages, panel_name, sized,
+    usage,
 };
 use super::sweep_tables::{areas, over_baseline};
 use super::text::{count, interval, number, p_value, percent, points};
@@ -29,8 +30,9 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     let frame = if summary.is_file() { artifact::read_parquet(summary)? } else { DataFrame::default() };
     let cells = if frame.height() > 0 { cells(&frame) } else { Vec::new() };
     let colours = Colours::new(cells.iter().map(CellSummary::line));
+    let runs = once(&results)?;
     let mut parts = Vec::new();
-    headline(&results, &cells, &mut parts);
+    headline(&runs, &cells, &mut parts);
     if cells.is_empty() {
         parts.push(Block::Warning("This sweep has no summary yet: it has not finished, or was stopped.".into()));
     } else {
@@ -40,11 +42,11 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
         by_codes(&cells, &mut parts);
         audit(&cells, &colours, &mut parts);
     }
-    let folders = cell_folders(dir)?;
+    let folders = cell_folders(dir, &runs)?;
     losses(&folders, &colours, &mut parts)?;
     by_source(&folders, &mut parts)?;
     usage(&folders, &mut parts)?;
-    every_run(&results, &mut parts);
+    every_run(&runs, &mut parts);
     pages(dir, &folders, &mut parts);
     method(&results, &mut parts);
     provenance("how this sweep was made", dir, &mut parts)?;
@@ -55,12 +57,13 @@ pub(super) fn page(dir: &Path) -> Result<Page> {
     })
 }
 
-fn headline(results: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) {
-    let status = texts(results, result::STATUS);
+/// `runs` are the rows of results.parquet, each run once.
+fn headline(runs: &DataFrame, cells: &[CellSummary], parts: &mut Vec<Block>) {
+    let status = texts(runs, result::STATUS);
     let unfinished = unfinished(&status);
     let told = if unfinished.is_empty() { "0 failed".to_string() } else { unfinished.join(", ") };
-    let seeds = distinct(texts(results, result::SEED).into_iter());
-    let seconds: f64 = numbers(results, result::TRAIN_SECONDS).into_iter().flatten().sum();
+    let seeds = distinct(texts(runs, result::SEED).into_iter());
+    let seconds: f64 = numbers(runs, result::TRAIN_SECONDS).into_iter().flatten().sum();
     let mut tiles = vec![
         Tile { label: "runs".into(), value: count(status.len() as u64), detail: told },
         Tile { label: "seeds".into(), value: seeds.len().to_string(), detail: "of every cell".into() },
@@ -264,7 +267,12 @@ fn every_run(results: &DataFrame, parts: &mut Vec<Block>) {
         ("time", &|i| runs[*i].get(result::TRAIN_SECONDS).map_or("–".into(), duration)),
     ];
     parts.push(Block::Heading("Every run".into()));
-    let table = Table::of("one row a run, in the order of results.parquet", 4, 0..runs.len(), &columns);
+    let table = Table::of(
+        "one row a run, in the order of results.parquet; runs without noise stand there for every kind of it",
+        4,
+        0..runs.len(),
+        &columns,
+    );
     parts.push(Block::Table(table.without_empty_columns()));
 }
 

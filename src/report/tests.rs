@@ -1,3 +1,5 @@
+use polars::prelude::{BooleanChunked, Column, NewChunkedArray};
+
 use super::fixture::{self, HOSTILE, Sample};
 use super::*;
 
@@ -206,8 +208,27 @@ fn other_folders_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = write(dir.path()).unwrap_err();
     assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains("audit.parquet") && error.hint().is_some_and(|h| h.contains("`audit --out`")));
     std::fs::write(dir.path().join("summary.json"), "[1").unwrap();
     assert!(matches!(write(dir.path()), Err(Error::Artifact { .. })));
+}
+
+#[test]
+fn settings_of_a_run_are_refused_for_a_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    fixture::sweep(dir.path(), 1);
+    let config = ReportConfig { projection: crate::analysis::Method::Pca, points: 20 };
+    let refused = |config: &ReportConfig| {
+        let options = ReportOptions { config: config.clone(), ..ReportOptions::default() };
+        write_with(dir.path(), &options).map_err(|error| error.to_string())
+    };
+    let told = refused(&config).unwrap_err();
+    assert!(
+        told.contains("report.projection: has no effect") && told.contains("report.points: has no effect"),
+        "{told}"
+    );
+    assert!(!dir.path().join(HTML).exists());
+    refused(&ReportConfig::default()).unwrap();
 }
 
 #[test]
@@ -272,12 +293,45 @@ fn a_sweep_shows_accuracy_by_source_and_links_the_pages_that_are_there() {
     // Three rates of noise, five lines each, three sources of which one is best.
     assert_eq!((found.matches("<table").count(), found.matches("<th scope=\"row\"").count()), (3, 15));
     assert!(found.contains("sharegpt") && found.contains("title=\"81 %\""), "{found}");
-    assert!(section(&first, "Every run").contains("0 of 30 runs have one") && !first.contains("<a "));
+    assert!(section(&first, "Every run").contains("0 of 29 finished runs have one") && !first.contains("<a "));
     write(&dir.path().join("cells/dpo-lpc-k8-0.2-s1")).unwrap();
     let link = "<li><a href=\"cells/dpo-lpc-k8-0.2-s1/report.html\">";
     let second = page();
     assert_closed(&second);
-    assert!(section(&second, "Every run").contains(link) && second.contains("1 of 30 runs have one"));
+    assert!(section(&second, "Every run").contains(link) && second.contains("1 of 29 finished runs have one"));
+}
+
+#[test]
+fn a_sweep_shows_the_runs_of_its_table_each_once() {
+    let dir = tempfile::tempdir().unwrap();
+    fixture::sweep(dir.path(), 2);
+    // Runs of an earlier, wider grid: another rate, another seed.
+    for (p, seed) in [(0.3, 1), (0.2, 9)] {
+        let cell = dir.path().join(format!("cells/dpo-none-k0-{p}-s{seed}"));
+        fixture::run(&cell, &Sample { latent: "none", codes: 0, p, seed, accuracy: 0.11 });
+        let noise = serde_json::json!({"kind": "uniform", "p": p, "marked": false, "seed": 0});
+        let cell_of =
+            serde_json::json!({"noise": noise, "objective": "dpo", "latent": "none", "codes": 0, "seed": seed});
+        artifact::write_json(cell.join("cell.json"), &serde_json::json!({ "cell": cell_of })).unwrap();
+    }
+    let before = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
+    assert!(!before.contains("rate 0.3") && before.contains("0 of 29 finished runs have one"));
+    // Runs without noise stand in the table for every kind, marker and seed of it.
+    let path = dir.path().join("results.parquet");
+    let mut results = artifact::read_parquet(&path).unwrap();
+    let clean: Vec<bool> = results.column("noise_p").unwrap().f64().unwrap().iter().map(|p| p == Some(0.0)).collect();
+    let mut again = results.filter(&BooleanChunked::from_iter_values("".into(), clean.into_iter())).unwrap();
+    let n = again.height();
+    again.with_column(Column::new("noise_kind".into(), vec!["source"; n])).unwrap();
+    again.with_column(Column::new("marked".into(), vec![true; n])).unwrap();
+    again.with_column(Column::new("noise_seed".into(), vec![5u64; n])).unwrap();
+    results.vstack_mut(&again).unwrap();
+    artifact::write_parquet(&path, &mut results).unwrap();
+    let page = std::fs::read_to_string(write(dir.path()).unwrap()).unwrap();
+    // 30 runs of 93 seconds.
+    assert!(page.contains("Of 30 runs: 1 failed;") && page.contains("46 min"), "{n} rows more");
+    let runs = |page: &str| page[page.find("<h2>Every run</h2>").unwrap()..].matches("<td>dpo</td>").count();
+    assert_eq!(runs(&page), 30);
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Outcome {
 pub enum Due {
     /// The metrics of the test split are due (`train.eval_every`).
     Evaluation,
-    /// An epoch has ended, its number from 1: what `train.dynamics` records is due.
+    /// An epoch, its number from 1, has ended or is left by the last step: what `train.dynamics` records is due.
     EpochEnd(usize),
 }
 
@@ -132,6 +132,15 @@ pub fn fit<T: Real>(
     let mut rates = [Vec::new(), Vec::new()];
     let pairs_per_s = fit.from.as_ref().and_then(|(state, _)| state.pairs_per_s).unwrap_or(f64::NAN);
     let mut outcome = Outcome { steps: first, interrupted: false, tokens, seconds: before, pairs_per_s, clean_rate };
+    if let Some(last) = first.checked_sub(1).filter(|_| first >= plan.steps && config.dynamics) {
+        // A limit of steps that the checkpoint has reached already: no step is left that would end the epoch.
+        if !plan.warms(last) && !config.tune.keeps_states() {
+            policy.states = None;
+        }
+        if let Some(epoch) = plan.ends(last) {
+            evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::EpochEnd(epoch))?;
+        }
+    }
     progress.begin("training", Some((plan.steps.saturating_sub(first)) as u64));
     for step in first..plan.steps {
         let clock = Instant::now();

@@ -32,7 +32,13 @@ impl Fold {
 
     /// Whether the fold has this pair: a function of the seed and the prompt.
     pub fn holds(self, seed: Seed, row: &TokenRow) -> bool {
-        seed.index("fold", &row.prompt_id, self.of) == self.index
+        Fold::part(seed, &row.prompt_id, self.of) == self.index
+    }
+
+    /// The part of the prompts, from 0, that a prompt is in where there are so many: a function of the seed and the
+    /// prompt.
+    pub fn part(seed: Seed, prompt_id: &str, parts: usize) -> usize {
+        seed.index("fold", prompt_id, parts)
     }
 
     /// The training split without the fold, and the fold as the test split.

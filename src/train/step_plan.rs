@@ -74,10 +74,11 @@ impl StepPlan {
         }
     }
 
-    /// The number of the epoch, from 1 and with those of the warm-up, that ends with a step; none where it goes on.
+    /// The number of the epoch, from 1 and with those of the warm-up, that ends with a step; none where it goes on. The
+    /// last step that will run ends its epoch, also where a limit of steps leaves a part of it.
     pub fn ends(&self, step: usize) -> Option<usize> {
         let epoch = self.epoch(step).0;
-        (step + 1 == self.warm + self.horizon || self.epoch(step + 1).0 != epoch).then_some(epoch + 1)
+        (step + 1 >= self.steps || self.epoch(step + 1).0 != epoch).then_some(epoch + 1)
     }
 
     /// Examples of an epoch, counted as [`StepPlan::epoch`] does.
@@ -223,6 +224,8 @@ mod tests {
         assert_eq!([1, 2, 3, 4].map(|step| half.ends(step)), [None, Some(1), None, Some(2)]);
         let capped = StepPlan::new(10, 4, 0.0, 3.0, 5);
         assert_eq!((capped.horizon, capped.steps), (9, 5));
+        // The limit ends the second epoch after two of its three steps.
+        assert_eq!([1, 2, 3, 4].map(|step| capped.ends(step)), [None, Some(1), None, Some(2)]);
         assert_eq!(capped.share(8), 1.0);
         assert_eq!(StepPlan::new(3, 4, 0.0, 1.0, 0).share(0), 0.0);
     }

@@ -43,7 +43,13 @@ pub fn audit(s: &AuditSummary) -> String {
         );
     }
     if let Some(n) = s.for_review {
-        let _ = writeln!(out, "\nreview.csv: {n} pairs; fill in keep, flip or drop, and give it back with --verdicts");
+        let pairs = match s.not_for_review {
+            Some(left_out) if left_out > 0 => {
+                format!("the worst {n} of {} pairs above the threshold (audit.worst)", n + left_out)
+            }
+            _ => format!("{n} pairs"),
+        };
+        let _ = writeln!(out, "\nreview.csv: {pairs}; fill in keep, flip or drop, and give it back with --verdicts");
     }
     out
 }

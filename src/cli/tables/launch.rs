@@ -34,9 +34,10 @@ pub fn cell(c: &CellOutcome) -> String {
 /// `noise-sweep collect`.
 pub fn collected(c: &Collected) -> String {
     let mut text = sweep(&c.outcome);
+    let all = c.outcome.cells_reused + c.failed.len() + c.missing.len();
     for (what, cells) in [("failed", &c.failed), ("have no result yet", &c.missing)] {
         if !cells.is_empty() {
-            text += &format!("\n{} of {} rows {what}\n", cells.len(), c.outcome.results.len());
+            text += &format!("\n{} of {all} cells {what}\n", cells.len());
             text += &cells.iter().map(|(name, status)| format!("  {name}: {status}\n")).collect::<String>();
         }
     }

@@ -1,6 +1,9 @@
 //! The models that rank the pairs: for each fold, one that was trained on the other folds.
 
+use std::collections::HashSet;
 use std::path::Path;
+
+use polars::prelude::DataFrame;
 
 use super::Audited;
 use crate::artifact;
@@ -13,10 +16,10 @@ use crate::pipeline::recipe::AuditConfig;
 use crate::pipeline::recipe::audit::Ranker;
 use crate::pipeline::train::{self, Ended};
 use crate::progress::Progress;
-use crate::schema::{audit, run};
+use crate::schema::{audit, col, run};
 use crate::seed::Seed;
 use crate::settings::Settings;
-use crate::train::{Posteriors, TrainConfig, Tune};
+use crate::train::{Fold, Posteriors, TrainConfig, Tune};
 
 /// Hex digits of the settings' hash in a fold's folder name.
 const HASH_DIGITS: usize = 12;
@@ -71,6 +74,31 @@ fn latent(own: &TrainConfig, shared: TrainConfig) -> TrainConfig {
     TrainConfig { tune: Tune::Latent, lora: Default::default(), epochs, objective, lpc, ..shared }.applicable()
 }
 
+/// The seed of a repeat: the first one has the run's own.
+fn seed_of(audited: &Audited, repeat: usize) -> Seed {
+    match repeat {
+        0 => audited.seed,
+        _ => Seed(audited.seed.word("repeat of an audit", &repeat.to_string())),
+    }
+}
+
+/// Refuses parts without a prompt, of all repeats, before the first model is trained.
+///
+/// # Errors
+/// [`Error::Config`] with the first such part.
+pub(super) fn check(config: &AuditConfig, audited: &Audited, pairs: &DataFrame) -> Result<()> {
+    let prompts = pairs.column(col::PROMPT_ID)?.str()?;
+    for repeat in 0..config.repeats {
+        let part = |prompt: &str| Fold::part(seed_of(audited, repeat), prompt, config.folds);
+        let filled: HashSet<usize> = prompts.iter().flatten().map(part).collect();
+        if let Some(part) = (0..config.folds).find(|part| !filled.contains(part)) {
+            let message = format!("part {} of {} has no prompt: fewer --folds", part + 1, config.folds);
+            return Err(Error::Config(vec![AuditConfig::fault("folds", message)]));
+        }
+    }
+    Ok(())
+}
+
 /// Trains the models that are not there yet. Gives what they say: for each repeat, of each fold.
 ///
 /// # Errors
@@ -86,11 +114,7 @@ pub(super) fn train(
     let hash = hash_json(&serde_json::to_value(TrainConfig { out: String::new(), ..base.clone() })?)?;
     let mut repeats = Vec::new();
     for repeat in 0..config.repeats {
-        // The first repeat has the run's own seed.
-        let seed = match repeat {
-            0 => audited.seed,
-            _ => Seed(audited.seed.word("repeat of an audit", &repeat.to_string())),
-        };
+        let seed = seed_of(audited, repeat);
         let mut models = Vec::new();
         for fold in 1..=config.folds {
             let name = format!("{}-{repeat}-{fold}-of-{}", &hash[..HASH_DIGITS], config.folds);

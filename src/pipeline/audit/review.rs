@@ -6,22 +6,42 @@ use polars::prelude::DataFrame;
 
 use crate::audit::verdicts::{self, ReviewRow};
 use crate::audit::{Audit, AuditedPair};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::MessageColumn;
 use crate::pipeline::recipe::AuditConfig;
 use crate::prompt;
 use crate::schema::{audit, col};
 
-/// Writes the table, worst pairs first; returns how many there are.
+/// Refuses to replace a table in which a person has decided about pairs.
 ///
 /// # Errors
-/// As [`verdicts::write`].
-pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &AuditConfig) -> Result<u64> {
+/// [`Error::Artifact`] where the folder has a table with a verdict, or one that cannot be read.
+pub(super) fn without_verdicts(out: &Path) -> Result<()> {
+    let path = out.join(audit::REVIEW);
+    if std::fs::symlink_metadata(&path).is_err() {
+        return Ok(());
+    }
+    let found = match verdicts::given(&path) {
+        Ok(0) => return Ok(()),
+        Ok(1) => "holds the verdict of a person on 1 pair".to_string(),
+        Ok(n) => format!("holds the verdicts of a person on {n} pairs"),
+        Err(error) => format!("cannot be read, and may hold a person's verdicts ({error})"),
+    };
+    let hint = format!("give them with --verdicts {}, or move the file away", path.display());
+    Err(Error::artifact(path, found).with_hint(hint))
+}
+
+/// Writes the table, worst pairs first; returns how many there are, and how many above the threshold it leaves out.
+///
+/// # Errors
+/// As [`without_verdicts`] and [`verdicts::write`].
+pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &AuditConfig) -> Result<(u64, u64)> {
     let open = |name: &str| -> Result<MessageColumn> { MessageColumn::open(pairs.column(name)?) };
     let (prompts, chosen, rejected) = (open(col::PROMPT)?, open(col::CHOSEN)?, open(col::REJECTED)?);
     let mut worst: Vec<(usize, &AuditedPair)> = found.pairs.iter().enumerate().collect();
     worst.retain(|(_, pair)| pair.p_wrong > config.threshold);
     worst.sort_by_key(|(_, pair)| pair.rank);
+    let left_out = worst.len().saturating_sub(config.worst);
     worst.truncate(config.worst);
     let rows: Vec<ReviewRow> = worst
         .into_iter()
@@ -35,8 +55,10 @@ pub(super) fn write(out: &Path, found: &Audit, pairs: &DataFrame, config: &Audit
             rejected: plain(&rejected, i),
         })
         .collect();
+    // Again: a person may have begun while the models were trained.
+    without_verdicts(out)?;
     verdicts::write(&out.join(audit::REVIEW), &rows)?;
-    Ok(rows.len() as u64)
+    Ok((rows.len() as u64, left_out as u64))
 }
 
 /// The text of a row, so that a spreadsheet does not take it for a formula.

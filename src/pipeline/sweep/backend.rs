@@ -30,6 +30,35 @@ const MARKER: &str = "[FLIP]";
 /// Placeholder for the folders that the sweep gives each cell, while settings are checked.
 const SET_BY_SWEEP: &str = "set by the sweep";
 
+/// Settings that the grid sets itself, and those that change no result of a cell: of other commands, and as in a run's
+/// identity folders and what is kept and shown. `train.posteriors` is none of them: what is compared reads the rows.
+const NOT_IDENTIFYING: [&str; 24] = [
+    "threads",
+    "slurm",
+    "sweep",
+    "demo",
+    "score",
+    "export",
+    "synth",
+    "generate",
+    "eval",
+    "audit",
+    "report",
+    "prepare.out",
+    "prepare.dry_run",
+    "train.data",
+    "train.out",
+    "train.objective.name",
+    "train.lpc.latent",
+    "train.save_model",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.keep_optimizer_state",
+    "train.eval_every",
+    "train.recompute",
+    "train.head",
+];
+
 /// The pipelines of this program.
 pub struct Pipelines<'a> {
     /// Settings that all cells share.
@@ -260,29 +289,10 @@ pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value,
     }
     refuse(faults)?;
     let origin = SweepInputs::of(recipe, progress)?;
-    let set_by_grid = [
-        "threads",
-        "slurm",
-        "sweep",
-        "demo",
-        "score",
-        "export",
-        "synth",
-        "prepare.out",
-        "prepare.dry_run",
-        "train.data",
-        "train.out",
-        "train.objective.name",
-        "train.lpc.latent",
-        "train.save_model",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "train.keep_optimizer_state",
-    ];
     // What "auto" comes to depends on the machine: cells of another one must not pass for those of this sweep.
     let mut here = recipe.clone();
     here.train.precision = recipe.train.operands(usize::MAX).into();
-    Ok((origin.beside(super::settings(&here, &set_by_grid)?), origin))
+    Ok((origin.beside(super::settings(&here, &NOT_IDENTIFYING)?), origin))
 }
 
 /// Runs the recipe's sweep with this program's pipelines.
@@ -315,6 +325,43 @@ pub(super) fn sweep_of<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changes_no_result_is_not_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = dir.path().join("rows.jsonl");
+        std::fs::write(&rows, "{}\n").unwrap();
+        let mut recipe = Recipe::default();
+        recipe.prepare.input = vec![rows.display().to_string()];
+        recipe.sweep.out = dir.path().join("out").display().to_string();
+        let now = |recipe: &Recipe| origin(recipe, &crate::progress::Silent).unwrap().0;
+        let first = now(&recipe);
+        // Every name is a setting's.
+        let all = serde_json::to_value(&recipe).unwrap();
+        for name in NOT_IDENTIFYING {
+            assert!(all.pointer(&format!("/{}", name.replace('.', "/"))).is_some(), "{name}");
+        }
+        let mut other = recipe.clone();
+        other.generate.out = "answers".into();
+        other.eval.limit = 3;
+        other.audit.folds = 4;
+        other.report.points = 20;
+        other.train.recompute = true;
+        other.train.eval_every = 5;
+        other.train.head.memory_mb = 1;
+        assert_eq!(now(&other), first);
+        let changes: [fn(&mut Recipe); 4] = [
+            |recipe| recipe.seed = 9,
+            |recipe| recipe.train.lr = 1e-3,
+            |recipe| recipe.train.max_steps = 3,
+            |recipe| recipe.train.posteriors = crate::train::Posteriors::Test,
+        ];
+        for change in changes {
+            let mut other = recipe.clone();
+            change(&mut other);
+            assert_ne!(now(&other), first);
+        }
+    }
 
     #[test]
     fn an_input_that_changes_on_the_way_is_told() {

@@ -42,7 +42,7 @@ impl CellRecord {
     }
 }
 
-/// How a launch of a cell alone ended that did not finish it.
+/// How a launch ended that did not finish a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Attempt {
     /// The cell.
@@ -205,13 +205,13 @@ impl SweepFolder {
         }
     }
 
-    /// How the last launch of a cell alone ended, where it did not finish it and was of this sweep.
+    /// How the last launch of a cell ended, where it did not finish it and was of this sweep.
     pub fn attempt(&self, cell: &Cell) -> Option<Attempt> {
         let attempt = read_marker::<Attempt>(&self.cell_folder(&cell.name()).join(CELL_ATTEMPT))?;
         (attempt.config_hash == self.hash_of(cell) && attempt.cell.is_run_of(cell)).then_some(attempt)
     }
 
-    /// Notes how a launch of a cell alone ended that did not finish it.
+    /// Notes how a launch ended that did not finish a cell.
     pub fn attempted(&self, cell: &Cell, status: String, kept: Option<u64>) -> Result<()> {
         let attempt = Attempt { cell: cell.clone(), config_hash: self.hash_of(cell), status, kept };
         artifact::write_json(self.cell_folder(&cell.name()).join(CELL_ATTEMPT), &attempt)

@@ -40,8 +40,9 @@ impl Sweep<'_> {
             let key = if i == 0 { "noise".to_string() } else { format!("noise {}", i + 1) };
             manifest.seeds.insert(key, seed);
         }
-        manifest.fact("cells_failed", results.iter().filter(|r| r.failed()).count())?;
-        manifest.fact("cells_missing", results.iter().filter(|r| !r.failed() && r.status != STATUS_OK).count())?;
+        let runs = tables::runs(&results);
+        manifest.fact("cells_failed", runs.iter().filter(|r| r.failed()).count())?;
+        manifest.fact("cells_missing", runs.iter().filter(|r| !r.failed() && r.status != STATUS_OK).count())?;
         if !says_the_same(self.out, &manifest) {
             manifest.finish(self.out)?;
         }

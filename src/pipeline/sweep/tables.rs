@@ -1,6 +1,6 @@
 //! `results.parquet`, and what the tables of a sweep share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use polars::prelude::*;
@@ -140,6 +140,13 @@ pub(super) fn results(grid: &[Cell], done: &BTreeMap<String, CellRecord>, base: 
         })
     };
     grid.iter().filter_map(row).collect()
+}
+
+/// Every run once, in the order of the rows: cells without flips stand in the table for each kind of noise, marker and
+/// seed of the flips.
+pub(super) fn runs(rows: &[ResultRow]) -> Vec<&ResultRow> {
+    let mut seen = BTreeSet::new();
+    rows.iter().filter(|row| seen.insert(row.name.as_str())).collect()
 }
 
 /// A column of a frame from the rows.

@@ -210,6 +210,20 @@ fn a_failed_cell_stops_no_other_and_is_tried_again() {
 }
 
 #[test]
+fn a_failed_run_without_flips_is_one_whatever_the_noise_that_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake { fails: Some("dpo-none-clean-s1"), ..Fake::default() };
+    let noise_kind = vec![FlipKind::Uniform, FlipKind::WeakQuality];
+    let config = SweepConfig { noise_kind, noise_seeds: vec![0, 5], ..small() };
+    let outcome = launch(&config, json!({}), dir.path(), &fake).unwrap();
+    // Of 32 rows 16 have flips, each a run; the others are 4 runs.
+    assert_eq!((outcome.results.len(), outcome.cells_run), (32, 20));
+    let error = outcome.check().unwrap_err().to_string();
+    assert_eq!(error, "1 of 20 cells failed\n  dpo-none-clean-s1: failed: diverged at step 3");
+    assert_eq!(Manifest::read(dir.path()).unwrap().facts["cells_failed"], json!(1));
+}
+
+#[test]
 fn data_that_cannot_be_prepared_fails_its_cells_only() {
     let dir = tempfile::tempdir().unwrap();
     let fake = Fake { fails: Some("data"), ..Fake::default() };

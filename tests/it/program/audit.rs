@@ -172,7 +172,43 @@ fn a_persons_verdicts_are_obeyed() {
     let review = sandbox.text("audit/review.csv");
     assert!(review.starts_with("id,verdict,p_wrong,reasons,prompt,chosen,rejected\n"), "{review}");
     assert!(summary["for_review"].as_u64().is_some_and(|n| n >= 3) && summary["cleaned"].is_null());
+    let p = numbers(&sandbox.parquet("audit/audit.parquet"), "p_wrong");
+    let n = p.iter().filter(|p| **p > 0.2).count() as u64;
+    let counts = |summary: &serde_json::Value| [&summary["for_review"], &summary["not_for_review"]].map(|n| n.as_u64());
+    assert_eq!(counts(&summary), [Some(n.min(100)), Some(n.saturating_sub(100))]);
     let ids: Vec<String> = pairs(&sandbox, "data").into_keys().collect();
+    // Of more pairs than asked for the worst are written, and that is said.
+    let told = sandbox.ok(
+        "audit --run run --out audit --folds 2 --repeats 1 --action review --threshold 0.2 --set audit.worst=2 --quiet",
+    );
+    let said = format!("the worst 2 of {n} pairs above the threshold (audit.worst)");
+    assert!(told.stdout.contains(&format!("review.csv: {said};")), "{}", told.stdout);
+    assert!(sandbox.text("audit/report.html").contains(&format!("review.csv has {said}.")));
+    assert_eq!(counts(&sandbox.json("audit/summary.json")), [Some(2), Some(n - 2)]);
+    // A table without verdicts is written anew, one with a verdict or one that is not understood is not.
+    audit(&sandbox, "--action review --threshold 0.2");
+    assert_eq!(sandbox.text("audit/review.csv"), review);
+    let decided = |n: usize, verdict: &str| {
+        let rows = ids.iter().map(|id| (format!("\n{id},\"\","), format!("\n{id},{verdict},")));
+        rows.filter(|(row, _)| review.contains(row))
+            .take(n)
+            .fold(review.clone(), |all, (row, new)| all.replace(&row, &new))
+    };
+    let again = "audit --run run --out audit --folds 2 --repeats 1 --quiet --action review";
+    for (table, said) in [
+        (decided(1, "keep"), "audit/review.csv: holds the verdict of a person on 1 pair\n"),
+        ("pair,verdict\n".into(), "audit/review.csv: cannot be read, and may hold a person's verdicts"),
+    ] {
+        sandbox.write("audit/review.csv", &table);
+        let told = sandbox.ends(3, again);
+        assert!(told.stderr.contains(said) && told.stderr.contains("--verdicts audit/review.csv"), "{}", told.stderr);
+        assert_eq!(sandbox.text("audit/review.csv"), table);
+    }
+    let filled = decided(2, "drop");
+    sandbox.write("audit/review.csv", &filled);
+    let summary = audit(&sandbox, "--action review --verdicts audit/review.csv");
+    assert_eq!(summary["cleaned"]["dropped"].as_u64(), Some(2));
+    assert_eq!(sandbox.text("audit/review.csv"), filled);
     sandbox
         .write("mine.csv", format!("verdict,id\nflip,{}\n drop ,{}\nkeep,{}\n,{}\n", ids[0], ids[1], ids[2], ids[3]));
     let summary = audit(&sandbox, "--action review --verdicts mine.csv");
@@ -197,6 +233,12 @@ fn what_cannot_be_audited_is_refused() {
         ("--run data --out audit", 3, "written by `prepare`, not by `train`"),
         ("--run run --out run", 3, "an input of this command"),
         ("--run run --out audit --folds 1", 2, "audit.folds: expected at least 2"),
+        ("--run run --out audit --seed 99", 2, "flag --seed: seed: has no effect: an audit has its run's seed"),
+        (
+            "--run run --out audit --folds 4000",
+            2,
+            "flag --folds: audit.folds: part 1 of 4000 has no prompt: fewer --folds",
+        ),
         ("--run run --out audit --threshold 0.4", 2, "has no effect without action drop, flip or review"),
         ("--run run --out audit --action drop --verdicts a.csv", 2, "has no effect without action review"),
     ] {
@@ -222,6 +264,23 @@ fn weights_are_one_less_the_probability() {
         assert!(weights.iter().zip(&p).all(|(w, p)| (w - (1.0 - p)).abs() < 1e-12));
     }
     assert_eq!(sandbox.json("audit/cleaned/manifest.json")["facts"]["weighted"].as_u64(), Some(ids.len() as u64));
+    let page = sandbox.text("audit/report.md");
+    let said = format!("the weights of {} were multiplied by", ids.len());
+    assert!(page.contains(&said) && !page.contains("of an earlier audit"), "{page}");
+    // Another action writes no cleaned folder, and says that the one that is there is not its own.
+    let told = sandbox.ok("audit --run run --out audit --folds 2 --repeats 1");
+    assert!(told.stderr.contains("warning: audit/cleaned is that of an earlier audit"), "{}", told.stderr);
+    assert!(sandbox.text("audit/report.md").contains("is that of an earlier audit of this folder"));
+    assert!(sandbox.exists("audit/cleaned/manifest.json"));
+    // The page of an audit takes none of the settings of a run's; a recipe's seed is not for it alone.
+    for (args, said) in [
+        ("--points 20", "flag --points: report.points: has no effect on the page of a sweep or an audit"),
+        ("--seed 3", "flag --seed: seed: has no effect on the page of a sweep or an audit"),
+    ] {
+        let told = sandbox.ends(2, &format!("report audit {args}"));
+        assert!(told.stderr.contains(said), "{args}: {}", told.stderr);
+    }
+    sandbox.ok("report audit --set seed=3 --quiet");
 }
 
 #[test]
@@ -239,8 +298,25 @@ fn margins_are_recorded_after_each_epoch_and_averaged() {
     // After the last epoch it is the trained policy; before it was another.
     assert_eq!(margins[2 * n..], numbers(&posteriors, "margin"));
     assert_ne!(margins[n..2 * n], margins[2 * n..]);
+    // Stopped within the first epoch, which is recorded as far as it came; so it is where no step is left to take.
+    let own = |out: &str| {
+        let (dynamics, posteriors) = (
+            sandbox.parquet(&format!("{out}/dynamics.parquet")),
+            sandbox.parquet(&format!("{out}/posteriors.parquet")),
+        );
+        assert_eq!(numbers(&dynamics, "margin"), numbers(&posteriors, "margin"), "{out}");
+        assert_eq!(numbers(&dynamics, "epoch"), vec![1.0; n], "{out}");
+    };
+    sandbox.ok(&format!("{line} --max-steps 3 --keep-optimizer --out short"));
+    own("short");
+    for file in ["manifest.json", "dynamics.parquet"] {
+        std::fs::remove_file(sandbox.path(&format!("short/{file}"))).expect("a file of the run");
+    }
+    sandbox.ok(&format!("{line} --max-steps 2 --resume --out short"));
+    own("short");
     // Stopped within the second epoch, and gone on with.
     sandbox.ok(&format!("{line} --max-steps 11 --out stopped"));
+    assert!(numbers(&sandbox.parquet("stopped/dynamics.parquet"), "epoch").contains(&2.0));
     sandbox.ok(&format!("{line} --resume --out stopped"));
     for file in ["dynamics.parquet", "posteriors.parquet"] {
         assert!(sandbox.bytes(&format!("stopped/{file}")) == sandbox.bytes(&format!("straight/{file}")), "{file}");
@@ -263,6 +339,9 @@ fn margins_are_recorded_after_each_epoch_and_averaged() {
         assert!(own.len() == 2 && (area - (own[0] + own[1]) / 2.0).abs() < 1e-12, "{id}: {area} of {own:?}");
     }
     assert!(sandbox.text("audit/report.html").contains("area_under_margin"));
+    // The run's own settings with its limit of steps: the epoch that was begun is all there is.
+    sandbox.ok("audit --run short --ranker run --folds 2 --repeats 1 --out begun --quiet");
+    assert_eq!(sandbox.parquet("begun/audit.parquet").column("area_under_margin").expect("a column").null_count(), 0);
     // The run's own settings over a backbone that moves: nothing is recorded, and the page says so.
     sandbox.ok("train --data data --model tiny:16x1 --latent none --max-steps 1 --batch 8 --out plain --quiet");
     sandbox.ok("audit --run plain --ranker run --folds 2 --repeats 1 --out other --quiet");

@@ -145,7 +145,7 @@ fn cells_one_by_one_make_the_sweep() {
     assert_eq!((n_missing, summary.height()), (Some(1), 4));
     let text = sandbox.ok("noise-sweep collect --out parts --quiet").stdout;
     assert!(
-        text.contains(&format!("1 of 4 rows have no result yet\n  {}: missing: it was not begun", CELLS[3])),
+        text.contains(&format!("1 of 4 cells have no result yet\n  {}: missing: it was not begun", CELLS[3])),
         "{text}"
     );
     sandbox.ok("noise-sweep cell --out parts --index 4 --quiet");

@@ -143,3 +143,26 @@ fn data_that_cannot_be_prepared_fail_their_cells_alone() {
     let collected = alone.sweep().collect(&Silent).unwrap();
     assert!(collected.failed.values().all(|status| status == "failed: prepare: no data"), "{:?}", collected.failed);
 }
+
+#[test]
+fn failures_of_the_whole_sweep_are_noted_too() {
+    let alone = Alone { config: small(), ..Alone::new() };
+    let fake = Fake { fails: Some("dpo-none-clean-s1"), panics: Some("dpo-none-clean-s2"), ..Fake::default() };
+    let outcome = alone.sweep().run(&fake, &Silent).unwrap();
+    let collected = alone.sweep().collect(&Silent).unwrap();
+    assert_eq!(collected.failed["dpo-none-clean-s1"], "failed: diverged at step 3");
+    assert!(collected.failed["dpo-none-clean-s2"].contains("internal error"), "{:?}", collected.failed);
+    assert_eq!((collected.failed.len(), collected.missing.len()), (2, 0));
+    assert_eq!(collected.outcome.results, outcome.results);
+    // Data that cannot be prepared, and a run that the user stopped.
+    let alone = Alone { config: small(), ..Alone::new() };
+    alone.sweep().run(&Fake { fails: Some("data"), ..Fake::default() }, &Silent).unwrap();
+    let collected = alone.sweep().collect(&Silent).unwrap();
+    assert_eq!(collected.failed["dpo-none-uniform-0.2-s1"], "failed: prepare: no data");
+    let alone = Alone::new();
+    alone.sweep().run(&Stops { step: Kept::new(3), kept: Kept::new(0) }, &Silent).unwrap();
+    let stopped = "stopped: interrupted after step 3 of 9; kept";
+    assert_eq!(alone.sweep().collect(&Silent).unwrap().missing["dpo-none-clean-s1"], stopped);
+    assert!(alone.sweep().run(&Fake::default(), &Silent).unwrap().check().is_ok());
+    assert!(!alone.first(CELL_ATTEMPT).exists());
+}
