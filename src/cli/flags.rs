@@ -49,7 +49,7 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
         "--on-bad-row fail|skip",
         "Over real texts: what to do with a row that cannot be read: fail or skip",
     ),
-    ("prepare.input", "--input PATH...", "Files, folders, or hf://datasets/ORG/NAME[@rev]/file"),
+    ("prepare.input", "--input PATH...", "Files, folders, or hf://datasets/ORG/NAME[@rev][/file]"),
     (
         "prepare.ingest.format",
         "--format NAME",

@@ -1,6 +1,7 @@
 //! The inputs that the user named -> files, in an order that does not depend on how they were named; and what
 //! the names of files tell: a source tag, and the split where the data were split before.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::artifact::{self, name_of};
@@ -36,7 +37,8 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
     let mut inputs = Vec::new();
     for name in names {
         if name.starts_with("hf://") {
-            inputs.extend(Hub::from_env().fetch_dataset(name, progress)?.into_iter().map(from_hub));
+            let files = Hub::from_env().fetch_dataset(name, &|listed| data_files_of(name, listed), progress)?;
+            inputs.extend(files.into_iter().map(from_hub));
             continue;
         }
         let path = PathBuf::from(name);
@@ -53,7 +55,7 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
         }
     }
     inputs.sort();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     inputs.retain(|input| seen.insert(input.path.canonicalize().unwrap_or_else(|_| input.path.clone())));
     Ok(inputs)
 }
@@ -112,13 +114,62 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
         // A pipe can be read only once, and reading it waits for its writer.
         return Err(refused(path, "not a regular file", "write the rows to a file first"));
     }
-    let forms = "an input is a file, a folder, a pattern, or hf://datasets/ORG/NAME[@rev]/file";
+    let forms = "an input is a file, a folder, a pattern, or hf://datasets/ORG/NAME[@rev][/file]";
     Err(refused(path, "no such file or folder", forms))
 }
 
-/// The data files of a folder by name, or of its `data` folder and the folders of its splits, as the hub and
-/// `datasets` lay them out.
+/// Data files of a folder, and its visible folders, by name.
+type Entries = (Vec<PathBuf>, Vec<PathBuf>);
+
+/// The data files of a folder by name.
 fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    laid_out(folder, &entries)?.map_err(|with_data| {
+        let below: Vec<String> = with_data.iter().map(|f| f.display().to_string()).collect();
+        let hint = if below.is_empty() {
+            "text files may be packed as .gz or .zst; name a file to read it whatever its ending".into()
+        } else {
+            format!("there is data in {}; name the folder that is meant", below.join(", "))
+        };
+        refused(folder, "no .jsonl, .json, .csv, .parquet or .arrow file in this folder", &hint)
+    })
+}
+
+/// The data files among all files of a data set on the hub, by the same rule; as an error, what can be named instead.
+fn data_files_of(address: &str, listed: &[String]) -> std::result::Result<Vec<String>, String> {
+    let listed: Vec<&Path> = listed.iter().map(Path::new).collect();
+    let entries = |folder: &Path| {
+        let (mut files, mut folders) = (Vec::new(), BTreeSet::new());
+        for below in listed.iter().filter_map(|path| path.strip_prefix(folder).ok()) {
+            let mut parts = below.components();
+            let Some(first) = parts.next().map(|part| Path::new(part.as_os_str())) else { continue };
+            let name = name_of(first);
+            match parts.next() {
+                _ if name.starts_with('.') => {}
+                Some(_) => drop(folders.insert(folder.join(first))),
+                None if is_data(&name) => files.push(folder.join(first)),
+                None => {}
+            }
+        }
+        Ok((files, folders.into_iter().collect()))
+    };
+    let found = laid_out(Path::new(""), &entries).map_err(|e| e.to_string())?;
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    found.map(|files| files.iter().map(text).collect()).map_err(|with_data| match with_data.first() {
+        Some(first) => {
+            let all: Vec<String> = with_data.iter().map(text).collect();
+            let address = address.trim_end_matches('/');
+            format!("there is data in {}; name the files that are meant: {address}/{}/*", all.join(", "), text(first))
+        }
+        None => format!("name the files that are meant: {}/PATTERN", address.trim_end_matches('/')),
+    })
+}
+
+/// The data files of a folder, or else of its `data` folder and the folders of its splits, as the hub and `datasets`
+/// lay them out; as an error, the folders that do hold data.
+fn laid_out(
+    folder: &Path,
+    entries: &dyn Fn(&Path) -> Result<Entries>,
+) -> Result<std::result::Result<Vec<PathBuf>, Vec<PathBuf>>> {
     let (mut files, folders) = entries(folder)?;
     if files.is_empty() {
         for below in folders.iter().filter(|f| is_layout(&name_of(f))) {
@@ -131,21 +182,15 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
-        let with_data = folders.iter().filter(|f| entries(f).is_ok_and(|(files, _)| !files.is_empty()));
-        let below: Vec<String> = with_data.map(|f| f.display().to_string()).collect();
-        let hint = if below.is_empty() {
-            "text files may be packed as .gz or .zst; name a file to read it whatever its ending".into()
-        } else {
-            format!("there is data in {}; name the folder that is meant", below.join(", "))
-        };
-        return Err(refused(folder, "no .jsonl, .json, .csv, .parquet or .arrow file in this folder", &hint));
+        let with_data = |f: &PathBuf| entries(f).is_ok_and(|(files, _)| !files.is_empty());
+        return Ok(Err(folders.into_iter().filter(with_data).collect()));
     }
     files.sort();
-    Ok(files)
+    Ok(Ok(files))
 }
 
 /// Data files and visible folders of a folder, by name.
-fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+fn entries(folder: &Path) -> Result<Entries> {
     let (mut files, mut folders) = (Vec::new(), Vec::new());
     for path in artifact::entries(folder)? {
         let name = name_of(&path);
@@ -328,6 +373,20 @@ mod tests {
         assert_eq!(found(&mixed, "").unwrap(), mixed[..5]);
         let error = found(&["raw/a.jsonl", "clean/b.jsonl"], "").unwrap_err();
         assert!(error.contains("/clean, ") && error.contains("/raw; name the folder that is meant"), "{error}");
+    }
+
+    #[test]
+    fn a_data_set_on_the_hub_is_read_by_the_same_rule() {
+        let of = |files: &[&str]| {
+            data_files_of("hf://datasets/o/n/", &files.iter().map(|f| f.to_string()).collect::<Vec<_>>())
+        };
+        let top = ["README.md", ".gitattributes", "b.jsonl", "a.jsonl", "old/c.jsonl", "dataset_infos.json"];
+        assert_eq!(of(&top).unwrap(), ["a.jsonl", "b.jsonl"]);
+        let splits = ["README.md", "data/train-00000-of-00001.parquet", "data/test/0.parquet", "data/raw/0.parquet"];
+        assert_eq!(of(&splits).unwrap(), ["data/test/0.parquet", "data/train-00000-of-00001.parquet"]);
+        let error = of(&["README.md", "clean/b.parquet", "raw/a.parquet", "code/run.py"]).unwrap_err();
+        assert!(error.contains("data in clean, raw;") && error.contains("hf://datasets/o/n/clean/*"), "{error}");
+        assert!(of(&["README.md", "x.bin"]).unwrap_err().contains("hf://datasets/o/n/PATTERN"));
     }
 
     #[test]

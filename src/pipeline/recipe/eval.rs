@@ -71,7 +71,7 @@ settings! {
         /// Tasks.
         pub task: Vec<EvalTask> = Vec::new();
         /// Data of the tasks, in their order; or one for all tasks, or several for one: a file, a folder, or
-        /// `hf://datasets/ORG/NAME[@rev]/file`; for `preference` a prepared folder, or files of pairs. `NAME=PATH` names the
+        /// `hf://datasets/ORG/NAME[@rev][/file]`; for `preference` a prepared folder, or files of pairs. `NAME=PATH` names the
         /// set in the results.
         pub data: Vec<PathText> = Vec::new();
         /// Items of each task, from the first on; 0 = all.
