@@ -92,6 +92,35 @@ fn all_faults_are_told_at_once() {
     assert_eq!(sandbox.files(""), ["r.toml"], "a refused configuration writes nothing");
 }
 
+/// The baseline of a recipe with codes is the recipe with `--latent none`: what the file sets for codes is left out, and
+/// told. What the command line sets for codes is a fault all the same.
+#[test]
+fn a_recipe_of_codes_gives_its_baseline() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    let recipe = "[train]\ndata = \"data\"\nmodel = \"tiny:16x1\"\nmax_steps = 1\nsave_model = false\n\
+        [train.head]\ncache = \"states\"\n[train.lpc]\npreset = \"paper\"\ncodes = 32\nkl_weight = 0.5\ng = \"linear\"\n";
+    sandbox.write("r.toml", recipe);
+    for chosen in ["--latent none", "--set train.lpc.latent=none"] {
+        let output = sandbox.ok(&format!("train --config r.toml --out {} {chosen}", chosen.len()));
+        let note = "left out of r.toml, without effect with latent \"none\": \
+            train.lpc.codes, train.lpc.kl_weight, train.head.cache\n";
+        assert!(output.stderr.contains(note), "{}", output.stderr);
+        let config = sandbox.text(&format!("{}/config.toml", chosen.len()));
+        assert!(config.contains("latent = \"none\"") && !config.contains("codes = 32"), "{config}");
+    }
+    let error = sandbox.ends(2, "train --config r.toml --out c --latent none --codes 8 --quiet").stderr;
+    assert_eq!(
+        error, "error: flag --codes: train.lpc.codes: has no effect with latent \"none\": leave it out\n",
+        "what the file sets is no fault beside it"
+    );
+    // A file that chooses no latent itself is at fault in what it sets beside.
+    sandbox.write("n.toml", &recipe.replace("preset =", "latent = \"none\"\npreset ="));
+    let error = sandbox.ends(2, "train --config n.toml --out d").stderr;
+    assert!(error.contains("train.lpc.codes: has no effect with latent \"none\": leave it out"), "{error}");
+    assert!(!sandbox.exists("c") && !sandbox.exists("d"));
+}
+
 #[test]
 fn settings_without_effect_are_faults() {
     let sandbox = Sandbox::new();
@@ -100,7 +129,7 @@ fn settings_without_effect_are_faults() {
     insta::assert_snapshot!(sandbox.ends(2, line).stderr, @r#"
     error: 2 faults in the configuration
       train.objective.label_smoothing: has no effect with objective "dpo"; use cdpo, rdpo or mix
-      flag --codes: train.lpc.codes: has no effect with latent "none"
+      flag --codes: train.lpc.codes: has no effect with latent "none": leave it out
     "#);
     for (settings, said) in [
         ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn a latent from"),
