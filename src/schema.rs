@@ -159,6 +159,10 @@ pub mod fact {
     pub const IDENTITY: &str = "identity";
     /// The value that is hashed for [`IDENTITY`].
     pub const IDENTITY_OF: &str = "identity_of";
+    /// Its key of the hash of the weights that training started from.
+    pub const WEIGHTS: &str = "weights";
+    /// Working directory of the command, to which relative paths of its settings belong.
+    pub const DIRECTORY: &str = "directory";
 }
 
 /// Files of a run folder.

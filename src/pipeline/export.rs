@@ -117,7 +117,7 @@ fn merged(config: &ExportConfig, model: &Path, loaded: Loaded, manifest: &Manife
         ExportType::F32 => DType::F32,
         ExportType::Bf16 => DType::BF16,
         ExportType::F16 => DType::F16,
-        ExportType::Base => base_kind(model, manifest)?,
+        ExportType::Base => base_kind(&config.run, model, manifest)?,
     };
     let weights: Vec<(String, Tensor)> =
         loaded.params.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
@@ -125,10 +125,12 @@ fn merged(config: &ExportConfig, model: &Path, loaded: Loaded, manifest: &Manife
 }
 
 /// The type of the weights that training started from.
-fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
+fn base_kind(run: &str, model: &Path, manifest: &Manifest) -> Result<DType> {
     let source = match below(model)? {
         Some(base) => base,
-        None => ModelSource::resolve(manifest.config["model"].as_str().unwrap_or_default())?,
+        None => ModelSource::resolve(
+            &manifest.located(Path::new(run), manifest.config["model"].as_str().unwrap_or_default()),
+        )?,
     };
     match source {
         ModelSource::Folder(folder) if peft::is_adapter(&folder) => match peft::base_source(&folder)? {

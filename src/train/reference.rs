@@ -14,6 +14,7 @@ use super::ranks::ALONE;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
+use crate::model::{LlamaConfig, Params};
 use crate::nn::Real;
 use crate::policy::Policy;
 use crate::progress::Progress;
@@ -125,9 +126,17 @@ fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
 /// # Errors
 /// [`Error::Tensor`].
 pub fn fingerprint<T: Real>(policy: &Policy<T>) -> Result<String> {
+    fingerprint_of::<T>(&policy.decoder.config, &policy.params)
+}
+
+/// [`fingerprint`] of a model that is no policy yet.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn fingerprint_of<T: Real>(config: &LlamaConfig, params: &Params) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 3 model");
-    hasher.update(crate::manifest::hash_json(&serde_json::to_value(&policy.decoder.config)?)?.as_bytes());
-    crate::weights::fingerprint::hash_weights::<T>(policy.params.starting(), &mut hasher)?;
+    hasher.update(crate::manifest::hash_json(&serde_json::to_value(config)?)?.as_bytes());
+    crate::weights::fingerprint::hash_weights::<T>(params.starting(), &mut hasher)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

@@ -39,7 +39,7 @@ pub struct Compared {
 
 /// Evaluates the task.
 pub fn run(work: &Work<'_>) -> Result<Found> {
-    let reference = if work.config.reward == Reward::Implicit { reference(work)? } else { String::new() };
+    let reference = if work.config.reward == Reward::Implicit { Some(reference(work)?) } else { None };
     let (compared, n_data, left_out) = match work.task {
         EvalTask::Rewardbench => rankings::given(work)?,
         _ => pairs(work)?,
@@ -58,7 +58,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         compared.iter().map(|c| work.loaded.policy.prompt_latent(&c.tokens.context)).collect::<Result<Vec<_>>>()?;
     let title = format!("evaluating {}", work.name);
     let logps = scored(work, &title, work.loaded, &compared, &latents)?;
-    let (rewards, reward) = rewarded(work, &reference, &compared, logps)?;
+    let (rewards, reward) = rewarded(work, reference.as_ref(), &compared, logps)?;
     let items = items(work, &compared, &rewards, &latents);
     let groups = groups(work.task, &items);
     let mut metrics: Vec<Metric> = [ACC, TIES_ACC]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Sandbox, columns, flags, lists, numbers, texts};
+use crate::support::{PROGRAM, Sandbox, columns, flags, lists, numbers, texts};
 
 /// A run with codes in `run`, over the corpus of `data`, trained from `sft/model`.
 fn trained() -> Sandbox {
@@ -128,6 +128,55 @@ fn preference_accuracy_is_that_of_the_run() {
         told["results"]["preference"].as_object_mut().expect("metrics").remove("seconds");
     }
     assert_eq!(own["results"], raw["results"]);
+}
+
+/// The reference of a run is the model that it started from, wherever the command is given, and nothing else.
+#[test]
+fn the_reference_of_a_run_is_found_and_checked() {
+    let sandbox = trained();
+    let eval = "eval --task preference --json --quiet";
+    let here = sandbox.ok(&format!("{eval} --model run --data data")).json();
+    std::fs::create_dir_all(sandbox.path("elsewhere/sft")).expect("a folder");
+    let from_elsewhere = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut command = sandbox.command(PROGRAM, &words);
+        command.current_dir(sandbox.path("elsewhere"));
+        sandbox.finish(command)
+    };
+    let there = from_elsewhere(&format!("{eval} --model ../run --data ../data"));
+    assert_eq!(there.code, 0, "{}", there.stderr);
+    let (here, there) = (&here["results"]["preference"], &there.json()["results"]["preference"]);
+    for key in ["acc", "n", "by_source", "reward"] {
+        assert_eq!(here[key], there[key], "{key}");
+    }
+    // The data of a run are found too: its report tells texts of the pairs, its audit trains on them.
+    let report = from_elsewhere("report ../run --json --quiet").json();
+    assert!(report["prepared"]["found"].as_u64().is_some_and(|found| found > 0), "{}", report["prepared"]);
+    let audit = "audit --run ../run --out audit --folds 2 --set audit.repeats=1 --quiet";
+    let audited = from_elsewhere(audit);
+    assert_eq!(audited.code, 0, "{}", audited.stderr);
+    // A run that trained a head of its own started from the same weights in another form.
+    sandbox.ok("train --data data --model sft/model --tune head --latent none --max-steps 2 --out head --quiet");
+    sandbox.ok(&format!("{eval} --model head --data data --limit 2"));
+
+    // A model with the same name and other weights.
+    sandbox.ok("train --data data --model tiny:32x1 --objective sft --max-steps 1 --lr 3e-3 --out other --quiet");
+    let model = |name: &str| sandbox.path(name);
+    std::fs::rename(model("sft/model"), model("sft/kept")).expect("moved");
+    std::fs::rename(model("other/model"), model("sft/model")).expect("moved");
+    let refused = sandbox.ends(3, &format!("{eval} --model run --data data"));
+    let said = "error: sft/model: is not the reference of run run: it has other weights than the model that the run started from";
+    assert!(refused.stderr.starts_with(said), "{}", refused.stderr);
+    sandbox.ok(&format!("{eval} --model run --data data --reference sft/model"));
+
+    // A model with another tokenizer reads other texts in the same ids.
+    let swap = |text: &str| text.replace("\"e\":", "\"@@\":").replace("\"a\":", "\"e\":").replace("\"@@\":", "\"a\":");
+    let changed = swap(&sandbox.text("sft/kept/tokenizer.json"));
+    assert_ne!(changed, sandbox.text("sft/kept/tokenizer.json"));
+    sandbox.write("sft/kept/tokenizer.json", changed);
+    let refused = sandbox.ends(3, &format!("{eval} --model run --data data --reference sft/kept"));
+    let said = "error: sft/kept: has another tokenizer than the model that is evaluated: token ";
+    assert!(refused.stderr.starts_with(said), "{}", refused.stderr);
 }
 
 #[test]
