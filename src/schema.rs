@@ -426,6 +426,8 @@ pub mod eval {
     pub const TASK: &str = "task";
     /// The item's place in the data, from 0.
     pub const ITEM: &str = "item";
+    /// What pairs the item with one of another evaluation: its id, or a hash of its texts where it has none.
+    pub const KEY: &str = "key";
     /// Log-probability (or reward) of each choice, nats.
     pub const SCORES: &str = "scores";
     /// Whether each choice is right.
@@ -434,6 +436,8 @@ pub mod eval {
     pub const CHOSEN: &str = "chosen_choice";
     /// The model's text, in tasks that generate.
     pub const OUTPUT: &str = "output";
+    /// Fact of the manifest: fingerprint of the reference of the implicit reward.
+    pub const REFERENCE: &str = "reference";
 }
 
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.

@@ -23,7 +23,10 @@ const NO_DATA: [&str; 5] =
 
 /// Names of files and folders with the training split, and with held-out ones.
 const TRAIN: [&str; 2] = ["train", "training"];
-const HELD_OUT: [&str; 9] = ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout"];
+const TEST: [&str; 3] = ["test", "testing", "heldout"];
+const VALIDATION: [&str; 6] = ["validation", "valid", "val", "dev", "eval", "evaluation"];
+/// What [`split_name`] calls them.
+pub const VALIDATION_SPLIT: &str = "validation";
 
 /// Beginnings of the names of numbered parts.
 const PART: [&str; 4] = ["", "part", "shard", "chunk"];
@@ -304,18 +307,24 @@ fn without_ending(name: &str) -> Option<&str> {
     cut(name, &BINARY_ENDINGS).map(|end| &name[..end])
 }
 
-/// The split that a file's name tells, or else the name of its folder.
-fn split_of(path: &Path) -> Option<&'static str> {
+/// The split that a file's name tells, or else the name of its folder: one of [`SPLITS`], or [`VALIDATION_SPLIT`].
+pub fn split_name(path: &Path) -> Option<&'static str> {
     let name = base(path).to_lowercase();
     let words = || name.split(|c: char| !c.is_ascii_alphanumeric());
     let own = words().next().and_then(split_of_word).or_else(|| words().next_back().and_then(split_of_word));
     own.or_else(|| split_of_word(&name_of(path.parent()?).to_lowercase()))
 }
 
+/// The same, where all that is held out is the test split.
+fn split_of(path: &Path) -> Option<&'static str> {
+    split_name(path).map(|name| if name == VALIDATION_SPLIT { SPLITS[1] } else { name })
+}
+
 fn split_of_word(word: &str) -> Option<&'static str> {
     match word {
         word if TRAIN.contains(&word) => Some(SPLITS[0]),
-        word if HELD_OUT.contains(&word) => Some(SPLITS[1]),
+        word if TEST.contains(&word) => Some(SPLITS[1]),
+        word if VALIDATION.contains(&word) => Some(VALIDATION_SPLIT),
         _ => None,
     }
 }
