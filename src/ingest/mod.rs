@@ -30,6 +30,7 @@ mod written;
 pub use config::{IngestConfig, Limits, OnBadRow, OnWrongTens, Score};
 pub use files::Packing;
 pub use layouts::Format;
+pub use names::UNREAD_COLUMNS;
 
 /// Hint where no layout knows the columns.
 const NAME_COLUMNS: &str = "say what the columns are, for example --columns prompt=question";
