@@ -288,10 +288,7 @@ fn work(cli: &Cli, recipe: &Recipe, left_out: Option<String>, printer: &Printer)
             Some(name) => printer.result(&shipped::find(name)?, |recipe| recipe.text.to_string()),
             None => printer.result(&shipped::all(), |recipes| tables::recipes(recipes)),
         },
-        Command::Completions(a) => {
-            printer.script(&shell::completions(command(), a.shell));
-            Ok(())
-        }
+        Command::Completions(a) => printer.script(&shell::completions(command(), a.shell)),
         Command::Man(a) => printer.result(&shell::manual(command(), &a.dir)?, |pages| {
             format!("{}: {} pages; `man -M {0} lpc-pipe` shows one\n", a.dir.display(), pages.len())
         }),
