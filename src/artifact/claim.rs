@@ -51,6 +51,7 @@ impl Names {
                 run::MODEL,
                 run::POSTERIORS,
                 run::CODES,
+                run::DYNAMICS,
                 run::SUMMARY,
                 prepared::MANIFEST,
                 report::HTML,

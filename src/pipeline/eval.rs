@@ -210,7 +210,7 @@ fn go_on(progress: &dyn Progress, n: usize) -> bool {
 }
 
 fn stopped() -> Error {
-    Error::run("interrupted; nothing was written")
+    Error::interrupted("interrupted; nothing was written").with_hint("the same command begins anew")
 }
 
 fn since(start: Instant) -> f64 {

@@ -436,3 +436,55 @@ fn a_run_folder_stands_for_the_model_in_it() {
         refused.stderr
     );
 }
+
+/// Where stderr cannot be written the work is done all the same; a result that cannot be written is a failure, unless its
+/// reader has seen enough.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stream_that_takes_nothing_is_told_apart() {
+    let sandbox = Sandbox::new();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let run = |line: &str, stdout: Option<std::fs::File>, stderr: Option<std::fs::File>| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut command = sandbox.command(crate::support::PROGRAM, &words);
+        if let Some(file) = stdout {
+            command.stdout(file);
+        }
+        if let Some(file) = stderr {
+            command.stderr(file);
+        }
+        sandbox.finish(command)
+    };
+    let done = run("synth --out raw --rows 20", None, Some(full()));
+    assert_eq!((done.code, done.stdout.is_empty()), (0, false), "{}", done.stdout);
+    assert_eq!(run("train --data gone --out run", None, Some(full())).code, 3);
+    for line in ["recipes", "recipes smoke", "inspect raw --json", "completions bash"] {
+        let lost = run(line, Some(full()), None);
+        assert_eq!(lost.code, 1, "{line}: {}", lost.stderr);
+        assert!(lost.stderr.starts_with("error: standard output: "), "{line}: {}", lost.stderr);
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = sandbox.command(crate::support::PROGRAM, &["recipes"]);
+    command.stdout(writer);
+    let closed = sandbox.finish(command);
+    assert_eq!((closed.code, closed.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn folders_are_known_by_the_command_that_wrote_them() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    sandbox.ok("train --data data --model tiny:16x1 --objective sft --max-steps 1 --out sft --quiet");
+    sandbox.ok("eval --model sft --task preference --data data --reward sum --out found --quiet");
+    let before = sandbox.files("found");
+    for folder in ["found", "data", "raw"] {
+        let refused = sandbox.ends(3, &format!("report {folder}"));
+        assert!(refused.stderr.contains(": reports are of runs, sweeps and audits"), "{}", refused.stderr);
+    }
+    assert!(sandbox.ends(3, "report found").stderr.starts_with("error: found: written by `eval`"));
+    assert_eq!(sandbox.files("found"), before);
+    for (folder, kind) in [("found", "evaluation folder"), ("data", "prepared folder"), ("sft", "run folder")] {
+        assert_eq!(sandbox.ok(&format!("inspect {folder} --json")).json()["kind"], kind);
+    }
+}
