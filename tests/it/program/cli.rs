@@ -115,7 +115,7 @@ fn a_recipe_of_codes_gives_its_baseline() {
         "what the file sets is no fault beside it"
     );
     // A file that chooses no latent itself is at fault in what it sets beside.
-    sandbox.write("n.toml", &recipe.replace("preset =", "latent = \"none\"\npreset ="));
+    sandbox.write("n.toml", recipe.replace("preset =", "latent = \"none\"\npreset ="));
     let error = sandbox.ends(2, "train --config n.toml --out d").stderr;
     assert!(error.contains("train.lpc.codes: has no effect with latent \"none\": leave it out"), "{error}");
     assert!(!sandbox.exists("c") && !sandbox.exists("d"));
