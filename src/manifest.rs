@@ -1,7 +1,7 @@
 //! The manifest of a folder: command, settings, inputs and outputs, enough to repeat the work.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +93,24 @@ impl Manifest {
     pub fn output(&mut self, folder: &Path, name: &str, rows: Option<u64>) -> Result<()> {
         self.outputs.push(artifact::digest(folder, folder.join(name), rows)?);
         Ok(())
+    }
+
+    /// Where a file or folder is that the settings name, wherever the command that reads them is given. A relative path
+    /// belongs to the working directory of the command that wrote `folder` (fact [`DIRECTORY`]), or else to the folder
+    /// from which the settings' own `out` leads to `folder`: a tree that was moved keeps that. What is at neither place
+    /// stays as it is, a hub id or a path from here.
+    ///
+    /// [`DIRECTORY`]: crate::schema::fact::DIRECTORY
+    pub fn located(&self, folder: &Path, name: &str) -> String {
+        if name.is_empty() || Path::new(name).is_absolute() {
+            return name.to_string();
+        }
+        let recorded = self.facts.get(crate::schema::fact::DIRECTORY).and_then(|path| path.as_str()).map(PathBuf::from);
+        let by_out = self.config["out"].as_str().and_then(|out| without_end(folder, Path::new(out)));
+        match recorded.into_iter().chain(by_out).map(|above| above.join(name)).find(|path| path.exists()) {
+            Some(path) if path.canonicalize().ok() != Path::new(name).canonicalize().ok() => path.display().to_string(),
+            _ => name.to_string(),
+        }
     }
 
     /// The token files of a prepared folder.
@@ -187,6 +205,15 @@ pub fn by_dotted_key(key: &str, value: &serde_json::Value, out: &mut BTreeMap<St
     }
 }
 
+/// The folder from which a relative path leads to `folder`; none where no folder can be told.
+fn without_end(folder: &Path, end: &Path) -> Option<PathBuf> {
+    let folder = folder.canonicalize().ok()?;
+    let parts: Vec<Component<'_>> = end.components().filter(|part| *part != Component::CurDir).collect();
+    let named = !parts.is_empty() && parts.iter().all(|part| matches!(part, Component::Normal(_)));
+    let end: PathBuf = parts.iter().collect();
+    (named && folder.ends_with(&end)).then(|| folder.ancestors().nth(parts.len()).map(Path::to_path_buf))?
+}
+
 /// Whether a path, as manifests write it, lies below their folder.
 fn is_below(path: &str) -> bool {
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);
@@ -195,4 +222,31 @@ fn is_below(path: &str) -> bool {
 
 fn now() -> String {
     time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_the_settings_are_found_from_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+        for folder in ["old/model", "moved/model", "moved/runs/a"] {
+            std::fs::create_dir_all(at(folder)).unwrap();
+        }
+        let mut manifest = Manifest { config: serde_json::json!({"out": "./runs/a"}), ..Manifest::default() };
+        let located = |manifest: &Manifest, name: &str| manifest.located(&at("moved/runs/a"), name);
+        let text = |path: PathBuf| path.display().to_string();
+        assert_eq!(located(&manifest, "model"), text(at("moved/model")), "by the end of the folder's own path");
+        manifest.fact(crate::schema::fact::DIRECTORY, at("old")).unwrap();
+        assert_eq!(located(&manifest, "model"), text(at("old/model")), "where the command was given");
+        manifest.fact(crate::schema::fact::DIRECTORY, at("gone")).unwrap();
+        assert_eq!(located(&manifest, "model"), text(at("moved/model")));
+        for name in ["org/name", "", "/abs/model"] {
+            assert_eq!(located(&manifest, name), name);
+        }
+        manifest.config = serde_json::json!({"out": "../a"});
+        assert_eq!(located(&manifest, "model"), "model");
+    }
 }

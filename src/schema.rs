@@ -161,6 +161,10 @@ pub mod fact {
     pub const IDENTITY: &str = "identity";
     /// The value that is hashed for [`IDENTITY`].
     pub const IDENTITY_OF: &str = "identity_of";
+    /// Its key of the hash of the weights that training started from.
+    pub const WEIGHTS: &str = "weights";
+    /// Working directory of the command, to which relative paths of its settings belong.
+    pub const DIRECTORY: &str = "directory";
 }
 
 /// Files of a run folder.
@@ -424,6 +428,8 @@ pub mod eval {
     pub const TASK: &str = "task";
     /// The item's place in the data, from 0.
     pub const ITEM: &str = "item";
+    /// What pairs the item with one of another evaluation: its id, or a hash of its texts where it has none.
+    pub const KEY: &str = "key";
     /// Log-probability (or reward) of each choice, nats.
     pub const SCORES: &str = "scores";
     /// Whether each choice is right.
@@ -432,6 +438,8 @@ pub mod eval {
     pub const CHOSEN: &str = "chosen_choice";
     /// The model's text, in tasks that generate.
     pub const OUTPUT: &str = "output";
+    /// Fact of the manifest: fingerprint of the reference of the implicit reward.
+    pub const REFERENCE: &str = "reference";
 }
 
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.

@@ -49,7 +49,7 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
         "--on-bad-row fail|skip",
         "Over real texts: what to do with a row that cannot be read: fail or skip",
     ),
-    ("prepare.input", "--input PATH...", "Files, folders, or hf://datasets/ORG/NAME[@rev]/file"),
+    ("prepare.input", "--input PATH...", "Files, folders, or hf://datasets/ORG/NAME[@rev][/file]"),
     (
         "prepare.ingest.format",
         "--format NAME",
@@ -238,7 +238,11 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
         "--reference MODEL",
         "Reference of the implicit reward; else the model that the run was trained from",
     ),
-    ("eval.split", "--split train|test", "For preference: split of a prepared folder [default: test]"),
+    (
+        "eval.split",
+        "--split train|test",
+        "For preference: split of a prepared folder, or of files named after splits [default: test]",
+    ),
     ("eval.against", "--against DIR", "An earlier evaluation of another model: tells the paired differences"),
     ("eval.precision", "--precision f32|bf16", "Operands of the products with weights"),
     ("export.run", "--run DIR", "Run folder"),

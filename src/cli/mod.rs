@@ -3,6 +3,8 @@
 mod args;
 mod bar;
 mod flags;
+#[cfg(test)]
+mod heads;
 mod lines;
 mod memory;
 mod output;
@@ -13,7 +15,8 @@ mod shell;
 mod tables;
 mod warning;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -108,14 +111,7 @@ fn command() -> clap::Command {
 /// scheduler's behalf and to be run again.
 pub fn main() -> ExitCode {
     memory::keep_freed_blocks();
-    let matches = command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    // Flags of all commands are known to the parts of a command too.
-    let mut innermost = matches.subcommand().map(|(_, matches)| matches);
-    while let Some((_, inner)) = innermost.and_then(|matches| matches.subcommand()) {
-        innermost = Some(inner);
-    }
-    let flags = innermost.map(flags::given).unwrap_or_default();
+    let (cli, flags) = parsed(std::env::args_os()).unwrap_or_else(|error| error.exit());
     // Of several processes only the first prints.
     let printer = Printer::new(cli.global.json, ranks::launched_rank() > 0);
     match run(&cli, &flags, &printer) {
@@ -130,7 +126,25 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The words of a command line: arguments, and the flags of settings that were given.
+fn parsed(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<(Cli, Vec<Flag>), clap::Error> {
+    let matches = command().try_get_matches_from(words)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    // Flags of all commands are known to the parts of a command too.
+    let mut innermost = matches.subcommand().map(|(_, matches)| matches);
+    while let Some((_, inner)) = innermost.and_then(|matches| matches.subcommand()) {
+        innermost = Some(inner);
+    }
+    Ok((cli, innermost.map(flags::given).unwrap_or_default()))
+}
+
 fn run(cli: &Cli, flags: &[Flag], printer: &Printer) -> Result<()> {
+    let (recipe, left_out) = resolved(cli, flags)?;
+    work(cli, &recipe, left_out, printer).map_err(|error| flags::named(error, flags))
+}
+
+/// All settings of a command, and a note where some of the recipe file are left out.
+fn resolved(cli: &Cli, flags: &[Flag]) -> Result<(Recipe, Option<String>)> {
     let planned = match &cli.command {
         Command::NoiseSweep(args::NoiseSweep { part: Some(part), .. }) => Some(part.out().join(schema::run::CONFIG)),
         _ => None,
@@ -155,7 +169,12 @@ fn run(cli: &Cli, flags: &[Flag], printer: &Printer) -> Result<()> {
         // Where the folder is now, wherever it was begun.
         recipe.sweep.out = part.out().display().to_string();
     }
-    work(cli, &recipe, printer).map_err(|error| flags::named(error, flags))
+    let left_out = if let Command::Train(_) = &cli.command {
+        idle_left_out(&mut recipe, config, &cli.global.set, flags)
+    } else {
+        None
+    };
+    Ok((recipe, left_out))
 }
 
 /// The fault of `--seed` with a command on which it has no effect. A recipe's seed is for all of its commands.
@@ -170,7 +189,19 @@ fn idle_seed(command: &Command) -> Option<Fault> {
     }
 }
 
-fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
+/// Leaves out what a recipe file sets for codes where the command line chooses to have none, and says so. What the
+/// command line itself sets stays, and is a fault.
+fn idle_left_out(recipe: &mut Recipe, file: Option<&Path>, sets: &[String], flags: &[Flag]) -> Option<String> {
+    let chosen = |key: &str| settings::on_command_line(sets, flags, key);
+    let without = chosen("train.lpc.latent").is_some_and(|latent| latent.as_str() == Some("none"));
+    let file = file.filter(|_| without)?;
+    let (train, keys) = recipe.train.without_idle_latent(&|key| chosen(key).is_some());
+    recipe.train = train;
+    let file = file.display();
+    (!keys.is_empty()).then(|| format!("left out of {file}, without effect with latent \"none\": {}", keys.join(", ")))
+}
+
+fn work(cli: &Cli, recipe: &Recipe, left_out: Option<String>, printer: &Printer) -> Result<()> {
     let global = &cli.global;
     if recipe.threads > 0 {
         // Fails only where a pool exists already, which is then used.
@@ -185,6 +216,9 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
     };
     let terminal = Terminal::new(global.quiet || !ranks.first());
     let seed = Seed(recipe.seed);
+    if let Some(note) = &left_out {
+        terminal.note(note);
+    }
     match &cli.command {
         Command::Demo => {
             terminal.catch_interrupts();
@@ -269,10 +303,7 @@ fn work(cli: &Cli, recipe: &Recipe, printer: &Printer) -> Result<()> {
             Some(name) => printer.result(&shipped::find(name)?, |recipe| recipe.text.to_string()),
             None => printer.result(&shipped::all(), |recipes| tables::recipes(recipes)),
         },
-        Command::Completions(a) => {
-            printer.script(&shell::completions(command(), a.shell));
-            Ok(())
-        }
+        Command::Completions(a) => printer.script(&shell::completions(command(), a.shell)),
         Command::Man(a) => printer.result(&shell::manual(command(), &a.dir)?, |pages| {
             format!("{}: {} pages; `man -M {0} lpc-pipe` shows one\n", a.dir.display(), pages.len())
         }),

@@ -17,6 +17,23 @@ use crate::error::{Error, Result};
 use crate::progress::{PartState, Progress, StepPart};
 use crate::report::visible_lines as safe;
 
+/// A line on stderr. Where it cannot be written there is nobody to tell, and the work goes on.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Writes to stdout. A reader that has seen enough closes the pipe, as `head` does: that is no failure.
+///
+/// # Errors
+/// [`Error::Io`] where what was printed is lost.
+fn print(text: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
+        _ => Ok(()),
+    }
+}
+
 /// Prints results and errors.
 #[derive(Debug)]
 pub struct Printer {
@@ -35,22 +52,21 @@ impl Printer {
     /// The command's result, on stdout.
     ///
     /// # Errors
-    /// [`Error::Json`]; a closed pipe is no error.
+    /// [`Error::Json`]; [`Error::Io`] where it cannot be written. A closed pipe is no error.
     pub fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         if self.muted {
             return Ok(());
         }
         let text = if self.json { serde_json::to_string(value)? + "\n" } else { safe(&text(value)) };
-        // `lpc-pipe inspect X | head` closes the pipe early; that is no failure.
-        let _ = std::io::stdout().lock().write_all(text.as_bytes());
-        Ok(())
+        print(text.as_bytes())
     }
 
     /// A text for another program, on stdout, byte for byte.
-    pub fn script(&self, text: &[u8]) {
-        if !self.muted {
-            let _ = std::io::stdout().lock().write_all(text);
-        }
+    ///
+    /// # Errors
+    /// As [`Printer::result`].
+    pub fn script(&self, text: &[u8]) -> Result<()> {
+        if self.muted { Ok(()) } else { print(text) }
     }
 
     /// An error, on stderr: message, blank line, hint.
@@ -58,9 +74,9 @@ impl Printer {
         if self.muted {
             return;
         }
-        eprintln!("error: {}", safe(&error.to_string()));
+        say(&format!("error: {}", safe(&error.to_string())));
         if let Some(hint) = error.hint() {
-            eprintln!("\nhint: {}", safe(hint));
+            say(&format!("\nhint: {}", safe(hint)));
         }
     }
 }
@@ -117,7 +133,7 @@ impl Terminal {
             None => {
                 asked = Some(Instant::now());
                 INTERRUPTED.store(true, Ordering::SeqCst);
-                eprintln!("stopping after this step; once more to stop at once");
+                say("stopping after this step; once more to stop at once");
             }
         });
     }
@@ -132,7 +148,7 @@ impl Terminal {
         let text = safe(text);
         self.with(|shown| match &shown.bar {
             Some(bar) => bar.println(&text),
-            None => eprintln!("{text}"),
+            None => say(&text),
         });
     }
 }
@@ -150,7 +166,7 @@ impl Progress for Terminal {
     fn begin(&self, step: &str, total: Option<u64>) {
         self.with(|shown| {
             if !self.bars {
-                eprintln!("{step} ...");
+                say(&format!("{step} ..."));
                 shown.lines = Some(Lines::new(step, total));
                 return;
             }
@@ -169,7 +185,7 @@ impl Progress for Terminal {
                 bar.inc(n);
             }
             if let Some(line) = shown.lines.as_mut().and_then(|lines| lines.advance(n, Instant::now())) {
-                eprintln!("{}", safe(&line));
+                say(&safe(&line));
             }
         });
     }
@@ -198,7 +214,7 @@ impl Progress for Terminal {
             }
             shown.parts = None;
             if let Some(line) = shown.lines.take().and_then(|lines| lines.last(Instant::now())) {
-                eprintln!("{}", safe(&line));
+                say(&safe(&line));
             }
         });
     }
@@ -211,7 +227,7 @@ impl Progress for Terminal {
         self.with(|shown| {
             let line = shown.parts.as_mut().and_then(|parts| parts.set(name, state));
             match line {
-                Some(line) if shown.bar.is_none() => eprintln!("{}", safe(&line)),
+                Some(line) if shown.bar.is_none() => say(&safe(&line)),
                 _ => shown.draw_parts(),
             }
         });

@@ -142,12 +142,13 @@ impl Hub {
         Ok(cache.snapshot(commit))
     }
 
-    /// Fetches files of a data set, named `hf://datasets/ORG/NAME[@REVISION]/PATH`, into the cache;
-    /// PATH may hold `*` (within a folder), `**` (across folders) and `?`. Sorted by name.
+    /// Fetches files of a data set, named `hf://datasets/ORG/NAME[@REVISION][/PATH]`, into the cache;
+    /// PATH may hold `*` (within a folder), `**` (across folders) and `?`. Without PATH, `whole` chooses among the names
+    /// of all files. Sorted by name.
     ///
     /// # Errors
     /// As [`Hub::fetch_model`], with [`Error::Data`].
-    pub fn fetch_dataset(&self, url: &str, progress: &dyn Progress) -> Result<Vec<HubFile>> {
+    pub fn fetch_dataset(&self, url: &str, whole: ChooseFiles, progress: &dyn Progress) -> Result<Vec<HubFile>> {
         let fail = |message: String, hint: &str| Error::Data {
             path: url.into(),
             line: None,
@@ -156,19 +157,21 @@ impl Hub {
             hint: (!hint.is_empty()).then(|| hint.to_string()),
         };
         let Some(address) = DatasetAddress::parse(url) else {
-            return Err(fail("cannot be read".into(), "the form is hf://datasets/ORG/NAME[@REVISION]/PATH"));
+            return Err(fail("cannot be read".into(), "the form is hf://datasets/ORG/NAME[@REVISION][/PATH]"));
         };
         let cache = RepoCache::new(&self.cache, "datasets", address.org, address.name);
-        self.dataset(&cache, &address, progress).map_err(|e| self.explain(e, &fail))
+        let wanted = address.pattern.map_or(Wanted::Whole(whole), Wanted::Fitting);
+        self.dataset(&cache, &address, wanted, progress).map_err(|e| self.explain(e, &fail))
     }
 
     fn dataset(
         &self,
         cache: &RepoCache,
         address: &DatasetAddress<'_>,
+        wanted: Wanted<'_>,
         progress: &dyn Progress,
     ) -> Result<Vec<HubFile>, HubError> {
-        let (revision, pattern) = (address.revision.as_str(), address.pattern);
+        let revision = address.revision.as_str();
         let files = |commit: &str, found: Vec<(String, PathBuf)>| -> Vec<HubFile> {
             let file = |(name, path): (String, PathBuf)| HubFile {
                 path,
@@ -177,7 +180,7 @@ impl Hub {
             };
             found.into_iter().map(file).collect()
         };
-        let cached = || cached_files(cache, revision, pattern, progress);
+        let cached = || cached_files(cache, revision, wanted, progress);
         if self.offline {
             return match cached()? {
                 Ok((commit, found)) => Ok(files(&commit, found)),
@@ -185,7 +188,7 @@ impl Hub {
             };
         }
         // A commit never changes: if its files are known and in the cache, the hub need not be asked.
-        let known = !is_pattern(pattern) || cache.listing(revision).is_some();
+        let known = wanted.one().is_some() || cache.listing(revision).is_some();
         if is_commit(revision)
             && known
             && let Ok((commit, found)) = cached()?
@@ -198,10 +201,7 @@ impl Hub {
             Answered::Hub(listing) => listing,
             Answered::Cache((commit, found)) => return Ok(files(&commit, found)),
         };
-        let names = matching(&listing.files, pattern);
-        if names.is_empty() {
-            return Err(nothing_matches(pattern, &listing.files));
-        }
+        let names = wanted.among(&listing.files)?;
         let _lock = cache.lock(progress)?;
         cache.keep_listing(&listing.commit, &listing.files)?;
         let mut found = Vec::with_capacity(names.len());
@@ -272,12 +272,51 @@ fn checked(listing: Listing, revision: &str) -> Result<Listing, HubError> {
     Ok(listing)
 }
 
-/// Names that match, sorted, each once.
-fn matching(files: &[String], pattern: &str) -> Vec<String> {
-    let mut names: Vec<String> = files.iter().filter(|f| matches_glob(pattern, f)).cloned().collect();
-    names.sort();
-    names.dedup();
-    names
+/// Chooses the files of a data set that was named without a path, by the names of all its files; as an error, what the
+/// user can name instead.
+pub type ChooseFiles<'a> = &'a dyn Fn(&[String]) -> Result<Vec<String>, String>;
+
+/// Which files of a data set are wanted.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// Those with this path, or that fit this pattern.
+    Fitting(&'a str),
+    /// Those that are chosen among all.
+    Whole(ChooseFiles<'a>),
+}
+
+impl<'a> Wanted<'a> {
+    /// The name, where one file is wanted.
+    fn one(self) -> Option<&'a str> {
+        match self {
+            Wanted::Fitting(path) if !is_pattern(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The wanted names, sorted, each once; it is an error if there are none.
+    fn among(self, files: &[String]) -> Result<Vec<String>, HubError> {
+        let mut names: Vec<String> = match self {
+            Wanted::Fitting(pattern) => files.iter().filter(|f| matches_glob(pattern, f)).cloned().collect(),
+            Wanted::Whole(choose) => choose(files)
+                .map_err(|hint| HubError::Other("holds no data file where one is looked for".into(), hint))?,
+        };
+        names.sort();
+        names.dedup();
+        match self {
+            Wanted::Fitting(pattern) if names.is_empty() => Err(nothing_matches(pattern, files)),
+            _ => Ok(names),
+        }
+    }
+}
+
+impl std::fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Wanted::Fitting(pattern) => write!(f, "`{pattern}`"),
+            Wanted::Whole(_) => f.write_str("the data set"),
+        }
+    }
 }
 
 fn nothing_matches(pattern: &str, files: &[String]) -> HubError {
@@ -296,25 +335,21 @@ enum Answered<T> {
 /// A commit with names and paths of the files asked for; as an error, the names of those that the cache lacks.
 type Cached = Result<(String, Vec<(String, PathBuf)>), Vec<String>>;
 
-fn cached_files(cache: &RepoCache, revision: &str, pattern: &str, progress: &dyn Progress) -> Result<Cached, HubError> {
+fn cached_files(
+    cache: &RepoCache,
+    revision: &str,
+    wanted: Wanted<'_>,
+    progress: &dyn Progress,
+) -> Result<Cached, HubError> {
     let Some(commit) = cache.commit_of(revision) else { return Ok(Err(Vec::new())) };
-    let names = match cache.listing(&commit) {
-        _ if !is_pattern(pattern) => vec![pattern.to_string()],
-        Some(listed) => {
-            let names = matching(&listed, pattern);
-            if names.is_empty() {
-                return Err(nothing_matches(pattern, &listed));
-            }
-            names
-        }
+    let names = match (wanted.one(), cache.listing(&commit)) {
+        (Some(name), _) => vec![name.to_string()],
+        (None, Some(listed)) => wanted.among(&listed)?,
         // Another program filled the cache: which files it left out is not known.
-        None => {
-            let names = matching(&cache.files(&commit), pattern);
-            if names.is_empty() {
-                return Ok(Err(Vec::new()));
-            }
+        (None, None) => {
+            let Ok(names) = wanted.among(&cache.files(&commit)) else { return Ok(Err(Vec::new())) };
             let here = cache.snapshot(&commit);
-            progress.warn(&format!("{}: the cache may hold only some of the files of `{pattern}`", here.display()));
+            progress.warn(&format!("{}: the cache may hold only some of the files of {wanted}", here.display()));
             names
         }
     };

@@ -5,7 +5,10 @@ use std::path::Path;
 /// The default revision.
 pub const MAIN: &str = "main";
 
-/// `hf://datasets/ORG/NAME[@REVISION]/PATH` in its parts.
+/// Endings that no repository's name has: a name with one is that of a file.
+const FILE_ENDINGS: [&str; 5] = [".gguf", ".safetensors", ".json", ".jsonl", ".parquet"];
+
+/// `hf://datasets/ORG/NAME[@REVISION][/PATH]` in its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetAddress<'a> {
     /// The repository's owner.
@@ -14,8 +17,8 @@ pub struct DatasetAddress<'a> {
     pub name: &'a str,
     /// Branch, tag or commit.
     pub revision: String,
-    /// A file's path, or a pattern of paths.
-    pub pattern: &'a str,
+    /// A file's path, or a pattern of paths; none for the whole data set.
+    pub pattern: Option<&'a str>,
 }
 
 impl<'a> DatasetAddress<'a> {
@@ -23,18 +26,25 @@ impl<'a> DatasetAddress<'a> {
     pub fn parse(url: &'a str) -> Option<DatasetAddress<'a>> {
         let rest = url.strip_prefix("hf://datasets/")?;
         let (org, rest) = rest.split_once('/')?;
-        let (repo, path) = rest.split_once('/')?;
+        // A slash at the end names nothing more.
+        let part = |text: &'a str| match text.split_once('/') {
+            Some((first, "")) => (first, None),
+            Some((first, rest)) => (first, Some(rest)),
+            None => (text, None),
+        };
+        let (repo, path) = part(rest);
         let (name, revision, pattern) = match repo.split_once('@') {
             None => (repo, MAIN.to_string(), path),
             // refs/convert/parquet and refs/pr/7 are revisions with slashes.
             Some((name, "refs")) => {
-                let (kind, rest) = path.split_once('/')?;
-                let (which, path) = rest.split_once('/')?;
+                let (kind, rest) = path?.split_once('/')?;
+                let (which, path) = part(rest);
                 (name, format!("refs/{kind}/{which}"), path)
             }
             Some((name, revision)) => (name, revision.replace("%2F", "/"), path),
         };
-        let good = is_repo_part(org) && is_repo_part(name) && is_safe_name(&revision) && is_safe_name(pattern);
+        let good = is_repo_part(org) && is_repo_part(name) && is_safe_name(&revision);
+        let good = good && pattern.map_or(!FILE_ENDINGS.iter().any(|end| name.ends_with(end)), is_safe_name);
         good.then_some(DatasetAddress { org, name, revision, pattern })
     }
 
@@ -50,7 +60,7 @@ pub fn looks_like_id(name: &str) -> bool {
         return false;
     }
     let id = name.split_once('@').map_or(name, |(id, _)| id);
-    let file = [".gguf", ".safetensors", ".json", ".jsonl", ".parquet"].iter().any(|end| id.ends_with(end));
+    let file = FILE_ENDINGS.iter().any(|end| id.ends_with(end));
     !file && split_id(name).is_some()
 }
 
@@ -135,13 +145,20 @@ mod tests {
     #[test]
     fn addresses_come_apart() {
         let parts = |url| DatasetAddress::parse(url).map(|a| (a.org, a.name, a.revision, a.pattern));
-        let wanted = ("o", "n", "refs/convert/parquet".to_string(), "default/0.parquet");
+        let wanted = ("o", "n", "refs/convert/parquet".to_string(), Some("default/0.parquet"));
         assert_eq!(parts("hf://datasets/o/n@refs/convert/parquet/default/0.parquet"), Some(wanted));
-        assert_eq!(parts("hf://datasets/o/n/d/*.parquet"), Some(("o", "n", "main".into(), "d/*.parquet")));
-        assert_eq!(parts("hf://datasets/o/n@a%2Fb/x"), Some(("o", "n", "a/b".into(), "x")));
+        assert_eq!(parts("hf://datasets/o/n/d/*.parquet"), Some(("o", "n", "main".into(), Some("d/*.parquet"))));
+        assert_eq!(parts("hf://datasets/o/n@a%2Fb/x"), Some(("o", "n", "a/b".into(), Some("x"))));
+        for whole in ["hf://datasets/o/n", "hf://datasets/o/n/"] {
+            assert_eq!(parts(whole), Some(("o", "n", "main".into(), None)), "{whole}");
+        }
+        assert_eq!(parts("hf://datasets/o/n@v1"), Some(("o", "n", "v1".into(), None)));
+        assert_eq!(parts("hf://datasets/o/n@refs/pr/7"), Some(("o", "n", "refs/pr/7".into(), None)));
         for bad in [
-            "hf://datasets/o/n",
-            "hf://datasets/o/n/",
+            "hf://datasets/o",
+            "hf://datasets/o/n.jsonl",
+            "hf://datasets/o/n@",
+            "hf://datasets/o/n@refs/pr",
             "hf://datasets/o/n//x",
             "hf://datasets/o/n/../x",
             "hf://datasets/o/n@../x/y",

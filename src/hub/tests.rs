@@ -84,7 +84,13 @@ fn model(hub: &Hub) -> Result<PathBuf> {
 }
 
 fn dataset(hub: &Hub, rest: &str) -> Result<Vec<HubFile>> {
-    hub.fetch_dataset(&format!("hf://datasets/org/name{rest}"), &Silent)
+    hub.fetch_dataset(&format!("hf://datasets/org/name{rest}"), &parquet, &Silent)
+}
+
+/// The choice of these tests among all files of a data set.
+fn parquet(files: &[String]) -> Result<Vec<String>, String> {
+    let found: Vec<String> = files.iter().filter(|name| name.starts_with("data/train-")).rev().cloned().collect();
+    if found.is_empty() { Err(format!("{} files", files.len())) } else { Ok(found) }
 }
 
 fn says<T: std::fmt::Debug>(result: Result<T>) -> String {
@@ -183,7 +189,7 @@ fn refusals_are_plain() {
     let error = dataset(&at, "/data/train.parquet").unwrap_err();
     assert!(error.to_string().contains("no file matches"), "{error}");
     assert!(error.hint().unwrap().contains("data/train-0.parquet"));
-    for bad in ["/../x", "", "@../x/y", "//x"] {
+    for bad in ["/../x", "@", "@../x/y", "//x"] {
         assert!(says(dataset(&at, bad)).contains("cannot be read"), "{bad}");
     }
 }
@@ -198,8 +204,15 @@ fn data_set_files_by_path_and_pattern() {
     assert_eq!(two[0].commit, COMMIT);
     assert_eq!(contents(&dataset(&hub, "/**/*.parquet").unwrap()), "201");
     assert_eq!(contents(&dataset(&hub, "/**").unwrap()), "r201");
+    // Without a path the files are chosen among all, and a refusal says what else there is.
+    assert_eq!(dataset(&hub, "").unwrap(), two);
+    assert_eq!(dataset(&hub, "@main/").unwrap(), two);
+    let none = |files: &[String]| Err(format!("there are {}", files.join(", ")));
+    let error = hub.fetch_dataset("hf://datasets/org/name", &none, &Silent).unwrap_err();
+    assert!(error.to_string().contains("holds no data file"), "{error}");
+    assert!(error.hint().unwrap().contains("data/sub/train-2.parquet"), "{error:?}");
     // The recorded address gives the same file.
-    assert_eq!(hub.fetch_dataset(&two[1].address, &Silent).unwrap(), two[1..]);
+    assert_eq!(hub.fetch_dataset(&two[1].address, &parquet, &Silent).unwrap(), two[1..]);
 }
 
 #[test]
@@ -228,6 +241,7 @@ fn offline_serves_all_or_says_what_is_missing() {
     let two = dataset(&hub, "/data/*.parquet").unwrap();
     assert_eq!(dataset(&offline, "/data/*.parquet").unwrap(), two);
     assert_eq!(dataset(&offline, &format!("@{COMMIT}/data/*.parquet")).unwrap(), two);
+    assert_eq!(dataset(&offline, "").unwrap(), two);
     // Files that a wider pattern matches and the cache lacks are an error.
     let said = says(dataset(&offline, "/**/*.parquet"));
     assert!(said.contains("`data/sub/train-2.parquet` is not in the cache"), "{said}");
@@ -243,7 +257,7 @@ fn offline_serves_all_or_says_what_is_missing() {
     let base = cache.path().join("datasets--org--name");
     std::fs::remove_dir_all(base.join("listings")).unwrap();
     let notes = Notes::default();
-    assert_eq!(offline.fetch_dataset("hf://datasets/org/name/data/*.parquet", &notes).unwrap(), two);
+    assert_eq!(offline.fetch_dataset("hf://datasets/org/name/data/*.parquet", &parquet, &notes).unwrap(), two);
     assert!(notes.0.lock().unwrap()[0].contains("may hold only some of the files"));
 }
 
@@ -437,7 +451,7 @@ fn a_transfer_tells_how_far_it_is() {
     let server = FakeHub::serve(script, "hf_test");
     let cache = tempfile::tempdir().unwrap();
     let notes = Notes::default();
-    hub(&server, cache.path()).fetch_dataset("hf://datasets/org/name/a.jsonl", &notes).unwrap();
+    hub(&server, cache.path()).fetch_dataset("hf://datasets/org/name/a.jsonl", &parquet, &notes).unwrap();
     let said = notes.0.lock().unwrap();
     assert_eq!(said[0], "fetch a.jsonl (KiB)");
     let done: u64 = said[1..].iter().map(|n| n.trim_start_matches('+').parse::<u64>().unwrap()).sum();

@@ -31,6 +31,7 @@ pub use config::{IngestConfig, Limits, OnBadRow, OnWrongTens, Score};
 pub use files::Packing;
 pub use files::arrow::MAGIC as ARROW_MAGIC;
 pub use layouts::Format;
+pub use names::UNREAD_COLUMNS;
 
 /// Hint where no layout knows the columns.
 const NAME_COLUMNS: &str = "say what the columns are, for example --columns prompt=question";

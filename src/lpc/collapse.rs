@@ -3,6 +3,7 @@
 //! The causes were found on planted data, where the right codes are known. The thresholds below separate the runs that
 //! had a cause from those that did not.
 
+use super::config::{Grouping, Inference, LpcConfig, Normalise, PriorInput};
 use super::usage::Usage;
 
 /// How the codes have collapsed, in words: all examples on one code, or every example on all codes alike. None where
@@ -151,6 +152,24 @@ impl Cause {
     }
 }
 
+impl Cause {
+    /// [`Cause::settings`] without those that already are what is advised, or have no effect beside the others.
+    fn open_settings(self, config: &LpcConfig) -> Vec<(&'static str, &'static str)> {
+        let done = |key: &str| match key {
+            "train.lpc.normalise" => config.normalise == Normalise::Standardise || !config.prior_input.states(),
+            "train.lpc.prior_input" if self == Cause::NotIdentified => config.prior_input == PriorInput::Both,
+            "train.lpc.prior_input" => config.prior_input == PriorInput::Tokens,
+            "train.lpc.warmup" => config.warmup > 0.0,
+            "train.lpc.inference" => config.inference == Inference::Bayes,
+            "train.lpc.kl_weight" if self == Cause::LabelIgnored => config.kl_warmup > 0.0,
+            "train.lpc.code_lr" => config.code_lr >= LpcConfig::default().code_lr,
+            "train.lpc.group" => config.group == Grouping::Prompt,
+            _ => false,
+        };
+        self.settings().iter().copied().filter(|(key, _)| !done(key)).collect()
+    }
+}
+
 /// One cause that a run shows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Advice {
@@ -158,24 +177,29 @@ pub struct Advice {
     pub cause: Cause,
     /// What is seen, with the numbers.
     pub seen: String,
+    /// Dotted keys that the run can change, and what to do with them, the most promising first.
+    pub settings: Vec<(&'static str, &'static str)>,
 }
 
 impl std::fmt::Display for Advice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let settings: Vec<String> =
-            self.cause.settings().iter().map(|(key, change)| format!("{key} ({change})")).collect();
-        write!(f, "{}; likely {}. What helps: {}", self.seen, self.cause.why(), settings.join("; "))
+        write!(f, "{}; likely {}. ", self.seen, self.cause.why())?;
+        if self.settings.is_empty() {
+            return f.write_str("The settings that help are set already");
+        }
+        let settings: Vec<String> = self.settings.iter().map(|(key, change)| format!("{key} ({change})")).collect();
+        write!(f, "What helps: {}", settings.join("; "))
     }
 }
 
-/// The known causes of collapse that a run shows, the surest first; none for a run whose prior tells examples apart.
+/// The known causes of collapse that a run with these settings shows, the surest first; none for a run whose prior tells examples apart.
 ///
 /// A sign is no proof: each advice names the numbers that it is based on.
 ///
 /// # Source
 /// One code takes all, explaining away, sizes: our study on planted data. Swap overlap: SPL (arXiv 2603.12595).
 /// Identifiability: EM-DPO (arXiv 2510.15716).
-pub fn diagnose(signs: CollapseSigns) -> Vec<Advice> {
+pub fn diagnose(signs: CollapseSigns, config: &LpcConfig) -> Vec<Advice> {
     let s = signs;
     if s.codes < 2 {
         return Vec::new();
@@ -189,7 +213,7 @@ pub fn diagnose(signs: CollapseSigns) -> Vec<Advice> {
     let mut found = Vec::new();
     let mut advise = |shown: bool, cause: Cause, seen: String| {
         if shown {
-            found.push(Advice { cause, seen });
+            found.push(Advice { cause, seen, settings: cause.open_settings(config) });
         }
     };
     advise(

@@ -50,7 +50,7 @@ impl Settings for LpcConfig {
     fn why_unused(&self, name: &str, _: &str) -> String {
         match (name, self.latent) {
             ("exact", LatentKind::LpcHard) => "sums over codes; use latent \"lpc\"".into(),
-            (_, latent) => format!("has no effect with latent \"{}\"", latent.name()),
+            (_, latent) => format!("has no effect with latent \"{}\": leave it out", latent.name()),
         }
     }
 

@@ -94,8 +94,11 @@ impl Audited {
             return Err(Error::artifact(folder, format!("written by `{}`, not by `train`", manifest.stage))
                 .with_hint("--run wants the output folder of lpc-pipe train"));
         }
-        let config = serde_json::from_value(manifest.config.clone())
+        let mut config: TrainConfig = serde_json::from_value(manifest.config.clone())
             .map_err(|e| Error::artifact(folder, format!("settings in its manifest that cannot be used: {e}")))?;
+        for path in [&mut config.data, &mut config.model, &mut config.reference, &mut config.head.cache] {
+            *path = manifest.located(folder, path);
+        }
         let seed = manifest.seeds.get("run").copied().map(Seed);
         let seed = seed.ok_or_else(|| Error::artifact(folder, "its manifest has no seed"))?;
         Ok(Audited { config, seed, data: manifest.inputs.first().map(|input| input.blake3.clone()) })

@@ -7,8 +7,8 @@ mod preference;
 mod problems;
 mod rankings;
 mod rewards;
+mod splits;
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -18,19 +18,19 @@ use serde::Serialize;
 use super::opened::{ForInference, OpenedModel, read_for};
 use super::prepare::inputs;
 use super::recipe::EvalConfig;
-use super::recipe::eval::{EvalSet, EvalTask};
+use super::recipe::eval::{EvalSet, EvalTask, Reward};
 use crate::analysis::Interval;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::eval::{BenchmarkRow, Metric};
-use crate::ingest::benchmarks;
+use crate::ingest::{Input, benchmarks};
 use crate::nn::Precision;
 use crate::progress::Progress;
-use crate::schema::prepared;
 use crate::seed::Seed;
 use crate::settings::Settings;
 use items::Item;
 pub use outputs::Difference;
+use rewards::RewardReference;
 
 /// Name of the command.
 const STAGE: &str = "eval";
@@ -54,6 +54,8 @@ pub struct TaskResult {
     pub reward: Option<String>,
     /// Items that could not be evaluated, by reason.
     pub left_out: BTreeMap<String, u64>,
+    /// Items of which anything was cut, in tasks that cut.
+    pub truncated: Option<usize>,
     /// Seconds, without loading the model.
     pub seconds: f64,
 }
@@ -95,8 +97,10 @@ struct Work<'a> {
     name: &'a str,
     /// What the user named as the task's data.
     data: &'a str,
-    /// The reference of the implicit reward, opened by the first set that needs it.
-    reference: &'a OnceCell<ForInference>,
+    /// Its files; none where the data are a prepared folder.
+    inputs: &'a [Input],
+    /// The reference of the implicit reward.
+    reference: Option<&'a RewardReference>,
     opened: &'a OpenedModel,
     loaded: &'a ForInference,
     seed: Seed,
@@ -114,6 +118,7 @@ struct Found {
     groups: Vec<PartAccuracy>,
     reward: Option<String>,
     left_out: BTreeMap<String, u64>,
+    truncated: Option<usize>,
     seconds: f64,
 }
 
@@ -136,22 +141,26 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     let earlier =
         (!config.against.is_empty()).then(|| outputs::Earlier::read(Path::new(&config.against))).transpose()?;
     // A name that is wrong is told before hours of work on the sets in front of it.
-    for data in sets.iter().map(|set| &set.data) {
-        let ours = Path::new(data).join(prepared::MANIFEST).is_file();
-        if !ours && !data.starts_with("hf://") {
-            inputs::resolve(std::slice::from_ref(data), progress)?;
-        }
-    }
+    let files = |set: &EvalSet| match preference::is_prepared(set.task, &set.data)? {
+        true => Ok(Vec::new()),
+        false => splits::files(config, set.task, &set.data, progress),
+    };
+    let files = sets.iter().map(files).collect::<Result<Vec<Vec<Input>>>>()?;
     let opened = OpenedModel::new(&config.model, &config.tokenizer, "auto")?;
     let loaded = opened.weights(seed, opened.most_tokens, config.precision)?;
     if loaded.model.precision() != config.precision {
         progress.note("this processor does not multiply bfloat16: float32 is used");
     }
-    let (mut tasks, mut items, reference) = (Vec::new(), Vec::new(), OnceCell::new());
-    for EvalSet { task, name, data } in sets {
+    let implicit = config.ranks() && config.reward == Reward::Implicit;
+    let reference =
+        implicit.then(|| RewardReference::open(config, &opened, loaded.model.longest(), seed)).transpose()?;
+    if let Some(earlier) = &earlier {
+        earlier.require_same(config, reference.as_ref())?;
+    }
+    let (mut tasks, mut items, reference) = (Vec::new(), Vec::new(), reference.as_ref());
+    for (EvalSet { task, name, data }, inputs) in sets.into_iter().zip(&files) {
         let (opened, loaded) = (&opened, &loaded);
-        let work =
-            Work { config, task, name: &name, data: &data, reference: &reference, opened, loaded, seed, progress };
+        let work = Work { config, task, name: &name, data: &data, inputs, reference, opened, loaded, seed, progress };
         let found = match task {
             EvalTask::Preference | EvalTask::Rewardbench => preference::run(&work)?,
             EvalTask::Gsm8k => problems::run(&work)?,
@@ -159,8 +168,9 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
         };
         let n = found.items.len();
         items.extend(found.items);
-        let Found { version, shots, n_data, metrics, groups, reward, left_out, seconds, .. } = found;
-        tasks.push((name, TaskResult { version, shots, n, n_data, metrics, groups, reward, left_out, seconds }));
+        let Found { version, shots, n_data, metrics, groups, reward, left_out, truncated, seconds, .. } = found;
+        let result = TaskResult { version, shots, n, n_data, metrics, groups, reward, left_out, truncated, seconds };
+        tasks.push((name, result));
     }
     let against = match &earlier {
         Some(earlier) => earlier.compared(&items, seed)?,
@@ -171,16 +181,16 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     let summary =
         EvalSummary { model: config.model.clone(), out: config.out.clone(), precision, results, against, tasks };
     if !config.out.is_empty() {
-        outputs::write(&claim, out, config, &summary, &items)?;
+        outputs::write(&claim, out, config, &summary, &items, reference)?;
     }
     Ok(summary)
 }
 
-/// The rows of a task's data, up to the limit, and how many there are in all.
-fn rows(work: &Work<'_>, data: &str, limit: usize) -> Result<(Vec<BenchmarkRow>, usize)> {
+/// The rows of the files of `data`, up to the limit, and how many there are in all.
+fn rows(data: &str, inputs: &[Input], limit: usize) -> Result<(Vec<BenchmarkRow>, usize)> {
     let mut rows = Vec::new();
-    for input in inputs::resolve(&[data.to_string()], work.progress)? {
-        let found = benchmarks::rows(&input)?.into_iter();
+    for input in inputs {
+        let found = benchmarks::rows(input)?.into_iter();
         rows.extend(found.map(|(line, value)| BenchmarkRow { file: input.label.clone(), line, value }));
     }
     if rows.is_empty() {
@@ -200,7 +210,7 @@ fn go_on(progress: &dyn Progress, n: usize) -> bool {
 }
 
 fn stopped() -> Error {
-    Error::run("interrupted; nothing was written")
+    Error::interrupted("interrupted; nothing was written").with_hint("the same command begins anew")
 }
 
 fn since(start: Instant) -> f64 {

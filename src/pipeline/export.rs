@@ -81,7 +81,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     // The model is loaded before the folder is made, so that a failure leaves none behind. It need not fit a tokenizer,
     // and nothing in it is drawn from the seed.
     let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
-    let whole = || -> Result<(Loaded, DType)> { Ok((read()?, kind_of(config.dtype, &model, &run_manifest)?)) };
+    let whole = || -> Result<(Loaded, DType)> { Ok((read()?, kind_of(config, &model, &run_manifest)?)) };
     let loaded = if config.r#as == ExportAs::Hf { Some(whole()?) } else { None };
     let _lock = claim.take(&out)?;
     match loaded {
@@ -124,20 +124,22 @@ fn merged(config: &ExportConfig, loaded: Loaded, kind: DType, out: &Path) -> Res
 }
 
 /// The type of the weights that are written.
-fn kind_of(wanted: ExportType, model: &Path, manifest: &Manifest) -> Result<DType> {
-    Ok(match wanted {
+fn kind_of(config: &ExportConfig, model: &Path, manifest: &Manifest) -> Result<DType> {
+    Ok(match config.dtype {
         ExportType::F32 => DType::F32,
         ExportType::Bf16 => DType::BF16,
         ExportType::F16 => DType::F16,
-        ExportType::Base => base_kind(model, manifest)?,
+        ExportType::Base => base_kind(&config.run, model, manifest)?,
     })
 }
 
 /// The type of the weights that training started from.
-fn base_kind(model: &Path, manifest: &Manifest) -> Result<DType> {
+fn base_kind(run: &str, model: &Path, manifest: &Manifest) -> Result<DType> {
     let source = match below(model)? {
         Some(base) => base,
-        None => ModelSource::resolve(manifest.config["model"].as_str().unwrap_or_default())?,
+        None => ModelSource::resolve(
+            &manifest.located(Path::new(run), manifest.config["model"].as_str().unwrap_or_default()),
+        )?,
     };
     match source {
         ModelSource::Folder(folder) if peft::is_adapter(&folder) => match peft::base_source(&folder)? {

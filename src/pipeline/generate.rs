@@ -202,7 +202,8 @@ fn completed(
     let n = all.len();
     match (all.into_iter().collect::<Option<Vec<_>>>(), kept) {
         (Some(all), _) => Ok((all, tokens)),
-        (None, None) => Err(Error::run("interrupted; nothing was written")),
+        (None, None) => Err(Error::interrupted("interrupted; nothing was written")
+            .with_hint("the same command begins anew; with --out it goes on")),
         (None, Some(kept)) => Err(Error::Interrupted {
             message: format!("interrupted; {} of {n} answers are kept", kept.ended()),
             hint: Some("the same command goes on with the others".into()),

@@ -76,8 +76,16 @@ pub fn run(path: &Path) -> Result<Inspection> {
     Ok(found)
 }
 
-/// What a folder is, by the files in it.
-fn folder_kind(path: &Path) -> &'static str {
+/// What a folder is, by the command that wrote it, or else by the files in it.
+fn folder_kind(path: &Path, stage: &str) -> &'static str {
+    match stage {
+        "prepare" => return "prepared folder",
+        "train" => return "run folder",
+        "noise-sweep" => return "sweep folder",
+        "eval" => return "evaluation folder",
+        "audit" => return "audit folder",
+        _ => {}
+    }
     let has = |name: &str| path.join(name).exists();
     if has(schema::prepared::PAIRS) && has(schema::prepared::TOKENS) {
         "prepared folder"
@@ -95,9 +103,11 @@ fn folder_kind(path: &Path) -> &'static str {
 }
 
 fn folder(path: &Path) -> Result<Inspection> {
-    let mut found = Inspection { kind: folder_kind(path).into(), ..Inspection::default() };
-    if path.join(schema::prepared::MANIFEST).is_file() {
-        manifest_facts(&Manifest::read(path)?, &mut found.facts);
+    let manifest = path.join(schema::prepared::MANIFEST).is_file().then(|| Manifest::read(path)).transpose()?;
+    let stage = manifest.as_ref().map_or("", |manifest| manifest.stage.as_str());
+    let mut found = Inspection { kind: folder_kind(path, stage).into(), ..Inspection::default() };
+    if let Some(manifest) = &manifest {
+        manifest_facts(manifest, &mut found.facts);
     }
     let mut names = Vec::new();
     list(path, "", 0, &mut names)?;

@@ -68,6 +68,15 @@ pub fn read_for(model: &str, tokenizer: &str) -> Vec<PathBuf> {
     [model, tokenizer].into_iter().filter(|name| !name.is_empty()).map(PathBuf::from).collect()
 }
 
+/// The model whose tokenizer a model has: its own, else that of the model below an adapter or a latent part.
+fn with_tokenizer(model: &ModelSource) -> Result<ModelSource> {
+    let below = match model {
+        ModelSource::Folder(folder) if !folder.join("tokenizer.json").is_file() => load::below(folder)?,
+        _ => None,
+    };
+    Ok(below.unwrap_or_else(|| model.clone()))
+}
+
 /// Pairs of each split whose tokens [`require_tokens`] compares.
 const COMPARED_PAIRS: usize = 1000;
 
@@ -77,11 +86,7 @@ const COMPARED_PAIRS: usize = 1000;
 /// # Errors
 /// [`Error::Artifact`] with the first such id; as [`TokenTexts::of_model`].
 pub fn require_tokens(folder: &Path, splits: &[Split], model: &ModelSource) -> Result<()> {
-    let below = match model {
-        ModelSource::Folder(folder) if !folder.join("tokenizer.json").is_file() => load::below(folder)?,
-        _ => None,
-    };
-    let Some(theirs) = TokenTexts::of_model(below.as_ref().unwrap_or(model))? else { return Ok(()) };
+    let Some(theirs) = TokenTexts::of_model(&with_tokenizer(model)?)? else { return Ok(()) };
     let own = TokenTexts::open(&folder.join(prepared::TOKENIZER))?;
     let rows = splits.iter().flat_map(|split| split.rows.iter().take(COMPARED_PAIRS));
     let ids: HashSet<u32> = rows
@@ -108,10 +113,7 @@ impl OpenedModel {
     pub fn new(model: &str, tokenizer: &str, template: &str) -> Result<OpenedModel> {
         let source = source(model)?;
         let from = match (tokenizer, &source) {
-            ("", ModelSource::Folder(folder)) if !folder.join("tokenizer.json").is_file() => {
-                load::below(folder)?.unwrap_or_else(|| source.clone())
-            }
-            ("", _) => source.clone(),
+            ("", _) => with_tokenizer(&source)?,
             (name, _) => ModelSource::resolve(name)?,
         };
         let config = TokenizeConfig { template: template.into(), ..TokenizeConfig::default() };
@@ -126,6 +128,25 @@ impl OpenedModel {
     /// As [`require_tokens`].
     pub fn require_tokens(&self, folder: &Path, splits: &[Split]) -> Result<()> {
         require_tokens(folder, splits, &self.from)
+    }
+
+    /// Refuses a model, `name` to the user, in whose own tokenizer one of these ids stands for another token: it would be
+    /// asked about other texts.
+    ///
+    /// # Errors
+    /// [`Error::Model`] with the first such id; as [`TokenTexts::of_model`].
+    pub fn require_same_tokens(&self, name: &str, model: &ModelSource, ids: HashSet<u32>) -> Result<()> {
+        let texts = |model: &ModelSource| TokenTexts::of_model(&with_tokenizer(model)?);
+        let (Some(own), Some(theirs)) = (texts(&self.from)?, texts(model)?) else { return Ok(()) };
+        match own.first_difference(&theirs, ids) {
+            None => Ok(()),
+            Some((id, own, theirs)) => {
+                let message = format!(
+                    "has another tokenizer than the model that is evaluated: token {id} is {theirs:?} here, {own:?} there"
+                );
+                Err(Error::model(name, message).with_hint("a reference reads the same token ids as the model"))
+            }
+        }
     }
 
     /// The model or folder that the tokenizer was read from.

@@ -91,7 +91,7 @@ pub fn recover_run(truth_dir: &Path, run: &Path) -> Result<Recovered> {
     let Some(data) = manifest.inputs.first().filter(|_| manifest.stage == "train") else {
         return Err(Error::artifact(run, "not a folder that `lpc-pipe train` has finished"));
     };
-    recover(truth_dir, Path::new(&data.path), &run.join(crate::schema::run::POSTERIORS))
+    recover(truth_dir, Path::new(&manifest.located(run, &data.path)), &run.join(crate::schema::run::POSTERIORS))
 }
 
 /// Scores the codes of `posteriors` (a run's `posteriors.parquet`) against the truth in `truth_dir`, for

@@ -39,7 +39,9 @@ use crate::settings::Settings;
 use crate::train::TrainConfig;
 use crate::train::estimate::available_memory_mb;
 
-pub use backend::{Pipelines, run};
+#[cfg(test)]
+pub(crate) use backend::cell_faults;
+pub use backend::{Pipelines, faults, run};
 pub use cell_settings::CellSettings;
 pub use collect::{Collected, collect};
 pub use curves::CurveRow;

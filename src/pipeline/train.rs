@@ -250,6 +250,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         manifest.inputs.push(data.input(&config.data)?);
         manifest.fact(schema::fact::IDENTITY, &identity.hash)?;
         manifest.fact(schema::fact::IDENTITY_OF, &identity.about)?;
+        manifest.fact(schema::fact::DIRECTORY, std::env::current_dir().map_err(Error::io("."))?)?;
         manifest.fact("ranks", ranks.size())?;
         for name in [schema::run::CONFIG, schema::run::SUMMARY, schema::run::POSTERIORS, schema::run::CODES] {
             manifest.output(&out, name, None)?;

@@ -16,6 +16,7 @@ use crate::analysis::{
 };
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 use crate::schema::report::PROJECTION;
 use crate::schema::{col, run};
 
@@ -69,7 +70,8 @@ fn data_folder(dir: &Path) -> Result<Option<String>> {
     let Some(text) = load::text(&path)? else { return Ok(None) };
     let config: toml::Table = text.parse().map_err(|e| Error::artifact(&path, format!("not a configuration: {e}")))?;
     let data = config.get("train").and_then(|train| train.get("data")).and_then(toml::Value::as_str);
-    Ok(data.filter(|data| !data.is_empty()).map(String::from))
+    let located = |data: &str| Manifest::read(dir).map_or_else(|_| data.into(), |manifest| manifest.located(dir, data));
+    Ok(data.filter(|data| !data.is_empty()).map(located))
 }
 
 /// Reads what the codes mean, and writes the coordinates of the projection into the run folder; without a projection

@@ -27,8 +27,9 @@ use std::path::{Path, PathBuf};
 use crate::analysis::CodeReading;
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
+use crate::manifest::Manifest;
 use crate::schema::report::{HTML, MARKDOWN};
-use crate::schema::{audit, run, sweep};
+use crate::schema::{audit, prepared, run, sweep};
 use crate::settings::{Settings, Table, joined, refuse};
 
 pub use config::{ReportConfig, ReportOptions};
@@ -46,6 +47,9 @@ pub struct WrittenReport {
     /// What they mean; `None` where `codes` is.
     pub meaning: Option<CodeMeaning>,
 }
+
+/// Commands whose folders have a page.
+const REPORTED: [&str; 3] = ["train", "noise-sweep", "audit"];
 
 /// Writes `report.html` and `report.md` into a run, sweep or audit folder, and for a run with codes `projection.parquet`; gives
 /// the path of the page. A folder that is still being written is reported as far as it has come.
@@ -79,6 +83,12 @@ pub fn write_with(dir: &Path, options: &ReportOptions<'_>) -> Result<WrittenRepo
         refuse(given.iter().map(|name| without_effect(&joined(ReportConfig::KEY, name))).collect())?;
     }
     let (mut codes, mut meaning) = (None, None);
+    // A folder that is still being written has no manifest.
+    let stage = dir.join(prepared::MANIFEST).is_file().then(|| Manifest::read(dir)).transpose()?.map(|m| m.stage);
+    if let Some(other) = stage.as_deref().filter(|stage| !REPORTED.contains(stage)) {
+        return Err(Error::artifact(dir, format!("written by `{other}`: reports are of runs, sweeps and audits"))
+            .with_hint("lpc-pipe inspect shows what is in it"));
+    }
     let page = if dir.join(sweep::RESULTS).is_file() {
         sweep_page::page(dir)?
     } else if dir.join(audit::AUDIT).is_file() {

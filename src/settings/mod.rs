@@ -12,7 +12,7 @@ mod resolve;
 use crate::error::{Error, Fault, Result};
 
 pub use layers::Flag;
-pub use resolve::{Root, resolve, to_toml};
+pub use resolve::{Root, on_command_line, resolve, to_toml};
 
 /// A setting that is a path: `~` at its beginning is the home folder.
 pub type PathText = String;

@@ -56,6 +56,12 @@ pub fn resolve<T: Root>(file: Option<&Path>, sets: &[String], flags: &[Flag]) ->
     resolved.try_into().map_err(|e: toml::de::Error| Error::config("", e.message()))
 }
 
+/// What `--set` or a flag chooses for a key, in the form of a recipe; none where only the recipe file may set it.
+pub fn on_command_line(sets: &[String], flags: &[Flag], key: &str) -> Option<Value> {
+    let key: Vec<&str> = key.split('.').collect();
+    layers::from_flags(flags).value(&key).or_else(|| layers::from_sets(sets, |_| None).value(&key))
+}
+
 fn table<T: Serialize>(config: &T) -> Result<Table> {
     Table::try_from(config).map_err(|e| Error::run(format!("the configuration cannot be written as TOML: {e}")))
 }

@@ -6,7 +6,7 @@ use crate::lpc::{LatentKind, LpcConfig};
 use crate::model::LoraConfig;
 use crate::nn::Precision;
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
-use crate::settings::{Faults, PathText, Settings, settings};
+use crate::settings::{Faults, PathText, Settings, Table as _, joined, settings};
 use crate::train::device::{self, DeviceKind, Kernels, PrecisionKind};
 use crate::train::fold::Fold;
 use crate::train::step_plan::StepPlan;
@@ -220,6 +220,29 @@ impl TrainConfig {
                 if config.objective.name == ObjectiveKind::Sft { LatentKind::None } else { LatentKind::Lpc };
         }
         config
+    }
+
+    /// The same without the settings of a latent part that have no effect because there is none, and their keys: for a
+    /// recipe of codes, of which the baseline is trained. Those that are `kept` stay, and are faults.
+    #[must_use]
+    pub fn without_idle_latent(&self, kept: &dyn Fn(&str) -> bool) -> (TrainConfig, Vec<String>) {
+        let resolved = self.resolved();
+        if resolved.lpc.latent != LatentKind::None {
+            return (self.clone(), Vec::new());
+        }
+        // Only faults are left out: some settings of the latent part have another use.
+        let faults = self.faults();
+        let dropped = |key: &String| faults.iter().any(|fault| fault.key == *key) && !kept(key);
+        let named = |group: &str, idle: Vec<(String, String)>| -> Vec<String> {
+            idle.iter().map(|(name, _)| joined(group, name)).filter(dropped).collect()
+        };
+        let of_lpc = named(LpcConfig::KEY, resolved.lpc.idle());
+        let mut of_head = named(Self::KEY, resolved.idle());
+        of_head.retain(|key| key.starts_with(HeadConfig::KEY));
+        let mut config = self.clone();
+        config.lpc = self.lpc.without(|setting| of_lpc.contains(&joined(LpcConfig::KEY, setting.name)));
+        config.head = self.head.without(|setting| of_head.contains(&joined(HeadConfig::KEY, setting.name)));
+        (config, [of_lpc, of_head].concat())
     }
 
     /// Operands of the matrix products on this machine, for a model of this width.

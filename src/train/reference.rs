@@ -15,7 +15,7 @@ use super::ranks::ALONE;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
-use crate::model::{LlamaConfig, names};
+use crate::model::{LlamaConfig, Params, names};
 use crate::nn::Real;
 use crate::nn::real::in_memory;
 use crate::policy::Policy;
@@ -128,16 +128,24 @@ fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
 /// # Errors
 /// [`Error::Tensor`].
 pub fn fingerprint<T: Real>(policy: &Policy<T>) -> Result<String> {
+    fingerprint_of::<T>(&policy.decoder.config, &policy.params)
+}
+
+/// [`fingerprint`] of a model that is no policy yet.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn fingerprint_of<T: Real>(config: &LlamaConfig, params: &Params) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 3 model");
-    let named = |name: &str| policy.params.iter().find(|p| p.name == name).map(|p| p.var.as_tensor());
+    let named = |name: &str| params.iter().find(|p| p.name == name).map(|p| p.var.as_tensor());
     let copied = match (named(names::HEAD), named(names::EMBEDDING)) {
         (Some(head), Some(embedding)) => equal::<T>(head, embedding)?,
         _ => false,
     };
-    let tie_word_embeddings = copied || policy.decoder.config.tie_word_embeddings;
-    let config = LlamaConfig { tie_word_embeddings, ..policy.decoder.config.clone() };
+    let tie_word_embeddings = copied || config.tie_word_embeddings;
+    let config = LlamaConfig { tie_word_embeddings, ..config.clone() };
     hasher.update(crate::manifest::hash_json(&serde_json::to_value(&config)?)?.as_bytes());
-    let weights = policy.params.starting().filter(|p| !(copied && p.name == names::HEAD));
+    let weights = params.starting().filter(|p| !(copied && p.name == names::HEAD));
     crate::weights::fingerprint::hash_weights::<T>(weights, &mut hasher)?;
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::lpc::Basis;
-use crate::model::{Loaded, Lora, lora};
+use crate::model::{Loaded, Lora, Params, lora};
 use crate::objective::MixFlip;
 use crate::policy::{HiddenStates, Keeping, Policy, basis, flips, hidden_cache};
 use crate::progress::Progress;
@@ -95,6 +95,26 @@ fn in_memory(config: &TrainConfig, source: &ModelSource, seed: Seed, data: DataS
     policy.base = base;
     policy.start_flips(config.objective.label_smoothing)?;
     Ok(policy)
+}
+
+/// Whether a model, whose fingerprint is `found`, is the one that a run started from whose starting weights have the
+/// fingerprint `weights`. A run that gave the model a head of its own, or went on with its adapter, started from the same weights
+/// in another form.
+///
+/// # Errors
+/// As [`load`].
+pub fn is_start(found: &str, source: &ModelSource, tune: Tune, vocab_size: usize, weights: &str) -> Result<bool> {
+    if found == weights {
+        return Ok(true);
+    }
+    let loaded = match (tune, source) {
+        (Tune::Head, _) => load::<f32>(source, vocab_size, Seed(0))?.head_alone()?,
+        (Tune::Lora, ModelSource::Folder(folder)) if peft::is_adapter(folder) => {
+            load_adapter::<f32>(folder, vocab_size, Seed(0))?.0
+        }
+        _ => return Ok(false),
+    };
+    Ok(reference::fingerprint_of::<f32>(&loaded.config, &Params::new(loaded.params)?)? == weights)
 }
 
 /// What a latent part names as its base. The weights of a merged adapter are in no file that could be named: its name

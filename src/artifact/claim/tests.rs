@@ -58,6 +58,7 @@ fn files_of_others_stay() {
         ("prepare", "pairs"),
         ("prepare", "tokenizer"),
         ("train", "model"),
+        ("train", "dynamics.parquet"),
         ("train", "config.toml"),
         ("noise-sweep", "results.parquet"),
         ("demo", "demo.json"),

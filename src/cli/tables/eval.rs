@@ -60,6 +60,9 @@ fn details(name: &str, result: &TaskResult) -> String {
         let _ = writeln!(out, "\n{name}: the reward is the {reward}");
     }
     reasons(&mut out, &format!("{name}: left out"), &result.left_out);
+    if let Some(truncated) = result.truncated.filter(|n| *n > 0) {
+        let _ = writeln!(out, "{name}: {truncated} of {} items were cut to the greatest length", result.n);
+    }
     if result.groups.len() > 1 {
         let interval = |low: f64, high: f64| if low.is_finite() { range(low, high) } else { "-".into() };
         let rows: Vec<Vec<String>> = result

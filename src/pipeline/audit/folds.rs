@@ -129,7 +129,7 @@ pub(super) fn train(
                 Ended::Finished(_) | Ended::Already(_) => {}
                 Ended::Interrupted { step, steps, what } => {
                     let message = format!("interrupted after step {step} of {steps} of fold {fold}; {what}");
-                    return Err(Error::run(message).with_hint("the same command goes on"));
+                    return Err(Error::interrupted(message).with_hint("the same command goes on"));
                 }
             }
             let read = |name: &str| artifact::read_parquet(folder.join(name));

@@ -14,6 +14,8 @@ pub struct Item {
     pub index: u32,
     /// As the data name it; empty where they do not.
     pub id: String,
+    /// What pairs it with an item of another evaluation: see [`key`].
+    pub key: String,
     /// Source tag, or subset.
     pub source: Option<String>,
     /// Value of each metric, by metric and filter.
@@ -28,6 +30,19 @@ pub struct Item {
     pub output: Option<String>,
     /// Most probable code given the prompt.
     pub prior_code: Option<u32>,
+}
+
+/// The id, or a hash of the texts of an item that has none: question, choices.
+pub fn key<'a>(id: &str, texts: impl IntoIterator<Item = &'a str>) -> String {
+    if !id.is_empty() {
+        return id.to_string();
+    }
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 item");
+    for text in texts {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize().to_hex()[..32].to_string()
 }
 
 /// Name of a metric's column.
@@ -49,6 +64,7 @@ pub fn frame(items: &[Item]) -> Result<DataFrame> {
         texts(eval::TASK, &|i| Some(i.task.clone())),
         numbers(eval::ITEM, &|i| Some(i.index)),
         texts(col::ID, &|i| Some(i.id.clone())),
+        texts(eval::KEY, &|i| Some(i.key.clone())),
         texts(col::SOURCE, &|i| i.source.clone()),
         Column::new(eval::SCORES.into(), scores),
         Column::new(eval::RIGHT.into(), right),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::items::{Item, column};
+use super::items::{Item, column, key};
 use super::{EvalTask, Found, Work, go_on, rows, since, stopped};
 use crate::error::Result;
 use crate::eval::{BenchmarkRow, Question, arc, mean, score, truthfulqa};
@@ -20,7 +20,7 @@ fn definition(task: EvalTask) -> (f64, fn(&BenchmarkRow) -> Result<Question>) {
 /// Evaluates one task.
 pub fn run(work: &Work<'_>) -> Result<Found> {
     let (version, question) = definition(work.task);
-    let (rows, n_data) = rows(work, work.data, work.config.limit)?;
+    let (rows, n_data) = rows(work.data, work.inputs, work.config.limit)?;
     let questions = rows.iter().map(question).collect::<Result<Vec<_>>>()?;
     let tokenizer = &work.opened.tokenizer;
     let encode = |text: &str| Ok(tokenizer.with_bos(tokenizer.encode_text(text)?));
@@ -47,6 +47,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         items.push(Item {
             task: work.name.into(),
             index: index as u32,
+            key: key(&question.id, [&question.context].into_iter().chain(&question.choices).map(String::as_str)),
             id: question.id.clone(),
             metrics: metrics.into_iter().map(|(name, value)| (column(name, "none"), value)).collect(),
             scores: scores.iter().map(|s| s.logp).collect(),

@@ -1,20 +1,21 @@
 //! What `eval` writes: items, results, and lm-evaluation-harness' own form of them; and differences from another model.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::items::{Item, column, frame};
-use super::{EvalSummary, STAGE, TaskResult};
+use super::rewards::RewardReference;
+use super::{EvalSummary, EvalTask, STAGE, TaskResult};
 use crate::analysis::{PairedDifference, bootstrap_paired};
 use crate::artifact::{self, Claim};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::pipeline::recipe::EvalConfig;
-use crate::schema::{col, eval};
+use crate::schema::{eval, fact};
 use crate::seed::Seed;
 
 /// Resamples of the bootstrap.
@@ -57,6 +58,9 @@ pub fn named(result: &TaskResult) -> Map<String, Value> {
     if let Some(reward) = &result.reward {
         out.insert("reward".into(), json!(reward));
     }
+    if let Some(truncated) = result.truncated {
+        out.insert("truncated".into(), json!(truncated));
+    }
     if !result.left_out.is_empty() {
         out.insert("left_out".into(), json!(result.left_out));
     }
@@ -71,8 +75,19 @@ pub fn named(result: &TaskResult) -> Map<String, Value> {
 }
 
 /// Writes the folder.
-pub fn write(claim: &Claim<'_>, out: &Path, config: &EvalConfig, summary: &EvalSummary, items: &[Item]) -> Result<()> {
+pub fn write(
+    claim: &Claim<'_>,
+    out: &Path,
+    config: &EvalConfig,
+    summary: &EvalSummary,
+    items: &[Item],
+    reference: Option<&RewardReference>,
+) -> Result<()> {
     let mut manifest = Manifest::begin(STAGE, config)?;
+    manifest.fact(fact::DIRECTORY, std::env::current_dir().map_err(Error::io("."))?)?;
+    if let Some(reference) = reference {
+        manifest.fact(eval::REFERENCE, &reference.fingerprint)?;
+    }
     let _lock = claim.take(out)?;
     artifact::write_parquet(out.join(eval::ITEMS), &mut frame(items)?)?;
     artifact::write_json(out.join(eval::SUMMARY), summary)?;
@@ -115,9 +130,26 @@ fn harness(config: &EvalConfig, summary: &EvalSummary) -> Value {
     })
 }
 
-/// Items of an earlier evaluation: by task and item, with the id, each metric's value.
+/// An item: task, key, and the number of equal ones before it.
+type ItemKey = (String, String, usize);
+
+/// Numbers items with the same task and key.
+#[derive(Default)]
+struct Keys(BTreeMap<(String, String), usize>);
+
+impl Keys {
+    fn next(&mut self, task: &str, key: &str) -> ItemKey {
+        let seen = self.0.entry((task.to_string(), key.to_string())).or_default();
+        *seen += 1;
+        (task.to_string(), key.to_string(), *seen - 1)
+    }
+}
+
+/// Items of an earlier evaluation with each metric's value.
 pub struct Earlier {
-    values: BTreeMap<(String, u32, String), BTreeMap<String, f64>>,
+    folder: PathBuf,
+    manifest: Manifest,
+    values: BTreeMap<ItemKey, BTreeMap<String, f64>>,
 }
 
 impl Earlier {
@@ -133,17 +165,60 @@ impl Earlier {
         }
         manifest.verify(folder, eval::ITEMS)?;
         let frame = artifact::read_parquet(folder.join(eval::ITEMS))?;
-        let (tasks, ids) = (frame.column(eval::TASK)?.str()?.clone(), frame.column(col::ID)?.str()?.clone());
-        let items = frame.column(eval::ITEM)?.u32()?.clone();
+        if frame.column(eval::KEY).is_err() {
+            return Err(Error::artifact(folder, "written by an older version, without keys of its items")
+                .with_hint("evaluate the other model again"));
+        }
+        let (tasks, keys) = (frame.column(eval::TASK)?.str()?.clone(), frame.column(eval::KEY)?.str()?.clone());
+        let mut numbered = Keys::default();
+        let names: Vec<Option<ItemKey>> =
+            tasks.iter().zip(keys.iter()).map(|(task, key)| Some(numbered.next(task?, key?))).collect();
         let mut values: BTreeMap<_, BTreeMap<String, f64>> = BTreeMap::new();
         for column in frame.columns().iter().filter(|c| c.dtype() == &DataType::Float64) {
-            for (at, value) in column.f64()?.iter().enumerate() {
-                let (Some(value), Some(task), Some(item)) = (value, tasks.get(at), items.get(at)) else { continue };
-                let key = (task.to_string(), item, ids.get(at).unwrap_or_default().to_string());
-                values.entry(key).or_default().insert(column.name().to_string(), value);
+            for (value, name) in column.f64()?.iter().zip(&names) {
+                let (Some(value), Some(name)) = (value, name) else { continue };
+                values.entry(name.clone()).or_default().insert(column.name().to_string(), value);
             }
         }
-        Ok(Earlier { values })
+        Ok(Earlier { folder: folder.to_path_buf(), manifest, values })
+    }
+
+    /// Refuses a comparison of numbers that were measured otherwise: by another reward, over another reference, with
+    /// other examples.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with all that differs.
+    pub fn require_same(&self, config: &EvalConfig, reference: Option<&RewardReference>) -> Result<()> {
+        let (own, theirs) = (serde_json::to_value(config)?, &self.manifest.config);
+        let both = |task: &EvalTask| {
+            let name = json!(task.name());
+            theirs["task"].as_array().is_some_and(|tasks| tasks.contains(&name))
+        };
+        let shared: Vec<EvalTask> = config.task.iter().copied().filter(both).collect();
+        let mut differ = Vec::new();
+        let mut compare = |what: &str, own: &Value, theirs: &Value| {
+            if own != theirs {
+                differ.push(format!("{what}: {theirs} there, {own} here"));
+            }
+        };
+        if shared.iter().any(|task| task.rewards()) {
+            compare("reward", &own["reward"], &theirs["reward"]);
+            let known = self.manifest.facts.get(eval::REFERENCE).filter(|_| own["reward"] == theirs["reward"]);
+            if let (Some(own), Some(theirs)) = (reference, known) {
+                compare("weights of the reference", &json!(own.fingerprint), theirs);
+            }
+        }
+        if shared.contains(&EvalTask::Gsm8k) {
+            compare("shots", &own["shots"], &theirs["shots"]);
+            let file = |path: &str| std::fs::canonicalize(path).map_or_else(|_| json!(path), |path| json!(path));
+            let examples = self.manifest.located(&self.folder, theirs["examples"].as_str().unwrap_or_default());
+            compare("examples", &file(&config.examples), &file(&examples));
+        }
+        if differ.is_empty() {
+            return Ok(());
+        }
+        let message = format!("{} was measured otherwise: {}", self.folder.display(), differ.join("; "));
+        Err(Error::config("eval.against", message))
     }
 
     /// Differences of all metrics that both have, item by item.
@@ -152,8 +227,9 @@ impl Earlier {
     /// [`Error::Config`] where no item is in both.
     pub fn compared(&self, items: &[Item], seed: Seed) -> Result<Vec<Difference>> {
         let mut by: BTreeMap<(&str, &str), (Vec<f64>, usize)> = BTreeMap::new();
+        let mut numbered = Keys::default();
         for item in items {
-            let other = self.values.get(&(item.task.clone(), item.index, item.id.clone()));
+            let other = self.values.get(&numbered.next(&item.task, &item.key));
             for (metric, value) in &item.metrics {
                 let (differences, unpaired) = by.entry((&item.task, metric)).or_default();
                 match other.and_then(|other| other.get(metric)) {

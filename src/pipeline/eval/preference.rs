@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::items::{Item, column};
-use super::rewards::{reference, rewarded, scored};
-use super::{EvalTask, Found, PartAccuracy, Work, rankings, since};
+use super::rewards::{rewarded, scored};
+use super::{EvalTask, Found, PartAccuracy, Work, inputs, rankings, since};
 use crate::analysis::{Interval, wilson};
 use crate::batch;
 use crate::error::{Error, Result};
@@ -14,11 +14,11 @@ use crate::eval::{Metric, QuestionTokens, mean, rewardbench, ties};
 use crate::lpc::usage::hard_code;
 use crate::manifest::Manifest;
 use crate::pipeline::prepare;
-use crate::pipeline::recipe::PrepareConfig;
-use crate::pipeline::recipe::eval::Reward;
+use crate::pipeline::recipe::{EvalConfig, PrepareConfig};
 use crate::policy::PromptLatent;
-use crate::schema::{SPLITS, prepared};
+use crate::schema::prepared;
 use crate::settings::Settings;
+use crate::token_file::TokenRow;
 use crate::tokenize::ModelTokenizer;
 
 /// Metrics of an item: of most, and of those with several right responses.
@@ -27,19 +27,24 @@ const TIES_ACC: &str = "ties_acc";
 
 /// A prompt with responses in token ids, the right ones first.
 pub struct Compared {
+    /// Its place in the data, from 0.
+    pub place: u32,
     /// As the data name it.
     pub id: String,
+    /// What pairs it with an item of another evaluation.
+    pub key: String,
     /// Source tag, or subset.
     pub source: String,
     /// How many of the first responses are right; 0 where the second is: of a flipped pair the clean label counts.
     pub right: usize,
     /// Prompt and responses.
     pub tokens: QuestionTokens,
+    /// Whether anything of them was cut.
+    pub truncated: bool,
 }
 
 /// Evaluates the task.
 pub fn run(work: &Work<'_>) -> Result<Found> {
-    let reference = if work.config.reward == Reward::Implicit { reference(work)? } else { String::new() };
     let (compared, n_data, left_out) = match work.task {
         EvalTask::Rewardbench => rankings::given(work)?,
         _ => pairs(work)?,
@@ -58,7 +63,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         compared.iter().map(|c| work.loaded.policy.prompt_latent(&c.tokens.context)).collect::<Result<Vec<_>>>()?;
     let title = format!("evaluating {}", work.name);
     let logps = scored(work, &title, work.loaded, &compared, &latents)?;
-    let (rewards, reward) = rewarded(work, &reference, &compared, logps)?;
+    let (rewards, reward) = rewarded(work, &compared, logps)?;
     let items = items(work, &compared, &rewards, &latents);
     let groups = groups(work.task, &items);
     let mut metrics: Vec<Metric> = [ACC, TIES_ACC]
@@ -72,7 +77,8 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         metrics.extend(rankings::total(&groups).map(total));
     }
     let seconds = since(start);
-    Ok(Found { n_data, metrics, items, groups, reward: Some(reward), left_out, seconds, ..Found::default() })
+    let truncated = Some(compared.iter().filter(|c| c.truncated).count());
+    Ok(Found { n_data, metrics, items, groups, reward: Some(reward), left_out, truncated, seconds, ..Found::default() })
 }
 
 /// The values of one metric.
@@ -89,27 +95,42 @@ impl Compared {
 /// What is compared, the items of the data, and those that are left out by reason.
 pub type Given = (Vec<Compared>, usize, BTreeMap<String, u64>);
 
+/// Whether a set is a prepared folder, and not files of pairs. The output of `synth` holds files; other folders of ours
+/// are refused where they are not prepared ones.
+///
+/// # Errors
+/// [`Error::Artifact`] for a manifest that is damaged.
+pub fn is_prepared(task: EvalTask, data: &str) -> Result<bool> {
+    let folder = Path::new(data);
+    let ours = task == EvalTask::Preference && folder.join(prepared::MANIFEST).is_file();
+    Ok(ours && Manifest::read(folder)?.stage != "synth")
+}
+
 /// Pairs of a prepared folder, or of files, which are prepared with the model's tokenizer.
 fn pairs(work: &Work<'_>) -> Result<Given> {
     let folder = Path::new(work.data);
-    // The output of `synth` holds files of pairs; other folders of ours are refused where they are not prepared ones.
-    let ours = folder.join(prepared::MANIFEST).is_file();
-    let (splits, left_out) = if ours && Manifest::read(folder)?.stage != "synth" {
+    let (rows, left_out) = if is_prepared(work.task, work.data)? {
+        if work.config.max_length != EvalConfig::default().max_length {
+            let why = format!("has no effect on {}: the pairs of a prepared folder are cut already", work.data);
+            return Err(Error::config("eval.max_length", why));
+        }
         let mut splits = batch::read_splits(folder)?;
         splits.retain(|split| split.name == work.config.split);
         work.opened.require_tokens(folder, &splits)?;
         same_ends(work, folder)?;
-        (splits, BTreeMap::new())
+        ((0..).zip(splits.into_iter().flat_map(|split| split.rows)).collect(), BTreeMap::new())
     } else {
         prepared_anew(work)?
     };
-    let rows: Vec<_> = splits.into_iter().flat_map(|split| split.rows).collect();
     let n = rows.len();
     let most = if work.config.limit > 0 { work.config.limit } else { n };
-    let compared = rows.into_iter().take(most).map(|row| Compared {
+    let compared = rows.into_iter().take(most).map(|(place, row)| Compared {
+        place,
         id: row.id.to_string(),
+        key: row.id.to_string(),
         source: row.source.to_string(),
         right: usize::from(!row.flipped),
+        truncated: row.truncated,
         tokens: QuestionTokens {
             context: row.prompt_ids.to_vec(),
             choices: vec![row.chosen_ids.to_vec(), row.rejected_ids.to_vec()],
@@ -141,31 +162,44 @@ fn of_prepare(error: Error) -> Error {
     }
 }
 
-/// Pairs of files, by the same steps as `prepare`: none is flipped, and none is kept for training.
-fn prepared_anew(work: &Work<'_>) -> Result<(Vec<batch::Split>, BTreeMap<String, u64>)> {
+/// Rows with their places in the data, and what was left out by reason.
+type Rows = (Vec<(u32, TokenRow)>, BTreeMap<String, u64>);
+
+/// Pairs of files in their order, by the same steps as `prepare`: none is flipped, and none is kept for training.
+fn prepared_anew(work: &Work<'_>) -> Result<Rows> {
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let mut config = PrepareConfig {
-        input: vec![work.data.to_string()],
+        input: inputs::labels(work.inputs),
         out: folder.path().join("data").display().to_string(),
         tokenizer: work.opened.tokenizer_from(),
         ..PrepareConfig::default()
     };
     config.pairs.test_fraction = 0.0;
     config.sources.exclude = Vec::new();
+    config.tokenize.max_length =
+        if work.config.max_length > 0 { work.config.max_length } else { work.opened.most_tokens };
+    // The share of RewardBench.
+    config.tokenize.max_prompt_length = (config.tokenize.max_length * 3 / 4).max(1);
     config.check()?;
     let summary = prepare::run(&config, work.seed, work.progress).map_err(of_prepare)?;
     let mut left_out = summary.rejects.clone();
     for (reason, n) in &summary.totals.pairs_dropped {
         *left_out.entry(reason.clone()).or_default() += n;
     }
-    let mut splits = batch::read_splits(Path::new(&config.out))?;
-    splits.sort_by_key(|split| SPLITS.iter().position(|name| *name == split.name));
-    Ok((splits, left_out))
+    let places = prepare::places(&config, work.seed)?;
+    let rows = batch::read_splits(Path::new(&config.out))?.into_iter().flat_map(|split| split.rows);
+    let placed = |row: TokenRow| match places.get(&row.id.to_string()) {
+        Some(place) => Ok((*place, row)),
+        None => Err(Error::run(format!("pair {} is in none of the files: they have changed", row.id))),
+    };
+    let mut rows = rows.map(placed).collect::<Result<Vec<_>>>()?;
+    rows.sort_by_key(|(place, _)| *place);
+    Ok((rows, left_out))
 }
 
 fn items(work: &Work<'_>, compared: &[Compared], rewards: &[Vec<f64>], latents: &[PromptLatent]) -> Vec<Item> {
-    let all = compared.iter().zip(rewards).zip(latents).enumerate();
-    let one = |(index, ((c, rewards), latent)): (usize, ((&Compared, &Vec<f64>), &PromptLatent))| {
+    let all = compared.iter().zip(rewards).zip(latents);
+    let one = |((c, rewards), latent): ((&Compared, &Vec<f64>), &PromptLatent)| {
         let is_right = |i: usize| if c.right == 0 { i == 1 } else { i < c.right };
         let of = |wanted: bool| -> Vec<f64> {
             rewards.iter().enumerate().filter(|(i, _)| is_right(*i) == wanted).map(|(_, reward)| *reward).collect()
@@ -180,8 +214,9 @@ fn items(work: &Work<'_>, compared: &[Compared], rewards: &[Vec<f64>], latents: 
         let best = (0..rewards.len()).fold(0, |best, i| if rewards[i] > rewards[best] { i } else { best });
         Item {
             task: work.name.into(),
-            index: index as u32,
+            index: c.place,
             id: c.id.clone(),
+            key: c.key.clone(),
             source: Some(c.source.clone()),
             metrics: vec![(column(metric.0, "none"), metric.1)],
             scores: rewards.clone(),

@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use super::items::{Item, column};
+use super::items::{Item, column, key};
+use super::splits::of_split;
 use super::{Found, Work, go_on, rows, since, stopped};
 use crate::error::{Error, Result};
 use crate::eval::gsm8k::{self, MAX_NEW_TOKENS, Problem};
 use crate::eval::mean;
 use crate::generate::{Options, Request, Sampling, complete};
 use crate::lpc::usage::hard_code;
+use crate::schema::SPLITS;
 
 /// Metric and its filters.
 const METRIC: &str = "exact_match";
@@ -19,11 +21,17 @@ const TAIL: usize = 24;
 /// Evaluates the task.
 pub fn run(work: &Work<'_>) -> Result<Found> {
     let (config, tokenizer) = (work.config, &work.opened.tokenizer);
-    let (data, n_data) = rows(work, work.data, 0)?;
+    let (data, n_data) = rows(work.data, work.inputs, 0)?;
     let all = data.iter().map(gsm8k::problem).collect::<Result<Vec<Problem>>>()?;
     let examples = match config.examples.as_str() {
         "" => None,
-        path => Some(rows(work, path, 0)?.0.iter().map(gsm8k::problem).collect::<Result<Vec<Problem>>>()?),
+        path => Some(
+            rows(path, &of_split(path, SPLITS[0], work.progress)?, 0)?
+                .0
+                .iter()
+                .map(gsm8k::problem)
+                .collect::<Result<Vec<Problem>>>()?,
+        ),
     };
     let pool = examples.as_ref().map_or(all.len().saturating_sub(1), Vec::len);
     if pool < config.shots {
@@ -83,6 +91,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         items.push(Item {
             task: work.name.into(),
             index: index as u32,
+            key: key("", [problem.question.as_str()]),
             metrics: values.collect(),
             output: Some(text.to_string()),
             prior_code: hard_code(&latent.prior).map(|code| code as u32),

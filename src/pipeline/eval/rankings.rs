@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::items::Item;
+use super::items::{Item, key};
 use super::preference::{Compared, Given};
 use super::{PartAccuracy, Work, rows};
 use crate::analysis::Interval;
@@ -23,20 +23,22 @@ const SECTION: &str = "section";
 
 /// Prompts of RewardBench.
 pub fn given(work: &Work<'_>) -> Result<Given> {
-    let (rows, n_data) = rows(work, work.data, work.config.limit)?;
+    let (rows, n_data) = rows(work.data, work.inputs, work.config.limit)?;
     let config =
         TokenizeConfig { max_length: MAX_LENGTH, max_prompt_length: MAX_PROMPT_LENGTH, ..TokenizeConfig::default() };
     let (mut compared, mut left_out, mut ties) = (Vec::new(), BTreeMap::new(), HashSet::new());
-    for row in &rows {
+    for (place, row) in (0..).zip(&rows) {
         let ranking = rewardbench::ranking(row)?;
         judge(row, &ranking)?;
         if ranking.subset == rewardbench::TIES && !ties.insert(ranking.id.clone()) {
             return Err(row.fault("id", format!("{} is there twice", ranking.id)));
         }
         match tokens(&work.opened.tokenizer, &ranking, &config)? {
-            Ok(tokens) => {
+            Ok((tokens, truncated)) => {
+                let responses = ranking.chosen.iter().chain(&ranking.rejected);
+                let key = key(&ranking.id, [&ranking.prompt].into_iter().chain(responses).map(String::as_str));
                 let Ranking { id, subset: source, chosen, .. } = ranking;
-                compared.push(Compared { id, source, right: chosen.len(), tokens });
+                compared.push(Compared { place, id, key, source, right: chosen.len(), tokens, truncated });
             }
             Err(reason) => *left_out.entry(reason).or_default() += 1,
         }
@@ -62,18 +64,18 @@ fn judge(row: &BenchmarkRow, ranking: &Ranking) -> Result<()> {
     }
 }
 
-/// Token ids of a prompt and its responses, or why there are none.
+/// Token ids of a prompt and its responses, with whether anything was cut; or why there are none.
 fn tokens(
     tokenizer: &ModelTokenizer,
     ranking: &Ranking,
     config: &TokenizeConfig,
-) -> Result<Result<QuestionTokens, String>> {
+) -> Result<Result<(QuestionTokens, bool), String>> {
     let prompt = [Message::user(&ranking.prompt)];
     let mut found = QuestionTokens::default();
     // Every response is in one of these pairs: the right ones each with the first other, then the others.
     let (right, others) = (&ranking.chosen, &ranking.rejected);
     let pairs = right.iter().map(|x| (x, &others[0])).chain(others.iter().skip(1).map(|x| (&right[0], x)));
-    let mut last = Vec::new();
+    let (mut last, mut truncated) = (Vec::new(), false);
     for (at, (chosen, rejected)) in pairs.enumerate() {
         let (chosen, rejected) = ([Message::assistant(chosen)], [Message::assistant(rejected)]);
         let pair = PairText {
@@ -89,6 +91,7 @@ fn tokens(
             Encoded::Dropped { reason, .. } => return Ok(Err(reason.to_string())),
             Encoded::Refused(refusal) => return Ok(Err(refusal.reason.to_string())),
         };
+        truncated |= row.truncated;
         if at == 0 {
             found.context = row.prompt_ids.to_vec();
         }
@@ -100,7 +103,7 @@ fn tokens(
         }
     }
     found.choices.extend(last);
-    Ok(Ok(found))
+    Ok(Ok((found, truncated)))
 }
 
 /// Adds the sections to the subsets, and gives `Ties` its score, from the credit of the items of each subset.

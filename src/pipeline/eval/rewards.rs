@@ -1,6 +1,6 @@
 //! The reward that a model gives a response.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::preference::Compared;
 use super::{Work, go_on, stopped};
@@ -8,11 +8,14 @@ use crate::error::{Error, Result};
 use crate::eval::{ChoiceScore, QuestionTokens, score};
 use crate::manifest::Manifest;
 use crate::model::LogitShift;
-use crate::pipeline::opened::{self, ForInference};
+use crate::pipeline::opened::{self, ForInference, OpenedModel};
+use crate::pipeline::recipe::EvalConfig;
 use crate::pipeline::recipe::eval::Reward;
 use crate::policy::{PromptLatent, saved};
-use crate::schema::prepared;
+use crate::schema::{fact, prepared};
+use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::train::{Tune, reference, tuning};
 
 /// Log-probabilities of all responses, each with the z of its prompt.
 pub fn scored(
@@ -32,61 +35,112 @@ pub fn scored(
     if found.len() < compared.len() { Err(stopped()) } else { Ok(found) }
 }
 
-/// The reward of every response, given the name of the reference, and what it is in words.
+/// The reference of the implicit reward.
+pub struct RewardReference {
+    /// As the user, or the run, names it.
+    name: String,
+    source: ModelSource,
+    model: ForInference,
+    /// [`reference::fingerprint`] of its weights.
+    pub fingerprint: String,
+}
+
+impl RewardReference {
+    /// Opens the reference: the model that was named, else the one that the run was trained from, which must have the
+    /// weights that it had then.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where there is none; [`Error::Model`] for another model than the run's; as [`saved::open`].
+    pub fn open(config: &EvalConfig, opened: &OpenedModel, longest: usize, seed: Seed) -> Result<RewardReference> {
+        let Named { name, path, run } = named(config)?;
+        let (source, vocab_size) = (opened::source(&path)?, opened.tokenizer.vocab_size());
+        let policy = saved::open::<f32>(&source, vocab_size, seed, longest)?;
+        let fingerprint = reference::fingerprint(&policy)?;
+        if let Some(TrainedRun { folder, tune, weights: Some(weights) }) = &run
+            && !tuning::is_start(&fingerprint, &source, *tune, vocab_size, weights)?
+        {
+            let message = format!(
+                "is not the reference of run {}: it has other weights than the model that the run started from",
+                folder.display()
+            );
+            return Err(Error::model(path, message)
+                .with_hint("put that model back, or name the reference that is meant: --reference MODEL"));
+        }
+        let model = ForInference::of(policy, longest, config.precision)?;
+        Ok(RewardReference { name, source, model, fingerprint })
+    }
+}
+
+/// A reference as it is named.
+struct Named {
+    name: String,
+    /// Where it is.
+    path: String,
+    /// The run that it is the reference of, where the user named none.
+    run: Option<TrainedRun>,
+}
+
+/// The run that is evaluated.
+struct TrainedRun {
+    folder: PathBuf,
+    tune: Tune,
+    /// Fingerprint of the weights that it started from.
+    weights: Option<String>,
+}
+
+/// The reward of every response, and what it is in words; the implicit reward has a reference.
 pub fn rewarded(
     work: &Work<'_>,
-    name: &str,
     compared: &[Compared],
     logps: Vec<Vec<ChoiceScore>>,
 ) -> Result<(Vec<Vec<f64>>, String)> {
-    let config = work.config;
     let each = |of: &dyn Fn(usize, usize, f64) -> f64| -> Vec<Vec<f64>> {
         let row = |(i, scores): (usize, &Vec<ChoiceScore>)| {
             scores.iter().enumerate().map(|(j, score)| of(i, j, score.logp)).collect()
         };
         logps.iter().enumerate().map(row).collect()
     };
-    match config.reward {
-        Reward::Sum => Ok((each(&|_, _, logp| logp), "log-probability, summed over tokens".into())),
-        Reward::Mean => {
+    match (work.config.reward, work.reference) {
+        (Reward::Sum, _) => Ok((each(&|_, _, logp| logp), "log-probability, summed over tokens".into())),
+        (Reward::Mean, _) => {
             let length = |i: usize, j: usize| compared[i].tokens.choices[j].len() as f64;
             Ok((each(&|i, j, logp| logp / length(i, j)), "log-probability for each token".into()))
         }
-        Reward::Implicit => {
-            let model = match work.reference.get() {
-                Some(model) => model,
-                None => {
-                    let source = opened::source(name)?;
-                    let longest = work.loaded.model.longest();
-                    let policy = saved::open::<f32>(&source, work.opened.tokenizer.vocab_size(), work.seed, longest)?;
-                    let model = ForInference::of(policy, longest, config.precision)?;
-                    work.reference.get_or_init(|| model)
-                }
-            };
+        (Reward::Implicit, None) => Err(Error::run("the implicit reward has no reference")),
+        (Reward::Implicit, Some(named)) => {
+            let ids = compared.iter().flat_map(|c| c.tokens.choices.iter().flatten().chain(&c.tokens.context));
+            work.opened.require_same_tokens(&named.name, &named.source, ids.copied().collect())?;
             // The reference has no z, whatever stands beside it.
             let title = format!("scoring the reference on {}", work.name);
-            let reference = scored(work, &title, model, compared, &[])?;
+            let reference = scored(work, &title, &named.model, compared, &[])?;
             let rewards = each(&|i, j, logp| logp - reference[i][j].logp);
-            Ok((rewards, format!("log-ratio of the model and {name}, summed over tokens")))
+            Ok((rewards, format!("log-ratio of the model and {}, summed over tokens", named.name)))
         }
     }
 }
 
-/// The reference: the one that was named, else the model that the run was trained from.
-pub fn reference(work: &Work<'_>) -> Result<String> {
-    if !work.config.reference.is_empty() {
-        return Ok(work.config.reference.clone());
+fn named(config: &EvalConfig) -> Result<Named> {
+    if !config.reference.is_empty() {
+        let name = config.reference.clone();
+        return Ok(Named { path: name.clone(), name, run: None });
     }
-    let folder = Path::new(&work.config.model);
+    let folder = Path::new(&config.model);
     let run = if folder.join(prepared::MANIFEST).is_file() { Some(folder) } else { folder.parent() };
-    let manifest = run.and_then(|run| Manifest::read(run).ok()).filter(|manifest| manifest.stage == "train");
-    let named = manifest.and_then(|manifest| manifest.config["model"].as_str().map(str::to_string));
-    match named {
-        Some(name) if !matches!(ModelSource::resolve(&name), Ok(ModelSource::Tiny { .. })) => Ok(name),
-        Some(name) => {
-            let why = format!("the run was trained from {name}, which is made from its seed");
-            Err(Error::config("eval.reference", format!("{why}: give --reference MODEL, or --reward sum")))
-        }
-        None => Err(Error::config("eval.reference", "missing: give --reference MODEL, or --reward sum or mean")),
+    let found = run.and_then(|run| Some((run, Manifest::read(run).ok()?)));
+    let found = found.filter(|(_, manifest)| manifest.stage == "train");
+    let named = |(run, manifest): (_, Manifest)| Some((run, manifest.config["model"].as_str()?.to_string(), manifest));
+    let Some((run, name, manifest)) = found.and_then(named) else {
+        return Err(Error::config("eval.reference", "missing: give --reference MODEL, or --reward sum or mean"));
+    };
+    if matches!(ModelSource::resolve(&name), Ok(ModelSource::Tiny { .. })) {
+        let why = format!("the run was trained from {name}, which is made from its seed");
+        return Err(Error::config("eval.reference", format!("{why}: give --reference MODEL, or --reward sum")));
     }
+    let identity = manifest.facts.get(fact::IDENTITY_OF);
+    let trained = TrainedRun {
+        folder: run.to_path_buf(),
+        tune: serde_json::from_value(manifest.config["tune"].clone()).unwrap_or_default(),
+        weights: identity.and_then(|about| about[fact::WEIGHTS].as_str()).map(str::to_string),
+    };
+    Ok(Named { path: manifest.located(run, &name), name, run: Some(trained) })
 }

@@ -23,7 +23,10 @@ const NO_DATA: [&str; 5] =
 
 /// Names of files and folders with the training split, and with held-out ones.
 const TRAIN: [&str; 2] = ["train", "training"];
-const HELD_OUT: [&str; 9] = ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout"];
+const TEST: [&str; 3] = ["test", "testing", "heldout"];
+const VALIDATION: [&str; 6] = ["validation", "valid", "val", "dev", "eval", "evaluation"];
+/// What [`split_name`] calls them.
+pub const VALIDATION_SPLIT: &str = "validation";
 
 /// Beginnings of the names of numbered parts.
 const PART: [&str; 4] = ["", "part", "shard", "chunk"];
@@ -37,7 +40,8 @@ pub fn resolve(names: &[String], progress: &dyn Progress) -> Result<Vec<Input>> 
     let mut inputs = Vec::new();
     for name in names {
         if name.starts_with("hf://") {
-            inputs.extend(Hub::from_env().fetch_dataset(name, progress)?.into_iter().map(from_hub));
+            let files = Hub::from_env().fetch_dataset(name, &|listed| data_files_of(name, listed), progress)?;
+            inputs.extend(files.into_iter().map(from_hub));
             continue;
         }
         let path = PathBuf::from(name);
@@ -86,7 +90,9 @@ pub fn declare_splits(inputs: &mut [Input]) -> Option<String> {
     let split = |input: &Input| {
         own_split(&input.label).or_else(|| folder_split(&input.label).filter(|_| !by_name.contains(&parent(input))))
     };
-    let told: Vec<Option<&'static str>> = inputs.iter().map(split).collect();
+    // All that is held out is the test split.
+    let held_out = |name| if name == VALIDATION_SPLIT { SPLITS[1] } else { name };
+    let told: Vec<Option<&'static str>> = inputs.iter().map(|input| split(input).map(held_out)).collect();
     if !SPLITS.iter().all(|split| told.contains(&Some(split))) {
         return None;
     }
@@ -120,18 +126,67 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
         // A pipe can be read only once, and reading it waits for its writer.
         return Err(refused(path, "not a regular file", "write the rows to a file first"));
     }
-    let forms = "an input is a file, a folder, a pattern, or hf://datasets/ORG/NAME[@rev]/file";
+    let forms = "an input is a file, a folder, a pattern, or hf://datasets/ORG/NAME[@rev][/file]";
     Err(refused(path, "no such file or folder", forms))
 }
 
-/// The data files of a folder by name, or of its `data` folder and the folders of its splits, as the hub and
-/// `datasets` lay them out.
+/// Data files of a folder, and its visible folders, by name.
+type Entries = (Vec<PathBuf>, Vec<PathBuf>);
+
+/// The data files of a folder by name.
 fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let pairs = folder.join(prepared::PAIRS);
     if folder.join(prepared::MANIFEST).is_file() && pairs.is_dir() {
         // A prepared folder, whose other tables are no data.
         return Ok(entries(&pairs)?.0);
     }
+    laid_out(folder, &entries)?.map_err(|with_data| {
+        let below: Vec<String> = with_data.iter().map(|f| f.display().to_string()).collect();
+        let hint = if below.is_empty() {
+            "text files may be packed as .gz or .zst; name a file to read it whatever its ending".into()
+        } else {
+            format!("there is data in {}; name the folder that is meant", below.join(", "))
+        };
+        refused(folder, "no .jsonl, .json, .csv, .parquet or .arrow file in this folder", &hint)
+    })
+}
+
+/// The data files among all files of a data set on the hub, by the same rule; as an error, what can be named instead.
+fn data_files_of(address: &str, listed: &[String]) -> std::result::Result<Vec<String>, String> {
+    let listed: Vec<&Path> = listed.iter().map(Path::new).collect();
+    let entries = |folder: &Path| {
+        let (mut files, mut folders) = (Vec::new(), BTreeSet::new());
+        for below in listed.iter().filter_map(|path| path.strip_prefix(folder).ok()) {
+            let mut parts = below.components();
+            let Some(first) = parts.next().map(|part| Path::new(part.as_os_str())) else { continue };
+            let name = name_of(first);
+            match parts.next() {
+                _ if name.starts_with('.') => {}
+                Some(_) => drop(folders.insert(folder.join(first))),
+                None if is_data(&name) => files.push(folder.join(first)),
+                None => {}
+            }
+        }
+        Ok((files, folders.into_iter().collect()))
+    };
+    let found = laid_out(Path::new(""), &entries).map_err(|e| e.to_string())?;
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    found.map(|files| files.iter().map(text).collect()).map_err(|with_data| match with_data.first() {
+        Some(first) => {
+            let all: Vec<String> = with_data.iter().map(text).collect();
+            let address = address.trim_end_matches('/');
+            format!("there is data in {}; name the files that are meant: {address}/{}/*", all.join(", "), text(first))
+        }
+        None => format!("name the files that are meant: {}/PATTERN", address.trim_end_matches('/')),
+    })
+}
+
+/// The data files of a folder, or else of its `data` folder and the folders of its splits, as the hub and `datasets`
+/// lay them out; as an error, the folders that do hold data.
+fn laid_out(
+    folder: &Path,
+    entries: &dyn Fn(&Path) -> Result<Entries>,
+) -> Result<std::result::Result<Vec<PathBuf>, Vec<PathBuf>>> {
     let (mut files, folders) = entries(folder)?;
     if files.is_empty() {
         for below in folders.iter().filter(|f| is_layout(&name_of(f))) {
@@ -144,21 +199,15 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
-        let with_data = folders.iter().filter(|f| entries(f).is_ok_and(|(files, _)| !files.is_empty()));
-        let below: Vec<String> = with_data.map(|f| f.display().to_string()).collect();
-        let hint = if below.is_empty() {
-            "text files may be packed as .gz or .zst; name a file to read it whatever its ending".into()
-        } else {
-            format!("there is data in {}; name the folder that is meant", below.join(", "))
-        };
-        return Err(refused(folder, "no .jsonl, .json, .csv, .parquet or .arrow file in this folder", &hint));
+        let with_data = |f: &PathBuf| entries(f).is_ok_and(|(files, _)| !files.is_empty());
+        return Ok(Err(folders.into_iter().filter(with_data).collect()));
     }
     files.sort();
-    Ok(files)
+    Ok(Ok(files))
 }
 
 /// Data files and visible folders of a folder, by name.
-fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+fn entries(folder: &Path) -> Result<Entries> {
     let (mut files, mut folders) = (Vec::new(), Vec::new());
     for path in artifact::entries(folder)? {
         let name = name_of(&path);
@@ -272,7 +321,12 @@ fn without_ending(name: &str) -> Option<&str> {
     cut(name, &BINARY_ENDINGS).map(|end| &name[..end])
 }
 
-/// The split that a file's name tells.
+/// The split that a file's name tells, or else the name of its folder: one of [`SPLITS`], or [`VALIDATION_SPLIT`].
+pub fn split_name(path: &Path) -> Option<&'static str> {
+    own_split(path).or_else(|| folder_split(path))
+}
+
+/// The split that a file's own name tells.
 fn own_split(path: &Path) -> Option<&'static str> {
     let name = base(path).to_lowercase();
     let words = || name.split(|c: char| !c.is_ascii_alphanumeric());
@@ -287,7 +341,8 @@ fn folder_split(path: &Path) -> Option<&'static str> {
 fn split_of_word(word: &str) -> Option<&'static str> {
     match word {
         word if TRAIN.contains(&word) => Some(SPLITS[0]),
-        word if HELD_OUT.contains(&word) => Some(SPLITS[1]),
+        word if TEST.contains(&word) => Some(SPLITS[1]),
+        word if VALIDATION.contains(&word) => Some(VALIDATION_SPLIT),
         _ => None,
     }
 }
@@ -345,6 +400,20 @@ mod tests {
         assert_eq!(found(&mixed, "").unwrap(), mixed[..5]);
         let error = found(&["raw/a.jsonl", "clean/b.jsonl"], "").unwrap_err();
         assert!(error.contains("/clean, ") && error.contains("/raw; name the folder that is meant"), "{error}");
+    }
+
+    #[test]
+    fn a_data_set_on_the_hub_is_read_by_the_same_rule() {
+        let of = |files: &[&str]| {
+            data_files_of("hf://datasets/o/n/", &files.iter().map(|f| f.to_string()).collect::<Vec<_>>())
+        };
+        let top = ["README.md", ".gitattributes", "b.jsonl", "a.jsonl", "old/c.jsonl", "dataset_infos.json"];
+        assert_eq!(of(&top).unwrap(), ["a.jsonl", "b.jsonl"]);
+        let splits = ["README.md", "data/train-00000-of-00001.parquet", "data/test/0.parquet", "data/raw/0.parquet"];
+        assert_eq!(of(&splits).unwrap(), ["data/test/0.parquet", "data/train-00000-of-00001.parquet"]);
+        let error = of(&["README.md", "clean/b.parquet", "raw/a.parquet", "code/run.py"]).unwrap_err();
+        assert!(error.contains("data in clean, raw;") && error.contains("hf://datasets/o/n/clean/*"), "{error}");
+        assert!(of(&["README.md", "x.bin"]).unwrap_err().contains("hf://datasets/o/n/PATTERN"));
     }
 
     #[test]

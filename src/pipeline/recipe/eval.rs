@@ -71,10 +71,10 @@ settings! {
         /// Tasks.
         pub task: Vec<EvalTask> = Vec::new();
         /// Data of the tasks, in their order; or one for all tasks, or several for one: a file, a folder, or
-        /// `hf://datasets/ORG/NAME[@rev]/file`; for `preference` a prepared folder, or files of pairs. `NAME=PATH` names the
+        /// `hf://datasets/ORG/NAME[@rev][/file]`; for `preference` a prepared folder, or files of pairs. `NAME=PATH` names the
         /// set in the results.
         pub data: Vec<PathText> = Vec::new();
-        /// Items of each task, from the first on; 0 = all.
+        /// Items of each task, from the first of the data on; 0 = all.
         pub limit: usize = 0;
         /// Folder to write; "" = none.
         pub out: PathText = PathText::new();
@@ -90,7 +90,10 @@ settings! {
         /// Reference of the implicit reward, without z; "" = the model that the run was trained from.
         pub reference: PathText = PathText::new(), used "reward implicit, in task preference or rewardbench"
             if |c| c.ranks() && c.reward == Reward::Implicit;
-        /// Split of a prepared folder.
+        /// Longest prompt and response together of pairs from files, tokens, the prompt at most three quarters of it; what
+        /// is longer is cut as `prepare` cuts it. 0 = as many as the model reads.
+        pub max_length: usize = 0, used "task preference" if |c| c.has(EvalTask::Preference);
+        /// Split of a prepared folder, or of files whose names tell splits.
         pub split: String = "test".into(), used "task preference" if |c| c.has(EvalTask::Preference);
         /// Folder of an earlier evaluation of another model on the same items: differences from it are told, paired.
         pub against: PathText = PathText::new();
@@ -104,7 +107,8 @@ impl EvalConfig {
         self.task.contains(&task)
     }
 
-    fn ranks(&self) -> bool {
+    /// Whether some task compares responses by their rewards.
+    pub fn ranks(&self) -> bool {
         self.task.iter().any(|task| task.rewards())
     }
 
@@ -184,6 +188,8 @@ impl Settings for EvalConfig {
             faults.check(names.insert(set.name), "data", message);
         }
         faults.check(self.batch > 0, "batch", "expected at least 1");
+        let message = "must be at least 2, a token of the prompt and one of the response, or 0";
+        faults.check(self.max_length != 1, "max_length", message);
         let known = crate::schema::SPLITS.contains(&self.split.as_str());
         faults.check(known, "split", format!("expected {}, got {:?}", crate::schema::SPLITS.join(" or "), self.split));
     }

@@ -13,7 +13,7 @@ use crate::tokenize::TokenizeConfig;
 settings! {
     /// Everything `prepare` can be told.
     pub struct PrepareConfig at "prepare" {
-        /// Files, folders or `hf://datasets/ORG/NAME[@rev]/file`; their order does not matter.
+        /// Files, folders or `hf://datasets/ORG/NAME[@rev][/file]`; their order does not matter.
         pub input: Vec<PathText> = Vec::new();
         /// Folder to write; only a dry run needs none.
         pub out: PathText = PathText::new();

@@ -267,11 +267,8 @@ impl SweepBackend for Pipelines<'_> {
     }
 }
 
-/// The settings that a sweep is begun with, and the contents that it depends on.
-///
-/// # Errors
-/// [`Error::Config`] where the recipe cannot be swept; those of reading the inputs.
-pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value, SweepInputs)> {
+/// What is wrong with the settings of a sweep, as far as no file need be read.
+pub fn faults(recipe: &Recipe) -> Vec<Fault> {
     let mut faults = recipe.sweep.faults();
     if recipe.sweep.out.is_empty() && !recipe.sweep.dry_run {
         faults.push(Fault::new("sweep.out", "missing: give --out DIR"));
@@ -287,7 +284,24 @@ pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value,
     if !recipe.train.reference.is_empty() {
         faults.push(Fault::new("train.reference", "has no effect in a sweep, whose cells differ in their data"));
     }
-    refuse(faults)?;
+    faults
+}
+
+/// The faults of every cell by its name: those that only some cells have fail in them alone.
+#[cfg(test)]
+pub(crate) fn cell_faults(recipe: &Recipe) -> BTreeMap<String, Vec<Fault>> {
+    let cells = super::grid(&recipe.sweep, &recipe.train);
+    let set = |config| TrainConfig { data: SET_BY_SWEEP.into(), out: SET_BY_SWEEP.into(), ..config };
+    let of = |cell: &Cell| (cell.name(), set(cell_config(recipe, cell)).faults());
+    cells.iter().map(of).filter(|(_, faults)| !faults.is_empty()).collect()
+}
+
+/// The settings that a sweep is begun with, and the contents that it depends on.
+///
+/// # Errors
+/// [`Error::Config`] where the recipe cannot be swept; those of reading the inputs.
+pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value, SweepInputs)> {
+    refuse(faults(recipe))?;
     let origin = SweepInputs::of(recipe, progress)?;
     // What "auto" comes to depends on the machine: cells of another one must not pass for those of this sweep.
     let mut here = recipe.clone();

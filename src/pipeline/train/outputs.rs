@@ -252,7 +252,7 @@ impl Trained<'_> {
         let signs = sums.collapse_signs(&config.lpc, self.keys.iter().any(Option::is_some));
         if let Some(why) = collapse(&sums.used.prior, signs.posterior_entropy) {
             progress.warn(&format!("the codes have collapsed: {why} (see docs/guide.md on collapse)"));
-            collapse::diagnose(signs).iter().for_each(|advice| progress.warn(&advice.to_string()));
+            collapse::diagnose(signs, &config.lpc).iter().for_each(|advice| progress.warn(&advice.to_string()));
         }
         Ok(summary)
     }

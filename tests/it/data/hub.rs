@@ -61,6 +61,24 @@ fn a_pinned_run_from_a_hub_needs_it_only_once() {
 }
 
 #[test]
+fn a_data_set_without_a_path_is_its_data_files() {
+    let (raw, given) = (sample("ultrafeedback.jsonl"), sample("trl_standard.jsonl"));
+    let files: [(&str, &[u8]); 4] =
+        [("a.jsonl", raw.as_bytes()), ("b.jsonl", given.as_bytes()), ("README.md", b"x"), ("old/c.jsonl", b"{}")];
+    let server = FakeHub::serve(repository("datasets", &files, &files.map(|(name, _)| name)), "");
+    let sandbox = Sandbox::new();
+    let output = prepare(&sandbox, &server.endpoint, "hf://datasets/org/name", "out", &[]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let manifest = sandbox.json("out/manifest.json");
+    let paths: Vec<&str> = manifest["inputs"].as_array().unwrap().iter().map(|i| i["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["a", "b"].map(|name| format!("hf://datasets/org/name@{COMMIT}/{name}.jsonl")));
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    let output = prepare(&sandbox, "http://127.0.0.1:1", "hf://datasets/org/name", "offline", &offline);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(sandbox.bytes("offline/pairs/train.parquet") == sandbox.bytes("out/pairs/train.parquet"));
+}
+
+#[test]
 fn refusals_of_a_hub_are_told_with_advice() {
     let server = FakeHub::serve(repository("datasets", &[("a.jsonl", b"{}")], &["a.jsonl"]), "hf_right");
     let sandbox = Sandbox::new();

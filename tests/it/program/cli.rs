@@ -92,6 +92,35 @@ fn all_faults_are_told_at_once() {
     assert_eq!(sandbox.files(""), ["r.toml"], "a refused configuration writes nothing");
 }
 
+/// The baseline of a recipe with codes is the recipe with `--latent none`: what the file sets for codes is left out, and
+/// told. What the command line sets for codes is a fault all the same.
+#[test]
+fn a_recipe_of_codes_gives_its_baseline() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    let recipe = "[train]\ndata = \"data\"\nmodel = \"tiny:16x1\"\nmax_steps = 1\nsave_model = false\n\
+        [train.head]\ncache = \"states\"\n[train.lpc]\npreset = \"paper\"\ncodes = 32\nkl_weight = 0.5\ng = \"linear\"\n";
+    sandbox.write("r.toml", recipe);
+    for chosen in ["--latent none", "--set train.lpc.latent=none"] {
+        let output = sandbox.ok(&format!("train --config r.toml --out {} {chosen}", chosen.len()));
+        let note = "left out of r.toml, without effect with latent \"none\": \
+            train.lpc.codes, train.lpc.kl_weight, train.head.cache\n";
+        assert!(output.stderr.contains(note), "{}", output.stderr);
+        let config = sandbox.text(&format!("{}/config.toml", chosen.len()));
+        assert!(config.contains("latent = \"none\"") && !config.contains("codes = 32"), "{config}");
+    }
+    let error = sandbox.ends(2, "train --config r.toml --out c --latent none --codes 8 --quiet").stderr;
+    assert_eq!(
+        error, "error: flag --codes: train.lpc.codes: has no effect with latent \"none\": leave it out\n",
+        "what the file sets is no fault beside it"
+    );
+    // A file that chooses no latent itself is at fault in what it sets beside.
+    sandbox.write("n.toml", recipe.replace("preset =", "latent = \"none\"\npreset ="));
+    let error = sandbox.ends(2, "train --config n.toml --out d").stderr;
+    assert!(error.contains("train.lpc.codes: has no effect with latent \"none\": leave it out"), "{error}");
+    assert!(!sandbox.exists("c") && !sandbox.exists("d"));
+}
+
 #[test]
 fn settings_without_effect_are_faults() {
     let sandbox = Sandbox::new();
@@ -100,7 +129,7 @@ fn settings_without_effect_are_faults() {
     insta::assert_snapshot!(sandbox.ends(2, line).stderr, @r#"
     error: 2 faults in the configuration
       train.objective.label_smoothing: has no effect with objective "dpo"; use cdpo, rdpo or mix
-      flag --codes: train.lpc.codes: has no effect with latent "none"
+      flag --codes: train.lpc.codes: has no effect with latent "none": leave it out
     "#);
     for (settings, said) in [
         ("--objective sft --latent lpc", "train.lpc.latent: objective \"sft\" has no pairs to learn a latent from"),
@@ -406,4 +435,56 @@ fn a_run_folder_stands_for_the_model_in_it() {
         "{}",
         refused.stderr
     );
+}
+
+/// Where stderr cannot be written the work is done all the same; a result that cannot be written is a failure, unless its
+/// reader has seen enough.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stream_that_takes_nothing_is_told_apart() {
+    let sandbox = Sandbox::new();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let run = |line: &str, stdout: Option<std::fs::File>, stderr: Option<std::fs::File>| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut command = sandbox.command(crate::support::PROGRAM, &words);
+        if let Some(file) = stdout {
+            command.stdout(file);
+        }
+        if let Some(file) = stderr {
+            command.stderr(file);
+        }
+        sandbox.finish(command)
+    };
+    let done = run("synth --out raw --rows 20", None, Some(full()));
+    assert_eq!((done.code, done.stdout.is_empty()), (0, false), "{}", done.stdout);
+    assert_eq!(run("train --data gone --out run", None, Some(full())).code, 3);
+    for line in ["recipes", "recipes smoke", "inspect raw --json", "completions bash"] {
+        let lost = run(line, Some(full()), None);
+        assert_eq!(lost.code, 1, "{line}: {}", lost.stderr);
+        assert!(lost.stderr.starts_with("error: standard output: "), "{line}: {}", lost.stderr);
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = sandbox.command(crate::support::PROGRAM, &["recipes"]);
+    command.stdout(writer);
+    let closed = sandbox.finish(command);
+    assert_eq!((closed.code, closed.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn folders_are_known_by_the_command_that_wrote_them() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(40);
+    sandbox.ok("train --data data --model tiny:16x1 --objective sft --max-steps 1 --out sft --quiet");
+    sandbox.ok("eval --model sft --task preference --data data --reward sum --out found --quiet");
+    let before = sandbox.files("found");
+    for folder in ["found", "data", "raw"] {
+        let refused = sandbox.ends(3, &format!("report {folder}"));
+        assert!(refused.stderr.contains(": reports are of runs, sweeps and audits"), "{}", refused.stderr);
+    }
+    assert!(sandbox.ends(3, "report found").stderr.starts_with("error: found: written by `eval`"));
+    assert_eq!(sandbox.files("found"), before);
+    for (folder, kind) in [("found", "evaluation folder"), ("data", "prepared folder"), ("sft", "run folder")] {
+        assert_eq!(sandbox.ok(&format!("inspect {folder} --json")).json()["kind"], kind);
+    }
 }

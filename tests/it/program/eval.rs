@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Sandbox, columns, flags, lists, numbers, texts};
+use crate::support::{PROGRAM, Sandbox, columns, flags, lists, numbers, texts};
 
 /// A run with codes in `run`, over the corpus of `data`, trained from `sft/model`.
 fn trained() -> Sandbox {
@@ -44,8 +44,20 @@ fn questions_with_choices_become_metrics_and_items() {
         .json();
     assert_eq!(told, sandbox.json("found/summary.json"));
     let items = sandbox.parquet("found/items.parquet");
-    let wanted =
-        ["task", "item", "id", "source", "scores", "right", "chosen_choice", "output", "prior_code", "acc", "acc_norm"];
+    let wanted = [
+        "task",
+        "item",
+        "id",
+        "key",
+        "source",
+        "scores",
+        "right",
+        "chosen_choice",
+        "output",
+        "prior_code",
+        "acc",
+        "acc_norm",
+    ];
     assert_eq!(columns(&items), wanted);
     let tasks = texts(&items, "task");
     assert_eq!(tasks.iter().map(String::as_str).collect::<BTreeSet<_>>().len(), 3);
@@ -130,6 +142,55 @@ fn preference_accuracy_is_that_of_the_run() {
     assert_eq!(own["results"], raw["results"]);
 }
 
+/// The reference of a run is the model that it started from, wherever the command is given, and nothing else.
+#[test]
+fn the_reference_of_a_run_is_found_and_checked() {
+    let sandbox = trained();
+    let eval = "eval --task preference --json --quiet";
+    let here = sandbox.ok(&format!("{eval} --model run --data data")).json();
+    std::fs::create_dir_all(sandbox.path("elsewhere/sft")).expect("a folder");
+    let from_elsewhere = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut command = sandbox.command(PROGRAM, &words);
+        command.current_dir(sandbox.path("elsewhere"));
+        sandbox.finish(command)
+    };
+    let there = from_elsewhere(&format!("{eval} --model ../run --data ../data"));
+    assert_eq!(there.code, 0, "{}", there.stderr);
+    let (here, there) = (&here["results"]["preference"], &there.json()["results"]["preference"]);
+    for key in ["acc", "n", "by_source", "reward"] {
+        assert_eq!(here[key], there[key], "{key}");
+    }
+    // The data of a run are found too: its report tells texts of the pairs, its audit trains on them.
+    let report = from_elsewhere("report ../run --json --quiet").json();
+    assert!(report["prepared"]["found"].as_u64().is_some_and(|found| found > 0), "{}", report["prepared"]);
+    let audit = "audit --run ../run --out audit --folds 2 --set audit.repeats=1 --quiet";
+    let audited = from_elsewhere(audit);
+    assert_eq!(audited.code, 0, "{}", audited.stderr);
+    // A run that trained a head of its own started from the same weights in another form.
+    sandbox.ok("train --data data --model sft/model --tune head --latent none --max-steps 2 --out head --quiet");
+    sandbox.ok(&format!("{eval} --model head --data data --limit 2"));
+
+    // A model with the same name and other weights.
+    sandbox.ok("train --data data --model tiny:32x1 --objective sft --max-steps 1 --lr 3e-3 --out other --quiet");
+    let model = |name: &str| sandbox.path(name);
+    std::fs::rename(model("sft/model"), model("sft/kept")).expect("moved");
+    std::fs::rename(model("other/model"), model("sft/model")).expect("moved");
+    let refused = sandbox.ends(3, &format!("{eval} --model run --data data"));
+    let said = "error: sft/model: is not the reference of run run: it has other weights than the model that the run started from";
+    assert!(refused.stderr.starts_with(said), "{}", refused.stderr);
+    sandbox.ok(&format!("{eval} --model run --data data --reference sft/model"));
+
+    // A model with another tokenizer reads other texts in the same ids.
+    let swap = |text: &str| text.replace("\"e\":", "\"@@\":").replace("\"a\":", "\"e\":").replace("\"@@\":", "\"a\":");
+    let changed = swap(&sandbox.text("sft/kept/tokenizer.json"));
+    assert_ne!(changed, sandbox.text("sft/kept/tokenizer.json"));
+    sandbox.write("sft/kept/tokenizer.json", changed);
+    let refused = sandbox.ends(3, &format!("{eval} --model run --data data --reference sft/kept"));
+    let said = "error: sft/kept: has another tokenizer than the model that is evaluated: token ";
+    assert!(refused.stderr.starts_with(said), "{}", refused.stderr);
+}
+
 #[test]
 fn several_sets_of_a_task_are_told_apart() {
     let sandbox = trained();
@@ -160,7 +221,8 @@ fn several_sets_of_a_task_are_told_apart() {
         );
     }
     // Differences from another model are told by set, and a task may stand beside others more than once.
-    let plain = sandbox.ok(&format!("{eval} {sets} --reward sum --against found")).json();
+    let plain = "eval --model sft --reference sft --task preference --quiet --json";
+    let plain = sandbox.ok(&format!("{plain} {sets} --against found")).json();
     let compared: Vec<&Value> = plain["against"].as_array().expect("a list").iter().map(|d| &d["task"]).collect();
     assert_eq!(compared, names);
     let both =
@@ -180,6 +242,143 @@ fn several_sets_of_a_task_are_told_apart() {
     // The corpus from which `data` was prepared is files of pairs, beside which a manifest stands.
     let raw = sandbox.ok(&format!("{eval} --data raw --limit 5")).json();
     assert_eq!(raw["results"]["preference"]["n"], 5);
+}
+
+/// Of files whose names tell several splits those of the task's split are read.
+#[test]
+fn splits_of_files_are_told_apart() {
+    let sandbox = trained();
+    let rows =
+        |text: &str, from: usize| -> String { text.lines().skip(from).map(|line| line.to_string() + "\n").collect() };
+    sandbox.write("arc/train.jsonl", arc(9));
+    sandbox.write("arc/test.jsonl", rows(&arc(6), 2));
+    sandbox.write("arc/validation.jsonl", arc(2));
+    let output = sandbox.ok("eval --model run --task arc_easy --data arc --json");
+    assert_eq!(output.json()["results"]["arc_easy"]["n"], 4);
+    assert!(output.stderr.contains("arc: the split test is read, arc/test.jsonl, 1 of 3 files"), "{}", output.stderr);
+    let alone = sandbox.ok("eval --model run --task arc_easy --data arc/train.jsonl --json --quiet");
+    assert_eq!(alone.json()["results"]["arc_easy"]["n"], 9, "a file that is named is read");
+
+    sandbox.write("t/validation.json", truthful(5));
+    sandbox.write("t/train.json", truthful(2));
+    let told = sandbox.ok("eval --model run --task truthfulqa_mc1 --data t --json --quiet").json();
+    assert_eq!(told["results"]["truthfulqa_mc1"]["n"], 5);
+    let refused = sandbox.ends(3, "eval --model run --task truthfulqa_mc1 --data arc/t* --quiet");
+    let said =
+        "the files are of several splits, and none of validation\n\nhint: name the file that is meant: arc/test.jsonl";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+
+    let pair = |i: usize| json!({"prompt": format!("Which {i}?"), "chosen": "Good.", "rejected": format!("Bad, {i}.")});
+    let pairs = |range: std::ops::Range<usize>| -> String { range.map(|i| pair(i).to_string() + "\n").collect() };
+    sandbox.write("p/train.jsonl", pairs(0..5));
+    sandbox.write("p/test.jsonl", pairs(5..8));
+    let n = |line: &str| {
+        let told = sandbox.ok(&format!("eval --model run --task preference --reward sum --json --quiet {line}")).json();
+        told["results"]["preference"]["n"].as_u64()
+    };
+    assert_eq!([n("--data p"), n("--data p --split train"), n("--data p/train.jsonl")], [Some(3), Some(5), Some(5)]);
+    sandbox.write("helpful.jsonl", pairs(0..2));
+    let refused = sandbox.ends(2, "eval --model run --task preference --data helpful.jsonl --split train --quiet");
+    assert!(refused.stderr.contains("eval.split: has no effect on helpful.jsonl"), "{}", refused.stderr);
+    // The examples of problems are those of the training split.
+    let problems = |range: std::ops::Range<usize>| -> String {
+        range.map(|i| json!({"question": format!("{i}?"), "answer": format!("#### {i}")}).to_string() + "\n").collect()
+    };
+    sandbox.write("g/train.jsonl", problems(0..3));
+    sandbox.write("g/test.jsonl", problems(3..5));
+    let gsm8k = "eval --model run --task gsm8k --data g --examples g --quiet --json --shots";
+    assert_eq!(sandbox.ok(&format!("{gsm8k} 3")).json()["results"]["gsm8k"]["n"], 2);
+    let refused = sandbox.ends(2, &format!("{gsm8k} 4"));
+    assert!(refused.stderr.contains("4 examples of a problem are wanted, and there are 3"), "{}", refused.stderr);
+}
+
+/// Items of two evaluations are paired by what they are, not by where they stand.
+#[test]
+fn items_are_paired_by_what_they_ask() {
+    let sandbox = trained();
+    let mut rows: Vec<Value> = serde_json::from_str(&truthful(6)).expect("rows");
+    sandbox.write("a.json", Value::Array(rows.clone()).to_string());
+    rows.reverse();
+    rows[1] = json!({"question": "Another?", "mc1_targets": {"No": 1, "Yes": 0, "Maybe": 0}});
+    sandbox.write("b.json", Value::Array(rows).to_string());
+    let problems = |order: [usize; 3]| -> String {
+        order
+            .iter()
+            .map(|i| json!({"question": format!("{i} and 1?"), "answer": "#### 2"}).to_string() + "\n")
+            .collect()
+    };
+    sandbox.write("a.jsonl", problems([0, 1, 2]));
+    sandbox.write("b.jsonl", problems([2, 7, 0]));
+    let eval = "eval --model run --task truthfulqa_mc1,gsm8k --shots 1 --examples a.jsonl --quiet --json";
+    sandbox.ok(&format!("{eval} --data a.json --data a.jsonl --out a"));
+    let told = sandbox.ok(&format!("{eval} --data b.json --data b.jsonl --out b --against a")).json();
+    let against: Vec<(&str, f64, u64, u64)> = told["against"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|d| {
+            let interval = &d["difference"]["interval"];
+            let number = |value: &Value| value.as_u64().expect("a count");
+            let estimate = interval["estimate"].as_f64().expect("a number");
+            (d["task"].as_str().expect("a task"), estimate, number(&interval["n"]), number(&d["unpaired"]))
+        })
+        .collect();
+    let wanted = [("gsm8k", 0.0, 2, 1), ("gsm8k", 0.0, 2, 1), ("truthfulqa_mc1", 0.0, 5, 1)];
+    assert_eq!(against, wanted, "the same model on the same items");
+    let (a, b) = (sandbox.parquet("a/items.parquet"), sandbox.parquet("b/items.parquet"));
+    assert_eq!(texts(&a, "key")[0], texts(&b, "key")[5]);
+    assert_eq!((numbers(&b, "item")[5], &texts(&b, "id")[5]), (5.0, &String::new()));
+    assert_eq!(lists(&a, "scores")[0], lists(&b, "scores")[5]);
+
+    // What was measured otherwise is not compared.
+    for (line, said) in [
+        (eval.replace("--shots 1", "--shots 2"), "a was measured otherwise: shots: 1 there, 2 here"),
+        (eval.replace("--examples a.jsonl", ""), "examples: "),
+    ] {
+        let refused = sandbox.ends(2, &format!("{line} --data b.json --data b.jsonl --against a"));
+        assert!(refused.stderr.contains("eval.against: ") && refused.stderr.contains(said), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("evaluating"));
+    }
+    let preference = "eval --model run --task preference --data data --limit 3 --quiet";
+    sandbox.ok(&format!("{preference} --out c"));
+    let refused = sandbox.ends(2, &format!("{preference} --reward sum --against c"));
+    assert!(refused.stderr.contains("reward: \"implicit\" there, \"sum\" here"), "{}", refused.stderr);
+    let refused = sandbox.ends(2, &format!("{preference} --reference tiny:32x1 --against c"));
+    assert!(refused.stderr.contains("weights of the reference: "), "{}", refused.stderr);
+    sandbox.ok(&format!("{preference} --reference sft --against c"));
+}
+
+/// Pairs of files are taken in their order, as long as the model reads them, and what is cut is counted.
+#[test]
+fn pairs_of_files_keep_their_order_and_their_length() {
+    let sandbox = trained();
+    let long = "long words of many kinds, ".repeat(70);
+    let pair = |i: usize| {
+        let chosen = if i == 2 { format!("{long} good.") } else { "Good.".into() };
+        json!({"prompt": format!("Which {i}?"), "chosen": chosen, "rejected": format!("Bad, {i}.")}).to_string() + "\n"
+    };
+    sandbox.write("p.jsonl", (0..9).map(pair).collect::<String>());
+    let eval = "eval --model run --task preference --data p.jsonl --reward sum";
+    let told = sandbox.ok(&format!("{eval} --out all --json --quiet")).json();
+    assert_eq!(
+        (&told["results"]["preference"]["n"], &told["results"]["preference"]["truncated"]),
+        (&json!(9), &json!(0))
+    );
+    let all = sandbox.parquet("all/items.parquet");
+    assert_eq!(numbers(&all, "item"), (0..9).map(f64::from).collect::<Vec<f64>>());
+    let scores = lists(&all, "scores");
+    assert!(scores[2][0] < 20.0 * scores[1][0], "the third pair has the long response: {scores:?}");
+    sandbox.ok(&format!("{eval} --limit 4 --out few --quiet"));
+    assert_eq!(texts(&sandbox.parquet("few/items.parquet"), "id"), texts(&all, "id")[..4]);
+    let cut = sandbox.ok(&format!("{eval} --set eval.max_length=100"));
+    assert!(cut.stdout.contains("preference: 1 of 9 items were cut to the greatest length"), "{}", cut.stdout);
+    let refused = sandbox.ends(2, "eval --model run --task preference --data data --set eval.max_length=100");
+    assert!(refused.stderr.contains("eval.max_length: has no effect on data"), "{}", refused.stderr);
+    let row =
+        json!({"id": "x", "prompt": "Which?", "chosen": "word ".repeat(3000), "rejected": "Bad", "subset": "hep-go"});
+    sandbox.write("r.jsonl", row.to_string() + "\n");
+    let told = sandbox.ok("eval --model run --task rewardbench --data r.jsonl --json --quiet").json();
+    assert_eq!(told["results"]["rewardbench"]["truncated"], 1);
 }
 
 #[test]

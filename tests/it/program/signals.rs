@@ -175,3 +175,26 @@ fn killed_again_and_again() {
     let left: Vec<String> = sandbox.files("run").into_iter().filter(|f| f.contains(".staged-")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// A scheduler's warning stops an evaluation, which has kept nothing and is to be run again.
+#[test]
+fn an_evaluation_that_was_warned_is_to_be_run_again() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.ok("train --data data --model tiny:64x2 --objective sft --max-steps 1 --out sft --quiet");
+    let row = |i: usize| {
+        let choices: Vec<Value> =
+            ["A", "B", "C"].iter().map(|l| serde_json::json!({"text": format!("{l} {i}"), "label": l})).collect();
+        let question = serde_json::json!({"stem": format!("Which {i}?"), "choices": choices});
+        serde_json::json!({"id": format!("q{i}"), "question": question, "answerKey": "A"}).to_string() + "\n"
+    };
+    sandbox.write("arc.jsonl", (0..30_000).map(row).collect::<String>());
+    let mut child = start(&sandbox, "eval --model sft --task arc_easy --data arc.jsonl --out found");
+    let begun = || std::fs::read_to_string(sandbox.path("stderr")).unwrap_or_default().contains("evaluating");
+    assert!(until(&mut child, "the evaluation", begun));
+    signal(&child, "USR1");
+    let stopped = end(&sandbox, child);
+    assert_eq!(stopped.code, 75, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("error: interrupted; nothing was written\n\nhint: the same command begins anew"));
+    assert!(!sandbox.exists("found"));
+}
