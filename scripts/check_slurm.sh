@@ -147,7 +147,7 @@ restarts=$(grep -c '^warned by SIGUSR1' "sweep/launch/logs/cell-${array}_$cells.
 [[ $restarts -ge 1 ]] || fail "the last cell was not warned: $(cat "sweep/launch/logs/cell-${array}_$cells.log")"
 grep -q "interrupted after step" "sweep/launch/logs/cell-${array}_$cells.log" || fail "the last cell had no checkpoint"
 # The last job waited for the requeued cell too.
-grep -q "^1 of 6 rows failed" "sweep/launch/logs/collect-$collect.log" || fail "$(cat "sweep/launch/logs/collect-$collect.log")"
+grep -q "^1 of 6 cells failed" "sweep/launch/logs/collect-$collect.log" || fail "$(cat "sweep/launch/logs/collect-$collect.log")"
 ! grep -q "no result yet" "sweep/launch/logs/collect-$collect.log" || fail "collected before all cells had ended"
 [[ -f sweep/cells/$slow/cell.json ]] || fail "the requeued cell did not finish"
 [[ ! -f sweep/cells/$failing/cell.json ]] || fail "the cell among somebody else's files finished"

@@ -1,6 +1,7 @@
 //! What identifies a prompt: its normal form, the group that copies of it share, and its id.
 //!
-//! Ingestion computes normal form and group once for each row; later stages read them from the row's columns.
+//! Ingestion computes normal form and group once for each row; later stages read them from the row's columns. The form of a
+//! whole conversation is computed where prompts are compared.
 
 use std::borrow::Cow;
 

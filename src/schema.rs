@@ -217,7 +217,7 @@ pub mod sweep {
     pub const HIDDEN: &str = "hidden";
     /// Marker of a finished cell, in its run folder.
     pub const CELL_MARKER: &str = "cell.json";
-    /// How a launch of a cell alone ended that did not finish it, in its run folder.
+    /// How a launch ended that did not finish the cell, in its run folder.
     pub const CELL_ATTEMPT: &str = "attempt.json";
     /// Marker of a finished prepared folder, in it.
     pub const DATA_MARKER: &str = "data.json";
@@ -440,6 +440,10 @@ pub mod eval {
     pub const OUTPUT: &str = "output";
     /// Fact of the manifest: fingerprint of the reference of the implicit reward.
     pub const REFERENCE: &str = "reference";
+    /// Fact of the manifest: tokens of prompt and response, to which pairs of files are cut.
+    pub const MAX_LENGTH: &str = "max_length";
+    /// Fact of the manifest: hash of the files of examples.
+    pub const EXAMPLES: &str = "examples";
 }
 
 /// Metric keys as the field spells them (TRL), and ours under `lpc/` and `perf/`.

@@ -128,8 +128,9 @@ fn rows(path: &Path) -> Result<Vec<(String, String)>> {
         .map_parse_options(|options| options.with_separator(separator as u8))
         .into_reader_with_file_handle(Cursor::new(text.as_bytes()))
         .finish()
-        .map_err(|_| {
-            let why = format!("a row has more cells than the first line: texts with {separator:?} in them need quotes");
+        .map_err(|error| {
+            let likely = format!("texts with {separator:?} in them need quotes");
+            let why = format!("not a table, perhaps of a row with more cells than the first line ({likely}): {error}");
             refused(path, "", why)
         })?;
     let texts = |name: &str| -> Result<Vec<String>> {
@@ -180,7 +181,7 @@ mod tests {
         for (table, said) in [
             ("id,verdict\na,\nb,\n", "verdict: no pair has one"),
             ("", "id: the table has no such column"),
-            ("id,verdict\na,keep,flip\n", "a row has more cells than the first line"),
+            ("id,verdict\na,keep,flip\n", "a row with more cells than the first line"),
             ("\u{1}\u{2}\n", "id: the table has no such column"),
         ] {
             std::fs::write(&path, table).unwrap();

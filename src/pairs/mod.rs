@@ -33,8 +33,7 @@ pub const GIVEN: &str = "given";
 /// Pairs made of one batch.
 #[derive(Debug)]
 pub struct Built {
-    /// The columns of [`crate::schema::PAIR_COLUMNS`] (labels clean), then those of
-    /// [`crate::schema::CARRIED_COLUMNS`], and `normalized_prompt` where near duplicates are searched.
+    /// The columns of [`crate::schema::PAIR_COLUMNS`] (labels clean), then those of [`crate::schema::CARRIED_COLUMNS`].
     pub frame: DataFrame,
     /// Rows without a usable pair.
     pub rejects: Vec<Reject>,

@@ -30,7 +30,7 @@ pub struct Finished {
 }
 
 /// Joins frames of [`super::build`], sorts them by split (train first), `group` and `id`, and removes, as `config` says
-/// and in this order: pairs for training whose prompt is in the test split (which
+/// and in this order: pairs for training whose whole conversation is in the test split (which
 /// only files that were split before can hold), copies (`dedup`), pairs beyond `max_per_prompt`, and pairs that
 /// contradict each other (`conflicts`).
 ///

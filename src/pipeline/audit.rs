@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
+use super::opened::located_model;
 use super::recipe::AuditConfig;
 use super::recipe::audit::AuditAction;
 use crate::artifact;
@@ -78,6 +79,8 @@ pub struct AuditSummary {
 /// The audited run: its settings and its seed.
 struct Audited {
     config: TrainConfig,
+    /// Data, model, reference and cache of hidden states as the run names them.
+    named: [String; 4],
     seed: Seed,
     /// Hash of the manifest of the prepared folder that it was trained on.
     data: Option<String>,
@@ -96,12 +99,14 @@ impl Audited {
         }
         let mut config: TrainConfig = serde_json::from_value(manifest.config.clone())
             .map_err(|e| Error::artifact(folder, format!("settings in its manifest that cannot be used: {e}")))?;
-        for path in [&mut config.data, &mut config.model, &mut config.reference, &mut config.head.cache] {
+        let named = [&config.data, &config.model, &config.reference, &config.head.cache].map(Clone::clone);
+        for path in [&mut config.data, &mut config.reference, &mut config.head.cache] {
             *path = manifest.located(folder, path);
         }
+        config.model = located_model(&manifest, folder, &config.model);
         let seed = manifest.seeds.get("run").copied().map(Seed);
         let seed = seed.ok_or_else(|| Error::artifact(folder, "its manifest has no seed"))?;
-        Ok(Audited { config, seed, data: manifest.inputs.first().map(|input| input.blake3.clone()) })
+        Ok(Audited { config, named, seed, data: manifest.inputs.first().map(|input| input.blake3.clone()) })
     }
 }
 

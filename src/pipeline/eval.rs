@@ -154,10 +154,16 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     let implicit = config.ranks() && config.reward == Reward::Implicit;
     let reference =
         implicit.then(|| RewardReference::open(config, &opened, loaded.model.longest(), seed)).transpose()?;
+    let of_files = |(set, files): (&EvalSet, &Vec<Input>)| set.task == EvalTask::Preference && !files.is_empty();
+    let conditions = outputs::Conditions {
+        reference: reference.as_ref(),
+        max_length: sets.iter().zip(&files).any(of_files).then(|| preference::max_length(config, &opened)),
+        examples: problems::content_of_examples(config, progress)?,
+    };
     if let Some(earlier) = &earlier {
-        earlier.require_same(config, reference.as_ref())?;
+        earlier.require_same(config, &conditions)?;
     }
-    let (mut tasks, mut items, reference) = (Vec::new(), Vec::new(), reference.as_ref());
+    let (mut tasks, mut items, reference) = (Vec::new(), Vec::new(), conditions.reference);
     for (EvalSet { task, name, data }, inputs) in sets.into_iter().zip(&files) {
         let (opened, loaded) = (&opened, &loaded);
         let work = Work { config, task, name: &name, data: &data, inputs, reference, opened, loaded, seed, progress };
@@ -181,7 +187,7 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     let summary =
         EvalSummary { model: config.model.clone(), out: config.out.clone(), precision, results, against, tasks };
     if !config.out.is_empty() {
-        outputs::write(&claim, out, config, &summary, &items, reference)?;
+        outputs::write(&claim, out, config, &summary, &items, &conditions)?;
     }
     Ok(summary)
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::opened;
 use super::recipe::ExportConfig;
 use super::recipe::export::{ExportAs, ExportType};
 use crate::artifact;
@@ -137,9 +138,10 @@ fn kind_of(config: &ExportConfig, model: &Path, manifest: &Manifest) -> Result<D
 fn base_kind(run: &str, model: &Path, manifest: &Manifest) -> Result<DType> {
     let source = match below(model)? {
         Some(base) => base,
-        None => ModelSource::resolve(
-            &manifest.located(Path::new(run), manifest.config["model"].as_str().unwrap_or_default()),
-        )?,
+        None => {
+            let name = manifest.config["model"].as_str().unwrap_or_default();
+            ModelSource::resolve(&opened::located_model(manifest, Path::new(run), name))?
+        }
     };
     match source {
         ModelSource::Folder(folder) if peft::is_adapter(&folder) => match peft::base_source(&folder)? {

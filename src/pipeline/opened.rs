@@ -15,6 +15,11 @@ use crate::source::ModelSource;
 use crate::tokenize::{ModelTokenizer, TokenTexts, TokenizeConfig};
 use crate::weights::load;
 
+/// Where a model is that a run's settings name: see [`Manifest::located`]. `tiny` is no path.
+pub fn located_model(manifest: &Manifest, folder: &Path, name: &str) -> String {
+    if ModelSource::is_tiny(name) { name.to_string() } else { manifest.located(folder, name) }
+}
+
 /// A model's source and tokenizer; its weights are not read yet.
 #[derive(Debug)]
 pub struct OpenedModel {

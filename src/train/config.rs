@@ -51,7 +51,7 @@ settings! {
     pub struct HeadConfig at "train.head" {
         /// Most MiB of hidden states to hold in memory; more is read from their file as it is needed.
         pub memory_mb: usize = 2048;
-        /// Folder of the files of hidden states; "" = `hidden` in the prepared folder.
+        /// Folder of the files of hidden states; "" = `hidden` in the prepared folder, or in that of the sweep.
         pub cache: String = String::new();
     }
 }

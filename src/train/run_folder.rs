@@ -179,8 +179,10 @@ pub fn open<S: DeserializeOwned>(
     artifact::write_bytes(out.join(schema::run::CONFIG), config_text.as_bytes())?;
     let checkpoints = out.join(schema::run::CHECKPOINTS);
     if !resume {
-        // Of an unfinished run, which may have been another one: its model has other files than this one's.
         artifact::remove(&checkpoints)?;
+    }
+    if from.is_none() {
+        // Of an unfinished run, which may have been another one: its model has other files than this one's.
         OUTPUTS.iter().try_for_each(|name| artifact::remove(&out.join(name)))?;
     }
     checkpoint::prepare(&checkpoints)?;

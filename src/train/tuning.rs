@@ -98,8 +98,7 @@ fn in_memory(config: &TrainConfig, source: &ModelSource, seed: Seed, data: DataS
 }
 
 /// Whether a model, whose fingerprint is `found`, is the one that a run started from whose starting weights have the
-/// fingerprint `weights`. A run that gave the model a head of its own, or went on with its adapter, started from the same weights
-/// in another form.
+/// fingerprint `weights`. A run that went on with an adapter started from the same weights in another form.
 ///
 /// # Errors
 /// As [`load`].
@@ -108,7 +107,6 @@ pub fn is_start(found: &str, source: &ModelSource, tune: Tune, vocab_size: usize
         return Ok(true);
     }
     let loaded = match (tune, source) {
-        (Tune::Head, _) => load::<f32>(source, vocab_size, Seed(0))?.head_alone()?,
         (Tune::Lora, ModelSource::Folder(folder)) if peft::is_adapter(folder) => {
             load_adapter::<f32>(folder, vocab_size, Seed(0))?.0
         }

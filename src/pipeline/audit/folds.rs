@@ -111,7 +111,10 @@ pub(super) fn train(
 ) -> Result<Vec<Vec<FoldModel>>> {
     let base = ranker(config, audited);
     // Other settings have other folders: nothing that was trained is mistaken for something else, or lost.
-    let hash = hash_json(&serde_json::to_value(TrainConfig { out: String::new(), ..base.clone() })?)?;
+    // As the run names its files, from wherever the audit is called.
+    let mut named = TrainConfig { out: String::new(), ..base.clone() };
+    [named.data, named.model, named.reference, named.head.cache] = audited.named.clone();
+    let hash = hash_json(&serde_json::to_value(named)?)?;
     let mut repeats = Vec::new();
     for repeat in 0..config.repeats {
         let seed = seed_of(audited, repeat);

@@ -74,6 +74,27 @@ pub fn named(result: &TaskResult) -> Map<String, Value> {
     out
 }
 
+/// What decides an item's numbers beside the model and the settings.
+pub struct Conditions<'a> {
+    /// The reference of the implicit reward.
+    pub reference: Option<&'a RewardReference>,
+    /// Tokens to which pairs of files are cut, where there are any.
+    pub max_length: Option<usize>,
+    /// Hash of the files of examples, where they are files of their own.
+    pub examples: Option<String>,
+}
+
+impl Conditions<'_> {
+    fn facts(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let facts = [
+            (eval::REFERENCE, self.reference.map(|reference| json!(reference.fingerprint))),
+            (eval::MAX_LENGTH, self.max_length.map(|length| json!(length))),
+            (eval::EXAMPLES, self.examples.as_ref().map(|hash| json!(hash))),
+        ];
+        facts.into_iter().filter_map(|(key, value)| Some((key, value?)))
+    }
+}
+
 /// Writes the folder.
 pub fn write(
     claim: &Claim<'_>,
@@ -81,12 +102,12 @@ pub fn write(
     config: &EvalConfig,
     summary: &EvalSummary,
     items: &[Item],
-    reference: Option<&RewardReference>,
+    conditions: &Conditions<'_>,
 ) -> Result<()> {
     let mut manifest = Manifest::begin(STAGE, config)?;
     manifest.fact(fact::DIRECTORY, std::env::current_dir().map_err(Error::io("."))?)?;
-    if let Some(reference) = reference {
-        manifest.fact(eval::REFERENCE, &reference.fingerprint)?;
+    for (key, value) in conditions.facts() {
+        manifest.fact(key, value)?;
     }
     let _lock = claim.take(out)?;
     artifact::write_parquet(out.join(eval::ITEMS), &mut frame(items)?)?;
@@ -188,7 +209,7 @@ impl Earlier {
     ///
     /// # Errors
     /// [`Error::Config`] with all that differs.
-    pub fn require_same(&self, config: &EvalConfig, reference: Option<&RewardReference>) -> Result<()> {
+    pub fn require_same(&self, config: &EvalConfig, conditions: &Conditions<'_>) -> Result<()> {
         let (own, theirs) = (serde_json::to_value(config)?, &self.manifest.config);
         let both = |task: &EvalTask| {
             let name = json!(task.name());
@@ -204,15 +225,18 @@ impl Earlier {
         if shared.iter().any(|task| task.rewards()) {
             compare("reward", &own["reward"], &theirs["reward"]);
             let known = self.manifest.facts.get(eval::REFERENCE).filter(|_| own["reward"] == theirs["reward"]);
-            if let (Some(own), Some(theirs)) = (reference, known) {
+            if let (Some(own), Some(theirs)) = (conditions.reference, known) {
                 compare("weights of the reference", &json!(own.fingerprint), theirs);
             }
         }
+        let known = self.manifest.facts.get(eval::MAX_LENGTH).filter(|_| shared.contains(&EvalTask::Preference));
+        if let (Some(own), Some(theirs)) = (conditions.max_length, known) {
+            compare("tokens to which pairs are cut (eval.max_length)", &json!(own), theirs);
+        }
         if shared.contains(&EvalTask::Gsm8k) {
             compare("shots", &own["shots"], &theirs["shots"]);
-            let file = |path: &str| std::fs::canonicalize(path).map_or_else(|_| json!(path), |path| json!(path));
-            let examples = self.manifest.located(&self.folder, theirs["examples"].as_str().unwrap_or_default());
-            compare("examples", &file(&config.examples), &file(&examples));
+            let theirs = self.manifest.facts.get(eval::EXAMPLES).unwrap_or(&Value::Null);
+            compare("hash of the examples", &json!(conditions.examples), theirs);
         }
         if differ.is_empty() {
             return Ok(());

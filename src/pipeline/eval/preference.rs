@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::items::{Item, column};
-use super::rewards::{rewarded, scored};
-use super::{EvalTask, Found, PartAccuracy, Work, inputs, rankings, since};
+use super::rewards::{require_tokens_of_reference, rewarded, scored};
+use super::{EvalTask, Found, OpenedModel, PartAccuracy, Work, inputs, rankings, since};
 use crate::analysis::{Interval, wilson};
 use crate::batch;
 use crate::error::{Error, Result};
@@ -62,6 +62,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let latents =
         compared.iter().map(|c| work.loaded.policy.prompt_latent(&c.tokens.context)).collect::<Result<Vec<_>>>()?;
     let title = format!("evaluating {}", work.name);
+    require_tokens_of_reference(work, &compared)?;
     let logps = scored(work, &title, work.loaded, &compared, &latents)?;
     let (rewards, reward) = rewarded(work, &compared, logps)?;
     let items = items(work, &compared, &rewards, &latents);
@@ -165,6 +166,11 @@ fn of_prepare(error: Error) -> Error {
 /// Rows with their places in the data, and what was left out by reason.
 type Rows = (Vec<(u32, TokenRow)>, BTreeMap<String, u64>);
 
+/// Tokens of prompt and response to which pairs of files are cut.
+pub fn max_length(config: &EvalConfig, opened: &OpenedModel) -> usize {
+    if config.max_length > 0 { config.max_length } else { opened.most_tokens }
+}
+
 /// Pairs of files in their order, by the same steps as `prepare`: none is flipped, and none is kept for training.
 fn prepared_anew(work: &Work<'_>) -> Result<Rows> {
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
@@ -176,8 +182,7 @@ fn prepared_anew(work: &Work<'_>) -> Result<Rows> {
     };
     config.pairs.test_fraction = 0.0;
     config.sources.exclude = Vec::new();
-    config.tokenize.max_length =
-        if work.config.max_length > 0 { work.config.max_length } else { work.opened.most_tokens };
+    config.tokenize.max_length = max_length(work.config, work.opened);
     // The share of RewardBench.
     config.tokenize.max_prompt_length = (config.tokenize.max_length * 3 / 4).max(1);
     config.check()?;

@@ -5,11 +5,14 @@ use std::time::Instant;
 use super::items::{Item, column, key};
 use super::splits::of_split;
 use super::{Found, Work, go_on, rows, since, stopped};
+use crate::artifact;
 use crate::error::{Error, Result};
 use crate::eval::gsm8k::{self, MAX_NEW_TOKENS, Problem};
 use crate::eval::mean;
 use crate::generate::{Options, Request, Sampling, complete};
 use crate::lpc::usage::hard_code;
+use crate::pipeline::recipe::EvalConfig;
+use crate::progress::Progress;
 use crate::schema::SPLITS;
 
 /// Metric and its filters.
@@ -17,6 +20,21 @@ const METRIC: &str = "exact_match";
 const FILTERS: [&str; 2] = ["strict-match", "flexible-extract"];
 /// Tokens at an answer's end among which a text that ends it is looked for after each token.
 const TAIL: usize = 24;
+
+/// A hash of the files of examples; none where the examples are other problems of the data.
+///
+/// # Errors
+/// As [`of_split`]; [`crate::error::Error::Io`].
+pub fn content_of_examples(config: &EvalConfig, progress: &dyn Progress) -> Result<Option<String>> {
+    if config.examples.is_empty() {
+        return Ok(None);
+    }
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 examples of problems");
+    for input in of_split(&config.examples, SPLITS[0], progress)?.0 {
+        hasher.update(artifact::hash_file(&input.path)?.1.as_bytes());
+    }
+    Ok(Some(hasher.finalize().to_hex().to_string()))
+}
 
 /// Evaluates the task.
 pub fn run(work: &Work<'_>) -> Result<Found> {
@@ -26,7 +44,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let examples = match config.examples.as_str() {
         "" => None,
         path => Some(
-            rows(path, &of_split(path, SPLITS[0], work.progress)?, 0)?
+            rows(path, &of_split(path, SPLITS[0], work.progress)?.0, 0)?
                 .0
                 .iter()
                 .map(gsm8k::problem)

@@ -88,6 +88,16 @@ struct TrainedRun {
     weights: Option<String>,
 }
 
+/// Refuses a reference in whose tokenizer the ids stand for other tokens, before the model has scored anything.
+///
+/// # Errors
+/// As [`OpenedModel::require_same_tokens`].
+pub fn require_tokens_of_reference(work: &Work<'_>, compared: &[Compared]) -> Result<()> {
+    let Some(named) = work.reference else { return Ok(()) };
+    let ids = compared.iter().flat_map(|c| c.tokens.choices.iter().flatten().chain(&c.tokens.context));
+    work.opened.require_same_tokens(&named.name, &named.source, ids.copied().collect())
+}
+
 /// The reward of every response, and what it is in words; the implicit reward has a reference.
 pub fn rewarded(
     work: &Work<'_>,
@@ -108,8 +118,6 @@ pub fn rewarded(
         }
         (Reward::Implicit, None) => Err(Error::run("the implicit reward has no reference")),
         (Reward::Implicit, Some(named)) => {
-            let ids = compared.iter().flat_map(|c| c.tokens.choices.iter().flatten().chain(&c.tokens.context));
-            work.opened.require_same_tokens(&named.name, &named.source, ids.copied().collect())?;
             // The reference has no z, whatever stands beside it.
             let title = format!("scoring the reference on {}", work.name);
             let reference = scored(work, &title, &named.model, compared, &[])?;

@@ -25,7 +25,7 @@ const NO_DATA: [&str; 5] =
 const TRAIN: [&str; 2] = ["train", "training"];
 const TEST: [&str; 3] = ["test", "testing", "heldout"];
 const VALIDATION: [&str; 6] = ["validation", "valid", "val", "dev", "eval", "evaluation"];
-/// What [`split_name`] calls them.
+/// What [`splits`] calls them.
 pub const VALIDATION_SPLIT: &str = "validation";
 
 /// Beginnings of the names of numbered parts.
@@ -83,16 +83,9 @@ pub fn bytes(inputs: &[Input]) -> u64 {
 /// Gives each input the split that its name tells, where some names tell the training split and others a held-out
 /// one; inputs whose names tell none get none. Returns a note for the user.
 pub fn declare_splits(inputs: &mut [Input]) -> Option<String> {
-    // A folder's name tells the split of its files only where they do not do so themselves: it may be anybody's `dev`.
-    let parent = |input: &Input| input.label.parent().map(Path::to_path_buf);
-    let by_name: BTreeSet<Option<PathBuf>> =
-        inputs.iter().filter(|input| own_split(&input.label).is_some()).map(parent).collect();
-    let split = |input: &Input| {
-        own_split(&input.label).or_else(|| folder_split(&input.label).filter(|_| !by_name.contains(&parent(input))))
-    };
     // All that is held out is the test split.
     let held_out = |name| if name == VALIDATION_SPLIT { SPLITS[1] } else { name };
-    let told: Vec<Option<&'static str>> = inputs.iter().map(|input| split(input).map(held_out)).collect();
+    let told: Vec<Option<&'static str>> = splits(inputs).into_iter().map(|split| split.map(held_out)).collect();
     if !SPLITS.iter().all(|split| told.contains(&Some(split))) {
         return None;
     }
@@ -112,6 +105,18 @@ pub fn declare_splits(inputs: &mut [Input]) -> Option<String> {
         named(SPLITS[0]),
         named(SPLITS[1])
     ))
+}
+
+/// The split of each input: one of [`SPLITS`], or [`VALIDATION_SPLIT`]. Its own name tells it, or else that of its
+/// folder, but only where no file of the folder tells its own: the folder may be anybody's `dev`.
+pub fn splits(inputs: &[Input]) -> Vec<Option<&'static str>> {
+    let parent = |input: &Input| input.label.parent().map(Path::to_path_buf);
+    let by_name: BTreeSet<Option<PathBuf>> =
+        inputs.iter().filter(|input| own_split(&input.label).is_some()).map(parent).collect();
+    let split = |input: &Input| {
+        own_split(&input.label).or_else(|| folder_split(&input.label).filter(|_| !by_name.contains(&parent(input))))
+    };
+    inputs.iter().map(split).collect()
 }
 
 /// The files that a path names: itself, or those of a folder.
@@ -319,11 +324,6 @@ fn without_ending(name: &str) -> Option<&str> {
         return Some(&name[..end]);
     }
     cut(name, &BINARY_ENDINGS).map(|end| &name[..end])
-}
-
-/// The split that a file's name tells, or else the name of its folder: one of [`SPLITS`], or [`VALIDATION_SPLIT`].
-pub fn split_name(path: &Path) -> Option<&'static str> {
-    own_split(path).or_else(|| folder_split(path))
 }
 
 /// The split that a file's own name tells.

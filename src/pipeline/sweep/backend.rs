@@ -30,9 +30,9 @@ const MARKER: &str = "[FLIP]";
 /// Placeholder for the folders that the sweep gives each cell, while settings are checked.
 const SET_BY_SWEEP: &str = "set by the sweep";
 
-/// Settings that the grid sets itself, and those that change no result of a cell: of other commands, and as in a run's
-/// identity folders and what is kept and shown. `train.posteriors` is none of them: what is compared reads the rows.
-const NOT_IDENTIFYING: [&str; 24] = [
+/// Settings that the grid sets itself, and those that change no result of a cell: of other commands, folders, and what is
+/// kept or shown, as in [`crate::train::run_folder`]. `train.posteriors` stays: the paired comparison reads those rows.
+pub(super) const NOT_IDENTIFYING: [&str; 24] = [
     "threads",
     "slurm",
     "sweep",

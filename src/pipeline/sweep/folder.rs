@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::backend::NOT_IDENTIFYING;
 use super::tables::{FAILED, STATUS_OK};
 use super::{Cell, CellScores, NoiseCell};
 use crate::artifact;
@@ -146,14 +147,17 @@ impl SweepFolder {
     /// `models` are the contents of the grid's models by name: a cell depends on that of its own.
     pub fn open(folder: &Path, settings: &Value, models: BTreeMap<String, String>) -> Result<SweepFolder> {
         let path = folder.join(SETTINGS);
-        let hash = manifest::hash_json(settings)?;
+        let mut hash = manifest::hash_json(settings)?;
         match std::fs::read(&path) {
             Ok(bytes) => {
                 let begun: Value = serde_json::from_slice(&bytes)
                     .map_err(|e| Error::artifact(&path, format!("damaged settings of the sweep: {e}")))?;
-                if manifest::hash_json(&begun)? != hash {
-                    return Err(Error::Config(differences(folder, &begun, settings)));
+                // A sweep that an earlier version began notes more; the hash of that is in its cells.
+                let compared = super::settings(&begun, &NOT_IDENTIFYING)?;
+                if manifest::hash_json(&compared)? != hash {
+                    return Err(Error::Config(differences(folder, &compared, settings)));
                 }
+                hash = manifest::hash_json(&begun)?;
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => artifact::write_json(&path, settings)?,
             Err(e) => return Err(Error::io(&path)(e)),

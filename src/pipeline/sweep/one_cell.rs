@@ -150,7 +150,8 @@ impl Sweep<'_> {
         })
     }
 
-    /// Bytes of what runs over this prepared folder keep for the next launch: they grow as long as it gets further.
+    /// Bytes of what runs keep for the next launch, over this prepared folder and of hidden states: they grow as long as the cell
+    /// gets further. Those of other cells count too, and come to an end.
     fn kept(&self, data: &Path) -> u64 {
         bytes_below(data) + bytes_below(&states_folder(self.base, self.out))
     }

@@ -410,6 +410,19 @@ fn settings_leave_out_what_the_grid_sets() {
 }
 
 #[test]
+fn a_sweep_of_an_earlier_version_goes_on_with_its_cells() {
+    let dir = tempfile::tempdir().unwrap();
+    // It noted settings that change no result.
+    let noted = json!({"audit": {"folds": 5}, "train": {"recompute": false}, "lr": 1});
+    assert_eq!(launch(&small(), noted, dir.path(), &Fake::default()).unwrap().cells_run, 8);
+    let now = json!({"train": {}, "lr": 1});
+    let outcome = launch(&small(), now, dir.path(), &Fake::default()).unwrap();
+    assert_eq!((outcome.cells_run, outcome.cells_reused), (0, 8));
+    let error = launch(&small(), json!({"train": {}, "lr": 2}), dir.path(), &Fake::default()).unwrap_err();
+    assert!(error.to_string().contains("lr: the sweep in this folder was begun with 1, now 2"), "{error}");
+}
+
+#[test]
 fn the_marker_of_a_cell_is_a_flat_object_and_read_again() {
     let (dir, _) = finished();
     let text = std::fs::read_to_string(dir.path().join("cells/dpo-none-clean-s1/cell.json")).unwrap();
