@@ -102,7 +102,8 @@ pub enum Preset {
     #[default]
     Default,
     /// The paper's own setting, as far as it states one: amortised inference with lambda 0.05, g from 0 to 1, relaxed
-    /// samples, last tokens, vectors in hidden space, everything trained from the first step.
+    /// samples, vectors in hidden space, everything trained from the first step. Last tokens, and how the networks read
+    /// and begin, are our choice.
     Paper,
 }
 
@@ -218,16 +219,19 @@ settings! {
         /// Where defaults come from; every other setting goes over it.
         pub preset: Preset = Preset::Default;
         /// K, at least 1; the paper finds 32 to 64 best at 8 billion parameters. `gaussian` and `mlp` have no codes:
-        /// they get as many parameters as `lpc` with K codes and the same inputs would have.
+        /// they get as many parameters as `lpc` with K codes and the same inputs would have, `gaussian`, which has a
+        /// network for its posterior, as many as amortised `lpc`.
         pub codes: usize = 16, used "all latents but bias and noise" if |c| c.latent.sized();
         /// How the posterior is found.
         pub inference: Inference = Inference::Bayes, used "lpc and lpc-reliable" if |c| c.latent.summed();
         /// Which pairs share a code; with `prompt`, a prompt's pairs stay in one batch.
         pub group: Grouping = Grouping::Pair, used "lpc and lpc-reliable" if |c| c.latent.summed();
         /// lambda: weight of KL(q || p). 1 makes the loss a likelihood (with `bayes`, the exact one); the paper takes
-        /// 0.05. With `bayes` it is in units of the objective: that of IPO is (1 / 2 beta)^2, that of the others 1.
+        /// 0.05. With `bayes` it is in units of the objective: (1 / 2 beta)^2 for IPO (25 at beta 0.1), 2.0 and 0.75 for
+        /// ROPO and Hölder-DPO with their defaults, 1 for the others; amortised, in nats.
         pub kl_weight: f64 = 1.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
-        /// Share of the run over which lambda rises from 0 to its value, 0 to 1.
+        /// Share of the run after the latent part's warm-up over which lambda rises from 0 to its value, 0 to 1. In that
+        /// warm-up it is 0, and g and the temperature stand at their first values.
         pub kl_warmup: f64 = 0.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
         /// First temperature of the relaxed samples; the paper does not state its own.
         pub temperature: f64 = 1.0, used "lpc, lpc-hard and lpc-reliable" if |c| c.latent.coded();
@@ -272,9 +276,10 @@ settings! {
         pub code_tokens: usize = 4096, used "all latents" if |c| c.latent.wide();
         /// Size of the codes at the start: the standard deviation of the reward margin (beta times the difference of
         /// log-ratios, as the objective takes it) that a fresh code gives a training pair; for IPO, whose margins end
-        /// at 1/2, a quarter of that. Also the size of `noise`.
+        /// at 1/2, a quarter of that; 1.69 and 1.21 times it for ROPO and Hölder-DPO. Also the size of `noise`.
         pub code_init: f64 = 0.5, used "all latents but bias" if |c| c.latent.started();
-        /// Learning rate of the codes, in the same unit.
+        /// Learning rate of the codes, in the same unit: it falls to a tenth over the latent part's warm-up, and further
+        /// with the run behind it.
         pub code_lr: f64 = 0.2, used "all latents but noise" if |c| c.latent.learned();
         /// Scale of the networks' last layers at the start: 0 = all codes equally probable, 1 = the usual.
         pub head_init: f64 = 1.0, used "lpc, lpc-hard, lpc-reliable and gaussian" if |c| c.latent.inferred();
@@ -282,7 +287,7 @@ settings! {
         /// falls to 0 over the first half of the latent part's warm-up (without one, of the run), so that codes may go
         /// unused in the end.
         pub balance: f64 = 0.3, used "lpc, lpc-hard and lpc-reliable" if |c| c.latent.coded();
-        /// Learning rate of the networks, and of learned flip rates.
+        /// Learning rate of the networks, and of learned flip rates; it falls as `code_lr` does.
         pub lr: f64 = 1e-2, used "all latents but noise" if |c| c.latent.learned();
         /// Decoupled weight decay of the codes and of the networks' matrices: a step takes off this times the learning
         /// rate, that of the codes in their unit. Few pairs and many passes over them want it: see `docs/guide.md`.

@@ -4,7 +4,7 @@
 //! other are chosen so that they have as nearly as possible as many parameters as `lpc` with the same K and features.
 
 use super::basis::Basis;
-use super::config::{Features, LatentKind, LpcConfig, Normalise, PriorInput};
+use super::config::{Features, Inference, LatentKind, LpcConfig, Normalise, PriorInput};
 use super::names;
 
 /// Shapes and initial values of the latent parameters: (name, shape, standard deviation); the mean is 0.
@@ -110,18 +110,22 @@ fn nearest(part: usize, unit: usize) -> usize {
 }
 
 /// Parameters of `lpc` with the same K and inputs. The variants below are compared with it.
-fn of_codes(config: &LpcConfig, basis: &Basis) -> usize {
-    parameters(&LpcConfig { latent: LatentKind::Lpc, ..config.clone() }, basis)
+fn of_codes(config: &LpcConfig, inference: Inference, basis: &Basis) -> usize {
+    parameters(&LpcConfig { latent: LatentKind::Lpc, inference, ..config.clone() }, basis)
 }
 
 /// Directions d of `gaussian`, which has `d (C + 2 (m + 1) + 2 (H + 1))` parameters beside both networks' first layers:
-/// C in a direction, m and H the widths of prior and posterior.
+/// C in a direction, m and H the widths of prior and posterior. It has a network for its posterior, and so has the `lpc`
+/// that it is compared with.
 fn directions(config: &LpcConfig, basis: &Basis) -> usize {
     let (m, hidden) = (if config.prior_input == PriorInput::None { 0 } else { config.prior_width }, basis.hidden);
     let mut first = Vec::new();
     inference(&mut first, &LpcConfig { latent: LatentKind::Gaussian, ..config.clone() }, basis, 0);
     let fixed: usize = first.iter().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
-    nearest(of_codes(config, basis).saturating_sub(fixed), basis.code_width() + 2 * (m + 1) + 2 * (hidden + 1))
+    nearest(
+        of_codes(config, Inference::Amortised, basis).saturating_sub(fixed),
+        basis.code_width() + 2 * (m + 1) + 2 * (hidden + 1),
+    )
 }
 
 /// Hidden width m of `mlp`, which has `m (I + 1 + C) + C` parameters, I the width of what the prior reads.
@@ -129,7 +133,7 @@ fn mlp_width(config: &LpcConfig, basis: &Basis) -> usize {
     let states = if config.prior_input.states() { basis.hidden } else { 0 };
     let tokens = if config.prior_input.tokens() { basis.prior_tokens.len().max(1) } else { 0 };
     let (inputs, width) = (states + tokens, basis.code_width());
-    nearest(of_codes(config, basis).saturating_sub(width), inputs + 1 + width)
+    nearest(of_codes(config, config.inference, basis).saturating_sub(width), inputs + 1 + width)
 }
 
 #[cfg(test)]
@@ -137,7 +141,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::lpc::{CodeSpace, Inference};
+    use crate::lpc::CodeSpace;
 
     fn basis(hidden: usize, tokens: usize) -> Basis {
         let all = |n: usize| (0..n as u32).collect::<Vec<u32>>();
@@ -192,11 +196,11 @@ mod tests {
                         let width = basis.code_width();
                         let mlp = parameters(&of(LatentKind::Mlp), &basis);
                         assert!(mlp.abs_diff(wanted) <= (hidden + 1 + width).div_ceil(2), "{mlp} for {wanted}");
-                        if inference == Inference::Amortised {
-                            let gaussian = parameters(&of(LatentKind::Gaussian), &basis);
-                            let step = width + 2 * 17 + 2 * (hidden + 1);
-                            assert!(gaussian.abs_diff(wanted) <= step.div_ceil(2), "{gaussian} for {wanted}");
-                        }
+                        let amortised = LpcConfig { inference: Inference::Amortised, ..of(LatentKind::Lpc) };
+                        let wanted = parameters(&amortised, &basis);
+                        let gaussian = parameters(&of(LatentKind::Gaussian), &basis);
+                        let step = width + 2 * 17 + 2 * (hidden + 1);
+                        assert!(gaussian.abs_diff(wanted) <= step.div_ceil(2), "{gaussian} for {wanted}");
                     }
                 }
             }

@@ -145,94 +145,101 @@ pub fn fit<T: Real>(
     for step in first..plan.steps {
         let clock = Instant::now();
         let picked = feed.step(step);
-        let share = plan.share(step);
-        let moment = config.lpc.moment(share, plan.latent_share(step));
-        let occasion = plan.epoch(step).0.to_string();
-        let mut sums = Sums::default();
-        let warms = plan.warms(step);
-        if !warms && !config.tune.keeps_states() {
-            // Hidden states of the warm-up, which are wrong once the backbone changes.
-            policy.states = None;
+        if picked.is_empty() {
+            // Groups went whole into the steps before: there is nothing to learn from, and nothing to tell.
+            optimizer.pass_over();
+        } else {
+            let share = plan.share(step);
+            let moment = config.lpc.moment(share, plan.latent_share(step));
+            let occasion = plan.epoch(step).0.to_string();
+            let mut sums = Sums::default();
+            let warms = plan.warms(step);
+            if !warms && !config.tune.keeps_states() {
+                // Hidden states of the warm-up, which are wrong once the backbone changes.
+                policy.states = None;
+            }
+            let gradients = if warms { &latent } else { &whole };
+            gradients.clear::<T>()?;
+            let keys: Option<Vec<u64>> = fit.keys.map(|keys| picked.iter().map(|&i| keys[i]).collect());
+            let cut = |at: usize| boundary(keys.as_deref(), at, picked.len());
+            // This rank's pairs of each pass that has any.
+            let passes: Vec<Range<usize>> = (0..picked.len().div_ceil(per_pass))
+                .map(|pass| (cut(pass * per_pass), cut((pass + 1) * per_pass)))
+                .filter(|(start, end)| end > start)
+                .map(|(start, end)| {
+                    let own = ranks.share(end - start);
+                    cut(start + own.start)..cut(start + own.end)
+                })
+                .collect();
+            let objective = config.objective.at_clean_rate(clean_rate);
+            // Where a rank has no pairs in the last pass, its gradients are complete before those of the others.
+            let last = picked.len() - (picked.len() - 1) / per_pass * per_pass;
+            let layer_sums = layer_sums.as_ref().filter(|_| !warms && keys.is_none() && last >= ranks.size());
+            let sweep = Sweep {
+                fit,
+                picked: &picked,
+                passes: &passes,
+                about: StepPass {
+                    objective: &objective,
+                    moment,
+                    seed: fit.seed,
+                    occasion: &occasion,
+                    step_examples: picked.len(),
+                    ranks,
+                    backbone: !warms,
+                    keys: keys.as_deref(),
+                    joined: None,
+                    layer_sums,
+                },
+            };
+            let joined = sweep.joined(policy, gradients)?;
+            sweep.each(policy, joined.as_ref(), |rows, reference, pass| {
+                step::pass(policy, rows, reference, pass, gradients, &mut sums)
+            })?;
+            sums.join(ranks)?;
+            if let (Some(rate), Some((clean, weights))) = (clean_rate, sums.clean.filter(|(_, weights)| *weights > 0.0))
+            {
+                clean_rate = Some(config.objective.next_clean_rate(rate, clean / weights));
+            }
+            work::sum_gradients::<T>(ranks, &policy.params, gradients, layer_sums)?;
+            let ids = || picked.iter().map(|&i| fit.rows[i].id.to_string()).collect();
+            let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
+            let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
+            let [of_backbone, of_latent] = rate_shares(config, &plan, step);
+            let used = LearningRates {
+                backbone: config.lr * of_backbone,
+                latent: config.lpc.lr * of_latent,
+                codes: config.lpc.code_lr * fit.unit * of_latent,
+                latent_decay: config.lpc.weight_decay * config.lpc.lr * of_latent,
+                code_decay: config.lpc.weight_decay * config.lpc.code_lr * of_latent,
+            };
+            optimizer.step(&policy.params, gradients, used, clip)?;
+            if !warms {
+                policy.decoder.refresh(&policy.params)?;
+            }
+            let seconds = clock.elapsed().as_secs_f64();
+            tokens += sums.tokens as u64;
+            outcome.seconds += seconds;
+            (outcome.tokens, outcome.clean_rate) = (tokens, clean_rate);
+            // The last step of an epoch may be short: it is left out of the median.
+            let of_kind = &mut rates[usize::from(!warms)];
+            if picked.len() >= plan.per_step || of_kind.is_empty() {
+                of_kind.push(picked.len() as f64 / seconds);
+            }
+            let mut metrics = metrics(&sums, moment, &config.objective.at_clean_rate(clean_rate), policy.lpc.as_ref());
+            metrics.extend([
+                (metric::LEARNING_RATE.to_string(), used.backbone),
+                (metric::GRAD_NORM.to_string(), norm),
+                (metric::EPOCH.to_string(), plan.epochs_done(step + 1)),
+                (metric::NUM_TOKENS.to_string(), tokens as f64),
+                (metric::TOKENS_PER_S.to_string(), sums.tokens / seconds),
+                (metric::PAIRS_PER_S.to_string(), picked.len() as f64 / seconds),
+                (metric::PEAK_RSS_MB.to_string(), crate::progress::peak_rss_mb()),
+            ]);
+            let event = TrainEvent::Step { step: step + 1, metrics };
+            observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         }
-        let gradients = if warms { &latent } else { &whole };
-        gradients.clear::<T>()?;
-        let keys: Option<Vec<u64>> = fit.keys.map(|keys| picked.iter().map(|&i| keys[i]).collect());
-        let cut = |at: usize| boundary(keys.as_deref(), at, picked.len());
-        // This rank's pairs of each pass that has any.
-        let passes: Vec<Range<usize>> = (0..picked.len().div_ceil(per_pass))
-            .map(|pass| (cut(pass * per_pass), cut((pass + 1) * per_pass)))
-            .filter(|(start, end)| end > start)
-            .map(|(start, end)| {
-                let own = ranks.share(end - start);
-                cut(start + own.start)..cut(start + own.end)
-            })
-            .collect();
-        let objective = config.objective.at_clean_rate(clean_rate);
-        // Where a rank has no pairs in the last pass, its gradients are complete before those of the others.
-        let last = picked.len() - (picked.len() - 1) / per_pass * per_pass;
-        let layer_sums = layer_sums.as_ref().filter(|_| !warms && keys.is_none() && last >= ranks.size());
-        let sweep = Sweep {
-            fit,
-            picked: &picked,
-            passes: &passes,
-            about: StepPass {
-                objective: &objective,
-                moment,
-                seed: fit.seed,
-                occasion: &occasion,
-                step_examples: picked.len(),
-                ranks,
-                backbone: !warms,
-                keys: keys.as_deref(),
-                joined: None,
-                layer_sums,
-            },
-        };
-        let joined = sweep.joined(policy, gradients)?;
-        sweep.each(policy, joined.as_ref(), |rows, reference, pass| {
-            step::pass(policy, rows, reference, pass, gradients, &mut sums)
-        })?;
-        sums.join(ranks)?;
-        if let (Some(rate), Some((clean, weights))) = (clean_rate, sums.clean.filter(|(_, weights)| *weights > 0.0)) {
-            clean_rate = Some(config.objective.next_clean_rate(rate, clean / weights));
-        }
-        work::sum_gradients::<T>(ranks, &policy.params, gradients, layer_sums)?;
-        let ids = || picked.iter().map(|&i| fit.rows[i].id.to_string()).collect();
-        let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
-        let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
-        let [of_backbone, of_latent] = rate_shares(config, &plan, step);
-        let used = LearningRates {
-            backbone: config.lr * of_backbone,
-            latent: config.lpc.lr * of_latent,
-            codes: config.lpc.code_lr * fit.unit * of_latent,
-            latent_decay: config.lpc.weight_decay * config.lpc.lr * of_latent,
-            code_decay: config.lpc.weight_decay * config.lpc.code_lr * of_latent,
-        };
-        optimizer.step(&policy.params, gradients, used, clip)?;
-        if !warms {
-            policy.decoder.refresh(&policy.params)?;
-        }
-        let seconds = clock.elapsed().as_secs_f64();
-        tokens += sums.tokens as u64;
-        outcome.seconds += seconds;
-        (outcome.steps, outcome.tokens, outcome.clean_rate) = (step + 1, tokens, clean_rate);
-        // The last step of an epoch may be short: it is left out of the median.
-        let of_kind = &mut rates[usize::from(!warms)];
-        if picked.len() >= plan.per_step || of_kind.is_empty() {
-            of_kind.push(picked.len() as f64 / seconds);
-        }
-        let mut metrics = metrics(&sums, moment, &config.objective.at_clean_rate(clean_rate), policy.lpc.as_ref());
-        metrics.extend([
-            (metric::LEARNING_RATE.to_string(), used.backbone),
-            (metric::GRAD_NORM.to_string(), norm),
-            (metric::EPOCH.to_string(), plan.epochs_done(step + 1)),
-            (metric::NUM_TOKENS.to_string(), tokens as f64),
-            (metric::TOKENS_PER_S.to_string(), sums.tokens / seconds),
-            (metric::PAIRS_PER_S.to_string(), picked.len() as f64 / seconds),
-            (metric::PEAK_RSS_MB.to_string(), crate::progress::peak_rss_mb()),
-        ]);
-        let event = TrainEvent::Step { step: step + 1, metrics };
-        observers.iter_mut().try_for_each(|o| o.observe(&event))?;
+        outcome.steps = step + 1;
         let last = step + 1 == plan.steps;
         // Before the checkpoint: a run that goes on from there has all that was due.
         if let Some(epoch) = plan.ends(step).filter(|_| config.dynamics) {

@@ -178,6 +178,11 @@ impl<T: Real> AdamW<T> {
         Ok(AdamW { config, moments, tensors, steps: 0 })
     }
 
+    /// Counts a step without examples, which moves nothing: the number of steps is that of the run.
+    pub fn pass_over(&mut self) {
+        self.steps += 1;
+    }
+
     /// One step with the gradients times `scale`, which clips them.
     ///
     /// # Errors

@@ -291,7 +291,14 @@ fn launcher_number(names: &[&str]) -> Option<usize> {
 /// [`Error::Config`] where there are, and this build or the system has no MPI.
 pub fn join() -> Result<Ranks> {
     match launched() {
-        0 | 1 => Ok(Ranks::alone()),
+        0 | 1 => match launcher_number(&["SLURM_STEP_NUM_TASKS"]) {
+            Some(n) if n > 1 => {
+                let why =
+                    format!("srun started {n} processes and told this program of none of them: start them with mpirun");
+                Err(Error::config("", why))
+            }
+            _ => Ok(Ranks::alone()),
+        },
         n => joined(n),
     }
 }

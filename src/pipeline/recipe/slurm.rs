@@ -65,6 +65,12 @@ impl Settings for SlurmConfig {
                 Some(name) if PLANNED.contains(&name) => {
                     faults.add("directives", format!("--{name} is set by the plan of the launch"));
                 }
+                None if ["-a", "-d"].iter().any(|short| directive.starts_with(short)) => {
+                    faults.add(
+                        "directives",
+                        format!("{directive}: array and dependency are set by the plan of the launch"),
+                    );
+                }
                 _ if !directive.starts_with('-') || directive.contains('\n') => {
                     faults
                         .add("directives", format!("{directive:?}: expected an option of sbatch, such as --qos=long"));

@@ -11,8 +11,9 @@ use crate::pipeline::launch::shell::{NUMBER, OUT};
 use crate::pipeline::launch::{Job, Launched, Launcher, Line, Plan, current_folder};
 use crate::pipeline::recipe::Recipe;
 use crate::progress::Progress;
-use crate::schema;
+use crate::schema::{self, name_of};
 use crate::settings::{Settings, to_toml};
+use crate::train::PrecisionKind;
 
 /// Begins the sweep's folder and writes a plan for its cells that are not finished; with `submit` a plan for Slurm is
 /// submitted. Nothing is prepared or trained here. The jobs read the recipe from the folder, so that a change of the
@@ -27,7 +28,14 @@ pub fn launch(recipe: &Recipe, launcher: Launcher, submit: bool, progress: &dyn 
     planned.sweep.dry_run = false;
     let (sweep, _) = sweep_of(&planned, progress)?;
     let sweep = Sweep { resolved: to_toml(&planned)?, ..sweep };
-    let _lock = artifact::Claim { stage: "noise-sweep", inputs: &sweep.inputs }.take(sweep.out)?;
+    if launcher == Launcher::Slurm && recipe.train.precision == PrecisionKind::Auto {
+        let here = name_of(&recipe.train.operands(usize::MAX));
+        progress.warn(&format!(
+            "train.precision = auto is {here} on this machine: nodes on which it is another one refuse the sweep; \
+             --set train.precision=f32 or bf16 is the same on all"
+        ));
+    }
+    let lock = artifact::Claim { stage: "noise-sweep", inputs: &sweep.inputs }.take(sweep.out)?;
     let folder = SweepFolder::open(sweep.out, &sweep.settings, sweep.models.clone())?;
     artifact::write_bytes(sweep.out.join(schema::run::CONFIG), sweep.resolved.as_bytes())?;
     let rows = grid(sweep.config, sweep.base);
@@ -55,5 +63,7 @@ pub fn launch(recipe: &Recipe, launcher: Launcher, submit: bool, progress: &dyn 
     if slurm.max_parallel == 0 && sweep.config.jobs > 1 {
         slurm.max_parallel = sweep.config.jobs;
     }
+    // The first job may start while the others are submitted.
+    drop(lock);
     plan.put(launcher, &slurm, submit)
 }

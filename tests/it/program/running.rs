@@ -266,3 +266,43 @@ fn copies_of_a_pair_with_other_labels_share_its_hidden_states() {
     }
     assert!(of.values().all(|m| m.len() == 2 && (m[0] - m[1]).abs() < 1e-4), "{of:?}");
 }
+
+/// Groups stay whole, so that the last steps of an epoch may be left without pairs.
+#[test]
+fn a_step_without_pairs_moves_nothing_and_is_not_told() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(40);
+    sandbox.ok("prepare --input raw --out data --pairs best-vs-each --quiet");
+    let line = "train --data data --model tiny:16x1 --codes 3 --epochs 2 --quiet --set train.lpc.group=prompt \
+                --set train.lpc.warmup=0";
+    let mut passed_over = 0;
+    for batch in [4, 5, 7] {
+        let line = format!("{line} --batch {batch}");
+        sandbox.ok(&format!("{line} --out straight{batch}"));
+        let told = metrics(&sandbox, &format!("straight{batch}"));
+        let steps: Vec<&Value> = told.iter().filter(|line| line.get("loss").is_some()).collect();
+        assert!(steps.iter().all(|line| line["loss"].as_f64().is_some_and(|loss| loss > 0.0)), "{steps:?}");
+        let taken = sandbox.json(&format!("straight{batch}/summary.json"))["steps"].as_u64().expect("steps");
+        passed_over += taken as usize - steps.len();
+        // A run that goes on from behind such a step is the same.
+        sandbox.ok(&format!("{line} --out stopped{batch} --max-steps {}", taken - 3));
+        sandbox.ok(&format!("{line} --out stopped{batch} --resume"));
+        let bytes = |run: &str| sandbox.bytes(&format!("{run}{batch}/posteriors.parquet"));
+        assert!(bytes("straight") == bytes("stopped"), "batch {batch}");
+    }
+    assert!(passed_over > 0);
+}
+
+#[test]
+fn processes_that_srun_started_apart_do_not_train_one_by_one() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(20);
+    let output = std::process::Command::new(PROGRAM)
+        .current_dir(sandbox.path(""))
+        .env("SLURM_STEP_NUM_TASKS", "4")
+        .args(["train", "--data", "data", "--model", "tiny:16x1", "--out", "run", "--max-steps", "1"])
+        .output()
+        .expect("the program");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("srun started 4 processes"), "{said}");
+}
