@@ -41,6 +41,11 @@ pub fn conversation<'a>(messages: impl DoubleEndedIterator<Item = (&'a str, &'a 
     out
 }
 
+/// Hash of a [`conversation`]: equal for rows that have the same prompt.
+pub fn conversation_hash<'a>(messages: impl DoubleEndedIterator<Item = (&'a str, &'a str)> + Clone) -> u64 {
+    group(&conversation(messages))
+}
+
 /// Appends a text in lower case, with one space between words.
 pub fn push_normalized(out: &mut String, text: &str) {
     // Python's `split` takes these four separators as white space, Unicode does not.

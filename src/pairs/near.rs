@@ -81,14 +81,16 @@ impl NearSurvey {
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn add(&mut self, frame: &DataFrame) -> Result<()> {
-        let (rows, keys) = (RowOrigins::open(frame)?, keys(frame)?);
-        let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
+        let (rows, prompts) = (RowOrigins::open(frame)?, MessageColumn::open(frame.column(col::PROMPT)?)?);
+        let text = |i: usize| prompt::conversation(prompts.row(i));
+        let texts: Vec<String> = (0..frame.height()).into_par_iter().map(text).collect();
+        let keys: Vec<u64> = texts.iter().map(|text| prompt::group(text)).collect();
         let mut order: Vec<usize> = (0..frame.height()).collect();
         order.sort_unstable_by_key(|i| (keys[*i], rows.position(*i)));
         order.dedup_by_key(|i| keys[*i]);
         let item = |i: &usize| {
             let ((file, line), key) = (rows.position(*i), keys[*i]);
-            let minima = signature(&prompt::conversation(prompts.row(*i)));
+            let minima = signature(&texts[*i]);
             Item { key, line, file, empty: minima.is_none(), minima: minima.unwrap_or([0; HASHES]) }
         };
         let items: Vec<Item> = order.par_iter().map(item).collect();
@@ -211,13 +213,6 @@ fn bands(threshold: f64) -> (usize, usize) {
     (HASHES / rows, rows)
 }
 
-/// Hashes of the prompts' normal forms.
-fn keys(frame: &DataFrame) -> Result<Vec<u64>> {
-    let prompts = MessageColumn::open(frame.column(col::PROMPT)?)?;
-    let key = |i: usize| prompt::group(&prompt::conversation(prompts.row(i)));
-    Ok((0..prompts.len()).into_par_iter().map(key).collect())
-}
-
 /// The minima of a normalized prompt; `None` where it has no words.
 fn signature(normalized: &str) -> Option<[u16; HASHES]> {
     let words: Vec<u64> = words(normalized).iter().map(|w| w.hash).collect();
@@ -304,15 +299,15 @@ impl NearPlan {
     /// # Errors
     /// [`crate::Error::Frame`] where a column is missing.
     pub fn apply(&self, frame: DataFrame, labels: &[String]) -> Result<(DataFrame, Vec<Reject>)> {
-        let (rows, keys) = (RowOrigins::open(&frame)?, keys(&frame)?);
+        let (rows, prompts) = (RowOrigins::open(&frame)?, MessageColumn::open(frame.column(col::PROMPT)?)?);
         let fate = |i: usize| {
-            let kept = self.dropped.get(&keys[i])?;
+            let kept = self.dropped.get(&prompt::conversation_hash(prompts.row(i)))?;
             let label = labels.get(kept.file as usize).map_or("", String::as_str);
             let detail =
                 format!("nearly the prompt of {label}: line {} (similarity {:.2})", kept.line, kept.similarity);
             Some(rows.reject(i, col::PROMPT, reason::NEAR_DUPLICATE, detail))
         };
-        let fates = (0..frame.height()).map(fate).collect();
+        let fates = (0..frame.height()).into_par_iter().map(fate).collect();
         rejects::separate(frame, fates)
     }
 }

@@ -272,7 +272,7 @@ impl Texts {
 
     /// Hash of the prompt's normal form.
     fn asked(&self, row: IdxSize) -> u64 {
-        prompt::group(&prompt::conversation(self.prompt.row(row as usize)))
+        prompt::conversation_hash(self.prompt.row(row as usize))
     }
 
     fn content(&self, row: usize) -> Content {

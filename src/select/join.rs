@@ -10,11 +10,6 @@ use crate::message::MessageColumn;
 use crate::prompt;
 use crate::schema::col;
 
-/// By what a prompt is found: the hash of its normal form.
-pub(super) fn key<'a>(prompt: impl DoubleEndedIterator<Item = (&'a str, &'a str)> + Clone) -> u64 {
-    prompt::group(&prompt::conversation(prompt))
-}
-
 /// What the joined files held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinCounts {
@@ -31,7 +26,7 @@ pub struct JoinCounts {
 /// Prompts and their sources, in order once [`Join::settle`] was called.
 #[derive(Debug, Default)]
 pub struct Join {
-    /// Key of the prompt, and index of the source's name.
+    /// [`prompt::conversation_hash`], and index of the source's name.
     entries: Vec<(u64, u32)>,
     names: Vec<String>,
     known: HashMap<String, u32>,
@@ -48,7 +43,7 @@ impl Join {
     pub fn add_frame(&mut self, frame: &DataFrame) -> Result<()> {
         let (prompts, sources) = (MessageColumn::open(frame.column(col::PROMPT)?)?, frame.column(col::SOURCE)?.str()?);
         for (i, source) in sources.iter().enumerate() {
-            self.add(key(prompts.row(i)), source.filter(|s| !s.trim().is_empty()));
+            self.add(prompt::conversation_hash(prompts.row(i)), source.filter(|s| !s.trim().is_empty()));
         }
         Ok(())
     }

@@ -10,10 +10,11 @@ use polars::prelude::*;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::join::{self, Join, JoinCounts};
+use super::join::{Join, JoinCounts};
 use super::matching::{Matcher, Rule, canonical, fits_input};
 use crate::error::{Error, Fault, Result};
 use crate::message::MessageColumn;
+use crate::prompt::conversation_hash;
 use crate::rejects::{self, Reject, RowOrigins, reason};
 use crate::schema::col;
 use crate::settings::{Faults, PathText, Settings, settings};
@@ -241,7 +242,7 @@ impl Tagger {
         let own = frame.column(col::SOURCE)?.str()?;
         let (rows, questions) = (RowOrigins::open(&frame)?, frame.column(col::NORMALIZED_PROMPT)?.str()?);
         let prompts = self.join.as_ref().map(|_| MessageColumn::open(frame.column(col::PROMPT)?)).transpose()?;
-        let joined = |i: usize| self.join.as_ref()?.find(join::key(prompts.as_ref()?.row(i)));
+        let joined = |i: usize| self.join.as_ref()?.find(conversation_hash(prompts.as_ref()?.row(i)));
         let tag = |i: usize| self.tag(own.get(i), rows.file(i), joined(i), questions.get(i).unwrap_or(""));
         let tags: Vec<(&str, &'static str, Option<usize>)> = (0..frame.height()).into_par_iter().map(tag).collect();
 

@@ -12,7 +12,7 @@ use crate::eval::mean;
 use crate::generate::{Options, Request, Sampling, complete};
 use crate::lpc::usage::hard_code;
 use crate::pipeline::recipe::EvalConfig;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::schema::SPLITS;
 
 /// Metric and its filters.
@@ -44,7 +44,8 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let examples = match config.examples.as_str() {
         "" => None,
         path => Some(
-            rows(path, &of_split(path, SPLITS[0], work.progress)?.0, 0)?
+            // Which files these are was told when they were hashed.
+            rows(path, &of_split(path, SPLITS[0], &Silent)?.0, 0)?
                 .0
                 .iter()
                 .map(gsm8k::problem)
