@@ -319,14 +319,15 @@ pub fn run(s: &RunSummary, out: &str) -> String {
 /// Codes against the planted truth, on the test split, each figure beside the generator's ceiling.
 pub fn planted(scores: &PlantedScores) -> String {
     let number = |x: f64| format!("{x:.2}");
-    let of: [Column<'_, &GroupScores>; 10] = [
+    let of: [Column<'_, &GroupScores>; 11] = [
         ("prompt", &|g| g.rows.clone()),
         ("pairs", &|g| g.n.to_string()),
         ("prior NMI", &|g| number(g.prior.nmi_preference)),
         ("ceiling", &|g| number(g.prior_ceiling.nmi_preference)),
         ("purity", &|g| number(g.prior.purity_preference)),
         ("posterior NMI", &|g| number(g.posterior.nmi_preference)),
-        ("ceiling", &|g| number(g.posterior_ceiling.nmi_preference)),
+        ("of labels", &|g| number(g.label_ceiling.nmi_preference)),
+        ("ceiling", &|g| g.posterior_ceiling.map_or_else(|| "-".into(), |c| number(c.nmi_preference))),
         ("codes", &|g| g.prior.codes_used.to_string()),
         ("accuracy", &|g| percent(g.accuracy)),
         ("ceiling", &|g| percent(g.accuracy_ceiling_expected)),

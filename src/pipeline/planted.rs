@@ -12,8 +12,9 @@ use crate::analysis::tables::{clean_correct, codes, texts};
 use crate::analysis::{CodeAccuracy, Labels, ami, nmi, purity};
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::lpc::Grouping;
 use crate::schema::{SPLITS, col, posterior, prepared};
-use crate::synth::{CeilingRow, Ceilings, TRUTH, ceilings};
+use crate::synth::{CeilingRow, Ceilings, Evidence, TRUTH, ceilings};
 
 /// Agreement of one code column with the truth.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -47,8 +48,12 @@ pub struct GroupScores {
     pub posterior: CodeScore,
     /// The best code given what the prior sees: the prompt.
     pub prior_ceiling: CodeScore,
-    /// The best code given what the posterior sees: the prompt and the observed pair.
-    pub posterior_ceiling: CodeScore,
+    /// The best code given what the posterior sees: the prompt and the observed pair, or all pairs of the prompt where
+    /// they share a code. `None` where that was not computed (see [`Evidence`]).
+    pub posterior_ceiling: Option<CodeScore>,
+    /// The best code given the prompt and the labels of the same pairs, their responses taken as given: what a model of
+    /// labels, as LPC is, can reach.
+    pub label_ceiling: CodeScore,
     /// The run's preference accuracy against the clean labels, with the prior's z; a tie is wrong.
     pub accuracy: f64,
     /// Bayes-optimal preference accuracy on the same rows (a coin toss counts one half).
@@ -91,23 +96,29 @@ pub fn recover_run(truth_dir: &Path, run: &Path) -> Result<Recovered> {
     let Some(data) = manifest.inputs.first().filter(|_| manifest.stage == "train") else {
         return Err(Error::artifact(run, "not a folder that `lpc-pipe train` has finished"));
     };
-    recover(truth_dir, Path::new(&manifest.located(run, &data.path)), &run.join(crate::schema::run::POSTERIORS))
+    let evidence = match serde_json::from_value(manifest.config["lpc"]["group"].clone()) {
+        Ok(Grouping::Prompt) => Evidence::Prompt,
+        // Runs without codes, and those of versions that knew no groups, have none.
+        Ok(Grouping::Pair) | Err(_) => Evidence::Pair,
+    };
+    let posteriors = run.join(crate::schema::run::POSTERIORS);
+    recover(truth_dir, Path::new(&manifest.located(run, &data.path)), &posteriors, evidence)
 }
 
 /// Scores the codes of `posteriors` (a run's `posteriors.parquet`) against the truth in `truth_dir`, for
-/// the pairs in `prepared_dir`.
+/// the pairs in `prepared_dir`. `evidence` is what the posterior of the run saw.
 ///
 /// # Errors
 /// [`Error::Artifact`] or [`Error::Io`] where a file is missing or damaged; [`Error::Frame`], [`Error::Run`]
 /// where a column is; [`Error::Run`] where no row of the posteriors belongs to this truth.
-pub fn recover(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path) -> Result<Recovered> {
+pub fn recover(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path, evidence: Evidence) -> Result<Recovered> {
     let truth = artifact::read_parquet(truth_dir.join(TRUTH))?;
     let wanted =
         [col::ID, col::PROMPT_ID, col::SPLIT, col::SOURCE, col::CHOSEN, col::REJECTED, col::FLIPPED, col::NOISE_P];
     let read = |split: &str| -> Result<DataFrame> {
         Ok(artifact::read_parquet(prepared_dir.join(prepared::pairs(split)))?.select(wanted)?)
     };
-    let best = ceilings(&truth, &read(SPLITS[0])?.vstack(&read(SPLITS[1])?)?)?;
+    let best = ceilings(&truth, &read(SPLITS[0])?.vstack(&read(SPLITS[1])?)?, evidence)?;
     let posteriors = artifact::read_parquet(posteriors)?;
     let names = preferences::names(truth_dir);
     Ok(Recovered {
@@ -163,6 +174,7 @@ fn group(split: &str, rows: &str, kept: &[&Joined]) -> GroupScores {
     let collect = |get: fn(&Joined) -> u32| kept.iter().map(|j| get(j)).collect::<Vec<u32>>();
     let mean = |get: fn(&Joined) -> f64| kept.iter().map(|j| get(j)).sum::<f64>() / kept.len().max(1) as f64;
     let (factor, preference) = (collect(|j| j.best.factor), collect(|j| j.best.preference));
+    let best_posteriors: Option<Vec<u32>> = kept.iter().map(|j| j.best.posterior_code).collect();
     let against = |codes: Vec<u32>| {
         if codes.is_empty() {
             // Without rows NMI is 1 by definition, which would mislead.
@@ -184,7 +196,8 @@ fn group(split: &str, rows: &str, kept: &[&Joined]) -> GroupScores {
         prior: against(collect(|j| j.prior)),
         posterior: against(collect(|j| j.posterior)),
         prior_ceiling: against(collect(|j| j.best.prior_code)),
-        posterior_ceiling: against(collect(|j| j.best.posterior_code)),
+        posterior_ceiling: best_posteriors.map(against),
+        label_ceiling: against(collect(|j| j.best.label_code)),
         accuracy: mean(|j| f64::from(u8::from(j.correct))),
         accuracy_ceiling: mean(|j| j.best.right),
         accuracy_ceiling_expected: mean(|j| j.best.expected),
@@ -205,8 +218,14 @@ mod tests {
         StructChunked::from_series("".into(), 1, fields.iter()).unwrap().into_series()
     }
 
-    /// Best against a random other completion, every fifth prompt for the test split, a share `flip` of labels flipped.
+    /// The best against a random other completion, every fifth prompt for the test split, a share `flip` of labels
+    /// flipped.
     fn prepare(dir: &Path, flip: f64) -> DataFrame {
+        write_pairs(dir, flip, 1)
+    }
+
+    /// The same with `each` of the three other completions, one pair each.
+    fn write_pairs(dir: &Path, flip: f64, each: usize) -> DataFrame {
         let text = std::fs::read_to_string(dir.join(CORPUS)).unwrap();
         let truth = artifact::read_parquet(dir.join(TRUTH)).unwrap();
         let prompts = texts(&truth, col::PROMPT_ID).unwrap();
@@ -219,15 +238,19 @@ mod tests {
                 let answers = row["completions"].as_array().unwrap();
                 let score = |c: &serde_json::Value| c["overall_score"].as_f64().unwrap();
                 let best = (0..4).max_by(|&a, &b| score(&answers[a]).total_cmp(&score(&answers[b]))).unwrap();
-                let other = (best + 1 + Seed(1).index("other", &i.to_string(), 3)) % 4;
-                let flipped = Seed(1).unit("flip", &i.to_string()) < flip;
-                let (c, r) = if flipped { (other, best) } else { (best, other) };
-                ids.push(format!("{i:032x}"));
-                keys.push(prompts[i].clone());
-                sources.push(row["source"].as_str().unwrap().to_string());
-                flips.push(flipped);
-                chosen.push(message(answers[c]["response"].as_str().unwrap()));
-                rejected.push(message(answers[r]["response"].as_str().unwrap()));
+                let start = Seed(1).index("other", &i.to_string(), 3);
+                for k in 0..each {
+                    let id = format!("{i:032x}{k}");
+                    let other = (best + 1 + (start + k) % 3) % 4;
+                    let flipped = Seed(1).unit("flip", &id) < flip;
+                    let (c, r) = if flipped { (other, best) } else { (best, other) };
+                    ids.push(id);
+                    keys.push(prompts[i].clone());
+                    sources.push(row["source"].as_str().unwrap().to_string());
+                    flips.push(flipped);
+                    chosen.push(message(answers[c]["response"].as_str().unwrap()));
+                    rejected.push(message(answers[r]["response"].as_str().unwrap()));
+                }
             }
             let n = ids.len();
             let mut frame = df!(
@@ -252,24 +275,24 @@ mod tests {
         corpus(dir.path(), 3000);
         let pairs = prepare(dir.path(), 0.0);
         let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
-        let best = ceilings(&truth, &pairs).unwrap();
+        let best = ceilings(&truth, &pairs, Evidence::Pair).unwrap();
         assert_eq!((best.unmatched, best.rows.len(), best.preferences_used), (0, 3000, 8));
         let mut frame = df!(
             "id" => best.rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>(),
             "flipped" => best.rows.iter().map(|r| r.flipped).collect::<Vec<_>>(),
             "prior_code" => best.rows.iter().map(|r| r.prior_code).collect::<Vec<_>>(),
-            "posterior_code" => best.rows.iter().map(|r| r.posterior_code).collect::<Vec<_>>(),
+            "posterior_code" => best.rows.iter().map(|r| r.posterior_code).collect::<Option<Vec<_>>>().unwrap(),
             "margin" => best.rows.iter().map(|r| r.right - 0.25).collect::<Vec<_>>(),
         )
         .unwrap();
         let file = dir.path().join("posteriors.parquet");
         artifact::write_parquet(&file, &mut frame).unwrap();
-        let found = recover(dir.path(), dir.path(), &file).unwrap();
+        let found = recover(dir.path(), dir.path(), &file, Evidence::Pair).unwrap();
         assert_eq!(found.preferences, None, "there are no margins of single codes");
         let scores = found.scores;
         assert_eq!((scores.pairs_unmatched, scores.posteriors_unmatched, scores.groups.len()), (0, 0, 6));
         for group in &scores.groups {
-            assert_eq!((group.prior, group.posterior), (group.prior_ceiling, group.posterior_ceiling));
+            assert_eq!((group.prior, Some(group.posterior)), (group.prior_ceiling, group.posterior_ceiling));
             let (realised, expected) = (group.accuracy_ceiling, group.accuracy_ceiling_expected);
             // Realised and expected are the same number up to sampling: sd at most 0.5 / sqrt(n).
             assert!((realised - expected).abs() < 2.5 / (group.n as f64).sqrt(), "{group:?}");
@@ -319,7 +342,7 @@ mod tests {
         // The best against a random other one.
         let pairs = prepare(dir.path(), 0.0);
         let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
-        let best = ceilings(&truth, &pairs).unwrap();
+        let best = ceilings(&truth, &pairs, Evidence::Pair).unwrap();
         assert_eq!((best.unmatched, best.rows.len(), best.preferences_used), (0, 3000, 8));
         let mut accuracies = Vec::new();
         for shown in [true, false] {
@@ -330,9 +353,10 @@ mod tests {
         }
         assert!(accuracies[0] > accuracies[1] + 0.05 && accuracies[1] > 0.55, "{accuracies:?}");
         // The pair tells more than the source: the best guess of the preference is right more often.
-        let hits =
-            |code: fn(&CeilingRow) -> u32| best.rows.iter().filter(|r| !r.shown && code(r) == r.preference).count();
-        let (prior, posterior) = (hits(|r| r.prior_code), hits(|r| r.posterior_code));
+        let hits = |code: fn(&CeilingRow) -> Option<u32>| {
+            best.rows.iter().filter(|r| !r.shown && code(r) == Some(r.preference)).count()
+        };
+        let (prior, posterior) = (hits(|r| Some(r.prior_code)), hits(|r| r.posterior_code));
         assert!(prior + 50 < posterior, "{prior} {posterior}");
         assert!(best.rows.iter().filter(|r| r.shown).all(|r| r.prior_code == r.preference));
     }
@@ -343,18 +367,43 @@ mod tests {
         let solve = |dir: &Path, flip: f64| {
             corpus(dir, 2000);
             let pairs = prepare(dir, flip);
-            ceilings(&artifact::read_parquet(dir.join(TRUTH)).unwrap(), &pairs).unwrap()
+            ceilings(&artifact::read_parquet(dir.join(TRUTH)).unwrap(), &pairs, Evidence::Pair).unwrap()
         };
         let (clean, noisy) = (solve(clean.path(), 0.0), solve(noisy.path(), 0.4));
         assert_eq!(clean.accuracy(|_| true), noisy.accuracy(|_| true));
         let agreement = |c: &Ceilings| {
             let hidden = || c.rows.iter().filter(|r| !r.shown);
             nmi(
-                &hidden().map(|r| r.posterior_code).collect::<Vec<_>>(),
+                &hidden().map(|r| r.posterior_code.unwrap()).collect::<Vec<_>>(),
                 &hidden().map(|r| r.preference).collect::<Vec<_>>(),
             )
         };
         assert!(agreement(&clean) > agreement(&noisy) + 0.02, "{} {}", agreement(&clean), agreement(&noisy));
+    }
+
+    #[test]
+    fn groups_have_a_ceiling_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        corpus(dir.path(), 2000);
+        let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
+        let agreement = |best: &Ceilings| -> Option<f64> {
+            let hidden = || best.rows.iter().filter(|r| !r.shown);
+            let codes: Option<Vec<u32>> = hidden().map(|r| r.posterior_code).collect();
+            codes.map(|codes| nmi(&codes, &hidden().map(|r| r.preference).collect::<Vec<_>>()))
+        };
+        let of = |pairs: &DataFrame, evidence| agreement(&ceilings(&truth, pairs, evidence).unwrap());
+        // One pair of each prompt is no group.
+        let single = prepare(dir.path(), 0.0);
+        assert_eq!(of(&single, Evidence::Prompt), of(&single, Evidence::Pair));
+        // Three pairs tell more than one, the same under every label; not computed where the best response is not in each.
+        let (clean, noisy) = (write_pairs(dir.path(), 0.0, 3), write_pairs(dir.path(), 0.3, 3));
+        let group = of(&clean, Evidence::Prompt).unwrap();
+        assert!(group > of(&clean, Evidence::Pair).unwrap() + 0.05, "{group}");
+        assert_eq!(of(&noisy, Evidence::Prompt), Some(group));
+        let mut swapped = clean.clone();
+        let first = [true].into_iter().chain(std::iter::repeat(false)).take(swapped.height());
+        swapped.with_column(Column::new("flipped".into(), first.collect::<Vec<bool>>())).unwrap();
+        assert_eq!(of(&swapped, Evidence::Prompt), None);
     }
 
     #[test]
@@ -368,6 +417,6 @@ mod tests {
         .unwrap();
         let file = dir.path().join("posteriors.parquet");
         artifact::write_parquet(&file, &mut frame).unwrap();
-        assert!(matches!(recover(dir.path(), dir.path(), &file), Err(Error::Run { .. })));
+        assert!(matches!(recover(dir.path(), dir.path(), &file, Evidence::Pair), Err(Error::Run { .. })));
     }
 }

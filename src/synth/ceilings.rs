@@ -13,6 +13,12 @@
 //!
 //! Hence p(z | x, a > b) is proportional to p(z|x) q(cell), and a is the better bet where
 //! sum_z p(z|x) q(cell(a, b)) exceeds sum_z p(z|x) q(cell(b, a)).
+//!
+//! Where all pairs of a prompt share a code ([`Evidence::Prompt`]), the posterior sees the best response beside n
+//! others. By the same symmetry p(z | x, all pairs) is proportional to p(z|x) q(a, m) / binomial(n, m): a says whether
+//! the best response has the value that z likes, m how many of the others do, and q(a, m) is counted.
+
+mod evidence;
 
 use std::collections::HashMap;
 
@@ -23,6 +29,8 @@ use super::row::text_hash;
 use super::world::{self, Preference};
 use crate::error::{Error, Result};
 use crate::schema::col;
+pub use evidence::Evidence;
+pub(super) use evidence::label_codes;
 
 /// The ceiling of one prepared pair.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,8 +51,12 @@ pub struct CeilingRow {
     pub preference: u32,
     /// Most probable preference id given the prompt.
     pub prior_code: u32,
-    /// Most probable preference id given the prompt and the observed, perhaps flipped pair.
-    pub posterior_code: u32,
+    /// Most probable preference id given the prompt and the observed [`Evidence`], whose labels may be flipped; `None`
+    /// where it was not computed.
+    pub posterior_code: Option<u32>,
+    /// Most probable preference id given the prompt and the labels of that evidence, its responses taken as given: what
+    /// a model of labels, as LPC is, can know. `posterior_code` also uses how the responses came about.
+    pub label_code: u32,
     /// 1 where the Bayes-optimal bet on the clean order is right, 0 where it is wrong, 1/2 where both orders are
     /// equally probable.
     pub right: f64,
@@ -85,6 +97,19 @@ struct Truth {
     styles: HashMap<u64, u32>,
 }
 
+impl Truth {
+    /// All preferences of the corpus, by id.
+    fn preferences(&self) -> Vec<Preference> {
+        world::preferences(self.prior.len() - world::CONFLICTS)
+    }
+
+    /// p(z|x) by preference id: certain where the prompt shows it, else the source's weights.
+    fn given_prompt(&self) -> Vec<f64> {
+        let certain = |z: usize| f64::from(u8::from(z == self.preference as usize));
+        if self.shown { (0..self.prior.len()).map(certain).collect() } else { self.prior.clone() }
+    }
+}
+
 /// A pair that is in the truth: its row in the pairs frame, and what the truth table says of its responses (their
 /// styles, for made-up texts) in the observed order.
 pub(super) struct Matched<'a, T, R> {
@@ -95,27 +120,57 @@ pub(super) struct Matched<'a, T, R> {
     pub flipped: bool,
 }
 
+impl<T, R: Copy> Matched<'_, T, R> {
+    /// The truth of the pair's prompt, as the key under which a prompt's pairs are collected.
+    fn prompt(&self) -> *const T {
+        self.truth
+    }
+
+    /// Better and worse response by the clean label.
+    pub fn clean(&self) -> (R, R) {
+        if self.flipped { (self.rejected, self.chosen) } else { (self.chosen, self.rejected) }
+    }
+}
+
 /// Computes the generator's ceilings for prepared pairs.
 ///
 /// `truth` is `truth.parquet` of the corpus, `pairs` one or both of `pairs/{split}.parquet`. A response is
-/// found by the hash of its exact text. `noise_p` of a pair, where given, is taken as known. For a corpus over
-/// real texts see `over/ceilings.rs`.
+/// found by the hash of its exact text. `noise_p` of a pair, where given, is taken as known. `evidence` is what the
+/// posterior code sees; the bet is always that of the prompt. For a corpus over real texts see `over/ceilings.rs`.
 ///
 /// # Errors
 /// [`Error::Frame`] where a column is missing or of another type; [`Error::Run`] where the truth is no
 /// table of this generator.
-pub fn ceilings(truth: &DataFrame, pairs: &DataFrame) -> Result<Ceilings> {
+pub fn ceilings(truth: &DataFrame, pairs: &DataFrame, evidence: Evidence) -> Result<Ceilings> {
     let observed = Observed::open(pairs)?;
     if truth.column(truth::UTILITIES).is_ok() {
-        return super::over::ceilings::ceilings(truth, &observed);
+        return super::over::ceilings::ceilings(truth, &observed, evidence);
     }
     let table = read_truth(truth)?;
     let matched = observed.matched(&table, |truth, hash| truth.styles.get(&hash).copied());
     let cells = count_cells(&matched);
-    let rows = matched.iter().map(|m| {
+    let grouped = match evidence {
+        Evidence::Pair => None,
+        Evidence::Prompt => evidence::grouped(&matched),
+    };
+    let likelihood = |m: &Matched<Truth, u32>| -> Vec<f64> {
+        let of = |z: &Preference| {
+            let (seen, turned) = (cells[cell(*z, m.chosen, m.rejected)], cells[cell(*z, m.rejected, m.chosen)]);
+            mixed(observed.noise(m.row), seen, turned) / (seen + turned)
+        };
+        m.truth.preferences().iter().map(of).collect()
+    };
+    let label_codes = label_codes(&matched, evidence, Truth::given_prompt, likelihood);
+    let rows = matched.iter().zip(label_codes).map(|(m, label_code)| {
         let best = solve(m, &cells, observed.noise(m.row));
         let (shown, factor, preference) = (m.truth.shown, m.truth.factor, m.truth.preference);
-        observed.named(m.row, CeilingRow { shown, factor, preference, ..best })
+        let posterior_code = match evidence {
+            Evidence::Pair => best.posterior_code,
+            Evidence::Prompt => {
+                grouped.as_ref().and_then(|codes| codes.get(&m.prompt()).copied().or(best.posterior_code))
+            }
+        };
+        observed.named(m.row, CeilingRow { shown, factor, preference, posterior_code, label_code, ..best })
     });
     Ok(Ceilings::of(rows.collect(), cells, observed.len()))
 }
@@ -202,8 +257,7 @@ impl Observed {
 
 /// Which of two styles has the value that a preference likes: first only, second only, both, neither.
 fn cell(liked: Preference, first: u32, second: u32) -> usize {
-    let agrees = |style: u32| (style >> liked.factor) as usize & 1 == liked.direction;
-    match (agrees(first), agrees(second)) {
+    match (liked.likes(first), liked.likes(second)) {
         (true, false) => 0,
         (false, true) => 1,
         (true, true) => 2,
@@ -214,9 +268,8 @@ fn cell(liked: Preference, first: u32, second: u32) -> usize {
 fn count_cells(matched: &[Matched<Truth, u32>]) -> [f64; 4] {
     let mut counts = [0.5; 4];
     for m in matched {
-        let liked = world::preferences(m.truth.prior.len() - world::CONFLICTS)[m.truth.preference as usize];
-        let (best, other) = if m.flipped { (m.rejected, m.chosen) } else { (m.chosen, m.rejected) };
-        counts[cell(liked, best, other)] += 1.0;
+        let (best, other) = m.clean();
+        counts[cell(m.truth.preferences()[m.truth.preference as usize], best, other)] += 1.0;
     }
     let total: f64 = counts.iter().sum();
     counts.map(|c| c / total)
@@ -224,10 +277,7 @@ fn count_cells(matched: &[Matched<Truth, u32>]) -> [f64; 4] {
 
 /// Codes and bet of one pair; the other fields are left empty.
 fn solve(m: &Matched<Truth, u32>, cells: &[f64; 4], noise: f64) -> CeilingRow {
-    let preferences = world::preferences(m.truth.prior.len() - world::CONFLICTS);
-    let certain = |z: usize| f64::from(u8::from(z == m.truth.preference as usize));
-    let prior: Vec<f64> =
-        if m.truth.shown { (0..preferences.len()).map(certain).collect() } else { m.truth.prior.clone() };
+    let (preferences, prior) = (m.truth.preferences(), m.truth.given_prompt());
     let weigh = |first: u32, second: u32| -> Vec<f64> {
         prior.iter().zip(&preferences).map(|(p, &z)| p * cells[cell(z, first, second)]).collect()
     };
@@ -235,10 +285,15 @@ fn solve(m: &Matched<Truth, u32>, cells: &[f64; 4], noise: f64) -> CeilingRow {
     CeilingRow { prior_code: argmax(&prior), ..best }
 }
 
+/// The probability of what was seen, under a label that is flipped with probability `noise`.
+pub(super) fn mixed(noise: f64, as_seen: f64, reversed: f64) -> f64 {
+    (1.0 - noise) * as_seen + noise * reversed
+}
+
 /// The best code and the best bet, given p(z|x) p(pair|z) for the pair as it was seen and for the reversed one;
 /// the other fields are left empty.
 pub(super) fn bet(as_seen: &[f64], reversed: &[f64], flipped: bool, noise: f64) -> CeilingRow {
-    let posterior: Vec<f64> = as_seen.iter().zip(reversed).map(|(a, b)| (1.0 - noise) * a + noise * b).collect();
+    let posterior: Vec<f64> = as_seen.iter().zip(reversed).map(|(a, b)| mixed(noise, *a, *b)).collect();
     let (seen, turned): (f64, f64) = (as_seen.iter().sum(), reversed.iter().sum());
     let (clean, wrong) = if flipped { (turned, seen) } else { (seen, turned) };
     // Sums of the same terms in another order may differ in the last bits.
@@ -252,7 +307,8 @@ pub(super) fn bet(as_seen: &[f64], reversed: &[f64], flipped: bool, noise: f64) 
         factor: 0,
         preference: 0,
         prior_code: 0,
-        posterior_code: argmax(&posterior),
+        posterior_code: Some(argmax(&posterior)),
+        label_code: 0,
         right,
         // Where both underflowed to zero, either order is as probable.
         expected: if clean + wrong > 0.0 { clean.max(wrong) / (clean + wrong) } else { 0.5 },
@@ -334,18 +390,18 @@ mod tests {
         // Reversed: 0.75 * 0.8 + 0.25 * 0.1 = 0.625. The bet is b, which is wrong: expected 0.625 / 0.9.
         let m = Matched { row: 0, truth: &hidden, chosen: 0b11, rejected: 0b00, flipped: false };
         let best = solve(&m, &cells, 0.0);
-        assert_eq!((best.prior_code, best.posterior_code, best.right), (0, 3, 0.0));
+        assert_eq!((best.prior_code, best.posterior_code, best.right), (0, Some(3), 0.0));
         assert!((best.expected - 0.625 / 0.9).abs() < 1e-12);
         // With labels flipped half the time the pair's order says nothing: short 0.75 * 0.45 = 0.3375
         // against assertive 0.25 * 0.45 = 0.1125.
-        assert_eq!(solve(&m, &cells, 0.5).posterior_code, 0);
+        assert_eq!(solve(&m, &cells, 0.5).posterior_code, Some(0));
         // The same pair, known to be flipped: the clean order is b > a and the bet is right.
         let turned = Matched { flipped: true, ..m };
         assert_eq!(solve(&turned, &cells, 0.0).right, 1.0);
         // Where the prompt shows the preference it is certain: 0.8 against 0.1.
         let told = truth(true, 3, &[0.75, 0.0, 0.0, 0.25]);
         let best = solve(&Matched { row: 0, truth: &told, chosen: 0b11, rejected: 0b00, flipped: false }, &cells, 0.0);
-        assert_eq!((best.prior_code, best.posterior_code, best.right), (3, 3, 1.0));
+        assert_eq!((best.prior_code, best.posterior_code, best.right), (3, Some(3), 1.0));
         assert!((best.expected - 0.8 / 0.9).abs() < 1e-12);
         // Equal styles are a coin.
         let coin = solve(&Matched { row: 0, truth: &told, chosen: 0b11, rejected: 0b11, flipped: false }, &cells, 0.0);

@@ -12,6 +12,13 @@ pub struct Preference {
     pub direction: usize,
 }
 
+impl Preference {
+    /// Whether a response of these style bits has the liked value.
+    pub fn likes(self, style: u32) -> bool {
+        (style >> self.factor) as usize & 1 == self.direction
+    }
+}
+
 /// Annotators per preference; annotator `a` favours preference `a % P`.
 pub const ANNOTATORS_EACH: usize = 3;
 

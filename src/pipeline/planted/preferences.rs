@@ -78,7 +78,8 @@ mod tests {
             factor: preference / 2,
             preference,
             prior_code: 0,
-            posterior_code: 0,
+            posterior_code: Some(0),
+            label_code: 0,
             right: 1.0,
             expected: 1.0,
         };

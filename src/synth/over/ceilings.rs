@@ -17,13 +17,13 @@
 //! The best code from the prompt is the source's most probable preference over all of its prompts. A little more could
 //! be known from prompts that tell in which traits their responses will differ.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use polars::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::schema::col;
-use crate::synth::ceilings::{CeilingRow, Ceilings, Matched, Observed, argmax, bet};
+use crate::synth::ceilings::{CeilingRow, Ceilings, Evidence, Matched, Observed, argmax, bet, label_codes, mixed};
 use crate::synth::emit::truth;
 
 /// The truth about one prompt.
@@ -59,17 +59,30 @@ enum Choice {
 ///
 /// # Errors
 /// As [`crate::synth::ceilings()`].
-pub(in crate::synth) fn ceilings(truth: &DataFrame, observed: &Observed) -> Result<Ceilings> {
+pub(in crate::synth) fn ceilings(truth: &DataFrame, observed: &Observed, evidence: Evidence) -> Result<Ceilings> {
     let (table, by_source) = read(truth)?;
     let matched = observed.matched(&table, |truth, hash| truth.answers.get(&hash).copied());
     let choice = Choice::of(&matched);
-    let rows = matched.iter().map(|m| {
+    // Several pairs of one prompt are no product of their likelihoods given R: no ceiling is computed for them.
+    let prompts: HashSet<*const Truth> = matched.iter().map(|m| std::ptr::from_ref(m.truth)).collect();
+    let single = evidence == Evidence::Pair || prompts.len() == matched.len();
+    let likelihood = |m: &Pair| -> Vec<f64> {
+        let of = |z| {
+            let weights = m.truth.weights(z);
+            let (seen, turned) = (weights[m.chosen], weights[m.rejected]);
+            mixed(observed.noise(m.row), seen, turned) / (seen + turned)
+        };
+        (0..m.truth.possible.len()).map(of).collect()
+    };
+    let label_codes = label_codes(&matched, evidence, Truth::given_prompt, likelihood);
+    let rows = matched.iter().zip(label_codes).map(|(m, label_code)| {
         let Truth { shown, factor, preference, .. } = *m.truth;
         let seen = m.weigh(choice, m.chosen, m.rejected);
         let best = bet(&seen, &m.weigh(choice, m.rejected, m.chosen), m.flipped, observed.noise(m.row));
         let likely = by_source.get(&m.truth.source).copied().unwrap_or_default();
         let prior_code = if shown { preference } else { likely };
-        observed.named(m.row, CeilingRow { shown, factor, preference, prior_code, ..best })
+        let posterior_code = best.posterior_code.filter(|_| single);
+        observed.named(m.row, CeilingRow { shown, factor, preference, prior_code, posterior_code, label_code, ..best })
     });
     let rows: Vec<CeilingRow> = rows.collect();
     Ok(Ceilings::of(rows, count_cells(&matched), observed.len()))
@@ -79,24 +92,25 @@ impl Pair<'_> {
     /// p(z | x, R) p(first, second | R, z) by preference.
     fn weigh(&self, choice: Choice, first: usize, second: usize) -> Vec<f64> {
         let truth = self.truth;
-        let certain = |z: usize| f64::from(u8::from(z == truth.preference as usize));
-        let prior = |z: usize| if truth.shown { certain(z) } else { truth.possible[z] };
-        let likelihood = |z: usize| {
-            let utilities = truth.utilities_for(z);
-            let top = utilities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = utilities.iter().map(|u| ((u - top) / truth.temperature).exp()).collect();
-            choice.likelihood(&weights, first, second)
-        };
-        (0..truth.possible.len()).map(|z| if prior(z) > 0.0 { prior(z) * likelihood(z) } else { 0.0 }).collect()
-    }
-
-    /// Better and worse response by the clean label.
-    fn clean(&self) -> (usize, usize) {
-        if self.flipped { (self.rejected, self.chosen) } else { (self.chosen, self.rejected) }
+        let likelihood = |z: usize| choice.likelihood(&truth.weights(z), first, second);
+        truth.given_prompt().iter().enumerate().map(|(z, p)| if *p > 0.0 { p * likelihood(z) } else { 0.0 }).collect()
     }
 }
 
 impl Truth {
+    /// p(z | x, R) by preference: certain where the prompt shows it.
+    fn given_prompt(&self) -> Vec<f64> {
+        let certain = |z: usize| f64::from(u8::from(z == self.preference as usize));
+        if self.shown { (0..self.possible.len()).map(certain).collect() } else { self.possible.clone() }
+    }
+
+    /// w_i = exp(u_i(z) / T) of all responses for one preference, the largest 1.
+    fn weights(&self, preference: usize) -> Vec<f64> {
+        let utilities = self.utilities_for(preference);
+        let top = utilities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        utilities.iter().map(|u| ((u - top) / self.temperature).exp()).collect()
+    }
+
     /// Utilities of all responses for one preference.
     fn utilities_for(&self, preference: usize) -> Vec<f64> {
         self.utilities.iter().skip(preference).step_by(self.possible.len()).copied().collect()
@@ -268,7 +282,7 @@ mod tests {
         assert!(close(seen[0], 0.75 / (1.0 + e)) && close(seen[1], 0.25 * e / (1.0 + e)));
         let best = bet(&seen, &m.weigh(Choice::Any, 0, 2), false, 0.0);
         // 0.75 + 0.25 e = 1.43 against 0.75 e + 0.25 = 2.29: the bet is wrong.
-        assert_eq!((best.posterior_code, best.right), (0, 0.0));
+        assert_eq!((best.posterior_code, best.right), (Some(0), 0.0));
         assert!(close(best.expected, (0.75 * e + 0.25) / (1.0 + e)));
         // The best of three: 1 of e + sqrt(e) + 1 for the first, e of e + 2 for the second.
         let seen = m.weigh(Choice::Best, 2, 0);
@@ -277,7 +291,7 @@ mod tests {
         let told = truth(true);
         let m = pair(&told, 2, 0, false);
         let best = bet(&m.weigh(Choice::Any, 2, 0), &m.weigh(Choice::Any, 0, 2), false, 0.0);
-        assert_eq!((best.posterior_code, best.right), (1, 1.0));
+        assert_eq!((best.posterior_code, best.right), (Some(1), 1.0));
         assert!(close(best.expected, e / (1.0 + e)));
     }
 
