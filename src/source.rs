@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::hub::{Hub, looks_like_id};
-use crate::progress::Silent;
+use crate::hub::{Hub, ModelParts, looks_like_id};
+use crate::progress::Progress;
 
 /// A model as the command line names it, resolved to something on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,19 @@ impl ModelSource {
     ///
     /// # Errors
     /// [`Error::Model`] where it is none of these or cannot be downloaded; [`Error::Io`].
-    pub fn resolve(name: &str) -> Result<ModelSource> {
+    pub fn resolve(name: &str, progress: &dyn Progress) -> Result<ModelSource> {
+        Self::with_parts(name, ModelParts::All, progress)
+    }
+
+    /// The same where tokenizer and configuration are all that is read: the weights are not downloaded from the hub.
+    ///
+    /// # Errors
+    /// As [`ModelSource::resolve`].
+    pub fn tokenizer(name: &str, progress: &dyn Progress) -> Result<ModelSource> {
+        Self::with_parts(name, ModelParts::Tokenizer, progress)
+    }
+
+    fn with_parts(name: &str, parts: ModelParts, progress: &dyn Progress) -> Result<ModelSource> {
         if let Some(source) = Self::tiny(name)? {
             return Ok(source);
         }
@@ -60,7 +72,7 @@ impl ModelSource {
                 .with_hint("give the folder that holds config.json, or a .gguf file"));
         }
         if looks_like_id(name) {
-            return Ok(ModelSource::Folder(Hub::from_env().fetch_model(name, &Silent)?));
+            return Ok(ModelSource::Folder(Hub::from_env().fetch_model(name, parts, progress)?));
         }
         Err(Error::model(name, "no such folder, .gguf file or hub id")
             .with_hint("MODEL is a folder, a .gguf file, ORG/NAME on the hub, or tiny[:WxL]"))
@@ -100,6 +112,7 @@ fn whole(file: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     #[test]
     fn pointers_of_git_lfs_are_named() {
@@ -107,12 +120,12 @@ mod tests {
         let folder = dir.path().join("model");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("config.json"), "{}").unwrap();
-        assert!(ModelSource::resolve(&folder.display().to_string()).is_ok());
+        assert!(ModelSource::resolve(&folder.display().to_string(), &Silent).is_ok());
         let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
         std::fs::write(folder.join("model.safetensors"), pointer).unwrap();
         std::fs::write(dir.path().join("m.gguf"), pointer).unwrap();
         for name in [folder, dir.path().join("m.gguf")] {
-            let error = ModelSource::resolve(&name.display().to_string()).unwrap_err();
+            let error = ModelSource::resolve(&name.display().to_string(), &Silent).unwrap_err();
             assert!(error.to_string().contains("a pointer of Git LFS, not the model"), "{error}");
             assert!(error.hint().unwrap().contains("git lfs pull"));
         }

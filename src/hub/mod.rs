@@ -39,20 +39,39 @@ use wire::{Listing, is_outage};
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Files of a model that are fetched where the repository has them.
-const MODEL_FILES: [&str; 10] = [
+/// Files of a tokenizer that are fetched where the repository has them; config.json names the kind of model.
+const TOKENIZER_FILES: [&str; 7] = [
     "config.json",
-    "generation_config.json",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
-    crate::schema::run::LPC_CONFIG,
-    crate::schema::run::LPC_WEIGHTS,
 ];
 
+/// Further files of a model, beside its weights.
+const MODEL_FILES: [&str; 3] =
+    ["generation_config.json", crate::schema::run::LPC_CONFIG, crate::schema::run::LPC_WEIGHTS];
+
+/// What of a model is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelParts {
+    /// All that is needed to run it.
+    All,
+    /// Its configuration, tokenizer and chat template.
+    Tokenizer,
+}
+
+impl ModelParts {
+    /// Files beside the weights that are fetched where the repository has them.
+    fn files(self) -> impl Iterator<Item = &'static str> {
+        let rest: &[&str] = if self == ModelParts::All { &MODEL_FILES } else { &[] };
+        TOKENIZER_FILES.into_iter().chain(rest.iter().copied())
+    }
+}
+
+const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -68,13 +87,13 @@ pub struct HubFile {
 }
 
 impl Hub {
-    /// Fetches a model into the cache: configuration, tokenizer, template and safetensors weights.
-    /// Returns the folder that holds them, `.../snapshots/COMMIT`.
+    /// Fetches a model into the cache: configuration, tokenizer and template, and with [`ModelParts::All`] the safetensors
+    /// weights. Returns the folder that holds them, `.../snapshots/COMMIT`.
     ///
     /// # Errors
-    /// [`Error::Model`] where there is no such model, it is not open to the user, it has no safetensors weights, or the
-    /// hub cannot be reached and the cache does not hold it.
-    pub fn fetch_model(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf> {
+    /// [`Error::Model`] where there is no such model, it is not open to the user, it has no safetensors weights (or no
+    /// tokenizer.json, where that is all that is wanted), or the hub cannot be reached and the cache does not hold it.
+    pub fn fetch_model(&self, id: &str, parts: ModelParts, progress: &dyn Progress) -> Result<PathBuf> {
         let fail = |message: String, hint: &str| {
             let error = Error::model(id, message);
             if hint.is_empty() { error } else { error.with_hint(hint) }
@@ -83,16 +102,17 @@ impl Hub {
             return Err(fail("is no hub id".into(), "hub ids are ORG/NAME or ORG/NAME@REVISION"));
         };
         let cache = RepoCache::new(&self.cache, "models", org, name);
-        self.model(&cache, (org, name, revision), progress).map_err(|e| self.explain(e, &fail))
+        self.model(&cache, (org, name, revision), parts, progress).map_err(|e| self.explain(e, &fail))
     }
 
     fn model(
         &self,
         cache: &RepoCache,
         (org, name, revision): (&str, &str, &str),
+        parts: ModelParts,
         progress: &dyn Progress,
     ) -> Result<PathBuf, HubError> {
-        let cached = || cache.commit_of(revision).map_or(Ok(None), |commit| cached_model(cache, &commit));
+        let cached = || cache.commit_of(revision).map_or(Ok(None), |commit| cached_model(cache, &commit, parts));
         // A commit never changes: if its files are known and in the cache, the hub need not be asked.
         if self.offline || (is_commit(revision) && cache.listing(revision).is_some()) {
             match cached()? {
@@ -110,7 +130,11 @@ impl Hub {
         let commit = &listing.commit;
         let listed = |file: &str| listing.files.iter().any(|f| f == file);
         let adapter = listed(ADAPTER_CONFIG);
-        if !listed("config.json") && !adapter {
+        if parts == ModelParts::Tokenizer && !listed(TOKENIZER) && !adapter {
+            let hint = "is it a transformers model with a fast tokenizer?";
+            return Err(HubError::Other(format!("holds no {TOKENIZER}"), hint.into()));
+        }
+        if parts == ModelParts::All && !listed("config.json") && !adapter {
             return Err(HubError::Other(
                 "holds no config.json".into(),
                 "is it a transformers model? A .gguf file must be downloaded and named as a file".into(),
@@ -119,11 +143,15 @@ impl Hub {
         let _lock = cache.lock(progress)?;
         cache.keep_listing(commit, &listing.files)?;
         let get = |file: &str| self.obtain(&repository, cache, commit, file, progress);
-        for file in MODEL_FILES.iter().filter(|file| listed(file)) {
+        for file in parts.files().filter(|file| listed(file)) {
             get(file)?;
         }
-        if adapter && listed(ADAPTER_WEIGHTS) {
+        if adapter {
             get(ADAPTER_CONFIG)?;
+        }
+        if parts == ModelParts::Tokenizer {
+            // The weights are not wanted.
+        } else if adapter && listed(ADAPTER_WEIGHTS) {
             get(ADAPTER_WEIGHTS)?;
         } else if listed(WEIGHTS) && !adapter {
             get(WEIGHTS)?;
@@ -363,16 +391,23 @@ fn cached_files(
     Ok(if missing.is_empty() { Ok((commit, found)) } else { Err(missing) })
 }
 
-/// The folder of a commit, if the cache has all of the model's files.
-fn cached_model(cache: &RepoCache, commit: &str) -> Result<Option<PathBuf>, HubError> {
+/// The folder of a commit, if the cache has these parts of the model.
+fn cached_model(cache: &RepoCache, commit: &str, parts: ModelParts) -> Result<Option<PathBuf>, HubError> {
     let has = |name: &str| cache.file(commit, name).map(|f| f.is_some());
     let listing = cache.listing(commit).unwrap_or_default();
     let adapter = has(ADAPTER_CONFIG)?;
-    for name in MODEL_FILES {
+    let needed = match parts {
+        ModelParts::All => "config.json",
+        ModelParts::Tokenizer => TOKENIZER,
+    };
+    for name in parts.files() {
         // `has` comes first: it refuses a link that leads out of the cache, listed or not.
-        if !has(name)? && ((name == "config.json" && !adapter) || listing.iter().any(|f| f == name)) {
+        if !has(name)? && ((needed == name && !adapter) || listing.iter().any(|f| f == name)) {
             return Ok(None);
         }
+    }
+    if parts == ModelParts::Tokenizer {
+        return Ok(Some(cache.snapshot(commit)));
     }
     if adapter || listing.iter().any(|f| f == ADAPTER_CONFIG) {
         return Ok((adapter && has(ADAPTER_WEIGHTS)?).then(|| cache.snapshot(commit)));

@@ -80,7 +80,7 @@ impl Progress for Notes {
 }
 
 fn model(hub: &Hub) -> Result<PathBuf> {
-    hub.fetch_model("org/name", &Silent)
+    hub.fetch_model("org/name", ModelParts::All, &Silent)
 }
 
 fn dataset(hub: &Hub, rest: &str) -> Result<Vec<HubFile>> {
@@ -118,14 +118,14 @@ fn a_sharded_model_is_fetched_once_and_used_offline() {
     let asked = server.asked().len();
     assert_eq!(model(&hub).unwrap(), folder);
     assert_eq!(server.asked().len(), asked + 1, "one request, for the commit");
-    assert_eq!(hub.fetch_model(&format!("org/name@{COMMIT}"), &Silent).unwrap(), folder);
+    assert_eq!(hub.fetch_model(&format!("org/name@{COMMIT}"), ModelParts::All, &Silent).unwrap(), folder);
     assert_eq!(server.asked().len(), asked + 1, "a cached commit needs no request");
 
     let offline = Hub { endpoint: "http://127.0.0.1:1".into(), offline: true, ..hub };
     assert_eq!(model(&offline).unwrap(), folder);
     let unreachable = Hub { offline: false, ..offline.clone() };
     let notes = Notes::default();
-    assert_eq!(unreachable.fetch_model("org/name", &notes).unwrap(), folder, "the cache is used");
+    assert_eq!(unreachable.fetch_model("org/name", ModelParts::All, &notes).unwrap(), folder, "the cache is used");
     assert!(notes.0.lock().unwrap()[0].contains("warning: http://127.0.0.1:1 cannot be reached"));
     // A cached model that lacks its tokenizer or a shard is incomplete.
     for gone in ["tokenizer.json", "model-2.safetensors"] {
@@ -136,6 +136,29 @@ fn a_sharded_model_is_fetched_once_and_used_offline() {
         assert!(says(model(&unreachable)).contains("cannot reach http://127.0.0.1:1"), "{gone}");
         std::fs::write(path, kept).unwrap();
     }
+}
+
+#[test]
+fn a_tokenizer_is_fetched_without_weights() {
+    let listed = names(&SHARDED);
+    let server = models(&SHARDED, &listed);
+    let cache = tempfile::tempdir().unwrap();
+    let hub = hub(&server, cache.path());
+    let tokenizer = |hub: &Hub| hub.fetch_model("org/name", ModelParts::Tokenizer, &Silent);
+    let folder = tokenizer(&hub).unwrap();
+    assert_eq!(files_below(&folder), ["config.json", "tokenizer.json"]);
+    // It is no whole model yet, neither offline nor for a commit whose files are known.
+    let offline = Hub { offline: true, ..hub.clone() };
+    assert_eq!(tokenizer(&offline).unwrap(), folder);
+    assert!(says(model(&offline)).contains("HF_HUB_OFFLINE"));
+    assert_eq!(hub.fetch_model(&format!("org/name@{COMMIT}"), ModelParts::All, &Silent).unwrap(), folder);
+    assert_eq!(files_below(&folder).len(), listed.len());
+    std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    assert!(says(tokenizer(&offline)).contains("HF_HUB_OFFLINE"));
+    // Without a tokenizer.json there is none.
+    let server = models(&SHARDED, &["config.json", "model.safetensors"]);
+    let other = tempfile::tempdir().unwrap();
+    assert!(says(tokenizer(&self::hub(&server, other.path()))).contains("holds no tokenizer.json"));
 }
 
 #[test]
@@ -157,6 +180,7 @@ fn adapters_are_models_too() {
     assert_eq!(model(&offline).unwrap(), folder);
     std::fs::remove_file(folder.join(ADAPTER_WEIGHTS)).unwrap();
     assert!(model(&offline).is_err());
+    assert_eq!(offline.fetch_model("org/name", ModelParts::Tokenizer, &Silent).unwrap(), folder);
     // Only safetensors are read.
     let server = models(&files[..1], &[ADAPTER_CONFIG, "adapter_model.bin"]);
     let other = tempfile::tempdir().unwrap();
@@ -168,7 +192,7 @@ fn refusals_are_plain() {
     let cache = tempfile::tempdir().unwrap();
     let server = models(&[("config.json", b"{}")], &["config.json"]);
     let at = hub(&server, cache.path());
-    assert!(says(at.fetch_model("org/other", &Silent)).contains("not found on http"));
+    assert!(says(at.fetch_model("org/other", ModelParts::All, &Silent)).contains("not found on http"));
     assert!(says(model(&at)).contains("no safetensors weights"));
     let error = model(&Hub { token: "hf_wrong".into(), ..at.clone() }).unwrap_err();
     assert!(error.to_string().contains("unauthorized"), "{error}");

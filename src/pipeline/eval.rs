@@ -146,14 +146,14 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
         false => splits::files(config, set.task, &set.data, progress),
     };
     let files = sets.iter().map(files).collect::<Result<Vec<Vec<Input>>>>()?;
-    let opened = OpenedModel::new(&config.model, &config.tokenizer, "auto")?;
+    let opened = OpenedModel::new(&config.model, &config.tokenizer, "auto", progress)?;
     let loaded = opened.weights(seed, opened.most_tokens, config.precision)?;
     if loaded.model.precision() != config.precision {
         progress.note("this processor does not multiply bfloat16: float32 is used");
     }
     let implicit = config.ranks() && config.reward == Reward::Implicit;
     let reference =
-        implicit.then(|| RewardReference::open(config, &opened, loaded.model.longest(), seed)).transpose()?;
+        implicit.then(|| RewardReference::open(config, &opened, loaded.model.longest(), seed, progress)).transpose()?;
     let of_files = |(set, files): (&EvalSet, &Vec<Input>)| set.task == EvalTask::Preference && !files.is_empty();
     let conditions = outputs::Conditions {
         reference: reference.as_ref(),

@@ -82,7 +82,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     // The model is loaded before the folder is made, so that a failure leaves none behind. It need not fit a tokenizer,
     // and nothing in it is drawn from the seed.
     let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
-    let whole = || -> Result<(Loaded, DType)> { Ok((read()?, kind_of(config, &model, &run_manifest)?)) };
+    let whole = || -> Result<(Loaded, DType)> { Ok((read()?, kind_of(config, &model, &run_manifest, progress)?)) };
     let loaded = if config.r#as == ExportAs::Hf { Some(whole()?) } else { None };
     let _lock = claim.take(&out)?;
     match loaded {
@@ -125,22 +125,22 @@ fn merged(config: &ExportConfig, loaded: Loaded, kind: DType, out: &Path) -> Res
 }
 
 /// The type of the weights that are written.
-fn kind_of(config: &ExportConfig, model: &Path, manifest: &Manifest) -> Result<DType> {
+fn kind_of(config: &ExportConfig, model: &Path, manifest: &Manifest, progress: &dyn Progress) -> Result<DType> {
     Ok(match config.dtype {
         ExportType::F32 => DType::F32,
         ExportType::Bf16 => DType::BF16,
         ExportType::F16 => DType::F16,
-        ExportType::Base => base_kind(&config.run, model, manifest)?,
+        ExportType::Base => base_kind(&config.run, model, manifest, progress)?,
     })
 }
 
 /// The type of the weights that training started from.
-fn base_kind(run: &str, model: &Path, manifest: &Manifest) -> Result<DType> {
+fn base_kind(run: &str, model: &Path, manifest: &Manifest, progress: &dyn Progress) -> Result<DType> {
     let source = match below(model)? {
         Some(base) => base,
         None => {
             let name = manifest.config["model"].as_str().unwrap_or_default();
-            ModelSource::resolve(&opened::located_model(manifest, Path::new(run), name))?
+            ModelSource::resolve(&opened::located_model(manifest, Path::new(run), name), progress)?
         }
     };
     match source {

@@ -93,7 +93,7 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
         artifact::Claim { stage: STAGE, inputs: &read }.new_file(out)?;
     }
     let prompts = prompts::read(config, progress)?;
-    let opened = OpenedModel::new(&config.model, &config.tokenizer, &config.template)?;
+    let opened = OpenedModel::new(&config.model, &config.tokenizer, &config.template, progress)?;
     let ids = prompts.iter().map(|p| encoded(p, config.raw, &opened)).collect::<Result<Vec<_>>>()?;
     let longest = fitting(&prompts, &ids, config.max_new_tokens, opened.most_tokens)?;
     let ForInference { policy, model } = opened.weights(seed, longest, config.precision)?;

@@ -9,6 +9,7 @@ use crate::manifest::Manifest;
 use crate::model::InferenceDecoder;
 use crate::nn::Precision;
 use crate::policy::{Policy, saved};
+use crate::progress::Progress;
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
 use crate::source::ModelSource;
@@ -64,8 +65,8 @@ pub fn model_name(name: &str) -> Result<String> {
 ///
 /// # Errors
 /// As [`model_name`] and [`ModelSource::resolve`].
-pub fn source(name: &str) -> Result<ModelSource> {
-    ModelSource::resolve(&model_name(name)?)
+pub fn source(name: &str, progress: &dyn Progress) -> Result<ModelSource> {
+    ModelSource::resolve(&model_name(name)?, progress)
 }
 
 /// Files and folders that are read for a model.
@@ -115,11 +116,11 @@ impl OpenedModel {
     ///
     /// # Errors
     /// [`Error::Model`] where the model or a tokenizer is not to be had.
-    pub fn new(model: &str, tokenizer: &str, template: &str) -> Result<OpenedModel> {
-        let source = source(model)?;
+    pub fn new(model: &str, tokenizer: &str, template: &str, progress: &dyn Progress) -> Result<OpenedModel> {
+        let source = source(model, progress)?;
         let from = match (tokenizer, &source) {
             ("", _) => with_tokenizer(&source)?,
-            (name, _) => ModelSource::resolve(name)?,
+            (name, _) => ModelSource::tokenizer(name, progress)?,
         };
         let config = TokenizeConfig { template: template.into(), ..TokenizeConfig::default() };
         let tokenizer = ModelTokenizer::load(&from, &config)?;

@@ -82,7 +82,7 @@ pub fn run(config: &PrepareConfig, seed: Seed, progress: &dyn Progress) -> Resul
     }
 
     // The tokenizer is loaded before the work begins, so that an error comes early.
-    let loaded = match ModelSource::resolve(&config.tokenizer)? {
+    let loaded = match ModelSource::tokenizer(&config.tokenizer, progress)? {
         ModelSource::Tiny { .. } => None,
         source => Some(ModelTokenizer::load(&source, &config.tokenize)?),
     };

@@ -52,7 +52,7 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let splits = batch::read_splits(data)?;
     let tokenizer = ModelTokenizer::open(&data.join(prepared::TOKENIZER))?;
     let longest = batch::longest(splits.iter().flat_map(|s| &s.rows));
-    let source = opened::source(&config.model)?;
+    let source = opened::source(&config.model, progress)?;
     opened::require_tokens(data, &splits, &source)?;
     let policy = saved::open::<f32>(&source, tokenizer.vocab_size(), seed, longest)?;
     progress.begin("scoring", Some(splits.iter().map(|s| s.rows.len()).sum::<usize>() as u64));

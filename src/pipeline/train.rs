@@ -215,7 +215,8 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     }
     let (checkpoints, outcome_steps) = (out.join(schema::run::CHECKPOINTS), outcome.steps);
     let again = || {
-        let policy = tuning::start(&config, seed, data.for_policy())?;
+        let source = ModelSource::resolve(&config.model, progress)?;
+        let policy = tuning::start(&config, &source, seed, data.for_policy())?;
         reference::unchanged(&policy, &weights, &config.model)?;
         Ok(policy)
     };
@@ -271,7 +272,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
 
 /// The policy before the first step; warnings where the run will not fit into memory, and where the model has codes.
 fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progress) -> Result<Policy<f32>> {
-    let source = ModelSource::resolve(&config.model)?;
+    let source = ModelSource::resolve(&config.model, progress)?;
     let shape = load::shape(&source, data.tokenizer.vocab_size())?;
     opened::require_tokens(Path::new(&config.data), &data.splits, &source)?;
     if let Some(warning) = estimate::memory_warning(config, seed, &shape, &data.splits) {
@@ -280,7 +281,7 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     if let Some(warning) = tuning::dropped_codes(&source) {
         progress.warn(warning);
     }
-    let policy = tuning::start(config, seed, data.for_policy())?;
+    let policy = tuning::start(config, &source, seed, data.for_policy())?;
     if let Some(device) = device::announced(policy.decoder.place()) {
         progress.note(&device);
     }

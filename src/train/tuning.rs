@@ -30,13 +30,13 @@ pub struct DataShape<'a> {
     pub vocabulary: usize,
 }
 
-/// The policy that a run starts from, on the device on which it is trained.
+/// The policy that a run starts from, on the device on which it is trained; `source` is `config.model`, resolved.
 ///
 /// # Errors
 /// [`Error::Model`] where the model cannot be read, or is a latent part alone;
 /// [`Error::Config`] where the model is an adapter with other settings, or the device is not there.
-pub fn start(config: &TrainConfig, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
-    let mut policy = in_memory(config, &ModelSource::resolve(&config.model)?, seed, data)?;
+pub fn start(config: &TrainConfig, source: &ModelSource, seed: Seed, data: DataShape<'_>) -> Result<Policy<f32>> {
+    let mut policy = in_memory(config, source, seed, data)?;
     let precision = config.operands(policy.decoder.config.hidden_size);
     if let Some(place) = device::open(config.device, config.kernels, precision, ranks::local_rank())? {
         policy = policy.placed(place)?;

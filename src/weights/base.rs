@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::progress::Silent;
 use crate::source::ModelSource;
 
 /// Folder of a base model that is stored beside what was trained over it.
@@ -16,10 +17,10 @@ pub const FOLDER: &str = "base";
 pub(super) fn locate(folder: &Path, name: &str, revision: &str) -> Result<ModelSource> {
     let named = [PathBuf::from(name), folder.join(name)].into_iter().filter(|_| !name.is_empty());
     match named.chain([folder.join(FOLDER)]).find(|path| path.exists()) {
-        Some(path) => ModelSource::resolve(&path.display().to_string()),
+        Some(path) => ModelSource::resolve(&path.display().to_string(), &Silent),
         None if crate::hub::looks_like_id(name) && !name.contains('@') && !revision.is_empty() => {
-            ModelSource::resolve(&format!("{name}@{revision}"))
+            ModelSource::resolve(&format!("{name}@{revision}"), &Silent)
         }
-        None => ModelSource::resolve(name),
+        None => ModelSource::resolve(name, &Silent),
     }
 }

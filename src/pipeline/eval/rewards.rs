@@ -12,6 +12,7 @@ use crate::pipeline::opened::{self, ForInference, OpenedModel};
 use crate::pipeline::recipe::EvalConfig;
 use crate::pipeline::recipe::eval::Reward;
 use crate::policy::{PromptLatent, saved};
+use crate::progress::Progress;
 use crate::schema::{fact, prepared};
 use crate::seed::Seed;
 use crate::source::ModelSource;
@@ -51,9 +52,15 @@ impl RewardReference {
     ///
     /// # Errors
     /// [`Error::Config`] where there is none; [`Error::Model`] for another model than the run's; as [`saved::open`].
-    pub fn open(config: &EvalConfig, opened: &OpenedModel, longest: usize, seed: Seed) -> Result<RewardReference> {
+    pub fn open(
+        config: &EvalConfig,
+        opened: &OpenedModel,
+        longest: usize,
+        seed: Seed,
+        progress: &dyn Progress,
+    ) -> Result<RewardReference> {
         let Named { name, path, run } = named(config)?;
-        let (source, vocab_size) = (opened::source(&path)?, opened.tokenizer.vocab_size());
+        let (source, vocab_size) = (opened::source(&path, progress)?, opened.tokenizer.vocab_size());
         let policy = saved::open::<f32>(&source, vocab_size, seed, longest)?;
         let fingerprint = reference::fingerprint(&policy)?;
         if let Some(TrainedRun { folder, tune, weights: Some(weights) }) = &run
@@ -140,7 +147,7 @@ fn named(config: &EvalConfig) -> Result<Named> {
     let Some((run, name, manifest)) = found.and_then(named) else {
         return Err(Error::config("eval.reference", "missing: give --reference MODEL, or --reward sum or mean"));
     };
-    if matches!(ModelSource::resolve(&name), Ok(ModelSource::Tiny { .. })) {
+    if ModelSource::is_tiny(&name) {
         let why = format!("the run was trained from {name}, which is made from its seed");
         return Err(Error::config("eval.reference", format!("{why}: give --reference MODEL, or --reward sum")));
     }

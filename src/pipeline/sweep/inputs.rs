@@ -47,12 +47,12 @@ impl SweepInputs {
         let hash = |input: &crate::ingest::Input| -> Result<(String, String)> {
             Ok((input.label.display().to_string(), artifact::hash_file(&input.path)?.1))
         };
-        let model = ModelSource::resolve(&recipe.train.model)?;
-        let tokenizer = match ModelSource::resolve(&config.tokenizer)? {
+        let model = ModelSource::resolve(&recipe.train.model, progress)?;
+        let tokenizer = match ModelSource::tokenizer(&config.tokenizer, progress)? {
             ModelSource::Tiny { .. } => Value::Null,
             source => ModelTokenizer::load(&source, &config.tokenize)?.facts(),
         };
-        let of_model = |name: &String| Ok((name.clone(), fingerprint(&ModelSource::resolve(name)?)?));
+        let of_model = |name: &String| Ok((name.clone(), fingerprint(&ModelSource::resolve(name, progress)?)?));
         let named = [&config.input, &config.sources.join, &config.pairs.decontaminate].into_iter().flatten();
         let named = named.chain([&config.tokenizer, &recipe.train.model]).chain(&recipe.sweep.model).map(PathBuf::from);
         Ok(SweepInputs {

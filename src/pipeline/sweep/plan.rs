@@ -98,7 +98,7 @@ pub fn dry_run(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepPlan> {
         let finished = finished.contains(&name);
         let seconds = if finished { 0.0 } else { found.seconds.training + found.seconds.evaluation };
         if !finished {
-            let most = references.entry(reference_of(cell, &config.model)?).or_default();
+            let most = references.entry(reference_of(cell, &config.model)).or_default();
             *most = most.max(found.seconds.reference);
         }
         plans.push(CellPlan { name, finished, seconds, memory_mb: found.memory_mb.total });
@@ -114,9 +114,7 @@ pub fn dry_run(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepPlan> {
 
 /// What cells with the same reference log-probabilities have in common: data and model, and the seed where that makes the
 /// model.
-pub(super) fn reference_of(cell: &Cell, model: &str) -> Result<(String, String)> {
-    Ok(match ModelSource::resolve(model)? {
-        ModelSource::Tiny { .. } => (cell.noise.name(), format!("{model} {}", cell.seed)),
-        _ => (cell.noise.name(), model.to_string()),
-    })
+pub(super) fn reference_of(cell: &Cell, model: &str) -> (String, String) {
+    let model = if ModelSource::is_tiny(model) { format!("{model} {}", cell.seed) } else { model.to_string() };
+    (cell.noise.name(), model)
 }

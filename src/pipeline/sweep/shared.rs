@@ -71,7 +71,7 @@ impl Sweep<'_> {
         for cell in pending.iter().filter(|cell| !unprepared.contains(&cell.noise.name())) {
             let model = cell.settings.model.as_deref().unwrap_or(&self.base.model);
             let objective = ObjectiveConfig { name: cell.objective, ..self.base.objective.clone() };
-            if !seen.insert((reference_of(cell, model)?, objective.needs_reference(), name_of(&cell.latent))) {
+            if !seen.insert((reference_of(cell, model), objective.needs_reference(), name_of(&cell.latent))) {
                 continue;
             }
             match caught(|| backend.share(cell, &folder.data_folder(&cell.noise))) {

@@ -8,6 +8,7 @@ use super::checked;
 use super::data::Data;
 use crate::error::Result;
 use crate::pipeline::opened;
+use crate::progress::Silent;
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::train::estimate::{self, Cost, Flops, Memory};
@@ -76,7 +77,7 @@ pub fn dry_run(config: &TrainConfig, seed: Seed) -> Result<DryRun> {
 pub fn memory_mb(config: &TrainConfig, seed: Seed) -> Result<f64> {
     let config = checked(config)?;
     let Data { splits, tokenizer, .. } = Data::open(&config)?;
-    let shape = load::shape(&ModelSource::resolve(&config.model)?, tokenizer.vocab_size())?;
+    let shape = load::shape(&ModelSource::tokenizer(&config.model, &Silent)?, tokenizer.vocab_size())?;
     Ok(Cost::of(&config, seed, &shape, &splits).memory.total)
 }
 
@@ -89,7 +90,7 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>) -> Re
     let Data { splits: prepared, tokenizer, longest, .. } = Data::open(&config)?;
     let fold = config.held_out();
     let splits = fold.map_or_else(|| prepared.clone(), |fold| fold.hold_out(seed, &prepared[0]));
-    let source = ModelSource::resolve(&config.model)?;
+    let source = ModelSource::tokenizer(&config.model, &Silent)?;
     let shape = load::shape(&source, tokenizer.vocab_size())?;
     opened::require_tokens(Path::new(&config.data), &prepared, &source)?;
     let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
