@@ -135,6 +135,10 @@ id() { sed -n "s/.*\"$1\":\"\([0-9]*\)\".*/\1/p" "$2"; }
 array=$(id cell launched.json)
 collect=$(id collect launched.json)
 [[ -n $array && -n $collect ]] || fail "$(cat launched.json)"
+if "$program" noise-sweep --config sweep.toml --out sweep --launcher slurm --quiet > twice.txt 2>&1; then
+    fail "launched twice: $(cat twice.txt)"
+fi
+grep -q "earlier launch into this folder wait or run: .*$array" twice.txt || fail "$(cat twice.txt)"
 if [[ $how == signal ]]; then
     at_work() { [[ $(wc -l < "sweep/cells/$slow/metrics.jsonl") -ge 3 ]]; }
     within 120 "the last cell did not train" at_work 2> /dev/null

@@ -99,7 +99,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Config`] for a path that no script can hold; [`Error::Io`]; [`Error::Run`] where `sbatch` is missing or
-    /// refuses a job, and what was submitted before is cancelled.
+    /// refuses a job, and what was submitted before is cancelled, or where jobs of an earlier launch wait or run.
     pub fn put(&self, launcher: Launcher, slurm: &SlurmConfig, submit: bool) -> Result<Launched> {
         let program = std::env::current_exe().map_err(Error::io("lpc-pipe"))?;
         for path in [&self.out, &self.directory, &program] {
@@ -108,6 +108,10 @@ impl Plan {
             }
         }
         let folder = self.out.join(FOLDER);
+        let submit = submit && launcher == Launcher::Slurm;
+        if submit {
+            slurm::refuse_twice(&folder.join(JOBS))?;
+        }
         let (scripts, next) = match launcher {
             Launcher::Slurm => (slurm::scripts(self, &program, slurm), Vec::new()),
             Launcher::Commands => commands::scripts(self, &program),

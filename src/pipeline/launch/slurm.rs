@@ -146,6 +146,32 @@ pub(super) fn ranges(numbers: &[usize]) -> String {
     ranges.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
+/// Refuses a second submission while jobs of an earlier one wait or run: their tasks would be done twice.
+///
+/// Ids that Slurm has forgotten are those of jobs that ended. Where `squeue` is missing nothing is refused: `sbatch` will
+/// be missing too.
+///
+/// # Errors
+/// [`Error::Run`] with the ids of these jobs; [`Error::Artifact`] for a damaged list of jobs.
+pub(super) fn refuse_twice(listed: &Path) -> Result<()> {
+    if !listed.is_file() {
+        return Ok(());
+    }
+    let bytes = std::fs::read(listed).map_err(Error::io(listed))?;
+    let damaged = |e| Error::artifact(listed, format!("damaged: {e}"));
+    let jobs: BTreeMap<String, String> = serde_json::from_slice(&bytes).map_err(damaged)?;
+    let ids = jobs.values().map(String::as_str).collect::<Vec<_>>().join(",");
+    let asked = Command::new("squeue").args(["--noheader", "--format=%A", "--jobs", &ids]).output();
+    let Ok(output) = asked else { return Ok(()) };
+    if String::from_utf8_lossy(&output.stdout).trim().is_empty() {
+        return Ok(());
+    }
+    Err(Error::run(format!("jobs of an earlier launch into this folder wait or run: {ids}")).with_hint(format!(
+        "wait until `squeue --jobs={ids}` shows none, or end them with `scancel {}`",
+        ids.replace(',', " ")
+    )))
+}
+
 /// Submits the scripts in a folder. Returns the ids of the jobs by name.
 ///
 /// # Errors
