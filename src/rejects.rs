@@ -31,7 +31,7 @@ pub mod reason {
     pub const UNKNOWN_LAYOUT: &str = "unknown-layout";
     /// Fault: chosen and rejected do not continue the same prompt.
     pub const PROMPT_MISMATCH: &str = "prompt-mismatch";
-    /// Fault: a list of messages does not end with the model's.
+    /// Fault: a message's role is not known, or a list of messages does not end with the model's.
     pub const WRONG_ROLE: &str = "wrong-role";
     /// Fault: a message or row has something in a field that is not read and may be part of what was said.
     pub const UNREAD_KEY: &str = "unread-key";
@@ -124,6 +124,7 @@ pub mod reason {
             "question" => "unread-question",
             "input" => "unread-input",
             "context" => "unread-context",
+            "prompt" => "unread-prompt",
             _ => UNREAD_KEY,
         }
     }
