@@ -55,6 +55,20 @@ impl Breaks {
     }
 }
 
+/// The turns of a prompt that is such a dialogue up to the label of the response; `None` where it is another text.
+pub fn prompt(text: Cow<'_, str>) -> Option<Vec<Turn<'_>>> {
+    if !is_prompt(&text) {
+        return None;
+    }
+    let mut turns = dialogue(text, "prompt").ok()?;
+    turns.pop().filter(|last| last.content.is_empty()).map(|_| turns)
+}
+
+/// Whether a text begins and ends with the labels of such a prompt.
+pub fn is_prompt(text: &str) -> bool {
+    text.trim_start().starts_with("Human:") && text.trim_end().ends_with("\nAssistant:")
+}
+
 /// The turns of a dialogue: the person first, the model last.
 fn dialogue<'a>(text: Cow<'a, str>, field: &str) -> Read<Vec<Turn<'a>>> {
     // A label counts at the start and after a break; the same word in a sentence does not.

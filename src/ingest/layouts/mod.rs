@@ -7,12 +7,12 @@ use super::IngestConfig;
 use super::names::UNREAD_COLUMNS;
 use super::record::{Record, Turn, turns, unread};
 use super::value::{Object, Read, RowFault, Value, unfit};
-use crate::prompt::push_normalized;
 use crate::rejects::reason;
 use crate::schema::col;
 
 mod alpaca;
 mod argilla;
+mod beside;
 mod binarized;
 mod helpsteer2;
 mod helpsteer3;
@@ -163,39 +163,13 @@ pub fn read<'a>(
     if let Some(w) = weight.filter(|w| *w < 0.0) {
         return Err(RowFault::new("weight", reason::WRONG_TYPE, format!("expected a number from 0, got {w}")));
     }
-    let beside = prompt_texts(&row);
+    let beside = beside::prompt_columns(&row, layout);
     let system = system(&mut row)?;
     let earlier = history(row.take("history"))?;
     let record = (layout.read)(row, config).map_err(|fault| with_columns(fault, keys))?;
     let record = record.with_context(system, earlier)?;
-    if let Some((key, _)) = beside.iter().find(|(_, text)| !record.prompt.iter().any(|turn| holds(&turn.content, text)))
-    {
-        return Err(unread(key));
-    }
+    beside::require_said(&beside, &record.prompt)?;
     Ok(Record { source, annotator, flip_probability, weight, flipped_before, ..record })
-}
-
-/// Columns that hold the prompt or a part of it in some layout: where a row's layout does not read one, it may be the
-/// context that a question is about.
-const PROMPT_COLUMNS: [&str; 4] = ["instruction", "question", "input", "context"];
-
-/// The texts of [`PROMPT_COLUMNS`].
-fn prompt_texts(row: &Object<'_>) -> Vec<(&'static str, String)> {
-    let text = |key: &&'static str| match row.get(key) {
-        Some(Value::Text(text)) if !text.trim().is_empty() => Some((*key, text.to_string())),
-        _ => None,
-    };
-    PROMPT_COLUMNS.iter().filter_map(text).collect()
-}
-
-/// Whether a message says a text, whatever its case and white space.
-fn holds(message: &str, text: &str) -> bool {
-    let normalized = |text: &str| {
-        let mut out = String::new();
-        push_normalized(&mut out, text);
-        out
-    };
-    message.contains(text.trim()) || normalized(message).contains(&normalized(text))
 }
 
 /// The system message in a column of its own, under any of the column's names.
@@ -292,7 +266,6 @@ fn unknown(row: &Object<'_>, keys: &[String]) -> RowFault {
     RowFault::new("", reason::UNKNOWN_LAYOUT, message)
 }
 
-/// Whether a key is there and not null.
 /// Whether a cell says yes, also as a number or as the text that CSV has.
 fn is_true(value: &Value<'_>) -> bool {
     match value {
@@ -303,6 +276,7 @@ fn is_true(value: &Value<'_>) -> bool {
     }
 }
 
+/// Whether a key is there and not null.
 fn has(row: &Object<'_>, key: &str) -> bool {
     row.get(key).is_some_and(|value| *value != Value::Null)
 }
