@@ -65,7 +65,7 @@ pub mod reason {
     pub const DUPLICATE: &str = "duplicate";
     /// Decision: as [`DUPLICATE`], but for letter case and white space.
     pub const NORMALIZED_DUPLICATE: &str = "normalized-duplicate";
-    /// Decision: the two scores are closer than the least margin.
+    /// Decision: the two scores are closer than the least margin, or those of a given pair contradict its label.
     pub const SMALL_MARGIN: &str = "small-margin";
     /// Decision: the two scores are equal.
     pub const TIED_SCORES: &str = "tied-scores";
@@ -125,6 +125,14 @@ pub mod reason {
             "input" => "unread-input",
             "context" => "unread-context",
             "prompt" => "unread-prompt",
+            "winner" => "unread-winner",
+            "winner_model_a" => "unread-winner_model_a",
+            "better_response_id" => "unread-better_response_id",
+            "labels" => "unread-labels",
+            "score_0" => "unread-score_0",
+            "score_1" => "unread-score_1",
+            "score_A" => "unread-score_A",
+            "score_B" => "unread-score_B",
             _ => UNREAD_KEY,
         }
     }

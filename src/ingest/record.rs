@@ -72,6 +72,8 @@ pub struct Record<'a> {
     pub weight: Option<f64>,
     /// Whether an earlier preparation exchanged chosen and rejected.
     pub flipped_before: bool,
+    /// Whether the prompt is a dialogue in one text, split at its labels.
+    pub dialogue_prompt: bool,
     /// Messages before the response.
     pub prompt: Vec<Turn<'a>>,
     pub body: Body<'a>,
@@ -88,6 +90,7 @@ impl<'a> Record<'a> {
             flip_probability: None,
             weight: None,
             flipped_before: false,
+            dialogue_prompt: false,
             prompt,
             body,
             wrong_tens: WrongTens::default(),

@@ -12,10 +12,10 @@ use std::borrow::Cow;
 
 use super::super::record::{Body, Record, Turn, sides};
 use super::super::value::{Object, Read};
-use super::{has, has_text};
+use super::{has, has_answers, has_text};
 
 pub fn fits(row: &Object<'_>) -> bool {
-    has_text(row, "instruction") && has(row, "chosen") && has(row, "rejected") && !has(row, "prompt")
+    has_text(row, "instruction") && has_answers(row) && !has(row, "prompt")
 }
 
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {

@@ -20,6 +20,7 @@ mod hh_rlhf;
 mod mixture;
 mod nemo_rl;
 mod orca;
+mod order;
 mod sharegpt;
 mod trl;
 mod ultrafeedback;
@@ -151,7 +152,14 @@ pub fn read<'a>(
             return Err(unread(key));
         }
     }
+    order::require_ordered(&row, &config.columns)?;
+    if matches!(row.get("status"), Some(Value::Text(status)) if status.trim() == "tie") {
+        return Err(RowFault::decision("status", reason::NO_PREFERENCE, "neither response is preferred"));
+    }
     let flipped_before = row.get(col::FLIPPED).is_some_and(is_true);
+    // HelpSteer2 marks turns in its own way.
+    let dialogue_prompt = layout.format != Format::Helpsteer2
+        && matches!(row.get("prompt"), Some(Value::Text(text)) if hh_rlhf::is_prompt(text));
     let source = row.optional_name("source")?;
     let annotator = row.optional_name("annotator")?;
     let flip_probability = row.optional_number("flip_probability")?;
@@ -169,7 +177,7 @@ pub fn read<'a>(
     let record = (layout.read)(row, config).map_err(|fault| with_columns(fault, keys))?;
     let record = record.with_context(system, earlier)?;
     beside::require_said(&beside, &record.prompt)?;
-    Ok(Record { source, annotator, flip_probability, weight, flipped_before, ..record })
+    Ok(Record { source, annotator, flip_probability, weight, flipped_before, dialogue_prompt, ..record })
 }
 
 /// The system message in a column of its own, under any of the column's names.
@@ -259,11 +267,17 @@ fn unknown(row: &Object<'_>, keys: &[String]) -> RowFault {
     let one_response = row.get("response").is_some() && row.get("helpfulness").is_some();
     let advice = if one_response {
         "; rows with one rated response each give no pairs: HelpSteer2 has its pairs in preference/"
+    } else if order::is_unpaired(keys) {
+        "; rows with one labelled response each (KTO) give no pairs"
     } else {
         ""
     };
-    let message = format!("expected instruction and completions, or chosen and rejected; the row has {has}{advice}");
-    RowFault::new("", reason::UNKNOWN_LAYOUT, message)
+    let column = order::column(keys);
+    let sides = column.filter(|_| advice.is_empty()).map(|name| format!("; {name} says which response is better"));
+    let sides = sides.unwrap_or_default();
+    let message =
+        format!("expected instruction and completions, or chosen and rejected; the row has {has}{advice}{sides}");
+    RowFault::new(column.unwrap_or_default(), reason::UNKNOWN_LAYOUT, message)
 }
 
 /// Whether a cell says yes, also as a number or as the text that CSV has.
@@ -279,6 +293,15 @@ fn is_true(value: &Value<'_>) -> bool {
 /// Whether a key is there and not null.
 fn has(row: &Object<'_>, key: &str) -> bool {
     row.get(key).is_some_and(|value| *value != Value::Null)
+}
+
+/// Whether a row has chosen and rejected, and neither of them is messages.
+fn has_answers(row: &Object<'_>) -> bool {
+    ["chosen", "rejected"].iter().all(|key| match row.get(key) {
+        None | Some(Value::Null | Value::Object(_)) => false,
+        Some(Value::List(items)) => !matches!(items.first(), Some(Value::Object(_))),
+        Some(_) => true,
+    })
 }
 
 fn has_text(row: &Object<'_>, key: &str) -> bool {
