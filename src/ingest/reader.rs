@@ -14,7 +14,7 @@ use super::files::text::{Block, Framing, Row, Text};
 use super::files::{Packing, arrow};
 use super::json::parse_json;
 use super::layouts::{self, Layout};
-use super::names::Names;
+use super::names::{Names, ORDERS};
 use super::record::{self, Record};
 use super::value::{Object, Read, RowFault, Value, describe};
 use super::written::unfold;
@@ -242,6 +242,9 @@ impl<'a> Reader<'a> {
                 if fault.field.is_empty() { NAME_COLUMNS } else { ORDER_SIDES }.to_string()
             }
             Some(layout) if no_prompt && layout.is_implied() => NAME_COLUMNS.to_string(),
+            _ if ORDERS.contains(&fault.field.as_str()) => {
+                format!("{ORDER_SIDES}; or --ignore-keys {} where it says something else", fault.field)
+            }
             _ if reason::is_unread(fault.reason) => {
                 let key = fault.field.rsplit('.').next().unwrap_or_default();
                 format!("{skip}, or --ignore-keys {key} to leave it unread where it does not matter")

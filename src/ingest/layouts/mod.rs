@@ -157,9 +157,13 @@ pub fn read<'a>(
         return Err(RowFault::decision("status", reason::NO_PREFERENCE, "neither response is preferred"));
     }
     let flipped_before = row.get(col::FLIPPED).is_some_and(is_true);
-    // HelpSteer2 marks turns in its own way.
-    let dialogue_prompt = layout.format != Format::Helpsteer2
-        && matches!(row.get("prompt"), Some(Value::Text(text)) if hh_rlhf::is_prompt(text));
+    let dialogue = match row.get("prompt") {
+        // HelpSteer2 marks turns in its own way.
+        Some(Value::Text(text)) if layout.format != Format::Helpsteer2 && hh_rlhf::is_prompt(text) => {
+            Some(text.clone())
+        }
+        _ => None,
+    };
     let source = row.optional_name("source")?;
     let annotator = row.optional_name("annotator")?;
     let flip_probability = row.optional_number("flip_probability")?;
@@ -177,6 +181,8 @@ pub fn read<'a>(
     let record = (layout.read)(row, config).map_err(|fault| with_columns(fault, keys))?;
     let record = record.with_context(system, earlier)?;
     beside::require_said(&beside, &record.prompt)?;
+    let whole = |text: &str| record.prompt.iter().any(|turn| turn.content.contains(text.trim()));
+    let dialogue_prompt = dialogue.is_some_and(|text| !whole(&text));
     Ok(Record { source, annotator, flip_probability, weight, flipped_before, dialogue_prompt, ..record })
 }
 
@@ -272,12 +278,15 @@ fn unknown(row: &Object<'_>, keys: &[String]) -> RowFault {
     } else {
         ""
     };
-    let column = order::column(keys);
-    let sides = column.filter(|_| advice.is_empty()).map(|name| format!("; {name} says which response is better"));
+    let column = order::columns(keys);
+    let sides = column.filter(|_| advice.is_empty()).map(|names| {
+        let say = if names.len() > 1 { "say" } else { "says" };
+        format!("; {} {say} which response is better", names.join(" and "))
+    });
     let sides = sides.unwrap_or_default();
     let message =
         format!("expected instruction and completions, or chosen and rejected; the row has {has}{advice}{sides}");
-    RowFault::new(column.unwrap_or_default(), reason::UNKNOWN_LAYOUT, message)
+    RowFault::new(column.map_or("", |names| names[0]), reason::UNKNOWN_LAYOUT, message)
 }
 
 /// Whether a cell says yes, also as a number or as the text that CSV has.

@@ -28,27 +28,22 @@ pub fn require_ordered(row: &Object<'_>, columns: &[String]) -> Read<()> {
     if columns.is_empty() || !(named("chosen") && named("rejected")) {
         return Ok(());
     }
-    let orders = |(key, value): &&(&'static str, Value<'_>)| match value {
-        Value::Number(_) | Value::Digits(_) | Value::Bool(_) => ORDERS.contains(key),
-        Value::Text(text) => ORDERS.contains(key) && !text.trim().is_empty(),
+    let says = |key: &&&str| match row.get(key) {
+        Some(Value::Number(_) | Value::Digits(_) | Value::Bool(_)) => true,
+        Some(Value::Text(text)) => !text.trim().is_empty(),
         _ => false,
     };
-    match row.0.iter().find(orders) {
-        Some((key, _)) => {
-            let message = format!(
-                "{key} says which response is better, and --columns names the sides alike in all rows: order them by \
-                 {key} first"
-            );
-            Err(RowFault::new(*key, reason::unread(key), message))
-        }
-        None => Ok(()),
-    }
+    let Some(key) = ORDERS.iter().find(says) else { return Ok(()) };
+    let message = format!(
+        "{key} says which response is better, and --columns names the sides alike in all rows: order them by {key} first"
+    );
+    Err(RowFault::new(*key, reason::unread(key), message))
 }
 
-/// The column by which the responses of a row with these columns are ordered.
-pub fn column(keys: &[String]) -> Option<&'static str> {
+/// The column, or two columns, by which the responses of a row with these columns are ordered.
+pub fn columns(keys: &[String]) -> Option<&'static [&'static str]> {
     let has = |name: &&str| keys.iter().any(|key| key == name);
-    COLUMNS.iter().find(|names| names.iter().all(|name| has(name))).map(|names| names[0])
+    COLUMNS.into_iter().find(|names| names.iter().all(has))
 }
 
 /// Whether rows with these columns have one response and its label each, as KTO reads them.

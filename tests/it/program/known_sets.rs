@@ -79,7 +79,7 @@ fn a_column_that_orders_the_responses_is_told() {
     let refused = sandbox.ends(3, prepare).stderr;
     assert!(refused.contains("better_response_id says which response is better"), "{refused}");
     assert!(refused.contains("write rows with the better response as chosen"), "{refused}");
-    assert!(!refused.contains("--columns"), "{refused}");
+    assert!(!refused.contains("hint: say what the columns are"), "{refused}");
     let columns = format!("{prepare} --columns chosen=response_0 rejected=response_1");
     let refused = sandbox.ends(3, &columns).stderr;
     assert!(refused.contains("order them by better_response_id first"), "{refused}");

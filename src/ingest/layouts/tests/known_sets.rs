@@ -140,6 +140,8 @@ fn a_prompt_that_is_a_labelled_dialogue_is_split_as_dialogues_are() {
     };
     assert!(known(json!({"prompt": start, "chosen": "a", "rejected": "b"})));
     assert!(!known(json!({"prompt": "p", "chosen": "a", "rejected": "b"})));
+    let repeated = |answer: &str| json!([says("user", start), says("assistant", answer)]);
+    assert!(!known(json!({"prompt": start, "chosen": repeated("a"), "rejected": repeated("b")})), "one message still");
 }
 
 #[test]
@@ -230,12 +232,14 @@ fn rows_with_a_label_column_say_so() {
         ("winner_model_a", json!({"winner_model_a": 1, "response_a": "a"})),
         ("better_response_id", json!({"better_response_id": 1, "response_0": "a", "response_1": "b"})),
         ("labels", json!({"labels": 1, "score_A": 1, "score_B": 2})),
-        ("score_0", json!({"score_0": 1, "score_1": 2})),
-        ("score_A", json!({"score_A": 1, "score_B": 2})),
         ("choice", json!({"choice": 1})),
         ("rank", json!({"rank": 1, "text": "a"})),
     ] {
         assert_eq!(said(row), (key.to_string(), format!("{key} says which response is better")));
+    }
+    for (a, b) in [("score_0", "score_1"), ("score_A", "score_B")] {
+        let wanted = (a.to_string(), format!("{a} and {b} say which response is better"));
+        assert_eq!(said(json!({a: 1, b: 2})), wanted);
     }
     assert_eq!(said(json!({"score_A": 1})), (String::new(), String::new()), "one score alone orders nothing");
     for row in
