@@ -1,5 +1,7 @@
 //! Rows as well-known data sets have them, and rows that are nearly so.
 
+use std::slice::from_ref;
+
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -84,7 +86,7 @@ fn a_prompt_beside_conversations_is_read_or_refused() {
         let by = if layout == "Argilla" { " by m" } else { "" };
         let body = format!("=> assistant: a{by} > assistant: b");
         // The question is missing in the conversations.
-        assert_eq!(pair(beside.clone(), &[system.clone()]), format!("{layout} system: s / user: p {body}"));
+        assert_eq!(pair(beside.clone(), from_ref(&system)), format!("{layout} system: s / user: p {body}"));
         assert_eq!(pair(beside.clone(), &[]), format!("{layout} user: p {body}"));
         // It is repeated in them.
         let turns = [user.clone(), says("assistant", "x"), says("user", "q")];
@@ -158,9 +160,9 @@ fn lists_beside_an_instruction_are_conversations() {
     let body = "user: p => assistant: a > assistant: b";
     for key in ["instruction", "question", "input"] {
         let asked = json!({key: "p"});
-        assert_eq!(row(asked.clone(), &[user.clone()]), format!("Trl {body}"), "as Magpie has it");
+        assert_eq!(row(asked.clone(), from_ref(&user)), format!("Trl {body}"), "as Magpie has it");
         assert_eq!(row(asked.clone(), &[]), format!("Trl {body}"));
-        assert_eq!(row(asked.clone(), &[system.clone()]), format!("Trl system: s / {body}"));
+        assert_eq!(row(asked.clone(), from_ref(&system)), format!("Trl system: s / {body}"));
         let wanted = format!("Trl unread-{key}: {key}: {key} is not read, and may be part of what was said");
         assert_eq!(row(asked, &[says("user", "other")]), wanted);
     }
