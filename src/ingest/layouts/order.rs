@@ -43,7 +43,16 @@ pub fn require_ordered(row: &Object<'_>, columns: &[String]) -> Read<()> {
 /// The column, or two columns, by which the responses of a row with these columns are ordered.
 pub fn columns(keys: &[String]) -> Option<&'static [&'static str]> {
     let has = |name: &&str| keys.iter().any(|key| key == name);
-    COLUMNS.into_iter().find(|names| names.iter().all(has))
+    // Rows of other tasks have a label too.
+    let orders = |names: &[&str]| *names != ["label"] || is_unpaired(keys) || are_paired(keys);
+    COLUMNS.into_iter().find(|names| names.iter().all(has) && orders(names))
+}
+
+/// Whether two columns have the same name but for the last character, as those of two responses have.
+fn are_paired(keys: &[String]) -> bool {
+    let stem = |key: &String| key.char_indices().next_back().map(|(at, _)| key[..at].to_string());
+    let stems: Vec<_> = keys.iter().filter_map(stem).filter(|stem| stem.ends_with(['_', '-'])).collect();
+    stems.iter().enumerate().any(|(i, stem)| stems[..i].contains(stem))
 }
 
 /// Whether rows with these columns have one response and its label each, as KTO reads them.

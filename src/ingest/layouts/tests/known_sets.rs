@@ -235,6 +235,7 @@ fn rows_with_a_label_column_say_so() {
         ("better_response_id", json!({"better_response_id": 1, "response_0": "a", "response_1": "b"})),
         ("labels", json!({"labels": 1, "score_A": 1, "score_B": 2})),
         ("choice", json!({"choice": 1})),
+        ("label", json!({"label": 1, "answer_a": "a", "answer_b": "b"})),
         ("rank", json!({"rank": 1, "text": "a"})),
     ] {
         assert_eq!(said(row), (key.to_string(), format!("{key} says which response is better")));
@@ -243,6 +244,7 @@ fn rows_with_a_label_column_say_so() {
         let wanted = (a.to_string(), format!("{a} and {b} say which response is better"));
         assert_eq!(said(json!({a: 1, b: 2})), wanted);
     }
+    assert_eq!(said(json!({"text": "a", "label": 1})), (String::new(), String::new()), "rows of another task");
     assert_eq!(said(json!({"score_A": 1})), (String::new(), String::new()), "one score alone orders nothing");
     for row in
         [json!({"completion": "a", "label": true}), json!({"messages": [], "label": true}), json!({"kto_tag": true})]
