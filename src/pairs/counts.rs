@@ -63,7 +63,7 @@ impl Unsupported {
     pub fn warning(&self) -> Option<String> {
         let Unsupported { negative_margin: negative, zero_margin: zero } = self;
         let line = format!(
-            "given pairs whose scores do not support the label: chosen has the lower score in {negative}, the same score \
+            "given pairs, copies among them, whose scores do not support the label: chosen has the lower score in {negative}, the same score \
              in {zero}; they are kept as they are labelled, and a --min-margin above 0 leaves them out"
         );
         (!self.is_none()).then_some(line)
