@@ -31,7 +31,7 @@ pub mod reason {
     pub const UNKNOWN_LAYOUT: &str = "unknown-layout";
     /// Fault: chosen and rejected do not continue the same prompt.
     pub const PROMPT_MISMATCH: &str = "prompt-mismatch";
-    /// Fault: a list of messages does not end with the model's.
+    /// Fault: a message's role is not known, or a list of messages does not end with the model's.
     pub const WRONG_ROLE: &str = "wrong-role";
     /// Fault: a message or row has something in a field that is not read and may be part of what was said.
     pub const UNREAD_KEY: &str = "unread-key";
@@ -65,7 +65,7 @@ pub mod reason {
     pub const DUPLICATE: &str = "duplicate";
     /// Decision: as [`DUPLICATE`], but for letter case and white space.
     pub const NORMALIZED_DUPLICATE: &str = "normalized-duplicate";
-    /// Decision: the two scores are closer than the least margin.
+    /// Decision: the two scores are closer than the least margin, or those of a given pair contradict its label.
     pub const SMALL_MARGIN: &str = "small-margin";
     /// Decision: the two scores are equal.
     pub const TIED_SCORES: &str = "tied-scores";
@@ -124,6 +124,15 @@ pub mod reason {
             "question" => "unread-question",
             "input" => "unread-input",
             "context" => "unread-context",
+            "prompt" => "unread-prompt",
+            "winner" => "unread-winner",
+            "winner_model_a" => "unread-winner_model_a",
+            "better_response_id" => "unread-better_response_id",
+            "labels" => "unread-labels",
+            "score_0" => "unread-score_0",
+            "score_1" => "unread-score_1",
+            "score_A" => "unread-score_A",
+            "score_B" => "unread-score_B",
             _ => UNREAD_KEY,
         }
     }

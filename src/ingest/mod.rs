@@ -36,6 +36,9 @@ pub use names::UNREAD_COLUMNS;
 /// Hint where no layout knows the columns.
 const NAME_COLUMNS: &str = "say what the columns are, for example --columns prompt=question";
 
+/// Hint where a column says which response is better.
+const ORDER_SIDES: &str = "write rows with the better response as chosen and the other one as rejected first";
+
 /// A file to read: its name for the user, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Input {
@@ -113,6 +116,8 @@ pub struct Batch {
     pub wrong_tens: WrongTens,
     /// Rows whose label an earlier preparation flipped, among these.
     pub flipped_before: u64,
+    /// Rows whose prompt is a dialogue in one text, split at its labels, among these.
+    pub dialogue_prompts: u64,
 }
 
 impl Batch {

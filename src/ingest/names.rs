@@ -27,7 +27,8 @@ known_keys! {
     "context" "rank" "completion" "response_1" "response_2" "preference_strength"
     "response1" "response2" "overall_preference" "messages" "type" "text"
     "chosen_rating" "rejected_rating" "chosen_score" "rejected_score" "system_prompt" "system_message"
-    "tools" "functions" "images" "image" "videos" "video" "audios" "audio" "flipped"
+    "tools" "functions" "images" "image" "videos" "video" "audios" "audio" "flipped" "status"
+    "winner" "winner_model_a" "better_response_id" "labels" "score_0" "score_1" "score_A" "score_B"
 }
 
 /// Keys of objects inside a row; as columns of the row they are skipped.
@@ -35,6 +36,11 @@ const INSIDE: [&str; 3] = ["messages", "type", "text"];
 
 /// Columns that change what the responses mean and that no layout reads: a row that has one is refused.
 pub const UNREAD_COLUMNS: [&str; 8] = ["tools", "functions", "images", "image", "videos", "video", "audios", "audio"];
+
+/// Columns that say which of two responses is better, or how good each is: where the user names the columns of the
+/// sides, these must be ordered by it.
+pub const ORDERS: [&str; 8] =
+    ["winner", "winner_model_a", "better_response_id", "labels", "score_0", "score_1", "score_A", "score_B"];
 
 /// Keys of raw UltraFeedback's completions that are long and no part of what was said: their values are not looked at.
 const REMARKS: [&str; 6] =
@@ -69,6 +75,11 @@ const TARGETS: [&str; 26] = [
     "response2",
     "overall_preference",
 ];
+
+/// Whether a known key is one of rows alone, not one of messages and other objects in them.
+fn of_rows(name: &str) -> bool {
+    UNREAD_COLUMNS.contains(&name) || ORDERS.contains(&name) || [col::FLIPPED, "status"].contains(&name)
+}
 
 /// What is done with a key.
 #[derive(Debug, Clone, Copy)]
@@ -217,7 +228,7 @@ impl Names {
     pub fn inner(&self, key: &str) -> Inner {
         match known(key) {
             _ if self.ignores(key) || REMARKS.contains(&key) => Inner::Skip,
-            Some(name) if !UNREAD_COLUMNS.contains(&name) && name != col::FLIPPED => Inner::Known(name),
+            Some(name) if !of_rows(name) => Inner::Known(name),
             _ => Inner::Unread,
         }
     }

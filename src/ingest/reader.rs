@@ -14,11 +14,11 @@ use super::files::text::{Block, Framing, Row, Text};
 use super::files::{Packing, arrow};
 use super::json::parse_json;
 use super::layouts::{self, Layout};
-use super::names::Names;
+use super::names::{Names, ORDERS};
 use super::record::{self, Record};
 use super::value::{Object, Read, RowFault, Value, describe};
 use super::written::unfold;
-use super::{Batch, IngestConfig, Input, NAME_COLUMNS, OnBadRow, OnWrongTens, Position, WrongTens};
+use super::{Batch, IngestConfig, Input, NAME_COLUMNS, ORDER_SIDES, OnBadRow, OnWrongTens, Position, WrongTens};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::InputFile;
@@ -203,11 +203,12 @@ impl<'a> Reader<'a> {
         let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
         let mut sound = Vec::with_capacity(records.len());
         let mut rejects = Vec::new();
-        let (mut wrong_tens, mut flipped_before) = (WrongTens::default(), 0);
+        let (mut wrong_tens, mut flipped_before, mut dialogue_prompts) = (WrongTens::default(), 0, 0);
         for (i, record) in records.into_iter().enumerate() {
             let record = record.and_then(|record| {
                 wrong_tens += record.wrong_tens;
                 flipped_before += u64::from(record.flipped_before);
+                dialogue_prompts += u64::from(record.dialogue_prompt);
                 without_wrong_tens(record, self.config.wrong_tens)
             });
             match record {
@@ -222,7 +223,8 @@ impl<'a> Reader<'a> {
         }
         let scored = self.layout.is_some_and(|layout| layout.scored);
         let frame = record::to_frame(&sound, self.index, self.input.split, scored)?;
-        (self.sink)(Batch { frame, rejects, file: self.index, last_line: number(last), wrong_tens, flipped_before })?;
+        let (file, last_line) = (self.index, number(last));
+        (self.sink)(Batch { frame, rejects, file, last_line, wrong_tens, flipped_before, dialogue_prompts })?;
         self.count(read);
         Ok(())
     }
@@ -236,8 +238,13 @@ impl<'a> Reader<'a> {
         );
         let advice = match self.layout {
             // No row is of a known layout, or none has a prompt: skipping them would leave nothing.
-            None if fault.reason == reason::UNKNOWN_LAYOUT => NAME_COLUMNS.to_string(),
+            None if fault.reason == reason::UNKNOWN_LAYOUT => {
+                if fault.field.is_empty() { NAME_COLUMNS } else { ORDER_SIDES }.to_string()
+            }
             Some(layout) if no_prompt && layout.is_implied() => NAME_COLUMNS.to_string(),
+            _ if ORDERS.contains(&fault.field.as_str()) => {
+                format!("{ORDER_SIDES}; or --ignore-keys {} where it says something else", fault.field)
+            }
             _ if reason::is_unread(fault.reason) => {
                 let key = fault.field.rsplit('.').next().unwrap_or_default();
                 format!("{skip}, or --ignore-keys {key} to leave it unread where it does not matter")

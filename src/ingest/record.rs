@@ -72,6 +72,8 @@ pub struct Record<'a> {
     pub weight: Option<f64>,
     /// Whether an earlier preparation exchanged chosen and rejected.
     pub flipped_before: bool,
+    /// Whether the prompt is a dialogue in one text, split at its labels.
+    pub dialogue_prompt: bool,
     /// Messages before the response.
     pub prompt: Vec<Turn<'a>>,
     pub body: Body<'a>,
@@ -88,6 +90,7 @@ impl<'a> Record<'a> {
             flip_probability: None,
             weight: None,
             flipped_before: false,
+            dialogue_prompt: false,
             prompt,
             body,
             wrong_tens: WrongTens::default(),
@@ -149,8 +152,8 @@ pub fn turns<'a>(value: Option<Value<'a>>, field: &str) -> Read<Vec<Turn<'a>>> {
     items.into_iter().enumerate().map(read).collect()
 }
 
-/// One message: an object with `role` and `content`, or ShareGPT's with `from` and `value`, whose roles get
-/// their usual names.
+/// One message: an object with `role` and `content`, or ShareGPT's with `from` and `value`. ShareGPT's names of roles
+/// become the usual ones under either key.
 pub fn turn(value: Value<'_>) -> Read<Turn<'_>> {
     let mut object = match value {
         Value::Object(object) => object,
@@ -164,12 +167,27 @@ pub fn turn(value: Value<'_>) -> Read<Turn<'_>> {
         let role = role(&object.text("from")?)?;
         Turn { role: role.into(), content: content(&mut object, "value")? }
     } else {
-        Turn { role: object.text("role")?, content: content(&mut object, "content")? }
+        let name = object.text("role")?;
+        let Some(role) = usual_role(&name) else {
+            let message = format!("expected user, assistant, system or tool, got {name:?}");
+            return Err(RowFault::new("role", reason::WRONG_ROLE, message));
+        };
+        Turn { role: role.into(), content: content(&mut object, "content")? }
     };
     // Keys that layouts read elsewhere in a row are not read in a message either.
     match object.0.iter().find(|(_, value)| value.says_something()) {
         Some((key, _)) => Err(unread(key)),
         None => Ok(turn),
+    }
+}
+
+/// The usual name of a role, which chat templates know; `None` where the role is not known.
+pub fn usual_role(name: &str) -> Option<&'static str> {
+    match name {
+        "developer" => Some("developer"),
+        "function" => Some("function"),
+        "ipython" => Some("ipython"),
+        _ => role(name).ok(),
     }
 }
 

@@ -10,6 +10,7 @@
 
 use super::json::parse_inner;
 use super::names::Names;
+use super::record::usual_role;
 use super::value::{Object, Read, RowFault, Value};
 use crate::rejects::reason;
 
@@ -21,10 +22,6 @@ const LISTS: [&str; 2] = ["completions", "history"];
 
 /// Deepest nesting that is read.
 const DEEPEST: usize = 64;
-
-/// Known roles; a text that holds a list of objects with other roles stays a text.
-const ROLES: [&str; 10] =
-    ["system", "developer", "user", "human", "assistant", "gpt", "tool", "observation", "function", "ipython"];
 
 /// Replaces texts that hold a list by the list, in all fields of a row.
 pub fn unfold(row: &mut Object<'_>, names: &Names) -> Read<()> {
@@ -62,11 +59,12 @@ fn read(text: &str, names: &Names) -> Option<Value<'static>> {
     parse_inner(&json, names).ok().filter(nested).map(Value::into_owned)
 }
 
-/// Whether a value is messages: a list of objects with a role, one of them, or an object that holds the list.
+/// Whether a value is messages: a list of objects with a known role, one of them, or an object that holds the list. A
+/// text that holds a list of objects with other roles stays a text.
 fn are_messages(value: &Value<'_>) -> bool {
     let is_message = |item: &Value<'_>| match item {
         Value::Object(object) => match object.get("role").or_else(|| object.get("from")) {
-            Some(Value::Text(role)) => ROLES.contains(&&**role),
+            Some(Value::Text(role)) => usual_role(role).is_some(),
             _ => false,
         },
         _ => false,

@@ -244,6 +244,13 @@ fn check_given(given: &GivenPairs, i: usize, config: &PairConfig) -> std::result
         && config.min_margin > 0.0
         && !reaches(chosen, rejected, config)
     {
+        if chosen < rejected {
+            let detail = format!(
+                "the score {chosen} of chosen is below {rejected}, that of rejected (--min-margin {})",
+                config.min_margin
+            );
+            return Err(NoPair::new(reason::SMALL_MARGIN, col::SCORE_REJECTED, detail));
+        }
         return Err(too_close(col::SCORE_REJECTED, chosen, rejected, config));
     }
     Ok(Choice { chosen: i, rejected: i })

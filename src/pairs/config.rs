@@ -99,7 +99,8 @@ settings! {
         /// rejected one is drawn from those that reach it. Given pairs with less go, too, where both scores are
         /// known.
         pub min_margin: f64 = 0.0;
-        /// What equal scores are worth.
+        /// What equal scores of completions are worth. No effect on given pairs: their labels stand, and those with
+        /// equal scores are counted.
         pub ties: Ties = Ties::Drop, used "min_margin = 0" if |c| c.min_margin.is_nan() || c.min_margin <= 0.0;
         /// Most pairs of one prompt; those with the smallest hashes of (seed, id) stay.
         pub max_per_prompt: usize = 0;

@@ -36,3 +36,43 @@ impl std::ops::AddAssign for Scored {
         self.bare += other.bare;
     }
 }
+
+/// Given pairs that are kept although their scores do not support their label.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unsupported {
+    /// The chosen response has the lower score.
+    pub negative_margin: u64,
+    /// Both responses have the same score.
+    pub zero_margin: u64,
+}
+
+impl Unsupported {
+    /// Counts a given pair by its margin, where both scores are known.
+    pub fn count(&mut self, margin: Option<f64>) {
+        self.negative_margin += u64::from(margin.is_some_and(|margin| margin < 0.0));
+        self.zero_margin += u64::from(margin == Some(0.0));
+    }
+
+    /// Whether there are no such pairs.
+    pub fn is_none(&self) -> bool {
+        *self == Unsupported::default()
+    }
+
+    /// One line where there are such pairs.
+    pub fn warning(&self) -> Option<String> {
+        let Unsupported { negative_margin: negative, zero_margin: zero } = self;
+        let line = format!(
+            "given pairs, copies among them, whose scores do not support the label: chosen has the lower score in {negative}, the same score \
+             in {zero}; they are kept as they are labelled, and a --min-margin above 0 leaves them out"
+        );
+        (!self.is_none()).then_some(line)
+    }
+}
+
+impl std::ops::AddAssign for Unsupported {
+    fn add_assign(&mut self, other: Unsupported) {
+        self.negative_margin += other.negative_margin;
+        self.zero_margin += other.zero_margin;
+    }
+}

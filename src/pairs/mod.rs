@@ -24,7 +24,7 @@ mod order;
 
 use choose::{Candidates, Choice, Lost, Made, NoPair};
 pub use config::{Conflicts, Dedup, PairConfig, PairRule, Splits, Ties};
-pub use counts::{Scored, Unusable};
+pub use counts::{Scored, Unsupported, Unusable};
 pub use order::{Finished, finish};
 
 /// `pair_rule` of pairs that came as pairs.
@@ -43,6 +43,8 @@ pub struct Built {
     pub unusable: Unusable,
     /// All rows of the batch by their scores.
     pub scored: Scored,
+    /// Given pairs of the frame whose scores do not support their label.
+    pub unsupported: Unsupported,
 }
 
 /// What becomes of one row.
@@ -109,8 +111,12 @@ pub fn build(frame: &DataFrame, config: &PairConfig, seed: Seed) -> Result<Built
             Fate::Dropped(NoPair { reason, field, detail }) => rejects.push(origins.reject(row, field, reason, detail)),
         }
     }
+    let mut unsupported = Unsupported::default();
+    if candidates.are_given() {
+        made.iter().for_each(|m| unsupported.count(candidates.margin(m.row, m.choice)));
+    }
     let frame = assemble(frame, &prompts, &candidates, &made, &known, config)?;
-    Ok(Built { frame, rejects, dropped, unusable, scored: candidates.scored(rows) })
+    Ok(Built { frame, rejects, dropped, unusable, scored: candidates.scored(rows), unsupported })
 }
 
 /// Puts a row's pairs in an order that depends on their content only, and removes copies and pairs beyond the cap per

@@ -410,7 +410,23 @@ fn given_pairs_go_where_the_settings_say_so() {
     };
     assert_eq!(found(PairConfig::default()), []);
     let near = reason::SMALL_MARGIN;
-    assert_eq!(found(PairConfig { min_margin: 1.0, ..PairConfig::default() }), [(1, near), (2, near), (4, near)]);
+    let wide = PairConfig { min_margin: 1.0, ..PairConfig::default() };
+    assert_eq!(found(wide.clone()), [(1, near), (2, near), (4, near)]);
+
+    // Those that stay although their scores do not support the label are counted.
+    let counts = [0..1, 1..3, 3..4, 4..5].map(|some| {
+        let built = build(&given_scored(&rows[some]), &PairConfig::default(), Seed(0)).unwrap();
+        (built.unsupported.negative_margin, built.unsupported.zero_margin)
+    });
+    assert_eq!(counts, [(0, 1), (0, 0), (1, 0), (0, 0)]);
+    let built = build(&given_scored(&rows), &PairConfig::default(), Seed(0)).unwrap();
+    let said = built.unsupported.warning().unwrap();
+    assert!(said.contains("chosen has the lower score in 1, the same score in 1; they are kept"), "{said}");
+    let built = build(&given_scored(&rows), &wide, Seed(0)).unwrap();
+    assert_eq!((built.unsupported, built.unsupported.warning()), (Unsupported::default(), None));
+    let details: Vec<&str> = built.rejects.iter().map(|r| r.detail.as_str()).collect();
+    assert_eq!(details[0], "the scores 2 and 2 are closer than --min-margin 1");
+    assert_eq!(details[2], "the score 1 of chosen is below 3, that of rejected (--min-margin 1)");
 }
 
 #[test]

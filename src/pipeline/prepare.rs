@@ -150,7 +150,7 @@ impl Job<'_> {
         // 3. Each bucket -> observed labels and tokens, as a part on disk.
         let parts = self.make_parts(&PartMaker { finished: &finished, tokenizer: &tokenizer, plans: &plans })?;
         parts.iter().flatten().for_each(|part| counts += part.counts.clone());
-        self.warn(&counts, &plans);
+        self.warn(&counts, &plans, &tokenizer);
         config.pairs.warnings(scored).iter().for_each(|line| progress.warn(line));
         self.refuse(counts.totals.noise.faults(&config.noise))?;
 
@@ -162,6 +162,8 @@ impl Job<'_> {
             unusable_completions: findings.unusable,
             wrong_tens: findings.wrong_tens,
             flipped_before: findings.flipped_before,
+            dialogue_prompts: findings.dialogue_prompts,
+            unsupported: findings.unsupported,
             sources: findings.sources,
             contamination,
             near_duplicates: plans.near.as_ref().map(|plan| plan.facts),
@@ -200,7 +202,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn warn(&self, counts: &Counts, plans: &Plans) {
+    fn warn(&self, counts: &Counts, plans: &Plans, tokenizer: &ModelTokenizer) {
         let idle = self.config.noise.switched_off();
         if !idle.is_empty() {
             let verb = if idle.len() == 1 { "has" } else { "have" };
@@ -224,6 +226,14 @@ impl Job<'_> {
             self.progress.warn(&format!(
                 "the prompts of {cut} of {pairs} pairs ({percent:.1} %) are longer than {most} tokens and lose their \
                  beginning: --max-prompt-length sets how long they may be, --max-length how long prompt and response"
+            ));
+        }
+        let marked = counts.totals.encoding.marks_inside;
+        if marked > 0 {
+            self.progress.warn(&format!(
+                "{marked} of {pairs} pairs have a message with {} in its text, which the model reads as its own token: \
+                 text that was rendered by a chat template is to be given as messages",
+                tokenizer.marks().join(" or ")
             ));
         }
         let found = counts.totals.noise.warnings(&self.config.noise, &plans.noise);

@@ -92,6 +92,9 @@ impl ModelTokenizer {
             }
             seen.ends_inside += u64::from(ids[..ids.len() - 1].contains(&self.turn.id));
         }
+        let messages = || pair.prompt.iter().chain(pair.chosen).chain(pair.rejected);
+        let marked = |mark: &String| messages().any(|message| message.content.contains(mark.as_str()));
+        seen.marks_inside += u64::from(self.marks.iter().any(marked));
         self.require_one_beginning(&head)?;
         let encoded = self.cut(pair, &prompt, head, [chosen, rejected], config, &mut seen);
         if matches!(encoded, Encoded::Row(_)) {

@@ -135,6 +135,9 @@ pub struct EncodeCounts {
     pub forced_boundaries: u64,
     /// Responses whose text spells out the end-of-turn token, so that one comes before the last.
     pub ends_inside: u64,
+    /// Pairs with a message whose text spells out one of [`ModelTokenizer::marks`], so that the model reads a header or
+    /// an end of turn there.
+    pub marks_inside: u64,
 }
 
 impl std::ops::AddAssign for EncodeCounts {
@@ -147,5 +150,6 @@ impl std::ops::AddAssign for EncodeCounts {
         self.rejected_cut += other.rejected_cut;
         self.forced_boundaries += other.forced_boundaries;
         self.ends_inside += other.ends_inside;
+        self.marks_inside += other.marks_inside;
     }
 }

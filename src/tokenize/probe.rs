@@ -76,6 +76,28 @@ pub(super) fn pick_template(
     ))
 }
 
+/// The added tokens that the template writes around messages, by their text: headers and ends of turns, and the end of
+/// turn that is appended where the template writes none.
+pub(super) fn marks(
+    inner: &Tokenizer,
+    template: &ChatTemplate,
+    turn: &TurnEnd,
+    model: &str,
+) -> Result<Vec<String>, Error> {
+    let turns = [Message::user("probequestion"), Message { role: "assistant".into(), content: "probeanswer".into() }];
+    let text = template.render(&turns, false)?;
+    let encoded = inner.encode(text, false).map_err(|e| Error::model(model, e.to_string()))?;
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let mut marks: Vec<String> = Vec::new();
+    for id in encoded.get_ids().iter().chain([&turn.id]) {
+        let mark = added.get(id).filter(|token| token.special || *id == turn.id).map(|token| token.content.trim());
+        if let Some(mark) = mark.filter(|mark| !mark.is_empty() && !marks.iter().any(|known| known == mark)) {
+            marks.push(mark.to_string());
+        }
+    }
+    Ok(marks)
+}
+
 /// Renders a conversation with a known answer, and finds the token that ends the turn after it.
 pub(super) fn find_turn_end(
     inner: &Tokenizer,

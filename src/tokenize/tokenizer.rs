@@ -29,6 +29,8 @@ pub struct ModelTokenizer {
     pub(super) fast: Option<Fast>,
     pub(super) template: ChatTemplate,
     pub(super) turn: TurnEnd,
+    /// The texts of the tokens that the template writes around messages.
+    pub(super) marks: Vec<String>,
     pub(super) wants_bos: bool,
     pub(super) bos: Option<u32>,
     /// Tokens after which a text may be split without changing the ids of either half.
@@ -121,6 +123,8 @@ impl ModelTokenizer {
         let template = ChatTemplate::new(&name, &source, &specials)?;
         let turn = probe::find_turn_end(&inner, &template, eos, &parts.model)?;
 
+        let marks = probe::marks(&inner, &template, &turn, &parts.model)?;
+
         let vocab = inner.get_vocab(true);
         let vocab_size = vocab.values().max().map_or(0, |max| *max as usize + 1);
         let shape: Value = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
@@ -143,6 +147,7 @@ impl ModelTokenizer {
             inner,
             template,
             turn,
+            marks,
             bos,
             eos,
             stop_ids,
@@ -250,6 +255,11 @@ impl ModelTokenizer {
     /// End of the assistant's turn: the last token of every uncut response.
     pub fn eot_id(&self) -> u32 {
         self.turn.id
+    }
+
+    /// The texts of the tokens that the chat template writes around messages: headers and ends of turns.
+    pub fn marks(&self) -> &[String] {
+        &self.marks
     }
 
     /// Tokens that end generation, ascending.

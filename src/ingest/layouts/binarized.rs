@@ -9,9 +9,11 @@
 //!  "messages": [], "score_chosen": 8.0, "score_rejected": 5.5}
 //! ```
 
-use super::super::record::{Body, Record, Turn, conversations, sides, split_response};
+use super::super::record::{Body, Record, conversations, sides, split_response};
 use super::super::value::{Object, Read, RowFault};
+use super::beside::asked;
 use super::{has_list, has_text};
+use crate::message::SYSTEM;
 use crate::rejects::reason;
 
 /// Whether the row looks like this layout: the prompt a text, the responses conversations.
@@ -27,9 +29,9 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
         let message = "expected the messages before the response to be those of chosen";
         return Err(RowFault::new("rejected", reason::PROMPT_MISMATCH, message));
     }
-    // Some sets leave the prompt out of the conversations.
-    if prompt.is_empty() {
-        prompt.push(Turn::user(row.text("prompt")?));
+    // Some sets leave the prompt out of the conversations, or all of it but the system message.
+    if prompt.iter().all(|turn| turn.role == SYSTEM) {
+        prompt.extend(asked(&mut row)?);
     }
     Record::new(prompt, Body::Pair(chosen, rejected)).checked("prompt")
 }

@@ -10,9 +10,11 @@
 //! `prompt` and `id` are absent in Skywork's. Conversations whose contexts differ are no pair; such
 //! rows are counted as `different-contexts`.
 
-use super::super::record::{Body, Record, Turn, conversations, different_contexts, sides, split_response};
+use super::super::record::{Body, Record, conversations, different_contexts, sides, split_response};
 use super::super::value::{Object, Read, RowFault};
+use super::beside::asked;
 use super::{has, has_list, has_text};
+use crate::message::SYSTEM;
 use crate::rejects::reason;
 
 /// Whether the row looks like this layout: two message lists with a source, and no scores.
@@ -28,14 +30,13 @@ pub fn fits(row: &Object<'_>) -> bool {
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
     let both = conversations(&mut row)?;
     let [mut chosen, mut rejected] = sides(&mut row, both)?;
-    let prompt = split_response(&mut chosen);
+    let mut prompt = split_response(&mut chosen);
     if prompt != split_response(&mut rejected) {
         return Err(different_contexts());
     }
-    let prompt = match row.optional_text("prompt")? {
-        Some(text) if prompt.is_empty() => vec![Turn::user(text)],
-        _ => prompt,
-    };
+    if prompt.iter().all(|turn| turn.role == SYSTEM) {
+        prompt.extend(asked(&mut row)?);
+    }
     if prompt.is_empty() {
         let message = "chosen holds no message before the response";
         return Err(RowFault::new("chosen", reason::NO_PROMPT, message));

@@ -7,12 +7,12 @@ use super::IngestConfig;
 use super::names::UNREAD_COLUMNS;
 use super::record::{Record, Turn, turns, unread};
 use super::value::{Object, Read, RowFault, Value, unfit};
-use crate::prompt::push_normalized;
 use crate::rejects::reason;
 use crate::schema::col;
 
 mod alpaca;
 mod argilla;
+mod beside;
 mod binarized;
 mod helpsteer2;
 mod helpsteer3;
@@ -20,6 +20,7 @@ mod hh_rlhf;
 mod mixture;
 mod nemo_rl;
 mod orca;
+mod order;
 mod sharegpt;
 mod trl;
 mod ultrafeedback;
@@ -151,7 +152,18 @@ pub fn read<'a>(
             return Err(unread(key));
         }
     }
+    order::require_ordered(&row, &config.columns)?;
+    if matches!(row.get("status"), Some(Value::Text(status)) if status.trim() == "tie") {
+        return Err(RowFault::decision("status", reason::NO_PREFERENCE, "neither response is preferred"));
+    }
     let flipped_before = row.get(col::FLIPPED).is_some_and(is_true);
+    let dialogue = match row.get("prompt") {
+        // HelpSteer2 marks turns in its own way.
+        Some(Value::Text(text)) if layout.format != Format::Helpsteer2 && hh_rlhf::is_prompt(text) => {
+            Some(text.clone())
+        }
+        _ => None,
+    };
     let source = row.optional_name("source")?;
     let annotator = row.optional_name("annotator")?;
     let flip_probability = row.optional_number("flip_probability")?;
@@ -163,39 +175,15 @@ pub fn read<'a>(
     if let Some(w) = weight.filter(|w| *w < 0.0) {
         return Err(RowFault::new("weight", reason::WRONG_TYPE, format!("expected a number from 0, got {w}")));
     }
-    let beside = prompt_texts(&row);
+    let beside = beside::prompt_columns(&row, layout);
     let system = system(&mut row)?;
     let earlier = history(row.take("history"))?;
     let record = (layout.read)(row, config).map_err(|fault| with_columns(fault, keys))?;
     let record = record.with_context(system, earlier)?;
-    if let Some((key, _)) = beside.iter().find(|(_, text)| !record.prompt.iter().any(|turn| holds(&turn.content, text)))
-    {
-        return Err(unread(key));
-    }
-    Ok(Record { source, annotator, flip_probability, weight, flipped_before, ..record })
-}
-
-/// Columns that hold the prompt or a part of it in some layout: where a row's layout does not read one, it may be the
-/// context that a question is about.
-const PROMPT_COLUMNS: [&str; 4] = ["instruction", "question", "input", "context"];
-
-/// The texts of [`PROMPT_COLUMNS`].
-fn prompt_texts(row: &Object<'_>) -> Vec<(&'static str, String)> {
-    let text = |key: &&'static str| match row.get(key) {
-        Some(Value::Text(text)) if !text.trim().is_empty() => Some((*key, text.to_string())),
-        _ => None,
-    };
-    PROMPT_COLUMNS.iter().filter_map(text).collect()
-}
-
-/// Whether a message says a text, whatever its case and white space.
-fn holds(message: &str, text: &str) -> bool {
-    let normalized = |text: &str| {
-        let mut out = String::new();
-        push_normalized(&mut out, text);
-        out
-    };
-    message.contains(text.trim()) || normalized(message).contains(&normalized(text))
+    beside::require_said(&beside, &record.prompt)?;
+    let whole = |text: &str| record.prompt.iter().any(|turn| turn.content.contains(text.trim()));
+    let dialogue_prompt = dialogue.is_some_and(|text| !whole(&text));
+    Ok(Record { source, annotator, flip_probability, weight, flipped_before, dialogue_prompt, ..record })
 }
 
 /// The system message in a column of its own, under any of the column's names.
@@ -285,14 +273,22 @@ fn unknown(row: &Object<'_>, keys: &[String]) -> RowFault {
     let one_response = row.get("response").is_some() && row.get("helpfulness").is_some();
     let advice = if one_response {
         "; rows with one rated response each give no pairs: HelpSteer2 has its pairs in preference/"
+    } else if order::is_unpaired(keys) {
+        "; rows with one labelled response each (KTO) give no pairs"
     } else {
         ""
     };
-    let message = format!("expected instruction and completions, or chosen and rejected; the row has {has}{advice}");
-    RowFault::new("", reason::UNKNOWN_LAYOUT, message)
+    let column = order::columns(keys);
+    let sides = column.filter(|_| advice.is_empty()).map(|names| {
+        let say = if names.len() > 1 { "say" } else { "says" };
+        format!("; {} {say} which response is better", names.join(" and "))
+    });
+    let sides = sides.unwrap_or_default();
+    let message =
+        format!("expected instruction and completions, or chosen and rejected; the row has {has}{advice}{sides}");
+    RowFault::new(column.map_or("", |names| names[0]), reason::UNKNOWN_LAYOUT, message)
 }
 
-/// Whether a key is there and not null.
 /// Whether a cell says yes, also as a number or as the text that CSV has.
 fn is_true(value: &Value<'_>) -> bool {
     match value {
@@ -303,8 +299,18 @@ fn is_true(value: &Value<'_>) -> bool {
     }
 }
 
+/// Whether a key is there and not null.
 fn has(row: &Object<'_>, key: &str) -> bool {
     row.get(key).is_some_and(|value| *value != Value::Null)
+}
+
+/// Whether a row has chosen and rejected, and neither of them is messages.
+fn has_answers(row: &Object<'_>) -> bool {
+    ["chosen", "rejected"].iter().all(|key| match row.get(key) {
+        None | Some(Value::Null | Value::Object(_)) => false,
+        Some(Value::List(items)) => !matches!(items.first(), Some(Value::Object(_))),
+        Some(_) => true,
+    })
 }
 
 fn has_text(row: &Object<'_>, key: &str) -> bool {

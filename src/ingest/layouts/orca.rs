@@ -4,14 +4,16 @@
 //! ```json
 //! {"system": "Be brief.", "question": "Why?", "chosen": "Because.", "rejected": "No."}
 //! ```
+//!
+//! Rows whose `status` is `tie`, in argilla's version, are counted as `no-preference`, in every layout.
 
 use super::super::record::{Body, Record, Turn, sides};
 use super::super::value::{Object, Read};
-use super::{has, has_text};
+use super::{has, has_answers, has_text};
 
 pub fn fits(row: &Object<'_>) -> bool {
     let asked = has_text(row, "question") || has_text(row, "input") && !has(row, "instruction");
-    asked && has(row, "chosen") && has(row, "rejected") && !has(row, "prompt")
+    asked && has_answers(row) && !has(row, "prompt")
 }
 
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {

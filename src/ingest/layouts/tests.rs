@@ -57,6 +57,7 @@ fn check(cases: &[(&str, &str)]) {
 }
 
 mod beside;
+mod known_sets;
 
 #[test]
 fn every_sample_is_told_by_its_rows() {

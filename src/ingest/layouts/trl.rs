@@ -11,12 +11,16 @@
 //! ```
 //!
 //! `score_chosen`, `score_rejected`, `chosen_model` and `rejected_model` are read where they are
-//! present. An implied prompt ends where a turn does. The words that two texts have in common are no prompt: such rows
+//! present. An implied prompt ends where a turn does; where it has no turn of the person's, `question` or `instruction`
+//! holds that. The words that two texts have in common are no prompt: such rows
 //! are refused, since a column of another name may hold the question.
+//!
+//! A prompt that is a dialogue in one text (Dahoas/full-hh-rlhf) is split at its labels, see [`super::hh_rlhf`].
 
 use super::super::record::{Body, Record, Turn, different_contexts, ends_with_assistant, sides, turns};
 use super::super::value::{Object, Read, RowFault, Value, unfit};
-use super::{has, has_text};
+use super::beside::asked;
+use super::{has, has_text, hh_rlhf};
 use crate::message::{ASSISTANT, USER};
 use crate::rejects::reason;
 
@@ -40,13 +44,16 @@ pub fn read_given(row: Object<'_>) -> Read<Record<'_>> {
 }
 
 pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
+    let texts = has_text(&row, "chosen") && has_text(&row, "rejected");
     let given = match row.take("prompt") {
         None | Some(Value::Null) => None,
-        Some(Value::Text(text)) => Some(vec![Turn::user(text)]),
+        Some(Value::Text(text)) => match hh_rlhf::prompt(text.clone()) {
+            Some(turns) if texts => return hh_rlhf::read_after(&text, &turns, row),
+            turns => Some(turns.unwrap_or_else(|| vec![Turn::user(text)])),
+        },
         list @ Some(Value::List(_) | Value::Object(_)) => Some(turns(list, "prompt")?),
         other => return Err(unfit("prompt", "a string or a list of messages", other.as_ref())),
     };
-    let texts = has_text(&row, "chosen") && has_text(&row, "rejected");
     let responses = [response(&mut row, "chosen")?, response(&mut row, "rejected")?];
     let [mut chosen, mut rejected] = sides(&mut row, responses)?;
     let prompt = match given {
@@ -62,14 +69,20 @@ pub fn read(mut row: Object<'_>) -> Read<Record<'_>> {
             let why = "; the words that chosen and rejected have in common are no prompt";
             return Err(RowFault::absent("prompt", reason::MISSING_FIELD, why));
         }
-        None => match common_turns(&mut chosen.turns, &mut rejected.turns) {
-            common if common.is_empty() => return Err(no_common()),
-            common if [&chosen, &rejected].iter().any(|side| !is_response(&side.turns)) => {
-                drop(common);
+        None => {
+            let mut common = common_turns(&mut chosen.turns, &mut rejected.turns);
+            let mut all = common.iter().chain(&chosen.turns).chain(&rejected.turns);
+            if !all.any(|turn| turn.role == USER) {
+                common.extend(asked(&mut row)?);
+            }
+            if common.is_empty() {
+                return Err(no_common());
+            }
+            if [&chosen, &rejected].iter().any(|side| !is_response(&side.turns)) {
                 return Err(different_contexts());
             }
-            common => common,
-        },
+            common
+        }
     };
     Record::new(prompt, Body::Pair(chosen, rejected)).checked("prompt")
 }

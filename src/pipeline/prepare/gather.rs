@@ -13,7 +13,7 @@ use crate::artifact::FileDigest;
 use crate::error::Result;
 use crate::ingest::{self, Batch, OnWrongTens, Position, WrongTens};
 use crate::manifest::InputFile;
-use crate::pairs::{self, PairRule, Scored, Unusable};
+use crate::pairs::{self, PairRule, Scored, Unsupported, Unusable};
 use crate::pipeline::recipe::{PrepareConfig, Shard};
 use crate::rejects::Reject;
 use crate::seed::Seed;
@@ -59,6 +59,10 @@ pub struct Findings {
     pub wrong_tens: WrongTens,
     /// Rows whose label an earlier preparation flipped, of all that were read.
     pub flipped_before: u64,
+    /// Rows whose prompt is a dialogue in one text, split at its labels, of all that were read.
+    pub dialogue_prompts: u64,
+    /// Given pairs whose scores do not support their label.
+    pub unsupported: Unsupported,
 }
 
 impl std::ops::AddAssign<&Findings> for Findings {
@@ -69,6 +73,8 @@ impl std::ops::AddAssign<&Findings> for Findings {
         self.questions += &other.questions;
         self.wrong_tens += other.wrong_tens;
         self.flipped_before += other.flipped_before;
+        self.dialogue_prompts += other.dialogue_prompts;
+        self.unsupported += other.unsupported;
     }
 }
 
@@ -146,6 +152,13 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
             findings.flipped_before
         ));
     }
+    if findings.dialogue_prompts > 0 {
+        progress.note(&format!(
+            "{} prompts are dialogues in one text: they are split into messages at Human: and Assistant:",
+            findings.dialogue_prompts
+        ));
+    }
+    findings.unsupported.warning().iter().for_each(|line| progress.warn(line));
     let contamination = index.as_ref().map(|index| index.overlaps(&findings.questions)).unwrap_or_default();
     let (buckets, corpus) = (spill.finish(), reader.corpus);
     Ok(Gathered { buckets, counts, files, findings, corpus, contamination, read_beside })
@@ -192,6 +205,7 @@ impl Reader<'_> {
         self.now.end = batch.end();
         self.now.findings.wrong_tens += batch.wrong_tens;
         self.now.findings.flipped_before += batch.flipped_before;
+        self.now.findings.dialogue_prompts += batch.dialogue_prompts;
         if self.corpus.is_wanted() && !self.shard.is_whole() {
             // Every shard trains the same tokenizer, on texts of all shards.
             let (all, _) = self.selection.apply(batch.frame.clone(), &mut Findings::default())?;
@@ -204,6 +218,7 @@ impl Reader<'_> {
         }
         self.now.findings.unusable += built.unusable;
         self.now.findings.scored += built.scored;
+        self.now.findings.unsupported += built.unsupported;
         for (reason, n) in built.dropped {
             *self.now.counts.totals.pairs_dropped.entry(reason.to_string()).or_default() += n;
         }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ingest::WrongTens;
 use crate::manifest::{InputFile, Manifest};
 use crate::noise::Ledger;
-use crate::pairs::{Unusable, near};
+use crate::pairs::{Unsupported, Unusable, near};
 use crate::rejects::Reject;
 use crate::select::contamination::Overlap;
 use crate::select::tags::SourceCounts;
@@ -139,6 +139,12 @@ pub struct PrepareSummary {
     /// Rows whose label an earlier preparation flipped, in the whole files.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub flipped_before: u64,
+    /// Rows whose prompt is a dialogue in one text, split at its labels, in the whole files.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dialogue_prompts: u64,
+    /// Given pairs whose scores do not support their label, copies among them.
+    #[serde(default, skip_serializing_if = "Unsupported::is_none")]
+    pub unsupported: Unsupported,
     /// Pairs whose label was flipped.
     pub flipped: u64,
     /// Share of the pairs whose label was flipped.
@@ -195,6 +201,8 @@ impl PrepareSummary {
         // Every shard has read the whole files.
         self.wrong_tens = other.wrong_tens;
         self.flipped_before = other.flipped_before;
+        self.dialogue_prompts = other.dialogue_prompts;
+        self.unsupported += other.unsupported;
         self.sources += &other.sources;
         self.near_duplicates = self.near_duplicates.or(other.near_duplicates);
         if self.contamination.is_empty() {

@@ -260,10 +260,19 @@ fn what_is_cut_is_counted() {
         }
     );
     let inside = counted(&tokenizer, "Q", ["a<|im_end|>b", "c<|im_end|>"], &config(99, 99)).1;
-    assert_eq!(inside, EncodeCounts { ends_inside: 1, ..EncodeCounts::default() });
+    assert_eq!(inside, EncodeCounts { ends_inside: 1, marks_inside: 1, ..EncodeCounts::default() });
     let mut sum = inside;
     sum += inside;
-    assert_eq!(sum.ends_inside, 2);
+    assert_eq!((sum.ends_inside, sum.marks_inside), (2, 2));
+    // A header in the prompt, or the end of turn at the end of a response.
+    let marks = EncodeCounts { marks_inside: 1, ..EncodeCounts::default() };
+    assert_eq!(tokenizer.marks(), ["<|im_start|>", "<|im_end|>"]);
+    for (prompt, chosen) in [("<|im_start|>system", "a"), ("Q", "a<|im_end|>")] {
+        assert_eq!(counted(&tokenizer, prompt, [chosen, "b"], &config(99, 99)).1, marks);
+    }
+    // A token that the template does not write is none of its marks.
+    let other = counted(&tokenizer, "<|endoftext|>", ["a", "b"], &config(99, 99)).1;
+    assert_eq!(other, EncodeCounts::default());
     // A pair that is dropped is not counted.
     let dropped = [says("user", "Q")];
     let same = [says("assistant", "abcdefgh")];

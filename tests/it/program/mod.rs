@@ -29,6 +29,7 @@ mod crash;
 mod eval;
 mod generate;
 mod help;
+mod known_sets;
 mod launchers;
 mod no_effect;
 mod outputs;
