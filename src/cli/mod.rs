@@ -112,8 +112,7 @@ fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     memory::keep_freed_blocks();
     let (cli, flags) = parsed(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    // Of several processes only the first prints.
-    let printer = Printer::new(cli.global.json, ranks::launched_rank() > 0);
+    let printer = Printer::new(cli.global.json, ranks::launched_rank());
     match run(&cli, &flags, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

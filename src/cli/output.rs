@@ -39,14 +39,14 @@ fn print(text: &[u8]) -> Result<()> {
 pub struct Printer {
     /// One JSON object instead of a table.
     json: bool,
-    /// Prints nothing: another process prints for all.
-    muted: bool,
+    /// Of several processes the first prints the results, and every other one its errors alone.
+    rank: usize,
 }
 
 impl Printer {
     /// A printer of tables, or of one JSON object.
-    pub fn new(json: bool, muted: bool) -> Printer {
-        Printer { json, muted }
+    pub fn new(json: bool, rank: usize) -> Printer {
+        Printer { json, rank }
     }
 
     /// The command's result, on stdout.
@@ -54,7 +54,7 @@ impl Printer {
     /// # Errors
     /// [`Error::Json`]; [`Error::Io`] where it cannot be written. A closed pipe is no error.
     pub fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
-        if self.muted {
+        if self.rank > 0 {
             return Ok(());
         }
         let text = if self.json { serde_json::to_string(value)? + "\n" } else { safe(&text(value)) };
@@ -66,12 +66,16 @@ impl Printer {
     /// # Errors
     /// As [`Printer::result`].
     pub fn script(&self, text: &[u8]) -> Result<()> {
-        if self.muted { Ok(()) } else { print(text) }
+        if self.rank > 0 { Ok(()) } else { print(text) }
     }
 
-    /// An error, on stderr: message, blank line, hint.
+    /// An error, on stderr: message, blank line, hint. One that is not the first process' own may be unknown to it: what
+    /// one machine alone lacks, say.
     pub fn error(&self, error: &Error) {
-        if self.muted {
+        if self.rank > 0 {
+            if !matches!(error, Error::Interrupted { .. }) {
+                say(&format!("process {}: error: {}", self.rank, safe(&error.to_string())));
+            }
             return;
         }
         say(&format!("error: {}", safe(&error.to_string())));

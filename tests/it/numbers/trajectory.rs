@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lpc_pipe::batch::read_splits;
+use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 use lpc_pipe::token_file::TokenRow;
@@ -60,7 +61,7 @@ fn inputs_for_the_recorder() {
     let out = std::env::var_os("LPC_PIPE_TRAJECTORY").map_or_else(|| temporary.path().into(), PathBuf::from);
     let (sandbox, rows) = prepared();
     let vocabulary = lpc_pipe::tokenize::ModelTokenizer::open(&sandbox.path("data/tokenizer")).unwrap().vocab_size();
-    let loaded = load::<f32>(&ModelSource::resolve(MODEL).unwrap(), vocabulary, Seed(SEED)).unwrap();
+    let loaded = load::<f32>(&ModelSource::resolve(MODEL, &Silent).unwrap(), vocabulary, Seed(SEED)).unwrap();
     folder::save(&out.join("model"), &loaded.config, loaded.params.iter()).unwrap();
     std::fs::create_dir_all(out.join("tokenizer")).unwrap();
     for file in std::fs::read_dir(sandbox.path("data/tokenizer")).unwrap() {

@@ -323,3 +323,21 @@ fn a_preparation_in_shards_makes_the_bytes_of_one() {
     );
     assert!(!sandbox.exists("x"));
 }
+
+/// What one machine alone lacks, the others know nothing of.
+#[test]
+fn every_process_tells_its_errors() {
+    let sandbox = Sandbox::new();
+    let told = |rank: &str, line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let mut command = sandbox.command(PROGRAM, &words);
+        command.env("OMPI_COMM_WORLD_SIZE", "2").env("OMPI_COMM_WORLD_RANK", rank);
+        let output = sandbox.finish(command);
+        (output.code, output.stdout, output.stderr)
+    };
+    let line = "train --config none.toml";
+    let (code, _, first) = told("0", line);
+    let error = first.lines().next().unwrap().to_string();
+    assert!(code == 2 && error.starts_with("error: ") && error.contains("none.toml"), "{first}");
+    assert_eq!(told("1", line), (2, String::new(), format!("process 1: {error}\n")));
+}
