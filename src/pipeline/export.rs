@@ -17,6 +17,7 @@ use crate::schema::{fact, prepared, run};
 use crate::seed::Seed;
 use crate::settings::Settings;
 use crate::source::ModelSource;
+use crate::weights::checkpoint::finite_tensor;
 use crate::weights::load::{below, load};
 use crate::weights::{base, folder, latent, peft};
 
@@ -82,7 +83,11 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     // The model is loaded before the folder is made, so that a failure leaves none behind. It need not fit a tokenizer,
     // and nothing in it is drawn from the seed.
     let read = || load::<f32>(&ModelSource::Folder(model.clone()), 0, Seed(0));
-    let whole = || -> Result<(Loaded, DType)> { Ok((read()?, kind_of(config, &model, &run_manifest, progress)?)) };
+    let whole = || -> Result<(Loaded, DType)> {
+        let (loaded, kind) = (read()?, kind_of(config, &model, &run_manifest, progress)?);
+        loaded.params.iter().try_for_each(|p| fits(&p.name, &p.var.as_detached_tensor(), kind))?;
+        Ok((loaded, kind))
+    };
     let loaded = if config.r#as == ExportAs::Hf { Some(whole()?) } else { None };
     let _lock = claim.take(&out)?;
     match loaded {
@@ -111,6 +116,15 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
         bytes: manifest.outputs.iter().map(|o| o.bytes).sum(),
         latent: out.join(run::LPC_CONFIG).is_file(),
     })
+}
+
+/// Refuses a tensor with a number that the type of the file does not hold: it would become infinite.
+fn fits(name: &str, tensor: &Tensor, kind: DType) -> Result<()> {
+    if kind != DType::F16 || finite_tensor(name, name, &tensor.to_dtype(kind)?).is_ok() {
+        return Ok(());
+    }
+    let message = format!("f16 ends at 65504, and {name} has larger numbers: use bf16 or f32");
+    Err(Error::config("export.dtype", message))
 }
 
 /// The model with its adapter merged, as a Hugging Face folder.
@@ -196,4 +210,20 @@ fn written(out: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_f16_does_not_hold_are_refused() {
+        let tensor = Tensor::new(&[1.0f32, -65600.0], &candle_core::Device::Cpu).unwrap();
+        let error = fits("model.norm.weight", &tensor, DType::F16).unwrap_err();
+        assert!(error.to_string().contains("model.norm.weight has larger numbers"), "{error}");
+        for kind in [DType::F32, DType::BF16] {
+            fits("model.norm.weight", &tensor, kind).unwrap();
+        }
+        fits("model.norm.weight", &(tensor / 2.0).unwrap(), DType::F16).unwrap();
+    }
 }

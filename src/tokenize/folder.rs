@@ -76,8 +76,8 @@ pub(super) fn parts(folder: &Path) -> Result<Parts> {
     })
 }
 
-/// The folder's chat template: `chat_template.jinja` before `chat_template.json` before the entry
-/// of `tokenizer_config.json`, which may be a text or a list of named ones.
+/// The folder's chat template: `chat_template.jinja` before the entry of `tokenizer_config.json`, which may be a text or a
+/// list of named ones, before `chat_template.json`.
 fn own_template(folder: &Path, says: &Value) -> Result<Option<String>> {
     let path = folder.join("chat_template.jinja");
     match std::fs::read_to_string(&path) {
@@ -95,10 +95,11 @@ fn own_template(folder: &Path, says: &Value) -> Result<Option<String>> {
             _ => None,
         }
     };
-    if let Some(source) = read_json(folder, "chat_template.json")?.as_ref().and_then(pick) {
+    if let Some(source) = pick(says) {
         return Ok(Some(source));
     }
-    Ok(pick(says))
+    // transformers write it for processors, and their tokenizers do not read it.
+    Ok(read_json(folder, "chat_template.json")?.as_ref().and_then(pick))
 }
 
 /// `eos_token_id` is a number or a list of numbers.
@@ -113,4 +114,25 @@ fn id_list(value: &Value) -> Vec<u32> {
 fn token_in(json: &[u8], named: &[Named], id: u32) -> Option<String> {
     let listed = named.iter().find(|named| named.id == Some(id)).map(|named| named.token.content.clone());
     listed.or_else(|| Tokenizer::from_bytes(json).ok()?.id_to_token(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chat_template_is_the_one_that_transformers_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = |says: Value| own_template(dir.path(), &says).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        assert_eq!(template(json!({})), None);
+        write("chat_template.json", r#"{"chat_template": "of a processor"}"#);
+        assert_eq!(template(json!({})).as_deref(), Some("of a processor"));
+        let named = json!({"chat_template": [{"name": "default", "template": "own"}, {"name": "x", "template": "y"}]});
+        for says in [json!({"chat_template": "own"}), named] {
+            assert_eq!(template(says).as_deref(), Some("own"));
+        }
+        write("chat_template.jinja", "file");
+        assert_eq!(template(json!({"chat_template": "own"})).as_deref(), Some("file"));
+    }
 }

@@ -41,15 +41,37 @@ pub(super) fn prepare(environment: &mut Environment<'static>) {
     environment.add_filter("join", join);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
+    environment.add_filter("round", round);
     environment
         .add_test("sequence", |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String));
     // Undefined is an empty sequence in Jinja too.
     environment.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
     environment.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
-    // These escape characters in another way than Jinja's.
-    for name in ["e", "escape"] {
+    // These escape characters in another way than Jinja's, show values in another way, or read keys for attributes.
+    for name in ["e", "escape", "pprint", "attr"] {
         environment.remove_filter(name);
     }
+}
+
+/// Python's `round`, which takes exact halves to the even neighbour, and Jinja's ways up and down.
+fn round(value: Value, precision: Option<i32>, method: Option<&str>) -> Result<Value, Error> {
+    if value.kind() != ValueKind::Number {
+        return Err(refuse("`round` is for numbers"));
+    }
+    let places = usize::try_from(precision.unwrap_or(0)).map_err(|_| refuse("`round` to tens or more"))?;
+    let method = method.unwrap_or("common");
+    if method == "common" && value.is_integer() {
+        return Ok(value);
+    }
+    let number = f64::try_from(value)?;
+    let scale = 10f64.powi(places as i32);
+    Ok(Value::from(match method {
+        // The decimal form is rounded from the exact value.
+        "common" => format!("{number:.places$}").parse::<f64>().map_err(|e| refuse(e.to_string()))?,
+        "ceil" => (number * scale).ceil() / scale,
+        "floor" => (number * scale).floor() / scale,
+        other => return Err(refuse(format!("`round` by {other:?}"))),
+    }))
 }
 
 /// Methods that values have in Python.

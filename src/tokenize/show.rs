@@ -225,8 +225,11 @@ impl Json {
     }
 }
 
-/// The directives of Python's `strftime` that templates use, on [`TEMPLATE_DATE`] at midnight.
-pub(super) fn strftime(format: &str) -> String {
+/// The directives of Python's `strftime` on [`TEMPLATE_DATE`] at midnight, those of Linux among them.
+///
+/// # Errors
+/// One that is not known.
+pub(super) fn strftime(format: &str) -> Result<String, Error> {
     let mut out = String::new();
     let mut chars = format.chars();
     while let Some(c) = chars.next() {
@@ -253,8 +256,16 @@ pub(super) fn strftime(format: &str) -> String {
             Some('w' | 'u') => "5",
             Some('H' | 'M' | 'S') => "00",
             Some('f') => "000000",
-            Some('I') => "12",
+            Some('k') => " 0",
+            Some('I' | 'l') => "12",
             Some('p') => "AM",
+            Some('P') => "am",
+            Some('r') => "12:00:00 AM",
+            Some('U') => "29",
+            Some('W' | 'V') => "30",
+            Some('G') => "2024",
+            Some('g') => "24",
+            Some('C') => "20",
             Some('F') => TEMPLATE_DATE,
             Some('T' | 'X') => "00:00:00",
             Some('R') => "00:00",
@@ -265,19 +276,19 @@ pub(super) fn strftime(format: &str) -> String {
             Some('t') => "\t",
             Some('%') => "%",
             other => {
-                out.push('%');
-                out.push_str(if bare { "-" } else { "" });
-                out.extend(other);
-                continue;
+                let name: String = other.into_iter().collect();
+                let message =
+                    format!("strftime_now: the directive %{}{name} is not known", if bare { "-" } else { "" });
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
             }
         };
         match bare {
-            true if text.starts_with('0') => out.push_str(match text.trim_start_matches('0') {
+            true if text.starts_with(['0', ' ']) => out.push_str(match text.trim_start_matches(['0', ' ']) {
                 "" => "0",
                 short => short,
             }),
             _ => out.push_str(text),
         }
     }
-    out
+    Ok(out)
 }

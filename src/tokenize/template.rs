@@ -367,6 +367,10 @@ mod tests {
     #[test]
     fn the_day_is_fixed() {
         assert_eq!(render("{{ strftime_now('%d %b %Y') }}", "").unwrap(), "26 Jul 2024");
+        assert_eq!(render("{{ strftime_now('%U %W %V %k|%-k %l %P') }}", "").unwrap(), "29 30 30  0|0 12 am");
+        assert!(render("{{ strftime_now('%Q') }}", "").is_err());
+        let rounded = "{{ 2.5 | round }} {{ 1.25 | round(1) }} {{ 7 | round }} {{ 1.21 | round(1, 'ceil') }}";
+        assert_eq!(render(rounded, "").unwrap(), "2.0 1.2 7 1.3");
         assert_eq!(render("{% if tools is none %}{{ bos_token }}{% endif %}{{ pad_token }}", "").unwrap(), "<s>");
         let iterable = "{{ tools is iterable }} {{ messages is iterable }} {{ 'a' is iterable }} {{ 1 is iterable }}";
         assert_eq!(render(iterable, "").unwrap(), "False True True False");

@@ -6,7 +6,10 @@
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
     tokenizer = AutoTokenizer.from_pretrained(FOLDER, padding_side="left")
     latent = LatentPart(FOLDER, model)
-    inputs = tokenizer(PROMPTS, return_tensors="pt", padding=True)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    inputs = tokenizer.apply_chat_template(
+        CHATS, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
+    )
     tokens = model.generate(**inputs, logits_processor=[latent.processor(**inputs)])
 
 FOLDER is what `lpc-pipe export` wrote, or a run's `model/` over a whole model; the prompts are rendered as in training (the chat
