@@ -2,7 +2,8 @@
 //!
 //! 1. [`signals`]: what models that were trained without a pair, the audited run and the data say of it.
 //! 2. `evidence`: log-odds and margin over the epochs of the models that were trained without the pair, in one number.
-//! 3. [`noise`]: how many labels are wrong, and a calibrated probability for each, without a label known to be right.
+//! 3. [`noise`]: how many labels are wrong, and a probability for each, without a label known to be right. It is calibrated
+//!    as far as the labels tell the rate: an interval of it that is wide says that they do not.
 //!    It is computed from the models that were trained without the pair alone. Whoever has trained on a label agrees
 //!    with it more than it deserves, by an amount that is known only where it is known which labels are wrong; such
 //!    signals (margin of the run, area under the margin) are shown beside the probability and named as reasons.
@@ -39,7 +40,7 @@ pub struct AuditedPair {
     /// What the models that were trained without it say of its label, in one number: log-odds and margin over the
     /// epochs.
     pub evidence: f64,
-    /// Calibrated probability that its observed label is wrong.
+    /// Probability that its observed label is wrong; too high where the rate is [uncertain](NoiseModel::uncertain).
     pub p_wrong: f64,
     /// 1 for the pair whose label is most likely wrong.
     pub rank: u32,

@@ -232,7 +232,11 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
     ("eval.shots", "--shots N", "For gsm8k: worked examples before each problem [default: 5]"),
     ("eval.examples", "--examples FILE", "For gsm8k: problems from which the examples are drawn; else the data's own"),
     ("eval.batch", "--batch N", "For gsm8k: problems that are answered together"),
-    ("eval.reward", "--reward implicit|sum|mean", "For preference and rewardbench: what ranks two responses"),
+    (
+        "eval.reward",
+        "--reward implicit|implicit-mean|sum|mean",
+        "For preference and rewardbench: what ranks two responses",
+    ),
     (
         "eval.reference",
         "--reference MODEL",

@@ -317,6 +317,7 @@ fn trained(
     printer: &Printer,
 ) -> Result<()> {
     let (config, seed) = (&recipe.train, Seed(recipe.seed));
+    config.idle_rates().iter().for_each(|line| terminal.warn(line));
     if args.dry_run {
         return printer.result(&train::dry_run(config, seed)?, tables::dry_run);
     }
@@ -364,6 +365,8 @@ fn swept_in_part(part: &args::SweepPart, recipe: &Recipe, terminal: &Terminal, p
 }
 
 fn swept(launcher: args::LauncherFlag, recipe: &Recipe, terminal: &Terminal, printer: &Printer) -> Result<()> {
+    // Once, and not by every cell.
+    recipe.train.idle_rates().iter().for_each(|line| terminal.warn(line));
     if let Some(launcher) = launcher.planned() {
         let submit = !recipe.sweep.dry_run;
         return printed(&sweep::launch(recipe, launcher, submit, terminal)?, submit, printer);

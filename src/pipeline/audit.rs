@@ -47,6 +47,9 @@ pub struct AuditSummary {
     pub noise_rate_low: f64,
     /// Upper end.
     pub noise_rate_high: f64,
+    /// That the interval is too wide for the probabilities to be relied on; absent where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Estimated rate by source.
     pub noise_rate_by_source: std::collections::BTreeMap<String, f64>,
     /// Hoelder-DPO's estimate of the rate.
@@ -147,6 +150,7 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
     let found = audit::rank(signals, audited.seed);
     artifact::write_parquet(out.join(schema::audit::AUDIT), &mut found.frame()?)?;
     let mut summary = summary(config, &audited, &found);
+    summary.warning.iter().for_each(|line| progress.warn(line));
 
     let changes = changes(config, &found, decided)?;
     let cleaned = out.join(schema::audit::CLEANED);
@@ -187,6 +191,7 @@ fn summary(config: &AuditConfig, audited: &Audited, found: &Audit) -> AuditSumma
         noise_rate: found.noise.rate,
         noise_rate_low: found.noise.interval.0,
         noise_rate_high: found.noise.interval.1,
+        warning: found.noise.uncertain().then(|| uncertain(found.noise.interval)),
         noise_rate_by_source: found.noise.by_source.clone(),
         hoelder_rate: found.hoelder_rate,
         slope: found.noise.slope,
@@ -199,6 +204,17 @@ fn summary(config: &AuditConfig, audited: &Audited, found: &Audit) -> AuditSumma
         for_review: None,
         not_for_review: None,
     }
+}
+
+/// What an interval of the rate that is too wide means.
+fn uncertain((low, high): (f64, f64)) -> String {
+    format!(
+        "the rate of wrong labels may be anything from {:.1} to {:.1} %: these pairs are too few, or the models too \
+         unsure of them, to tell how far their log-odds can be relied on. p_wrong may be too high, and --action drop or \
+         flip would change right labels, perhaps more of them than wrong ones; prefer --action review or weight",
+        100.0 * low,
+        100.0 * high,
+    )
 }
 
 /// What is to be done with each training pair; none where there is no cleaned folder to write.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::opened::{ForInference, OpenedModel, read_for};
 use super::prepare::inputs;
 use super::recipe::EvalConfig;
-use super::recipe::eval::{EvalSet, EvalTask, Reward};
+use super::recipe::eval::{EvalSet, EvalTask};
 use crate::analysis::Interval;
 use crate::artifact;
 use crate::error::{Error, Result};
@@ -151,9 +151,13 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     if loaded.model.precision() != config.precision {
         progress.note("this processor does not multiply bfloat16: float32 is used");
     }
-    let implicit = config.ranks() && config.reward == Reward::Implicit;
-    let reference =
-        implicit.then(|| RewardReference::open(config, &opened, loaded.model.longest(), seed, progress)).transpose()?;
+    if let Some(line) = rewards::other_than_in_training(config) {
+        progress.note(&line);
+    }
+    let reference = config
+        .implicit()
+        .then(|| RewardReference::open(config, &opened, loaded.model.longest(), seed, progress))
+        .transpose()?;
     let of_files = |(set, files): (&EvalSet, &Vec<Input>)| set.task == EvalTask::Preference && !files.is_empty();
     let conditions = outputs::Conditions {
         reference: reference.as_ref(),

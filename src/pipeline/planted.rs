@@ -46,12 +46,13 @@ pub struct GroupScores {
     pub prior: CodeScore,
     /// The run's posterior code.
     pub posterior: CodeScore,
-    /// The best code given what the prior sees: the prompt.
+    /// Scores of the most probable preference given what the prior sees, the prompt. It is right most often; codes that
+    /// are right less often can have a slightly higher NMI.
     pub prior_ceiling: CodeScore,
-    /// The best code given what the posterior sees: the prompt and the observed pair, or all pairs of the prompt where
+    /// The same given what the posterior sees: the prompt and the observed pair, or all pairs of the prompt where
     /// they share a code. `None` where that was not computed (see [`Evidence`]).
     pub posterior_ceiling: Option<CodeScore>,
-    /// The best code given the prompt and the labels of the same pairs, their responses taken as given: what a model of
+    /// The same given the prompt and the labels of the same pairs, their responses taken as given: what a model of
     /// labels, as LPC is, can reach.
     pub label_ceiling: CodeScore,
     /// The run's preference accuracy against the clean labels, with the prior's z; a tie is wrong.

@@ -63,13 +63,15 @@ impl MarginSums {
 }
 
 impl EvaluationSums {
-    /// Adds examples with their margins in the observed order.
+    /// Adds examples with log-probabilities and margins in the observed order, which are turned to the clean one.
     pub fn add(&mut self, evaluated: &SplitExamples<'_>, margins: impl IntoIterator<Item = f64>) {
         for ((row, example), margin) in evaluated.rows.iter().zip(evaluated.examples).zip(margins) {
             let margin = if row.flipped { -margin } else { margin };
             self.margins.add(margin);
-            self.logps.0 += example.logps.0;
-            self.logps.1 += example.logps.1;
+            let (chosen, rejected) = example.logps;
+            let (chosen, rejected) = if row.flipped { (rejected, chosen) } else { (chosen, rejected) };
+            self.logps.0 += chosen;
+            self.logps.1 += rejected;
             self.kl += example.kl;
             match self.sources.get_mut(row.source.as_str()) {
                 Some(sums) => sums.add(margin),
@@ -134,6 +136,10 @@ mod tests {
         assert_eq!(get("eval_rewards/accuracies/b"), 1.0);
         assert_eq!(get("eval_rewards/accuracies/a"), 1.0 / 3.0);
         assert_eq!((get("eval_rewards/margins/a"), get("eval_rewards/margins/b")), (0.0, 1.5));
+        // The third row's sides change places: (2 + 1 - 1 - 1) / 4 and (-1 - 1 + 1 - 1) / 4. Margins are half of their
+        // difference without a reference's.
+        assert_eq!((get("eval_logps/chosen"), get("eval_logps/rejected")), (0.25, -0.5));
+        assert_eq!(get("eval_rewards/margins"), 0.5 * (get("eval_logps/chosen") - get("eval_logps/rejected")));
         let keys: Vec<&str> = found.iter().map(|(k, _)| k.as_str()).collect();
         assert_eq!(keys[5], "eval_rewards/accuracies/a", "the largest source first");
         let alone = Split { name: "test".into(), rows: split.rows[1..].to_vec() };

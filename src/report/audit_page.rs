@@ -80,6 +80,9 @@ fn headline(summary: &Map<String, Value>, parts: &mut Vec<Block>) {
         tiles.push(tile("AUROC", number(value(found, "auroc"), 3), format!("expected {expected}")));
     }
     parts.push(Block::Tiles(tiles));
+    if let Some(warning) = summary.get("warning").and_then(Value::as_str) {
+        parts.push(Block::Warning(format!("Few pairs, or unsure models: {warning}.")));
+    }
     if let Some(cleaned) = summary.get("cleaned").and_then(Value::as_object) {
         let n = |key: &str| count(value(cleaned, key).unwrap_or(0.0) as u64);
         let text = format!(

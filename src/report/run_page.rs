@@ -188,10 +188,12 @@ fn training(metrics: &MetricCurves, parts: &mut Vec<Block>) {
     parts.push(Block::Heading("Training".into()));
     parts.push(Block::Main(main));
     parts.push(Block::Text(
-        "The implicit reward of an answer is beta times the log-ratio of policy to reference, in nats (SimPO: beta \
-         times the mean log-probability of a token, without a reference). The margin is the chosen answer's reward \
-         minus the rejected one's; a pair counts as right where the margin is above zero. Training accuracy is \
-         measured against the labels as observed, noise included. Dashed rules are chance and zero."
+        "The implicit reward of an answer is beta times the log-ratio of policy to reference, in nats, summed over its \
+         tokens (IPO: the mean over its tokens, unless train.objective.reduction is sum; SimPO: beta times the mean \
+         log-probability of a token, without a reference). The margin is the chosen answer's reward minus the rejected \
+         one's; a pair counts as right where the margin is above zero. Training accuracy is measured against the labels \
+         as observed, noise included. The learning rate is the backbone's; while the latent part is trained alone, that \
+         of its networks. Dashed rules are chance and zero."
             .into(),
     ));
     parts.push(Block::Figures(figures.collect()));

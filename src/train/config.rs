@@ -101,13 +101,14 @@ settings! {
         /// Stop after this many steps if the epochs make more; 0 = no limit. Schedules do not change, so that a
         /// run that was stopped here can be resumed with a higher limit.
         pub max_steps: usize = 0;
-        /// Peak learning rate of the backbone. Adapters and heads of their own usually want more: 1e-5 to 2e-4.
+        /// Peak learning rate of the backbone. Adapters and heads of their own usually want more: 1e-5 to 2e-4. It has no
+        /// effect with `tune = "latent"`, whose rates are `train.lpc.lr` and `train.lpc.code_lr`.
         pub lr: f64 = 5e-6;
         /// How it moves.
         pub lr_schedule: LrSchedule = LrSchedule::Cosine;
         /// Share of the run over which it rises from 0.
         pub warmup: f64 = 0.1;
-        /// Decoupled weight decay of the backbone's matrices.
+        /// Decoupled weight decay of the backbone's matrices; `train.lpc.weight_decay` is that of the latent part.
         pub weight_decay: f64 = 0.0;
         /// AdamW's decay of the first moment.
         pub adam_beta1: f64 = 0.9;
@@ -272,6 +273,23 @@ impl TrainConfig {
     /// Whether hidden states are kept for the whole run or its warm-up.
     pub fn uses_kept_states(&self) -> bool {
         self.tune.keeps_states() || self.resolved().latent_warmup() > 0.0
+    }
+
+    /// Settings of the backbone that have no effect because it never moves, in words. They are no faults: recipes and
+    /// scripts give them for several tunes. One that is given its default cannot be told from one that is not given.
+    pub fn idle_rates(&self) -> Option<String> {
+        let default = TrainConfig::default();
+        let rates = "the latent part learns at train.lpc.lr (its networks) and train.lpc.code_lr (its codes)";
+        let idle = [
+            (self.lr != default.lr)
+                .then(|| format!("train.lr = {:e} has no effect with tune \"latent\": {rates}", self.lr)),
+            (self.weight_decay != default.weight_decay).then(|| {
+                let decay = self.weight_decay;
+                format!("train.weight_decay = {decay} has no effect with tune \"latent\": see train.lpc.weight_decay")
+            }),
+        ];
+        let idle: Vec<String> = idle.into_iter().flatten().filter(|_| self.tune == Tune::Latent).collect();
+        (!idle.is_empty()).then(|| idle.join("; "))
     }
 
     /// The steps of a run over so many examples by so many ranks. The configuration must be

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::{self, CheckpointState};
-use super::config::{LrSchedule, TrainConfig};
+use super::config::{LrSchedule, TrainConfig, Tune};
 use super::events::{Metrics, Observer, TrainEvent};
 use super::gradient_check::finite_norm;
 use super::metrics::metrics;
@@ -228,7 +228,7 @@ pub fn fit<T: Real>(
             }
             let mut metrics = metrics(&sums, moment, &config.objective.at_clean_rate(clean_rate), policy.lpc.as_ref());
             metrics.extend([
-                (metric::LEARNING_RATE.to_string(), used.backbone),
+                (metric::LEARNING_RATE.to_string(), told(used, warms || config.tune == Tune::Latent)),
                 (metric::GRAD_NORM.to_string(), norm),
                 (metric::EPOCH.to_string(), plan.epochs_done(step + 1)),
                 (metric::NUM_TOKENS.to_string(), tokens as f64),
@@ -329,6 +329,11 @@ impl Sweep<'_> {
         sums.join(ranks)?;
         Ok(Some(sums.joined))
     }
+}
+
+/// The rate that the metrics tell: the backbone's, or where the latent part is trained alone that of its networks.
+fn told(used: LearningRates, latent_alone: bool) -> f64 {
+    if latent_alone { used.latent } else { used.backbone }
 }
 
 /// Steps over which the latent part's rate rises in its warm-up.

@@ -21,6 +21,9 @@ pub fn audit(s: &AuditSummary) -> String {
         let _ = write!(out, "\n{}\n", columns(&["source", "wrong labels"], &rows));
     }
     let _ = writeln!(out, "{} labels are wrong with a probability above one half", s.likely_wrong);
+    if let Some(warning) = &s.warning {
+        let _ = writeln!(out, "\nwarning: {warning}");
+    }
     if let Some(found) = &s.detection {
         let _ = writeln!(
             out,

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval::{ChoiceScore, QuestionTokens, score};
 use crate::manifest::Manifest;
 use crate::model::LogitShift;
+use crate::objective::{ObjectiveConfig, ObjectiveKind, Reduction};
 use crate::pipeline::opened::{self, ForInference, OpenedModel};
 use crate::pipeline::recipe::EvalConfig;
 use crate::pipeline::recipe::eval::Reward;
@@ -117,21 +118,49 @@ pub fn rewarded(
         };
         logps.iter().enumerate().map(row).collect()
     };
+    let length = |i: usize, j: usize| compared[i].tokens.choices[j].len() as f64;
     match (work.config.reward, work.reference) {
         (Reward::Sum, _) => Ok((each(&|_, _, logp| logp), "log-probability, summed over tokens".into())),
-        (Reward::Mean, _) => {
-            let length = |i: usize, j: usize| compared[i].tokens.choices[j].len() as f64;
-            Ok((each(&|i, j, logp| logp / length(i, j)), "log-probability for each token".into()))
-        }
-        (Reward::Implicit, None) => Err(Error::run("the implicit reward has no reference")),
-        (Reward::Implicit, Some(named)) => {
+        (Reward::Mean, _) => Ok((each(&|i, j, logp| logp / length(i, j)), "log-probability for each token".into())),
+        (Reward::Implicit | Reward::ImplicitMean, None) => Err(Error::run("the implicit reward has no reference")),
+        (reward @ (Reward::Implicit | Reward::ImplicitMean), Some(named)) => {
             // The reference has no z, whatever stands beside it.
             let title = format!("scoring the reference on {}", work.name);
             let reference = scored(work, &title, &named.model, compared, &[])?;
-            let rewards = each(&|i, j, logp| logp - reference[i][j].logp);
-            Ok((rewards, format!("log-ratio of the model and {}, summed over tokens", named.name)))
+            let ratio = |i: usize, j: usize, logp: f64| logp - reference[i][j].logp;
+            let of = format!("log-ratio of the model and {}", named.name);
+            Ok(match reward {
+                Reward::ImplicitMean => (each(&|i, j, logp| ratio(i, j, logp) / length(i, j)), of + " for each token"),
+                _ => (each(&ratio), of + ", summed over tokens"),
+            })
         }
     }
+}
+
+/// How the implicit reward differs from the one that the run was trained by, where it does, and what gives the run's
+/// accuracy.
+pub fn other_than_in_training(config: &EvalConfig) -> Option<String> {
+    let (_, manifest) = run_of(&config.model).filter(|_| config.ranks() && config.reward == Reward::Implicit)?;
+    let objective: ObjectiveConfig = serde_json::from_value(manifest.config["objective"].clone()).ok()?;
+    let (trained_by, reward) = match objective.pair_loss() {
+        ObjectiveKind::Ipo if objective.reduction == Reduction::Mean => {
+            ("the mean over the tokens of the log-ratio (IPO)", "implicit-mean")
+        }
+        ObjectiveKind::Simpo => ("the mean log-probability of a token, without a reference (SimPO)", "mean"),
+        _ => return None,
+    };
+    Some(format!(
+        "responses are ranked by the log-ratio summed over tokens, and the run was trained and measured by {trained_by}: \
+         its accuracy is that of --reward {reward}"
+    ))
+}
+
+/// The run that a model is of, by the folder of the run or of its model.
+fn run_of(model: &str) -> Option<(&Path, Manifest)> {
+    let folder = Path::new(model);
+    let run = if folder.join(prepared::MANIFEST).is_file() { folder } else { folder.parent()? };
+    let manifest = Manifest::read(run).ok()?;
+    (manifest.stage == "train").then_some((run, manifest))
 }
 
 fn named(config: &EvalConfig) -> Result<Named> {
@@ -139,12 +168,8 @@ fn named(config: &EvalConfig) -> Result<Named> {
         let name = config.reference.clone();
         return Ok(Named { path: name.clone(), name, run: None });
     }
-    let folder = Path::new(&config.model);
-    let run = if folder.join(prepared::MANIFEST).is_file() { Some(folder) } else { folder.parent() };
-    let found = run.and_then(|run| Some((run, Manifest::read(run).ok()?)));
-    let found = found.filter(|(_, manifest)| manifest.stage == "train");
     let named = |(run, manifest): (_, Manifest)| Some((run, manifest.config["model"].as_str()?.to_string(), manifest));
-    let Some((run, name, manifest)) = found.and_then(named) else {
+    let Some((run, name, manifest)) = run_of(&config.model).and_then(named) else {
         return Err(Error::config("eval.reference", "missing: give --reference MODEL, or --reward sum or mean"));
     };
     if ModelSource::is_tiny(&name) {

@@ -55,6 +55,8 @@ pub enum Reward {
     /// The log-ratio of the model and its reference, summed over the tokens.
     #[default]
     Implicit,
+    /// The mean over the tokens of that log-ratio: what IPO trains by its default.
+    ImplicitMean,
     /// The model's log-probability, summed over the tokens.
     Sum,
     /// The model's log-probability for each token.
@@ -88,8 +90,8 @@ settings! {
         /// What ranks two responses.
         pub reward: Reward = Reward::Implicit, used "task preference or rewardbench" if |c| c.ranks();
         /// Reference of the implicit reward, without z; "" = the model that the run was trained from.
-        pub reference: PathText = PathText::new(), used "reward implicit, in task preference or rewardbench"
-            if |c| c.ranks() && c.reward == Reward::Implicit;
+        pub reference: PathText = PathText::new(), used "reward implicit or implicit-mean, in task preference or rewardbench"
+            if |c| c.implicit();
         /// Longest prompt and response together of pairs from files, tokens, the prompt at most three quarters of it; what
         /// is longer is cut as `prepare` cuts it. 0 = as many as the model reads.
         pub max_length: usize = 0, used "task preference" if |c| c.has(EvalTask::Preference);
@@ -110,6 +112,11 @@ impl EvalConfig {
     /// Whether some task compares responses by their rewards.
     pub fn ranks(&self) -> bool {
         self.task.iter().any(|task| task.rewards())
+    }
+
+    /// Whether some task compares responses by a reward that has a reference.
+    pub fn implicit(&self) -> bool {
+        self.ranks() && matches!(self.reward, Reward::Implicit | Reward::ImplicitMean)
     }
 
     /// The sets of items, in the order of their results: every task on its data.

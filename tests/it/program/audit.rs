@@ -91,8 +91,20 @@ fn every_training_pair_is_ranked_and_nothing_is_trained_twice() {
     let flips = flags(&frame, "flipped").iter().filter(|f| **f).count() as u64;
     assert_eq!(summary["detection"]["flipped"].as_u64(), Some(flips));
     assert_eq!(sandbox.json("audit/summary.json")["pairs"], summary["pairs"]);
+    // 140 pairs do not tell the rate: it is said where people and programs look, and on the page.
+    let (low, high) = (rate("noise_rate_low"), rate("noise_rate_high"));
+    assert!(high - low > 0.2, "{low} {high}");
+    let said = format!("the rate of wrong labels may be anything from {:.1} to {:.1} %", 100.0 * low, 100.0 * high);
+    let warning = summary["warning"].as_str().expect("a warning");
+    assert!(warning.starts_with(&said) && warning.ends_with("prefer --action review or weight"), "{warning}");
+    assert_eq!(sandbox.json("audit/summary.json")["warning"], summary["warning"]);
+    let shown = sandbox.ok("audit --run run --out audit --folds 2 --repeats 1");
+    let line = format!("warning: {warning}\n");
+    assert!(shown.stdout.contains(&line) && shown.stderr.contains(&line), "{}{}", shown.stdout, shown.stderr);
+    assert!(sandbox.text("audit/report.md").contains(&said));
     // The page shows texts, escaped.
     let page = sandbox.text("audit/report.html");
+    assert!(page.contains(&said));
     assert!(
         page.contains("Labels that are most likely wrong") && page.contains("REJECTED") && !page.contains("<script")
     );

@@ -1,5 +1,7 @@
 //! `eval`: benchmarks and preference accuracy, of models with and without codes.
 
+mod rewards;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};

@@ -166,6 +166,44 @@ fn settings_of_another_tuning_are_faults() {
 }
 
 #[test]
+fn the_rate_that_is_told_is_the_one_in_use() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    let rates = |run: &str| -> Vec<f64> {
+        let lines = sandbox.text(&format!("{run}/metrics.jsonl"));
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        lines
+            .filter(|line| line.get("loss").is_some())
+            .map(|line| line["learning_rate"].as_f64().expect("a rate"))
+            .collect()
+    };
+    let train = "train --data data --model tiny:16x1 --batch 8 --codes 3 --set train.lpc.lr=2e-3 --set train.warmup=0 \
+                 --set train.lr_schedule=constant";
+    // The backbone's settings do nothing where it never moves, and that is told.
+    let latent = format!("{train} --tune latent --max-steps 3");
+    let plain = sandbox.ok(&format!("{latent} --out plain"));
+    assert!(!plain.stderr.contains("has no effect"), "{}", plain.stderr);
+    let given = sandbox.ok(&format!("{latent} --lr 0.5 --set train.weight_decay=0.25 --out given"));
+    for said in [
+        "warning: train.lr = 5e-1 has no effect with tune \"latent\": the latent part learns at train.lpc.lr (its networks) \
+         and train.lpc.code_lr (its codes)",
+        "train.weight_decay = 0.25 has no effect with tune \"latent\": see train.lpc.weight_decay",
+    ] {
+        assert_eq!(given.stderr.matches(said).count(), 1, "{}", given.stderr);
+    }
+    assert!(sandbox.bytes("plain/posteriors.parquet") == sandbox.bytes("given/posteriors.parquet"));
+    assert_eq!((rates("plain"), rates("given")), (vec![2e-3; 3], vec![2e-3; 3]));
+    // The latent part's in its warm-up, the backbone's after it.
+    let full =
+        sandbox.ok(&format!("{train} --lr 1e-4 --set train.weight_decay=0.25 --set train.lpc.warmup=1 --out full"));
+    assert!(!full.stderr.contains("has no effect"), "{}", full.stderr);
+    let rates = rates("full");
+    let warm = rates.len() / 2;
+    assert!(warm > 2 && rates[..warm].iter().all(|rate| (2e-4..=2e-3).contains(rate)), "{rates:?}");
+    assert_eq!(rates[warm..], vec![1e-4; warm]);
+}
+
+#[test]
 fn a_latent_part_alone_names_its_base_and_is_taken_everywhere() {
     let sandbox = Sandbox::new();
     sandbox.prepared(60);
