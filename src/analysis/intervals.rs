@@ -1,11 +1,8 @@
-//! Confidence intervals: of a share, of a mean over seeds, of a paired difference over examples.
+//! Confidence intervals: of a share, of a mean over seeds.
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 use statrs::function::erf::erfc_inv;
-
-use crate::seed::Seed;
 
 /// An estimate with its confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -21,7 +18,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    fn unknown(n: usize) -> Interval {
+    /// NaN in place of what `n` observations do not tell.
+    pub(super) fn unknown(n: usize) -> Interval {
         Interval { estimate: f64::NAN, low: f64::NAN, high: f64::NAN, n }
     }
 }
@@ -29,13 +27,13 @@ impl Interval {
 /// Level of every interval.
 const LEVEL: f64 = 0.95;
 /// Probability outside of an interval, at each side.
-const TAIL: f64 = (1.0 - LEVEL) / 2.0;
+pub(super) const TAIL: f64 = (1.0 - LEVEL) / 2.0;
 
-/// Wilson's 95 % score interval of a share of `n` trials.
+/// Wilson's 95 % score interval of a share of `n` independent trials.
 ///
 /// With p = successes / n and z the normal quantile: centre (p + z^2/2n) / (1 + z^2/n), half width
 /// z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n). Never leaves \[0, 1\]; the estimate is p itself.
-/// NaN where n = 0.
+/// NaN where n = 0. Pairs of one prompt count as independent: where they depend on each other, it can be too narrow.
 ///
 /// # Source
 /// E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
@@ -75,50 +73,6 @@ pub fn mean_interval_t(values: &[f64]) -> Interval {
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0);
     let half = student.inverse_cdf(1.0 - TAIL) * (variance / n as f64).sqrt();
     Interval { estimate: mean, low: mean - half, high: mean + half, n }
-}
-
-/// Means within this of 0 count as 0: a sum of fractions that cancel is rarely 0 to the last bit.
-const ZERO: f64 = 1e-12;
-
-/// The mean of paired differences, and whether it differs from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct PairedDifference {
-    /// The mean with its 95 % percentile bootstrap interval.
-    pub interval: Interval,
-    /// Two-sided p-value of a mean of 0.
-    pub p: f64,
-}
-
-/// Mean of the paired differences of two methods over the same examples, with a 95 % percentile bootstrap interval and
-/// the p-value that belongs to it.
-///
-/// Examples are drawn with replacement `resamples` times. Each brings both methods' outcomes, so that what makes an
-/// example hard for both cancels. Resample r is a function of (seed, r): the same for any number of threads. Of m
-/// resamples with b means on the other side of 0 or at it (the smaller count of both sides), p = 2 (b + 1) / (m + 1), at
-/// most 1: it is never 0. NaN without examples or resamples.
-///
-/// # Source
-/// B. Efron, R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 13 and 15; the added ones: A. C. Davison,
-/// D. V. Hinkley, "Bootstrap Methods and their Application" (1997), equation 4.11.
-pub fn bootstrap_paired(differences: &[f64], resamples: usize, seed: Seed) -> PairedDifference {
-    use rayon::prelude::*;
-    let n = differences.len();
-    if n == 0 || resamples == 0 || n > u32::MAX as usize {
-        return PairedDifference { interval: Interval::unknown(n), p: f64::NAN };
-    }
-    let mut means: Vec<f64> = (0..resamples)
-        .into_par_iter()
-        .map(|r| {
-            let mut rng = seed.rng("bootstrap", &r.to_string());
-            (0..n).map(|_| differences[rng.random_range(0..n as u32) as usize]).sum::<f64>() / n as f64
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    let estimate = differences.iter().sum::<f64>() / n as f64;
-    let interval = Interval { estimate, low: quantile(&means, TAIL), high: quantile(&means, 1.0 - TAIL), n };
-    let (not_above, below) = (means.partition_point(|m| *m <= ZERO), means.partition_point(|m| *m < -ZERO));
-    let beyond = not_above.min(resamples - below);
-    PairedDifference { interval, p: (2.0 * (beyond as f64 + 1.0) / (resamples as f64 + 1.0)).min(1.0) }
 }
 
 /// Quantile of sorted values, linear between neighbours (type 7 of Hyndman and Fan, NumPy's default).
@@ -162,39 +116,6 @@ mod tests {
         assert!(two.estimate == 0.5 && two.low.is_nan() && two.high.is_nan() && two.n == 2, "{two:?}");
         let same = mean_interval_t(&[0.5; 4]);
         assert_eq!((same.low, same.high), (0.5, 0.5));
-    }
-
-    #[test]
-    fn bootstrap_pairs_examples() {
-        // The methods differ by 1 everywhere: no spread at all.
-        let i = bootstrap_paired(&[1.0; 50], 200, Seed(1)).interval;
-        assert_eq!((i.estimate, i.low, i.high), (1.0, 1.0, 1.0));
-        // Differences are 0 or 1 with mean 0.4, n = 100: the normal interval is 0.4 +- 1.96 * 0.049 = 0.096.
-        let differences: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i < 40))).collect();
-        let found = bootstrap_paired(&differences, 2000, Seed(1));
-        let i = found.interval;
-        assert!((i.estimate - 0.4).abs() < 1e-12, "{i:?}");
-        assert!((i.low - 0.304).abs() < 0.02 && (i.high - 0.496).abs() < 0.02, "{i:?}");
-        assert_eq!(found, bootstrap_paired(&differences, 2000, Seed(1)));
-        let none = bootstrap_paired(&[], 10, Seed(1));
-        assert!(none.interval.estimate.is_nan() && none.p.is_nan());
-    }
-
-    #[test]
-    fn p_values_of_paired_differences_by_hand() {
-        let p = |differences: &[f64], m| bootstrap_paired(differences, m, Seed(1)).p;
-        // No resample reaches 0: 2 (0 + 1) / (199 + 1), for either sign.
-        assert_eq!((p(&[1.0; 50], 199), p(&[-1.0; 50], 199)), (0.01, 0.01));
-        // Every resample is at 0, on both sides.
-        assert_eq!(p(&[0.0; 50], 199), 1.0);
-        // Means of two draws from 3 and -1 are 3, 1, 1, -1: a quarter is not above 0, and p is twice that.
-        assert!((p(&[3.0, -1.0], 20_000) - 0.5).abs() < 0.02);
-        // Of the 27 draws of three, 11 sum to more than 0, 10 to less, and 6 to 0, though 0.1 + 0.2 - 0.3 is 5.6e-17 here.
-        // 16 are not above 0 and 17 not below: twice the smaller share is more than 1. Were the six above 0, it were 0.74.
-        assert_eq!(p(&[0.1, 0.2, -0.3], 5000), 1.0);
-        let exact = p(&[1.0, 1.0, 1.0, -2.0], 20_000);
-        // Four draws, 1 at 3/4: the sum is 4, 1, -2, -5 or -8. Not above 0: two or more of -2, 1 - (81 + 108) / 256.
-        assert!((exact - 2.0 * 67.0 / 256.0).abs() < 0.02, "{exact}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Parquet -> tables: statistics of a run, with their confidence intervals.
 //!
-//! [`intervals`], [`agreement`], [`ranking`] and [`ranks`] are pure statistics on slices; [`tables`], [`codes`],
+//! [`intervals`], [`paired`], [`agreement`], [`ranking`] and [`ranks`] are pure statistics on slices; [`tables`], [`codes`],
 //! [`reading`], [`associations`], [`mod@representatives`] and [`projection`] apply them to the frame of `posteriors.parquet`.
 //! [`prepared_pairs`] reads what the prepared folder knows of the pairs. Nothing here knows of tensors.
 
@@ -9,6 +9,7 @@ pub mod associations;
 pub mod codes;
 pub mod headline;
 pub mod intervals;
+pub mod paired;
 pub mod prepared_pairs;
 pub mod projection;
 pub mod ranking;
@@ -23,11 +24,12 @@ pub use associations::{
 };
 pub use codes::{CodeAccuracy, CodeMargins, Duplicate, LabelAccuracy, Labels, code_accuracy};
 pub use headline::{Headline, SourceAccuracy, headline};
-pub use intervals::{Interval, LEAST_RUNS, PairedDifference, bootstrap_paired, mean_interval_t, wilson};
+pub use intervals::{Interval, LEAST_RUNS, mean_interval_t, wilson};
+pub use paired::{ClusterDifference, PairedDifference, by_cluster, paired_difference};
 pub use prepared_pairs::{PairFacts, PairTexts};
 pub use projection::{Colour, Method, Projection, project};
 pub use ranking::{auroc, average_precision, expected_auroc, precision_at};
 pub use ranks::{KruskalWallis, holm, kruskal_wallis};
 pub use reading::{CodeAgreement, CodeReading, code_agreement, code_columns, read_codes};
 pub use representatives::{RepresentativePair, Representatives, representatives};
-pub use tables::{code_usage, mislabel_auroc};
+pub use tables::{Copies, code_usage, mislabel_auroc};

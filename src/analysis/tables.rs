@@ -9,6 +9,19 @@ use crate::error::{Error, Result};
 use crate::schema::codes::{CODE, USAGE_POSTERIOR, USAGE_PRIOR, by_source};
 use crate::schema::{col, posterior};
 
+/// Numbers equal keys: copies of a pair share an id, and are paired with another table's in their order.
+#[derive(Debug, Default)]
+pub struct Copies<K>(BTreeMap<K, usize>);
+
+impl<K: Ord + Clone> Copies<K> {
+    /// The key, and how many equal ones came before it.
+    pub fn next(&mut self, key: K) -> (K, usize) {
+        let seen = self.0.entry(key.clone()).or_default();
+        *seen += 1;
+        (key, *seen - 1)
+    }
+}
+
 /// A text column without nulls.
 ///
 /// # Errors
@@ -155,6 +168,12 @@ mod tests {
             "margin" => [0.5f32, -0.25, 0.0, 2.0],
         )
         .unwrap()
+    }
+
+    #[test]
+    fn copies_are_numbered_in_their_order() {
+        let mut copies = Copies::default();
+        assert_eq!(["a", "b", "a", "a"].map(|key| copies.next(key)), [("a", 0), ("b", 0), ("a", 1), ("a", 2)]);
     }
 
     #[test]

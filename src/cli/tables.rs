@@ -95,6 +95,16 @@ fn range(low: f64, high: f64) -> String {
     format!("{} to {}", percent(low), percent(high))
 }
 
+/// A p-value with so many decimals, or how small it is; a dash for what is not a number.
+fn p_value(p: Option<f64>, decimals: usize) -> String {
+    let least = 1.0 / 10f64.powi(decimals as i32);
+    match p.filter(|p| p.is_finite()) {
+        None => "-".into(),
+        Some(p) if p < least => format!("< {least:.decimals$}"),
+        Some(p) => format!("{p:.decimals$}"),
+    }
+}
+
 fn reasons(out: &mut String, what: &str, counts: &BTreeMap<String, u64>) {
     for (reason, n) in counts {
         let _ = writeln!(out, "  {what}: {n} {reason}");

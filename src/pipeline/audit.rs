@@ -4,6 +4,7 @@
 //! 2. [`crate::audit::rank`] concludes from these, from the run's own posteriors and from the data.
 //! 3. `audit.parquet`, `summary.json`; with an action, `cleaned/` or `review.csv` (`clean`, `review`).
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use polars::prelude::DataFrame;
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::report;
-use crate::schema::{self, SPLITS, prepared, run};
+use crate::schema::{self, SPLITS, col, prepared, run};
 use crate::seed::Seed;
 use crate::settings::Settings;
 use crate::train::TrainConfig;
@@ -117,8 +118,8 @@ impl Audited {
 /// another action trains nothing.
 ///
 /// # Errors
-/// [`Error::Config`] for settings out of range; [`Error::Artifact`] where run or data are missing or have changed, or a
-/// table for review would replace one with verdicts; [`Error::Data`] for verdicts that are not understood; those of training.
+/// [`Error::Config`] for settings out of range; [`Error::Artifact`] where run or data are missing or have changed, training
+/// pairs share an id, or a table for review would replace one with verdicts; [`Error::Data`] for verdicts that are not understood; those of training.
 pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary> {
     config.check()?;
     let (folder, out) = (PathBuf::from(&config.run), PathBuf::from(&config.out));
@@ -141,6 +142,7 @@ pub fn run(config: &AuditConfig, progress: &dyn Progress) -> Result<AuditSummary
         progress
             .warn("the prepared folder was written again since the run: run_margin is that of pairs with the same id");
     }
+    without_copies(&data, &pairs)?;
     folds::check(config, &audited, &pairs)?;
     let _lock = claim.take(&out)?;
 
@@ -180,6 +182,22 @@ fn data_pairs(data: &Path, manifest: &Manifest) -> Result<DataFrame> {
     let name = prepared::pairs(SPLITS[0]);
     manifest.verify(data, &name)?;
     artifact::read_parquet(data.join(name))
+}
+
+/// Refuses copies of a pair, which share its id: what is said of a pair could not be told apart from what is said of its copy.
+///
+/// # Errors
+/// [`Error::Artifact`] with the first such pair.
+fn without_copies(data: &Path, pairs: &DataFrame) -> Result<()> {
+    let ids = pairs.column(col::ID)?.str()?;
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    ids.iter().flatten().for_each(|id| *counts.entry(id).or_default() += 1);
+    let Some(id) = ids.iter().flatten().find(|id| counts[id] > 1) else { return Ok(()) };
+    let n: usize = counts.values().filter(|n| **n > 1).sum();
+    let message = format!("{n} of {} training pairs are copies of each other, as those of pair {id}", pairs.height());
+    Err(Error::artifact(data, message).with_hint(
+        "an audit wants each pair once: prepare without prepare.pairs.dedup = \"none\", and train on that folder",
+    ))
 }
 
 fn summary(config: &AuditConfig, audited: &Audited, found: &Audit) -> AuditSummary {
@@ -224,13 +242,13 @@ fn uncertain((low, high): (f64, f64)) -> String {
 fn changes(
     config: &AuditConfig,
     found: &Audit,
-    decided: Option<std::collections::HashMap<String, verdicts::Verdict>>,
+    decided: Option<HashMap<String, verdicts::Verdict>>,
 ) -> Result<Option<Vec<Change>>> {
     let wrong = |change: Change| {
         let of = |pair: &audit::AuditedPair| if pair.p_wrong > config.threshold { change } else { Change::Keep };
         found.pairs.iter().map(of).collect::<Vec<Change>>()
     };
-    let by_verdict = |mut decided: std::collections::HashMap<String, verdicts::Verdict>| -> Result<Vec<Change>> {
+    let by_verdict = |mut decided: HashMap<String, verdicts::Verdict>| -> Result<Vec<Change>> {
         let of = |pair: &audit::AuditedPair| match decided.remove(&pair.signals.id) {
             None | Some(verdicts::Verdict::Keep) => Change::Keep,
             Some(verdicts::Verdict::Flip) => Change::Flip,

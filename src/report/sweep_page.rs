@@ -184,7 +184,7 @@ fn accuracy(cells: &[CellSummary], colours: &Colours, parts: &mut Vec<Block>) {
         ("95 % over seeds", &|c| c.over_seeds(result::EVAL_ACCURACY_LOW, result::EVAL_ACCURACY_HIGH)),
         ("sd, points", &|c| c.get(result::EVAL_ACCURACY_SD).map_or("–".into(), |s| format!("{:.1}", s * 100.0))),
         ("over none, points", &|c| c.starred(result::DIFFERENCE, result::DIFFERENCE_P_HOLM)),
-        ("95 % over pairs", &|c| gains(c)),
+        ("95 % over prompts", &|c| gains(c)),
         ("p (Holm)", &|c| p_value(c.get(result::DIFFERENCE_P_HOLM))),
         ("code perplexity", &|c| number(c.get(result::CODE_PERPLEXITY), 2)),
     ];
@@ -291,9 +291,9 @@ fn method(results: &DataFrame, parts: &mut Vec<Block>) {
         "Intervals of means are 95 % Student t intervals over the seeds, from three seeds on. Differences to a baseline \
          are paired: for each test pair the mean over the common seeds (of the training and of the flips) of being \
          right or wrong, minus the same of the baseline; their intervals are 95 % percentile bootstrap intervals over \
-         the test pairs, their p-values two-sided from the same resamples. The former hold for another seed, the latter \
-         for other test pairs. Holm's correction is for all comparisons of a sweep with the same baseline. The interval \
-         of one run's accuracy is Wilson's, over its test pairs. A tie counts as wrong."
+         prompts with all their test pairs, their p-values two-sided by sign flips of the prompts' summed differences. The \
+         former hold for another seed, the latter for other prompts. Holm's correction is for all comparisons of a sweep with the same baseline. The interval \
+         of one run's accuracy is Wilson's, over its test pairs, which it takes as independent. A tie counts as wrong."
             .into(),
     ));
 }

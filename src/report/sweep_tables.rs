@@ -29,7 +29,7 @@ pub(super) fn over_baseline(summary: &DataFrame, parts: &mut Vec<Block>) {
         ("affected", &|c| c.affected()),
         ("seeds", &|c| number(c.get(result::N_SEEDS), 0)),
         ("over the baseline, points", &|c| c.starred(result::DIFFERENCE_BASELINE, result::DIFFERENCE_BASELINE_P_HOLM)),
-        ("95 % over pairs", &|c| range(c)),
+        ("95 % over prompts", &|c| range(c)),
         ("p (Holm)", &|c| p_value(c.get(result::DIFFERENCE_BASELINE_P_HOLM))),
         ("pairs", &|c| number(c.get(result::N_PAIRED_BASELINE), 0)),
     ];

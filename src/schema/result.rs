@@ -55,7 +55,7 @@ pub const DIFFERENCE_LOW: &str = "difference_low";
 pub const DIFFERENCE_HIGH: &str = "difference_high";
 /// Pairs in the paired comparison.
 pub const N_PAIRED: &str = "n_paired";
-/// Its two-sided bootstrap p-value.
+/// Its two-sided p-value, by sign flips of the prompts' differences.
 pub const DIFFERENCE_P: &str = "difference_p";
 /// The same after Holm's correction for all such comparisons of the sweep.
 pub const DIFFERENCE_P_HOLM: &str = "difference_p_holm";
@@ -69,7 +69,7 @@ pub const DIFFERENCE_BASELINE_LOW: &str = "difference_baseline_low";
 pub const DIFFERENCE_BASELINE_HIGH: &str = "difference_baseline_high";
 /// Pairs in the comparison with the named baseline.
 pub const N_PAIRED_BASELINE: &str = "n_paired_baseline";
-/// Its two-sided bootstrap p-value.
+/// Its two-sided p-value, by sign flips of the prompts' differences.
 pub const DIFFERENCE_BASELINE_P: &str = "difference_baseline_p";
 /// The same after Holm's correction.
 pub const DIFFERENCE_BASELINE_P_HOLM: &str = "difference_baseline_p_holm";

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::columns;
+use super::{columns, p_value};
 use crate::analysis::{Associations, CodeAccuracy, CodeReading};
 
 /// Codes listed at most.
@@ -51,7 +51,7 @@ pub fn associations(found: &Associations) -> String {
             l.n.to_string(),
             figure(l.nmi, 2),
             figure(l.ami, 2),
-            figure(l.p_holm, 3),
+            p_value(l.p_holm, 3),
         ]
     };
     let rows: Vec<Vec<String>> = split.labels.iter().filter(|l| l.nmi.is_some()).map(row).collect();

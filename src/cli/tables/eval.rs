@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{columns, percent, range, reasons};
-use crate::pipeline::eval::{EvalSummary, TaskResult};
+use super::{columns, p_value, percent, range, reasons};
+use crate::analysis::Interval;
+use crate::pipeline::eval::{Difference, EvalSummary, TaskResult};
 
 /// `eval`.
 pub fn eval(s: &EvalSummary) -> String {
@@ -32,18 +33,7 @@ pub fn eval(s: &EvalSummary) -> String {
         out += &details(name, result);
     }
     for d in &s.against {
-        let interval = &d.difference.interval;
-        let _ = writeln!(
-            out,
-            "{} {}: {:+.1} points from the other model ({:+.1} to {:+.1}), p {:.3}, over {} items",
-            d.task,
-            d.metric,
-            100.0 * interval.estimate,
-            100.0 * interval.low,
-            100.0 * interval.high,
-            d.difference.p,
-            interval.n,
-        );
+        let _ = writeln!(out, "{}", against(d));
         if d.unpaired > 0 {
             let _ = writeln!(out, "  {} items are not in the other evaluation", d.unpaired);
         }
@@ -52,6 +42,22 @@ pub fn eval(s: &EvalSummary) -> String {
         let _ = writeln!(out, "written: {}", s.out);
     }
     out
+}
+
+/// A difference from the other model.
+fn against(d: &Difference) -> String {
+    let Interval { estimate, low, high, n } = d.difference.interval;
+    let interval = match low.is_finite() && high.is_finite() {
+        true => format!("{:+.1} to {:+.1}", 100.0 * low, 100.0 * high),
+        false => "no interval".into(),
+    };
+    format!(
+        "{} {}: {:+.1} points from the other model ({interval}), p {}, over {n} items",
+        d.task,
+        d.metric,
+        100.0 * estimate,
+        p_value(Some(d.difference.p), 3),
+    )
 }
 
 fn details(name: &str, result: &TaskResult) -> String {
@@ -77,4 +83,29 @@ fn details(name: &str, result: &TaskResult) -> String {
         let _ = write!(out, "\n{}", columns(&[&format!("part of {name}"), "items", "accuracy", "95 %"], &rows));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::PairedDifference;
+
+    #[test]
+    fn a_small_p_value_is_not_told_as_zero() {
+        let of = |p, low| {
+            let interval = Interval { estimate: 0.021, low, high: 0.032, n: 100 };
+            against(&Difference {
+                task: "t".into(),
+                metric: "acc".into(),
+                difference: PairedDifference { interval, p },
+                unpaired: 0,
+            })
+        };
+        let told = "t acc: +2.1 points from the other model (+1.0 to +3.2), p";
+        assert_eq!(of(0.0635, 0.01), format!("{told} 0.064, over 100 items"));
+        assert_eq!(of(0.001, 0.01), format!("{told} 0.001, over 100 items"));
+        assert_eq!(of(1.0 / 10_001.0, 0.01), format!("{told} < 0.001, over 100 items"));
+        let one = of(f64::NAN, f64::NAN);
+        assert_eq!(one, "t acc: +2.1 points from the other model (no interval), p -, over 100 items");
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::lines::clock;
-use super::{Column, maybe, percent, range, table};
+use super::{Column, maybe, p_value, percent, range, table};
 use crate::pipeline::sweep::{CellPlan, CurveRow, SummaryRow, SweepOutcome, SweepPlan, Varied};
 use crate::schema::name_of;
 
@@ -44,13 +44,13 @@ fn over_seeds(low: Option<f64>, high: Option<f64>, n: u32) -> String {
 
 /// A difference in points with its interval, with a star where the corrected p-value is below [`LEVEL`].
 fn points(difference: Option<f64>, low: Option<f64>, high: Option<f64>, p_holm: Option<f64>) -> String {
-    match (difference, low, high) {
-        (Some(d), Some(low), Some(high)) => {
-            let star = if p_holm.is_some_and(|p| p < LEVEL) { "*" } else { "" };
-            format!("{:+.1}{star} ({:+.1} to {:+.1})", 100.0 * d, 100.0 * low, 100.0 * high)
-        }
-        _ => "-".into(),
-    }
+    let Some(difference) = difference else { return "-".into() };
+    let star = if p_holm.is_some_and(|p| p < LEVEL) { "*" } else { "" };
+    let interval = match (low, high) {
+        (Some(low), Some(high)) => format!("{:+.1} to {:+.1}", 100.0 * low, 100.0 * high),
+        _ => "no interval".into(),
+    };
+    format!("{:+.1}{star} ({interval})", 100.0 * difference)
 }
 
 /// The cells over their seeds.
@@ -84,7 +84,7 @@ fn baseline_rows(rows: &[SummaryRow]) -> String {
             let (low, high) = (r.difference_baseline_low, r.difference_baseline_high);
             points(r.difference_baseline, low, high, r.difference_baseline_p_holm)
         }),
-        ("p (Holm)", &|r| r.difference_baseline_p_holm.map_or_else(|| "-".into(), |p| format!("{p:.4}"))),
+        ("p (Holm)", &|r| p_value(r.difference_baseline_p_holm, 4)),
     ];
     let compared: Vec<&SummaryRow> = rows.iter().filter(|r| r.difference_baseline.is_some()).collect();
     format!("\nAgainst the baseline {baseline}\n\n{}", table(&compared, &of))
@@ -159,5 +159,6 @@ mod tests {
         assert_eq!(of(Some(0.05)), "+2.1 (+1.0 to +3.2)");
         assert_eq!(of(None), "+2.1 (+1.0 to +3.2)");
         assert_eq!(points(None, None, None, Some(0.01)), "-");
+        assert_eq!(points(Some(0.021), None, None, Some(1.0)), "+2.1 (no interval)", "of one prompt");
     }
 }

@@ -16,6 +16,8 @@ pub struct Item {
     pub id: String,
     /// What pairs it with an item of another evaluation: see [`key`].
     pub key: String,
+    /// Id of its prompt, where others of the task may have the same; none where each stands by itself.
+    pub prompt_id: Option<String>,
     /// Source tag, or subset.
     pub source: Option<String>,
     /// Value of each metric, by metric and filter.

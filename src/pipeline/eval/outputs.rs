@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::items::{Item, column, frame};
 use super::rewards::RewardReference;
 use super::{EvalSummary, EvalTask, STAGE, TaskResult};
-use crate::analysis::{PairedDifference, bootstrap_paired};
+use crate::analysis::{Copies, PairedDifference, by_cluster, paired_difference};
 use crate::artifact::{self, Claim};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
@@ -18,7 +18,7 @@ use crate::pipeline::recipe::EvalConfig;
 use crate::schema::{eval, fact};
 use crate::seed::Seed;
 
-/// Resamples of the bootstrap.
+/// Resamples of the bootstrap, and assignments of signs.
 const RESAMPLES: usize = 10_000;
 
 /// A metric's difference from another model on the same items.
@@ -28,7 +28,7 @@ pub struct Difference {
     pub task: String,
     /// Metric, with its filter where it has one.
     pub metric: String,
-    /// This model's mean minus the other's, paired by item.
+    /// This model's mean minus the other's, paired by item; items of one prompt belong together.
     pub difference: PairedDifference,
     /// Items of this evaluation that the other does not have.
     pub unpaired: usize,
@@ -151,20 +151,8 @@ fn harness(config: &EvalConfig, summary: &EvalSummary) -> Value {
     })
 }
 
-/// An item: task, key, and the number of equal ones before it.
-type ItemKey = (String, String, usize);
-
-/// Numbers items with the same task and key.
-#[derive(Default)]
-struct Keys(BTreeMap<(String, String), usize>);
-
-impl Keys {
-    fn next(&mut self, task: &str, key: &str) -> ItemKey {
-        let seen = self.0.entry((task.to_string(), key.to_string())).or_default();
-        *seen += 1;
-        (task.to_string(), key.to_string(), *seen - 1)
-    }
-}
+/// An item: task and key, and the number of equal ones before it.
+type ItemKey = ((String, String), usize);
 
 /// Items of an earlier evaluation with each metric's value.
 pub struct Earlier {
@@ -191,9 +179,9 @@ impl Earlier {
                 .with_hint("evaluate the other model again"));
         }
         let (tasks, keys) = (frame.column(eval::TASK)?.str()?.clone(), frame.column(eval::KEY)?.str()?.clone());
-        let mut numbered = Keys::default();
+        let mut copies = Copies::default();
         let names: Vec<Option<ItemKey>> =
-            tasks.iter().zip(keys.iter()).map(|(task, key)| Some(numbered.next(task?, key?))).collect();
+            tasks.iter().zip(keys.iter()).map(|(task, key)| Some(copies.next((task?.into(), key?.into())))).collect();
         let mut values: BTreeMap<_, BTreeMap<String, f64>> = BTreeMap::new();
         for column in frame.columns().iter().filter(|c| c.dtype() == &DataType::Float64) {
             for (value, name) in column.f64()?.iter().zip(&names) {
@@ -250,14 +238,16 @@ impl Earlier {
     /// # Errors
     /// [`Error::Config`] where no item is in both.
     pub fn compared(&self, items: &[Item], seed: Seed) -> Result<Vec<Difference>> {
-        let mut by: BTreeMap<(&str, &str), (Vec<f64>, usize)> = BTreeMap::new();
-        let mut numbered = Keys::default();
-        for item in items {
-            let other = self.values.get(&numbered.next(&item.task, &item.key));
+        let mut by: BTreeMap<(&str, &str), (Vec<_>, usize)> = BTreeMap::new();
+        let mut copies = Copies::default();
+        for (at, item) in items.iter().enumerate() {
+            let other = self.values.get(&copies.next((item.task.clone(), item.key.clone())));
+            // An item without a prompt id belongs to no other.
+            let cluster = item.prompt_id.as_ref().ok_or(at);
             for (metric, value) in &item.metrics {
                 let (differences, unpaired) = by.entry((&item.task, metric)).or_default();
                 match other.and_then(|other| other.get(metric)) {
-                    Some(other) => differences.push(value - other),
+                    Some(other) => differences.push((cluster, value - other)),
                     None => *unpaired += 1,
                 }
             }
@@ -268,9 +258,58 @@ impl Earlier {
         let found = by.into_iter().map(|((task, metric), (differences, unpaired))| Difference {
             task: task.into(),
             metric: metric.into(),
-            difference: bootstrap_paired(&differences, RESAMPLES, seed),
+            difference: paired_difference(&by_cluster(differences), RESAMPLES, seed),
             unpaired,
         });
         Ok(found.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Items of a task with their prompts, and whether each is right.
+    fn items(given: &[(&str, Option<&str>, f64)]) -> Vec<Item> {
+        let item = |(key, prompt, right): &(&str, Option<&str>, f64)| Item {
+            task: "t".into(),
+            key: (*key).into(),
+            prompt_id: prompt.map(String::from),
+            metrics: vec![("acc".into(), *right)],
+            ..Item::default()
+        };
+        given.iter().map(item).collect()
+    }
+
+    #[test]
+    fn items_of_a_prompt_belong_together_and_copies_are_paired_in_their_order() {
+        // Four prompts with three pairs each, a copy among them; the other model has every pair wrong.
+        let keys: Vec<String> = (0..4).flat_map(|p| ["a", "a", "b"].map(|pair| format!("{p}{pair}"))).collect();
+        let prompts: Vec<String> = (0..12).map(|i| format!("p{}", i / 3)).collect();
+        let of = |prompt: bool, right: &dyn Fn(usize) -> f64| -> Vec<Item> {
+            let given = (0..12).map(|i| (keys[i].as_str(), prompt.then_some(prompts[i].as_str()), right(i)));
+            items(&given.collect::<Vec<_>>())
+        };
+        let other = of(true, &|_| 0.0);
+        let mut copies = Copies::default();
+        let value = |item: &Item| (copies.next((item.task.clone(), item.key.clone())), [("acc".into(), 0.0)].into());
+        let earlier = Earlier {
+            folder: PathBuf::new(),
+            manifest: Manifest::begin(STAGE, &()).unwrap(),
+            values: other.iter().map(value).collect(),
+        };
+        // One pair of each prompt is right: of 2^4 assignments of signs two reach that, and of 2^12 as few with three.
+        let compared = |items: &[Item]| earlier.compared(items, Seed(1)).unwrap().remove(0);
+        let found = compared(&of(true, &|i| f64::from(u8::from(i % 3 == 0))));
+        assert_eq!((found.difference.interval.n, found.unpaired), (12, 0));
+        assert!((found.difference.interval.estimate - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(found.difference.p, 2.0 / 16.0);
+        assert_eq!(compared(&of(true, &|_| 1.0)).difference.p, 2.0 / 16.0);
+        assert_eq!(compared(&of(false, &|_| 1.0)).difference.p, 2.0 / 4096.0);
+        // A third copy has nothing to be paired with.
+        let mut more = of(true, &|_| 1.0);
+        more.push(more[0].clone());
+        let found = compared(&more);
+        assert_eq!((found.difference.interval.n, found.unpaired), (12, 1));
     }
 }

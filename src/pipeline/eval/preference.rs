@@ -33,6 +33,8 @@ pub struct Compared {
     pub id: String,
     /// What pairs it with an item of another evaluation.
     pub key: String,
+    /// Id of the prompt of a pair; none in RewardBench.
+    pub prompt_id: Option<String>,
     /// Source tag, or subset.
     pub source: String,
     /// How many of the first responses are right; 0 where the second is: of a flipped pair the clean label counts.
@@ -129,6 +131,7 @@ fn pairs(work: &Work<'_>) -> Result<Given> {
         place,
         id: row.id.to_string(),
         key: row.id.to_string(),
+        prompt_id: Some(row.prompt_id.to_string()),
         source: row.source.to_string(),
         right: usize::from(!row.flipped),
         truncated: row.truncated,
@@ -222,6 +225,7 @@ fn items(work: &Work<'_>, compared: &[Compared], rewards: &[Vec<f64>], latents: 
             index: c.place,
             id: c.id.clone(),
             key: c.key.clone(),
+            prompt_id: c.prompt_id.clone(),
             source: Some(c.source.clone()),
             metrics: vec![(column(metric.0, "none"), metric.1)],
             scores: rewards.clone(),

@@ -38,7 +38,8 @@ pub fn given(work: &Work<'_>) -> Result<Given> {
                 let responses = ranking.chosen.iter().chain(&ranking.rejected);
                 let key = key(&ranking.id, [&ranking.prompt].into_iter().chain(responses).map(String::as_str));
                 let Ranking { id, subset: source, chosen, .. } = ranking;
-                compared.push(Compared { place, id, key, source, right: chosen.len(), tokens, truncated });
+                let (prompt_id, right) = (None, chosen.len());
+                compared.push(Compared { place, id, key, prompt_id, source, right, tokens, truncated });
             }
             Err(reason) => *left_out.entry(reason).or_default() += 1,
         }

@@ -43,13 +43,13 @@ pub struct SummaryRow {
     pub eval_accuracy_high: Option<f64>,
     /// Accuracy minus that of `latent = none` with the same noise and objective, seeds paired.
     pub difference: Option<f64>,
-    /// Lower end of the 95 % bootstrap interval over examples.
+    /// Lower end of the 95 % interval, by a bootstrap over the test pairs' prompts.
     pub difference_low: Option<f64>,
-    /// Upper end of the 95 % bootstrap interval over examples.
+    /// Upper end of the 95 % interval, by a bootstrap over the test pairs' prompts.
     pub difference_high: Option<f64>,
-    /// Examples in the paired comparison.
+    /// Test pairs in the paired comparison.
     pub n_paired: Option<u64>,
-    /// Two-sided bootstrap p-value of no difference.
+    /// Two-sided p-value, by sign flips of the prompts' differences, of no difference.
     pub difference_p: Option<f64>,
     /// The same after Holm's correction for all comparisons with `latent = none`.
     pub difference_p_holm: Option<f64>,
@@ -57,13 +57,13 @@ pub struct SummaryRow {
     pub baseline: Option<String>,
     /// Accuracy minus that of the named baseline, seeds paired.
     pub difference_baseline: Option<f64>,
-    /// Lower end of the 95 % bootstrap interval over examples.
+    /// Lower end of the 95 % interval, by a bootstrap over the test pairs' prompts.
     pub difference_baseline_low: Option<f64>,
-    /// Upper end of the 95 % bootstrap interval over examples.
+    /// Upper end of the 95 % interval, by a bootstrap over the test pairs' prompts.
     pub difference_baseline_high: Option<f64>,
-    /// Examples in the comparison with the named baseline.
+    /// Test pairs in the comparison with the named baseline.
     pub n_paired_baseline: Option<u64>,
-    /// Two-sided bootstrap p-value of no difference to the named baseline.
+    /// Two-sided p-value, by sign flips of the prompts' differences, of no difference to the named baseline.
     pub difference_baseline_p: Option<f64>,
     /// The same after Holm's correction for all comparisons with the named baseline.
     pub difference_baseline_p_holm: Option<f64>,

@@ -61,6 +61,7 @@ impl SweepBackend for Fake {
         let margin: Vec<f32> = (0..n).map(|i| if hits(cell, i) != flipped[i as usize] { 0.5 } else { -0.5 }).collect();
         let mut frame = df!(
             col::ID => (0..n).map(|i| format!("{i:032x}")).collect::<Vec<_>>(),
+            col::PROMPT_ID => (0..n).map(|i| format!("p{i}")).collect::<Vec<_>>(),
             col::SPLIT => vec!["test"; n as usize],
             col::FLIPPED => flipped,
             col::MARGIN => margin,
@@ -387,16 +388,19 @@ fn ties_are_wrong_and_flips_are_undone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("p.parquet");
     let mut frame = df!(
-        col::ID => ["a", "b", "c", "d", "e", "f"],
+        col::ID => ["a", "b", "c", "d", "e", "a"],
+        col::PROMPT_ID => ["p", "q", "r", "q", "s", "p"],
         col::SPLIT => ["test", "test", "test", "test", "train", "test"],
         col::FLIPPED => [false, true, true, false, false, true],
         col::MARGIN => [1.0f32, 1.0, -1.0, 0.0, 1.0, 0.0],
     )
     .unwrap();
     artifact::write_parquet(&path, &mut frame).unwrap();
-    let correct: Vec<(String, f64)> = paired::correctness(&path).unwrap().unwrap().into_iter().collect();
-    let expected = [("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 0.0), ("f", 0.0)];
-    assert_eq!(correct, expected.map(|(id, c)| (id.to_string(), c)));
+    let found = paired::correctness(&path, &mut paired::Prompts::new()).unwrap().unwrap();
+    let correct: Vec<(&str, usize, usize, f64)> =
+        found.iter().map(|((id, copy), (prompt, right))| (id.as_str(), *copy, *prompt, *right)).collect();
+    // The copy of `a` is a pair of its own, of the same prompt.
+    assert_eq!(correct, [("a", 0, 0, 1.0), ("a", 1, 0, 0.0), ("b", 0, 1, 0.0), ("c", 0, 2, 1.0), ("d", 0, 1, 0.0)]);
 }
 
 #[test]

@@ -362,6 +362,29 @@ fn margins_are_recorded_after_each_epoch_and_averaged() {
     assert!(sandbox.text("other/report.html").contains("area under the margin is not known"));
 }
 
+/// Copies of a pair share its id: nothing is trained, and the remedy that is told helps.
+#[test]
+fn copies_of_a_pair_are_refused_before_training() {
+    let sandbox = Sandbox::new();
+    let row = |i: usize| format!("{{\"prompt\": \"Which {i}?\", \"chosen\": \"Good {i}.\", \"rejected\": \"Bad.\"}}\n");
+    sandbox.write("pairs.jsonl", (0..40).map(row).chain((0..3).map(row)).collect::<String>());
+    let prepare = "prepare --input pairs.jsonl --out data --quiet --test-fraction";
+    sandbox.ok(&format!("{prepare} 0 --set prepare.pairs.dedup=none"));
+    sandbox.ok(&format!("{TRAIN} --max-steps 1 --out run"));
+    let refused = sandbox.ends(3, "audit --run run --out audit --folds 2 --repeats 1 --quiet");
+    let id = texts(&sandbox.parquet("data/pairs/train.parquet"), "id");
+    let first = id.iter().find(|a| id.iter().filter(|b| a == b).count() == 2).expect("a copy");
+    let said = format!("error: data: 6 of 43 training pairs are copies of each other, as those of pair {first}\n");
+    assert!(refused.stderr.starts_with(&said), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: an audit wants each pair once: prepare without prepare.pairs.dedup"));
+    assert!(!sandbox.exists("audit"), "nothing is trained");
+    std::fs::remove_dir_all(sandbox.path("data")).expect("removed");
+    sandbox.ok(&format!("{prepare} 0"));
+    sandbox.ok(&format!("{TRAIN} --max-steps 1 --out once"));
+    sandbox.ok("audit --run once --out audit --folds 2 --repeats 1 --quiet");
+    assert_eq!(sandbox.parquet("audit/audit.parquet").height(), 40);
+}
+
 #[test]
 fn planted_flips_are_found_better_than_by_chance() {
     let sandbox = Sandbox::new();

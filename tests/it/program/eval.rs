@@ -2,7 +2,7 @@
 
 mod rewards;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -348,6 +348,34 @@ fn items_are_paired_by_what_they_ask() {
     let refused = sandbox.ends(2, &format!("{preference} --reference tiny:32x1 --against c"));
     assert!(refused.stderr.contains("weights of the reference: "), "{}", refused.stderr);
     sandbox.ok(&format!("{preference} --reference sft --against c"));
+}
+
+/// The p-value of a difference is that of sign flips of whole prompts, worked out here from the items.
+#[test]
+fn pairs_of_a_prompt_are_compared_together() {
+    let sandbox = trained();
+    sandbox.ok("prepare --input raw --tokenizer run/model --pairs all-pairs --test-fraction 0.1 --out many --quiet");
+    let eval = "eval --task preference --data many --quiet";
+    sandbox.ok(&format!("{eval} --model run --out a"));
+    sandbox.ok(&format!("{eval} --model sft --reference sft --out b --against a"));
+    let (a, b) = (sandbox.parquet("a/items.parquet"), sandbox.parquet("b/items.parquet"));
+    let pairs = sandbox.parquet("many/pairs/test.parquet");
+    let prompt: BTreeMap<String, String> = texts(&pairs, "id").into_iter().zip(texts(&pairs, "prompt_id")).collect();
+    let mut sums: BTreeMap<&String, f64> = BTreeMap::new();
+    for (id, (b, a)) in texts(&b, "id").iter().zip(numbers(&b, "acc").iter().zip(numbers(&a, "acc"))) {
+        *sums.entry(&prompt[id]).or_default() += b - a;
+    }
+    let sums: Vec<f64> = sums.into_values().collect();
+    assert!(pairs.height() > 2 * sums.len() && (4..=12).contains(&sums.len()), "{} {}", pairs.height(), sums.len());
+    let with =
+        |signs: u32| sums.iter().enumerate().map(|(i, x)| if signs >> i & 1 == 1 { -x } else { *x }).sum::<f64>();
+    let all = 1 << sums.len();
+    let reached = (0..all).filter(|signs| with(*signs).abs() > with(0).abs() - 1e-9).count();
+    let difference = &sandbox.json("b/summary.json")["against"][0]["difference"];
+    assert_eq!(difference["p"].as_f64(), Some(reached as f64 / f64::from(all)));
+    let interval = &difference["interval"];
+    assert_eq!(interval["n"].as_u64(), Some(pairs.height() as u64));
+    assert!((interval["estimate"].as_f64().expect("a mean") - with(0) / pairs.height() as f64).abs() < 1e-12);
 }
 
 /// Pairs of files are taken in their order, as long as the model reads them, and what is cut is counted.

@@ -94,8 +94,9 @@ fn a_comparison_takes_the_seeds_that_both_cells_finished() {
 
 #[test]
 fn holms_correction_counts_each_comparison_once() {
-    // No resample of 100 differences, 20 of them 1 and none negative, has a mean of 0 or less: p = 2 / (10000 + 1).
-    let p = 2.0 / 10_001.0;
+    // Of 100 differences more than 20 are above 0 and none is below: no other assignment of signs has their sum, and
+    // p = 1 / (10000 + 1).
+    let p = 1.0 / 10_001.0;
     for (kinds, comparisons) in [(vec![FlipKind::Uniform], 2.0), (vec![FlipKind::Uniform, FlipKind::WeakQuality], 3.0)]
     {
         let dir = tempfile::tempdir().unwrap();
@@ -108,6 +109,53 @@ fn holms_correction_counts_each_comparison_once() {
             assert!(close(row.difference_p, p) && close(row.difference_p_holm, comparisons * p), "{row:?}");
         }
     }
+}
+
+/// Writes the posteriors of a cell anew, all of the test split: ids, prompts and whether each pair is right.
+fn overwrite(dir: &Path, cell: &str, of: impl Fn(usize) -> (String, String, bool)) {
+    let rows: Vec<(String, String, bool)> = (0..100).map(of).collect();
+    let mut frame = df!(
+        col::ID => rows.iter().map(|r| r.0.as_str()).collect::<Vec<_>>(),
+        col::PROMPT_ID => rows.iter().map(|r| r.1.as_str()).collect::<Vec<_>>(),
+        col::SPLIT => ["test"; 100],
+        col::FLIPPED => [false; 100],
+        col::MARGIN => rows.iter().map(|r| if r.2 { 0.5f32 } else { -0.5 }).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    artifact::write_parquet(dir.join(format!("cells/{cell}/posteriors.parquet")), &mut frame).unwrap();
+}
+
+#[test]
+fn pairs_of_a_prompt_are_compared_together() {
+    let (dir, _) = finished();
+    for seed in [1, 2] {
+        // Ten prompts with ten pairs each: codes are right on all pairs of two prompts more.
+        let of = |right: usize| move |i: usize| (format!("{i:02}"), format!("p{}", i % 10), i % 10 < right);
+        overwrite(dir.path(), &format!("dpo-none-clean-s{seed}"), of(5));
+        overwrite(dir.path(), &format!("dpo-lpc-k8-clean-s{seed}"), of(7));
+    }
+    let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    let row = of(&outcome, ObjectiveKind::Dpo, LatentKind::Lpc, 0.0);
+    assert!(close(row.difference, 0.2) && row.n_paired == Some(100), "{row:?}");
+    // Two of the four assignments of signs to two prompts reach the sum. Of the resamples of ten prompts 10.7 % have neither
+    // of the two, 3.3 % have five of them or more, and 0.6 % six.
+    assert_eq!(row.difference_p, Some(0.5));
+    assert_eq!((row.difference_low, row.difference_high), (Some(0.0), Some(0.5)));
+}
+
+#[test]
+fn copies_of_a_pair_are_compared_one_by_one() {
+    let (dir, _) = finished();
+    for seed in [1, 2] {
+        // Fifty pairs with a copy each; without codes the copies alone are wrong.
+        let of = |right: bool| move |i: usize| (format!("{:02}", i % 50), format!("p{}", i % 50), right || i < 50);
+        overwrite(dir.path(), &format!("dpo-none-clean-s{seed}"), of(false));
+        overwrite(dir.path(), &format!("dpo-lpc-k8-clean-s{seed}"), of(true));
+    }
+    let outcome = launch(&small(), json!({}), dir.path(), &Fake::default()).unwrap();
+    let row = of(&outcome, ObjectiveKind::Dpo, LatentKind::Lpc, 0.0);
+    assert!(close(row.difference, 0.5) && row.n_paired == Some(100), "{row:?}");
+    assert_eq!((row.difference_low, row.difference_high), (Some(0.5), Some(0.5)), "each prompt has a half");
 }
 
 #[test]
