@@ -156,8 +156,8 @@ fn grid(recipe: &Recipe, prepared: &PrepareConfig, model: &str, out: String) -> 
 /// Refuses a folder with a demo of another seed or other data: its runs could not go on, and what they were trained on
 /// would be lost.
 fn require_same(out: &Path, seed: Seed, corpus: &SynthConfig, prepared: &PrepareConfig) -> Result<()> {
-    // Paths may be spelled in other ways; what they lead to is in this folder.
-    let corpus = ("synth", Path::new(&corpus.out), "seed", sweep::settings(corpus, &["out"])?);
+    // The runs know their model by its path as it was spelled, and so the corpus is compared by its own.
+    let corpus = ("synth", Path::new(&corpus.out), "seed", serde_json::to_value(corpus)?);
     let prepared = ("prepare", Path::new(&prepared.out), "run", sweep::settings(prepared, &["out", "input"])?);
     let mut differ = BTreeSet::new();
     for (section, folder, purpose, now) in [corpus, prepared] {
@@ -171,7 +171,11 @@ fn require_same(out: &Path, seed: Seed, corpus: &SynthConfig, prepared: &Prepare
         by_dotted_key(section, &now, &mut new);
         for (key, now) in new {
             let Some(before) = old.get(&key).filter(|before| **before != now) else { continue };
-            let key = if key == "synth.rows" { "demo.rows" } else { &key };
+            let key = match key.as_str() {
+                "synth.rows" => "demo.rows",
+                "synth.out" => "folder of the corpus (--out)",
+                other => other,
+            };
             differ.insert(format!("{key}: {before} before, {now} now"));
         }
     }

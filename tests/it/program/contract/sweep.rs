@@ -180,17 +180,21 @@ fn a_small_demo() {
     };
     let before = all(&sandbox);
     for (other, said) in [
-        ("demo.rows=60 --seed 9", "seed (--seed): 0 before, 9 now"),
-        ("demo.rows=70", "demo.rows: 60 before, 70 now"),
-        ("demo.rows=60 --set prepare.pairs.test_fraction=0.3", "prepare.pairs.test_fraction: 0.1 before, 0.3 now"),
+        ("demo.rows=60 --out demo --seed 9", "seed (--seed): 0 before, 9 now"),
+        ("demo.rows=70 --out demo", "demo.rows: 60 before, 70 now"),
+        (
+            "demo.rows=60 --out demo --set prepare.pairs.test_fraction=0.3",
+            "prepare.pairs.test_fraction: 0.1 before, 0.3 now",
+        ),
+        ("demo.rows=60 --out ./demo", "folder of the corpus (--out): \"demo/corpus\" before, \"./demo/corpus\" now"),
     ] {
-        let refused = sandbox.ends(3, &format!("demo --out demo {epochs} --set {other}"));
+        let refused = sandbox.ends(3, &format!("demo {epochs} --set {other}"));
         let told = refused.stderr.contains("holds another demo; what differs:") && refused.stderr.contains(said);
         assert!(told, "{other}: {}", refused.stderr);
         assert!(all(&sandbox) == before, "{other}: files have changed");
     }
-    // The same goes on, however its folder is spelled.
-    let again = sandbox.ok(&format!("demo --out ./demo {size} --json")).json();
+    // The same goes on.
+    let again = sandbox.ok(&format!("demo --out demo {size} --json")).json();
     assert_eq!((&again["dpo"], &again["sweep"]), (&summary["dpo"], &summary["sweep"]));
     // What a step would refuse is refused before the first.
     let refused = sandbox.ends(2, &format!("demo --out other {size} --set prepare.noise.flip_rate=0.2"));
