@@ -12,7 +12,7 @@ mod growing;
 mod lock;
 mod portable;
 
-pub use claim::{Claim, WRITTEN_BY, lock_folder, may_add};
+pub use claim::{Claim, WRITTEN_BY, lock_folder, may_add, may_write};
 pub use growing::Growing;
 pub use lock::{Lock, try_lock, wait_for};
 

@@ -207,13 +207,14 @@ impl Claim<'_> {
     }
 
     /// Refuses a file that this command must not write: one that exists and was not written by this command, an input
-    /// of it, or one that lies within what another command wrote.
+    /// of it, or one that lies within what another command wrote; and one that cannot be written.
     ///
     /// # Errors
-    /// [`Error::Artifact`] with the reason.
+    /// [`Error::Artifact`] with the reason; [`Error::Io`] as [`may_write`].
     pub fn file(&self, path: &Path) -> Result<()> {
         if std::fs::symlink_metadata(path).is_err() {
-            return self.outside_of_others(path);
+            self.outside_of_others(path)?;
+            return may_write(path);
         }
         if path.is_dir() {
             return Err(refused(path, format!("a folder is there, and `{}` writes a file", self.stage)));
@@ -230,19 +231,21 @@ impl Claim<'_> {
                 format!("is there, and `{}` did not write it; it would be replaced", self.stage),
             ));
         }
-        self.outside_of_others(path)
+        self.outside_of_others(path)?;
+        may_write(path)
     }
 
     /// Refuses a file that is there already, whoever wrote it, or that lies within what another command wrote: for
-    /// files that do not say who wrote them.
+    /// files that do not say who wrote them. And one that cannot be written.
     ///
     /// # Errors
-    /// [`Error::Artifact`] with the reason.
+    /// [`Error::Artifact`] with the reason; [`Error::Io`] as [`may_write`].
     pub fn new_file(&self, path: &Path) -> Result<()> {
         if std::fs::symlink_metadata(path).is_ok() {
             return Err(refused(path, format!("is there already, and `{}` does not replace it", self.stage)));
         }
-        self.outside_of_others(path)
+        self.outside_of_others(path)?;
+        may_write(path)
     }
 
     /// Refuses a path within one of the files and folders that another command wrote at the top of its folder.
@@ -258,6 +261,19 @@ impl Claim<'_> {
         }
         Ok(())
     }
+}
+
+/// Finds out whether a file or a folder can be written under this path, before the work whose results go there: an
+/// unfinished file is made in the nearest folder that exists, and removed.
+///
+/// # Errors
+/// [`Error::Io`] with the path where it cannot.
+pub fn may_write(path: &Path) -> Result<()> {
+    let whole = std::path::absolute(path).map_err(Error::io(path))?;
+    let nearest = whole.ancestors().skip(usize::from(!whole.is_dir())).find(|above| above.exists());
+    let nearest = nearest.unwrap_or(Path::new("/"));
+    tempfile::Builder::new().prefix(STAGED).tempfile_in(nearest).map_err(Error::io(path))?;
+    Ok(())
 }
 
 /// Refuses to replace files in a folder that this program did not write.

@@ -1,5 +1,6 @@
 //! `demo`: the whole job on built-in data, without a network.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,13 +12,14 @@ use super::recipe::{PrepareConfig, Recipe};
 use super::sweep::{self, SummaryRow};
 use super::train::{self, Ended, RunSummary};
 use crate::artifact;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lpc::{LatentKind, LpcConfig};
+use crate::manifest::{Manifest, by_dotted_key};
 use crate::objective::{ObjectiveConfig, ObjectiveKind};
 use crate::progress::Progress;
 use crate::report::{self, ReportOptions};
 use crate::seed::Seed;
-use crate::settings::Settings;
+use crate::settings::{Settings, refuse};
 use crate::synth::{self, SynthConfig};
 use crate::train::{LrSchedule, TrainConfig};
 
@@ -43,26 +45,32 @@ pub struct DemoSummary {
 /// Runs the demo: synth, prepare, warm start, DPO and LPC-DPO, noise sweep, reports.
 ///
 /// # Errors
-/// Those of the commands that it runs.
+/// [`Error::Artifact`] where the folder holds a demo of another seed or other data; those of the commands that it runs.
 pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     let clock = Instant::now();
     let config = &recipe.demo;
     let out = Path::new(&config.out);
     recipe.report.check()?;
-    let _lock = artifact::Claim { stage: "demo", inputs: &[] }.take(out)?;
     let seed = Seed(recipe.seed);
     let place = |name: &str| out.join(name).display().to_string();
-
-    progress.note("1/6 synth: a corpus whose preferences follow planted style factors");
+    let model = out.join("sft").join(crate::schema::run::MODEL).display().to_string();
     let corpus = SynthConfig { rows: config.rows, out: place("corpus"), ..recipe.synth.clone() };
-    synth::write(&corpus, seed, progress)?;
-
-    progress.note("2/6 prepare: pairs, split, a small tokenizer, token batches");
     let prepared = PrepareConfig {
         input: vec![out.join("corpus").join(synth::CORPUS).display().to_string()],
         out: place("prepared"),
         ..recipe.prepare.clone()
     };
+    // The settings of all steps are checked before the first of them.
+    corpus.check()?;
+    let grid = grid(recipe, &prepared, &model, place("sweep"));
+    refuse(sweep::faults(&grid))?;
+    let _lock = artifact::Claim { stage: "demo", inputs: &[] }.take(out)?;
+    require_same(out, seed, &corpus, &prepared)?;
+
+    progress.note("1/6 synth: a corpus whose preferences follow planted style factors");
+    synth::write(&corpus, seed, progress)?;
+
+    progress.note("2/6 prepare: pairs, split, a small tokenizer, token batches");
     prepare::run(&prepared, seed, progress)?;
 
     progress.note("3/6 train --objective sft: a tiny Llama learns to write the responses");
@@ -79,24 +87,16 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
         ..base.clone()
     };
     finished(train::run(&sft, seed, true, progress)?)?;
-    let model = out.join("sft").join(crate::schema::run::MODEL).display().to_string();
 
     progress.note("4/6 train: DPO without and with latent codes");
-    let plain =
-        TrainConfig { data: prepared.out.clone(), model: model.clone(), out: place("dpo"), lpc: none, ..base.clone() };
+    let plain = TrainConfig { data: prepared.out.clone(), model, out: place("dpo"), lpc: none, ..base.clone() };
     let dpo = finished(train::run(&plain, seed, true, progress)?)?;
-    let coded = TrainConfig { out: place("lpc-dpo"), lpc: base.lpc.clone(), ..plain };
+    let coded = TrainConfig { out: place("lpc-dpo"), lpc: base.lpc, ..plain };
     let lpc = finished(train::run(&coded, seed, true, progress)?)?;
     let posteriors = out.join("lpc-dpo").join(crate::schema::run::POSTERIORS);
     let planted = planted::recover(&out.join("corpus"), &out.join("prepared"), &posteriors, synth::Evidence::Pair)?;
 
     progress.note("5/6 noise-sweep: flipped labels, unmarked, without and with codes, two seeds");
-    let mut grid = recipe.clone();
-    grid.prepare = PrepareConfig { tokenizer: model.clone(), ..prepared };
-    grid.train = TrainConfig { model, save_model: false, ..base };
-    grid.sweep.out = place("sweep");
-    grid.sweep.seeds = vec![1, 2];
-    grid.sweep.jobs = rayon::current_num_threads().clamp(1, 4);
     let swept = sweep::run(&grid, progress)?;
     swept.check()?;
 
@@ -137,6 +137,54 @@ fn base(recipe: &Recipe) -> TrainConfig {
         lpc: LpcConfig { latent: LatentKind::Lpc, warmup: 8.0, ..recipe.train.lpc.clone() },
         ..TrainConfig::default()
     }
+}
+
+/// The recipe of the sweep.
+fn grid(recipe: &Recipe, prepared: &PrepareConfig, model: &str, out: String) -> Recipe {
+    let mut grid = recipe.clone();
+    grid.prepare = PrepareConfig { tokenizer: model.into(), ..prepared.clone() };
+    let base = base(recipe);
+    // The latents are those of the grid.
+    let lpc = LpcConfig { latent: LatentKind::default(), ..base.lpc };
+    grid.train = TrainConfig { model: model.into(), save_model: false, lpc, ..base };
+    grid.sweep.out = out;
+    grid.sweep.seeds = vec![1, 2];
+    grid.sweep.jobs = rayon::current_num_threads().clamp(1, 4);
+    grid
+}
+
+/// Refuses a folder with a demo of another seed or other data: its runs could not go on, and what they were trained on
+/// would be lost.
+fn require_same(out: &Path, seed: Seed, corpus: &SynthConfig, prepared: &PrepareConfig) -> Result<()> {
+    // The runs know their model by its path as it was spelled, and so the corpus is compared by its own.
+    let corpus = ("synth", Path::new(&corpus.out), "seed", serde_json::to_value(corpus)?);
+    let prepared = ("prepare", Path::new(&prepared.out), "run", sweep::settings(prepared, &["out", "input"])?);
+    let mut differ = BTreeSet::new();
+    for (section, folder, purpose, now) in [corpus, prepared] {
+        // A folder that is not finished has nothing that a run was trained on.
+        let Ok(manifest) = Manifest::read(folder) else { continue };
+        if let Some(before) = manifest.seeds.get(purpose).filter(|before| **before != seed.0) {
+            differ.insert(format!("seed (--seed): {before} before, {} now", seed.0));
+        }
+        let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+        by_dotted_key(section, &manifest.config, &mut old);
+        by_dotted_key(section, &now, &mut new);
+        for (key, now) in new {
+            let Some(before) = old.get(&key).filter(|before| **before != now) else { continue };
+            let key = match key.as_str() {
+                "synth.rows" => "demo.rows",
+                "synth.out" => "folder of the corpus (--out)",
+                other => other,
+            };
+            differ.insert(format!("{key}: {before} before, {now} now"));
+        }
+    }
+    if differ.is_empty() {
+        return Ok(());
+    }
+    let lines = differ.into_iter().collect::<Vec<_>>().join("\n  ");
+    Err(Error::artifact(out, format!("holds another demo; what differs:\n  {lines}"))
+        .with_hint("give the settings that it was begun with, or choose another --out"))
 }
 
 fn finished(ended: Ended) -> Result<RunSummary> {

@@ -137,6 +137,7 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     let out = Path::new(&config.out);
     if !config.out.is_empty() {
         claim.folder(out)?;
+        artifact::may_write(out)?;
     }
     let earlier =
         (!config.against.is_empty()).then(|| outputs::Earlier::read(Path::new(&config.against))).transpose()?;
@@ -146,6 +147,14 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
         false => splits::files(config, set.task, &set.data, progress),
     };
     let files = sets.iter().map(files).collect::<Result<Vec<Vec<Input>>>>()?;
+    let of_files = |(set, files): (&EvalSet, &Vec<Input>)| set.task == EvalTask::Preference && !files.is_empty();
+    let cut = sets.iter().zip(&files).any(of_files);
+    if !cut && config.max_length != EvalConfig::default().max_length {
+        let names: Vec<&str> =
+            sets.iter().filter(|s| s.task == EvalTask::Preference).map(|s| s.data.as_str()).collect();
+        let why = format!("has no effect on {}: the pairs of a prepared folder are cut already", names.join(", "));
+        return Err(Error::config("eval.max_length", why));
+    }
     let opened = OpenedModel::new(&config.model, &config.tokenizer, "auto", progress)?;
     let loaded = opened.weights(seed, opened.most_tokens, config.precision)?;
     if loaded.model.precision() != config.precision {
@@ -158,10 +167,9 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
         .implicit()
         .then(|| RewardReference::open(config, &opened, loaded.model.longest(), seed, progress))
         .transpose()?;
-    let of_files = |(set, files): (&EvalSet, &Vec<Input>)| set.task == EvalTask::Preference && !files.is_empty();
     let conditions = outputs::Conditions {
         reference: reference.as_ref(),
-        max_length: sets.iter().zip(&files).any(of_files).then(|| preference::max_length(config, &opened)),
+        max_length: cut.then(|| preference::max_length(config, &opened)),
         examples: problems::content_of_examples(config, progress)?,
     };
     if let Some(earlier) = &earlier {

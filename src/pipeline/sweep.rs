@@ -7,6 +7,7 @@ mod backend;
 mod cell_settings;
 mod collect;
 mod curves;
+mod faults;
 mod folder;
 mod grid;
 mod inputs;
@@ -39,12 +40,13 @@ use crate::settings::Settings;
 use crate::train::TrainConfig;
 use crate::train::estimate::available_memory_mb;
 
-#[cfg(test)]
-pub(crate) use backend::cell_faults;
-pub use backend::{Pipelines, faults, run};
+pub use backend::{Pipelines, run};
 pub use cell_settings::CellSettings;
 pub use collect::{Collected, collect};
 pub use curves::CurveRow;
+#[cfg(test)]
+pub(crate) use faults::cell_faults;
+pub use faults::faults;
 pub use folder::{CellRecord, settings};
 use folder::{SortedCells, SweepFolder, Why};
 use grid::distinct;
@@ -130,7 +132,7 @@ pub struct Sweep<'a> {
 pub struct SweepOutcome {
     /// Sweep folder.
     pub folder: PathBuf,
-    /// Cells run by this launch.
+    /// Cells that this launch brought to an end, failed ones too; one that was stopped is not counted.
     pub cells_run: usize,
     /// Cells that an earlier launch had finished.
     pub cells_reused: usize,
@@ -191,8 +193,11 @@ impl Sweep<'_> {
         let unprepared = self.prepare(&pending, &sweep_folder, backend, progress)?;
         self.train(&pending, &unprepared, &sweep_folder, &board, backend, progress)?;
 
-        let outcome = self.publish(&rows, &*board.lock()?, manifest, progress)?;
-        Ok(SweepOutcome { cells_run: pending.len(), cells_reused: reused, ..outcome })
+        let results = board.lock()?;
+        let ended = |cell: &&&Cell| results.get(&cell.name()).is_some_and(|r| !r.status.starts_with(tables::STOPPED));
+        let cells_run = pending.iter().filter(ended).count();
+        let outcome = self.publish(&rows, &results, manifest, progress)?;
+        Ok(SweepOutcome { cells_run, cells_reused: reused, ..outcome })
     }
 
     /// Prepares the data of the pending cells. Returns the noise settings that failed, with the reason.

@@ -158,3 +158,23 @@ fn reports_go_beside_what_is_ours() {
     manifest(dir.path(), "train");
     may_add(dir.path(), &[report::HTML]).unwrap();
 }
+
+#[test]
+fn what_cannot_be_written_is_told_and_nothing_is_left_of_the_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("file"), "").unwrap();
+    std::fs::create_dir(at("folder")).unwrap();
+    for path in ["file/x.parquet", "file/new/x.parquet"] {
+        let (written, new) = (claim("score", &[]).file(&at(path)), claim("generate", &[]).new_file(&at(path)));
+        for error in [may_write(&at(path)), written, new].map(Result::unwrap_err) {
+            assert!(matches!(&error, Error::Io { path: told, .. } if *told == at(path)), "{error}");
+        }
+    }
+    for path in ["folder", "folder/new/deeper", "x.parquet"] {
+        may_write(&at(path)).unwrap();
+    }
+    let left: Vec<String> = entries(dir.path()).unwrap().iter().map(|path| name_of(path)).collect();
+    assert_eq!(left, ["file", "folder"]);
+    assert!(entries(&at("folder")).unwrap().is_empty());
+}

@@ -52,7 +52,9 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         _ => pairs(work)?,
     };
     if compared.is_empty() {
-        let message = format!("nothing to compare; left out: {left_out:?}");
+        let reasons = left_out.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ");
+        let reasons = if reasons.is_empty() { reasons } else { format!("; left out: {reasons}") };
+        let message = format!("nothing to compare{reasons}");
         return Err(Error::Data { path: work.data.into(), line: None, field: None, message, hint: None });
     }
     let most = work.loaded.model.longest();
@@ -113,12 +115,16 @@ pub fn is_prepared(task: EvalTask, data: &str) -> Result<bool> {
 fn pairs(work: &Work<'_>) -> Result<Given> {
     let folder = Path::new(work.data);
     let (rows, left_out) = if is_prepared(work.task, work.data)? {
-        if work.config.max_length != EvalConfig::default().max_length {
-            let why = format!("has no effect on {}: the pairs of a prepared folder are cut already", work.data);
-            return Err(Error::config("eval.max_length", why));
-        }
         let mut splits = batch::read_splits(folder)?;
-        splits.retain(|split| split.name == work.config.split);
+        let wanted = &work.config.split;
+        let has_pairs = |split: &&batch::Split| !split.rows.is_empty();
+        if !splits.iter().filter(has_pairs).any(|split| split.name == *wanted) {
+            let other = splits.iter().find(has_pairs);
+            let hint = other.map(|other| format!("--split {} takes its {} pairs", other.name, other.rows.len()));
+            let message = format!("the {wanted} split has no pairs");
+            return Err(Error::Data { path: work.data.into(), line: None, field: None, message, hint });
+        }
+        splits.retain(|split| split.name == *wanted);
         work.opened.require_tokens(folder, &splits)?;
         same_ends(work, folder)?;
         ((0..).zip(splits.into_iter().flat_map(|split| split.rows)).collect(), BTreeMap::new())

@@ -6,17 +6,18 @@ use std::sync::Mutex;
 
 use serde_json::Value;
 
+use super::folder::NO_TEST_PAIRS;
 use super::inputs::SweepInputs;
 use super::shown::Shown;
 use super::{Cell, CellScores, NoiseCell, SweepBackend};
 use crate::artifact;
-use crate::error::{Error, Fault, Result};
-use crate::lpc::{LatentKind, LpcConfig};
+use crate::error::{Error, Result};
+use crate::lpc::LatentKind;
 use crate::manifest::{InputFile, Manifest};
-use crate::noise::{FlipKind, NoiseConfig, Tally};
-use crate::objective::{MixFlip, ObjectiveConfig};
+use crate::noise::Tally;
+use crate::objective::MixFlip;
 use crate::pipeline::prepare::PrepareSummary;
-use crate::pipeline::recipe::{Recipe, SweepConfig};
+use crate::pipeline::recipe::Recipe;
 use crate::pipeline::{prepare, train};
 use crate::progress::Progress;
 use crate::schema;
@@ -28,7 +29,7 @@ use crate::train::TrainConfig;
 const MARKER: &str = "[FLIP]";
 
 /// Placeholder for the folders that the sweep gives each cell, while settings are checked.
-const SET_BY_SWEEP: &str = "set by the sweep";
+pub(super) const SET_BY_SWEEP: &str = "set by the sweep";
 
 /// Settings that the grid sets itself, and those that change no result of a cell: of other commands, folders, and what is
 /// kept or shown, as in [`crate::train::run_folder`]. `train.posteriors` stays: the paired comparison reads those rows.
@@ -116,7 +117,7 @@ pub(super) fn kind(cell: &Cell) -> String {
 }
 
 /// The recipe's training settings with those of a cell, but without its folders.
-fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
+pub(super) fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
     let mut config = recipe.train.clone();
     config.objective.name = cell.objective;
     config.objective = config.objective.applicable();
@@ -138,77 +139,6 @@ fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
     config
 }
 
-/// Faults that all configurations have, compared by `same`; none without configurations.
-fn shared(all: impl Iterator<Item = Vec<Fault>>, same: impl Fn(&Fault, &Fault) -> bool) -> Vec<Fault> {
-    let shared = all.reduce(|before, found| {
-        before.into_iter().filter(|fault| found.iter().any(|other| same(fault, other))).collect()
-    });
-    shared.unwrap_or_default()
-}
-
-fn same_key(a: &Fault, b: &Fault) -> bool {
-    a.key == b.key
-}
-
-/// Faults of the training settings that every cell has, and settings of objective and latent that no cell uses. Faults
-/// of some cells make only those cells fail.
-fn training_faults(recipe: &Recipe) -> Vec<Fault> {
-    let cells = super::grid(&recipe.sweep, &recipe.train);
-    let configs = || cells.iter().map(|cell| cell_config(recipe, cell));
-    let of_cells =
-        configs().map(|config| TrainConfig { data: SET_BY_SWEEP.into(), out: SET_BY_SWEEP.into(), ..config }.faults());
-    let mut faults = shared(of_cells, |a, b| a == b);
-    let unused = configs().map(|config| {
-        let own = config.faults();
-        let lpc = LpcConfig { latent: config.lpc.latent, ..recipe.train.lpc.clone() };
-        let objective = ObjectiveConfig { name: config.objective.name, ..recipe.train.objective.clone() };
-        let mut found = TrainConfig { lpc, objective, ..config }.faults();
-        found.retain(|f| !own.contains(f));
-        found
-    });
-    let mut unused = shared(unused, same_key);
-    unused.iter_mut().for_each(|f| f.message = "has no effect: no cell of this sweep uses it".into());
-    faults.extend(unused);
-    faults
-}
-
-/// Axes of the grid that no cell uses.
-fn unused_axes(recipe: &Recipe) -> Vec<Fault> {
-    let cells = super::grid(&recipe.sweep, &recipe.train);
-    let of = |cell: &Cell| cell.settings.effective(cell.objective, cell.latent, &recipe.train);
-    let used: Vec<Value> = cells.iter().filter_map(|cell| serde_json::to_value(of(cell)).ok()).collect();
-    let axes = recipe.sweep.axes().into_iter().filter(|(_, values)| !values.is_empty());
-    axes.filter(|(axis, _)| used.iter().all(|used| used.get(axis).is_some_and(Value::is_null)))
-        .map(|(axis, _)| SweepConfig::fault(axis, "has no effect: no cell of this sweep uses it"))
-        .collect()
-}
-
-/// Faults of the noise settings: those that a kind of this sweep has by itself, and settings that none of
-/// the kinds uses.
-fn noise_faults(recipe: &Recipe) -> Vec<Fault> {
-    let base = &recipe.prepare.noise;
-    let mut faults = Vec::new();
-    if base.flip_rate != 0.0 {
-        faults.push(Fault::new("prepare.noise.flip_rate", "has no effect in a sweep; use sweep.noise_p"));
-    }
-    if base.flip_kind != FlipKind::default() {
-        faults.push(Fault::new("prepare.noise.flip_kind", "has no effect in a sweep; use sweep.noise_kind"));
-    }
-    let flip_rate = recipe.sweep.noise_p.iter().copied().find(|p| *p > 0.0 && *p <= 1.0).unwrap_or(0.0);
-    let kinds = recipe.sweep.noise_kind.iter();
-    let configs: Vec<NoiseConfig> =
-        kinds.map(|&flip_kind| NoiseConfig { flip_rate, flip_kind, ..base.clone() }).collect();
-    for found in configs.iter().flat_map(|config| config.applicable().faults()) {
-        if !faults.contains(&found) {
-            faults.push(found);
-        }
-    }
-    let unused = shared(configs.iter().map(|config| config.faults()), same_key);
-    let unused: Vec<Fault> = unused.into_iter().filter(|f| faults.iter().all(|g| g.key != f.key)).collect();
-    faults.extend(unused);
-    faults
-}
-
 impl SweepBackend for Pipelines<'_> {
     fn prepare(&self, noise: &NoiseCell, out: &Path) -> Result<()> {
         let mut config = self.recipe.prepare.clone();
@@ -223,7 +153,12 @@ impl SweepBackend for Pipelines<'_> {
         }
         // The shared settings of the other kinds are for their own cells.
         config.noise = config.noise.applicable();
-        prepare::run(&config, Seed(self.recipe.seed), &self.shown(format!("data {}", noise.name()), None))?;
+        let shown = self.shown(format!("data {}", noise.name()), None);
+        let prepared = prepare::run(&config, Seed(self.recipe.seed), &shown)?;
+        if prepared.totals.counts.get(schema::SPLITS[1]).is_none_or(|sources| sources.values().all(|n| *n == 0)) {
+            let share = config.pairs.test_fraction;
+            return Err(Error::run(format!("{NO_TEST_PAIRS} (prepare.pairs.test_fraction is {share})")));
+        }
         // The cells of a sweep would have different rows if a file changed in between.
         let changed = |file: &&InputFile| self.inputs.get(&file.path) != Some(&file.blake3);
         match Manifest::read(out)?.inputs.iter().find(changed) {
@@ -267,41 +202,12 @@ impl SweepBackend for Pipelines<'_> {
     }
 }
 
-/// What is wrong with the settings of a sweep, as far as no file need be read.
-pub fn faults(recipe: &Recipe) -> Vec<Fault> {
-    let mut faults = recipe.sweep.faults();
-    if recipe.sweep.out.is_empty() && !recipe.sweep.dry_run {
-        faults.push(Fault::new("sweep.out", "missing: give --out DIR"));
-    }
-    // The noise settings are checked for each kind of the grid.
-    let mut prepare = recipe.prepare.clone();
-    prepare.out = SET_BY_SWEEP.into();
-    prepare.noise = NoiseConfig::default();
-    faults.extend(prepare.faults());
-    faults.extend(noise_faults(recipe));
-    faults.extend(training_faults(recipe));
-    faults.extend(unused_axes(recipe));
-    if !recipe.train.reference.is_empty() {
-        faults.push(Fault::new("train.reference", "has no effect in a sweep, whose cells differ in their data"));
-    }
-    faults
-}
-
-/// The faults of every cell by its name: those that only some cells have fail in them alone.
-#[cfg(test)]
-pub(crate) fn cell_faults(recipe: &Recipe) -> BTreeMap<String, Vec<Fault>> {
-    let cells = super::grid(&recipe.sweep, &recipe.train);
-    let set = |config| TrainConfig { data: SET_BY_SWEEP.into(), out: SET_BY_SWEEP.into(), ..config };
-    let of = |cell: &Cell| (cell.name(), set(cell_config(recipe, cell)).faults());
-    cells.iter().map(of).filter(|(_, faults)| !faults.is_empty()).collect()
-}
-
 /// The settings that a sweep is begun with, and the contents that it depends on.
 ///
 /// # Errors
 /// [`Error::Config`] where the recipe cannot be swept; those of reading the inputs.
 pub(super) fn origin(recipe: &Recipe, progress: &dyn Progress) -> Result<(Value, SweepInputs)> {
-    refuse(faults(recipe))?;
+    refuse(super::faults(recipe))?;
     let origin = SweepInputs::of(recipe, progress)?;
     // What "auto" comes to depends on the machine: cells of another one must not pass for those of this sweep.
     let mut here = recipe.clone();
@@ -339,6 +245,7 @@ pub(super) fn sweep_of<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::FlipKind;
 
     #[test]
     fn what_changes_no_result_is_not_compared() {

@@ -17,6 +17,9 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::schema::sweep::{CELL_ATTEMPT, CELL_MARKER, CELLS, DATA_MARKER, PREPARED, SETTINGS};
 
+/// Why nothing is trained over data without a test split.
+pub(super) const NO_TEST_PAIRS: &str = "no pair is in the test split, on which cells are compared";
+
 /// A cell's result; the marker of a finished cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CellRecord {
@@ -269,7 +272,8 @@ impl SweepFolder {
             artifact::write_json(self.cell_folder(&cell.name()).join(CELL_MARKER), &record)?;
             artifact::remove(&self.cell_folder(&cell.name()).join(CELL_ATTEMPT))?;
         } else {
-            record.status = format!("{FAILED}the accuracy is no finite number");
+            let why = if scores.n_eval == Some(0) { NO_TEST_PAIRS } else { "the accuracy is no finite number" };
+            record.status = format!("{FAILED}{why}");
         }
         Ok(record)
     }

@@ -13,6 +13,7 @@ use crate::progress::Silent;
 use crate::schema::col;
 
 mod axes;
+mod ended;
 mod one_by_one;
 mod statistics;
 

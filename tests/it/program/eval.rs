@@ -105,6 +105,21 @@ fn questions_with_choices_become_metrics_and_items() {
 }
 
 #[test]
+fn a_split_without_pairs_is_named() {
+    let sandbox = Sandbox::new();
+    sandbox.synth(30);
+    sandbox.ok("prepare --input raw --out data --test-fraction 0 --quiet");
+    sandbox.ok("train --data data --model tiny:16x1 --latent none --max-steps 1 --out run --quiet");
+    let refused = sandbox.ends(3, "eval --model run --task preference --reward sum --data data");
+    let pairs = sandbox.parquet("data/pairs/train.parquet").height();
+    let said = ["the test split has no pairs".to_string(), format!("hint: --split train takes its {pairs} pairs")];
+    assert!(said.iter().all(|said| refused.stderr.contains(said)), "{}", refused.stderr);
+    let line = "eval --model run --task preference --reward sum --data data --split train --json --quiet";
+    let told = sandbox.ok(line).json();
+    assert_eq!(told["results"]["preference"]["n"], pairs);
+}
+
+#[test]
 fn preference_accuracy_is_that_of_the_run() {
     let sandbox = trained();
     let told = sandbox.ok("eval --model run --task preference --data data --out found --json --quiet").json();
@@ -404,6 +419,9 @@ fn pairs_of_files_keep_their_order_and_their_length() {
     assert!(cut.stdout.contains("preference: 1 of 9 items were cut to the greatest length"), "{}", cut.stdout);
     let refused = sandbox.ends(2, "eval --model run --task preference --data data --set eval.max_length=100");
     assert!(refused.stderr.contains("eval.max_length: has no effect on data"), "{}", refused.stderr);
+    // Beside a prepared folder there are files, on which it has an effect.
+    let both = sandbox.ok(&format!("{eval} --data data --set eval.max_length=100"));
+    assert!(both.stdout.contains("preference/p: 1 of 9 items were cut to the greatest length"), "{}", both.stdout);
     let row =
         json!({"id": "x", "prompt": "Which?", "chosen": "word ".repeat(3000), "rejected": "Bad", "subset": "hep-go"});
     sandbox.write("r.jsonl", row.to_string() + "\n");

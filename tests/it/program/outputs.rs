@@ -100,6 +100,26 @@ fn refused_with_nothing_changed() {
     assert!(faults.is_empty(), "{} of the commands:\n{}", faults.len(), faults.join("\n"));
 }
 
+/// The model is not there: whoever looked at it first would name it.
+#[test]
+fn where_nothing_can_be_written_is_told_before_the_work() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    sandbox.write("file", "mine");
+    let before = all(&sandbox);
+    for line in [
+        "score --data data --model no/model --out file/below.parquet",
+        "eval --model no/model --task preference --data data --out file/below.parquet",
+        "generate --model no/model --prompts raw/corpus.jsonl --out file/below.parquet",
+    ] {
+        let output = sandbox.run(&line.split_whitespace().collect::<Vec<_>>());
+        assert_ne!(output.code, 0, "{line}");
+        let said = &output.stderr;
+        assert!(said.contains("file/below.parquet") && !said.contains("no/model"), "{line}: {said}");
+        assert!(all(&sandbox) == before, "{line}: files have changed");
+    }
+}
+
 #[test]
 fn a_command_may_be_given_twice() {
     let sandbox = ground();

@@ -146,6 +146,8 @@ fn a_sweep_refuses_what_would_fail_in_every_cell() {
     for said in ["sweep.noise_p: 2", "train.batch: expected at least 1"] {
         assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
     }
+    let output = sandbox.ends(2, "noise-sweep --config sweep.toml --out sweep --set train.objective.name=\"ipo\"");
+    assert!(output.stderr.contains("use sweep.objective, which lacks ipo"), "{}", output.stderr);
     let output = sandbox.ends(2, "noise-sweep --config sweep.toml --out sweep --set sweep.objective=[\"dpo\",\"dop\"]");
     let said = "sweep.objective: unknown value `dop`; expected one of: dpo, cdpo";
     assert!(output.stderr.contains(said) && output.stderr.contains("did you mean `dpo`?"), "{}", output.stderr);
@@ -168,9 +170,36 @@ fn demo_is_complete(sandbox: &Sandbox, summary: &serde_json::Value) {
 #[test]
 fn a_small_demo() {
     let sandbox = Sandbox::new();
-    let size = "--set demo.rows=60 --set demo.epochs=0.3 --set demo.sft_epochs=0.1";
+    let epochs = "--set demo.epochs=0.3 --set demo.sft_epochs=0.1";
+    let size = &format!("--set demo.rows=60 {epochs}");
     let summary = sandbox.ok(&format!("demo --out demo {size} --json")).json();
     demo_is_complete(&sandbox, &summary);
+    // Another seed or other data are refused before anything of it is written over.
+    let all = |sandbox: &Sandbox| -> Vec<(String, Vec<u8>)> {
+        sandbox.files("demo").into_iter().map(|name| (name.clone(), sandbox.bytes(&format!("demo/{name}")))).collect()
+    };
+    let before = all(&sandbox);
+    for (other, said) in [
+        ("demo.rows=60 --out demo --seed 9", "seed (--seed): 0 before, 9 now"),
+        ("demo.rows=70 --out demo", "demo.rows: 60 before, 70 now"),
+        (
+            "demo.rows=60 --out demo --set prepare.pairs.test_fraction=0.3",
+            "prepare.pairs.test_fraction: 0.1 before, 0.3 now",
+        ),
+        ("demo.rows=60 --out ./demo", "folder of the corpus (--out): \"demo/corpus\" before, \"./demo/corpus\" now"),
+    ] {
+        let refused = sandbox.ends(3, &format!("demo {epochs} --set {other}"));
+        let told = refused.stderr.contains("holds another demo; what differs:") && refused.stderr.contains(said);
+        assert!(told, "{other}: {}", refused.stderr);
+        assert!(all(&sandbox) == before, "{other}: files have changed");
+    }
+    // The same goes on.
+    let again = sandbox.ok(&format!("demo --out demo {size} --json")).json();
+    assert_eq!((&again["dpo"], &again["sweep"]), (&summary["dpo"], &summary["sweep"]));
+    // What a step would refuse is refused before the first.
+    let refused = sandbox.ends(2, &format!("demo --out other {size} --set prepare.noise.flip_rate=0.2"));
+    assert!(refused.stderr.contains("prepare.noise.flip_rate: has no effect in a sweep"), "{}", refused.stderr);
+    assert!(!sandbox.exists("other"));
 }
 
 #[test]
