@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release --example prepared_folder`
 //!
-//! The same as `lpc-pipe prepare --input raw --out data --flip-rate 0.2 --test-fraction 0.25`.
+//! The same as `lpc-pipe prepare --input raw --out data --flip-rate 0.2 --test-fraction 0.25 --seed 7`, over the corpus that
+//! `lpc-pipe synth --rows 200 --seed 7 --out raw` writes.
 
 use lpc_pipe::batch;
 use lpc_pipe::pipeline::prepare;

@@ -177,9 +177,9 @@ printf '6 cells as an array in %s s: %s failed and was noted, %s was warned %s t
     "$took" "$failing" "$slow" "$restarts"
 
 # A preparation in shards.
-prepare=(prepare --input raw --test-fraction 0.25 --flip-rate 0.2 --seed 3 --set slurm.cpus=1 --quiet)
+prepare=(prepare --input raw --test-fraction 0.25 --flip-rate 0.2 --seed 3 --quiet)
 "$program" "${prepare[@]}" --out whole > whole.txt
-"$program" "${prepare[@]}" --out parts --launcher slurm --shards 3 > parts.txt
+"$program" "${prepare[@]}" --out parts --launcher slurm --shards 3 --set slurm.cpus=1 > parts.txt
 within 120 "the shards were not prepared: $(squeue)" no_jobs
 for file in pairs/train.parquet pairs/test.parquet tokens/train.arrow tokens/test.arrow rejects.parquet; do
     cmp "whole/$file" "parts/$file" || fail "$file of the merged shards differs"

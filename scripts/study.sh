@@ -34,7 +34,7 @@ for seed in $seeds; do
         "$program" prepare --input "$corpus/corpus.jsonl" --seed "$seed" --out "$out/data-$seed" --quiet
     test -e "$out/sft-$seed/summary.json" ||
         "$program" train --data "$out/data-$seed" --model tiny --objective sft --lr 4e-3 --batch 32 --epochs 2 \
-            --seed "$seed" --threads 1 --out "$out/sft-$seed" --quiet
+            --seed "$seed" --threads 1 --out "$out/sft-$seed" --resume --quiet
     test -e "$out/flips-$seed/manifest.json" ||
         "$program" prepare --input "$corpus/corpus.jsonl" --seed "$seed" --tokenizer "$out/sft-$seed/model" \
             --flip-rate 0.2 --out "$out/flips-$seed" --quiet

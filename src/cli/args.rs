@@ -115,7 +115,8 @@ pub struct Merge {
 /// Flags of `train` beside those of its settings.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// Continues a stopped run from its newest sound checkpoint; without one it starts from the beginning
+    /// Continues a stopped run from its newest sound checkpoint; where there is none it starts from the beginning. Without
+    /// this flag the folder of a stopped run is refused
     #[arg(long, display_order = 100)]
     pub resume: bool,
     /// Says what would be done, with how much memory and in which time; trains nothing

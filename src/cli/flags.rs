@@ -161,7 +161,7 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
     (
         "train.lpc.latent",
         "--latent LATENT",
-        "Latent: auto (lpc, for sft none), none, lpc, lpc-hard, lpc-reliable, gaussian, mlp, bias",
+        "Latent: auto (lpc, for sft none), none, lpc, lpc-hard, lpc-reliable, gaussian, mlp, bias, noise",
     ),
     ("train.lpc.codes", "--codes K", "Number of codes K; gaussian and mlp are as large as lpc with K codes"),
     (

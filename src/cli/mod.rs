@@ -5,6 +5,8 @@ mod bar;
 mod flags;
 #[cfg(test)]
 mod heads;
+mod idle;
+mod ignored;
 mod lines;
 mod memory;
 mod output;
@@ -16,7 +18,7 @@ mod tables;
 mod warning;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -55,7 +57,7 @@ struct Global {
     /// Overrides one key of the recipe, for example --set train.lpc.codes=16 (repeatable)
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Prints the result as one JSON object
+    /// Prints the result as JSON: one object, of `recipes` and `man` a list; not for `completions`
     #[arg(long, global = true, display_order = 4)]
     json: bool,
     /// Prints nothing but the result and errors
@@ -159,45 +161,24 @@ fn resolved(cli: &Cli, flags: &[Flag]) -> Result<(Recipe, Option<String>)> {
                 .with_hint("noise-sweep --config FILE.toml --out DIR --launcher NAME begins one"));
         }
     }
-    if let Some(fault) = idle_seed(&cli.command).filter(|fault| flags.iter().any(|flag| flag.key == fault.key)) {
-        return Err(flags::named(Error::Config(vec![fault]), flags));
+    if let Some(flag) = flags.iter().find(|flag| flag.key == "seed")
+        && let Some(why) = idle::seed(&cli.command)
+    {
+        return Err(flags::named(Error::Config(vec![Fault::new(flag.key.as_str(), why)]), flags));
     }
     let config = planned.as_deref().or(cli.global.config.as_deref());
-    let mut recipe: Recipe = settings::resolve(config, &cli.global.set, flags)?;
+    let idle = |group: &str| idle::group(&cli.command, group);
+    let mut recipe: Recipe = settings::resolve(config, &cli.global.set, flags, &idle)?;
     if let Command::NoiseSweep(args::NoiseSweep { part: Some(part), .. }) = &cli.command {
         // Where the folder is now, wherever it was begun.
         recipe.sweep.out = part.out().display().to_string();
     }
     let left_out = if let Command::Train(_) = &cli.command {
-        idle_left_out(&mut recipe, config, &cli.global.set, flags)
+        idle::left_out(&mut recipe, config, &cli.global.set, flags)
     } else {
         None
     };
     Ok((recipe, left_out))
-}
-
-/// The fault of `--seed` with a command on which it has no effect. A recipe's seed is for all of its commands.
-fn idle_seed(command: &Command) -> Option<Fault> {
-    match command {
-        Command::Audit => {
-            let why = "has no effect: an audit has its run's seed, from which those of the repeats are made";
-            Some(Fault::new("seed", why))
-        }
-        Command::Report(a) if !report::takes_settings(&a.dir) => Some(report::without_effect("seed")),
-        _ => None,
-    }
-}
-
-/// Leaves out what a recipe file sets for codes where the command line chooses to have none, and says so. What the
-/// command line itself sets stays, and is a fault.
-fn idle_left_out(recipe: &mut Recipe, file: Option<&Path>, sets: &[String], flags: &[Flag]) -> Option<String> {
-    let chosen = |key: &str| settings::on_command_line(sets, flags, key);
-    let without = chosen("train.lpc.latent").is_some_and(|latent| latent.as_str() == Some("none"));
-    let file = file.filter(|_| without)?;
-    let (train, keys) = recipe.train.without_idle_latent(&|key| chosen(key).is_some());
-    recipe.train = train;
-    let file = file.display();
-    (!keys.is_empty()).then(|| format!("left out of {file}, without effect with latent \"none\": {}", keys.join(", ")))
 }
 
 fn work(cli: &Cli, recipe: &Recipe, left_out: Option<String>, printer: &Printer) -> Result<()> {

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use super::bar;
+use super::ignored;
 use super::lines::Lines;
 use super::parts::Parts;
 use super::warning;
@@ -37,14 +38,14 @@ fn print(text: &[u8]) -> Result<()> {
 /// Prints results and errors.
 #[derive(Debug)]
 pub struct Printer {
-    /// One JSON object instead of a table.
+    /// JSON instead of a table: one object, or a list of them.
     json: bool,
     /// Of several processes the first prints the results, and every other one its errors alone.
     rank: usize,
 }
 
 impl Printer {
-    /// A printer of tables, or of one JSON object.
+    /// A printer of tables, or of JSON.
     pub fn new(json: bool, rank: usize) -> Printer {
         Printer { json, rank }
     }
@@ -123,15 +124,17 @@ impl Shown {
 impl Terminal {
     /// Progress on stderr; with `quiet` nothing is shown.
     pub fn new(quiet: bool) -> Terminal {
-        Terminal { quiet, bars: std::io::stderr().is_terminal(), shown: Mutex::default() }
+        // A hidden bar, as on a terminal that cannot move its cursor (TERM=dumb), also drops the lines above it.
+        let bars = std::io::stderr().is_terminal() && !target().is_hidden();
+        Terminal { quiet, bars, shown: Mutex::default() }
     }
 
-    /// From now on the first Ctrl-C or SIGTERM asks the stages to stop, the second ends the process. SIGUSR1 asks too.
+    /// From now on the first Ctrl-C, SIGTERM or SIGHUP asks the stages to stop, the second ends the process. SIGUSR1 asks
+    /// too.
     pub fn catch_interrupts(&self) {
         warning::catch();
         let mut asked: Option<Instant> = None;
-        // Fails only where a handler exists already.
-        let _ = ctrlc::set_handler(move || match asked {
+        let handler = move || match asked {
             Some(at) if at.elapsed() < ONE_REQUEST => {}
             Some(_) => std::process::exit(130),
             None => {
@@ -139,6 +142,10 @@ impl Terminal {
                 INTERRUPTED.store(true, Ordering::SeqCst);
                 say("stopping after this step; once more to stop at once");
             }
+        };
+        ignored::keep(|| {
+            // Fails only where a handler exists already.
+            let _ = ctrlc::set_handler(handler);
         });
     }
 
@@ -155,6 +162,11 @@ impl Terminal {
             None => say(&text),
         });
     }
+}
+
+/// Where bars are drawn.
+fn target() -> ProgressDrawTarget {
+    ProgressDrawTarget::stderr_with_hz(5)
 }
 
 /// A bar's style, with the line of a step in it.
@@ -174,7 +186,7 @@ impl Progress for Terminal {
                 shown.lines = Some(Lines::new(step, total));
                 return;
             }
-            let new = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(5));
+            let new = ProgressBar::with_draw_target(total, target());
             new.set_style(style(if shown.parts.is_some() { "{msg}\n{line}" } else { "{line}" }, step));
             new.set_prefix(step.to_string());
             new.enable_steady_tick(Duration::from_millis(500));

@@ -112,6 +112,10 @@ pub struct Batch {
     pub file: u32,
     /// The last row read for this batch, kept or not: reading continues after it.
     pub last_line: u64,
+    /// Name of the layout that all of these rows were read as; none where no row is of a known one.
+    pub layout: Option<String>,
+    /// The rows, kept or not.
+    pub rows: u64,
     /// Scores of 10 that the ratings contradict, among these rows.
     pub wrong_tens: WrongTens,
     /// Rows whose label an earlier preparation flipped, among these.

@@ -224,7 +224,18 @@ impl<'a> Reader<'a> {
         let scored = self.layout.is_some_and(|layout| layout.scored);
         let frame = record::to_frame(&sound, self.index, self.input.split, scored)?;
         let (file, last_line) = (self.index, number(last));
-        (self.sink)(Batch { frame, rejects, file, last_line, wrong_tens, flipped_before, dialogue_prompts })?;
+        let layout = self.layout.map(|layout| layout.format.name());
+        (self.sink)(Batch {
+            frame,
+            rejects,
+            file,
+            last_line,
+            layout,
+            rows: read,
+            wrong_tens,
+            flipped_before,
+            dialogue_prompts,
+        })?;
         self.count(read);
         Ok(())
     }

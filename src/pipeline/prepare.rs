@@ -160,6 +160,7 @@ impl Job<'_> {
         let mut summary = PrepareSummary {
             totals: counts.totals,
             unusable_completions: findings.unusable,
+            layouts: findings.layouts,
             wrong_tens: findings.wrong_tens,
             flipped_before: findings.flipped_before,
             dialogue_prompts: findings.dialogue_prompts,

@@ -86,8 +86,8 @@ fn checked(config: &TrainConfig) -> Result<TrainConfig> {
 /// Trains, evaluates, and writes the run folder; `manifest.json` comes last.
 ///
 /// # Errors
-/// [`Error::Config`] for settings out of range; [`Error::Artifact`] for data that does not fit, or a run folder of
-/// another run; [`Error::Run`] where training fails.
+/// [`Error::Config`] for settings out of range; [`Error::Artifact`] for data that does not fit, a run folder of another
+/// run, or without `resume` one of a stopped or finished run; [`Error::Run`] where training fails.
 pub fn run(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress) -> Result<Ended> {
     run_among(config, seed, resume, progress, &ALONE)
 }

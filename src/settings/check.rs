@@ -10,6 +10,9 @@ use crate::error::Fault;
 /// A setting that passed: its path and its value in the wanted type.
 type Leaf = (Vec<String>, Value);
 
+/// Why the settings of a group have no effect on what is to be done; none where they have one.
+pub type Idle<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// The known keys: the serialized default.
 pub(super) struct Known {
     defaults: Table,
@@ -41,9 +44,13 @@ impl Known {
     }
 
     /// Checks one written setting, or all settings of a group where a table was written.
-    pub fn accept<T: DeserializeOwned>(&self, written: &Written) -> Result<Vec<Leaf>, Vec<Fault>> {
+    pub fn accept<T: DeserializeOwned>(&self, written: &Written, idle: Idle<'_>) -> Result<Vec<Leaf>, Vec<Fault>> {
         let (mut leaves, mut faults) = (Vec::new(), Vec::new());
-        self.walk(&written.path, &written.value, &mut leaves, &mut faults);
+        let group = written.path.first().filter(|group| self.defaults.contains_key(*group));
+        match group.and_then(|group| idle(group)) {
+            Some(why) => faults.push((written.path.clone(), why)),
+            None => self.walk(&written.path, &written.value, idle, &mut leaves, &mut faults),
+        }
         let mut accepted = Vec::new();
         for (path, value) in leaves {
             // Tried alone on top of the defaults, so that a refusal belongs to this key.
@@ -65,11 +72,18 @@ impl Known {
         Err(faults)
     }
 
-    fn walk(&self, path: &[String], value: &Value, leaves: &mut Vec<Leaf>, faults: &mut Vec<(Vec<String>, String)>) {
+    fn walk(
+        &self,
+        path: &[String],
+        value: &Value,
+        idle: Idle<'_>,
+        leaves: &mut Vec<Leaf>,
+        faults: &mut Vec<(Vec<String>, String)>,
+    ) {
         // `--set a.b=1` may go wrong at `a` already.
         for end in 1..path.len() {
             match self.get(&path[..end]) {
-                None => return faults.push((path.to_vec(), self.unknown(path))),
+                None => return faults.push((path.to_vec(), self.unknown(path, idle))),
                 Some(Value::Table(_)) => {}
                 Some(_) => {
                     let message = format!("unknown key: `{}` is one value, not a group", path[..end].join("."));
@@ -79,7 +93,7 @@ impl Known {
         }
         match (self.get(path), value) {
             (None, _) if self.inside_free_table(path) => leaves.push((path.to_vec(), value.clone())),
-            (None, _) => faults.push((path.to_vec(), self.unknown(path))),
+            (None, _) => faults.push((path.to_vec(), self.unknown(path, idle))),
             // An empty table in the defaults is a map with keys of the user's choice.
             (Some(Value::Table(group)), Value::Table(_)) if group.is_empty() => {
                 leaves.push((path.to_vec(), value.clone()));
@@ -87,7 +101,7 @@ impl Known {
             (Some(Value::Table(_)), Value::Table(inner)) => {
                 for (key, value) in inner {
                     let below: Vec<String> = path.iter().chain([key]).cloned().collect();
-                    self.walk(&below, value, leaves, faults);
+                    self.walk(&below, value, idle, leaves, faults);
                 }
             }
             (Some(Value::Table(group)), _) => {
@@ -105,19 +119,24 @@ impl Known {
         path.len() > 1 && matches!(self.get(&path[..path.len() - 1]), Some(Value::Table(t)) if t.is_empty())
     }
 
-    fn unknown(&self, path: &[String]) -> String {
-        match nearest(&path.join("."), self.keys.iter().map(String::as_str)) {
-            Some(key) => format!("unknown key; did you mean `{key}`?"),
-            None => {
-                // The keys of the innermost group that exists are listed.
-                let known = (0..path.len()).rev().find_map(|end| match end {
-                    0 => Some(&self.defaults),
-                    end => self.get(&path[..end]).and_then(Value::as_table),
-                });
-                let keys: Vec<&str> = known.map(|t| t.keys().map(String::as_str).collect()).unwrap_or_default();
-                format!("unknown key; known here: {}", list(&keys))
-            }
+    /// That a key is unknown, and what may have been meant: of the keys that have an effect, if one of them is near.
+    fn unknown(&self, path: &[String], idle: Idle<'_>) -> String {
+        let why = |key: &str| idle(key.split('.').next().unwrap_or(key));
+        let (wanted, keys) = (path.join("."), self.keys.iter().map(String::as_str));
+        if let Some(key) = nearest(&wanted, keys.clone().filter(|key| why(key).is_none())) {
+            return format!("unknown key; did you mean `{key}`?");
         }
+        if let Some((key, why)) = nearest(&wanted, keys).and_then(|key| Some((key, why(key)?))) {
+            return format!("unknown key; `{key}` {why}");
+        }
+        // The keys of the innermost group that exists are listed.
+        let known = (0..path.len()).rev().find_map(|end| match end {
+            0 => Some(&self.defaults),
+            end => self.get(&path[..end]).and_then(Value::as_table),
+        });
+        let used = |key: &&str| path.len() > 1 || why(key).is_none();
+        let keys: Vec<&str> = known.map(|t| t.keys().map(String::as_str).filter(used).collect()).unwrap_or_default();
+        format!("unknown key; known here: {}", list(&keys))
     }
 }
 

@@ -11,6 +11,7 @@ mod resolve;
 
 use crate::error::{Error, Fault, Result};
 
+pub use check::Idle;
 pub use layers::Flag;
 pub use resolve::{Root, on_command_line, resolve, to_toml};
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::check::Idle;
 use super::{check, layers, layers::Flag};
 use crate::error::{Error, Fault, Result};
 
@@ -24,10 +25,13 @@ pub trait Root: super::Table + Default + Serialize + DeserializeOwned {
 /// Resolves a configuration: `T`'s defaults, the recipe file, every `--set a.b.c=value` (the value is
 /// TOML; a bare word is a string), then the command's own flags.
 ///
+/// `idle` tells why a group has no effect on what is to be done, none where it has one: `--set` is for this command
+/// alone, while a recipe file is for all commands.
+///
 /// # Errors
-/// [`Error::Config`] with every fault found: unknown keys (with a suggestion), wrong types, values
-/// outside an enumeration, TOML syntax errors, an unreadable file.
-pub fn resolve<T: Root>(file: Option<&Path>, sets: &[String], flags: &[Flag]) -> Result<T> {
+/// [`Error::Config`] with every fault found: unknown keys (with a suggestion), keys of `--set` without effect, wrong
+/// types, values outside an enumeration, TOML syntax errors, an unreadable file.
+pub fn resolve<T: Root>(file: Option<&Path>, sets: &[String], flags: &[Flag], idle: Idle<'_>) -> Result<T> {
     let known = check::Known::new(table(&T::default())?);
     let layers = [layers::from_file(file), layers::from_sets(sets, |path| known.get(path)), layers::from_flags(flags)];
     let written = |key: &str| layers.iter().rev().find_map(|layer| layer.value(&key.split('.').collect::<Vec<_>>()));
@@ -35,10 +39,11 @@ pub fn resolve<T: Root>(file: Option<&Path>, sets: &[String], flags: &[Flag]) ->
     let mut faults: Vec<Fault> = Vec::new();
     let rows = T::rows("");
     let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
-    for layer in layers {
+    let all_used: Idle<'_> = &|_| None;
+    for (layer, idle) in layers.into_iter().zip([all_used, idle, all_used]) {
         faults.extend(layer.faults);
         for written in layer.written {
-            match known.accept::<T>(&written) {
+            match known.accept::<T>(&written, idle) {
                 Ok(leaves) => leaves.into_iter().for_each(|(path, value)| {
                     let is_path = rows.iter().any(|row| row.kind.contains("PathText") && row.key == path.join("."));
                     let value = match &home {

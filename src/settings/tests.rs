@@ -74,7 +74,7 @@ fn with(text: &str, sets: &[&str], flags: &[Flag]) -> Result<Whole> {
     let path = dir.path().join("recipe.toml");
     std::fs::write(&path, text).unwrap();
     let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
-    resolve(Some(&path), &sets, flags)
+    resolve(Some(&path), &sets, flags, &|_| None)
 }
 
 /// What the user reads, without the temporary folder.
@@ -162,8 +162,31 @@ fn one_fault_is_one_line() {
 }
 
 #[test]
+fn what_has_no_effect_is_refused_of_the_command_line_alone() {
+    let idle = |group: &str| (group == "train").then(|| "has no effect on `list`".to_string());
+    let with = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        resolve::<Whole>(None, &sets, &[flag("train.lr", "--lr", 1.0)], &idle)
+    };
+    assert_eq!(with(&["seed=3"]).unwrap().train.lr, 1.0);
+    let sets = ["train.batch=16", "train={batch = 16}", "batch=16", "sed=3", "zebra=1"];
+    insta::assert_snapshot!(with(&sets).unwrap_err().to_string(), @r"
+    5 faults in the configuration
+      --set: train.batch: has no effect on `list`
+      --set: train: has no effect on `list`
+      --set: batch: unknown key; `train.batch` has no effect on `list`
+      --set: sed: unknown key; did you mean `seed`?
+      --set: zebra: unknown key; known here: seed
+    ");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recipe.toml");
+    std::fs::write(&path, "[train]\nbatch = 16\n").unwrap();
+    assert_eq!(resolve::<Whole>(Some(&path), &[], &[], &idle).unwrap().train.batch, 16);
+}
+
+#[test]
 fn a_missing_recipe_is_a_configuration_fault() {
-    let error = resolve::<Whole>(Some(Path::new("no/such.toml")), &[], &[]).unwrap_err();
+    let error = resolve::<Whole>(Some(Path::new("no/such.toml")), &[], &[], &|_| None).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().starts_with("no/such.toml: cannot read the recipe"), "{error}");
 }

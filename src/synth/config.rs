@@ -8,7 +8,8 @@ settings! {
     pub struct SynthConfig at "synth" {
         /// Rows (prompts), 1 to 2^30.
         pub rows: usize = 2000, used "made-up texts" if |c| c.over.is_empty();
-        /// Active style factors, 2 to 8; F of them plant F + 2 preferences.
+        /// Active style factors, 2 to 8; F of them plant F + 2 preferences. Over real texts the number of traits that decide,
+        /// 1 to 10.
         pub factors: usize = 6, used "corpora without synth.traits" if |c| c.over.is_empty() || c.traits.is_empty();
         /// Folder for `corpus.jsonl`, `truth/truth.parquet` and `manifest.json`.
         pub out: PathText = "runs/synth".into();

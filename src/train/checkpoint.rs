@@ -148,6 +148,14 @@ fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
+/// The step of the newest checkpoint, sound or not.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn last_step(folder: &Path) -> Result<Option<usize>> {
+    Ok(list(folder)?.last().map(|(step, _)| *step))
+}
+
 /// State and folder of the newest sound checkpoint; `skipped` is called for each damaged one that is newer.
 ///
 /// # Errors

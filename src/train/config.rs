@@ -310,7 +310,7 @@ impl TrainConfig {
         }
         if self.tune == Tune::Latent {
             if !resolved.lpc.active() || latent == LatentKind::Noise {
-                faults.add("tune", "\"latent\" needs a latent that is trained: --latent lpc");
+                faults.add("tune", "\"latent\" needs a latent that is trained: --latent lpc; for a baseline --tune full or lora, with its own beta and learning rate");
             }
             if self.lpc.warmup != LpcConfig::of(self.lpc.preset).warmup {
                 faults.add("lpc.warmup", "has no effect with tune \"latent\": the latent part is always alone");

@@ -126,7 +126,7 @@ pub(super) fn judge(device: DeviceKind, kernels: Kernels, precision: PrecisionKi
     }
     match device {
         DeviceKind::Cuda if !cfg!(feature = "cuda") => {
-            faults.add("device", "this build has no CUDA: rebuild with --features cuda (needs the CUDA toolkit)");
+            faults.add("device", "this build has no CUDA: rebuild with --features cuda (scripts/build_cuda.sh does, without a CUDA toolkit)");
         }
         DeviceKind::Metal if !cfg!(feature = "metal") => {
             faults.add("device", "this build has no Metal: rebuild with --features metal (on macOS)");

@@ -1,5 +1,5 @@
-//! What a run folder holds before training: nothing, a run to go on with, a finished run, or another run, which is
-//! refused.
+//! What a run folder holds before training: nothing, a run to go on with, a stopped or finished run, or another run, which
+//! is refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -162,7 +162,8 @@ pub enum Opened<S> {
 /// is left to do. A refusal leaves the folder as it is.
 ///
 /// # Errors
-/// [`Error::Artifact`] where it holds a finished run and `resume` was not given, or another run.
+/// [`Error::Artifact`] where it holds a finished run, or checkpoints of a stopped one, and `resume` was not given, or
+/// another run.
 pub fn open<S: DeserializeOwned>(
     config: &TrainConfig,
     config_text: &str,
@@ -174,10 +175,18 @@ pub fn open<S: DeserializeOwned>(
     if let Some(done) = finished(out, identity, config, resume)? {
         return Ok(Opened::Finished(done));
     }
-    let from = if resume { newest(out, identity, progress)? } else { None };
+    let checkpoints = out.join(schema::run::CHECKPOINTS);
+    let from = match checkpoint::last_step(&checkpoints)? {
+        _ if resume => newest(out, identity, progress)?,
+        None => None,
+        // Whatever it cost to come so far: nobody asked for it to be lost. A damaged one may be of use too.
+        Some(step) => {
+            return Err(Error::artifact(out, format!("holds a stopped run (step {step})"))
+                .with_hint("--resume goes on with it; to begin anew, remove the folder or choose another --out"));
+        }
+    };
     artifact::remove(&out.join(prepared::MANIFEST))?;
     artifact::write_bytes(out.join(schema::run::CONFIG), config_text.as_bytes())?;
-    let checkpoints = out.join(schema::run::CHECKPOINTS);
     if !resume {
         artifact::remove(&checkpoints)?;
     }

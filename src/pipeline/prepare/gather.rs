@@ -1,12 +1,14 @@
 //! Files -> clean pairs in the work folder.
 
+use std::collections::BTreeMap;
+
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use super::Job;
 use super::corpus::Corpus;
 use super::spill::{Buckets, Spill};
-use super::summary::Counts;
+use super::summary::{Counts, add_all};
 use super::work::{Work, stop_if_asked};
 use super::{beside, inputs};
 use crate::artifact::FileDigest;
@@ -55,6 +57,8 @@ pub struct Findings {
     pub sources: SourceCounts,
     /// Questions of benchmarks.
     pub questions: Found,
+    /// Rows by the layout that they were read as, of all that were read.
+    pub layouts: BTreeMap<String, u64>,
     /// Scores of 10 that the ratings by aspect contradict, in all rows that were read.
     pub wrong_tens: WrongTens,
     /// Rows whose label an earlier preparation flipped, of all that were read.
@@ -71,6 +75,7 @@ impl std::ops::AddAssign<&Findings> for Findings {
         self.scored += other.scored;
         self.sources += &other.sources;
         self.questions += &other.questions;
+        add_all(&mut self.layouts, other.layouts.clone());
         self.wrong_tens += other.wrong_tens;
         self.flipped_before += other.flipped_before;
         self.dialogue_prompts += other.dialogue_prompts;
@@ -130,6 +135,10 @@ pub fn gather<'a>(job: &Job<'a>, own_tokenizer: bool) -> Result<Gathered<'a>> {
     for segment in spill.facts() {
         counts += segment.counts.clone();
         findings += &segment.findings;
+    }
+    if !findings.layouts.is_empty() {
+        let layouts: Vec<String> = findings.layouts.iter().map(|(layout, n)| format!("{layout} {n}")).collect();
+        progress.note(&format!("rows by layout: {}", layouts.join(", ")));
     }
     let given = findings.scored.completions == 0;
     if given && config.pairs.rule != PairRule::default() {
@@ -203,6 +212,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn take(&mut self, batch: Batch, spill: &mut Spill<'_, SegmentFacts>) -> Result<()> {
         self.now.end = batch.end();
+        add_all(&mut self.now.findings.layouts, batch.layout.map(|layout| (layout, batch.rows)).into_iter().collect());
         self.now.findings.wrong_tens += batch.wrong_tens;
         self.now.findings.flipped_before += batch.flipped_before;
         self.now.findings.dialogue_prompts += batch.dialogue_prompts;

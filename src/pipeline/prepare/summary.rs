@@ -134,6 +134,8 @@ pub struct PrepareSummary {
     pub near_duplicates: Option<near::Facts>,
     /// Completions that were not used for pairs.
     pub unusable_completions: Unusable,
+    /// Rows by the layout that they were read as, in the whole files.
+    pub layouts: BTreeMap<String, u64>,
     /// Overall scores of 10 that the ratings by aspect contradict, in the whole files.
     pub wrong_tens: WrongTens,
     /// Rows whose label an earlier preparation flipped, in the whole files.
@@ -199,6 +201,7 @@ impl PrepareSummary {
         self.totals += other.totals;
         self.unusable_completions += other.unusable_completions;
         // Every shard has read the whole files.
+        self.layouts = other.layouts;
         self.wrong_tens = other.wrong_tens;
         self.flipped_before = other.flipped_before;
         self.dialogue_prompts = other.dialogue_prompts;

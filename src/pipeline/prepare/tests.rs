@@ -91,6 +91,9 @@ fn all_layouts_go_into_one_folder() {
     let summary = run(&config(samples(), &out), Seed(1), &Silent).unwrap();
     assert_eq!((summary.rows_read, summary.rows_kept), (17, 17));
     assert_eq!(summary.unusable_completions, Unusable { empty_response: 1, unrated: 0 });
+    let layouts: Vec<String> = summary.layouts.iter().map(|(layout, rows)| format!("{layout} {rows}")).collect();
+    assert_eq!(layouts.join(", "), "binarized 3, trl 9, ultrafeedback 5");
+    assert_eq!(Manifest::read(&out).unwrap().facts["layouts"], serde_json::to_value(&summary.layouts).unwrap());
 
     let (mut seen, mut flipped) = (BTreeSet::new(), 0);
     for split in SPLIT_NAMES {

@@ -48,7 +48,7 @@ fn add(path: &Path, epoch: usize, mut frame: DataFrame) -> Result<()> {
     if epoch > 1 {
         let lacks = || {
             Error::artifact(path, format!("the margins of the epochs before epoch {epoch} are not all there"))
-                .with_hint("without --resume the run begins anew")
+                .with_hint("the run has to begin anew: remove the folder, or choose another --out")
         };
         if !path.is_file() {
             return Err(lacks());

@@ -288,11 +288,13 @@ fn weights_are_one_less_the_probability() {
     for (args, said) in [
         ("--points 20", "flag --points: report.points: has no effect on the page of a sweep or an audit"),
         ("--seed 3", "flag --seed: seed: has no effect on the page of a sweep or an audit"),
+        ("--set seed=3", "--set: seed: has no effect on the page of a sweep or an audit"),
     ] {
         let told = sandbox.ends(2, &format!("report audit {args}"));
         assert!(told.stderr.contains(said), "{args}: {}", told.stderr);
     }
-    sandbox.ok("report audit --set seed=3 --quiet");
+    sandbox.write("seed.toml", "seed = 3\n");
+    sandbox.ok("report audit --config seed.toml --quiet");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn help_at_the_top() {
           --set <KEY=VALUE>     Overrides one key of the recipe, for example --set train.lpc.codes=16 (repeatable)
           --seed <N>            Seed of every random decision [default: 0]
           --threads <N>         Worker threads [default: all cores]
-          --json                Prints the result as one JSON object
+          --json                Prints the result as JSON: one object, of `recipes` and `man` a list; not for `completions`
           --quiet               Prints nothing but the result and errors
       -h, --help                Print help
       -V, --version             Print version

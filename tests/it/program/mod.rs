@@ -14,6 +14,7 @@
 //! - `outputs`: files that no command may overwrite.
 //! - `crash`: a killed process, a full disk, folders that cannot be written, links, pipes.
 //! - `launchers`: plans for many machines, and cells that run one by one.
+//! - `terminal`: what is said on a terminal.
 //! - `signals`: the real program, interrupted and killed.
 //! - `resume`: a run that was stopped and resumed gives the same bits.
 //! - `running`: what a training run reports, and when it gives up.
@@ -41,3 +42,4 @@ mod shell;
 mod signals;
 mod stopping;
 mod sweeps;
+mod terminal;

@@ -18,6 +18,8 @@ use lpc_pipe::train::TrainConfig;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::files_below;
+
 /// Pairs of one step: two passes of four. The last step of an epoch has fewer.
 const PER_STEP: usize = 8;
 
@@ -470,11 +472,36 @@ fn a_finished_run_is_taken_or_refused() {
     ground.same("done");
 }
 
+/// Nobody asked for the steps that were taken to be lost.
 #[test]
-fn without_resume_a_stopped_run_begins_anew() {
+fn without_resume_a_stopped_run_is_refused() {
+    let ground = &*GROUND;
+    let config = ground.config("refused");
+    interrupted(run(&config, &StopAfter::new(5)));
+    let place = ground.place("refused");
+    let before: Vec<_> = files_below(&place).into_iter().map(|f| (std::fs::read(place.join(&f)).unwrap(), f)).collect();
+    // Another run is no reason to remove it either.
+    for config in [&config, &TrainConfig { lr: 1e-3, ..config.clone() }] {
+        match run(config, &Silent) {
+            Err(Error::Artifact { message, hint, .. }) => {
+                assert_eq!(message, "holds a stopped run (step 5)");
+                assert!(hint.is_some_and(|hint| hint.contains("--resume goes on with it")));
+            }
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+    let after: Vec<_> = files_below(&place).into_iter().map(|f| (std::fs::read(place.join(&f)).unwrap(), f)).collect();
+    assert!(before == after, "the refusal changed the folder");
+    finished(resume(&config, &Silent));
+    ground.same("refused");
+}
+
+#[test]
+fn without_checkpoints_a_stopped_run_begins_anew() {
     let ground = &*GROUND;
     let config = ground.config("anew");
     interrupted(run(&config, &StopAfter::new(5)));
+    std::fs::remove_dir_all(ground.place("anew").join("checkpoints/step-000005")).unwrap();
     let listener = listener();
     finished(run(&config, &listener));
     assert_eq!(listener.taken.load(Ordering::Relaxed), ground.steps);

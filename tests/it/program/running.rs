@@ -193,7 +193,17 @@ fn a_run_that_starts_anew_leaves_nothing_of_the_one_before() {
     sandbox.ok(&format!("{line} --latent lpc --codes 3 --tune lora"));
     sandbox.ok("report run --quiet");
     std::fs::remove_file(sandbox.path("run/manifest.json")).unwrap();
-    sandbox.ok(&format!("{line} --latent none --posteriors test"));
+    let anew = format!("{line} --latent none --posteriors test");
+    let refused = sandbox.ends(3, &anew);
+    insta::assert_snapshot!(refused.stderr, @r"
+    error: run: holds a stopped run (step 1)
+
+    hint: --resume goes on with it; to begin anew, remove the folder or choose another --out
+    ");
+    assert!(sandbox.exists("run/report.html") && sandbox.exists("run/checkpoints/step-000001/params.safetensors"));
+    // Stopped before its first checkpoint there is nothing to lose.
+    std::fs::remove_dir_all(sandbox.path("run/checkpoints")).unwrap();
+    sandbox.ok(&anew);
     let model = sandbox.files("run/model");
     assert!(model.iter().all(|f| !f.starts_with("lpc_") && !f.starts_with("adapter_")), "{model:?}");
     assert!(!sandbox.exists("run/report.html") && !sandbox.exists("run/projection.parquet"));

@@ -1,6 +1,7 @@
 //! A training run that is told to stop, or is killed, by the system: the real program, with real signals.
 #![cfg(unix)]
 
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,22 @@ const SLOW: &str = "train --data data --model tiny:384x4 --latent none --batch 9
 
 fn start(sandbox: &Sandbox, line: &str) -> Child {
     let args: Vec<&str> = line.split_whitespace().collect();
+    spawn(sandbox, sandbox.command(PROGRAM, &args))
+}
+
+/// Starts a command that notices its signals, also where whoever runs the tests ignores them (`nohup`, `&` of a shell).
+fn spawn(sandbox: &Sandbox, mut command: Command) -> Child {
     let log = std::fs::File::create(sandbox.path("stderr")).expect("a log");
-    sandbox.command(PROGRAM, &args).stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts")
+    let notice = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: `signal` may be called between fork and exec.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(notice) };
+    command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts")
 }
 
 fn signal(child: &Child, name: &str) {
@@ -83,12 +98,11 @@ fn stopped_by_a_signal_and_told_how_to_go_on() {
     let sandbox = Sandbox::new();
     sandbox.prepared(60);
     sandbox.ok(&line("straight"));
-    for (name, after) in [("INT", 1), ("INT", 25), ("TERM", 12)] {
+    for (name, after) in [("INT", 1), ("INT", 25), ("TERM", 12), ("HUP", 8)] {
         let out = format!("{name}'s {after}");
         let plain = line("OUT");
         let args: Vec<&str> = plain.split_whitespace().map(|w| if w == "OUT" { out.as_str() } else { w }).collect();
-        let log = std::fs::File::create(sandbox.path("stderr")).expect("a log");
-        let mut child = sandbox.command(PROGRAM, &args).stdout(Stdio::piped()).stderr(log).spawn().expect("a child");
+        let mut child = spawn(&sandbox, sandbox.command(PROGRAM, &args));
         assert!(until(&mut child, "steps", || lines(&sandbox, &out) >= after), "it ended before the signal");
         signal(&child, name);
         let stopped = end(&sandbox, child);
@@ -106,6 +120,28 @@ fn stopped_by_a_signal_and_told_how_to_go_on() {
         assert_eq!(finished.code, 0, "{command}\n{}", finished.stderr);
         same(&sandbox, &out);
     }
+}
+
+/// What `nohup` and shells ask for: a signal that the program was started to ignore is no request.
+#[test]
+fn ignored_signals_stay_ignored() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    let line = line("run");
+    let script = "trap '' HUP INT; exec \"$@\"";
+    let args: Vec<&str> = ["-c", script, "sh", PROGRAM].into_iter().chain(line.split_whitespace()).collect();
+    let mut child = spawn(&sandbox, sandbox.command("sh", &args));
+    for name in ["HUP", "INT"] {
+        let before = lines(&sandbox, "run");
+        assert!(until(&mut child, "a step", || lines(&sandbox, "run") > before), "{name}: it ended before the signal");
+        signal(&child, name);
+        let steps = lines(&sandbox, "run") + 3;
+        assert!(until(&mut child, "steps", || lines(&sandbox, "run") >= steps), "{name} ended it");
+    }
+    assert_eq!(sandbox.text("stderr"), "");
+    signal(&child, "TERM");
+    let stopped = end(&sandbox, child);
+    assert!(stopped.code == 1 && stopped.stderr.contains("a checkpoint was written"), "{}", stopped.stderr);
 }
 
 /// How a run ends that is told to stop, and told again so long after its answer, if it is still there.

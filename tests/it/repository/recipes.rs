@@ -14,7 +14,7 @@ fn recipes() -> Vec<PathBuf> {
 }
 
 fn resolved(path: &std::path::Path) -> Recipe {
-    settings::resolve(Some(path), &[], &[]).unwrap_or_else(|e| panic!("{e}"))
+    settings::resolve(Some(path), &[], &[], &|_| None).unwrap_or_else(|e| panic!("{e}"))
 }
 
 #[test]
