@@ -17,6 +17,7 @@ use crate::schema::{fact, prepared, run};
 use crate::seed::Seed;
 use crate::settings::Settings;
 use crate::source::ModelSource;
+use crate::tokenize::ModelTokenizer;
 use crate::weights::checkpoint::finite_tensor;
 use crate::weights::load::{below, load};
 use crate::weights::{base, folder, latent, peft};
@@ -89,6 +90,7 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
         Ok((loaded, kind))
     };
     let loaded = if config.r#as == ExportAs::Hf { Some(whole()?) } else { None };
+    let end_tokens = ModelTokenizer::open(&model)?.stop_ids();
     let _lock = claim.take(&out)?;
     match loaded {
         Some((loaded, kind)) => merged(config, loaded, kind, &out)?,
@@ -96,6 +98,9 @@ pub fn run(config: &ExportConfig, progress: &dyn Progress) -> Result<ExportSumma
     }
     for name in BESIDE {
         copy(&model.join(name), &out.join(name))?;
+    }
+    for place in [&out, &out.join(base::FOLDER)] {
+        folder::add_end_tokens(place, &end_tokens)?;
     }
     let python = out.join(run::LPC_TRANSFORMERS);
     if out.join(run::LPC_CONFIG).is_file() && config.r#as == ExportAs::Hf {

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::model::InferenceDecoder;
+use crate::model::{InferenceDecoder, LlamaConfig};
 use crate::nn::Precision;
 use crate::policy::{Policy, saved};
 use crate::progress::Progress;
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
 use crate::source::ModelSource;
+use crate::token_file::visited;
 use crate::tokenize::{ModelTokenizer, TokenTexts, TokenizeConfig};
 use crate::weights::load;
 
@@ -110,6 +111,49 @@ pub fn require_tokens(folder: &Path, splits: &[Split], model: &ModelSource) -> R
     }
 }
 
+/// Refuses prepared pairs with a token that the model has no embedding for. Only a text that spells out an added token
+/// has one: see [`ModelTokenizer::vocabulary_for`].
+///
+/// # Errors
+/// [`Error::Artifact`] with the first such pair.
+pub fn require_embedded(
+    folder: &Path,
+    splits: &[Split],
+    tokenizer: &ModelTokenizer,
+    shape: &LlamaConfig,
+) -> Result<()> {
+    let known = shape.vocab_size;
+    if tokenizer.vocab_size() <= known {
+        return Ok(());
+    }
+    for row in splits.iter().flat_map(|split| &split.rows) {
+        for ids in [&row.prompt_ids, &row.chosen_ids, &row.rejected_ids] {
+            visited(ids.len());
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= known) {
+                let message = format!(
+                    "pair {} has token {id} ({:?}), and the model knows {known} tokens",
+                    row.id.as_str(),
+                    tokenizer.decode_token(*id)
+                );
+                return Err(Error::artifact(folder, message)
+                    .with_hint("a text of this pair spells the token out: leave the pair out, or change the text"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A warning where pairs are longer than the model was made for; `tiny` has no such limit.
+pub fn beyond_positions(model: &ModelSource, shape: &LlamaConfig, longest: usize) -> Option<String> {
+    let made_for = shape.max_position_embeddings;
+    (longest > made_for && !matches!(model, ModelSource::Tiny { .. })).then(|| {
+        format!(
+            "a pair has {longest} tokens, and the model was made for {made_for} (max_position_embeddings): beyond them \
+             its probabilities mean little; prepare with --max-length {made_for}"
+        )
+    })
+}
+
 impl OpenedModel {
     /// Finds a model and its tokenizer: that of `tokenizer` where one is named, else the model's own, else that of the
     /// model below an adapter or a latent part.
@@ -124,7 +168,7 @@ impl OpenedModel {
         };
         let config = TokenizeConfig { template: template.into(), ..TokenizeConfig::default() };
         let tokenizer = ModelTokenizer::load(&from, &config)?;
-        let most_tokens = load::shape(&source, tokenizer.vocab_size())?.max_position_embeddings;
+        let most_tokens = load::shape(&source, tokenizer.vocabulary_for(&source))?.max_position_embeddings;
         Ok(OpenedModel { source, from, tokenizer, most_tokens })
     }
 
@@ -165,7 +209,7 @@ impl OpenedModel {
     /// # Errors
     /// As [`saved::open`].
     pub fn weights(&self, seed: Seed, longest: usize, precision: Precision) -> Result<ForInference> {
-        let policy = saved::open::<f32>(&self.source, self.tokenizer.vocab_size(), seed, longest)?;
+        let policy = saved::open::<f32>(&self.source, self.tokenizer.vocabulary_for(&self.source), seed, longest)?;
         ForInference::of(policy, longest, precision)
     }
 }

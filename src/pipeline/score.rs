@@ -19,6 +19,7 @@ use crate::settings::Settings;
 use crate::token_file::TokenRow;
 use crate::tokenize::ModelTokenizer;
 use crate::train::reference::{self, ReferenceOrigin};
+use crate::weights::load;
 
 /// Name of the command in the file that it writes.
 const STAGE: &str = "score";
@@ -54,7 +55,13 @@ pub fn run(config: &ScoreConfig, seed: Seed, progress: &dyn Progress) -> Result<
     let longest = batch::longest(splits.iter().flat_map(|s| &s.rows));
     let source = opened::source(&config.model, progress)?;
     opened::require_tokens(data, &splits, &source)?;
-    let policy = saved::open::<f32>(&source, tokenizer.vocab_size(), seed, longest)?;
+    let vocabulary = tokenizer.vocabulary_for(&source);
+    let shape = load::shape(&source, vocabulary)?;
+    opened::require_embedded(data, &splits, &tokenizer, &shape)?;
+    if let Some(warning) = opened::beyond_positions(&source, &shape, longest) {
+        progress.warn(&warning);
+    }
+    let policy = saved::open::<f32>(&source, vocabulary, seed, longest)?;
     progress.begin("scoring", Some(splits.iter().map(|s| s.rows.len()).sum::<usize>() as u64));
     let mut examples = Vec::new();
     let found = splits.iter().try_for_each(|split| -> Result<()> {

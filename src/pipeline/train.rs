@@ -216,7 +216,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let (checkpoints, outcome_steps) = (out.join(schema::run::CHECKPOINTS), outcome.steps);
     let again = || {
         let source = ModelSource::resolve(&config.model, progress)?;
-        let policy = tuning::start(&config, &source, seed, data.for_policy())?;
+        let policy = tuning::start(&config, &source, seed, data.for_policy(&source))?;
         reference::unchanged(&policy, &weights, &config.model)?;
         Ok(policy)
     };
@@ -270,18 +270,23 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     Ok(Ended::Finished(Box::new(summary)))
 }
 
-/// The policy before the first step; warnings where the run will not fit into memory, and where the model has codes.
+/// The policy before the first step; warnings where pairs are longer than the model was made for, where the run will not
+/// fit into memory, and where the model has codes.
 fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progress) -> Result<Policy<f32>> {
     let source = ModelSource::resolve(&config.model, progress)?;
-    let shape = load::shape(&source, data.tokenizer.vocab_size())?;
+    let shape = load::shape(&source, data.tokenizer.vocabulary_for(&source))?;
     opened::require_tokens(Path::new(&config.data), &data.splits, &source)?;
+    opened::require_embedded(Path::new(&config.data), &data.splits, &data.tokenizer, &shape)?;
+    if let Some(warning) = opened::beyond_positions(&source, &shape, data.longest) {
+        progress.warn(&warning);
+    }
     if let Some(warning) = estimate::memory_warning(config, seed, &shape, &data.splits) {
         progress.warn(&warning);
     }
     if let Some(warning) = tuning::dropped_codes(&source) {
         progress.warn(warning);
     }
-    let policy = tuning::start(config, &source, seed, data.for_policy())?;
+    let policy = tuning::start(config, &source, seed, data.for_policy(&source))?;
     if let Some(device) = device::announced(policy.decoder.place()) {
         progress.note(&device);
     }

@@ -17,7 +17,7 @@ use crate::nn::columns::ELSEWHERE;
 use crate::nn::real::with_slice;
 use crate::progress::Progress;
 use crate::token_file::TokenRow;
-use crate::weights::fingerprint::hash_weights;
+use crate::weights::fingerprint::{hash_starting, hash_weights};
 use crate::weights::safetensors;
 
 /// Names of the tensors in the files.
@@ -182,7 +182,7 @@ impl Files {
 
 /// Takes the hidden states of these rows from their file, or computes them with the policy's backbone and writes the
 /// file, and then the same for what is known of the head. A file's name is a hash of all that it depends on: shape, weights
-/// below the head, tokens; and for the head its weights and the codes' tokens. `None` where the user interrupted it; what
+/// below the head with the scale of their adapter, tokens; and for the head its weights and the codes' tokens. `None` where the user interrupted it; what
 /// was computed by then is kept beside the file's path, and continued by the next call.
 ///
 /// # Errors
@@ -354,8 +354,7 @@ fn key_of_states<T: Real>(known: &HiddenStates, policy: &Policy<T>, rows: &[&Tok
         hasher.update(text.as_bytes());
     }
     // Adapters that add nothing yet have random numbers, which no hidden state depends on.
-    let below = policy.params.starting().filter(|p| p.name != names::HEAD);
-    hash_weights::<T>(below, &mut hasher)?;
+    hash_starting::<T>(&policy.params, policy.adapter.as_ref(), |p| p.name != names::HEAD, &mut hasher)?;
     for row in rows {
         hasher.update(row.id.as_bytes());
         let mut sides = [&row.chosen_ids, &row.rejected_ids];

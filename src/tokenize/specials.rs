@@ -133,15 +133,17 @@ pub(super) fn added(file: &[u8], inner: &Tokenizer, named: &[Named]) -> Result<O
     let has = |tokenizer: &Tokenizer, token: &AddedToken| {
         tokenizer.get_added_vocabulary().get_vocab().contains_key(&token.content)
     };
-    // Tokens after the last one that needs an id are left out.
-    let needed = |n: &Named| {
-        n.id.is_some() || !n.name.as_deref().is_some_and(is_spare) || inner.token_to_id(&n.token.content).is_some()
-    };
+    // New tokens after the last one that needs an id are left out. A token that has its id takes none, and so does not
+    // need those before it.
+    let is_new = |n: &Named| inner.token_to_id(&n.token.content).is_none();
+    let needed = |n: &Named| is_new(n) && (n.id.is_some() || !n.name.as_deref().is_some_and(is_spare));
     let end = named.iter().rposition(needed).map_or(0, |last| last + 1);
     let mut changed = false;
     let mut elsewhere = Vec::new();
-    for Named { token, id, file, .. } in &named[..end] {
-        if token.content.is_empty() || (id.is_none() && has(&with, token)) {
+    for (i, entry) in named.iter().enumerate() {
+        let Named { token, id, file, .. } = entry;
+        let left_out = i >= end && is_new(entry);
+        if token.content.is_empty() || left_out || (id.is_none() && has(&with, token)) {
             continue;
         }
         let known = with.token_to_id(&token.content);
@@ -259,6 +261,9 @@ mod tests {
             from(json!({"eos_token": "<e>", "pad_token": "<p>", "extra_special_tokens": ["<x>"]})),
             special(&[(n, "<e>"), (n + 1, "<p>"), (n + 2, "<x>")])
         );
+        // One before tokens that have their ids needs none either: a folder that was saved names its end of turn too.
+        let saved = json!({"eos_token": "<|im_end|>", "pad_token": "<p>", "eot_token": "<|im_start|>"});
+        assert_eq!(from(saved), special(&[(1, "<|im_start|>"), (2, "<|im_end|>")]));
     }
 
     #[test]

@@ -243,6 +243,23 @@ impl ModelTokenizer {
         self.vocab_size
     }
 
+    /// How many tokens a model must know for this tokenizer. One that is made to fit knows all. Others may lack added
+    /// tokens at the end that only texts could spell out, such as one for padding: neither the chat template, nor BOS,
+    /// nor an end of generation is among them.
+    pub fn vocabulary_for(&self, model: &ModelSource) -> usize {
+        if matches!(model, ModelSource::Tiny { .. }) {
+            return self.vocab_size;
+        }
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        let named = self.specials.iter().filter(|(name, _)| !specials::is_spare(name)).map(|(_, text)| text);
+        let texts: BTreeSet<&String> = named.chain(&self.marks).collect();
+        let needed = |id: &u32| match added.get(id) {
+            None => self.inner.id_to_token(*id).is_some(),
+            Some(token) => self.stop_ids.contains(id) || self.bos == Some(*id) || texts.contains(&token.content),
+        };
+        (0..self.vocab_size as u32).rev().find(needed).map_or(0, |last| last as usize + 1)
+    }
+
     /// Beginning of sequence, where the model has one.
     pub fn bos_id(&self) -> Option<u32> {
         self.bos

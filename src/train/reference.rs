@@ -15,13 +15,14 @@ use super::ranks::ALONE;
 use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
-use crate::model::{LlamaConfig, Params, names};
+use crate::model::{LlamaConfig, Lora, Params, names};
 use crate::nn::Real;
 use crate::nn::real::in_memory;
 use crate::policy::Policy;
 use crate::progress::Progress;
 use crate::schema::{col, posterior};
 use crate::token_file::{self, TokenRow};
+use crate::weights::fingerprint::hash_starting;
 
 mod needs;
 pub mod store;
@@ -122,20 +123,20 @@ fn is_finite((chosen, rejected): &(f64, f64)) -> bool {
     chosen.is_finite() && rejected.is_finite()
 }
 
-/// BLAKE3 over a model's shape and weights without its latent part, lower-case hex. It does not depend on where the
-/// model lies, on how it is cut into files, or on whether a head that is the embedding is a copy of it.
+/// BLAKE3 over a model's shape, its weights without its latent part, and the scale of an adapter that adds something
+/// already, lower-case hex. It does not depend on where the model lies, on how it is cut into files, or on whether a head that is the embedding is a copy of it.
 ///
 /// # Errors
 /// [`Error::Tensor`].
 pub fn fingerprint<T: Real>(policy: &Policy<T>) -> Result<String> {
-    fingerprint_of::<T>(&policy.decoder.config, &policy.params)
+    fingerprint_of::<T>(&policy.decoder.config, &policy.params, policy.adapter.as_ref())
 }
 
-/// [`fingerprint`] of a model that is no policy yet.
+/// [`fingerprint`] of a model that is no policy yet, with the adapter that is among its parameters if any.
 ///
 /// # Errors
 /// [`Error::Tensor`].
-pub fn fingerprint_of<T: Real>(config: &LlamaConfig, params: &Params) -> Result<String> {
+pub fn fingerprint_of<T: Real>(config: &LlamaConfig, params: &Params, adapter: Option<&Lora>) -> Result<String> {
     let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 3 model");
     let named = |name: &str| params.iter().find(|p| p.name == name).map(|p| p.var.as_tensor());
     let copied = match (named(names::HEAD), named(names::EMBEDDING)) {
@@ -145,8 +146,7 @@ pub fn fingerprint_of<T: Real>(config: &LlamaConfig, params: &Params) -> Result<
     let tie_word_embeddings = copied || config.tie_word_embeddings;
     let config = LlamaConfig { tie_word_embeddings, ..config.clone() };
     hasher.update(crate::manifest::hash_json(&serde_json::to_value(&config)?)?.as_bytes());
-    let weights = params.starting().filter(|p| !(copied && p.name == names::HEAD));
-    crate::weights::fingerprint::hash_weights::<T>(weights, &mut hasher)?;
+    hash_starting::<T>(params, adapter, |p| !(copied && p.name == names::HEAD), &mut hasher)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

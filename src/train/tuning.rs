@@ -26,7 +26,7 @@ pub struct DataShape<'a> {
     pub rows: &'a [TokenRow],
     /// Longest prompt and response, tokens.
     pub longest: usize,
-    /// Tokens that the tokenizer knows.
+    /// Tokens that the model must know.
     pub vocabulary: usize,
 }
 
@@ -106,13 +106,14 @@ pub fn is_start(found: &str, source: &ModelSource, tune: Tune, vocab_size: usize
     if found == weights {
         return Ok(true);
     }
-    let loaded = match (tune, source) {
+    let (loaded, adapter) = match (tune, source) {
         (Tune::Lora, ModelSource::Folder(folder)) if peft::is_adapter(folder) => {
-            load_adapter::<f32>(folder, vocab_size, Seed(0))?.0
+            load_adapter::<f32>(folder, vocab_size, Seed(0))?
         }
         _ => return Ok(false),
     };
-    Ok(reference::fingerprint_of::<f32>(&loaded.config, &Params::new(loaded.params)?)? == weights)
+    let params = Params::new(loaded.params)?;
+    Ok(reference::fingerprint_of::<f32>(&loaded.config, &params, Some(&adapter))? == weights)
 }
 
 /// What a latent part names as its base. The weights of a merged adapter are in no file that could be named: its name

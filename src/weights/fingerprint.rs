@@ -1,7 +1,7 @@
 //! The content of a model: one hash of its weights, whatever its folder is called and however it is cut into files.
 
 use crate::error::Result;
-use crate::model::{Group, Param};
+use crate::model::{Group, Lora, Param, Params};
 use crate::nn::Real;
 use crate::nn::real::in_memory;
 
@@ -30,4 +30,23 @@ pub fn hash_weights<'a, T: Real>(params: impl Iterator<Item = &'a Param>, hasher
         })?;
     }
     Ok(())
+}
+
+/// Adds what the function before any training depends on: of its parameters those that `keep` names, and the scale of
+/// an adapter that adds something already. With a new adapter the function is that of the base, and so is the hash.
+///
+/// # Errors
+/// [`crate::Error::Tensor`].
+pub fn hash_starting<T: Real>(
+    params: &Params,
+    adapter: Option<&Lora>,
+    keep: impl Fn(&Param) -> bool,
+    hasher: &mut blake3::Hasher,
+) -> Result<()> {
+    let starting: Vec<&Param> = params.starting().collect();
+    if let Some(lora) = adapter.filter(|_| starting.iter().any(|p| p.group == Group::Adapter)) {
+        hasher.update(b"adapter scale");
+        hasher.update(&lora.scale().to_bits().to_le_bytes());
+    }
+    hash_weights::<T>(starting.into_iter().filter(|p| keep(p)), hasher)
 }

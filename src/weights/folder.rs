@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::checkpoint::{Checkpoint, PER_TASK, assemble};
 use super::safetensors::{PYTORCH, TensorEntry, write};
@@ -25,6 +25,8 @@ pub const SHARD: u64 = 5_000_000_000;
 pub const SINGLE: &str = "model.safetensors";
 /// Index of a model folder that has several.
 pub const INDEX: &str = "model.safetensors.index.json";
+/// What other programs' `generate` reads beside config.json.
+const GENERATION: &str = "generation_config.json";
 
 /// The model's shape, from config.json.
 ///
@@ -266,7 +268,7 @@ pub fn save_weights(
         // It would name files that are gone.
         artifact::remove(&folder.join(INDEX))?;
     }
-    artifact::write_json(folder.join("generation_config.json"), &config.generation_json())?;
+    artifact::write_json(folder.join(GENERATION), &config.generation_json())?;
     let mut about = config.to_json();
     about["torch_dtype"] = match entries.iter().max_by_key(|e| e.bytes()).map(TensorEntry::kind) {
         Some(DType::BF16) => "bfloat16",
@@ -278,13 +280,43 @@ pub fn save_weights(
     artifact::write_json(folder.join("config.json"), &about)
 }
 
+/// Adds end tokens to generation_config.json, behind those that are there: other programs' `generate` stops at these
+/// alone. Nothing happens where there is no such file.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Model`] where the file is damaged.
+pub fn add_end_tokens(folder: &Path, ids: &[u32]) -> Result<()> {
+    let path = folder.join(GENERATION);
+    if !path.is_file() {
+        return Ok(());
+    }
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    let mut json: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::model(path.display().to_string(), format!("damaged JSON: {e}")))?;
+    let mut all = match json["eos_token_id"].take() {
+        Value::Array(several) => several,
+        Value::Null => Vec::new(),
+        one => vec![one],
+    };
+    for id in ids.iter().map(|&id| Value::from(id)) {
+        if !all.contains(&id) {
+            all.push(id);
+        }
+    }
+    json["eos_token_id"] = match all.len() {
+        0 | 1 => all.pop().unwrap_or(Value::Null),
+        _ => all.into(),
+    };
+    artifact::write_json(path, &json)
+}
+
 /// Removes a model that [`save_weights`] wrote, if there is one.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn remove(folder: &Path) -> Result<()> {
     remove_others(folder, &BTreeSet::new())?;
-    [INDEX, "generation_config.json", "config.json"].iter().try_for_each(|name| artifact::remove(&folder.join(name)))
+    [INDEX, GENERATION, "config.json"].iter().try_for_each(|name| artifact::remove(&folder.join(name)))
 }
 
 /// Removes the weight files of a model that are not among `kept`.
@@ -353,5 +385,32 @@ mod tests {
         for (a, b) in of(&params, "model.embed_tokens.weight").iter().zip(of(&read(), "model.embed_tokens.weight")) {
             assert!((a - b).abs() <= a.abs() / 256.0, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn end_tokens_are_added_behind_those_of_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = LlamaConfig::tiny(32, 1, 50);
+        let ends = || -> Value {
+            let json: Value = serde_json::from_slice(&std::fs::read(dir.path().join(GENERATION)).unwrap()).unwrap();
+            json["eos_token_id"].clone()
+        };
+        for (own, more, wanted) in [
+            (vec![], vec![], Value::Null),
+            (vec![], vec![3], json!(3)),
+            (vec![7], vec![7], json!(7)),
+            (vec![7], vec![3, 7], json!([7, 3])),
+            (vec![7, 2], vec![2, 9], json!([7, 2, 9])),
+        ] {
+            config.eos_token_ids = own;
+            let params = random::<f32>(&config, 0.02, Seed(3)).unwrap();
+            save(dir.path(), &config, params.iter()).unwrap();
+            add_end_tokens(dir.path(), &more).unwrap();
+            assert_eq!(ends(), wanted);
+        }
+        // An adapter's folder has no such file, and gets none.
+        remove(dir.path()).unwrap();
+        add_end_tokens(dir.path(), &[3]).unwrap();
+        assert!(!dir.path().join(GENERATION).exists());
     }
 }

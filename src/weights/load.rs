@@ -15,8 +15,8 @@ use crate::source::ModelSource;
 /// Standard deviation of a new model's weights.
 const DEVIATION: f64 = 0.02;
 
-/// Loads a model; `vocab_size` is the tokenizer's, which `tiny` takes and others must cover. An adapter is merged into
-/// its base.
+/// Loads a model; `vocab_size` is what the tokenizer needs, which `tiny` takes and others must cover. An adapter is
+/// merged into its base.
 ///
 /// # Errors
 /// [`Error::Model`] where something is missing, unexpected, of another shape, or too small for the tokenizer.
@@ -84,9 +84,11 @@ fn covers(config: &LlamaConfig, vocab_size: usize, source: &ModelSource) -> Resu
     if config.vocab_size >= vocab_size {
         return Ok(());
     }
-    let message = format!("the model knows {} tokens, the prepared data's tokenizer {vocab_size}", config.vocab_size);
-    Err(Error::model(source.to_string(), message)
-        .with_hint("prepare the data with this model's own tokenizer: prepare --tokenizer MODEL"))
+    let message = format!("the model knows {} tokens, the tokenizer needs {vocab_size}", config.vocab_size);
+    Err(Error::model(source.to_string(), message).with_hint(
+        "use this model's own tokenizer (prepare --tokenizer MODEL); if it is, the model's embedding is too small for it: \
+         resize_token_embeddings of transformers",
+    ))
 }
 
 #[cfg(test)]

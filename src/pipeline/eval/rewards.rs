@@ -61,7 +61,8 @@ impl RewardReference {
         progress: &dyn Progress,
     ) -> Result<RewardReference> {
         let Named { name, path, run } = named(config)?;
-        let (source, vocab_size) = (opened::source(&path, progress)?, opened.tokenizer.vocab_size());
+        let source = opened::source(&path, progress)?;
+        let vocab_size = opened.tokenizer.vocabulary_for(&source);
         let policy = saved::open::<f32>(&source, vocab_size, seed, longest)?;
         let fingerprint = reference::fingerprint(&policy)?;
         if let Some(TrainedRun { folder, tune, weights: Some(weights) }) = &run

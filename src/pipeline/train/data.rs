@@ -7,6 +7,7 @@ use crate::batch::{self, Split};
 use crate::error::{Error, Result};
 use crate::manifest::{InputFile, Manifest};
 use crate::schema::prepared;
+use crate::source::ModelSource;
 use crate::tokenize::ModelTokenizer;
 use crate::train::TrainConfig;
 use crate::train::tuning::DataShape;
@@ -42,9 +43,10 @@ impl Data {
         Ok(Data { splits, tokenizer, manifest, longest })
     }
 
-    /// What the starting policy depends on.
-    pub fn for_policy(&self) -> DataShape<'_> {
-        DataShape { rows: &self.splits[0].rows, longest: self.longest, vocabulary: self.tokenizer.vocab_size() }
+    /// What the policy that starts from `model` depends on.
+    pub fn for_policy(&self, model: &ModelSource) -> DataShape<'_> {
+        let vocabulary = self.tokenizer.vocabulary_for(model);
+        DataShape { rows: &self.splits[0].rows, longest: self.longest, vocabulary }
     }
 
     /// The data as an input of the run's manifest; `path` is that of the configuration.

@@ -77,7 +77,8 @@ pub fn dry_run(config: &TrainConfig, seed: Seed) -> Result<DryRun> {
 pub fn memory_mb(config: &TrainConfig, seed: Seed) -> Result<f64> {
     let config = checked(config)?;
     let Data { splits, tokenizer, .. } = Data::open(&config)?;
-    let shape = load::shape(&ModelSource::tokenizer(&config.model, &Silent)?, tokenizer.vocab_size())?;
+    let source = ModelSource::tokenizer(&config.model, &Silent)?;
+    let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
     Ok(Cost::of(&config, seed, &shape, &splits).memory.total)
 }
 
@@ -91,8 +92,9 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>) -> Re
     let fold = config.held_out();
     let splits = fold.map_or_else(|| prepared.clone(), |fold| fold.hold_out(seed, &prepared[0]));
     let source = ModelSource::tokenizer(&config.model, &Silent)?;
-    let shape = load::shape(&source, tokenizer.vocab_size())?;
+    let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
     opened::require_tokens(Path::new(&config.data), &prepared, &source)?;
+    opened::require_embedded(Path::new(&config.data), &prepared, &tokenizer, &shape)?;
     let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
     let needs = match fold {
         None => ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps)),

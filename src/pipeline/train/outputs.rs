@@ -23,6 +23,7 @@ use crate::seed::Seed;
 use crate::tokenize::ModelTokenizer;
 use crate::train::ranks::work;
 use crate::train::{Metrics, Observer, Outcome, Posteriors, Ranks, TrainConfig, TrainEvent, reference};
+use crate::weights::{base, folder};
 
 /// Evaluates the test split and returns its [`evaluation::metrics`]; none where it has no examples.
 pub(super) fn evaluate(
@@ -240,6 +241,9 @@ impl Trained<'_> {
             let model = out.join(schema::run::MODEL);
             saved::save(policy, &model)?;
             tokenizer.save(&model)?;
+            for place in [&model, &model.join(base::FOLDER)] {
+                folder::add_end_tokens(place, &tokenizer.stop_ids())?;
+            }
         }
 
         let summary = summary::of(self, policy, &frame, &sums, suspects.hoelder_rate())?;

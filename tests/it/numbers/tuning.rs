@@ -1,5 +1,6 @@
 //! Adapters and head-only tuning: exact gradients, the same function in every form, and what PEFT wrote.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use lpc_pipe::progress::Silent;
 use lpc_pipe::seed::Seed;
 use lpc_pipe::source::ModelSource;
 use lpc_pipe::token_file::TokenRow;
+use lpc_pipe::train::reference;
 use lpc_pipe::weights::load::{load, load_adapter};
 use lpc_pipe::weights::{fingerprint, folder};
 
@@ -425,6 +427,35 @@ fn kept_states_are_those_of_the_same_content_only() {
     policy.states = hidden_cache::open(&policy, &all_of(&rows), lost, &Silent).unwrap();
     near(&logps(&policy, &rows), &wanted, 1e-6);
     assert!(hidden_cache::open(&policy, &all_of(&rows), Keeping { budget: 0, ..lost }, &Silent).is_err());
+}
+
+#[test]
+fn the_scale_of_an_adapter_is_part_of_what_is_computed() {
+    let rows = pairs(4);
+    let of = |alpha: f64, rslora: bool, filled: bool| {
+        let settings = Lora { alpha, rslora, ..settings(&["all-linear"]) };
+        adapted::<f32>(&llama(true), &settings, &plain(), filled)
+    };
+    let files = |policies: &[Policy<f32>]| {
+        let dir = tempfile::tempdir().unwrap();
+        let keeping = Keeping { folder: dir.path(), budget: 1 << 20, about: "", head_frozen: true };
+        for policy in policies {
+            hidden_cache::open(policy, &all_of(&rows), keeping, &Silent).unwrap();
+        }
+        std::fs::read_dir(dir.path()).unwrap().count()
+    };
+    let fingerprints = |policies: &[Policy<f32>]| -> BTreeSet<String> {
+        policies.iter().map(|policy| reference::fingerprint(policy).unwrap()).collect()
+    };
+    let base = || new_policy::<f32>(loaded::<f32>(&llama(true)), &plain(), Seed(6), LONGEST);
+    let filled = [of(7.0, false, true), of(28.0, false, true), of(7.0, true, true), base()];
+    assert_eq!(files(&filled), 4);
+    assert_eq!(fingerprints(&filled).len(), 4);
+    assert_ne!(logps(&filled[0], &rows), logps(&filled[1], &rows));
+    // A new adapter adds nothing at any scale: what was computed of its base stays good.
+    let idle = [of(7.0, false, false), of(28.0, false, false), of(7.0, true, false), base()];
+    assert_eq!(files(&idle), 1);
+    assert_eq!(fingerprints(&idle).len(), 1);
 }
 
 #[test]

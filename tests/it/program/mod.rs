@@ -11,6 +11,7 @@
 //! - `no_effect`: settings of `prepare` that would change nothing.
 //! - `eval`: benchmarks and preference accuracy.
 //! - `generate`: answers of every kind of model, with the prior's codes and with one.
+//! - `models`: model folders that other programs made.
 //! - `outputs`: files that no command may overwrite.
 //! - `crash`: a killed process, a full disk, folders that cannot be written, links, pipes.
 //! - `launchers`: plans for many machines, and cells that run one by one.
@@ -32,6 +33,7 @@ mod generate;
 mod help;
 mod known_sets;
 mod launchers;
+mod models;
 mod no_effect;
 mod outputs;
 mod reference;

@@ -116,6 +116,21 @@ fn adapters_are_trained_on_or_merged() {
     sandbox.ok(&format!("{full} --out whole"));
     sandbox.ok("score --data data --model whole/model --out whole.parquet --quiet");
     close(&sandbox, "whole.parquet", "first", 1e-3);
+    // The same weights at another scale are another model: it starts from its own reference, not from the one that is
+    // kept for the old scale, and is not the reference of a run that started from that.
+    let path = "first/model/adapter_config.json";
+    let mut config = sandbox.json(path);
+    config["lora_alpha"] = 40.into();
+    sandbox.write(path, config.to_string());
+    sandbox.ok(&format!("{still} --out scaled"));
+    let (old, new) = (sandbox.parquet("second/posteriors.parquet"), sandbox.parquet("scaled/posteriors.parquet"));
+    assert_ne!(numbers(&old, "ref_chosen_logps"), numbers(&new, "ref_chosen_logps"));
+    for (a, b) in numbers(&new, "logps_chosen").iter().zip(numbers(&new, "ref_chosen_logps")) {
+        assert!((a - b).abs() < 1e-3, "{a} {b}");
+    }
+    let refused = sandbox.run(&["eval", "--model", "second", "--task", "preference", "--data", "data"]);
+    assert!(refused.code != 0 && refused.stderr.contains("not the reference of run second"), "{}", refused.stderr);
+    sandbox.ok("eval --model scaled --task preference --data data --quiet");
 }
 
 #[test]
@@ -285,6 +300,12 @@ fn exports_are_whole_models_or_adapters() {
     manifest_holds(&sandbox, "hf", &["lpc_transformers.py"]);
     sandbox.ok("score --data data --model hf --out hf.parquet --quiet");
     close(&sandbox, "hf.parquet", "run", 1e-3);
+    // Other programs stop where answers end here; nothing but the tokenizer knows where in a model made from the seed.
+    let ends = &sandbox.json("data/tokenizer/tokenizer_config.json")["lpc_pipe"]["stop_ids"];
+    for place in ["hf", "run/model/base"] {
+        let found = &sandbox.json(&format!("{place}/generation_config.json"))["eos_token_id"];
+        assert!(ends.is_array() && found == ends, "{place}: {found} {ends}");
+    }
     // The adapter elsewhere, with its base.
     sandbox.ok("export --run run --out peft --as peft");
     manifest_holds(&sandbox, "peft", &["adapter_config.json", "adapter_model.safetensors", "base/config.json"]);
