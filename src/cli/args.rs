@@ -1,10 +1,47 @@
-//! Arguments that set no key of the recipe; those that do are in `flags`.
+//! Commands, and their arguments that set no key of the recipe; those that do are in `flags`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::pipeline::launch;
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
+    Demo,
+    /// Plants preferences into made-up texts, or over real ones, in raw UltraFeedback shape
+    Synth,
+    /// Reads preference data, builds pairs, flips labels, writes token batches
+    Prepare(Prepare),
+    /// Joins the shards of one preparation to the folder that an unsharded run would have written
+    Merge(Merge),
+    /// Per-example log-probabilities of any model on a prepared folder
+    Score,
+    /// Trains a policy, evaluates it with the prior, writes the code posteriors
+    Train(Train),
+    /// Answers prompts with a model: with the prior's codes, one code, or all codes side by side
+    Generate,
+    /// Evaluates a model: preference accuracy, ARC, TruthfulQA, GSM8K, RewardBench
+    Eval,
+    /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
+    Export,
+    /// A grid of noise, objective, latent and seeds; continues where it was stopped
+    NoiseSweep(NoiseSweep),
+    /// Ranks a run's training pairs by the evidence that their label is wrong; writes a cleaned prepared folder
+    Audit,
+    /// Writes report.html and report.md for a run, sweep or audit folder
+    Report(Report),
+    /// Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
+    Inspect(Inspect),
+    /// Lists the recipes that come with the program, or prints one
+    Recipes(Recipes),
+    /// Writes the shell's script that completes commands and flags to stdout
+    Completions(Completions),
+    /// Writes manual pages, one a command
+    Man(Man),
+}
 
 /// Who runs the cells of a sweep, or the shards of a preparation: this process, or whom [`launch::Launcher`] names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::Command;
-use super::args::{self, LauncherFlag};
+use super::args::{self, Command, LauncherFlag};
 use crate::pipeline::recipe::Recipe;
 use crate::report;
 use crate::settings::{self, Flag};

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::artifact;
 use crate::error::{Error, Fault, Result};
@@ -36,6 +36,7 @@ use crate::seed::Seed;
 use crate::settings::{self, Flag, Settings};
 use crate::train::ranks;
 
+use args::Command;
 use output::{Printer, Terminal};
 
 /// Latent Preference Coding on dataframes: prepare preference data, inject label noise, train DPO, IPO or SimPO with
@@ -63,42 +64,6 @@ struct Global {
     /// Prints nothing but the result and errors
     #[arg(long, global = true, display_order = 5)]
     quiet: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// The whole job on built-in data, no network: synth, prepare, train with and without LPC, noise sweep, report
-    Demo,
-    /// Plants preferences into made-up texts, or over real ones, in raw UltraFeedback shape
-    Synth,
-    /// Reads preference data, builds pairs, flips labels, writes token batches
-    Prepare(args::Prepare),
-    /// Joins the shards of one preparation to the folder that an unsharded run would have written
-    Merge(args::Merge),
-    /// Per-example log-probabilities of any model on a prepared folder
-    Score,
-    /// Trains a policy, evaluates it with the prior, writes the code posteriors
-    Train(args::Train),
-    /// Answers prompts with a model: with the prior's codes, one code, or all codes side by side
-    Generate,
-    /// Evaluates a model: preference accuracy, ARC, TruthfulQA, GSM8K, RewardBench
-    Eval,
-    /// Writes a run's model as a Hugging Face folder, an adapter merged, or as a PEFT adapter
-    Export,
-    /// A grid of noise, objective, latent and seeds; continues where it was stopped
-    NoiseSweep(args::NoiseSweep),
-    /// Ranks a run's training pairs by the evidence that their label is wrong; writes a cleaned prepared folder
-    Audit,
-    /// Writes report.html and report.md for a run, sweep or audit folder
-    Report(args::Report),
-    /// Shows what a file or folder holds: schema, counts, first rows, manifest, one masked example
-    Inspect(args::Inspect),
-    /// Lists the recipes that come with the program, or prints one
-    Recipes(args::Recipes),
-    /// Writes the shell's script that completes commands and flags to stdout
-    Completions(args::Completions),
-    /// Writes manual pages, one a command
-    Man(args::Man),
 }
 
 /// Commands, arguments, and the flags of settings.

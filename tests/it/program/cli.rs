@@ -121,55 +121,6 @@ fn a_recipe_of_codes_gives_its_baseline() {
     assert!(!sandbox.exists("c") && !sandbox.exists("d"));
 }
 
-/// A recipe file is for all commands; `--set` is for the one that runs, as its flags are.
-#[test]
-fn keys_of_other_commands_are_refused_on_the_command_line() {
-    let sandbox = Sandbox::new();
-    sandbox.write("all.toml", "seed = 4\n[eval]\nbatch = 16\n[prepare.noise]\nflip_rate = 0.3\n[slurm]\ncpus = 2\n");
-    let train = "train --config all.toml --data d --out r --model tiny:16x1";
-    insta::assert_snapshot!(
-        sandbox
-            .ends(2, &format!("{train} --set batch=16 --set eval.batch=16 --set prepare.noise.flip_rate=0.3 --set flip_rate=0.3"))
-            .stderr,
-        @r"
-    error: 4 faults in the configuration
-      --set: batch: unknown key; did you mean `train.batch`?
-      --set: eval.batch: has no effect on `train`
-      --set: prepare.noise.flip_rate: has no effect on `train`
-      --set: flip_rate: unknown key; `prepare.noise.flip_rate` has no effect on `train`
-    "
-    );
-    for (line, said) in [
-        ("merge a b --out c --set prepare.noise.flip_rate=0.5", "prepare.noise.flip_rate: has no effect on `merge`"),
-        ("audit --run r --out a --set seed=4", "seed: has no effect: an audit has its run's seed"),
-        ("audit --run r --out a --set train.lr=1", "train.lr: has no effect on `audit`"),
-        ("inspect all.toml --set threads=1 --set seed=1 --set train={lr=1}", "train: has no effect on `inspect`"),
-        (
-            "prepare --input d --out p --set slurm.cpus=2",
-            "slurm.cpus: has no effect without --launcher slurm or skypilot",
-        ),
-        ("noise-sweep --out s --launcher commands --set slurm.cpus=2", "slurm.cpus: has no effect without --launcher"),
-        ("noise-sweep --out s --set report.points=9", "report.points: has no effect on `noise-sweep`"),
-    ] {
-        let error = sandbox.ends(2, line).stderr;
-        assert!(error.starts_with(&format!("error: --set: {said}")), "{line}: {error}");
-    }
-    // What has an effect is judged by its value.
-    for (line, key) in [
-        ("noise-sweep --launcher slurm --out s --set slurm.cpus=0", "slurm.cpus"),
-        ("prepare --launcher skypilot --shards 2 --input d --out p --set slurm.cpus=0", "slurm.cpus"),
-        ("noise-sweep --out s --set train.batch=0 --set prepare.input=[\"x\"]", "train.batch"),
-        ("demo --out o --set report.points=0", "report.points"),
-        ("report r --set report.points=0", "report.points"),
-    ] {
-        let error = sandbox.ends(2, line).stderr;
-        assert!(error.contains(&format!("{key}: expected")) && !error.contains("no effect"), "{line}: {error}");
-    }
-    // The recipe's keys for other commands are none of this command's business.
-    let error = sandbox.ends(3, train).stderr;
-    assert!(error.starts_with("error: d"), "{error}");
-}
-
 #[test]
 fn settings_without_effect_are_faults() {
     let sandbox = Sandbox::new();

@@ -8,7 +8,7 @@
 //! - `bad_input`: every way in which a row or a file can be broken.
 //! - `refused`: rows that the chat template or the tokenizer refuses.
 //! - `help`: what `--help` says.
-//! - `no_effect`: settings of `prepare` that would change nothing.
+//! - `no_effect`: settings that would change nothing.
 //! - `eval`: benchmarks and preference accuracy.
 //! - `generate`: answers of every kind of model, with the prior's codes and with one.
 //! - `models`: model folders that other programs made.

@@ -495,15 +495,3 @@ fn without_resume_a_stopped_run_is_refused() {
     finished(resume(&config, &Silent));
     ground.same("refused");
 }
-
-#[test]
-fn without_checkpoints_a_stopped_run_begins_anew() {
-    let ground = &*GROUND;
-    let config = ground.config("anew");
-    interrupted(run(&config, &StopAfter::new(5)));
-    std::fs::remove_dir_all(ground.place("anew").join("checkpoints/step-000005")).unwrap();
-    let listener = listener();
-    finished(run(&config, &listener));
-    assert_eq!(listener.taken.load(Ordering::Relaxed), ground.steps);
-    ground.same("anew");
-}
