@@ -94,7 +94,8 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     let coded = TrainConfig { out: place("lpc-dpo"), lpc: base.lpc, ..plain };
     let lpc = finished(train::run(&coded, seed, true, progress)?)?;
     let posteriors = out.join("lpc-dpo").join(crate::schema::run::POSTERIORS);
-    let planted = planted::recover(&out.join("corpus"), &out.join("prepared"), &posteriors, synth::Evidence::Pair)?;
+    let planted =
+        planted::recover(&out.join("corpus"), &out.join("prepared"), &posteriors, synth::PosteriorScope::Pair)?;
 
     progress.note("5/6 noise-sweep: flipped labels, unmarked, without and with codes, two seeds");
     let swept = sweep::run(&grid, progress)?;

@@ -14,7 +14,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::lpc::Grouping;
 use crate::schema::{SPLITS, col, posterior, prepared};
-use crate::synth::{CeilingRow, Ceilings, Evidence, TRUTH, ceilings};
+use crate::synth::{CeilingRow, Ceilings, PosteriorScope, TRUTH, ceilings};
 
 /// Agreement of one code column with the truth.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub struct GroupScores {
     /// are right less often can have a slightly higher NMI.
     pub prior_ceiling: CodeScore,
     /// The same given what the posterior sees: the prompt and the observed pair, or all pairs of the prompt where
-    /// they share a code. `None` where that was not computed (see [`Evidence`]).
+    /// they share a code. `None` where that was not computed (see [`PosteriorScope`]).
     pub posterior_ceiling: Option<CodeScore>,
     /// The same given the prompt and the labels of the same pairs, their responses taken as given: what a model of
     /// labels, as LPC is, can reach.
@@ -98,9 +98,9 @@ pub fn recover_run(truth_dir: &Path, run: &Path) -> Result<Recovered> {
         return Err(Error::artifact(run, "not a folder that `lpc-pipe train` has finished"));
     };
     let evidence = match serde_json::from_value(manifest.config["lpc"]["group"].clone()) {
-        Ok(Grouping::Prompt) => Evidence::Prompt,
+        Ok(Grouping::Prompt) => PosteriorScope::Prompt,
         // Runs without codes, and those of versions that knew no groups, have none.
-        Ok(Grouping::Pair) | Err(_) => Evidence::Pair,
+        Ok(Grouping::Pair) | Err(_) => PosteriorScope::Pair,
     };
     let posteriors = run.join(crate::schema::run::POSTERIORS);
     recover(truth_dir, Path::new(&manifest.located(run, &data.path)), &posteriors, evidence)
@@ -112,7 +112,12 @@ pub fn recover_run(truth_dir: &Path, run: &Path) -> Result<Recovered> {
 /// # Errors
 /// [`Error::Artifact`] or [`Error::Io`] where a file is missing or damaged; [`Error::Frame`], [`Error::Run`]
 /// where a column is; [`Error::Run`] where no row of the posteriors belongs to this truth.
-pub fn recover(truth_dir: &Path, prepared_dir: &Path, posteriors: &Path, evidence: Evidence) -> Result<Recovered> {
+pub fn recover(
+    truth_dir: &Path,
+    prepared_dir: &Path,
+    posteriors: &Path,
+    evidence: PosteriorScope,
+) -> Result<Recovered> {
     let truth = artifact::read_parquet(truth_dir.join(TRUTH))?;
     let wanted =
         [col::ID, col::PROMPT_ID, col::SPLIT, col::SOURCE, col::CHOSEN, col::REJECTED, col::FLIPPED, col::NOISE_P];
@@ -276,7 +281,7 @@ mod tests {
         corpus(dir.path(), 3000);
         let pairs = prepare(dir.path(), 0.0);
         let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
-        let best = ceilings(&truth, &pairs, Evidence::Pair).unwrap();
+        let best = ceilings(&truth, &pairs, PosteriorScope::Pair).unwrap();
         assert_eq!((best.unmatched, best.rows.len(), best.preferences_used), (0, 3000, 8));
         let mut frame = df!(
             "id" => best.rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>(),
@@ -288,7 +293,7 @@ mod tests {
         .unwrap();
         let file = dir.path().join("posteriors.parquet");
         artifact::write_parquet(&file, &mut frame).unwrap();
-        let found = recover(dir.path(), dir.path(), &file, Evidence::Pair).unwrap();
+        let found = recover(dir.path(), dir.path(), &file, PosteriorScope::Pair).unwrap();
         assert_eq!(found.preferences, None, "there are no margins of single codes");
         let scores = found.scores;
         assert_eq!((scores.pairs_unmatched, scores.posteriors_unmatched, scores.groups.len()), (0, 0, 6));
@@ -343,7 +348,7 @@ mod tests {
         // The best against a random other one.
         let pairs = prepare(dir.path(), 0.0);
         let truth = artifact::read_parquet(dir.path().join(TRUTH)).unwrap();
-        let best = ceilings(&truth, &pairs, Evidence::Pair).unwrap();
+        let best = ceilings(&truth, &pairs, PosteriorScope::Pair).unwrap();
         assert_eq!((best.unmatched, best.rows.len(), best.preferences_used), (0, 3000, 8));
         let mut accuracies = Vec::new();
         for shown in [true, false] {
@@ -368,7 +373,7 @@ mod tests {
         let solve = |dir: &Path, flip: f64| {
             corpus(dir, 2000);
             let pairs = prepare(dir, flip);
-            ceilings(&artifact::read_parquet(dir.join(TRUTH)).unwrap(), &pairs, Evidence::Pair).unwrap()
+            ceilings(&artifact::read_parquet(dir.join(TRUTH)).unwrap(), &pairs, PosteriorScope::Pair).unwrap()
         };
         let (clean, noisy) = (solve(clean.path(), 0.0), solve(noisy.path(), 0.4));
         assert_eq!(clean.accuracy(|_| true), noisy.accuracy(|_| true));
@@ -395,16 +400,16 @@ mod tests {
         let of = |pairs: &DataFrame, evidence| agreement(&ceilings(&truth, pairs, evidence).unwrap());
         // One pair of each prompt is no group.
         let single = prepare(dir.path(), 0.0);
-        assert_eq!(of(&single, Evidence::Prompt), of(&single, Evidence::Pair));
+        assert_eq!(of(&single, PosteriorScope::Prompt), of(&single, PosteriorScope::Pair));
         // Three pairs tell more than one, the same under every label; not computed where the best response is not in each.
         let (clean, noisy) = (write_pairs(dir.path(), 0.0, 3), write_pairs(dir.path(), 0.3, 3));
-        let group = of(&clean, Evidence::Prompt).unwrap();
-        assert!(group > of(&clean, Evidence::Pair).unwrap() + 0.05, "{group}");
-        assert_eq!(of(&noisy, Evidence::Prompt), Some(group));
+        let group = of(&clean, PosteriorScope::Prompt).unwrap();
+        assert!(group > of(&clean, PosteriorScope::Pair).unwrap() + 0.05, "{group}");
+        assert_eq!(of(&noisy, PosteriorScope::Prompt), Some(group));
         let mut swapped = clean.clone();
         let first = [true].into_iter().chain(std::iter::repeat(false)).take(swapped.height());
         swapped.with_column(Column::new("flipped".into(), first.collect::<Vec<bool>>())).unwrap();
-        assert_eq!(of(&swapped, Evidence::Prompt), None);
+        assert_eq!(of(&swapped, PosteriorScope::Prompt), None);
     }
 
     #[test]
@@ -418,6 +423,6 @@ mod tests {
         .unwrap();
         let file = dir.path().join("posteriors.parquet");
         artifact::write_parquet(&file, &mut frame).unwrap();
-        assert!(matches!(recover(dir.path(), dir.path(), &file, Evidence::Pair), Err(Error::Run { .. })));
+        assert!(matches!(recover(dir.path(), dir.path(), &file, PosteriorScope::Pair), Err(Error::Run { .. })));
     }
 }

@@ -18,11 +18,11 @@
 //! Hence p(z | x, a > b) is proportional to p(z|x) q(cell), and a is the better bet where
 //! sum_z p(z|x) q(cell(a, b)) exceeds sum_z p(z|x) q(cell(b, a)).
 //!
-//! Where all pairs of a prompt share a code ([`Evidence::Prompt`]), the posterior sees the best response beside n
+//! Where all pairs of a prompt share a code ([`PosteriorScope::Prompt`]), the posterior sees the best response beside n
 //! others. By the same symmetry p(z | x, all pairs) is proportional to p(z|x) q(a, m) / binomial(n, m): a says whether
 //! the best response has the value that z likes, m how many of the others do, and q(a, m) is counted.
 
-mod evidence;
+mod scope;
 
 use std::collections::HashMap;
 
@@ -33,8 +33,8 @@ use super::row::text_hash;
 use super::world::{self, Preference};
 use crate::error::{Error, Result};
 use crate::schema::col;
-pub use evidence::Evidence;
-pub(super) use evidence::label_codes;
+pub use scope::PosteriorScope;
+pub(super) use scope::label_codes;
 
 /// The ceiling of one prepared pair.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +55,7 @@ pub struct CeilingRow {
     pub preference: u32,
     /// Most probable preference id given the prompt.
     pub prior_code: u32,
-    /// Most probable preference id given the prompt and the observed [`Evidence`], whose labels may be flipped; `None`
+    /// Most probable preference id given the prompt and the observed [`PosteriorScope`], whose labels may be flipped; `None`
     /// where it was not computed.
     pub posterior_code: Option<u32>,
     /// Most probable preference id given the prompt and the labels of that evidence, its responses taken as given: what
@@ -146,7 +146,7 @@ impl<T, R: Copy> Matched<'_, T, R> {
 /// # Errors
 /// [`Error::Frame`] where a column is missing or of another type; [`Error::Run`] where the truth is no
 /// table of this generator.
-pub fn ceilings(truth: &DataFrame, pairs: &DataFrame, evidence: Evidence) -> Result<Ceilings> {
+pub fn ceilings(truth: &DataFrame, pairs: &DataFrame, evidence: PosteriorScope) -> Result<Ceilings> {
     let observed = Observed::open(pairs)?;
     if truth.column(truth::UTILITIES).is_ok() {
         return super::over::ceilings::ceilings(truth, &observed, evidence);
@@ -155,8 +155,8 @@ pub fn ceilings(truth: &DataFrame, pairs: &DataFrame, evidence: Evidence) -> Res
     let matched = observed.matched(&table, |truth, hash| truth.styles.get(&hash).copied());
     let cells = count_cells(&matched);
     let grouped = match evidence {
-        Evidence::Pair => None,
-        Evidence::Prompt => evidence::grouped(&matched),
+        PosteriorScope::Pair => None,
+        PosteriorScope::Prompt => scope::grouped(&matched),
     };
     let likelihood = |m: &Matched<Truth, u32>| -> Vec<f64> {
         let of = |z: &Preference| {
@@ -170,8 +170,8 @@ pub fn ceilings(truth: &DataFrame, pairs: &DataFrame, evidence: Evidence) -> Res
         let best = solve(m, &cells, observed.noise(m.row));
         let (shown, factor, preference) = (m.truth.shown, m.truth.factor, m.truth.preference);
         let posterior_code = match evidence {
-            Evidence::Pair => best.posterior_code,
-            Evidence::Prompt => {
+            PosteriorScope::Pair => best.posterior_code,
+            PosteriorScope::Prompt => {
                 grouped.as_ref().and_then(|codes| codes.get(&m.prompt()).copied().or(best.posterior_code))
             }
         };

@@ -53,7 +53,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use ceilings::{CeilingRow, Ceilings, Evidence, ceilings};
+pub use ceilings::{CeilingRow, Ceilings, PosteriorScope, ceilings};
 pub use config::SynthConfig;
 
 use crate::artifact;

@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn what_the_grid_replaces_is_refused_by_name() {
-        let cases: [(fn(&mut Recipe), &str); 7] = [
+        type Change = fn(&mut Recipe);
+        let cases: [(Change, &str); 7] = [
             (
                 |r| r.train.objective.name = ObjectiveKind::Ipo,
                 "train.objective.name: has no effect in a sweep; use sweep.objective, which lacks ipo",

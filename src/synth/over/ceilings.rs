@@ -23,7 +23,9 @@ use polars::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::schema::col;
-use crate::synth::ceilings::{CeilingRow, Ceilings, Evidence, Matched, Observed, argmax, bet, label_codes, mixed};
+use crate::synth::ceilings::{
+    CeilingRow, Ceilings, Matched, Observed, PosteriorScope, argmax, bet, label_codes, mixed,
+};
 use crate::synth::emit::truth;
 
 /// The truth about one prompt.
@@ -59,13 +61,13 @@ enum Choice {
 ///
 /// # Errors
 /// As [`crate::synth::ceilings()`].
-pub(in crate::synth) fn ceilings(truth: &DataFrame, observed: &Observed, evidence: Evidence) -> Result<Ceilings> {
+pub(in crate::synth) fn ceilings(truth: &DataFrame, observed: &Observed, evidence: PosteriorScope) -> Result<Ceilings> {
     let (table, by_source) = read(truth)?;
     let matched = observed.matched(&table, |truth, hash| truth.answers.get(&hash).copied());
     let choice = Choice::of(&matched);
     // Several pairs of one prompt are no product of their likelihoods given R: no ceiling is computed for them.
     let prompts: HashSet<*const Truth> = matched.iter().map(|m| std::ptr::from_ref(m.truth)).collect();
-    let single = evidence == Evidence::Pair || prompts.len() == matched.len();
+    let single = evidence == PosteriorScope::Pair || prompts.len() == matched.len();
     let likelihood = |m: &Pair| -> Vec<f64> {
         let of = |z| {
             let weights = m.truth.weights(z);

@@ -7,7 +7,7 @@ use super::{Matched, Truth, argmax};
 
 /// What the posterior of a code sees beside the prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Evidence {
+pub enum PosteriorScope {
     /// The pair alone.
     Pair,
     /// All pairs of the prompt, which share a code (`train.lpc.group = "prompt"`). Its ceiling is computed where these
@@ -21,13 +21,13 @@ pub enum Evidence {
 /// by preference id. Labels of one prompt are taken as independent given z, as in LPC's groups.
 pub(in crate::synth) fn label_codes<T, R: Copy>(
     matched: &[Matched<'_, T, R>],
-    evidence: Evidence,
+    evidence: PosteriorScope,
     prior: impl Fn(&T) -> Vec<f64>,
     likelihood: impl Fn(&Matched<'_, T, R>) -> Vec<f64>,
 ) -> Vec<u32> {
     let logs = |m: &Matched<'_, T, R>| -> Vec<f64> { likelihood(m).into_iter().map(f64::ln).collect() };
     let mut groups: HashMap<*const T, Vec<f64>> = HashMap::new();
-    if evidence == Evidence::Prompt {
+    if evidence == PosteriorScope::Prompt {
         for m in matched {
             let group = groups.entry(m.prompt()).or_default();
             group.resize(prior(m.truth).len(), 0.0);
@@ -95,8 +95,8 @@ mod tests {
         let pairs = [pair(0, &prompts[0]), pair(1, &prompts[1]), pair(2, &prompts[0])];
         // A pair says 1 : 2 for the second preference, two of them 1 : 4, where the prompt says 3 : 1 for the first.
         let codes = |evidence| label_codes(&pairs, evidence, |t| t.prior.clone(), |_| vec![0.3, 0.6]);
-        assert_eq!(codes(Evidence::Pair), [0, 0, 0]);
-        assert_eq!(codes(Evidence::Prompt), [1, 0, 1]);
+        assert_eq!(codes(PosteriorScope::Pair), [0, 0, 0]);
+        assert_eq!(codes(PosteriorScope::Prompt), [1, 0, 1]);
     }
 
     #[test]
