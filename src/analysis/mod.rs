@@ -32,4 +32,4 @@ pub use ranking::{auroc, average_precision, expected_auroc, precision_at};
 pub use ranks::{KruskalWallis, holm, kruskal_wallis};
 pub use reading::{CodeAgreement, CodeReading, code_agreement, code_columns, read_codes};
 pub use representatives::{RepresentativePair, Representatives, representatives};
-pub use tables::{Copies, code_usage, mislabel_auroc};
+pub use tables::{CopyNumbers, code_usage, mislabel_auroc};

@@ -11,9 +11,9 @@ use crate::schema::{col, posterior};
 
 /// Numbers equal keys: copies of a pair share an id, and are paired with another table's in their order.
 #[derive(Debug, Default)]
-pub struct Copies<K>(BTreeMap<K, usize>);
+pub struct CopyNumbers<K>(BTreeMap<K, usize>);
 
-impl<K: Ord + Clone> Copies<K> {
+impl<K: Ord + Clone> CopyNumbers<K> {
     /// The key, and how many equal ones came before it.
     pub fn next(&mut self, key: K) -> (K, usize) {
         let seen = self.0.entry(key.clone()).or_default();
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn copies_are_numbered_in_their_order() {
-        let mut copies = Copies::default();
+        let mut copies = CopyNumbers::default();
         assert_eq!(["a", "b", "a", "a"].map(|key| copies.next(key)), [("a", 0), ("b", 0), ("a", 1), ("a", 2)]);
     }
 

@@ -58,3 +58,48 @@ pub(super) struct Head {
     /// How many of `ids` lie before `cut`.
     pub(super) kept: usize,
 }
+
+/// Refuses a byte-pair model that the library cannot compute, or that makes other tokens each time.
+///
+/// # Errors
+/// Why not; what is no JSON is for the library to say.
+pub(super) fn require_sound(json: &[u8]) -> Result<(), String> {
+    let Ok(file) = serde_json::from_slice::<serde_json::Value>(json) else { return Ok(()) };
+    let model = &file["model"];
+    if let Some(share) = model["dropout"].as_f64().filter(|share| *share > 0.0) {
+        return Err(format!("model.dropout is {share}: the same text has other tokens each time; set it to null"));
+    }
+    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    let second = |merge: &serde_json::Value| match merge {
+        serde_json::Value::Array(both) => both.get(1)?.as_str().map(String::from),
+        other => other.as_str()?.split_once(' ').map(|(_, second)| second.to_string()),
+    };
+    let lacks_it = |second: &String| second.get(prefix.len()..).is_none();
+    match model["merges"].as_array().into_iter().flatten().filter_map(second).find(lacks_it) {
+        Some(part) => Err(format!("model.merges: {part:?} does not begin with the prefix {prefix:?} of its model")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn byte_pair_models_that_cannot_be_computed_are_refused() {
+        let model = |model: serde_json::Value| require_sound(json!({"model": model}).to_string().as_bytes());
+        assert!(model(json!({"dropout": 0.1})).unwrap_err().contains("other tokens each time"));
+        model(json!({"dropout": null, "merges": ["a b"]})).unwrap();
+        // The library takes the prefix off the second part of a merge.
+        for merges in [json!([["a", "##b"], ["a", "b"]]), json!(["a ##b", "a b"])] {
+            let error = model(json!({"continuing_subword_prefix": "##", "merges": merges})).unwrap_err();
+            assert!(error.contains("\"b\" does not begin with the prefix \"##\""), "{error}");
+        }
+        model(json!({"continuing_subword_prefix": "##", "merges": ["a ##b"]})).unwrap();
+    }
+}

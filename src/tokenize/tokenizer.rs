@@ -12,7 +12,7 @@ use crate::message::Message;
 use crate::source::ModelSource;
 
 use super::TokenizeConfig;
-use super::parts::{Before, OWN_KEY, Parts, Pieces};
+use super::parts::{Before, OWN_KEY, Parts, Pieces, require_sound};
 use super::pieces::Fast;
 use super::probe::{self, TurnEnd};
 use super::show::TEMPLATE_DATE;
@@ -85,7 +85,7 @@ impl ModelTokenizer {
         let bad = |what: String| Error::model(&parts.model, what);
         let damaged = |what: String| bad(format!("tokenizer.json: {what}"));
         let mut json = parts.json;
-        sound(&json).map_err(damaged)?;
+        require_sound(&json).map_err(damaged)?;
         let mut inner = Tokenizer::from_bytes(&json).map_err(|e| damaged(e.to_string()))?;
         if let Some(with_all) = specials::added(&json, &inner, &parts.named).map_err(bad)? {
             json = with_all;
@@ -337,28 +337,6 @@ impl ModelTokenizer {
     }
 }
 
-/// Refuses a byte-pair model that the library cannot compute, or that makes other tokens each time.
-///
-/// # Errors
-/// Why not; what is no JSON is for the library to say.
-fn sound(json: &[u8]) -> Result<(), String> {
-    let Ok(file) = serde_json::from_slice::<serde_json::Value>(json) else { return Ok(()) };
-    let model = &file["model"];
-    if let Some(share) = model["dropout"].as_f64().filter(|share| *share > 0.0) {
-        return Err(format!("model.dropout is {share}: the same text has other tokens each time; set it to null"));
-    }
-    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
-    let second = |merge: &serde_json::Value| match merge {
-        serde_json::Value::Array(both) => both.get(1)?.as_str().map(String::from),
-        other => other.as_str()?.split_once(' ').map(|(_, second)| second.to_string()),
-    };
-    let lacks_it = |second: &String| second.get(prefix.len()..).is_none();
-    match model["merges"].as_array().into_iter().flatten().filter_map(second).find(lacks_it) {
-        Some(part) => Err(format!("model.merges: {part:?} does not begin with the prefix {prefix:?} of its model")),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::template::builtin;
@@ -367,19 +345,6 @@ pub(super) mod tests {
 
     pub(crate) fn says(role: &str, content: &str) -> Message {
         Message { role: role.into(), content: content.into() }
-    }
-
-    #[test]
-    fn byte_pair_models_that_cannot_be_computed_are_refused() {
-        let model = |model: serde_json::Value| sound(json!({"model": model}).to_string().as_bytes());
-        assert!(model(json!({"dropout": 0.1})).unwrap_err().contains("other tokens each time"));
-        model(json!({"dropout": null, "merges": ["a b"]})).unwrap();
-        // The library takes the prefix off the second part of a merge.
-        for merges in [json!([["a", "##b"], ["a", "b"]]), json!(["a ##b", "a b"])] {
-            let error = model(json!({"continuing_subword_prefix": "##", "merges": merges})).unwrap_err();
-            assert!(error.contains("\"b\" does not begin with the prefix \"##\""), "{error}");
-        }
-        model(json!({"continuing_subword_prefix": "##", "merges": ["a ##b"]})).unwrap();
     }
 
     /// A trained tokenizer with a token for two newlines and some words.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::items::{Item, column, frame};
 use super::rewards::RewardReference;
 use super::{EvalSummary, EvalTask, STAGE, TaskResult};
-use crate::analysis::{Copies, PairedDifference, by_cluster, paired_difference};
+use crate::analysis::{CopyNumbers, PairedDifference, by_cluster, paired_difference};
 use crate::artifact::{self, Claim};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
@@ -179,7 +179,7 @@ impl Earlier {
                 .with_hint("evaluate the other model again"));
         }
         let (tasks, keys) = (frame.column(eval::TASK)?.str()?.clone(), frame.column(eval::KEY)?.str()?.clone());
-        let mut copies = Copies::default();
+        let mut copies = CopyNumbers::default();
         let names: Vec<Option<ItemKey>> =
             tasks.iter().zip(keys.iter()).map(|(task, key)| Some(copies.next((task?.into(), key?.into())))).collect();
         let mut values: BTreeMap<_, BTreeMap<String, f64>> = BTreeMap::new();
@@ -239,7 +239,7 @@ impl Earlier {
     /// [`Error::Config`] where no item is in both.
     pub fn compared(&self, items: &[Item], seed: Seed) -> Result<Vec<Difference>> {
         let mut by: BTreeMap<(&str, &str), (Vec<_>, usize)> = BTreeMap::new();
-        let mut copies = Copies::default();
+        let mut copies = CopyNumbers::default();
         for (at, item) in items.iter().enumerate() {
             let other = self.values.get(&copies.next((item.task.clone(), item.key.clone())));
             // An item without a prompt id belongs to no other.
@@ -291,7 +291,7 @@ mod tests {
             items(&given.collect::<Vec<_>>())
         };
         let other = of(true, &|_| 0.0);
-        let mut copies = Copies::default();
+        let mut copies = CopyNumbers::default();
         let value = |item: &Item| (copies.next((item.task.clone(), item.key.clone())), [("acc".into(), 0.0)].into());
         let earlier = Earlier {
             folder: PathBuf::new(),

@@ -8,7 +8,7 @@ use polars::prelude::*;
 
 use super::tables::{ResultRow, STATUS_OK, ends};
 use crate::analysis::tables::{clean_correct, texts};
-use crate::analysis::{self, ClusterDifference, Copies, by_cluster, paired_difference};
+use crate::analysis::{self, ClusterDifference, CopyNumbers, by_cluster, paired_difference};
 use crate::error::{Error, Result};
 use crate::schema::{self, SPLITS, col};
 use crate::seed::Seed;
@@ -149,7 +149,7 @@ pub(super) fn correctness(path: &Path, prompts: &mut Prompts) -> Result<Option<C
         .finish()
         .map_err(|e| Error::artifact(path, format!("not readable as posteriors: {e}")))?;
     let (ids, splits, correct) = (texts(&frame, col::ID)?, texts(&frame, col::SPLIT)?, clean_correct(&frame)?);
-    let mut copies = Copies::default();
+    let mut copies = CopyNumbers::default();
     let pairs = ids.into_iter().zip(texts(&frame, col::PROMPT_ID)?).zip(splits).zip(correct);
     let test = pairs.filter(|((_, split), _)| split == SPLITS[1]);
     let one = |(((id, prompt), _), right)| {

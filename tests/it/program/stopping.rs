@@ -383,7 +383,7 @@ fn a_refused_resume_names_what_differs_and_changes_nothing() {
     let before = sandbox.text("run/config.toml");
     for unfinished in [false, true] {
         if unfinished {
-            std::fs::remove_file(sandbox.path("run/manifest.json")).unwrap();
+            std::fs::remove_dir_all(sandbox.path("run")).unwrap();
             sandbox.ok(&format!("{line} --keep-optimizer"));
             std::fs::remove_file(sandbox.path("run/manifest.json")).unwrap();
         }
