@@ -1,20 +1,16 @@
-//! Signals that whoever started the program wants it not to notice: `nohup` ignores SIGHUP, and a shell SIGINT for what it
-//! runs in the background.
+//! `nohup` starts a program with SIGHUP ignored, and wants it to stay so. (Shells start what a script runs in the background
+//! with SIGINT ignored; a `kill -INT` is meant for the run all the same.)
 
-/// Signals that the handler of interrupts takes.
-#[cfg(unix)]
-const CAUGHT: [libc::c_int; 3] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM];
-
-/// Installs a handler of these signals; those that were ignored before stay so.
+/// Installs a handler of interrupts; a SIGHUP that was ignored before stays so.
 pub(super) fn keep(install: impl FnOnce()) {
     #[cfg(unix)]
-    let ignored: Vec<libc::c_int> = CAUGHT.into_iter().filter(|signal| is_ignored(*signal)).collect();
+    let ignored = is_ignored(libc::SIGHUP);
     install();
     #[cfg(unix)]
-    for signal in ignored {
+    if ignored {
         // SAFETY: ignoring a signal runs no code of ours.
         unsafe {
-            libc::signal(signal, libc::SIG_IGN);
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
         }
     }
 }
