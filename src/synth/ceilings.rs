@@ -127,7 +127,7 @@ pub(super) struct Matched<'a, T, R> {
 
 impl<T, R: Copy> Matched<'_, T, R> {
     /// The truth of the pair's prompt, as the key under which a prompt's pairs are collected.
-    fn prompt(&self) -> *const T {
+    pub fn prompt(&self) -> *const T {
         self.truth
     }
 
@@ -380,7 +380,7 @@ fn read_truth(frame: &DataFrame) -> Result<HashMap<String, Truth>> {
 mod tests {
     use super::*;
 
-    fn truth(shown: bool, preference: u32, prior: &[f64]) -> Truth {
+    pub(super) fn truth(shown: bool, preference: u32, prior: &[f64]) -> Truth {
         Truth { shown, factor: preference / 2, preference, prior: prior.to_vec(), styles: HashMap::new() }
     }
 

@@ -84,12 +84,15 @@ impl ModelTokenizer {
     pub(super) fn assemble(parts: Parts, wanted_template: &str) -> Result<ModelTokenizer> {
         let bad = |what: String| Error::model(&parts.model, what);
         let damaged = |what: String| bad(format!("tokenizer.json: {what}"));
+        let parsed = |json: &[u8]| serde_json::from_slice::<Value>(json).map_err(|e| damaged(e.to_string()));
         let mut json = parts.json;
-        require_sound(&json).map_err(damaged)?;
+        let mut shape = parsed(&json)?;
+        require_sound(&shape).map_err(damaged)?;
         let mut inner = Tokenizer::from_bytes(&json).map_err(|e| damaged(e.to_string()))?;
         if let Some(with_all) = specials::added(&json, &inner, &parts.named).map_err(bad)? {
             json = with_all;
             inner = Tokenizer::from_bytes(&json).map_err(|e| damaged(e.to_string()))?;
+            shape = parsed(&json)?;
         }
         // This program truncates by its own rule, not by the file's.
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
@@ -128,7 +131,6 @@ impl ModelTokenizer {
 
         let vocab = inner.get_vocab(true);
         let vocab_size = vocab.values().max().map_or(0, |max| *max as usize + 1);
-        let shape: Value = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
         let mut stop_ids = parts.stop_ids;
         stop_ids.retain(|id| (*id as usize) < vocab_size);
         stop_ids.extend(eos);

@@ -82,11 +82,8 @@ fn binomial(n: usize, k: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::truth;
     use super::*;
-
-    fn truth(shown: bool, preference: u32, prior: &[f64]) -> Truth {
-        Truth { shown, factor: preference / 2, preference, prior: prior.to_vec(), styles: HashMap::new() }
-    }
 
     #[test]
     fn labels_of_a_prompt_count_together() {

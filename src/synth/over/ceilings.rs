@@ -66,7 +66,7 @@ pub(in crate::synth) fn ceilings(truth: &DataFrame, observed: &Observed, evidenc
     let matched = observed.matched(&table, |truth, hash| truth.answers.get(&hash).copied());
     let choice = Choice::of(&matched);
     // Several pairs of one prompt are no product of their likelihoods given R: no ceiling is computed for them.
-    let prompts: HashSet<*const Truth> = matched.iter().map(|m| std::ptr::from_ref(m.truth)).collect();
+    let prompts: HashSet<*const Truth> = matched.iter().map(Matched::prompt).collect();
     let single = evidence == PosteriorScope::Pair || prompts.len() == matched.len();
     let likelihood = |m: &Pair| -> Vec<f64> {
         let of = |z| {
