@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""The table of scripts/study.sh: accuracy, NMI of the prior's code, and paired differences, from its run folders.
+"""The table of scripts/study.sh and study_over.sh: accuracy, NMI of the prior's code, paired differences, from run folders.
 
-usage: study_table.py OUT [BASELINE=dpo]
+usage: study_table.py OUT [BASELINE=dpo] [NAME...]
 
-Accuracy is over test pairs against the clean labels, with the prior's z. Means over seeds have Student's 95 % interval, from
-three seeds on. Differences are paired: the pairs of each seed are drawn again 2,000 times (bootstrap), seeds kept. Needs
-numpy and pyarrow.
+Run folders are NAME-CORPUS or NAME-CORPUS-SEED, and OUT/corpus-CORPUS has the truth. NAME... are the rows, by default all but those of
+choice. Accuracy is over test pairs against the clean labels, with the prior's z. Means over runs have Student's 95 %
+interval, from three runs on. Differences are paired, means over the training seeds of each corpus: the prompts of each
+corpus are drawn again 2,000 times with all their pairs (bootstrap), corpora and seeds kept. Needs numpy and pyarrow.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -30,21 +32,22 @@ def nmi(a, b):
     return information / mean if mean > 0 else 0.0
 
 
-def read(folder, seed, corpora):
-    """Per test pair: right or wrong, the prior's code, and the truth of its prompt."""
+def read(folder, corpus, corpora):
+    """Per test pair: right or wrong, the prior's code, the prompt, and the truth of its prompt."""
     table = pq.read_table(folder / "posteriors.parquet").to_pydict()
-    truth = corpora.setdefault(seed, None)
-    if truth is None:
-        found = pq.read_table(folder.parent / f"corpus-{seed}/truth/truth.parquet").to_pydict()
-        truth = corpora[seed] = dict(zip(found["prompt_id"], zip(found["shown"], found["preference"])))
+    if corpus not in corpora:
+        found = pq.read_table(folder.parent / f"corpus-{corpus}/truth/truth.parquet").to_pydict()
+        corpora[corpus] = dict(zip(found["prompt_id"], zip(found["shown"], found["preference"])))
     test = [i for i, split in enumerate(table["split"]) if split == "test"]
     margin = np.array([-table["margin"][i] if table["flipped"][i] else table["margin"][i] for i in test])
-    known = [truth[table["prompt_id"][i]] for i in test]
+    known = [corpora[corpus][table["prompt_id"][i]] for i in test]
     return {
+        "pair": [table["id"][i] for i in test],
         "right": margin > 0,
         "shown": np.array([k[0] for k in known]),
         "preference": np.array([k[1] for k in known]),
         "code": np.array([table["prior_code"][i] for i in test]),
+        "prompt": np.unique([table["prompt_id"][i] for i in test], return_inverse=True)[1],
     }
 
 
@@ -56,34 +59,48 @@ def interval(values):
     return f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
 
 
+def difference(run, baseline, rng):
+    """Mean accuracy of a run minus that of a baseline over the corpora of both, in points, and its draws."""
+    means, draws = [], []
+    for corpus in run.keys() & baseline.keys():
+        seeds, others = list(run[corpus].values()), list(baseline[corpus].values())
+        if any(one["pair"] != seeds[0]["pair"] for one in seeds + others):
+            sys.exit(f"study_table.py: runs of corpus {corpus} do not have the same test pairs")
+        apart = np.mean([one["right"] for one in seeds], 0) - np.mean([one["right"] for one in others], 0)
+        prompts = seeds[0]["prompt"]
+        sums, pairs = np.bincount(prompts, apart), np.bincount(prompts)
+        drawn = rng.integers(len(sums), size=(DRAWS, len(sums)))
+        means.append(apart.mean())
+        draws.append(sums[drawn].sum(1) / pairs[drawn].sum(1))
+    return 100 * np.mean(means), 100 * np.mean(draws, 0), len(means)
+
+
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    out, baseline = Path(sys.argv[1]), (sys.argv[2:] or ["dpo"])[0]
+    out, baseline, names = Path(sys.argv[1]), (sys.argv[2:] or ["dpo"])[0], sys.argv[3:]
     runs, corpora = {}, {}
     for found in sorted(out.glob("*-[0-9]*/posteriors.parquet")):
-        name, seed = found.parent.name.rsplit("-", 1)
-        if name != "sft":
-            runs.setdefault(name, {})[int(seed)] = read(found.parent, int(seed), corpora)
+        name, corpus, seed = re.fullmatch(r"(.+?)-(\d+)(?:-(\d+))?", found.parent.name).groups()
+        wanted = name in names or name == baseline if names else name != "sft" and not name.startswith("choice_")
+        if wanted:
+            runs.setdefault(name, {}).setdefault(corpus, {})[seed] = read(found.parent, corpus, corpora)
     rng = np.random.default_rng(0)
-    print(f"| run | seeds | accuracy | shown | hidden | NMI shown, least to most | minus {baseline}, points |")
+    print(f"| run | runs | accuracy | shown | hidden | NMI shown, least to most | minus {baseline}, points |")
     print("|---|---|---|---|---|---|---|")
-    for name, seeds in runs.items():
-        part = lambda rows: [r["right"][rows(r)].mean() for r in seeds.values()]
-        codes = [nmi(r["code"][r["shown"]], r["preference"][r["shown"]]) for r in seeds.values()]
-        both = [s for s in seeds if s in runs.get(baseline, {})]
-        difference = ""
-        if name != baseline and both:
-            apart = [seeds[s]["right"].astype(float) - runs[baseline][s]["right"] for s in both]
-            means = [np.mean([d[rng.integers(len(d), size=len(d))].mean() for d in apart]) for _ in range(DRAWS)]
-            low, high = np.percentile(means, [2.5, 97.5])
-            mean = np.mean([d.mean() for d in apart])
-            difference = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), {len(both)} seeds"
-        everything = interval(part(lambda r: slice(None)))
-        shown, hidden = (np.mean(part(lambda r, want=want: r["shown"] == want)) for want in (True, False))
+    for name, by_corpus in runs.items():
+        each = [run for seeds in by_corpus.values() for run in seeds.values()]
+        codes = [nmi(run["code"][run["shown"]], run["preference"][run["shown"]]) for run in each]
+        apart = ""
+        if name != baseline and by_corpus.keys() & runs.get(baseline, {}).keys():
+            mean, drawn, count = difference(by_corpus, runs[baseline], rng)
+            low, high = np.percentile(drawn, [2.5, 97.5])
+            apart = f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), {count} {'corpora' if count > 1 else 'corpus'}"
+        everything = interval([run["right"].mean() for run in each])
+        shown, hidden = (np.mean([run["right"][run["shown"] == want].mean() for run in each]) for want in (True, False))
         print(
-            f"| {name} | {len(seeds)} | {everything} | {shown:.3f} | {hidden:.3f} "
-            f"| {min(codes):.2f} to {max(codes):.2f} | {difference} |"
+            f"| {name} | {len(each)} | {everything} | {shown:.3f} | {hidden:.3f} "
+            f"| {min(codes):.2f} to {max(codes):.2f} | {apart} |"
         )
 
 

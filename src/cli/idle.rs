@@ -4,12 +4,16 @@
 use std::path::Path;
 
 use super::args::{self, Command, LauncherFlag};
+use crate::pipeline::demo;
 use crate::pipeline::recipe::Recipe;
 use crate::report;
 use crate::settings::{self, Flag};
 
-/// Why a group of settings, or a setting of all commands, has no effect on this command; none where it has one.
-pub(super) fn group(command: &Command, group: &str) -> Option<String> {
+/// Why a group of settings, or the one of a dotted key, has no effect on this command; none where it has one.
+pub(super) fn setting(command: &Command, key: &str) -> Option<String> {
+    if let (Command::Demo, Some(_)) = (command, key.split_once('.')) {
+        return demo::replaces(key).then(|| "has no effect on `demo`, which has a value of its own for it".to_string());
+    }
     let (name, used): (&str, &[&str]) = match command {
         Command::Demo => ("demo", &["demo", "synth", "prepare", "train", "sweep", "report"]),
         Command::Synth => ("synth", &["synth"]),
@@ -28,6 +32,7 @@ pub(super) fn group(command: &Command, group: &str) -> Option<String> {
         Command::Completions(_) => ("completions", &[]),
         Command::Man(_) => ("man", &[]),
     };
+    let group = key.split('.').next().unwrap_or(key);
     match (group, command) {
         ("seed", _) => seed(command),
         ("threads", _) => None,

@@ -132,7 +132,7 @@ fn resolved(cli: &Cli, flags: &[Flag]) -> Result<(Recipe, Option<String>)> {
         return Err(flags::named(Error::Config(vec![Fault::new(flag.key.as_str(), why)]), flags));
     }
     let config = planned.as_deref().or(cli.global.config.as_deref());
-    let idle = |group: &str| idle::group(&cli.command, group);
+    let idle = |key: &str| idle::setting(&cli.command, key);
     let mut recipe: Recipe = settings::resolve(config, &cli.global.set, flags, &idle)?;
     if let Command::NoiseSweep(args::NoiseSweep { part: Some(part), .. }) = &cli.command {
         // Where the folder is now, wherever it was begun.
@@ -265,7 +265,7 @@ fn trained(
     let (config, seed) = (&recipe.train, Seed(recipe.seed));
     config.idle_rates().iter().for_each(|line| terminal.warn(line));
     if args.dry_run {
-        return printer.result(&train::dry_run(config, seed)?, tables::dry_run);
+        return printer.result(&train::dry_run(config, seed, terminal)?, tables::dry_run);
     }
     let ended = train::run_among(config, seed, args.resume, terminal, ranks)?;
     if matches!(ended, train::Ended::Already(_)) {

@@ -127,6 +127,16 @@ pub fn run(recipe: &Recipe, progress: &dyn Progress) -> Result<DemoSummary> {
     Ok(summary)
 }
 
+/// Whether the demo has a value of its own for the setting of a dotted key, whatever the recipe says.
+pub fn replaces(key: &str) -> bool {
+    match key {
+        "train.lpc.latent" | "train.lpc.warmup" => true,
+        "synth.rows" | "synth.out" | "prepare.input" | "prepare.out" => true,
+        "sweep.out" | "sweep.seeds" | "sweep.jobs" => true,
+        key => key.starts_with("train.") && !key.starts_with("train.lpc."),
+    }
+}
+
 /// Settings of all preference runs of the demo: a tiny model needs larger steps than a real one.
 fn base(recipe: &Recipe) -> TrainConfig {
     TrainConfig {

@@ -237,6 +237,12 @@ impl Job<'_> {
                 tokenizer.marks().join(" or ")
             ));
         }
+        let changed = counts.totals.encoding.texts_changed;
+        if changed > 0 {
+            self.progress.warn(&format!(
+                "{changed} of {pairs} pairs have a message that the chat template writes otherwise than it is, or in part"
+            ));
+        }
         let found = counts.totals.noise.warnings(&self.config.noise, &plans.noise);
         found.iter().for_each(|line| self.progress.warn(line));
     }

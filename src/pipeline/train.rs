@@ -9,6 +9,7 @@ use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
+use crate::model::LlamaConfig;
 use crate::objective::ObjectiveConfig;
 use crate::policy::{Policy, basis};
 use crate::posteriors::ExaminedParts;
@@ -277,14 +278,9 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     let shape = load::shape(&source, data.tokenizer.vocabulary_for(&source))?;
     opened::require_tokens(Path::new(&config.data), &data.splits, &source)?;
     opened::require_embedded(Path::new(&config.data), &data.splits, &data.tokenizer, &shape)?;
-    if let Some(warning) = opened::beyond_positions(&source, &shape, data.longest) {
-        progress.warn(&warning);
-    }
+    warnings(&source, &shape, data.longest).iter().for_each(|warning| progress.warn(warning));
     if let Some(warning) = estimate::memory_warning(config, seed, &shape, &data.splits) {
         progress.warn(&warning);
-    }
-    if let Some(warning) = tuning::dropped_codes(&source) {
-        progress.warn(warning);
     }
     let policy = tuning::start(config, &source, seed, data.for_policy(&source))?;
     if let Some(device) = device::announced(policy.decoder.place()) {
@@ -292,6 +288,12 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     }
     basis::standardise(&policy, &data.splits[0].rows)?;
     Ok(policy)
+}
+
+/// What is to be known of a model before it is trained on pairs of up to `longest` tokens.
+fn warnings(source: &ModelSource, shape: &LlamaConfig, longest: usize) -> Vec<String> {
+    let codes = tuning::dropped_codes(source).map(str::to_string);
+    opened::beyond_positions(source, shape, longest).into_iter().chain(codes).collect()
 }
 
 /// `config.toml`: the resolved configuration as a recipe.

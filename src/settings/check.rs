@@ -10,7 +10,7 @@ use crate::error::Fault;
 /// A setting that passed: its path and its value in the wanted type.
 type Leaf = (Vec<String>, Value);
 
-/// Why the settings of a group have no effect on what is to be done; none where they have one.
+/// Why the settings of a group, or the one of a dotted key, have no effect on what is to be done; none where they have one.
 pub type Idle<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The known keys: the serialized default.
@@ -51,6 +51,13 @@ impl Known {
             Some(why) => faults.push((written.path.clone(), why)),
             None => self.walk(&written.path, &written.value, idle, &mut leaves, &mut faults),
         }
+        leaves.retain(|(path, _)| match idle(&path.join(".")) {
+            Some(why) => {
+                faults.push((path.clone(), why));
+                false
+            }
+            None => true,
+        });
         let mut accepted = Vec::new();
         for (path, value) in leaves {
             // Tried alone on top of the defaults, so that a refusal belongs to this key.
@@ -121,7 +128,7 @@ impl Known {
 
     /// That a key is unknown, and what may have been meant: of the keys that have an effect, if one of them is near.
     fn unknown(&self, path: &[String], idle: Idle<'_>) -> String {
-        let why = |key: &str| idle(key.split('.').next().unwrap_or(key));
+        let why = |key: &str| idle(key.split('.').next().unwrap_or(key)).or_else(|| idle(key));
         let (wanted, keys) = (path.join("."), self.keys.iter().map(String::as_str));
         if let Some(key) = nearest(&wanted, keys.clone().filter(|key| why(key).is_none())) {
             return format!("unknown key; did you mean `{key}`?");

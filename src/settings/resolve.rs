@@ -25,7 +25,7 @@ pub trait Root: super::Table + Default + Serialize + DeserializeOwned {
 /// Resolves a configuration: `T`'s defaults, the recipe file, every `--set a.b.c=value` (the value is
 /// TOML; a bare word is a string), then the command's own flags.
 ///
-/// `idle` tells why a group has no effect on what is to be done, none where it has one: `--set` is for this command
+/// `idle` tells why a group or a key has no effect on what is to be done, none where it has one: `--set` is for this command
 /// alone, while a recipe file is for all commands.
 ///
 /// # Errors

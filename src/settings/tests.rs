@@ -169,6 +169,15 @@ fn what_has_no_effect_is_refused_of_the_command_line_alone() {
         resolve::<Whole>(None, &sets, &[flag("train.lr", "--lr", 1.0)], &idle)
     };
     assert_eq!(with(&["seed=3"]).unwrap().train.lr, 1.0);
+    let one = |key: &str| (key == "train.batch").then(|| "has no effect on `one`".to_string());
+    for (set, fault) in [
+        ("train.batch=16", "--set: train.batch: has no effect on `one`"),
+        ("train={batch = 16, lr = 2}", "--set: train.batch: has no effect on `one`"),
+        ("batc=16", "--set: batc: unknown key; `train.batch` has no effect on `one`"),
+    ] {
+        assert_eq!(resolve::<Whole>(None, &[set.into()], &[], &one).unwrap_err().to_string(), fault);
+    }
+    assert_eq!(resolve::<Whole>(None, &["train.lr=2".into()], &[], &one).unwrap().train.lr, 2.0);
     let sets = ["train.batch=16", "train={batch = 16}", "batch=16", "sed=3", "zebra=1"];
     insta::assert_snapshot!(with(&sets).unwrap_err().to_string(), @r"
     5 faults in the configuration

@@ -8,7 +8,7 @@ use crate::rejects::reason;
 
 use super::cut::CutAt;
 use super::parts::{Before, Head};
-use super::template::{ChatTemplate, SHOWN, not_a_prefix};
+use super::template::{ChatTemplate, SHOWN, WrittenTexts, not_a_prefix};
 use super::{EncodeCounts, Encoded, ModelTokenizer, PairText, Refusal, TokenizeConfig};
 use crate::token_file::TokenRow;
 
@@ -42,7 +42,7 @@ impl ModelTokenizer {
     /// would change them (a token across the boundary, say of two newlines), the response is
     /// tokenized from the boundary on; [`EncodeCounts::forced_boundaries`] counts those.
     ///
-    /// A row is refused where the template fails on it, does not begin the conversation with the
+    /// A row is refused where the template fails on it, leaves out a message, does not begin the conversation with the
     /// prompt, or does not end the turn; where a token reaches across the boundary and the
     /// tokenizer cannot begin there; where the prompt begins with two BOS.
     ///
@@ -84,6 +84,13 @@ impl ModelTokenizer {
         let prompt = ChatTemplate::values(pair.prompt);
         let head = self.head(prompt.clone())?;
         let mut seen = EncodeCounts::default();
+        match self.template.written(pair.prompt, &head.text, true) {
+            WrittenTexts::LeftOut(at) => {
+                let message = self.template.left_out(pair.prompt, at);
+                return Err(refused(reason::TEMPLATE_REFUSED, "prompt", message, Some(OTHER_TEMPLATE)));
+            }
+            written => seen.texts_changed = u64::from(written == WrittenTexts::Changed),
+        }
         let chosen = self.response("chosen", &head, prompt.clone(), pair.chosen, &mut seen)?;
         let rejected = self.response("rejected", &head, prompt.clone(), pair.rejected, &mut seen)?;
         for (side, ids) in [("chosen", &chosen), ("rejected", &rejected)] {
@@ -144,6 +151,7 @@ impl ModelTokenizer {
             return Err(refused(reason::PROMPT_NOT_PREFIX, side, message, Some(OTHER_TEMPLATE)));
         };
         let rest = rest.strip_suffix(self.turn.suffix.as_str()).unwrap_or(rest);
+        seen.texts_changed |= u64::from(response.iter().any(|message| !rest.contains(message.content.trim())));
         // Only what follows the last token at which text may be split is tokenized again: the turn's header.
         let end = head.text.len() + rest.len();
         let before = if head.cut > 0 { Before::Token } else { Before::Nothing };

@@ -138,6 +138,8 @@ pub struct EncodeCounts {
     /// Pairs with a message whose text spells out one of [`ModelTokenizer::marks`], so that the model reads a header or
     /// an end of turn there.
     pub marks_inside: u64,
+    /// Pairs with a message whose text the chat template changes beyond the white space around it, or writes in part.
+    pub texts_changed: u64,
 }
 
 impl std::ops::AddAssign for EncodeCounts {
@@ -151,5 +153,6 @@ impl std::ops::AddAssign for EncodeCounts {
         self.forced_boundaries += other.forced_boundaries;
         self.ends_inside += other.ends_inside;
         self.marks_inside += other.marks_inside;
+        self.texts_changed += other.texts_changed;
     }
 }

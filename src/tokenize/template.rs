@@ -55,6 +55,17 @@ pub fn builtin(name: &str) -> Option<&'static str> {
     BUILTIN.iter().find(|(n, _)| *n == name).map(|(_, source)| *source)
 }
 
+/// What a rendering has of the texts of its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WrittenTexts {
+    /// Every text as it is, but for white space around it.
+    Whole,
+    /// A text is written otherwise, or a part of it.
+    Changed,
+    /// The rendering is the same whatever this message says.
+    LeftOut(usize),
+}
+
 /// A compiled chat template with the special tokens it may name.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -153,6 +164,37 @@ impl ChatTemplate {
         })?;
         // The writer is only ever given whole strings.
         String::from_utf8(out.text).map_err(|_| fail("wrote something that is not UTF-8".into()))
+    }
+
+    /// What `rendered`, a rendering of these messages, has of their texts. Many templates write nothing for a role that
+    /// they do not know.
+    pub(super) fn written(&self, messages: &[Message], rendered: &str, add_generation_prompt: bool) -> WrittenTexts {
+        let mut written = WrittenTexts::Whole;
+        let mut from = 0;
+        for (i, message) in messages.iter().enumerate() {
+            let text = message.content.trim();
+            if let Some(at) = rendered[from..].find(text) {
+                from += at + text.len();
+                continue;
+            }
+            let mut otherwise = messages.to_vec();
+            otherwise[i].content = "probetext".into();
+            if self.render(&otherwise, add_generation_prompt).is_ok_and(|other| other == rendered) {
+                return WrittenTexts::LeftOut(i);
+            }
+            // A template may write the texts in another order than they have.
+            if !rendered.contains(text) {
+                written = WrittenTexts::Changed;
+            }
+        }
+        written
+    }
+
+    /// The message about a message whose text is [`WrittenTexts::LeftOut`].
+    pub(super) fn left_out(&self, messages: &[Message], at: usize) -> String {
+        let Message { role, content } = &messages[at];
+        let show: String = content.trim().chars().take(SHOWN).collect();
+        format!("the chat template `{}` leaves out message {} (role `{role}`): {show:?}", self.name, at + 1)
     }
 }
 

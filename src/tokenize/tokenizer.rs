@@ -17,7 +17,7 @@ use super::pieces::Fast;
 use super::probe::{self, TurnEnd};
 use super::show::TEMPLATE_DATE;
 use super::specials;
-use super::template::ChatTemplate;
+use super::template::{ChatTemplate, WrittenTexts};
 use super::texts;
 
 /// Special tokens that a saved tokenizer always names; others only if its template uses them.
@@ -204,10 +204,13 @@ impl ModelTokenizer {
     /// Ids of a conversation up to where the assistant's next turn begins, with BOS where the model wants one.
     ///
     /// # Errors
-    /// [`Error::Model`] where the template fails; [`Error::Run`] where the tokenizer fails.
+    /// [`Error::Model`] where the template fails or leaves out a message; [`Error::Run`] where the tokenizer fails.
     pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let ids = self.encode_text(&self.template.render(messages, true)?)?;
-        Ok(self.with_bos(ids))
+        let text = self.template.render(messages, true)?;
+        if let WrittenTexts::LeftOut(at) = self.template.written(messages, &text, true) {
+            return Err(Error::model(&self.model, self.template.left_out(messages, at)));
+        }
+        Ok(self.with_bos(self.encode_text(&text)?))
     }
 
     /// Ids with a BOS in front, if the model wants one and they do not begin with it.

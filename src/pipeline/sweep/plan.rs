@@ -12,7 +12,7 @@ use super::{Cell, SweepBackend, grid};
 use crate::error::{Error, Result};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::train;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::schema;
 use crate::seed::Seed;
 use crate::source::ModelSource;
@@ -90,7 +90,7 @@ pub fn dry_run(recipe: &Recipe, progress: &dyn Progress) -> Result<SweepPlan> {
         let found = match kinds.entry(kind(cell)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let found = train::dry_run_at(&config, Seed(cell.seed), speeds.get(&config.model))?;
+                let found = train::dry_run_at(&config, Seed(cell.seed), speeds.get(&config.model), &Silent)?;
                 speeds.entry(config.model.clone()).or_insert_with(|| found.speed.clone());
                 new.insert(found)
             }

@@ -8,7 +8,7 @@ use super::checked;
 use super::data::Data;
 use crate::error::Result;
 use crate::pipeline::opened;
-use crate::progress::Silent;
+use crate::progress::{Progress, Silent};
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::train::estimate::{self, Cost, Flops, Memory};
@@ -62,12 +62,13 @@ pub struct DryRun {
     pub speed: Speed,
 }
 
-/// What a run would take, without reading a weight: shapes come from config.json or the GGUF header.
+/// What a run would take, without reading a weight: shapes come from config.json or the GGUF header. Warns of what a run
+/// would warn of before its first step, but for the memory, which the result tells.
 ///
 /// # Errors
 /// As [`super::run`].
-pub fn dry_run(config: &TrainConfig, seed: Seed) -> Result<DryRun> {
-    dry_run_at(config, seed, None)
+pub fn dry_run(config: &TrainConfig, seed: Seed, progress: &dyn Progress) -> Result<DryRun> {
+    dry_run_at(config, seed, None, progress)
 }
 
 /// The memory that a run would take, MiB.
@@ -86,15 +87,16 @@ pub fn memory_mb(config: &TrainConfig, seed: Seed) -> Result<f64> {
 ///
 /// # Errors
 /// As [`super::run`].
-pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>) -> Result<DryRun> {
+pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>, progress: &dyn Progress) -> Result<DryRun> {
     let config = checked(config)?;
     let Data { splits: prepared, tokenizer, longest, .. } = Data::open(&config)?;
     let fold = config.held_out();
     let splits = fold.map_or_else(|| prepared.clone(), |fold| fold.hold_out(seed, &prepared[0]));
-    let source = ModelSource::tokenizer(&config.model, &Silent)?;
+    let source = ModelSource::tokenizer(&config.model, progress)?;
     let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
     opened::require_tokens(Path::new(&config.data), &prepared, &source)?;
     opened::require_embedded(Path::new(&config.data), &prepared, &tokenizer, &shape)?;
+    super::warnings(&source, &shape, longest).iter().for_each(|warning| progress.warn(warning));
     let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
     let needs = match fold {
         None => ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps)),

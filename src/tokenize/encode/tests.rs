@@ -207,6 +207,43 @@ fn what_a_template_raises_is_told_with_its_reason() {
 }
 
 #[test]
+fn a_message_that_the_template_leaves_out_is_refused_and_a_changed_one_counted() {
+    // As many templates do, this one knows three roles.
+    let three = CHATML_BOS
+        .replace("{{ '<|im_start|>'", "{% if m.role != 'tool' %}{{ '<|im_start|>'")
+        .replace("{% endfor %}", "{% endif %}{% endfor %}");
+    let tokenizer = with(&three, false);
+    let turns = [("user", "Is it Q?"), ("assistant", "I ask."), ("tool", " It is R. "), ("user", "So?")];
+    let config = TokenizeConfig::default();
+    let Encoded::Refused(refusal) = encode(&tokenizer, &turns, ["Good", "Bad"], &config).unwrap() else { panic!() };
+    assert_eq!((refusal.reason, refusal.field), ("template-refused", "prompt"));
+    assert_eq!(refusal.message, "the chat template `own` leaves out message 3 (role `tool`): \"It is R.\"");
+    let turns = turns.map(|(role, content)| says(role, content));
+    let error = tokenizer.encode_prompt(&turns).unwrap_err().to_string();
+    assert!(error.contains("leaves out message 3"), "{error}");
+    tokenizer.encode_prompt(&turns[..2]).unwrap();
+    // A text without anything in it is not missed, nor one that is written in another place.
+    let turns = [("tool", " \n"), ("user", "Q"), ("tool", "R")];
+    assert!(matches!(encode(&tokenizer, &turns[..2], ["Good", "Bad"], &config), Ok(Encoded::Row(_))));
+    let moved = three.replace("{{ bos_token }}", "{{ bos_token }}{{ messages[-1].content if messages | length > 2 }}");
+    let turns = turns.map(|(role, content)| says(role, content));
+    assert!(tokenizer.encode_prompt(&turns).is_err());
+    with(&moved, false).encode_prompt(&turns).unwrap();
+
+    // What a model thought before it answered is left out by some templates.
+    let answers = CHATML_BOS.replace("m.content", "m.content.split('</think>')[-1]");
+    let tokenizer = with(&answers, false);
+    let changed = EncodeCounts { texts_changed: 1, ..EncodeCounts::default() };
+    for (prompt, sides, counts) in [
+        ("<think>Hm</think>Q", ["Good", "Bad"], changed),
+        ("Q", ["<think>Hm</think>Good", "<think>Hm</think>Bad"], changed),
+        (" Q ", [" Good ", "Bad"], EncodeCounts::default()),
+    ] {
+        assert_eq!(counted(&tokenizer, prompt, sides, &config).1, counts, "{prompt}");
+    }
+}
+
+#[test]
 fn a_template_that_trims_is_no_trouble() {
     let trims = CHATML_BOS.replace("m.content", "m.content | trim");
     let tokenizer = with(&trims, false);

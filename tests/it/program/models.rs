@@ -87,6 +87,7 @@ fn pairs_beyond_the_models_positions_are_told() {
     model(&sandbox);
     let lines = [
         ("score --data data --model base/model --out", "scores.parquet"),
+        ("train --data data --model base/model --latent none --max-steps 1 --dry-run --out", "planned"),
         ("train --data data --model base/model --latent none --max-steps 1 --out", "run"),
     ];
     let told = |n: usize| lines.map(|(line, out)| sandbox.ok(&format!("{line} {n}-{out}")).stderr);

@@ -116,6 +116,8 @@ fn keys_of_other_commands_are_refused_on_the_command_line() {
             "slurm.cpus: has no effect without --launcher slurm or skypilot",
         ),
         ("noise-sweep --out s --launcher commands --set slurm.cpus=2", "slurm.cpus: has no effect without --launcher"),
+        ("demo --out o --set train.lr=1", "train.lr: has no effect on `demo`, which has a value of its own for it"),
+        ("demo --out o --set train={lpc={codes=4,warmup=1}}", "train.lpc.warmup: has no effect on `demo`"),
         ("noise-sweep --out s --set report.points=9", "report.points: has no effect on `noise-sweep`"),
     ] {
         let error = sandbox.ends(2, line).stderr;
