@@ -57,6 +57,17 @@ study: _python
     target/fixtures/bin/pip install --quiet pyarrow
     target/fixtures/bin/python scripts/study_table.py runs/study
 
+# The study over real texts of docs/results.md, over FILES of raw UltraFeedback rows with several responses; hours.
+[group('results')]
+study-over +FILES: _python
+    cargo build --release
+    scripts/fetch_smollm2.sh models
+    mkdir -p runs/over
+    scripts/short_answers.py 300 40 {{ FILES }} > runs/over/texts.jsonl
+    scripts/study_over.sh runs/over/texts.jsonl runs/over
+    target/fixtures/bin/pip install --quiet pyarrow
+    target/fixtures/bin/python scripts/study_table.py runs/over lora_2e-4_0.1_6
+
 # A real model, fetched from the Python package index, on real pairs: DPO and LPC-DPO, posteriors, reports.
 [group('results')]
 smollm2 PAIRS NAME:

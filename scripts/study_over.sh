@@ -6,7 +6,7 @@
 # TEXTS are raw UltraFeedback rows with several responses (scripts/short_answers.py cuts long ones). MODEL is a model of
 # scripts/fetch_smollm2.sh. CORPUS (default 1) is the seed of the planted preferences. RUNS picks runs; those that are there are
 # kept. A run of `choice` trains on a part of the training prompts and is scored on the others; the rest are of the table, for
-# the training seeds SEEDS (default "1 2 3"). About four hours on 2 cores, nearly all of it LoRA.
+# the training seeds SEEDS (default "1 2 3"). About two hours on 2 cores, nearly all of it LoRA.
 set -euo pipefail
 
 texts="${1:?usage: scripts/study_over.sh TEXTS.jsonl [OUT]}"
@@ -16,7 +16,7 @@ python="${PYTHON:-python3}"
 model="${MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}"
 corpus="${CORPUS:-1}"
 seeds="${SEEDS:-1 2 3}"
-runs="${RUNS:-codes_1024_0.1_1_12 mlp_1024_0.1_1_12 bias_1024_0.1_1_12 lora_2e-4_0.1_2}"
+runs="${RUNS:-codes_2048_0.2_0.05_24_32 mlp_1024_0.2_0.05_24 bias_1024_0.1_1_12 lora_2e-4_0.1_6}"
 here="$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p "$out"
 

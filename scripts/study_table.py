@@ -6,7 +6,8 @@ usage: study_table.py OUT [BASELINE=dpo] [NAME...]
 Run folders are NAME-CORPUS or NAME-CORPUS-SEED, and OUT/corpus-CORPUS has the truth. NAME... are the rows, by default all but those of
 choice. Accuracy is over test pairs against the clean labels, with the prior's z. Means over runs have Student's 95 %
 interval, from three runs on. Differences are paired, means over the training seeds of each corpus: the prompts of each
-corpus are drawn again 2,000 times with all their pairs (bootstrap), corpora and seeds kept. Needs numpy and pyarrow.
+corpus are drawn again 2,000 times with all their pairs and judgements (bootstrap), corpora and seeds kept. Needs numpy and
+pyarrow.
 """
 
 import re
@@ -37,7 +38,9 @@ def read(folder, corpus, corpora):
     table = pq.read_table(folder / "posteriors.parquet").to_pydict()
     if corpus not in corpora:
         found = pq.read_table(folder.parent / f"corpus-{corpus}/truth/truth.parquet").to_pydict()
-        corpora[corpus] = dict(zip(found["prompt_id"], zip(found["shown"], found["preference"])))
+        # Judgements of a prompt over real texts have prompts of their own, but share its responses.
+        prompts = [str(sorted(hashes)) for hashes in found["response_hashes"]]
+        corpora[corpus] = dict(zip(found["prompt_id"], zip(found["shown"], found["preference"], prompts)))
     test = [i for i, split in enumerate(table["split"]) if split == "test"]
     margin = np.array([-table["margin"][i] if table["flipped"][i] else table["margin"][i] for i in test])
     known = [corpora[corpus][table["prompt_id"][i]] for i in test]
@@ -47,7 +50,7 @@ def read(folder, corpus, corpora):
         "shown": np.array([k[0] for k in known]),
         "preference": np.array([k[1] for k in known]),
         "code": np.array([table["prior_code"][i] for i in test]),
-        "prompt": np.unique([table["prompt_id"][i] for i in test], return_inverse=True)[1],
+        "prompt": np.unique([k[2] for k in known], return_inverse=True)[1],
     }
 
 
@@ -62,7 +65,7 @@ def interval(values):
 def difference(run, baseline, rng):
     """Mean accuracy of a run minus that of a baseline over the corpora of both, in points, and its draws."""
     means, draws = [], []
-    for corpus in run.keys() & baseline.keys():
+    for corpus in sorted(run.keys() & baseline.keys()):
         seeds, others = list(run[corpus].values()), list(baseline[corpus].values())
         if any(one["pair"] != seeds[0]["pair"] for one in seeds + others):
             sys.exit(f"study_table.py: runs of corpus {corpus} do not have the same test pairs")
@@ -91,6 +94,7 @@ def main():
     for name, by_corpus in runs.items():
         each = [run for seeds in by_corpus.values() for run in seeds.values()]
         codes = [nmi(run["code"][run["shown"]], run["preference"][run["shown"]]) for run in each]
+        found = f"{min(codes):.2f} to {max(codes):.2f}" if any(run["code"].any() for run in each) else "–"
         apart = ""
         if name != baseline and by_corpus.keys() & runs.get(baseline, {}).keys():
             mean, drawn, count = difference(by_corpus, runs[baseline], rng)
@@ -99,8 +103,7 @@ def main():
         everything = interval([run["right"].mean() for run in each])
         shown, hidden = (np.mean([run["right"][run["shown"] == want].mean() for run in each]) for want in (True, False))
         print(
-            f"| {name} | {len(each)} | {everything} | {shown:.3f} | {hidden:.3f} "
-            f"| {min(codes):.2f} to {max(codes):.2f} | {apart} |"
+            f"| {name} | {len(each)} | {everything} | {shown:.3f} | {hidden:.3f} | {found} | {apart} |"
         )
 
 
