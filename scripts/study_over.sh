@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The study over real texts that docs/results.md reports: codes against LoRA DPO, each with settings chosen on training prompts.
+# The study over real texts that docs/results.md reports: codes, LoRA DPO, and both together, with settings chosen on training
+# prompts.
 #
 # usage: scripts/study_over.sh TEXTS.jsonl [OUT=runs/over]
 #
@@ -16,7 +17,7 @@ python="${PYTHON:-python3}"
 model="${MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}"
 corpus="${CORPUS:-1}"
 seeds="${SEEDS:-1 2 3}"
-runs="${RUNS:-codes_2048_0.2_0.05_24_32 mlp_1024_0.2_0.05_24 bias_1024_0.1_1_12 lora_2e-4_0.1_6}"
+runs="${RUNS:-codes_2048_0.2_0.05_24_32 mlp_1024_0.2_0.05_24 bias_1024_0.1_1_12 lora_2e-4_0.1_6 joint_2e-4_0.1_6}"
 here="$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p "$out"
 
@@ -34,7 +35,8 @@ for part in data choice; do
             --max-prompt-length 160 --out "$out/$part-$corpus" --quiet
 done
 
-# A run's name holds its settings: lora_RATE_BETA_EPOCHS, or codes, mlp or bias_TOKENS_CODE-RATE_BETA_EPOCHS, to which the
+# A run's name holds its settings: lora_RATE_BETA_EPOCHS; joint_RATE_BETA_EPOCHS, codes and adapters together, to which the
+# number of codes (32) and the passes of codes alone before all else (24) may be added; or codes, mlp or bias_TOKENS_CODE-RATE_BETA_EPOCHS, to which the
 # number of codes (16), the prior's tokens (512) and the weight decay (0.1) may be added; after `choice_` where it is one of choice.
 run() {
     local name="$1" seed="$2" part=data kind a b c d e f g
@@ -44,6 +46,11 @@ run() {
     IFS=_ read -r kind a b c d e f g <<< "${name#choice_}"
     case "$kind" in
         lora) set -- --tune lora --latent none --lr "$a" --beta "$b" --epochs "$c" --batch 16 --accumulate 2 ;;
+        joint)
+            set -- --tune lora --latent lpc --lr "$a" --beta "$b" --epochs "$c" --batch 16 --accumulate 2 --codes "${d:-32}" \
+                --set train.lpc.warmup="${e:-24}" --set train.lpc.code_tokens=2048 --set train.lpc.code_lr=0.2 \
+                --set train.lpc.weight_decay=0.1 --set train.lpc.prior_tokens=512
+            ;;
         codes | mlp | bias)
             set -- --tune latent --latent "${kind/codes/lpc}" --beta "$c" --epochs "$d" --batch 32 \
                 --set train.lpc.code_tokens="$a" --set train.lpc.code_lr="$b" --set train.lpc.weight_decay="${g:-0.1}"

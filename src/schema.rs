@@ -163,6 +163,8 @@ pub mod fact {
     pub const IDENTITY_OF: &str = "identity_of";
     /// Its key of the hash of the weights that training started from.
     pub const WEIGHTS: &str = "weights";
+    /// Its key of the hash of the reference's weights, where it is another model.
+    pub const REFERENCE: &str = "reference";
     /// Working directory of the command, to which relative paths of its settings belong.
     pub const DIRECTORY: &str = "directory";
 }

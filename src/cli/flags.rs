@@ -150,8 +150,8 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
     ("train.out", "--out DIR", "Run folder to write"),
     (
         "train.reference",
-        "--reference FILE.parquet",
-        "Reference log-probabilities that `score` wrote [default: a cache in the prepared folder]",
+        "--reference MODEL",
+        "Reference policy, or FILE.parquet of its log-probabilities by `score` [default: the model that is trained]",
     ),
     (
         "train.objective.name",
@@ -237,11 +237,7 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
         "--reward implicit|implicit-mean|sum|mean",
         "For preference and rewardbench: what ranks two responses",
     ),
-    (
-        "eval.reference",
-        "--reference MODEL",
-        "Reference of the implicit reward; else the model that the run was trained from",
-    ),
+    ("eval.reference", "--reference MODEL", "Reference of the implicit reward; else that of the run"),
     (
         "eval.split",
         "--split train|test",

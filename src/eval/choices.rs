@@ -36,7 +36,7 @@ pub struct QuestionTokens {
 }
 
 /// A choice's score.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ChoiceScore {
     /// Summed log-probability of its tokens, nats.
     pub logp: f64,
@@ -95,8 +95,9 @@ impl Question {
     }
 }
 
-/// Scores the choices of questions, in their order; `done` is called with the number of questions finished, and tells
-/// whether to go on. Where it says no, there are fewer results.
+/// Scores the choices of questions, in their order; `done` is called with the scores of each pass over several questions,
+/// and tells whether to go on. Where it says no, there are fewer results. Scoring that begins behind a pass has the same
+/// passes from there on.
 ///
 /// A context that is too long for the model loses its beginning.
 ///
@@ -105,7 +106,7 @@ impl Question {
 pub fn score(
     model: &InferenceDecoder,
     questions: &[(QuestionTokens, Option<LogitShift>)],
-    done: &mut dyn FnMut(usize) -> Result<bool>,
+    done: &mut dyn FnMut(&[Vec<ChoiceScore>]) -> Result<bool>,
 ) -> Result<Vec<Vec<ChoiceScore>>> {
     let size = |(encoded, _): &(QuestionTokens, Option<LogitShift>)| {
         encoded.context.len() + encoded.choices.iter().map(Vec::len).sum::<usize>()
@@ -119,8 +120,10 @@ pub fn score(
             rows <= ROWS_PER_PASS
         });
         let pass = &rest[..fits.count().max(1)];
-        found.extend(score_pass(model, pass)?);
-        if !done(pass.len())? {
+        let scores = score_pass(model, pass)?;
+        let go_on = done(&scores)?;
+        found.extend(scores);
+        if !go_on {
             break;
         }
     }
@@ -301,8 +304,8 @@ mod tests {
             (QuestionTokens { context: ids(10, 1), choices: vec![ids(11, 24)] }, None),
         ];
         let mut told = 0;
-        let found = score(&model, &questions, &mut |n| {
-            told += n;
+        let found = score(&model, &questions, &mut |pass| {
+            told += pass.len();
             Ok(true)
         });
         let found = found.unwrap();

@@ -46,7 +46,7 @@ impl Finish {
 }
 
 /// One answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Generated {
     /// Token ids; a token that ends generation is not among them.
     pub ids: Vec<u32>,

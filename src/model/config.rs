@@ -1,7 +1,7 @@
 //! Model shapes, read from config.json as Hugging Face writes it; what is not supported is refused by name.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 mod read;
 
@@ -50,6 +50,10 @@ pub struct LlamaConfig {
     pub eos_token_ids: Vec<u32>,
     /// Padding token: nothing is padded here; it is kept for the configuration that is saved.
     pub pad_token_id: Option<u32>,
+    /// How other programs' `generate` draws from the model, as generation_config.json says it: kept for what is saved,
+    /// and no part of the function that the model computes.
+    #[serde(skip)]
+    pub generation: Map<String, Value>,
 }
 
 /// How rotary frequencies are stretched for longer contexts.
@@ -102,6 +106,7 @@ impl LlamaConfig {
             bos_token_id: None,
             eos_token_ids: Vec::new(),
             pad_token_id: None,
+            generation: Map::new(),
         }
     }
 
@@ -171,11 +176,14 @@ impl LlamaConfig {
 
     /// generation_config.json as Hugging Face reads it.
     pub fn generation_json(&self) -> Value {
-        serde_json::json!({
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_json(),
-            "pad_token_id": self.pad_token_id,
-        })
+        let tokens = [
+            ("bos_token_id", self.bos_token_id.into()),
+            ("eos_token_id", self.eos_json()),
+            ("pad_token_id", self.pad_token_id.into()),
+        ];
+        let mut json: Map<String, Value> = tokens.map(|(key, value)| (key.to_string(), value)).into_iter().collect();
+        json.extend(self.generation.clone());
+        Value::Object(json)
     }
 
     /// One end token as a number, several as a list, as checkpoints have it.

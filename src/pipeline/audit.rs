@@ -104,9 +104,10 @@ impl Audited {
         let mut config: TrainConfig = serde_json::from_value(manifest.config.clone())
             .map_err(|e| Error::artifact(folder, format!("settings in its manifest that cannot be used: {e}")))?;
         let named = [&config.data, &config.model, &config.reference, &config.head.cache].map(Clone::clone);
-        for path in [&mut config.data, &mut config.reference, &mut config.head.cache] {
+        for path in [&mut config.data, &mut config.head.cache] {
             *path = manifest.located(folder, path);
         }
+        config.reference = located_model(&manifest, folder, &config.reference);
         config.model = located_model(&manifest, folder, &config.model);
         let seed = manifest.seeds.get("run").copied().map(Seed);
         let seed = seed.ok_or_else(|| Error::artifact(folder, "its manifest has no seed"))?;

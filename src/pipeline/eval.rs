@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::kept::{self, KeptResults, QuestionWithShift};
 use super::opened::{ForInference, OpenedModel, read_for};
 use super::prepare::inputs;
 use super::recipe::EvalConfig;
@@ -22,7 +24,8 @@ use super::recipe::eval::{EvalSet, EvalTask};
 use crate::analysis::Interval;
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::eval::{BenchmarkRow, Metric};
+use crate::eval::{BenchmarkRow, ChoiceScore, Metric};
+use crate::generate::{Generated, Options, Request};
 use crate::ingest::{Input, benchmarks};
 use crate::nn::Precision;
 use crate::progress::Progress;
@@ -103,8 +106,55 @@ struct Work<'a> {
     reference: Option<&'a RewardReference>,
     opened: &'a OpenedModel,
     loaded: &'a ForInference,
+    /// Where results are kept until all tasks have theirs; nowhere without an output folder.
+    out: Option<&'a Path>,
     seed: Seed,
     progress: &'a dyn Progress,
+}
+
+/// Ending of the names of hidden files in the output folder that keep results.
+const KEPT: &str = ".kept";
+
+impl Work<'_> {
+    /// The scores of questions, kept.
+    fn scored(
+        &self,
+        model: &ForInference,
+        questions: &[QuestionWithShift],
+        title: &str,
+    ) -> Result<Vec<Vec<ChoiceScore>>> {
+        let mut kept = self.kept(|| kept::of_scores(model, questions))?;
+        kept::scored(model, questions, kept.as_mut(), title, self.progress)
+    }
+
+    /// The answers to requests, kept.
+    fn completed(
+        &self,
+        model: &ForInference,
+        requests: &[Request<'_>],
+        options: &Options<'_>,
+    ) -> Result<Vec<Generated>> {
+        let mut kept = self.kept(|| kept::of_answers(model, requests, options))?;
+        let title = format!("evaluating {}", self.name);
+        Ok(kept::completed(model, requests, options, kept.as_mut(), &title, self.progress)?.0)
+    }
+
+    fn kept<T: Serialize + DeserializeOwned + Clone>(
+        &self,
+        identity: impl FnOnce() -> Result<String>,
+    ) -> Result<Option<KeptResults<T>>> {
+        let open = |out: &Path| -> Result<KeptResults<T>> {
+            let identity = identity()?;
+            KeptResults::open(&out.join(format!(".{}{KEPT}", &identity[..32])), &identity)
+        };
+        self.out.map(open).transpose()
+    }
+}
+
+/// Removes what was kept, once the output is there.
+fn remove_kept(out: &Path) -> Result<()> {
+    let kept = |path: &PathBuf| artifact::name_of(path).ends_with(KEPT);
+    artifact::entries(out)?.iter().filter(|path| kept(path)).try_for_each(|path| artifact::remove(path))
 }
 
 /// What a task found.
@@ -175,10 +225,14 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     if let Some(earlier) = &earlier {
         earlier.require_same(config, &conditions)?;
     }
+    // Made once all that is read beforehand was sound, so that a failure leaves no folder behind.
+    let written = (!config.out.is_empty()).then_some(out);
+    let _lock = written.map(|out| claim.take(out)).transpose()?;
     let (mut tasks, mut items, reference) = (Vec::new(), Vec::new(), conditions.reference);
     for (EvalSet { task, name, data }, inputs) in sets.into_iter().zip(&files) {
         let (opened, loaded) = (&opened, &loaded);
-        let work = Work { config, task, name: &name, data: &data, inputs, reference, opened, loaded, seed, progress };
+        let (name, out) = (&name, written);
+        let work = Work { config, task, name, data: &data, inputs, reference, opened, loaded, out, seed, progress };
         let found = match task {
             EvalTask::Preference | EvalTask::Rewardbench => preference::run(&work)?,
             EvalTask::Gsm8k => problems::run(&work)?,
@@ -188,7 +242,7 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
         items.extend(found.items);
         let Found { version, shots, n_data, metrics, groups, reward, left_out, truncated, seconds, .. } = found;
         let result = TaskResult { version, shots, n, n_data, metrics, groups, reward, left_out, truncated, seconds };
-        tasks.push((name, result));
+        tasks.push((name.clone(), result));
     }
     let against = match &earlier {
         Some(earlier) => earlier.compared(&items, seed)?,
@@ -198,8 +252,9 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
     let precision = config.precision.effective();
     let summary =
         EvalSummary { model: config.model.clone(), out: config.out.clone(), precision, results, against, tasks };
-    if !config.out.is_empty() {
-        outputs::write(&claim, out, config, &summary, &items, &conditions)?;
+    if let Some(out) = written {
+        outputs::write(out, config, &summary, &items, &conditions)?;
+        remove_kept(out)?;
     }
     Ok(summary)
 }
@@ -219,16 +274,6 @@ fn rows(data: &str, inputs: &[Input], limit: usize) -> Result<(Vec<BenchmarkRow>
         rows.truncate(limit);
     }
     Ok((rows, n))
-}
-
-/// Told by `done` of the stages: whether to go on.
-fn go_on(progress: &dyn Progress, n: usize) -> bool {
-    progress.advance(n as u64);
-    !progress.interrupted()
-}
-
-fn stopped() -> Error {
-    Error::interrupted("interrupted; nothing was written").with_hint("the same command begins anew")
 }
 
 fn since(start: Instant) -> f64 {

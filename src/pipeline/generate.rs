@@ -1,6 +1,5 @@
 //! `generate`: answers of a model, with the prior's z or one code.
 
-mod kept;
 mod prompts;
 
 use std::io::Write;
@@ -10,19 +9,19 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use super::opened::{ForInference, OpenedModel, read_for};
+use super::kept::{self, KeptAnswers};
+use super::opened::{OpenedModel, read_for};
 use super::recipe::GenerateConfig;
-use crate::artifact;
+use crate::artifact::{self, Growing};
 use crate::error::{Error, Result};
-use crate::generate::{Finish, Generated, Options, Request, Sampling, complete};
-use crate::model::{InferenceDecoder, LogitShift};
+use crate::generate::{Finish, Generated, Options, Request, Sampling};
+use crate::model::LogitShift;
 use crate::nn::Precision;
 use crate::policy::PromptLatent;
 use crate::progress::Progress;
 use crate::schema::{answer, codes, col};
 use crate::seed::Seed;
 use crate::settings::Settings;
-use kept::KeptAnswers;
 use prompts::Prompt;
 
 /// Name of the command.
@@ -96,8 +95,9 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
     let opened = OpenedModel::new(&config.model, &config.tokenizer, &config.template, progress)?;
     let ids = prompts.iter().map(|p| encoded(p, config.raw, &opened)).collect::<Result<Vec<_>>>()?;
     let longest = fitting(&prompts, &ids, config.max_new_tokens, opened.most_tokens)?;
-    let ForInference { policy, model } = opened.weights(seed, longest, config.precision)?;
-    if model.precision() != config.precision {
+    let loaded = opened.weights(seed, longest, config.precision)?;
+    let (policy, precision) = (&loaded.policy, loaded.model.precision());
+    if precision != config.precision {
         progress.note("this processor does not multiply bfloat16: float32 is used");
     }
     let codes = if config.all_codes { policy.code_shifts()? } else { Vec::new() };
@@ -131,14 +131,14 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
     };
     let mut kept = None;
     if !config.out.is_empty() {
-        let bits = if model.precision() == Precision::F32 { 32 } else { 16 };
-        let answers = KeptAnswers::open(out, &kept::identity(&policy, &requests, &options, bits)?)?;
+        let identity = kept::of_answers(&loaded, &requests, &options)?;
+        let answers = KeptAnswers::open(&Growing::staged(out), &identity)?;
         if answers.dropped() {
             progress.note("answers of a stopped command with another model, prompts or settings were dropped");
         }
         kept = Some(answers);
     }
-    let (completed, made) = completed(&model, &requests, &options, kept.as_mut(), progress)?;
+    let (completed, made) = kept::completed(&loaded, &requests, &options, kept.as_mut(), "generating", progress)?;
     let seconds = start.elapsed().as_secs_f64();
     let name = if config.generator.is_empty() { &config.model } else { &config.generator };
     let answers = wanted
@@ -164,51 +164,9 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
         tokens: completed.iter().map(|c| c.ids.len()).sum(),
         seconds,
         tokens_per_s: made as f64 / seconds.max(f64::MIN_POSITIVE),
-        precision: model.precision(),
+        precision,
         answers: if config.out.is_empty() { answers } else { Vec::new() },
     })
-}
-
-/// The answers to all requests, and the tokens of those that were made now: the others were kept by an earlier process.
-fn completed(
-    model: &InferenceDecoder,
-    requests: &[Request<'_>],
-    options: &Options<'_>,
-    mut kept: Option<&mut KeptAnswers>,
-    progress: &dyn Progress,
-) -> Result<(Vec<Generated>, usize)> {
-    let earlier = |i: usize| kept.as_ref().and_then(|kept| kept.answer(i)).cloned();
-    let mut all: Vec<Option<Generated>> = (0..requests.len()).map(earlier).collect();
-    let missing: Vec<usize> = (0..all.len()).filter(|&i| all[i].is_none()).collect();
-    if missing.len() < all.len() {
-        progress.note(&format!("{} of {} answers are there already", all.len() - missing.len(), all.len()));
-    }
-    let wanted: Vec<Request<'_>> = missing.iter().map(|&i| requests[i]).collect();
-    let (start, mut tokens) = (Instant::now(), 0);
-    progress.begin("generating", Some(wanted.len() as u64));
-    let found = complete(model, &wanted, options, &mut |i, completion| {
-        tokens += completion.ids.len();
-        progress.status(&format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64()));
-        progress.advance(1);
-        if let Some(kept) = kept.as_deref_mut() {
-            kept.keep(missing[i], completion)?;
-        }
-        Ok(!progress.interrupted())
-    });
-    progress.end();
-    for (&i, completion) in missing.iter().zip(found?) {
-        all[i] = completion;
-    }
-    let n = all.len();
-    match (all.into_iter().collect::<Option<Vec<_>>>(), kept) {
-        (Some(all), _) => Ok((all, tokens)),
-        (None, None) => Err(Error::interrupted("interrupted; nothing was written")
-            .with_hint("the same command begins anew; with --out it goes on")),
-        (None, Some(kept)) => Err(Error::Interrupted {
-            message: format!("interrupted; {} of {n} answers are kept", kept.ended()),
-            hint: Some("the same command goes on with the others".into()),
-        }),
-    }
 }
 
 /// Token ids of a prompt.

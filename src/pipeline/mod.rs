@@ -6,6 +6,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+mod kept;
 pub mod launch;
 pub mod merge;
 mod opened;

@@ -22,8 +22,8 @@ use crate::train::device;
 use crate::train::events::{JsonLines, StatusLine, TensorBoard};
 use crate::train::ranks::ALONE;
 use crate::train::reference::store::WHAT;
-use crate::train::reference::{Reference, ReferenceNeeds, ReferenceStore};
-use crate::train::run_folder::{self, Identity, Opened};
+use crate::train::reference::{OtherReference, Reference, ReferenceNeeds, ReferenceStore};
+use crate::train::run_folder::{self, Identity, Opened, RunWeights};
 use crate::train::step_plan::used;
 use crate::train::{
     Due, Fit, Observer, Posteriors, Ranks, TrainConfig, checkpoint, estimate, fit, grouping, reference, tuning,
@@ -81,6 +81,9 @@ fn checked(config: &TrainConfig) -> Result<TrainConfig> {
     config.check()?;
     let mut config = config.resolved();
     config.model = opened::model_name(&config.model)?;
+    if let Some(reference) = config.reference_model() {
+        config.reference = opened::model_name(reference)?;
+    }
     Ok(config)
 }
 
@@ -132,7 +135,10 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         return Err(Error::config("train.fold", why));
     }
     let weights = reference::fingerprint(&policy)?;
-    let identity = Identity::of(&config, seed, &data.manifest, &weights, ranks)?;
+    let other = other_reference(&config, seed, &data, progress)?;
+    let of_other = other.as_ref().map(|other| other.fingerprint.as_str());
+    let identity =
+        Identity::of(&config, seed, &data.manifest, RunWeights { start: &weights, reference: of_other }, ranks)?;
     ranks.same("configuration, data or model", &identity.hash)?;
     let _lock = if ranks.first() { Some(claim.take(&out)?) } else { None };
     let text = config_text(&config, seed)?;
@@ -164,10 +170,15 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
         None => ReferenceNeeds::of(&config, &data.splits, of_steps(first..plan.steps)),
         Some(_) => ReferenceNeeds::of_training(&data.splits),
     };
-    let mut store = ReferenceStore::of_run(&config, &policy, &data.splits, &weights)?;
-    if !store.provide(&needs.first, WHAT, || Ok(&policy), ranks, progress)? {
+    let needs = if other.is_some() { needs.at_once() } else { needs };
+    let of_reference = of_other.unwrap_or(&weights);
+    let reference_policy = other.as_ref().map_or(&policy, |other| &other.policy);
+    let mut store = ReferenceStore::of_run(&config, reference_policy, &data.splits, of_reference)?;
+    if !store.provide(&needs.first, WHAT, || Ok(reference_policy), ranks, progress)? {
         return stopped(first, store.stopped(&needs.first));
     }
+    // Another model is in memory until here.
+    drop(other);
     let of_fold: Option<Reference> =
         fold.map(|fold| fold.divide(seed, &data.splits[0].rows, &store.values()[0]).to_vec());
     let reference = of_fold.as_ref().unwrap_or(store.values());
@@ -276,8 +287,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
 fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progress) -> Result<Policy<f32>> {
     let source = ModelSource::resolve(&config.model, progress)?;
     let shape = load::shape(&source, data.tokenizer.vocabulary_for(&source))?;
-    opened::require_tokens(Path::new(&config.data), &data.splits, &source)?;
-    opened::require_embedded(Path::new(&config.data), &data.splits, &data.tokenizer, &shape)?;
+    fitting(config, data, &source, &shape)?;
     warnings(&source, &shape, data.longest).iter().for_each(|warning| progress.warn(warning));
     if let Some(warning) = estimate::memory_warning(config, seed, &shape, &data.splits) {
         progress.warn(&warning);
@@ -288,6 +298,37 @@ fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progre
     }
     basis::standardise(&policy, &data.splits[0].rows)?;
     Ok(policy)
+}
+
+/// The reference where it is another model than the one that training starts from. It must read the prepared tokens as
+/// the model does.
+fn other_reference(
+    config: &TrainConfig,
+    seed: Seed,
+    data: &Data,
+    progress: &dyn Progress,
+) -> Result<Option<OtherReference>> {
+    let Some(name) = config.reference_model() else { return Ok(None) };
+    let source = ModelSource::resolve(name, progress)?;
+    if tuning::dropped_codes(&source).is_some() {
+        progress
+            .warn("the reference has codes beside it (lpc_config.json), which are not read: it is its weights alone");
+    }
+    let vocabulary = data.tokenizer.vocabulary_for(&source);
+    fitting(config, data, &source, &load::shape(&source, vocabulary)?).map_err(|e| about_reference(e, name))?;
+    OtherReference::open(config, &source, vocabulary, seed, data.longest).map(Some)
+}
+
+/// The error of a reference that does not fit the data, which else is read as one of the model.
+fn about_reference(error: Error, name: &str) -> Error {
+    error.with_hint(format!("the model that is meant is the reference, {name}: it must have the tokenizer of the data"))
+}
+
+/// Refuses a model that reads other tokens than the prepared ones, or has no embedding for some.
+fn fitting(config: &TrainConfig, data: &Data, source: &ModelSource, shape: &LlamaConfig) -> Result<()> {
+    let folder = Path::new(&config.data);
+    opened::require_tokens(folder, &data.splits, source)?;
+    opened::require_embedded(folder, &data.splits, &data.tokenizer, shape)
 }
 
 /// What is to be known of a model before it is trained on pairs of up to `longest` tokens.

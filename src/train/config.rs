@@ -1,5 +1,7 @@
 //! What `train` can be told.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::lpc::{LatentKind, LpcConfig};
@@ -76,20 +78,22 @@ settings! {
     pub struct TrainConfig at "train" {
         /// Prepared folder.
         pub data: PathText = PathText::new();
-        /// Model to start from, which is also the reference: folder, run folder, .gguf, hub id, `tiny[:WxL]`. A PEFT
+        /// Model to start from, and the reference unless `reference` names another: folder, run folder, .gguf, hub id, `tiny[:WxL]`. A PEFT
         /// adapter folder is trained on as an adapter with `tune = "lora"`, and merged into its base otherwise.
         pub model: PathText = "tiny".into();
         /// Run folder.
         pub out: PathText = PathText::new();
-        /// Reference log-probabilities: a file that `score` wrote with this model on this data; "" = taken from the
-        /// prepared folder's cache, and computed where they are not there.
+        /// Reference policy where it is another model than the one that training starts from, in the same forms (without
+        /// codes that stand beside it); or a file of log-probabilities, `.parquet`, that `score` wrote with `model` on this
+        /// data. "" = the model that training starts from. What a model says is taken from the prepared folder's cache,
+        /// and computed where it is not there.
         pub reference: PathText = PathText::new(), used "objectives with a reference"
             if |c| c.objective.needs_reference();
         /// Which parameters are trained.
         pub tune: Tune = Tune::Full;
         /// Operands of the matrix products: `bf16` with float32 weights and sums, about twice as fast where the
         /// processor has AVX512-BF16 and refused where it has not; `f32`; `auto` = `bf16` there and on an NVIDIA GPU for
-        /// models at least 256 wide, which gain by it, `f32` elsewhere, and `f32` with a `reference` from `score`, which
+        /// models at least 256 wide, which gain by it, `f32` elsewhere, and `f32` with a file of `score` as `reference`, which
         /// computes in float32. What `auto` came to is in the run's `config.toml`.
         pub precision: PrecisionKind = PrecisionKind::Auto;
         /// Pairs in one pass.
@@ -255,7 +259,21 @@ impl TrainConfig {
     }
 
     fn uses_given_reference(&self) -> bool {
-        !self.reference.is_empty() && self.objective.needs_reference()
+        self.reference_file().is_some() && self.objective.needs_reference()
+    }
+
+    /// The file of reference log-probabilities, where one is named.
+    pub fn reference_file(&self) -> Option<&str> {
+        let path = Path::new(&self.reference);
+        let ends = |wanted: &str| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(wanted));
+        let file = ends("parquet") || (path.is_file() && !ends("gguf"));
+        file.then_some(self.reference.as_str())
+    }
+
+    /// The model that is the reference, where one is named and the objective has a reference.
+    pub fn reference_model(&self) -> Option<&str> {
+        let model = !self.reference.is_empty() && self.reference_file().is_none() && self.objective.needs_reference();
+        model.then_some(self.reference.as_str())
     }
 
     /// The pairs that are held out. The configuration must have no fault.

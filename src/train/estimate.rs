@@ -53,6 +53,8 @@ pub struct Regime {
     pub evaluation_passes: usize,
     /// Longest distance over which a token is attended to.
     pub window: usize,
+    /// Whether the reference is another model, which is in memory beside this one before training.
+    pub other_reference: bool,
 }
 
 impl Regime {
@@ -101,6 +103,7 @@ impl Regime {
             cached: config.tune.keeps_states(),
             evaluation_passes: if config.lpc.active() && config.lpc.latent.inferred() { 2 } else { 1 },
             window,
+            other_reference: config.reference_model().is_some(),
         }
     }
 }
@@ -258,6 +261,11 @@ impl Memory {
             total: 0.0,
         };
         memory.total = memory.fixed() + memory.activations.max(memory.evaluation);
+        if regime.other_reference {
+            // Taken to be as large; neither gradients nor moments are there yet.
+            let before = 2.0 * memory.weights + memory.data + memory.program + memory.evaluation;
+            memory.total = memory.total.max(before);
+        }
         memory
     }
 

@@ -1,4 +1,4 @@
-//! Reference log-probabilities: computed once by the starting model, and cached beside the data.
+//! Reference log-probabilities: computed once by the starting model or another one, and cached beside the data.
 //!
 //! The name of a cache file is a hash of what its values depend on (see [`ReferenceOrigin`]). The file holds these, and
 //! a hash of its values: it is read only where the same values would be computed, and not where it was changed.
@@ -25,9 +25,11 @@ use crate::token_file::{self, TokenRow};
 use crate::weights::fingerprint::hash_starting;
 
 mod needs;
+mod other;
 pub mod store;
 
 pub use needs::ReferenceNeeds;
+pub use other::OtherReference;
 pub use store::{ReferenceStore, WantedRows};
 use store::{WHAT, all};
 

@@ -46,7 +46,7 @@ const OUTPUTS: [&str; 8] = [
 ];
 
 /// Flags of the settings that have one.
-const FLAGS: [(&str, &str); 18] = [
+const FLAGS: [(&str, &str); 19] = [
     ("seed", "--seed"),
     ("train.accumulate", "--accumulate"),
     ("train.batch", "--batch"),
@@ -65,38 +65,59 @@ const FLAGS: [(&str, &str); 18] = [
     ("train.tune", "--tune"),
     (TOKENS, "--data"),
     (WEIGHTS, "--model"),
+    (REFERENCE, "--reference"),
 ];
 
 /// Name of the prepared data among what differs.
 const TOKENS: &str = "tokens of the prepared data";
 /// Name of the model among what differs.
 const WEIGHTS: &str = "weights of the model";
+/// Name of another model as the reference among what differs.
+const REFERENCE: &str = "weights of the reference";
+
+/// Fingerprints of the models that a run depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct RunWeights<'a> {
+    /// Of the starting weights.
+    pub start: &'a str,
+    /// Of the reference, where it is another model.
+    pub reference: Option<&'a str>,
+}
 
 /// What tells a run from all others: only with the same identity a stopped run goes on.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Hash of `about`.
     pub hash: String,
-    /// What is hashed: configuration, seed, data and starting weights.
+    /// What is hashed: configuration, seed, data, starting weights, and those of another reference.
     pub about: Value,
 }
 
 impl Identity {
-    /// The identity of a run: its configuration without `NOT_IDENTIFYING`, seed, prepared tokens and starting
-    /// weights. Two ranks with four pairs each make the same run as one with eight.
+    /// The identity of a run: its configuration without `NOT_IDENTIFYING`, seed, prepared tokens and weights. Two ranks
+    /// with four pairs each make the same run as one with eight.
     ///
     /// # Errors
     /// [`Error::Json`].
-    pub fn of(config: &TrainConfig, seed: Seed, data: &Manifest, weights: &str, ranks: &Ranks) -> Result<Identity> {
+    pub fn of(
+        config: &TrainConfig,
+        seed: Seed,
+        data: &Manifest,
+        weights: RunWeights<'_>,
+        ranks: &Ranks,
+    ) -> Result<Identity> {
         let config = TrainConfig { batch: config.batch * ranks.size(), ..config.clone() };
         let mut config = serde_json::to_value(config)?;
         if let Some(settings) = config.as_object_mut() {
             settings.retain(|key, _| !NOT_IDENTIFYING.contains(&key.as_str()));
         }
         let tokens: Vec<&str> = data.token_files().map(|o| o.blake3.as_str()).collect();
-        // Weights by content: the starting model is the reference too, and a folder can be filled anew under its old
-        // name.
-        let about = serde_json::json!({ "config": config, "seed": seed.0, "tokens": tokens, "weights": weights });
+        // Weights by content: a folder can be filled anew under its old name.
+        let mut about =
+            serde_json::json!({ "config": config, "seed": seed.0, "tokens": tokens, fact::WEIGHTS: weights.start });
+        if let Some(reference) = weights.reference {
+            about[fact::REFERENCE] = reference.into();
+        }
         Ok(Identity { hash: crate::manifest::hash_json(&about)?, about })
     }
 
@@ -118,7 +139,9 @@ fn differences(old: &Value, new: &Value) -> Vec<String> {
     let all = |about: &Value| {
         let mut out = BTreeMap::new();
         by_dotted_key("train", &about["config"], &mut out);
-        for (key, name) in [("seed", "seed"), ("tokens", TOKENS), ("weights", WEIGHTS)] {
+        for (key, name) in
+            [("seed", "seed"), ("tokens", TOKENS), (fact::WEIGHTS, WEIGHTS), (fact::REFERENCE, REFERENCE)]
+        {
             by_dotted_key(name, &about[key], &mut out);
         }
         out
@@ -142,7 +165,7 @@ fn differences(old: &Value, new: &Value) -> Vec<String> {
             let name = flag.map_or_else(|| key.clone(), |flag| format!("{key} ({flag})"));
             match key.as_str() {
                 // Their values are hashes, which tell a reader nothing.
-                TOKENS | WEIGHTS => format!("{name}: not the same"),
+                TOKENS | WEIGHTS | REFERENCE => format!("{name}: not the same"),
                 _ => format!("{name}: {} before, {} now", value(&old, key), value(&new, key)),
             }
         })

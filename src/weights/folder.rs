@@ -35,7 +35,23 @@ const GENERATION: &str = "generation_config.json";
 pub fn shape(folder: &Path) -> Result<LlamaConfig> {
     let path = folder.join("config.json");
     let text = std::fs::read(&path).map_err(Error::io(&path))?;
-    LlamaConfig::from_json(&text, &path.display().to_string())
+    let config = LlamaConfig::from_json(&text, &path.display().to_string())?;
+    Ok(LlamaConfig { generation: sampling(folder)?, ..config })
+}
+
+/// What generation_config.json says beside the tokens, which are the model's own: how other programs' `generate` draws.
+fn sampling(folder: &Path) -> Result<Map<String, Value>> {
+    let path = folder.join(GENERATION);
+    if !path.is_file() {
+        return Ok(Map::new());
+    }
+    let mut found: Map<String, Value> = serde_json::from_slice(&std::fs::read(&path).map_err(Error::io(&path))?)
+        .map_err(|e| Error::model(path.display().to_string(), format!("damaged JSON: {e}")))?;
+    // The last two are about the program that wrote the file.
+    found.retain(|key, _| {
+        !key.ends_with("_token_id") && !["_from_model_config", "transformers_version"].contains(&key.as_str())
+    });
+    Ok(found)
 }
 
 /// Reads the model of a folder.
@@ -385,6 +401,30 @@ mod tests {
         for (a, b) in of(&params, "model.embed_tokens.weight").iter().zip(of(&read(), "model.embed_tokens.weight")) {
             assert!((a - b).abs() <= a.abs() / 256.0, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn how_a_model_is_sampled_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LlamaConfig::tiny(32, 1, 50);
+        let params = random::<f32>(&config, 0.02, Seed(3)).unwrap();
+        save(dir.path(), &config, params.iter()).unwrap();
+        let path = dir.path().join(GENERATION);
+        let base = json!({"bos_token_id": 1, "eos_token_id": [2, 9], "do_sample": true, "temperature": 0.6, "top_p": 0.9,
+            "_from_model_config": true, "transformers_version": "4.40.0"});
+        artifact::write_json(&path, &base).unwrap();
+        let loaded = load::<f32>(dir.path()).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        save(out.path(), &loaded.config, loaded.params.iter()).unwrap();
+        let written: Value = serde_json::from_slice(&std::fs::read(out.path().join(GENERATION)).unwrap()).unwrap();
+        let wanted = json!({"bos_token_id": null, "eos_token_id": null, "pad_token_id": null,
+            "do_sample": true, "temperature": 0.6, "top_p": 0.9});
+        assert_eq!(written, wanted);
+        // It is no part of the function that the model computes.
+        assert_eq!(serde_json::to_value(&loaded.config).unwrap(), serde_json::to_value(&config).unwrap());
+        std::fs::write(&path, "{").unwrap();
+        let error = load::<f32>(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json: damaged JSON"), "{error}");
     }
 
     #[test]

@@ -371,6 +371,7 @@ impl Metadata<'_> {
             bos_token_id: token("tokenizer.ggml.bos_token_id"),
             eos_token_ids: token("tokenizer.ggml.eos_token_id").into_iter().collect(),
             pad_token_id: token("tokenizer.ggml.padding_token_id"),
+            generation: serde_json::Map::new(),
         };
         if layers > self.gguf.tensors.len() {
             return Err(self.refuse(format!("{layers} layers, but only {} tensors", self.gguf.tensors.len())));

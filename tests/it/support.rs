@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use polars::prelude::*;
 use serde_json::Value;
@@ -236,4 +237,25 @@ pub fn filtered(check: impl FnOnce()) {
     settings.add_filter(r"\d+ MiB peak", "[size] MiB peak");
     settings.add_filter(r"AUROC \d\.\d+", "AUROC [share]");
     settings.bind(check);
+}
+
+/// Stops a command after so much work.
+pub struct StopsAfter {
+    most: u64,
+    done: AtomicU64,
+}
+
+impl StopsAfter {
+    pub fn new(most: u64) -> StopsAfter {
+        StopsAfter { most, done: AtomicU64::new(0) }
+    }
+}
+
+impl lpc_pipe::progress::Progress for StopsAfter {
+    fn advance(&self, n: u64) {
+        self.done.fetch_add(n, Ordering::Relaxed);
+    }
+    fn interrupted(&self) -> bool {
+        self.done.load(Ordering::Relaxed) >= self.most
+    }
 }

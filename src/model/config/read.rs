@@ -398,6 +398,7 @@ impl LlamaConfig {
             bos_token_id: json.tokens("bos_token_id")?.first().copied(),
             eos_token_ids: json.tokens("eos_token_id")?,
             pad_token_id: json.tokens("pad_token_id")?.first().copied(),
+            generation: Map::new(),
             model_type,
         })
     }

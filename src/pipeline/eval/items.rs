@@ -67,6 +67,7 @@ pub fn frame(items: &[Item]) -> Result<DataFrame> {
         numbers(eval::ITEM, &|i| Some(i.index)),
         texts(col::ID, &|i| Some(i.id.clone())),
         texts(eval::KEY, &|i| Some(i.key.clone())),
+        texts(col::PROMPT_ID, &|i| i.prompt_id.clone()),
         texts(col::SOURCE, &|i| i.source.clone()),
         Column::new(eval::SCORES.into(), scores),
         Column::new(eval::RIGHT.into(), right),

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::items::{Item, column, key};
-use super::{EvalTask, Found, Work, go_on, rows, since, stopped};
+use super::{EvalTask, Found, Work, rows, since};
 use crate::error::Result;
-use crate::eval::{BenchmarkRow, Question, arc, mean, score, truthfulqa};
+use crate::eval::{BenchmarkRow, Question, arc, mean, truthfulqa};
 use crate::lpc::usage::hard_code;
 
 /// The task's definition: its version, and the question of a row.
@@ -26,15 +26,9 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let encode = |text: &str| Ok(tokenizer.with_bos(tokenizer.encode_text(text)?));
     let encoded = questions.iter().map(|q| q.encode(&encode)).collect::<Result<Vec<_>>>()?;
     let (loaded, start) = (work.loaded, Instant::now());
-    work.progress.begin(&format!("evaluating {}", work.name), Some(questions.len() as u64));
     let latents = encoded.iter().map(|q| loaded.policy.prompt_latent(&q.context)).collect::<Result<Vec<_>>>()?;
     let given: Vec<_> = encoded.into_iter().zip(latents.iter().map(|latent| latent.shift.clone())).collect();
-    let scored = score(&loaded.model, &given, &mut |n| Ok(go_on(work.progress, n)));
-    work.progress.end();
-    let scored = scored?;
-    if scored.len() < questions.len() {
-        return Err(stopped());
-    }
+    let scored = work.scored(loaded, &given, &format!("evaluating {}", work.name))?;
     let seconds = since(start);
     let mut items = Vec::with_capacity(questions.len());
     for (index, ((question, scores), latent)) in questions.iter().zip(&scored).zip(&latents).enumerate() {

@@ -11,7 +11,7 @@ use super::items::{Item, column, frame};
 use super::rewards::RewardReference;
 use super::{EvalSummary, EvalTask, STAGE, TaskResult};
 use crate::analysis::{CopyNumbers, PairedDifference, by_cluster, paired_difference};
-use crate::artifact::{self, Claim};
+use crate::artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::pipeline::recipe::EvalConfig;
@@ -95,9 +95,8 @@ impl Conditions<'_> {
     }
 }
 
-/// Writes the folder.
+/// Writes the folder, which the caller has locked.
 pub fn write(
-    claim: &Claim<'_>,
     out: &Path,
     config: &EvalConfig,
     summary: &EvalSummary,
@@ -109,7 +108,6 @@ pub fn write(
     for (key, value) in conditions.facts() {
         manifest.fact(key, value)?;
     }
-    let _lock = claim.take(out)?;
     artifact::write_parquet(out.join(eval::ITEMS), &mut frame(items)?)?;
     artifact::write_json(out.join(eval::SUMMARY), summary)?;
     artifact::write_json(out.join(eval::HARNESS), &harness(config, summary))?;

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use super::items::{Item, column, key};
 use super::splits::of_split;
-use super::{Found, Work, go_on, rows, since, stopped};
+use super::{Found, Work, rows, since};
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::eval::gsm8k::{self, MAX_NEW_TOKENS, Problem};
 use crate::eval::mean;
-use crate::generate::{Options, Request, Sampling, complete};
+use crate::generate::{Options, Request, Sampling};
 use crate::lpc::usage::hard_code;
 use crate::pipeline::recipe::EvalConfig;
 use crate::progress::{Progress, Silent};
@@ -93,10 +93,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         batch: config.batch,
         seed: work.seed,
     };
-    work.progress.begin(&format!("evaluating {}", work.name), Some(requests.len() as u64));
-    let completed = complete(&loaded.model, &requests, &options, &mut |_, _| Ok(go_on(work.progress, 1)));
-    work.progress.end();
-    let completed = completed?.into_iter().collect::<Option<Vec<_>>>().ok_or_else(stopped)?;
+    let completed = work.completed(loaded, &requests, &options)?;
     let seconds = since(start);
     let mut items = Vec::with_capacity(n);
     for (index, ((problem, completion), latent)) in all.iter().zip(&completed).zip(&latents).enumerate() {

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Work;
 use super::preference::Compared;
-use super::{Work, go_on, stopped};
 use crate::error::{Error, Result};
-use crate::eval::{ChoiceScore, QuestionTokens, score};
+use crate::eval::ChoiceScore;
 use crate::manifest::Manifest;
-use crate::model::LogitShift;
 use crate::objective::{ObjectiveConfig, ObjectiveKind, Reduction};
+use crate::pipeline::kept::QuestionWithShift;
 use crate::pipeline::opened::{self, ForInference, OpenedModel};
 use crate::pipeline::recipe::EvalConfig;
 use crate::pipeline::recipe::eval::Reward;
@@ -28,13 +28,9 @@ pub fn scored(
     latents: &[PromptLatent],
 ) -> Result<Vec<Vec<ChoiceScore>>> {
     let shift = |at: usize| latents.get(at).and_then(|latent| latent.shift.clone());
-    let given: Vec<(QuestionTokens, Option<LogitShift>)> =
+    let given: Vec<QuestionWithShift> =
         compared.iter().enumerate().map(|(at, c)| (c.tokens.clone(), shift(at))).collect();
-    work.progress.begin(title, Some(given.len() as u64));
-    let found = score(&model.model, &given, &mut |n| Ok(go_on(work.progress, n)));
-    work.progress.end();
-    let found = found?;
-    if found.len() < compared.len() { Err(stopped()) } else { Ok(found) }
+    work.scored(model, &given, title)
 }
 
 /// The reference of the implicit reward.
@@ -48,8 +44,7 @@ pub struct RewardReference {
 }
 
 impl RewardReference {
-    /// Opens the reference: the model that was named, else the one that the run was trained from, which must have the
-    /// weights that it had then.
+    /// Opens the reference: the model that was named, else the run's own, which must have the weights that it had then.
     ///
     /// # Errors
     /// [`Error::Config`] where there is none; [`Error::Model`] for another model than the run's; as [`saved::open`].
@@ -69,7 +64,7 @@ impl RewardReference {
             && !tuning::is_start(&fingerprint, &source, *tune, vocab_size, weights)?
         {
             let message = format!(
-                "is not the reference of run {}: it has other weights than the model that the run started from",
+                "is not the reference of run {}: it has other weights than the run's reference had",
                 folder.display()
             );
             return Err(Error::model(path, message)
@@ -93,7 +88,7 @@ struct Named {
 struct TrainedRun {
     folder: PathBuf,
     tune: Tune,
-    /// Fingerprint of the weights that it started from.
+    /// Fingerprint of the reference's weights.
     weights: Option<String>,
 }
 
@@ -169,19 +164,25 @@ fn named(config: &EvalConfig) -> Result<Named> {
         let name = config.reference.clone();
         return Ok(Named { path: name.clone(), name, run: None });
     }
-    let named = |(run, manifest): (_, Manifest)| Some((run, manifest.config["model"].as_str()?.to_string(), manifest));
-    let Some((run, name, manifest)) = run_of(&config.model).and_then(named) else {
+    let identity = |manifest: &Manifest| manifest.facts.get(fact::IDENTITY_OF).cloned().unwrap_or_default();
+    let named = |(run, manifest): (_, Manifest)| {
+        // A file of log-probabilities is of the model that the run started from.
+        let other = identity(&manifest).get(fact::REFERENCE).is_some();
+        let name = manifest.config[if other { "reference" } else { "model" }].as_str()?.to_string();
+        Some((run, name, other, manifest))
+    };
+    let Some((run, name, other, manifest)) = run_of(&config.model).and_then(named) else {
         return Err(Error::config("eval.reference", "missing: give --reference MODEL, or --reward sum or mean"));
     };
     if ModelSource::is_tiny(&name) {
-        let why = format!("the run was trained from {name}, which is made from its seed");
+        let why = format!("the reference of the run is {name}, which is made from its seed");
         return Err(Error::config("eval.reference", format!("{why}: give --reference MODEL, or --reward sum")));
     }
-    let identity = manifest.facts.get(fact::IDENTITY_OF);
+    let weights = &identity(&manifest)[if other { fact::REFERENCE } else { fact::WEIGHTS }];
     let trained = TrainedRun {
         folder: run.to_path_buf(),
         tune: serde_json::from_value(manifest.config["tune"].clone()).unwrap_or_default(),
-        weights: identity.and_then(|about| about[fact::WEIGHTS].as_str()).map(str::to_string),
+        weights: weights.as_str().map(str::to_string),
     };
     Ok(Named { path: manifest.located(run, &name), name, run: Some(trained) })
 }

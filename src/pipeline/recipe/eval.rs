@@ -89,7 +89,7 @@ settings! {
         pub batch: usize = 16, used "task gsm8k" if |c| c.has(EvalTask::Gsm8k);
         /// What ranks two responses.
         pub reward: Reward = Reward::Implicit, used "task preference or rewardbench" if |c| c.ranks();
-        /// Reference of the implicit reward, without z; "" = the model that the run was trained from.
+        /// Reference of the implicit reward, without z; "" = the reference of the run.
         pub reference: PathText = PathText::new(), used "reward implicit or implicit-mean, in task preference or rewardbench"
             if |c| c.implicit();
         /// Longest prompt and response together of pairs from files, tokens, the prompt at most three quarters of it; what

@@ -31,8 +31,9 @@ pub fn faults(recipe: &Recipe) -> Vec<Fault> {
     faults.extend(noise_faults(recipe));
     faults.extend(training_faults(recipe));
     faults.extend(unused_axes(recipe));
-    if !recipe.train.reference.is_empty() {
-        faults.push(Fault::new("train.reference", "has no effect in a sweep, whose cells differ in their data"));
+    if recipe.train.reference_file().is_some() {
+        let why = "a file of log-probabilities is of one prepared folder, and the cells of a sweep differ in theirs";
+        faults.push(Fault::new("train.reference", why));
     }
     faults
 }

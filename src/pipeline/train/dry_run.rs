@@ -96,12 +96,18 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>, progr
     let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
     opened::require_tokens(Path::new(&config.data), &prepared, &source)?;
     opened::require_embedded(Path::new(&config.data), &prepared, &tokenizer, &shape)?;
+    if let Some(other) = config.reference_model() {
+        let source = ModelSource::tokenizer(other, progress)?;
+        let fits = opened::require_tokens(Path::new(&config.data), &prepared, &source);
+        fits.map_err(|e| super::about_reference(e, other))?;
+    }
     super::warnings(&source, &shape, longest).iter().for_each(|warning| progress.warn(warning));
     let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
     let needs = match fold {
         None => ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps)),
         Some(_) => ReferenceNeeds::of_training(&prepared),
     };
+    let needs = if config.reference_model().is_some() { needs.at_once() } else { needs };
     let count = |wanted: &[Vec<bool>]| wanted.iter().flatten().filter(|w| **w).count();
     let referenced = if config.objective.needs_reference() { (count(&needs.first), count(&needs.all)) } else { (0, 0) };
     let tested: usize = splits[1..].iter().map(|s| s.rows.len()).sum();

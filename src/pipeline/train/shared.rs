@@ -2,7 +2,7 @@
 //! hidden states of a frozen backbone.
 
 use super::data::Data;
-use super::{checked, starting};
+use super::{checked, other_reference, starting};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::seed::Seed;
@@ -32,8 +32,13 @@ pub fn share(config: &TrainConfig, seed: Seed, progress: &dyn Progress) -> Resul
         return Err(Error::interrupted("interrupted; the hidden states that were computed are kept"));
     }
     let needs = ReferenceNeeds::of(&config, &data.splits, used(0..plan.steps));
-    let mut store = ReferenceStore::of_run(&config, &policy, &data.splits, &weights)?;
-    if !store.provide(&needs.all, WHAT, || Ok(&policy), &ALONE, progress)? {
+    let other = other_reference(&config, seed, &data, progress)?;
+    let (policy, weights) = match &other {
+        Some(other) => (&other.policy, &other.fingerprint),
+        None => (&policy, &weights),
+    };
+    let mut store = ReferenceStore::of_run(&config, policy, &data.splits, weights)?;
+    if !store.provide(&needs.all, WHAT, || Ok(policy), &ALONE, progress)? {
         return Err(Error::interrupted(format!("interrupted; {}", store.stopped(&needs.all))));
     }
     Ok(())

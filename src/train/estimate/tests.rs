@@ -77,6 +77,14 @@ fn memory_is_what_the_numbers_take() {
     assert_eq!(memory.gradients, memory.weights);
     let sum = memory.weights + memory.gradients + memory.moments + memory.data + memory.program;
     assert_eq!(memory.total, sum + memory.activations.max(memory.evaluation));
+    // Another reference is there beside the weights before there are moments: it counts where these are few.
+    let other = |trainable: usize, config: &TrainConfig| {
+        let regime = Regime { trainable, ..Regime::of(config, &shape) };
+        of(&regime).total
+    };
+    let named = TrainConfig { reference: "sft".into(), ..config.clone() };
+    assert_eq!(other(regime.trainable, &named), memory.total);
+    assert!(other(100, &named) >= 2.0 * memory.weights + memory.data && other(100, &named) > other(100, &config));
     // Two layers, each with its rows; recomputing keeps a layer's and the inputs.
     let again = of(&Regime { recompute: true, ..regime.clone() });
     let saved = 200.0 * (regime.kept_bytes - 2.0 * 4.0 * 64.0);

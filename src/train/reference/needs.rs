@@ -31,6 +31,12 @@ impl ReferenceNeeds {
         ReferenceNeeds { first, all }
     }
 
+    /// The same, all of them before the first step: of a model that is not kept in memory any longer.
+    #[must_use]
+    pub fn at_once(self) -> ReferenceNeeds {
+        ReferenceNeeds { first: self.all.clone(), all: self.all }
+    }
+
     /// The needs of a run that holds training pairs out: all of the training split, and no others.
     pub fn of_training(splits: &[Split]) -> ReferenceNeeds {
         let wanted: WantedRows = splits.iter().enumerate().map(|(i, s)| vec![i == 0; s.rows.len()]).collect();
@@ -40,7 +46,8 @@ impl ReferenceNeeds {
 
 impl<'a> ReferenceStore<'a> {
     /// The store of a run: zeros where the objective has no reference, the values of the file that `train.reference`
-    /// names, or those of the prepared folder's cache. `weights` is the policy's [`super::fingerprint`].
+    /// names, or those of the prepared folder's cache. `policy` is the reference, and `weights` its
+    /// [`super::fingerprint`].
     ///
     /// # Errors
     /// As [`read`].
@@ -54,12 +61,12 @@ impl<'a> ReferenceStore<'a> {
         if !config.objective.needs_reference() {
             return Ok(ReferenceStore::full(splits, origin, none(splits)));
         }
-        if config.reference.is_empty() {
+        let Some(file) = config.reference_file() else {
             let cache = Path::new(&config.data).join(prepared::REFERENCE);
             return Ok(ReferenceStore::open(splits, origin, &cache));
-        }
-        let given = read(Path::new(&config.reference), splits, &origin)
-            .map_err(|e| e.with_hint("--reference wants what lpc-pipe score wrote with this --model and --data (none for --tune lora over an adapter)"))?;
+        };
+        let given = read(Path::new(file), splits, &origin)
+            .map_err(|e| e.with_hint("a file of --reference is what lpc-pipe score wrote with this --model and --data (none for --tune lora over an adapter); for another model as the reference name the model"))?;
         Ok(ReferenceStore::full(splits, origin, given))
     }
 }

@@ -2,6 +2,7 @@
 
 mod against;
 mod rewards;
+mod stopped;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +53,7 @@ fn questions_with_choices_become_metrics_and_items() {
         "item",
         "id",
         "key",
+        "prompt_id",
         "source",
         "scores",
         "right",
@@ -195,7 +197,7 @@ fn the_reference_of_a_run_is_found_and_checked() {
     std::fs::rename(model("sft/model"), model("sft/kept")).expect("moved");
     std::fs::rename(model("other/model"), model("sft/model")).expect("moved");
     let refused = sandbox.ends(3, &format!("{eval} --model run --data data"));
-    let said = "error: sft/model: is not the reference of run run: it has other weights than the model that the run started from";
+    let said = "error: sft/model: is not the reference of run run: it has other weights than the run's reference had";
     assert!(refused.stderr.starts_with(said), "{}", refused.stderr);
     sandbox.ok(&format!("{eval} --model run --data data --reference sft/model"));
 
@@ -456,6 +458,10 @@ fn what_cannot_be_evaluated_is_refused() {
     let refused = sandbox.ends(2, "eval --model alone --task preference --data data");
     assert!(refused.stderr.contains("eval.reference: missing: give --reference MODEL"), "{}", refused.stderr);
     let refused = sandbox.ends(2, "eval --model sft --task preference --data data");
-    assert!(refused.stderr.contains("trained from tiny:32x1, which is made from its seed"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("the reference of the run is tiny:32x1, which is made from its seed"),
+        "{}",
+        refused.stderr
+    );
     sandbox.ok("eval --model alone --task preference --data data --reference sft --quiet");
 }

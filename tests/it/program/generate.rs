@@ -1,12 +1,11 @@
 //! `generate`: answers of every kind of model, with the prior's codes and with one.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use lpc_pipe::seed::Seed;
 use serde_json::Value;
 
-use crate::support::{Output, Sandbox};
+use crate::support::{Output, Sandbox, StopsAfter};
 
 /// A run with codes in `run`, over the corpus of `data`.
 fn trained(rest: &str) -> Sandbox {
@@ -131,7 +130,7 @@ fn a_stopped_command_goes_on_with_the_answers_that_are_missing() {
         batch: 2,
         ..Default::default()
     };
-    let stop = StopsAfter { most: 4, done: AtomicU64::new(0) };
+    let stop = StopsAfter::new(4);
     let error = lpc_pipe::pipeline::generate::run(&config, Seed(0), &stop).unwrap_err().to_string();
     assert!(error.contains("of 9 answers are kept"), "{error}");
     assert!(!sandbox.path("out.jsonl").exists());
@@ -155,21 +154,6 @@ fn a_stopped_command_goes_on_with_the_answers_that_are_missing() {
     assert_eq!(same("out.jsonl"), same("whole.jsonl"));
     assert!(!part.exists());
     assert_eq!(told.json()["completions"], 9);
-}
-
-/// Stops a command after so much work.
-struct StopsAfter {
-    most: u64,
-    done: AtomicU64,
-}
-
-impl lpc_pipe::progress::Progress for StopsAfter {
-    fn advance(&self, n: u64) {
-        self.done.fetch_add(n, Ordering::Relaxed);
-    }
-    fn interrupted(&self) -> bool {
-        self.done.load(Ordering::Relaxed) >= self.most
-    }
 }
 
 #[test]

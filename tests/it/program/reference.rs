@@ -158,7 +158,7 @@ fn what_score_wrote_is_taken_where_it_fits() {
         told
     };
     let told = refused(&(train("x").replace("seed 4", "seed 5") + " --reference given.parquet"), "of another model");
-    assert!(told.contains("hint: --reference wants what lpc-pipe score wrote"), "{told}");
+    assert!(told.contains("hint: a file of --reference is what lpc-pipe score wrote"), "{told}");
     sandbox.ok("prepare --input raw --out other --test-fraction 0.25 --flip-rate 0.3 --quiet");
     let line = train("x").replace("--data data", "--data other") + " --reference given.parquet";
     refused(&line, "of another prepared data");
@@ -173,4 +173,69 @@ fn what_score_wrote_is_taken_where_it_fits() {
     sandbox.ok(&format!("{line} from-coded --reference coded.parquet"));
     sandbox.ok(&format!("{line} from-itself"));
     assert!(model(&sandbox, "from-coded") == model(&sandbox, "from-itself"));
+}
+
+#[test]
+fn another_model_can_be_the_reference() {
+    let sandbox = Sandbox::new();
+    sandbox.prepared(60);
+    let seed = "--seed 4 --quiet";
+    sandbox
+        .ok(&format!("train --data data --model tiny:32x1 --objective sft --max-steps 3 --lr 3e-3 --out sft {seed}"));
+    sandbox.ok(&format!("train --data data --model sft --latent none --max-steps 4 --lr 3e-3 --out first {seed}"));
+    sandbox.ok(&format!("score --data data --model sft --out sft.parquet {seed}"));
+    let scores = sandbox.parquet("sft.parquet");
+    let line = "train --data data --model first --latent none --batch 8 --max-steps 3 --seed 4 --precision f32";
+    let told = sandbox.ok(&format!("{line} --reference sft --out second"));
+    // The policy starts away from its reference, whose values are those that `score` gives, and are cached as such.
+    let pairs = sandbox.parquet("second/posteriors.parquet");
+    for name in ["ref_chosen_logps", "ref_rejected_logps"] {
+        for (found, wanted) in numbers(&pairs, name).iter().zip(numbers(&scores, name)) {
+            assert!((found - wanted).abs() < 1e-4, "{name}: {found} {wanted}");
+        }
+    }
+    let margin = |out: &str| {
+        let first = sandbox.text(&format!("{out}/metrics.jsonl")).lines().next().expect("a step").to_string();
+        let step: serde_json::Value = serde_json::from_str(&first).expect("JSON");
+        step["rewards/margins"].as_f64().expect("a number")
+    };
+    assert!(told.stderr.contains(TAKEN), "the first run had the same reference: {}", told.stderr);
+    sandbox.ok(&format!("{line} --out alone --quiet"));
+    assert!(margin("second").abs() > 1e-3 && margin("alone").abs() < 1e-6, "{} {}", margin("second"), margin("alone"));
+    assert!(model(&sandbox, "second") != model(&sandbox, "alone"));
+    // `eval` takes it by itself; a sweep and an audit repeat it.
+    let eval = "eval --task preference --data data --json --quiet --model second";
+    let own = sandbox.ok(eval).json();
+    assert!(own["results"]["preference"]["reward"].as_str().expect("words").contains("sft"), "{own}");
+    assert_eq!(own["results"]["preference"]["acc"], sandbox.json("second/summary.json")["eval_accuracy"]);
+    sandbox.ok("audit --run second --out audit --folds 2 --set audit.repeats=1 --quiet");
+    let recipe = "[prepare]\ninput = [\"raw\"]\ntokenizer = \"sft/model\"\n[train]\nmodel = \"first\"\nreference = \"sft\"\nmax_steps = 2\n\
+                  [sweep]\nnoise_p = [0.0]\nlatent = [\"none\"]\nseeds = [1]\n";
+    sandbox.write("sweep.toml", recipe);
+    let sweep = "noise-sweep --config sweep.toml --out sweep --quiet";
+    sandbox.ok(sweep);
+    let cells = sandbox.files("sweep");
+    let name = cells.iter().find(|name| name.ends_with("/metrics.jsonl")).expect("a cell");
+    assert!(margin(&format!("sweep/{}", name.trim_end_matches("/metrics.jsonl"))).abs() > 1e-3);
+    let refused = sandbox.ends(2, &format!("{sweep} --set train.reference=\"sft.parquet\"")).stderr;
+    assert!(refused.contains("train.reference: a file of log-probabilities is of one prepared folder"), "{refused}");
+    // The weights of the reference belong to the run.
+    let stopped = line.replace("--max-steps 3", "--max-steps 2");
+    sandbox.ok(&format!("{stopped} --reference sft --out again --quiet"));
+    let refused = sandbox.ends(3, &format!("{line} --reference tiny:32x1 --resume --out again")).stderr;
+    assert!(refused.contains("weights of the reference (--reference): not the same"), "{refused}");
+    sandbox.ok(&format!("{line} --reference sft --resume --out again --quiet"));
+    assert!(model(&sandbox, "again") == model(&sandbox, "second"));
+    // Codes beside a reference are not read, which is told; other tokens are refused; nothing there is an error.
+    sandbox.ok("train --data data --model first --reference sft --codes 3 --max-steps 1 --out coded --quiet");
+    let told = sandbox.ok(&format!("{line} --reference coded --out third")).stderr;
+    assert!(told.contains("warning: the reference has codes beside it"), "{told}");
+    sandbox.ends(3, &format!("{line} --reference nowhere --out x"));
+    let swap = |text: &str| text.replace("\"e\":", "\"@@\":").replace("\"a\":", "\"e\":").replace("\"@@\":", "\"a\":");
+    let changed = swap(&sandbox.text("sft/model/tokenizer.json"));
+    sandbox.write("sft/model/tokenizer.json", changed);
+    let refused = sandbox.ends(3, &format!("{line} --reference sft --out x")).stderr;
+    assert!(refused.contains("hint: the model that is meant is the reference, sft"), "{refused}");
+    let refused = sandbox.ends(3, &format!("{line} --reference sft --out x --dry-run")).stderr;
+    assert!(refused.contains("hint: the model that is meant is the reference, sft"), "{refused}");
 }
