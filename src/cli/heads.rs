@@ -74,6 +74,7 @@ fn check(line: &str) -> Result<Option<String>> {
         }
         Command::Audit => recipe.audit.check()?,
         Command::Eval => recipe.eval.check()?,
+        Command::Export => recipe.export.check()?,
         Command::Generate => recipe.generate.check()?,
         Command::Demo => recipe.demo.check()?,
         Command::Report(_) => recipe.report.check()?,

@@ -4,8 +4,10 @@
 //! the number of threads change it. Operands of the products with weights are float32 or bfloat16; attention and
 //! everything else is float32.
 //!
-//! Weights are kept twice while the policy that they come from is in memory: as it has them, and laid out.
+//! Weights are in memory twice while the parameters that they come from are: as these have them, and laid out.
+//! [`InferenceDecoder::of_own`] gives each parameter up as it is laid out.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -117,6 +119,14 @@ pub struct InferenceDecoder {
 /// A layer's attention: layer, queries, keys, values -> output. Queries and keys are rotated.
 type Attend<'a> = &'a mut dyn FnMut(usize, &[f32], &[f32], &[f32], &mut [f32]);
 
+/// Refuses adapters among the parameters.
+fn without_adapters(params: &Params) -> Result<()> {
+    match params.iter().any(|p| p.group == Group::Adapter) {
+        true => Err(Error::run("an adapter must be merged before generation")),
+        false => Ok(()),
+    }
+}
+
 /// What is kept of a layer: layer, keys, values, and the segments in which they lie.
 type Keep<'a> = &'a mut dyn FnMut(usize, &[f32], &[f32], &[Segment]);
 
@@ -132,40 +142,69 @@ impl InferenceDecoder {
         longest: usize,
         precision: Precision,
     ) -> Result<InferenceDecoder> {
-        if params.iter().any(|p| p.group == Group::Adapter) {
-            return Err(Error::run("an adapter must be merged before generation"));
-        }
-        let tensor = |name: &str| -> Result<Tensor> { Ok(params.get(params.position(name)?).var.as_tensor().detach()) };
-        let vector = |name: &str| -> Result<Vec<f32>> { Ok(tensor(name)?.to_vec1::<f32>()?) };
-        let packed = |name: &str| -> Result<Prepacked> {
-            let weight = tensor(name)?;
+        without_adapters(params)?;
+        let mut tensor = |name: &str| Ok(params.get(params.position(name)?).var.as_tensor().detach());
+        InferenceDecoder::of_tensors(config, &mut tensor, longest, precision)
+    }
+
+    /// The same of parameters that nobody else needs: none is in memory any longer than it takes to lay it out, but for
+    /// the embedding, which is read as it is.
+    ///
+    /// # Errors
+    /// As [`InferenceDecoder::new`].
+    pub fn of_own(
+        config: &LlamaConfig,
+        params: Params,
+        longest: usize,
+        precision: Precision,
+    ) -> Result<InferenceDecoder> {
+        without_adapters(&params)?;
+        let mut own: HashMap<String, Tensor> =
+            params.into_iter().map(|p| (p.name, p.var.into_inner().detach())).collect();
+        let mut tensor = |name: &str| own.remove(name).ok_or_else(|| Error::run(format!("no parameter named {name}")));
+        InferenceDecoder::of_tensors(config, &mut tensor, longest, precision)
+    }
+
+    /// Each tensor is asked for once.
+    fn of_tensors(
+        config: &LlamaConfig,
+        tensor: &mut dyn FnMut(&str) -> Result<Tensor>,
+        longest: usize,
+        precision: Precision,
+    ) -> Result<InferenceDecoder> {
+        let packed = |weight: Tensor| -> Result<Prepacked> {
             let inner = weight.dim(1)?;
             with_slice::<f32, _>(&weight, |w| Prepacked::new(w, inner, precision))
         };
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| {
-                let map = |part: &str| -> Result<Map> {
-                    let bias = config.biased(part).then(|| vector(&names::bias(i, part))).transpose()?;
-                    Ok(Map { weight: packed(&names::layer(i, part))?, bias })
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for i in 0..config.num_hidden_layers {
+            let input_norm = tensor(&names::layer(i, "input_layernorm"))?.to_vec1::<f32>()?;
+            let post_norm = tensor(&names::layer(i, "post_attention_layernorm"))?.to_vec1::<f32>()?;
+            let mut map = |part: &str| -> Result<Map> {
+                let bias = match config.biased(part) {
+                    true => Some(tensor(&names::bias(i, part))?.to_vec1::<f32>()?),
+                    false => None,
                 };
-                Ok(InferenceLayer {
-                    input_norm: vector(&names::layer(i, "input_layernorm"))?,
-                    q: map("self_attn.q_proj")?,
-                    k: map("self_attn.k_proj")?,
-                    v: map("self_attn.v_proj")?,
-                    o: map("self_attn.o_proj")?,
-                    post_norm: vector(&names::layer(i, "post_attention_layernorm"))?,
-                    gate: map("mlp.gate_proj")?,
-                    up: map("mlp.up_proj")?,
-                    down: map("mlp.down_proj")?,
-                    window: config.window(i),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let head = if config.tie_word_embeddings { names::EMBEDDING } else { names::HEAD };
+                Ok(Map { weight: packed(tensor(&names::layer(i, part))?)?, bias })
+            };
+            layers.push(InferenceLayer {
+                input_norm,
+                q: map("self_attn.q_proj")?,
+                k: map("self_attn.k_proj")?,
+                v: map("self_attn.v_proj")?,
+                o: map("self_attn.o_proj")?,
+                post_norm,
+                gate: map("mlp.gate_proj")?,
+                up: map("mlp.up_proj")?,
+                down: map("mlp.down_proj")?,
+                window: config.window(i),
+            });
+        }
+        let embedding = tensor(names::EMBEDDING)?;
+        let head = if config.tie_word_embeddings { embedding.clone() } else { tensor(names::HEAD)? };
         Ok(InferenceDecoder {
-            embedding: tensor(names::EMBEDDING)?,
-            norm: vector(names::NORM)?,
+            embedding,
+            norm: tensor(names::NORM)?.to_vec1::<f32>()?,
             head: packed(head)?,
             layers,
             rope: rope::RotaryTable::new(&config.rope_frequencies(), longest.max(1)),

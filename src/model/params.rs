@@ -89,6 +89,11 @@ impl Params {
         self.list.iter()
     }
 
+    /// The parameters themselves, sorted by name.
+    pub fn into_iter(self) -> impl Iterator<Item = Param> {
+        self.list.into_iter()
+    }
+
     /// Number of parameters (tensors).
     pub fn len(&self) -> usize {
         self.list.len()

@@ -206,7 +206,8 @@ pub fn run(config: &EvalConfig, seed: Seed, progress: &dyn Progress) -> Result<E
         return Err(Error::config("eval.max_length", why));
     }
     let opened = OpenedModel::new(&config.model, &config.tokenizer, "auto", progress)?;
-    let loaded = opened.weights(seed, opened.most_tokens, config.precision)?;
+    let keep = !config.out.is_empty();
+    let loaded = opened.weights(seed, opened.most_tokens, config.precision, keep)?;
     if loaded.model.precision() != config.precision {
         progress.note("this processor does not multiply bfloat16: float32 is used");
     }

@@ -95,21 +95,21 @@ pub fn run(config: &GenerateConfig, seed: Seed, progress: &dyn Progress) -> Resu
     let opened = OpenedModel::new(&config.model, &config.tokenizer, &config.template, progress)?;
     let ids = prompts.iter().map(|p| encoded(p, config.raw, &opened)).collect::<Result<Vec<_>>>()?;
     let longest = fitting(&prompts, &ids, config.max_new_tokens, opened.most_tokens)?;
-    let loaded = opened.weights(seed, longest, config.precision)?;
-    let (policy, precision) = (&loaded.policy, loaded.model.precision());
+    let loaded = opened.weights(seed, longest, config.precision, !config.out.is_empty())?;
+    let (prior, precision) = (&loaded.prior, loaded.model.precision());
     if precision != config.precision {
         progress.note("this processor does not multiply bfloat16: float32 is used");
     }
-    let codes = if config.all_codes { policy.code_shifts()? } else { Vec::new() };
+    let codes = if config.all_codes { prior.code_shifts()? } else { Vec::new() };
     if config.all_codes && codes.is_empty() {
         return Err(Error::config("generate.all_codes", "the model has no codes"));
     }
     let forced = match usize::try_from(config.code) {
-        Ok(code) if !config.all_codes => Some((code, policy.code_shift(code, "generate.code")?)),
+        Ok(code) if !config.all_codes => Some((code, prior.code_shift(code, "generate.code")?)),
         _ => None,
     };
     let start = Instant::now();
-    let latents = ids.iter().map(|ids| policy.prompt_latent(ids)).collect::<Result<Vec<_>>>()?;
+    let latents = ids.iter().map(|ids| prior.prompt_latent(ids)).collect::<Result<Vec<_>>>()?;
     // Of each prompt one variant, or the prior's and those of all codes.
     let mut wanted: Vec<(usize, Option<usize>, Option<&LogitShift>)> = Vec::new();
     for (i, latent) in latents.iter().enumerate() {

@@ -15,11 +15,9 @@ use crate::artifact::{self, Lock, try_lock};
 use crate::error::{Error, Result};
 use crate::eval::{ChoiceScore, QuestionTokens, score};
 use crate::generate::{Generated, Options, Request, complete};
-use crate::manifest;
 use crate::model::LogitShift;
 use crate::nn::Precision;
 use crate::progress::Progress;
-use crate::weights;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
@@ -175,8 +173,8 @@ struct ResultsHash(blake3::Hasher);
 impl ResultsHash {
     fn begin(context: &str, model: &ForInference) -> Result<ResultsHash> {
         let mut hasher = blake3::Hasher::new_derive_key(context);
-        hasher.update(manifest::hash_json(&serde_json::to_value(model.model.config())?)?.as_bytes());
-        weights::fingerprint::hash_weights::<f32>(model.policy.params.iter(), &mut hasher)?;
+        let weights = model.hash.as_ref().ok_or_else(|| Error::run("results of a model that was not hashed"))?;
+        hasher.update(weights.as_bytes());
         hasher.update(&[if model.model.precision() == Precision::F32 { 32 } else { 16 }]);
         Ok(ResultsHash(hasher))
     }

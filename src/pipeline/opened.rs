@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use crate::batch::Split;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, hash_json};
 use crate::model::{InferenceDecoder, LlamaConfig};
 use crate::nn::Precision;
-use crate::policy::{Policy, saved};
+use crate::policy::{Policy, PromptPrior, saved};
 use crate::progress::Progress;
 use crate::schema::{prepared, run};
 use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::token_file::visited;
 use crate::tokenize::{ModelTokenizer, TokenTexts, TokenizeConfig};
+use crate::weights::fingerprint::hash_weights;
 use crate::weights::load;
 
 /// Where a model is that a run's settings name: see [`Manifest::located`]. `tiny` is no path.
@@ -33,13 +34,16 @@ pub struct OpenedModel {
     pub most_tokens: usize,
 }
 
-/// A model's weights, twice: for what the latent part reads, and laid out.
+/// A model's weights, laid out, and what gives the prior's z. Where the prior reads hidden states, the weights are there
+/// twice.
 #[derive(Debug)]
 pub struct ForInference {
-    /// The policy, for the prior's z.
-    pub policy: Policy<f32>,
+    /// For the prior's z.
+    pub prior: PromptPrior,
     /// The decoder.
     pub model: InferenceDecoder,
+    /// BLAKE3 of shape and weights, where results are to be kept, lower-case hex.
+    pub hash: Option<String>,
 }
 
 /// A model's name as it is resolved: a run folder stands for the model in it.
@@ -204,23 +208,40 @@ impl OpenedModel {
         self.from.to_string()
     }
 
-    /// Reads the weights, for sequences of up to `longest` tokens.
+    /// Reads the weights, for sequences of up to `longest` tokens, and hashes them where results are to be kept.
     ///
     /// # Errors
     /// As [`saved::open`].
-    pub fn weights(&self, seed: Seed, longest: usize, precision: Precision) -> Result<ForInference> {
+    pub fn weights(&self, seed: Seed, longest: usize, precision: Precision, keep: bool) -> Result<ForInference> {
         let policy = saved::open::<f32>(&self.source, self.tokenizer.vocabulary_for(&self.source), seed, longest)?;
-        ForInference::of(policy, longest, precision)
+        ForInference::of(policy, longest, precision, keep)
     }
 }
 
 impl ForInference {
-    /// Lays out a policy's weights.
+    /// Lays out a policy's weights, and hashes them where results are to be kept.
     ///
     /// # Errors
     /// As [`InferenceDecoder::new`].
-    pub fn of(policy: Policy<f32>, longest: usize, precision: Precision) -> Result<ForInference> {
-        let model = InferenceDecoder::new(&policy.decoder.config, &policy.params, longest, precision)?;
-        Ok(ForInference { policy, model })
+    pub fn of(policy: Policy<f32>, longest: usize, precision: Precision, keep: bool) -> Result<ForInference> {
+        let hash = keep.then(|| hash_of(&policy)).transpose()?;
+        let config = policy.decoder.config.clone();
+        if policy.lpc.as_ref().is_some_and(|lpc| lpc.config.reads_states()) {
+            let model = InferenceDecoder::new(&config, &policy.params, longest, precision)?;
+            return Ok(ForInference { prior: PromptPrior::Policy(Box::new(policy)), model, hash });
+        }
+        let Policy { params, decoder, lpc, .. } = policy;
+        // It holds the weights too.
+        drop(decoder);
+        let model = InferenceDecoder::of_own(&config, params, longest, precision)?;
+        Ok(ForInference { prior: PromptPrior::Latent(lpc.map(Box::new)), model, hash })
     }
+}
+
+/// BLAKE3 over a policy's shape and its weights without the latent part, lower-case hex.
+fn hash_of(policy: &Policy<f32>) -> Result<String> {
+    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 model for inference");
+    hasher.update(hash_json(&serde_json::to_value(&policy.decoder.config)?)?.as_bytes());
+    hash_weights::<f32>(policy.params.iter(), &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }

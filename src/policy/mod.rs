@@ -31,7 +31,7 @@ pub use evaluate::{Example, evaluate};
 pub use exact::CodeLogps;
 pub use hidden_cache::Keeping;
 pub use hidden_states::{HiddenStates, States};
-pub use prompts::PromptLatent;
+pub use prompts::{PromptLatent, PromptPrior};
 
 /// Decoder, latent part, and the parameters of both.
 #[derive(Debug)]

@@ -170,18 +170,27 @@ pub fn joined(group: &str, name: &str) -> String {
 }
 
 /// The known name that was most likely meant, if one is near: by the last parts of dotted names first, so that a key in
-/// the wrong group is recognized, then by the whole names. Case, `-` and `_` make no difference.
+/// the wrong group is recognized, then by the whole names. In a group that is another than the named one it must be
+/// nearer. Case, `-` and `_` make no difference.
 pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.to_lowercase().replace('-', "_");
-    let last = |name: &str| name.rsplit('.').next().unwrap_or("").to_string();
+    let cut = |name: &str| -> (String, String) {
+        let (group, last) = name.rsplit_once('.').unwrap_or(("", name));
+        (group.to_string(), last.to_string())
+    };
     let wanted = plain(wanted);
-    let allowed = (last(&wanted).chars().count() / 3).max(1);
+    let (group, last) = cut(&wanted);
+    let allowed = (last.chars().count() / 3).max(1);
     let distance = strsim::osa_distance;
     let all = known.into_iter().map(|name| (plain(name), name));
-    all.map(|(own, name)| (distance(&last(&own), &last(&wanted)), distance(&own, &wanted), name))
-        .filter(|(near, ..)| *near <= allowed)
-        .min()
-        .map(|(.., name)| name)
+    all.filter_map(|(own, name)| {
+        let (own_group, own_last) = cut(&own);
+        let near = distance(&own_last, &last);
+        let elsewhere = usize::from(own_group != group && !group.is_empty());
+        (near + elsewhere <= allowed).then(|| (near, distance(&own, &wanted), name))
+    })
+    .min()
+    .map(|(.., name)| name)
 }
 
 /// Declares a group of settings: the struct, its defaults and its table.

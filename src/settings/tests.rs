@@ -254,3 +254,11 @@ fn settings_without_effect_are_told_and_can_be_left_out() {
     assert_eq!(train.applicable().objective, Objective::default());
     assert!(train.check().is_err() && Train::default().check().is_ok());
 }
+
+#[test]
+fn what_was_meant_in_another_group_must_be_nearer() {
+    assert_eq!(nearest("prepare.pairs.mode", ["generate.code", "prepare.pairs.rule"]), None);
+    assert_eq!(nearest("generate.mode", ["generate.code"]), Some("generate.code"));
+    assert_eq!(nearest("train.beta", ["train.lr", "train.objective.beta"]), Some("train.objective.beta"));
+    assert_eq!(nearest("train.warmups", ["train.lpc.warmup", "train.warmup"]), Some("train.warmup"));
+}

@@ -6,6 +6,7 @@ use std::ops::AddAssign;
 use serde::Serialize;
 
 use super::config::{Posteriors, TrainConfig, Tune};
+use super::device::{DeviceKind, Kernels};
 use super::step_plan::{Feed, StepPlan};
 use crate::batch::Split;
 use crate::lpc::Basis;
@@ -49,6 +50,9 @@ pub struct Regime {
     pub adapters: usize,
     /// Whether the backbone runs once before training, and its hidden states are kept.
     pub cached: bool,
+    /// Operations of the head for a response's token in a step over kept hidden states; and in such a step of the latent
+    /// part's warm-up. A frozen head is computed for the tokens that codes act on alone.
+    pub kept_head: [f64; 2],
     /// Passes through the head for each response in evaluation: for the prior, and for a posterior.
     pub evaluation_passes: usize,
     /// Longest distance over which a token is attended to.
@@ -60,11 +64,8 @@ pub struct Regime {
 impl Regime {
     /// The regime of a configuration.
     pub fn of(config: &TrainConfig, shape: &LlamaConfig) -> Regime {
-        let latent = if config.lpc.active() {
-            crate::lpc::parameters(&config.lpc, &Basis::sized(&config.lpc, shape.hidden_size, shape.vocab_size))
-        } else {
-            0
-        };
+        let basis = Basis::sized(&config.lpc, shape.hidden_size, shape.vocab_size);
+        let latent = if config.lpc.active() { crate::lpc::parameters(&config.lpc, &basis) } else { 0 };
         let backbone = shape.parameters();
         let (q, kv) = (shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim);
         // What `model::layer` keeps, operands of products in the products' precision: queries, keys, values, attention's
@@ -77,6 +78,13 @@ impl Regime {
         // A tied head is copied, so that it can change alone.
         let head = shape.vocab_size * shape.hidden_size;
         let copied = if config.tune == Tune::Head && shape.tie_word_embeddings { head } else { 0 };
+        // Forward and backward through all of it, or forward alone for the tokens of the codes.
+        let fused = matches!(config.device, DeviceKind::Cpu | DeviceKind::Auto) && config.kernels != Kernels::Composed;
+        let frozen_head = match basis.code_tokens.as_ref().filter(|_| fused && config.lpc.active()) {
+            Some(tokens) => 2 * tokens.len() * shape.hidden_size,
+            None => 4 * head,
+        } as f64;
+        let head_of_head = [6.0 * head as f64, 4.0 * head as f64];
         let trained = match config.tune {
             Tune::Full => backbone,
             Tune::Lora => adapters,
@@ -101,6 +109,7 @@ impl Regime {
             head_gradient: matches!(config.tune, Tune::Full | Tune::Head),
             adapters,
             cached: config.tune.keeps_states(),
+            kept_head: if config.tune == Tune::Head { head_of_head } else { [frozen_head; 2] },
             evaluation_passes: if config.lpc.active() && config.lpc.latent.inferred() { 2 } else { 1 },
             window,
             other_reference: config.reference_model().is_some(),
@@ -305,7 +314,8 @@ impl Memory {
 /// Useful floating-point operations: those that recomputing adds are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Flops {
-    /// All training steps, forward and backward; forward alone for the backbone in the latent part's warm-up.
+    /// All training steps, forward and backward; in the latent part's warm-up that part alone, and the backbone forward
+    /// where its hidden states are not kept.
     pub training: f64,
     /// The reference's log-probabilities, where the objective has one and no cache is there.
     pub reference: f64,
@@ -327,16 +337,41 @@ pub fn forward(shape: &LlamaConfig, regime: &Regime, load: Load, head_passes: us
 /// Operations forward and backward: 6 for each element that is trained, 4 for each frozen one that a gradient passes.
 /// All codes take one pass through the head.
 pub fn training(shape: &LlamaConfig, regime: &Regime, load: Load) -> f64 {
+    let latent = latent(shape, regime, load);
+    if regime.cached {
+        return regime.kept_head[0] * load.responses as f64 + latent;
+    }
     let (layers, attention) = layers_and_attention(shape, load);
     let head = head(shape, load) * if regime.head_gradient { 3.0 } else { 2.0 };
-    // A copied head is counted with the head.
-    let copied = if regime.cached && shape.tie_word_embeddings { shape.vocab_size * shape.hidden_size } else { 0 };
-    let latent = 6.0 * regime.added.saturating_sub(regime.adapters + copied) as f64 * load.pairs as f64;
-    if regime.cached {
-        return head + latent;
-    }
     let adapters = 6.0 * regime.adapters as f64 * load.tokens as f64;
     layers * if regime.backbone_gradient { 3.0 } else { 2.0 } + 3.0 * attention + adapters + head + latent
+}
+
+/// Operations of the latent part, forward and backward.
+fn latent(shape: &LlamaConfig, regime: &Regime, load: Load) -> f64 {
+    // A copied head is counted with the head.
+    let copied = if regime.cached && regime.head_gradient && shape.tie_word_embeddings {
+        shape.vocab_size * shape.hidden_size
+    } else {
+        0
+    };
+    6.0 * regime.added.saturating_sub(regime.adapters + copied) as f64 * load.pairs as f64
+}
+
+/// Operations of the latent part's warm-up. Where the hidden states of its pairs are kept, the backbone has run for the
+/// reference already, or runs once.
+fn warming(config: &TrainConfig, shape: &LlamaConfig, regime: &Regime, loads: &Loads) -> f64 {
+    let own = regime.kept_head[1] * loads.warm.responses as f64 + latent(shape, regime, loads.warm);
+    let rows = if config.lpc.reads_states() { loads.epoch.tokens } else { loads.epoch.responses };
+    let kept = NUMBER * (rows as usize * shape.hidden_size) as f64 <= config.head.memory_mb as f64 * MIB;
+    let share = (loads.warm.pairs as f64 / loads.epoch.pairs.max(1) as f64).min(1.0);
+    let backbone = match kept {
+        _ if regime.cached || loads.warm.pairs == 0 => 0.0,
+        true if config.objective.needs_reference() => 0.0,
+        true => share * forward(shape, regime, loads.epoch, 0),
+        false => forward(shape, regime, loads.warm, 0),
+    };
+    own + backbone
 }
 
 /// Forward operations of the layers' matrices, and of their attention.
@@ -377,7 +412,7 @@ impl Flops {
         // The pass that computes the hidden states to keep gives the reference too.
         let first = config.objective.needs_reference() || regime.cached;
         let mut flops = Flops {
-            training: training(shape, regime, loads.all) + forward(shape, regime, loads.warm, 1),
+            training: training(shape, regime, loads.all) + warming(config, shape, regime, loads),
             reference: match config.posteriors {
                 _ if !first => 0.0,
                 Posteriors::Test if !regime.cached => referenced,

@@ -26,7 +26,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     let encode = |text: &str| Ok(tokenizer.with_bos(tokenizer.encode_text(text)?));
     let encoded = questions.iter().map(|q| q.encode(&encode)).collect::<Result<Vec<_>>>()?;
     let (loaded, start) = (work.loaded, Instant::now());
-    let latents = encoded.iter().map(|q| loaded.policy.prompt_latent(&q.context)).collect::<Result<Vec<_>>>()?;
+    let latents = encoded.iter().map(|q| loaded.prior.prompt_latent(&q.context)).collect::<Result<Vec<_>>>()?;
     let given: Vec<_> = encoded.into_iter().zip(latents.iter().map(|latent| latent.shift.clone())).collect();
     let scored = work.scored(loaded, &given, &format!("evaluating {}", work.name))?;
     let seconds = since(start);

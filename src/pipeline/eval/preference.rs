@@ -64,7 +64,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
     }
     let start = Instant::now();
     let latents =
-        compared.iter().map(|c| work.loaded.policy.prompt_latent(&c.tokens.context)).collect::<Result<Vec<_>>>()?;
+        compared.iter().map(|c| work.loaded.prior.prompt_latent(&c.tokens.context)).collect::<Result<Vec<_>>>()?;
     let title = format!("evaluating {}", work.name);
     require_tokens_of_reference(work, &compared)?;
     let logps = scored(work, &title, work.loaded, &compared, &latents)?;

@@ -75,7 +75,7 @@ pub fn run(work: &Work<'_>) -> Result<Found> {
         })
         .collect::<Result<Vec<_>>>()?;
     let (loaded, start) = (work.loaded, Instant::now());
-    let latents = ids.iter().map(|ids| loaded.policy.prompt_latent(ids)).collect::<Result<Vec<_>>>()?;
+    let latents = ids.iter().map(|ids| loaded.prior.prompt_latent(ids)).collect::<Result<Vec<_>>>()?;
     let requests: Vec<Request<'_>> = ids
         .iter()
         .zip(&latents)

@@ -26,6 +26,7 @@ macro_rules! shipped {
 const FILES: &[(&str, &str)] = shipped!(
     "quickstart-own-data"
     "latent-only"
+    "lora-codes"
     "smoke"
     "mistral-7b-dpo"
     "mistral-7b-ipo"

@@ -58,8 +58,33 @@ fn operations_are_six_for_each_parameter_and_token() {
     let layers = 6.0 * (matrices - 500.0 * 64.0) * 100.0;
     let frozen = Regime { backbone_gradient: false, ..regime.clone() };
     assert_eq!(training(&shape, &regime, load) - training(&shape, &frozen, load), layers / 3.0);
-    let cached = Regime { cached: true, ..regime.clone() };
+    let of_head = TrainConfig { tune: Tune::Head, ..config.clone() };
+    let cached = Regime { added: 0, ..Regime::of(&of_head, &shape) };
     assert_eq!(training(&shape, &cached, load), 6.0 * 500.0 * 64.0 * 100.0);
+}
+
+/// A step over kept hidden states computes the logits of the tokens that codes act on, and the latent part.
+#[test]
+fn steps_over_kept_states_take_the_tokens_of_the_codes() {
+    let shape = LlamaConfig::tiny(64, 3, 500);
+    let mut alone = TrainConfig { tune: Tune::Latent, ..config() };
+    alone.lpc.code_tokens = 30;
+    let regime = Regime::of(&alone, &shape);
+    let load = Load { pairs: 4, tokens: 100, responses: 60, attended: 0 };
+    let codes = 2.0 * 30.0 * 64.0 * 60.0 + 6.0 * regime.added as f64 * 4.0;
+    assert_eq!(training(&shape, &regime, load), codes);
+    // In a warm-up the same, over hidden states that the pass for the reference left; else in every pass anew.
+    let mut first = TrainConfig { tune: Tune::Lora, ..alone.clone() };
+    let loads =
+        Loads { warm: load, epoch: Load { pairs: 2, tokens: 50, responses: 30, attended: 0 }, ..Loads::default() };
+    let of = |config: &TrainConfig| warming(config, &shape, &Regime::of(config, &shape), &loads);
+    assert_eq!(of(&first), codes);
+    let backbone = |load| forward(&shape, &Regime::of(&first, &shape), load, 0);
+    let (once, always) = (backbone(loads.epoch), backbone(loads.warm));
+    first.objective.name = ObjectiveKind::Simpo;
+    assert_eq!(of(&first), codes + once);
+    first.head.memory_mb = 0;
+    assert_eq!(of(&first), codes + always);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use lpc_pipe::lpc::{CodeSpace, LatentKind, LpcConfig, Pooling, PriorInput};
 use lpc_pipe::model::{InferenceDecoder, LogitShift, Prompts};
 use lpc_pipe::nn::Precision;
-use lpc_pipe::policy::{Policy, evaluate};
+use lpc_pipe::policy::{Policy, PromptPrior, evaluate};
 use lpc_pipe::token_file::TokenRow;
 
 use super::policies::{LATENTS, LONGEST, latent, llama, pairs, policy};
@@ -41,7 +41,11 @@ fn answers_are_scored_as_evaluation_scores_them() {
         let policy: Policy<f32> = policy(&llama(true), &config);
         let model = InferenceDecoder::new(&policy.decoder.config, &policy.params, LONGEST, Precision::F32).unwrap();
         let examples = evaluate(&policy, &rows, |_| {}).unwrap();
-        let codes = policy.code_shifts().unwrap();
+        let prior = PromptPrior::Latent(policy.lpc.clone().map(Box::new));
+        let codes = prior.code_shifts().unwrap();
+        // The same decoder of parameters that it gives up one by one.
+        let own = InferenceDecoder::of_own(&policy.decoder.config, policy.params.clone(), LONGEST, Precision::F32);
+        let own = own.unwrap();
         let mut differ = false;
         for (row, example) in rows.iter().zip(&examples) {
             let latent = policy.prompt_latent(&row.prompt_ids).unwrap();
@@ -49,6 +53,10 @@ fn answers_are_scored_as_evaluation_scores_them() {
             let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-4 * (1.0 + b.abs()), "{config:?}: {a} {b}");
             close(of(&row.chosen_ids, latent.shift.as_ref()), example.logps.0);
             close(of(&row.rejected_ids, latent.shift.as_ref()), example.logps.1);
+            assert_eq!(scored(&own, &row.prompt_ids, &row.chosen_ids, None), of(&row.chosen_ids, None));
+            if !policy.lpc.as_ref().is_some_and(|lpc| lpc.config.reads_states()) {
+                assert_eq!(prior.prompt_latent(&row.prompt_ids).unwrap(), latent, "{config:?}");
+            }
             differ |= (of(&row.chosen_ids, None) - example.logps.0).abs() > 1e-2;
             assert_eq!(codes.is_empty(), latent.prior.is_empty());
             if !codes.is_empty() {
@@ -67,12 +75,13 @@ fn answers_are_scored_as_evaluation_scores_them() {
 
 #[test]
 fn codes_that_are_not_there_are_refused() {
-    let with = policy::<f32>(&llama(true), &latent(LatentKind::Lpc));
+    let of = |kind| PromptPrior::Policy(Box::new(policy::<f32>(&llama(true), &latent(kind))));
+    let with = of(LatentKind::Lpc);
     assert!(with.code_shift(3, "generate.code").is_ok());
-    let said = |policy: &Policy<f32>, code| policy.code_shift(code, "generate.code").unwrap_err();
+    let said = |prior: &PromptPrior, code| prior.code_shift(code, "generate.code").unwrap_err();
     let error = said(&with, 4);
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("generate.code: code 4: the model has 4, 0 to 3"), "{error}");
-    let without = policy::<f32>(&llama(true), &latent(LatentKind::Bias));
+    let without = of(LatentKind::Bias);
     assert!(said(&without, 0).to_string().contains("the model has no codes"));
 }
