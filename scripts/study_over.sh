@@ -35,9 +35,10 @@ for part in data choice; do
             --max-prompt-length 160 --out "$out/$part-$corpus" --quiet
 done
 
-# A run's name holds its settings: lora_RATE_BETA_EPOCHS; joint_RATE_BETA_EPOCHS, codes and adapters together, to which the
-# number of codes (32) and the passes of codes alone before all else (24) may be added; or codes, mlp or bias_TOKENS_CODE-RATE_BETA_EPOCHS, to which the
-# number of codes (16), the prior's tokens (512) and the weight decay (0.1) may be added; after `choice_` where it is one of choice.
+# A run's name holds its settings: lora_RATE_BETA_EPOCHS; joint_RATE_BETA_EPOCHS, codes and adapters together (joint-mlp: a
+# network in place of codes), to which the number of codes (32) and the passes of codes alone before all else (24) may be
+# added; or codes, mlp or bias_TOKENS_CODE-RATE_BETA_EPOCHS, to which the number of codes (16), the prior's tokens (512) and
+# the weight decay (0.1) may be added; after `choice_` where it is one of choice.
 run() {
     local name="$1" seed="$2" part=data kind a b c d e f g
     local folder="$out/$name-$corpus-$seed"
@@ -46,8 +47,10 @@ run() {
     IFS=_ read -r kind a b c d e f g <<< "${name#choice_}"
     case "$kind" in
         lora) set -- --tune lora --latent none --lr "$a" --beta "$b" --epochs "$c" --batch 16 --accumulate 2 ;;
-        joint)
-            set -- --tune lora --latent lpc --lr "$a" --beta "$b" --epochs "$c" --batch 16 --accumulate 2 --codes "${d:-32}" \
+        joint*)
+            local latent="${kind#joint}"
+            latent="${latent#-}"
+            set -- --tune lora --latent "${latent:-lpc}" --lr "$a" --beta "$b" --epochs "$c" --batch 16 --accumulate 2 --codes "${d:-32}" \
                 --set train.lpc.warmup="${e:-24}" --set train.lpc.code_tokens=2048 --set train.lpc.code_lr=0.2 \
                 --set train.lpc.weight_decay=0.1 --set train.lpc.prior_tokens=512
             ;;

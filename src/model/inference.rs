@@ -160,7 +160,7 @@ impl InferenceDecoder {
     ) -> Result<InferenceDecoder> {
         without_adapters(&params)?;
         let mut own: HashMap<String, Tensor> =
-            params.into_iter().map(|p| (p.name, p.var.into_inner().detach())).collect();
+            params.into_list().into_iter().map(|p| (p.name, p.var.into_inner().detach())).collect();
         let mut tensor = |name: &str| own.remove(name).ok_or_else(|| Error::run(format!("no parameter named {name}")));
         InferenceDecoder::of_tensors(config, &mut tensor, longest, precision)
     }

@@ -90,8 +90,8 @@ impl Params {
     }
 
     /// The parameters themselves, sorted by name.
-    pub fn into_iter(self) -> impl Iterator<Item = Param> {
-        self.list.into_iter()
+    pub fn into_list(self) -> Vec<Param> {
+        self.list
     }
 
     /// Number of parameters (tensors).
