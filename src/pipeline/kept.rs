@@ -173,7 +173,8 @@ struct ResultsHash(blake3::Hasher);
 impl ResultsHash {
     fn begin(context: &str, model: &ForInference) -> Result<ResultsHash> {
         let mut hasher = blake3::Hasher::new_derive_key(context);
-        let weights = model.hash.as_ref().ok_or_else(|| Error::run("results of a model that was not hashed"))?;
+        let weights =
+            model.fingerprint.as_ref().ok_or_else(|| Error::run("results of a model without a fingerprint"))?;
         hasher.update(weights.as_bytes());
         hasher.update(&[if model.model.precision() == Precision::F32 { 32 } else { 16 }]);
         Ok(ResultsHash(hasher))

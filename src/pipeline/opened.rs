@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::batch::Split;
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, hash_json};
+use crate::manifest::Manifest;
 use crate::model::{InferenceDecoder, LlamaConfig};
 use crate::nn::Precision;
 use crate::policy::{Policy, PromptPrior, saved};
@@ -15,7 +15,7 @@ use crate::seed::Seed;
 use crate::source::ModelSource;
 use crate::token_file::visited;
 use crate::tokenize::{ModelTokenizer, TokenTexts, TokenizeConfig};
-use crate::weights::fingerprint::hash_weights;
+use crate::train::reference;
 use crate::weights::load;
 
 /// Where a model is that a run's settings name: see [`Manifest::located`]. `tiny` is no path.
@@ -42,8 +42,8 @@ pub struct ForInference {
     pub prior: PromptPrior,
     /// The decoder.
     pub model: InferenceDecoder,
-    /// BLAKE3 of shape and weights, where results are to be kept, lower-case hex.
-    pub hash: Option<String>,
+    /// [`reference::fingerprint`] of the policy, where results are to be kept.
+    pub fingerprint: Option<String>,
 }
 
 /// A model's name as it is resolved: a run folder stands for the model in it.
@@ -208,40 +208,37 @@ impl OpenedModel {
         self.from.to_string()
     }
 
-    /// Reads the weights, for sequences of up to `longest` tokens, and hashes them where results are to be kept.
+    /// Reads the weights, for sequences of up to `longest` tokens, with their fingerprint where results are to be kept.
     ///
     /// # Errors
     /// As [`saved::open`].
     pub fn weights(&self, seed: Seed, longest: usize, precision: Precision, keep: bool) -> Result<ForInference> {
         let policy = saved::open::<f32>(&self.source, self.tokenizer.vocabulary_for(&self.source), seed, longest)?;
-        ForInference::of(policy, longest, precision, keep)
+        let fingerprint = keep.then(|| reference::fingerprint(&policy)).transpose()?;
+        ForInference::of(policy, longest, precision, fingerprint)
     }
 }
 
 impl ForInference {
-    /// Lays out a policy's weights, and hashes them where results are to be kept.
+    /// Lays out a policy's weights.
     ///
     /// # Errors
     /// As [`InferenceDecoder::new`].
-    pub fn of(policy: Policy<f32>, longest: usize, precision: Precision, keep: bool) -> Result<ForInference> {
-        let hash = keep.then(|| hash_of(&policy)).transpose()?;
+    pub fn of(
+        policy: Policy<f32>,
+        longest: usize,
+        precision: Precision,
+        fingerprint: Option<String>,
+    ) -> Result<ForInference> {
         let config = policy.decoder.config.clone();
         if policy.lpc.as_ref().is_some_and(|lpc| lpc.config.reads_states()) {
             let model = InferenceDecoder::new(&config, &policy.params, longest, precision)?;
-            return Ok(ForInference { prior: PromptPrior::Policy(Box::new(policy)), model, hash });
+            return Ok(ForInference { prior: PromptPrior::Policy(Box::new(policy)), model, fingerprint });
         }
         let Policy { params, decoder, lpc, .. } = policy;
         // It holds the weights too.
         drop(decoder);
         let model = InferenceDecoder::of_own(&config, params, longest, precision)?;
-        Ok(ForInference { prior: PromptPrior::Latent(lpc.map(Box::new)), model, hash })
+        Ok(ForInference { prior: PromptPrior::Latent(lpc.map(Box::new)), model, fingerprint })
     }
-}
-
-/// BLAKE3 over a policy's shape and its weights without the latent part, lower-case hex.
-fn hash_of(policy: &Policy<f32>) -> Result<String> {
-    let mut hasher = blake3::Hasher::new_derive_key("lpc-pipe 1 model for inference");
-    hasher.update(hash_json(&serde_json::to_value(&policy.decoder.config)?)?.as_bytes());
-    hash_weights::<f32>(policy.params.iter(), &mut hasher)?;
-    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -18,6 +18,7 @@ use crate::schema;
 use crate::seed::Seed;
 use crate::settings::Settings;
 use crate::source::ModelSource;
+use crate::tokenize::ModelTokenizer;
 use crate::train::device;
 use crate::train::events::{JsonLines, StatusLine, TensorBoard};
 use crate::train::ranks::ALONE;
@@ -287,7 +288,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
 fn starting(config: &TrainConfig, seed: Seed, data: &Data, progress: &dyn Progress) -> Result<Policy<f32>> {
     let source = ModelSource::resolve(&config.model, progress)?;
     let shape = load::shape(&source, data.tokenizer.vocabulary_for(&source))?;
-    fitting(config, data, &source, &shape)?;
+    fitting(config, &data.splits, &data.tokenizer, &source, &shape)?;
     warnings(&source, &shape, data.longest).iter().for_each(|warning| progress.warn(warning));
     if let Some(warning) = estimate::memory_warning(config, seed, &shape, &data.splits) {
         progress.warn(&warning);
@@ -315,7 +316,8 @@ fn other_reference(
             .warn("the reference has codes beside it (lpc_config.json), which are not read: it is its weights alone");
     }
     let vocabulary = data.tokenizer.vocabulary_for(&source);
-    fitting(config, data, &source, &load::shape(&source, vocabulary)?).map_err(|e| about_reference(e, name))?;
+    let shape = load::shape(&source, vocabulary)?;
+    fitting(config, &data.splits, &data.tokenizer, &source, &shape).map_err(|e| about_reference(e, name))?;
     OtherReference::open(config, &source, vocabulary, seed, data.longest).map(Some)
 }
 
@@ -325,10 +327,16 @@ fn about_reference(error: Error, name: &str) -> Error {
 }
 
 /// Refuses a model that reads other tokens than the prepared ones, or has no embedding for some.
-fn fitting(config: &TrainConfig, data: &Data, source: &ModelSource, shape: &LlamaConfig) -> Result<()> {
+fn fitting(
+    config: &TrainConfig,
+    splits: &[Split],
+    tokenizer: &ModelTokenizer,
+    source: &ModelSource,
+    shape: &LlamaConfig,
+) -> Result<()> {
     let folder = Path::new(&config.data);
-    opened::require_tokens(folder, &data.splits, source)?;
-    opened::require_embedded(folder, &data.splits, &data.tokenizer, shape)
+    opened::require_tokens(folder, splits, source)?;
+    opened::require_embedded(folder, splits, tokenizer, shape)
 }
 
 /// What is to be known of a model before it is trained on pairs of up to `longest` tokens.

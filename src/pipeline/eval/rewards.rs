@@ -70,7 +70,7 @@ impl RewardReference {
             return Err(Error::model(path, message)
                 .with_hint("put that model back, or name the reference that is meant: --reference MODEL"));
         }
-        let model = ForInference::of(policy, longest, config.precision, !config.out.is_empty())?;
+        let model = ForInference::of(policy, longest, config.precision, Some(fingerprint.clone()))?;
         Ok(RewardReference { name, source, model, fingerprint })
     }
 }

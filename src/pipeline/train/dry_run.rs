@@ -1,13 +1,10 @@
 //! `train --dry-run`: what a run would take, from the model's shape and the prepared lengths.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::checked;
 use super::data::Data;
 use crate::error::Result;
-use crate::pipeline::opened;
 use crate::progress::{Progress, Silent};
 use crate::seed::Seed;
 use crate::source::ModelSource;
@@ -94,11 +91,11 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>, progr
     let splits = fold.map_or_else(|| prepared.clone(), |fold| fold.hold_out(seed, &prepared[0]));
     let source = ModelSource::tokenizer(&config.model, progress)?;
     let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
-    opened::require_tokens(Path::new(&config.data), &prepared, &source)?;
-    opened::require_embedded(Path::new(&config.data), &prepared, &tokenizer, &shape)?;
+    super::fitting(&config, &prepared, &tokenizer, &source, &shape)?;
     if let Some(other) = config.reference_model() {
         let source = ModelSource::tokenizer(other, progress)?;
-        let fits = opened::require_tokens(Path::new(&config.data), &prepared, &source);
+        let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
+        let fits = super::fitting(&config, &prepared, &tokenizer, &source, &shape);
         fits.map_err(|e| super::about_reference(e, other))?;
     }
     super::warnings(&source, &shape, longest).iter().for_each(|warning| progress.warn(warning));
