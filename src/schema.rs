@@ -116,6 +116,8 @@ pub mod col {
 
 /// Split names, in the order in which they are written.
 pub const SPLITS: [&str; 2] = ["train", "test"];
+/// The split of training pairs that a run holds out for validation, and of files that are neither of [`SPLITS`].
+pub const VALIDATION_SPLIT: &str = "validation";
 
 /// The name of a choice as settings and files spell it.
 pub fn name_of(choice: &impl serde::Serialize) -> String {
@@ -453,6 +455,8 @@ pub mod metric {
     #![allow(missing_docs, reason = "the key says it")]
     /// Prefix of the metrics of the test split.
     pub const EVAL_PREFIX: &str = "eval_";
+    /// Prefix of the metrics of the pairs of validation.
+    pub const VALIDATION_PREFIX: &str = "validation_";
     pub const EVAL_RUNTIME: &str = "eval_runtime";
     pub const LOSS: &str = "loss";
     pub const LEARNING_RATE: &str = "learning_rate";

@@ -14,7 +14,7 @@ use crate::settings::Flag;
 
 /// Key, flag with the name of its value, help; in the order of the help. After a value, `...` takes more of them and
 /// `,...` takes more with commas between them. The first part of a key is the command, for `sweep` it is `noise-sweep`.
-pub const FLAGS: [(&str, &str, &str); 110] = [
+pub const FLAGS: [(&str, &str, &str); 111] = [
     ("seed", "--seed N", "Seed of every random decision [default: 0]"),
     ("threads", "--threads N", "Worker threads [default: all cores]"),
     ("demo.out", "--out DIR", "Folder for everything [default: runs/demo]"),
@@ -185,6 +185,11 @@ pub const FLAGS: [(&str, &str, &str); 110] = [
     ("train.max_steps", "--max-steps N", "Stop after this many steps; the schedules still run over the epochs"),
     ("train.lr", "--lr X", "Peak learning rate of the backbone"),
     ("train.objective.beta", "--beta X", "Strength of the reference"),
+    (
+        "train.validation.fraction",
+        "--validation SHARE",
+        "Share of the training prompts to hold out; the parameters that do best on them are kept [default: 0]",
+    ),
     ("train.device", "--device NAME", "Where the model computes: auto, cpu, cuda, metal"),
     (
         "train.posteriors",

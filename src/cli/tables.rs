@@ -238,7 +238,7 @@ pub fn dry_run(p: &DryRun) -> String {
     let flop = |name: &str, value: f64| row(name, format!("{value:.2e}"));
     let pairs = |n: usize| if n == 1 { "1 pair".to_string() } else { format!("{n} pairs") };
     let time = |name: &str, value: f64| row(name, clock(Duration::from_secs_f64(value.clamp(0.0, 1e9))));
-    let rows = vec![
+    let mut rows = vec![
         row("parameters", p.parameters.to_string()),
         row("trainable", p.trainable.to_string()),
         row("pairs to train on", p.pairs.to_string()),
@@ -269,6 +269,9 @@ pub fn dry_run(p: &DryRun) -> String {
         time("time: evaluation", t.evaluation),
         time("time: together", t.total),
     ];
+    if p.pairs_validation > 0 {
+        rows.insert(4, row("pairs of validation", p.pairs_validation.to_string()));
+    }
     let mut out = columns(&["what a run would take", ""], &rows);
     let _ = writeln!(
         out,

@@ -124,17 +124,15 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let config = tuning::settled(config, &policy);
     let mut manifest = Manifest::begin("train", &config)?;
     manifest.seeds.insert("run".into(), seed.0);
-    let fold = config.held_out();
+    let held_out = config.held_out();
+    let fold = held_out.fold;
     if config.posteriors == Posteriors::Test && fold.is_none() && data.splits[1].rows.is_empty() {
         let why = "\"test\" has no pairs: the prepared data has no test split; give --posteriors all";
         return Err(Error::config("train.posteriors", why));
     }
-    let held = fold.map(|fold| fold.hold_out(seed, &data.splits[0]));
-    let splits = held.as_ref().unwrap_or(&data.splits);
-    if let Some(empty) = splits.iter().find(|split| fold.is_some() && split.rows.is_empty()) {
-        let why = format!("leaves no pairs in the {} split", empty.name);
-        return Err(Error::config("train.fold", why));
-    }
+    let own = held_out.any().then(|| held_out.splits(seed, &data.splits));
+    let splits = own.as_ref().unwrap_or(&data.splits);
+    held_out.check(splits)?;
     let weights = reference::fingerprint(&policy)?;
     let other = other_reference(&config, seed, &data, progress)?;
     let of_other = other.as_ref().map(|other| other.fingerprint.as_str());
@@ -157,18 +155,22 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let first = from.as_ref().map_or(0, |(state, _)| state.step);
     let stopped = |step, what| Ok(Ended::Interrupted { step, steps: plan.steps, what });
 
-    // What is computed before the first step: hidden states of a frozen backbone, reference log-probabilities. That of
-    // a fold is computed for all training pairs, so that the other folds find it in the cache.
+    // What is computed before the first step: hidden states of a frozen backbone, reference log-probabilities. With a
+    // fold they are computed for all training pairs, so that the other folds find them in the cache.
     // `train.dynamics` evaluates all pairs, whichever of them the steps have used.
     let of_steps = |steps| if config.dynamics { vec![true; splits[0].rows.len()] } else { used(steps) };
     let whole = |split: &Split| vec![true; split.rows.len()];
-    let warming = fold.map_or_else(|| of_steps(0..plan.warm.min(plan.steps)), |_| whole(&data.splits[0]));
+    let with_held_out = |left: Vec<bool>| held_out.joined(seed, &data.splits[0].rows, &left);
+    let warming = match fold {
+        None => with_held_out(of_steps(0..plan.warm.min(plan.steps))),
+        Some(_) => whole(&data.splits[0]),
+    };
     if !tuning::remember(&mut policy, &config, &data.splits, &warming, ranks, progress)? {
         let kept = tuning::states_folder(&config);
         return stopped(first, format!("the hidden states that were computed are kept in {}", kept.display()));
     }
     let needs = match fold {
-        None => ReferenceNeeds::of(&config, &data.splits, of_steps(first..plan.steps)),
+        None => ReferenceNeeds::of(&config, &data.splits, with_held_out(of_steps(first..plan.steps))),
         Some(_) => ReferenceNeeds::of_training(&data.splits),
     };
     let needs = if other.is_some() { needs.at_once() } else { needs };
@@ -180,9 +182,9 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     }
     // Another model is in memory until here.
     drop(other);
-    let of_fold: Option<Reference> =
-        fold.map(|fold| fold.divide(seed, &data.splits[0].rows, &store.values()[0]).to_vec());
-    let reference = of_fold.as_ref().unwrap_or(store.values());
+    let of_run = |values: &Reference| held_out.any().then(|| held_out.divide(seed, &data.splits[0].rows, values));
+    let divided = of_run(store.values());
+    let reference = divided.as_ref().unwrap_or(store.values());
 
     let work = Fit {
         config: &config,
@@ -208,6 +210,10 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
             let config = TrainConfig { objective: objective.clone(), ..config.clone() };
             outputs::evaluate(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, ranks)
         }
+        Due::Validation => {
+            let config = TrainConfig { objective: objective.clone(), ..config.clone() };
+            outputs::validate(policy, &splits[2], &reference[2], &config, ranks)
+        }
         Due::EpochEnd(epoch) => {
             dynamics::record(&out, epoch, policy, splits, reference, objective, ranks)?;
             Ok(Vec::new())
@@ -220,6 +226,9 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     };
     if outcome.interrupted {
         return stopped(outcome.steps, "a checkpoint was written".into());
+    }
+    if let Some(validation) = &outcome.validation {
+        progress.note(&summary::kept(validation, outcome.steps, splits[2].rows.len()));
     }
 
     if !config.tune.keeps_states() {
@@ -246,7 +255,8 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     }
     // What an objective learnt outside the policy is part of it from here on.
     let config = TrainConfig { objective: config.objective.at_clean_rate(outcome.clean_rate), ..config.clone() };
-    let reference = of_fold.as_ref().unwrap_or(store.values());
+    let divided = of_run(store.values());
+    let reference = divided.as_ref().unwrap_or(store.values());
     let trained = Trained { config: &config, seed, splits, reference, keys: &keys, outcome };
     let parts = ExaminedParts::in_folder(
         checkpoints.join(schema::run::EXAMINED),

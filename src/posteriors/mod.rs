@@ -14,6 +14,7 @@ mod part;
 mod split_examples;
 mod table;
 pub mod usage;
+pub mod validation;
 
 pub use bayes::{PosteriorContext, add_posteriors};
 pub use frame::FrameBuilder;

@@ -20,6 +20,8 @@ pub(super) struct MetricCurves {
     pub train: BTreeMap<String, Vec<PlotPoint>>,
     /// Evaluation values by key, without `eval_`.
     pub eval: BTreeMap<String, Vec<PlotPoint>>,
+    /// Values of validation by key, without `validation_`.
+    pub validation: BTreeMap<String, Vec<PlotPoint>>,
     /// Lines that are no JSON object: a line being written, or damage.
     pub unreadable: usize,
 }
@@ -70,15 +72,18 @@ pub(super) fn metrics(folder: &Path) -> Result<MetricCurves> {
         let Some(x) = map.get("step").and_then(Value::as_f64) else { continue };
         for (key, value) in &map {
             let Some(y) = value.as_f64() else { continue };
-            let (side, key) = match key.strip_prefix(metric::EVAL_PREFIX) {
-                Some(key) => (&mut metrics.eval, key),
-                None => (&mut metrics.train, key.as_str()),
+            let of = |prefix: &str| key.strip_prefix(prefix);
+            let (side, key) = match (of(metric::EVAL_PREFIX), of(metric::VALIDATION_PREFIX)) {
+                (Some(key), _) => (&mut metrics.eval, key),
+                (None, Some(key)) => (&mut metrics.validation, key),
+                (None, None) => (&mut metrics.train, key.as_str()),
             };
             side.entry(key.to_string()).or_default().push(PlotPoint { x, y, interval: None });
         }
     }
     // A resumed run may write a step again: the later line counts.
-    for line in metrics.train.values_mut().chain(metrics.eval.values_mut()) {
+    let MetricCurves { train, eval, validation, .. } = &mut metrics;
+    for line in [train, eval, validation].into_iter().flat_map(BTreeMap::values_mut) {
         line.sort_by(|a, b| a.x.total_cmp(&b.x));
         line.reverse();
         line.dedup_by(|a, b| a.x == b.x);

@@ -91,6 +91,11 @@ fn headline(summary: &Map<String, Value>, parts: &mut Vec<Block>) {
             tile(label, count(n as u64), String::new());
         }
     }
+    if let Some(step) = value(result::BEST_STEP) {
+        let accuracy = value(result::VALIDATION_ACCURACY).map(|a| percent(a, 1)).unwrap_or_default();
+        let pairs = value(result::N_VALIDATION).map(|n| count(n as u64)).unwrap_or_default();
+        tile("kept step", count(step as u64), format!("best in validation: {accuracy} of {pairs} pairs"));
+    }
     // One code is always used: that says nothing of a latent without codes.
     let coded = value(result::CODES).is_none_or(|n| n > 1.0);
     if let Some(used) = value(result::CODES_USED).filter(|_| coded) {
@@ -141,7 +146,7 @@ fn curve(metrics: &MetricCurves, key: &str, title: &str, scale: Scale, rule: Opt
     curves(metrics, &[(key, "")], title, scale, rule)
 }
 
-/// A figure of several metrics; each is drawn for training and, where it was logged, evaluation.
+/// A figure of several metrics; each is drawn for training and, where they were logged, validation and evaluation.
 fn curves(
     metrics: &MetricCurves,
     keys: &[(&str, &str)],
@@ -150,13 +155,14 @@ fn curves(
     rule: Option<f64>,
 ) -> Option<Figure> {
     let mut lines = Vec::new();
-    let both = keys.iter().any(|(key, _)| metrics.eval.contains_key(*key));
+    let sides = [("training", &metrics.train), ("validation", &metrics.validation), ("evaluation", &metrics.eval)];
+    let several = keys.iter().any(|(key, _)| sides[1..].iter().any(|(_, of_side)| of_side.contains_key(*key)));
     for (key, name) in keys {
-        for (side, points) in [("training", metrics.train.get(*key)), ("evaluation", metrics.eval.get(*key))] {
-            let Some(points) = points.filter(|p| !p.is_empty()) else { continue };
-            let named = if both { [*name, side].join(", ") } else { name.to_string() };
+        for (side, of_side) in sides {
+            let Some(points) = of_side.get(*key).filter(|p| !p.is_empty()) else { continue };
+            let named = if several { [*name, side].join(", ") } else { name.to_string() };
             let name = named.trim_start_matches(", ").to_string();
-            let marks = side == "evaluation" && points.len() <= 60;
+            let marks = side != "training" && points.len() <= 60;
             lines.push(Curve { colour: lines.len() + 1, name, points: points.clone(), marks });
         }
     }
@@ -164,7 +170,7 @@ fn curves(
         return None;
     }
     // A single line is named by the title.
-    if lines.len() == 1 && !both {
+    if lines.len() == 1 && !several {
         lines[0].name.clear();
     }
     let chart = Chart { x_label: "step".into(), x_scale: Scale::Number, y_scale: scale, rule, lines };
@@ -192,7 +198,7 @@ fn training(metrics: &MetricCurves, parts: &mut Vec<Block>) {
          tokens (IPO: the mean over its tokens, unless train.objective.reduction is sum; SimPO: beta times the mean \
          log-probability of a token, without a reference). The margin is the chosen answer's reward minus the rejected \
          one's; a pair counts as right where the margin is above zero. Training accuracy is measured against the labels \
-         as observed, noise included. The learning rate is the backbone's; while the latent part is trained alone, that \
+         as observed, noise included, and so is validation's; evaluation's against the clean ones. The learning rate is the backbone's; while the latent part is trained alone, that \
          of its networks. Dashed rules are chance and zero."
             .into(),
     ));

@@ -37,6 +37,12 @@ pub const N_SEEDS: &str = "n_seeds";
 pub const N_FAILED: &str = "n_failed";
 /// Seeds of a cell that were not run to their end.
 pub const N_MISSING: &str = "n_missing";
+/// The step whose parameters did best in validation.
+pub const BEST_STEP: &str = "best_step";
+/// Share of the pairs of validation that they rank as they are labelled.
+pub const VALIDATION_ACCURACY: &str = "validation_accuracy";
+/// Pairs of validation.
+pub const N_VALIDATION: &str = "n_validation";
 /// Test pairs.
 pub const N_EVAL: &str = "n_eval";
 /// Preference accuracy on the test split against the clean labels, with the prior's z.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamW;
+use super::validation::Validation;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::model::Params;
@@ -18,6 +19,8 @@ const PARAMS: &str = "params.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const STAGED: &str = ".staged-";
+/// Beginning of the names of files of parameters that did best in validation.
+const BEST: &str = "best-";
 
 /// Where a run stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +37,9 @@ pub struct CheckpointState {
     /// The clean rate of objective repo after these steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean_rate: Option<f64>,
+    /// The validations of these steps, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
     /// What the run is: configuration (without `max_steps`), data and model; a checkpoint of another run is refused.
     pub identity: String,
     /// What `identity` is the hash of: an error then says what differs.
@@ -95,12 +101,8 @@ pub fn write<T: Real>(
     let mut whole = || -> Result<PathBuf> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let staged = tempfile::Builder::new().prefix(STAGED).tempdir_in(folder).map_err(Error::io(folder))?;
-        // Frozen parameters are those of the starting model, whose hash is part of the run's identity.
-        let tensors: Vec<(&str, candle_core::Tensor)> =
-            params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), p.var.as_detached_tensor())).collect();
-        let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
         state.hashes = [
-            safetensors::write_hashed(&staged.path().join(PARAMS), &entries)?,
+            write_trained(&staged.path().join(PARAMS), params)?,
             match optimizer {
                 Some(optimizer) => {
                     safetensors::write_hashed(&staged.path().join(OPTIMIZER), &optimizer.entries(params))?
@@ -126,6 +128,67 @@ pub fn write<T: Real>(
         Error::run(format!("the checkpoint of step {step} cannot be written: {e}"))
             .with_hint("make room, or let others write there; --resume then goes on from the newest checkpoint")
     })
+}
+
+/// Writes the trained parameters. Frozen ones are those of the starting model, whose hash is part of the run's identity.
+fn write_trained(path: &Path, params: &Params) -> Result<String> {
+    let tensors: Vec<(&str, candle_core::Tensor)> =
+        params.iter().filter(|p| p.trainable).map(|p| (p.name.as_str(), p.var.as_detached_tensor())).collect();
+    let entries: Vec<_> = tensors.iter().map(|(name, tensor)| TensorEntry::tensor(*name, tensor, None)).collect();
+    safetensors::write_hashed(path, &entries)
+}
+
+/// Reads the parameters that [`write_trained`] wrote.
+fn read_trained(path: &Path, named: &Path, params: &Params) -> Result<()> {
+    let found = safetensors::read(path)?;
+    for param in params.iter().filter(|p| p.trainable) {
+        let tensor = found.get(&param.name).filter(|t| t.dims() == param.var.dims());
+        let tensor = tensor.ok_or_else(|| {
+            Error::artifact(named, format!("tensor {} of shape {:?} is missing", param.name, param.var.dims()))
+        })?;
+        param.var.set(&tensor.to_dtype(param.var.dtype())?.to_device(param.var.device())?)?;
+    }
+    Ok(())
+}
+
+fn best_name(step: usize) -> String {
+    format!("{BEST}{step:06}.safetensors")
+}
+
+/// Writes the parameters after a step, which did best in validation, and removes those of other steps but `kept`: the
+/// step that the newest checkpoint names. Returns the file's BLAKE3.
+///
+/// # Errors
+/// [`Error::Run`] saying what the system refused.
+pub fn write_best(folder: &Path, params: &Params, step: usize, kept: Option<usize>) -> Result<String> {
+    let whole = || -> Result<String> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let hash = write_trained(&folder.join(best_name(step)), params)?;
+        let wanted: Vec<String> = [Some(step), kept].into_iter().flatten().map(best_name).collect();
+        let all = artifact::entries(folder)?.into_iter().filter(|path| {
+            let name = artifact::name_of(path);
+            name.starts_with(BEST) && !wanted.contains(&name)
+        });
+        all.into_iter().try_for_each(|path| artifact::remove(&path))?;
+        Ok(hash)
+    };
+    whole().map_err(|e| {
+        Error::run(format!("the parameters of step {step}, the best in validation, cannot be written: {e}"))
+            .with_hint("make room, or let others write there; --resume then goes on from the newest checkpoint")
+    })
+}
+
+/// Puts the parameters that did best in validation in place of the last ones.
+///
+/// # Errors
+/// [`Error::Artifact`] where their file is gone or changed.
+pub fn restore_best(folder: &Path, params: &Params, validation: &Validation) -> Result<()> {
+    let Some(best) = &validation.best else { return Ok(()) };
+    let path = folder.join(best_name(best.step));
+    if artifact::hash_file(&path)?.1 != validation.blake3 {
+        return Err(Error::artifact(&path, "content changed since it was written"));
+    }
+    read_trained(&path, &path, params)
 }
 
 /// Removes the optimizer's moments from the checkpoints of a finished run; the trained parameters stay.
@@ -202,15 +265,7 @@ pub fn exists(folder: &Path, step: usize) -> bool {
 /// [`Error::Artifact`] where it is damaged or of another model.
 pub fn restore<T: Real>(path: &Path, params: &Params, optimizer: &mut AdamW<T>, steps: u64) -> Result<()> {
     let fits = |e: Error| Error::artifact(path, e.to_string());
-    let found = safetensors::read(&path.join(PARAMS))?;
-    for param in params.iter().filter(|p| p.trainable) {
-        let tensor = found.get(&param.name).filter(|t| t.dims() == param.var.dims());
-        let tensor = tensor.ok_or_else(|| {
-            Error::artifact(path, format!("tensor {} of shape {:?} is missing", param.name, param.var.dims()))
-        })?;
-        param.var.set(&tensor.to_dtype(param.var.dtype())?.to_device(param.var.device())?)?;
-    }
-    drop(found);
+    read_trained(&path.join(PARAMS), path, params)?;
     if !path.join(OPTIMIZER).exists() {
         return Ok(());
     }

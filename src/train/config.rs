@@ -11,7 +11,9 @@ use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::settings::{Faults, PathText, Settings, Table as _, joined, settings};
 use crate::train::device::{self, DeviceKind, Kernels, PrecisionKind};
 use crate::train::fold::Fold;
+use crate::train::held_out::HeldOut;
 use crate::train::step_plan::StepPlan;
+use crate::train::validation::{ValidationConfig, ValidationMetric};
 
 /// Which parameters are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -152,6 +154,8 @@ settings! {
         /// Cross-fitting: `I/N` holds the training pairs of the I-th of N parts of the prompts out, and evaluates on
         /// them in place of the test split; "" = none. The parts depend on the seed.
         pub fold: String = String::new();
+        /// Validation on held-out training prompts.
+        pub validation: ValidationConfig;
         /// The adapter of `tune = "lora"`.
         pub lora: LoraConfig, used "tune = \"lora\"" if |c| c.tune == Tune::Lora;
         /// Hidden states of `tune = "head"` and `"latent"`, and of the latent part's warm-up.
@@ -203,6 +207,10 @@ impl Settings for TrainConfig {
         if let Err(message) = Fold::parse(&self.fold) {
             faults.add("fold", message);
         }
+        faults.extend(self.validation.faults());
+        if self.dynamics && self.validation.patience > 0 {
+            faults.add("dynamics", "has the margins after every epoch: train.validation.patience may leave epochs out");
+        }
         device::judge(self.device, self.kernels, self.precision, faults);
     }
 
@@ -220,6 +228,9 @@ impl TrainConfig {
     pub fn resolved(&self) -> TrainConfig {
         let mut config = self.clone();
         config.objective = self.objective.resolved();
+        if config.objective.name == ObjectiveKind::Sft && config.validation.fraction > 0.0 {
+            config.validation.metric = ValidationMetric::Loss;
+        }
         if config.lpc.latent == LatentKind::Auto {
             config.lpc.latent =
                 if config.objective.name == ObjectiveKind::Sft { LatentKind::None } else { LatentKind::Lpc };
@@ -277,8 +288,8 @@ impl TrainConfig {
     }
 
     /// The pairs that are held out. The configuration must have no fault.
-    pub fn held_out(&self) -> Option<Fold> {
-        Fold::parse(&self.fold).ok().flatten()
+    pub fn held_out(&self) -> HeldOut {
+        HeldOut { fold: Fold::parse(&self.fold).ok().flatten(), validation: self.validation.fraction }
     }
 
     /// Passes in which the latent part is trained alone before all else: none where it is always alone, or where there

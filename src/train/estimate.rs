@@ -398,7 +398,8 @@ impl Flops {
         splits: &[Split],
     ) -> Flops {
         let all = Load::of_splits(splits, regime.window);
-        let test = Load::of_splits(splits.get(1..).unwrap_or_default(), regime.window);
+        let of_split = |i: usize| Load::of_splits(splits.get(i..=i).unwrap_or_default(), regime.window);
+        let (test, validation) = (of_split(1), of_split(2));
         let evaluations = match config.eval_every {
             0 => 0,
             every => plan.steps.saturating_sub(1) / every,
@@ -408,7 +409,8 @@ impl Flops {
         // A run that a limit of steps ends early needs the reference of its own pairs and of those that are evaluated.
         let trained = loads.all.pairs + loads.warm.pairs;
         let part = (trained as f64 / loads.epoch.pairs.max(1) as f64).min(1.0);
-        let referenced = forward(shape, regime, loads.epoch, 1) * part + forward(shape, regime, test, 1);
+        let once = |load: Load| forward(shape, regime, load, 1);
+        let referenced = once(loads.epoch) * part + once(test) + once(validation);
         // The pass that computes the hidden states to keep gives the reference too.
         let first = config.objective.needs_reference() || regime.cached;
         let mut flops = Flops {
@@ -416,15 +418,17 @@ impl Flops {
             reference: match config.posteriors {
                 _ if !first => 0.0,
                 Posteriors::Test if !regime.cached => referenced,
-                _ => forward(shape, regime, all, 1),
+                _ => once(all),
             },
-            evaluation: examined(last) + evaluations as f64 * examined(test),
+            evaluation: examined(last)
+                + evaluations as f64 * examined(test)
+                + config.validation.count(&plan) as f64 * examined(validation),
             total: 0.0,
             per_step: 0.0,
         };
         if config.objective.joins().is_some() && config.accumulate > 1 {
             // Dr.DPO joins the passes of a step, each of which is computed forward once more for that.
-            flops.training += forward(shape, regime, loads.all, 1);
+            flops.training += once(loads.all);
         }
         flops.total = flops.training + flops.reference + flops.evaluation;
         flops.per_step = flops.training / plan.steps.max(1) as f64;

@@ -16,6 +16,7 @@ use super::ranks::{Ranks, work};
 use super::run_folder::Identity;
 use super::step::{self, StepPass, Sums};
 use super::step_plan::{Feed, StepPlan, boundary};
+use super::validation::{Validated, Validation};
 use crate::error::{Error, Result};
 use crate::model::Gradients;
 use crate::nn::Real;
@@ -67,6 +68,8 @@ pub struct Outcome {
     pub pairs_per_s: f64,
     /// RE-PO's clean rate at the end.
     pub clean_rate: Option<f64>,
+    /// The validations, where pairs are held out for them. The policy has the parameters of the best one.
+    pub validation: Option<Validation>,
 }
 
 impl Outcome {
@@ -79,6 +82,7 @@ impl Outcome {
             seconds: self.seconds,
             pairs_per_s: self.pairs_per_s.is_finite().then_some(self.pairs_per_s),
             clean_rate: self.clean_rate,
+            validation: self.validation.clone(),
             identity: hash,
             about,
             ..CheckpointState::default()
@@ -91,6 +95,8 @@ impl Outcome {
 pub enum Due {
     /// The metrics of the test split are due (`train.eval_every`).
     Evaluation,
+    /// The metrics of the pairs of validation are due (`train.validation`).
+    Validation,
     /// An epoch, its number from 1, has ended or is left by the last step: what `train.dynamics` records is due.
     EpochEnd(usize),
 }
@@ -98,8 +104,8 @@ pub enum Due {
 /// Does what is due, and returns metrics.
 pub type Evaluate<'a, T> = dyn FnMut(&Policy<T>, &ObjectiveConfig, Due) -> Result<Metrics> + 'a;
 
-/// Trains a policy in place. `evaluate` is called where something is due, with the objective as it is then, and returns
-/// metrics.
+/// Trains a policy in place; with validation it ends with the parameters that did best. `evaluate` is called where
+/// something is due, with the objective as it is then, and returns metrics.
 ///
 /// # Errors
 /// [`crate::Error::Run`] where loss or gradient are not finite; those of checkpoints and observers.
@@ -116,10 +122,19 @@ pub fn fit<T: Real>(
     let mut optimizer = AdamW::<T>::new(AdamWConfig::of(config, plan.warm as u64), &policy.params)?;
     let (mut first, mut tokens, mut before) = (0, 0, 0.0);
     let mut clean_rate = config.objective.clean_rate();
+    let mut validation = (config.validation.fraction > 0.0).then(Validation::default);
+    // The step whose parameters, best in validation, the newest checkpoint relies on.
+    let mut kept_best = None;
     if let Some((state, path)) = &fit.from {
         checkpoint::restore(path, &policy.params, &mut optimizer, state.step as u64)?;
         policy.decoder.refresh(&policy.params)?;
         (first, tokens, before) = (state.step, state.tokens, state.seconds);
+        if validation.is_some() {
+            let lacks = || Error::artifact(path, "the validations are missing");
+            let found = state.validation.clone().ok_or_else(lacks)?;
+            kept_best = found.best_step();
+            validation = Some(found);
+        }
         if clean_rate.is_some() {
             let lacks = || Error::artifact(path, "the clean rate of objective repo is missing");
             clean_rate = Some(state.clean_rate.ok_or_else(lacks)?);
@@ -131,7 +146,8 @@ pub fn fit<T: Real>(
     // Pairs a second of steps that train the latent part alone, and of all others.
     let mut rates = [Vec::new(), Vec::new()];
     let pairs_per_s = fit.from.as_ref().and_then(|(state, _)| state.pairs_per_s).unwrap_or(f64::NAN);
-    let mut outcome = Outcome { steps: first, interrupted: false, tokens, seconds: before, pairs_per_s, clean_rate };
+    let mut outcome =
+        Outcome { steps: first, interrupted: false, tokens, seconds: before, pairs_per_s, clean_rate, validation };
     if let Some(last) = first.checked_sub(1).filter(|_| first >= plan.steps && config.dynamics) {
         // A limit of steps that the checkpoint has reached already: no step is left that would end the epoch.
         if !plan.warms(last) && !config.tune.keeps_states() {
@@ -142,7 +158,22 @@ pub fn fit<T: Real>(
         }
     }
     progress.begin("training", Some((plan.steps.saturating_sub(first)) as u64));
-    for step in first..plan.steps {
+    let mut step = first;
+    loop {
+        if plan.warms(step) && outcome.validation.as_ref().is_some_and(|v| v.warm_end.is_some()) {
+            // Its other steps are passed over: what follows has the numbers that it would have had.
+            progress.advance((plan.warm.min(plan.steps) - step) as u64);
+            optimizer.steps = plan.warm as u64;
+            step = plan.warm;
+        }
+        if step >= plan.steps || outcome.validation.as_ref().is_some_and(|v| v.ended) {
+            break;
+        }
+        if let Some(validation) = outcome.validation.as_mut().filter(|_| plan.warm > 0 && step == plan.warm) {
+            // The rest goes on from the best codes, not from those that the warm-up ended with.
+            checkpoint::restore_best(&fit.checkpoints, &policy.params, validation)?;
+            validation.leave_warmup();
+        }
         let clock = Instant::now();
         let picked = feed.step(step);
         if picked.is_empty() {
@@ -240,7 +271,13 @@ pub fn fit<T: Real>(
             observers.iter_mut().try_for_each(|o| o.observe(&event))?;
         }
         outcome.steps = step + 1;
-        let last = step + 1 == plan.steps;
+        if let Some(validation) = outcome.validation.as_mut().filter(|_| config.validation.due(&plan, step)) {
+            let metrics = evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::Validation)?;
+            validate(policy, fit, validation, (step, plan.warms(step), kept_best), metrics, observers)?;
+        }
+        let ended = outcome.validation.as_ref().is_some_and(|v| v.ended);
+        let ends_warmup = plan.warms(step) && outcome.validation.as_ref().is_some_and(|v| v.warm_end.is_some());
+        let last = ended || plan.steps <= if ends_warmup { plan.warm } else { step + 1 };
         // Before the checkpoint: a run that goes on from there has all that was due.
         if let Some(epoch) = plan.ends(step).filter(|_| config.dynamics) {
             evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::EpochEnd(epoch))?;
@@ -255,22 +292,52 @@ pub fn fit<T: Real>(
         let stop = ranks.any(progress.interrupted())?;
         let due = config.checkpoint_every > 0 && (step + 1) % config.checkpoint_every == 0;
         // A run that a limit ends before its epochs do can go on later.
-        let capped = last && plan.steps < plan.warm + plan.horizon;
+        let capped = last && !ended && plan.steps < plan.warm + plan.horizon;
         // Evaluating a long run takes time too; where that is interrupted, the training must not be lost.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
         if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && ranks.first() {
             outcome.pairs_per_s = median(&rates).unwrap_or(outcome.pairs_per_s);
             let state = outcome.checkpoint(fit.identity);
+            kept_best = state.validation.as_ref().and_then(Validation::best_step);
             checkpoint::write(&fit.checkpoints, &policy.params, Some(&optimizer), state, config.keep_checkpoints)?;
         }
         if stop && !last {
             outcome.interrupted = true;
             break;
         }
+        step += 1;
     }
     progress.end();
+    if let Some(validation) = outcome.validation.as_mut().filter(|_| !outcome.interrupted) {
+        // After the checkpoint: a run that goes on without the limit does not have it.
+        if outcome.steps == plan.steps && config.validation.due_at_limit(&plan, plan.steps - 1) {
+            let metrics = evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::Validation)?;
+            let at = (plan.steps - 1, plan.warms(plan.steps - 1), kept_best);
+            validate(policy, fit, validation, at, metrics, observers)?;
+        }
+        checkpoint::restore_best(&fit.checkpoints, &policy.params, validation)?;
+        policy.decoder.refresh(&policy.params)?;
+    }
     outcome.pairs_per_s = median(&rates).unwrap_or(outcome.pairs_per_s);
     Ok(outcome)
+}
+
+/// Takes the metrics of a validation after a step, and keeps the parameters where it is the best one so far. `step` comes
+/// with whether it is one of the latent part's warm-up, and with the step whose parameters the newest checkpoint relies on.
+fn validate<T: Real>(
+    policy: &Policy<T>,
+    fit: &Fit<'_>,
+    validation: &mut Validation,
+    (step, warms, kept): (usize, bool, Option<usize>),
+    metrics: Metrics,
+    observers: &mut [&mut dyn Observer],
+) -> Result<()> {
+    if validation.take(Validated::of(step + 1, &metrics)?, &fit.config.validation, warms) {
+        let write = || checkpoint::write_best(&fit.checkpoints, &policy.params, step + 1, kept);
+        validation.blake3 = fit.ranks.from_first(write)?;
+    }
+    let event = TrainEvent::Evaluation { step: step + 1, metrics };
+    observers.iter_mut().try_for_each(|o| o.observe(&event))
 }
 
 /// The middle rate of the steps that train all, or of the warm-up's where there are no others; none without steps.

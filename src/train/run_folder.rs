@@ -46,7 +46,7 @@ const OUTPUTS: [&str; 8] = [
 ];
 
 /// Flags of the settings that have one.
-const FLAGS: [(&str, &str); 19] = [
+const FLAGS: [(&str, &str); 20] = [
     ("seed", "--seed"),
     ("train.accumulate", "--accumulate"),
     ("train.batch", "--batch"),
@@ -63,6 +63,7 @@ const FLAGS: [(&str, &str); 19] = [
     ("train.objective.name", "--objective"),
     ("train.precision", "--precision"),
     ("train.tune", "--tune"),
+    ("train.validation.fraction", "--validation"),
     (TOKENS, "--data"),
     (WEIGHTS, "--model"),
     (REFERENCE, "--reference"),
@@ -106,10 +107,15 @@ impl Identity {
         weights: RunWeights<'_>,
         ranks: &Ranks,
     ) -> Result<Identity> {
+        let validation = &config.validation;
         let config = TrainConfig { batch: config.batch * ranks.size(), ..config.clone() };
         let mut config = serde_json::to_value(config)?;
         if let Some(settings) = config.as_object_mut() {
             settings.retain(|key, _| !NOT_IDENTIFYING.contains(&key.as_str()));
+            if validation.fraction == 0.0 {
+                // Runs of versions without validation go on.
+                settings.remove("validation");
+            }
         }
         let tokens: Vec<&str> = data.token_files().map(|o| o.blake3.as_str()).collect();
         // Weights by content: a folder can be filled anew under its old name.

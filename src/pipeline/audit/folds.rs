@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::schema::{audit, col, run};
 use crate::seed::Seed;
 use crate::settings::Settings;
-use crate::train::{Fold, Posteriors, TrainConfig, Tune};
+use crate::train::{Fold, Posteriors, TrainConfig, Tune, ValidationConfig};
 
 /// Hex digits of the settings' hash in a fold's folder name.
 const HASH_DIGITS: usize = 12;
@@ -32,7 +32,8 @@ fn ranker(config: &AuditConfig, audited: &Audited) -> TrainConfig {
         // Over kept hidden states an evaluation of all pairs costs less than an epoch; over a backbone it is most of one.
         dynamics: match config.ranker {
             Ranker::Latent => true,
-            Ranker::Run => own.tune.keeps_states(),
+            // A run that may leave epochs out has no margins of them.
+            Ranker::Run => own.tune.keeps_states() && own.validation.patience == 0,
         },
         save_model: false,
         keep_optimizer_state: false,
@@ -71,7 +72,10 @@ fn latent(own: &TrainConfig, shared: TrainConfig) -> TrainConfig {
         mix_flip: MixFlip::Learned,
         ..start
     };
-    TrainConfig { tune: Tune::Latent, lora: Default::default(), epochs, objective, lpc, ..shared }.applicable()
+    // Margins after every epoch are asked of these models.
+    let validation = ValidationConfig { patience: 0, ..shared.validation.clone() };
+    TrainConfig { tune: Tune::Latent, lora: Default::default(), epochs, objective, lpc, validation, ..shared }
+        .applicable()
 }
 
 /// The seed of a repeat: the first one has the run's own.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::inputs::{self, VALIDATION_SPLIT};
+use super::inputs;
 use crate::error::{Error, Result};
 use crate::ingest::Input;
 use crate::pipeline::recipe::EvalConfig;
 use crate::pipeline::recipe::eval::EvalTask;
 use crate::progress::Progress;
-use crate::schema::SPLITS;
+use crate::schema::{SPLITS, VALIDATION_SPLIT};
 
 /// The files of a set.
 ///

@@ -10,7 +10,7 @@ use crate::hub::{Hub, HubFile};
 use crate::ingest::Input;
 use crate::pipeline::recipe::PrepareConfig;
 use crate::progress::Progress;
-use crate::schema::{SPLITS, prepared};
+use crate::schema::{SPLITS, VALIDATION_SPLIT, prepared};
 
 /// Endings of the files that are taken from a folder, in any case; text files may also be packed.
 const TEXT_ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv"];
@@ -25,8 +25,6 @@ const NO_DATA: [&str; 5] =
 const TRAIN: [&str; 2] = ["train", "training"];
 const TEST: [&str; 3] = ["test", "testing", "heldout"];
 const VALIDATION: [&str; 6] = ["validation", "valid", "val", "dev", "eval", "evaluation"];
-/// What [`splits`] calls them.
-pub const VALIDATION_SPLIT: &str = "validation";
 
 /// Beginnings of the names of numbered parts.
 const PART: [&str; 4] = ["", "part", "shard", "chunk"];

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::checked;
 use super::data::Data;
+use crate::batch::Split;
 use crate::error::Result;
 use crate::progress::{Progress, Silent};
 use crate::seed::Seed;
@@ -26,6 +27,8 @@ pub struct DryRun {
     pub pairs: usize,
     /// Pairs to evaluate on.
     pub pairs_test: usize,
+    /// Pairs that are held out for validation.
+    pub pairs_validation: usize,
     /// Pairs whose reference log-probabilities are computed before the first step, and after the last one for
     /// posteriors.parquet, where no cache has them.
     pub pairs_reference: (usize, usize),
@@ -87,8 +90,9 @@ pub fn memory_mb(config: &TrainConfig, seed: Seed) -> Result<f64> {
 pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>, progress: &dyn Progress) -> Result<DryRun> {
     let config = checked(config)?;
     let Data { splits: prepared, tokenizer, longest, .. } = Data::open(&config)?;
-    let fold = config.held_out();
-    let splits = fold.map_or_else(|| prepared.clone(), |fold| fold.hold_out(seed, &prepared[0]));
+    let held_out = config.held_out();
+    let splits = if held_out.any() { held_out.splits(seed, &prepared) } else { prepared.clone() };
+    held_out.check(&splits)?;
     let source = ModelSource::tokenizer(&config.model, progress)?;
     let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
     super::fitting(&config, &prepared, &tokenizer, &source, &shape)?;
@@ -100,15 +104,18 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>, progr
     }
     super::warnings(&source, &shape, longest).iter().for_each(|warning| progress.warn(warning));
     let Cost { regime, plan, loads, memory, flops } = Cost::of(&config, seed, &shape, &splits);
-    let needs = match fold {
-        None => ReferenceNeeds::of(&config, &splits, used(&splits[0].rows, None, plan, seed, 0..plan.steps)),
+    let needs = match held_out.fold {
+        None => {
+            let left = used(&splits[0].rows, None, plan, seed, 0..plan.steps);
+            ReferenceNeeds::of(&config, &prepared, held_out.joined(seed, &prepared[0].rows, &left))
+        }
         Some(_) => ReferenceNeeds::of_training(&prepared),
     };
     let needs = if config.reference_model().is_some() { needs.at_once() } else { needs };
     let count = |wanted: &[Vec<bool>]| wanted.iter().flatten().filter(|w| **w).count();
     let referenced = if config.objective.needs_reference() { (count(&needs.first), count(&needs.all)) } else { (0, 0) };
-    let tested: usize = splits[1..].iter().map(|s| s.rows.len()).sum();
-    let examined = if config.posteriors == Posteriors::All { tested + splits[0].rows.len() } else { tested };
+    let pairs = |i: usize| splits.get(i).map_or(0, |split: &Split| split.rows.len());
+    let examined = if config.posteriors == Posteriors::All { pairs(0) + pairs(1) + pairs(2) } else { pairs(1) };
     let machine_mb = estimate::available_memory_mb();
     let hints = machine_mb.map_or_else(Vec::new, |mb| memory.advice(mb, config.batch, config.accumulate));
     let speed = match speed {
@@ -119,7 +126,8 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>, progr
         parameters: regime.backbone,
         trainable: regime.trainable,
         pairs: splits[0].rows.len(),
-        pairs_test: tested,
+        pairs_test: pairs(1),
+        pairs_validation: pairs(2),
         pairs_reference: (referenced.0, referenced.1 - referenced.0),
         pairs_posteriors: examined,
         steps: plan.steps,

@@ -15,7 +15,7 @@ use crate::posteriors::evaluation::{self, EvaluationSums};
 use crate::posteriors::usage::ExampleSums;
 use crate::posteriors::{
     self, ExaminedPart, ExaminedParts, FrameBuilder, LabelFindings, PosteriorContext, SplitExamples, add_posteriors,
-    codes,
+    codes, validation,
 };
 use crate::progress::Progress;
 use crate::schema::{self, metric};
@@ -39,6 +39,20 @@ pub(super) fn evaluate(
     let known = config.objective.needs_reference().then_some(reference);
     add_posteriors(&split.rows, &mut examples, known, keys, context(config, flips.as_deref()))?;
     evaluation::metrics(split, &examples, reference, &config.objective)
+}
+
+/// Evaluates the pairs of validation and returns their [`validation::metrics`], by the observed labels.
+pub(super) fn validate(
+    policy: &Policy<f32>,
+    split: &Split,
+    reference: &[(f64, f64)],
+    config: &TrainConfig,
+    ranks: &Ranks,
+) -> Result<Metrics> {
+    let examples = work::examine(policy, &split.rows, ranks, |_| {})?;
+    let known = config.objective.needs_reference().then_some(reference);
+    let found = SplitExamples { split: &split.name, rows: &split.rows, examples: &examples, reference: known };
+    validation::metrics(&found, &config.objective, codes::flip_rates(policy)?.as_deref())
 }
 
 fn context<'a>(config: &'a TrainConfig, flips: Option<&'a [f64]>) -> PosteriorContext<'a> {
@@ -111,7 +125,7 @@ impl Trained<'_> {
         progress: &dyn Progress,
     ) -> Result<Examination> {
         let clock = Instant::now();
-        let asked = |i: usize| i > 0 || self.config.posteriors == Posteriors::All;
+        let asked = |i: usize| i == 1 || self.config.posteriors == Posteriors::All;
         let of_split = |i: usize| -> Vec<Place> {
             let ranges = posteriors::ranges(self.splits[i].rows.len(), self.keys[i].as_deref());
             ranges.into_iter().map(|rows| Place { split: i, rows, found: None }).collect()

@@ -10,6 +10,7 @@ use crate::policy::Policy;
 use crate::posteriors::codes::mix_flip_rate;
 use crate::posteriors::usage::ExampleSums;
 use crate::schema;
+use crate::train::Validation;
 
 /// `summary.json`: a run's headline numbers. Accuracies are against the clean labels, with the prior's z.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +75,15 @@ pub struct RunSummary {
     /// Clean rate of objective repo at the end of training; absent for other objectives.
     #[serde(default)]
     pub repo_clean_rate: Option<f64>,
+    /// The step whose parameters were kept because they did best in validation; absent without validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<u64>,
+    /// Share of the pairs of validation that these parameters rank as they are labelled, flips included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_accuracy: Option<f64>,
+    /// Pairs of validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_validation: Option<u64>,
     /// Seed.
     pub seed: u64,
     /// Pairs trained on.
@@ -83,6 +93,27 @@ pub struct RunSummary {
 /// Reads null as NaN: JSON has no NaN, so that the accuracy of a run without a test split is written as null.
 fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// What a run says of its validations.
+pub(super) fn kept(validation: &Validation, steps: usize, pairs: usize) -> String {
+    let mut line = match &validation.best {
+        Some(best) => format!(
+            "kept the parameters after step {}, the best of {} validations ({:.1} % of {pairs} pairs, loss {:.4})",
+            best.step,
+            validation.count,
+            100.0 * best.accuracy,
+            best.loss
+        ),
+        None => "no step was validated".into(),
+    };
+    if let Some(end) = validation.warm_end {
+        line += &format!("; the latent part's warm-up ended early, after {end} steps");
+    }
+    if validation.ended {
+        line += &format!("; training ended early, after step {steps}");
+    }
+    line
 }
 
 /// The summary of a trained policy. `frame` and `sums` are of its examples.
@@ -95,6 +126,7 @@ pub(super) fn of(
 ) -> Result<RunSummary> {
     let (config, used) = (trained.config, &sums.used);
     let found = analysis::headline(frame)?;
+    let best = trained.outcome.validation.as_ref().and_then(|validation| validation.best.as_ref());
     Ok(RunSummary {
         eval_accuracy: found.accuracy.estimate,
         eval_accuracy_low: found.accuracy.low,
@@ -121,6 +153,9 @@ pub(super) fn of(
         mix_flip_rate: mix_flip_rate(policy, &config.objective, &used.prior)?,
         hoelder_noise_rate,
         repo_clean_rate: config.objective.clean_rate(),
+        best_step: best.map(|best| best.step as u64),
+        validation_accuracy: best.map(|best| best.accuracy),
+        n_validation: best.and_then(|_| trained.splits.get(2)).map(|split| split.rows.len() as u64),
         seed: trained.seed.0,
         n_train: trained.splits[0].rows.len() as u64,
     })

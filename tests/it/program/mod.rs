@@ -17,6 +17,7 @@
 //! - `launchers`: plans for many machines, and cells that run one by one.
 //! - `terminal`: what is said on a terminal.
 //! - `signals`: the real program, interrupted and killed.
+//! - `validation`: which parameters a run keeps that holds prompts out, and when it ends early.
 //! - `resume`: a run that was stopped and resumed gives the same bits.
 //! - `running`: what a training run reports, and when it gives up.
 //! - `stopping`: nothing is computed that is not needed, and nothing twice.
@@ -45,3 +46,4 @@ mod signals;
 mod stopping;
 mod sweeps;
 mod terminal;
+mod validation;
