@@ -88,6 +88,14 @@ struct Audited {
     seed: Seed,
     /// Hash of the manifest of the prepared folder that it was trained on.
     data: Option<String>,
+    /// Fingerprint of the weights that it started from.
+    weights: Option<String>,
+}
+
+/// Fingerprint of the weights that a finished run started from.
+fn starting_weights(manifest: &Manifest) -> Option<String> {
+    let of = manifest.facts.get(schema::fact::IDENTITY_OF)?;
+    of.get(schema::fact::WEIGHTS)?.as_str().map(String::from)
 }
 
 impl Audited {
@@ -111,7 +119,8 @@ impl Audited {
         config.model = located_model(&manifest, folder, &config.model);
         let seed = manifest.seeds.get("run").copied().map(Seed);
         let seed = seed.ok_or_else(|| Error::artifact(folder, "its manifest has no seed"))?;
-        Ok(Audited { config, named, seed, data: manifest.inputs.first().map(|input| input.blake3.clone()) })
+        let data = manifest.inputs.first().map(|input| input.blake3.clone());
+        Ok(Audited { config, named, seed, data, weights: starting_weights(&manifest) })
     }
 }
 

@@ -193,15 +193,19 @@ fn training(metrics: &MetricCurves, parts: &mut Vec<Block>) {
     let Some(main) = figures.next() else { return };
     parts.push(Block::Heading("Training".into()));
     parts.push(Block::Main(main));
-    parts.push(Block::Text(
+    let kept = match metrics.validation.is_empty() {
+        true => "",
+        false => " The last evaluation is of the parameters that did best in validation.",
+    };
+    parts.push(Block::Text(format!(
         "The implicit reward of an answer is beta times the log-ratio of policy to reference, in nats, summed over its \
          tokens (IPO: the mean over its tokens, unless train.objective.reduction is sum; SimPO: beta times the mean \
          log-probability of a token, without a reference). The margin is the chosen answer's reward minus the rejected \
          one's; a pair counts as right where the margin is above zero. Training accuracy is measured against the labels \
-         as observed, noise included, and so is validation's; evaluation's against the clean ones. The learning rate is the backbone's; while the latent part is trained alone, that \
-         of its networks. Dashed rules are chance and zero."
-            .into(),
-    ));
+         as observed, noise included, and so is validation's; evaluation's against the clean ones.{kept} The learning \
+         rate is the backbone's; while the latent part is trained alone, that of its networks. Dashed rules are chance \
+         and zero."
+    )));
     parts.push(Block::Figures(figures.collect()));
 }
 

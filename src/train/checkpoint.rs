@@ -278,6 +278,7 @@ mod tests {
     use crate::model::LlamaConfig;
     use crate::seed::Seed;
     use crate::train::optimizer::AdamWConfig;
+    use crate::train::validation::Validated;
 
     fn parts() -> (Params, AdamW<f32>) {
         let params =
@@ -315,6 +316,36 @@ mod tests {
         put(8, 1);
         assert_eq!(steps(dir.path()), [8]);
         assert!(std::fs::read_dir(dir.path()).unwrap().count() == 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn the_best_parameters_stay_as_long_as_a_checkpoint_relies_on_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (params, _) = parts();
+        let first =
+            || params.iter().find(|p| p.trainable).unwrap().var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let set = |value: f64| {
+            params.iter().for_each(|p| p.var.set(&(p.var.ones_like().unwrap() * value).unwrap()).unwrap());
+        };
+        let there = || -> Vec<usize> { (1..=20).filter(|step| dir.path().join(best_name(*step)).exists()).collect() };
+        let kept = |step: usize, kept: Option<usize>| -> Validation {
+            set(step as f64);
+            let blake3 = write_best(dir.path(), &params, step, kept).unwrap();
+            let best = Validated { step, accuracy: 0.5, loss: 0.5, clean_rate: None };
+            Validation { best: Some(best), blake3, ..Validation::default() }
+        };
+        let (five, _) = (kept(5, None), kept(8, Some(5)));
+        assert_eq!(there(), [5, 8]);
+        restore_best(dir.path(), &params, &five).unwrap();
+        assert!(first().iter().all(|x| *x == 5.0));
+        let nine = kept(9, Some(8));
+        assert_eq!(there(), [8, 9]);
+        assert!(restore_best(dir.path(), &params, &five).is_err());
+        let changed = Validation { blake3: five.blake3, ..nine };
+        let error = restore_best(dir.path(), &params, &changed).unwrap_err().to_string();
+        assert!(error.contains("content changed"), "{error}");
+        // They are no checkpoints.
+        assert!(steps(dir.path()).is_empty());
     }
 
     #[test]

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::{self, CheckpointState};
-use super::config::{LrSchedule, TrainConfig, Tune};
+use super::config::{TrainConfig, Tune};
 use super::events::{Metrics, Observer, TrainEvent};
 use super::gradient_check::finite_norm;
 use super::metrics::metrics;
-use super::optimizer::{AdamW, AdamWConfig, LearningRates};
+use super::optimizer::{AdamW, AdamWConfig};
 use super::ranks::layer_sums::LayerSums;
 use super::ranks::{Ranks, work};
+use super::rates;
 use super::run_folder::Identity;
 use super::step::{self, StepPass, Sums};
 use super::step_plan::{Feed, StepPlan, boundary};
 use super::validation::{Validated, Validation};
 use crate::error::{Error, Result};
+use crate::lpc::Moment;
 use crate::model::Gradients;
 use crate::nn::Real;
 use crate::objective::{LogSum, ObjectiveConfig};
@@ -117,7 +119,6 @@ pub fn fit<T: Real>(
     evaluate: &mut Evaluate<'_, T>,
 ) -> Result<Outcome> {
     let (config, ranks) = (fit.config, fit.ranks);
-    let per_pass = config.batch * ranks.size();
     let plan = config.plan(fit.rows.len(), ranks.size());
     let mut optimizer = AdamW::<T>::new(AdamWConfig::of(config, plan.warm as u64), &policy.params)?;
     let (mut first, mut tokens, mut before) = (0, 0, 0.0);
@@ -144,16 +145,16 @@ pub fn fit<T: Real>(
     let layer_sums = LayerSums::new(ranks, &policy.decoder, &policy.params)?;
     let mut feed = Feed::new(fit.rows, fit.keys, plan, fit.seed);
     // Pairs a second of steps that train the latent part alone, and of all others.
-    let mut rates = [Vec::new(), Vec::new()];
+    let mut speeds = [Vec::new(), Vec::new()];
     let pairs_per_s = fit.from.as_ref().and_then(|(state, _)| state.pairs_per_s).unwrap_or(f64::NAN);
     let mut outcome =
         Outcome { steps: first, interrupted: false, tokens, seconds: before, pairs_per_s, clean_rate, validation };
-    if let Some(last) = first.checked_sub(1).filter(|_| first >= plan.steps && config.dynamics) {
+    if let Some(last) = first.checked_sub(1).filter(|_| first >= plan.steps) {
         // A limit of steps that the checkpoint has reached already: no step is left that would end the epoch.
         if !plan.warms(last) && !config.tune.keeps_states() {
             policy.states = None;
         }
-        if let Some(epoch) = plan.ends(last) {
+        if let Some(epoch) = plan.ends(last).filter(|_| config.dynamics) {
             evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::EpochEnd(epoch))?;
         }
     }
@@ -180,70 +181,21 @@ pub fn fit<T: Real>(
             // Groups went whole into the steps before: there is nothing to learn from, and nothing to tell.
             optimizer.pass_over();
         } else {
-            let share = plan.share(step);
-            let moment = config.lpc.moment(share, plan.latent_share(step));
-            let occasion = plan.epoch(step).0.to_string();
-            let mut sums = Sums::default();
             let warms = plan.warms(step);
             if !warms && !config.tune.keeps_states() {
                 // Hidden states of the warm-up, which are wrong once the backbone changes.
                 policy.states = None;
             }
-            let gradients = if warms { &latent } else { &whole };
-            gradients.clear::<T>()?;
-            let keys: Option<Vec<u64>> = fit.keys.map(|keys| picked.iter().map(|&i| keys[i]).collect());
-            let cut = |at: usize| boundary(keys.as_deref(), at, picked.len());
-            // This rank's pairs of each pass that has any.
-            let passes: Vec<Range<usize>> = (0..picked.len().div_ceil(per_pass))
-                .map(|pass| (cut(pass * per_pass), cut((pass + 1) * per_pass)))
-                .filter(|(start, end)| end > start)
-                .map(|(start, end)| {
-                    let own = ranks.share(end - start);
-                    cut(start + own.start)..cut(start + own.end)
-                })
-                .collect();
             let objective = config.objective.at_clean_rate(clean_rate);
-            // Where a rank has no pairs in the last pass, its gradients are complete before those of the others.
-            let last = picked.len() - (picked.len() - 1) / per_pass * per_pass;
-            let layer_sums = layer_sums.as_ref().filter(|_| !warms && keys.is_none() && last >= ranks.size());
-            let sweep = Sweep {
-                fit,
-                picked: &picked,
-                passes: &passes,
-                about: StepPass {
-                    objective: &objective,
-                    moment,
-                    seed: fit.seed,
-                    occasion: &occasion,
-                    step_examples: picked.len(),
-                    ranks,
-                    backbone: !warms,
-                    keys: keys.as_deref(),
-                    joined: None,
-                    layer_sums,
-                },
-            };
-            let joined = sweep.joined(policy, gradients)?;
-            sweep.each(policy, joined.as_ref(), |rows, reference, pass| {
-                step::pass(policy, rows, reference, pass, gradients, &mut sums)
-            })?;
-            sums.join(ranks)?;
+            let gradients = if warms { &latent } else { &whole };
+            let taken = take(policy, fit, (&plan, step), &picked, &objective, (gradients, layer_sums.as_ref()))?;
+            let Taken { sums, norm, moment } = &taken;
             if let (Some(rate), Some((clean, weights))) = (clean_rate, sums.clean.filter(|(_, weights)| *weights > 0.0))
             {
                 clean_rate = Some(config.objective.next_clean_rate(rate, clean / weights));
             }
-            work::sum_gradients::<T>(ranks, &policy.params, gradients, layer_sums)?;
-            let ids = || picked.iter().map(|&i| fit.rows[i].id.to_string()).collect();
-            let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
-            let clip = if config.clip > 0.0 && norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
-            let [of_backbone, of_latent] = rate_shares(config, &plan, step);
-            let used = LearningRates {
-                backbone: config.lr * of_backbone,
-                latent: config.lpc.lr * of_latent,
-                codes: config.lpc.code_lr * fit.unit * of_latent,
-                latent_decay: config.lpc.weight_decay * config.lpc.lr * of_latent,
-                code_decay: config.lpc.weight_decay * config.lpc.code_lr * of_latent,
-            };
+            let clip = if config.clip > 0.0 && *norm > config.clip { config.clip / (norm + 1e-6) } else { 1.0 };
+            let used = rates::at(config, fit.unit, &plan, step);
             optimizer.step(&policy.params, gradients, used, clip)?;
             if !warms {
                 policy.decoder.refresh(&policy.params)?;
@@ -253,14 +205,14 @@ pub fn fit<T: Real>(
             outcome.seconds += seconds;
             (outcome.tokens, outcome.clean_rate) = (tokens, clean_rate);
             // The last step of an epoch may be short: it is left out of the median.
-            let of_kind = &mut rates[usize::from(!warms)];
+            let of_kind = &mut speeds[usize::from(!warms)];
             if picked.len() >= plan.per_step || of_kind.is_empty() {
                 of_kind.push(picked.len() as f64 / seconds);
             }
-            let mut metrics = metrics(&sums, moment, &config.objective.at_clean_rate(clean_rate), policy.lpc.as_ref());
+            let mut metrics = metrics(sums, *moment, &config.objective.at_clean_rate(clean_rate), policy.lpc.as_ref());
             metrics.extend([
-                (metric::LEARNING_RATE.to_string(), told(used, warms || config.tune == Tune::Latent)),
-                (metric::GRAD_NORM.to_string(), norm),
+                (metric::LEARNING_RATE.to_string(), rates::told(used, warms || config.tune == Tune::Latent)),
+                (metric::GRAD_NORM.to_string(), *norm),
                 (metric::EPOCH.to_string(), plan.epochs_done(step + 1)),
                 (metric::NUM_TOKENS.to_string(), tokens as f64),
                 (metric::TOKENS_PER_S.to_string(), sums.tokens / seconds),
@@ -273,7 +225,8 @@ pub fn fit<T: Real>(
         outcome.steps = step + 1;
         if let Some(validation) = outcome.validation.as_mut().filter(|_| config.validation.due(&plan, step)) {
             let metrics = evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::Validation)?;
-            validate(policy, fit, validation, (step, plan.warms(step), kept_best), metrics, observers)?;
+            let found = Validated::of(step + 1, &metrics, clean_rate)?;
+            validate(policy, fit, validation, (found, plan.warms(step), kept_best), metrics, observers)?;
         }
         let ended = outcome.validation.as_ref().is_some_and(|v| v.ended);
         let ends_warmup = plan.warms(step) && outcome.validation.as_ref().is_some_and(|v| v.warm_end.is_some());
@@ -296,7 +249,7 @@ pub fn fit<T: Real>(
         // Evaluating a long run takes time too; where that is interrupted, the training must not be lost.
         let long = last && config.checkpoint_every > 0 && plan.steps > config.checkpoint_every;
         if ((due && !last) || capped || long || (last && fit.more) || (stop && !last)) && ranks.first() {
-            outcome.pairs_per_s = median(&rates).unwrap_or(outcome.pairs_per_s);
+            outcome.pairs_per_s = median(&speeds).unwrap_or(outcome.pairs_per_s);
             let state = outcome.checkpoint(fit.identity);
             kept_best = state.validation.as_ref().and_then(Validation::best_step);
             checkpoint::write(&fit.checkpoints, &policy.params, Some(&optimizer), state, config.keep_checkpoints)?;
@@ -312,31 +265,98 @@ pub fn fit<T: Real>(
         // After the checkpoint: a run that goes on without the limit does not have it.
         if outcome.steps == plan.steps && config.validation.due_at_limit(&plan, plan.steps - 1) {
             let metrics = evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::Validation)?;
-            let at = (plan.steps - 1, plan.warms(plan.steps - 1), kept_best);
-            validate(policy, fit, validation, at, metrics, observers)?;
+            let found = Validated::of(plan.steps, &metrics, clean_rate)?;
+            validate(policy, fit, validation, (found, plan.warms(plan.steps - 1), kept_best), metrics, observers)?;
         }
         checkpoint::restore_best(&fit.checkpoints, &policy.params, validation)?;
         policy.decoder.refresh(&policy.params)?;
+        outcome.clean_rate = validation.best.as_ref().map_or(clean_rate, |best| best.clean_rate);
     }
-    outcome.pairs_per_s = median(&rates).unwrap_or(outcome.pairs_per_s);
+    outcome.pairs_per_s = median(&speeds).unwrap_or(outcome.pairs_per_s);
     Ok(outcome)
 }
 
-/// Takes the metrics of a validation after a step, and keeps the parameters where it is the best one so far. `step` comes
-/// with whether it is one of the latent part's warm-up, and with the step whose parameters the newest checkpoint relies on.
+/// What a step found before its update.
+struct Taken {
+    sums: Sums,
+    /// Global norm of the gradient.
+    norm: f64,
+    moment: Moment,
+}
+
+/// Computes the gradients of a step over the rows `picked`, of all ranks together.
+fn take<T: Real>(
+    policy: &Policy<T>,
+    fit: &Fit<'_>,
+    (plan, step): (&StepPlan, usize),
+    picked: &[usize],
+    objective: &ObjectiveConfig,
+    (gradients, layer_sums): (&Arc<Gradients>, Option<&LayerSums>),
+) -> Result<Taken> {
+    let (config, ranks, warms) = (fit.config, fit.ranks, plan.warms(step));
+    let per_pass = config.batch * ranks.size();
+    let moment = config.lpc.moment(plan.share(step), plan.latent_share(step));
+    let occasion = plan.epoch(step).0.to_string();
+    let mut sums = Sums::default();
+    gradients.clear::<T>()?;
+    let keys: Option<Vec<u64>> = fit.keys.map(|keys| picked.iter().map(|&i| keys[i]).collect());
+    let cut = |at: usize| boundary(keys.as_deref(), at, picked.len());
+    // This rank's pairs of each pass that has any.
+    let passes: Vec<Range<usize>> = (0..picked.len().div_ceil(per_pass))
+        .map(|pass| (cut(pass * per_pass), cut((pass + 1) * per_pass)))
+        .filter(|(start, end)| end > start)
+        .map(|(start, end)| {
+            let own = ranks.share(end - start);
+            cut(start + own.start)..cut(start + own.end)
+        })
+        .collect();
+    // Where a rank has no pairs in the last pass, its gradients are complete before those of the others.
+    let last = picked.len() - (picked.len() - 1) / per_pass * per_pass;
+    let layer_sums = layer_sums.filter(|_| !warms && keys.is_none() && last >= ranks.size());
+    let sweep = Sweep {
+        fit,
+        picked,
+        passes: &passes,
+        about: StepPass {
+            objective,
+            moment,
+            seed: fit.seed,
+            occasion: &occasion,
+            step_examples: picked.len(),
+            ranks,
+            backbone: !warms,
+            keys: keys.as_deref(),
+            joined: None,
+            layer_sums,
+        },
+    };
+    let joined = sweep.joined(policy, gradients)?;
+    sweep.each(policy, joined.as_ref(), |rows, reference, pass| {
+        step::pass(policy, rows, reference, pass, gradients, &mut sums)
+    })?;
+    sums.join(ranks)?;
+    work::sum_gradients::<T>(ranks, &policy.params, gradients, layer_sums)?;
+    let ids = || picked.iter().map(|&i| fit.rows[i].id.to_string()).collect();
+    let norm = finite_norm::<T>(&policy.params, gradients, step + 1, &ids)?;
+    Ok(Taken { sums, norm, moment })
+}
+
+/// Takes a validation, and keeps the parameters where it is the best one so far. It comes with whether it is one of the
+/// latent part's warm-up, and with the step whose parameters the newest checkpoint relies on.
 fn validate<T: Real>(
     policy: &Policy<T>,
     fit: &Fit<'_>,
     validation: &mut Validation,
-    (step, warms, kept): (usize, bool, Option<usize>),
+    (found, warms, kept): (Validated, bool, Option<usize>),
     metrics: Metrics,
     observers: &mut [&mut dyn Observer],
 ) -> Result<()> {
-    if validation.take(Validated::of(step + 1, &metrics)?, &fit.config.validation, warms) {
-        let write = || checkpoint::write_best(&fit.checkpoints, &policy.params, step + 1, kept);
+    let step = found.step;
+    if validation.take(found, &fit.config.validation, warms) {
+        let write = || checkpoint::write_best(&fit.checkpoints, &policy.params, step, kept);
         validation.blake3 = fit.ranks.from_first(write)?;
     }
-    let event = TrainEvent::Evaluation { step: step + 1, metrics };
+    let event = TrainEvent::Evaluation { step, metrics };
     observers.iter_mut().try_for_each(|o| o.observe(&event))
 }
 
@@ -395,73 +415,5 @@ impl Sweep<'_> {
         })?;
         sums.join(ranks)?;
         Ok(Some(sums.joined))
-    }
-}
-
-/// The rate that the metrics tell: the backbone's, or where the latent part is trained alone that of its networks.
-fn told(used: LearningRates, latent_alone: bool) -> f64 {
-    if latent_alone { used.latent } else { used.backbone }
-}
-
-/// Steps over which the latent part's rate rises in its warm-up.
-const LATENT_RISE: usize = 10;
-/// Share of its peak rate that the latent part has after its warm-up: enough for its codes to follow the backbone, and
-/// too little to become others.
-const LATENT_REST: f64 = 0.1;
-
-/// Shares of the peak learning rates at a step, of the backbone and of the latent part. The backbone's rises linearly
-/// in `train.warmup` and then follows the schedule. In its own warm-up the latent part's falls along half a cosine to
-/// [`LATENT_REST`], and after it falls with the backbone's.
-fn rate_shares(config: &TrainConfig, plan: &StepPlan, step: usize) -> [f64; 2] {
-    if plan.warms(step) {
-        let rise = ((step + 1) as f64 / LATENT_RISE.min(plan.warm) as f64).min(1.0);
-        let fall = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / plan.warm as f64).cos());
-        return [0.0, rise * (LATENT_REST + (1.0 - LATENT_REST) * fall)];
-    }
-    let step = (step - plan.warm) as f64;
-    let warm = (config.warmup * plan.horizon as f64).ceil();
-    let rest = (plan.horizon as f64 - warm).max(1.0);
-    let fall = |done: f64| match config.lr_schedule {
-        LrSchedule::Constant => 1.0,
-        LrSchedule::Linear => 1.0 - done,
-        LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-    };
-    let backbone = if step < warm { (step + 1.0) / warm } else { fall((step - warm) / rest) };
-    if plan.warm == 0 {
-        [backbone, backbone]
-    } else {
-        [backbone, LATENT_REST * if step < warm { 1.0 } else { backbone }]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn learning_rate_rises_then_falls() {
-        let config = TrainConfig { warmup: 0.2, ..TrainConfig::default() };
-        let plan = StepPlan::new(10, 1, 0.0, 1.0, 0);
-        let share = |step| rate_shares(&config, &plan, step)[0];
-        assert_eq!((share(0), share(1), share(2)), (0.5, 1.0, 1.0));
-        // Half way through the remaining 8 steps: half the peak.
-        assert!((share(6) - 0.5).abs() < 1e-12);
-        assert!(share(9) > 0.0 && share(9) < 0.05);
-    }
-
-    #[test]
-    fn the_latent_part_learns_most_while_it_is_alone() {
-        let config = TrainConfig { warmup: 0.5, ..TrainConfig::default() };
-        let plan = StepPlan::new(100, 1, 1.0, 0.1, 0);
-        let shares = |step| rate_shares(&config, &plan, step);
-        assert_eq!((plan.warm, plan.horizon), (100, 10));
-        assert_eq!(shares(0), [0.0, 0.1]);
-        // Half way: the middle between 1 and a tenth.
-        assert!((shares(50)[1] - 0.55).abs() < 1e-12 && shares(50)[0] == 0.0);
-        // The backbone rises, the codes wait for it at a tenth; then both fall.
-        assert_eq!(shares(100), [0.2, 0.1]);
-        assert_eq!(shares(105), [1.0, 0.1]);
-        let end = shares(109);
-        assert!((end[1] - 0.1 * end[0]).abs() < 1e-12 && end[0] < 0.1);
     }
 }

@@ -17,6 +17,7 @@ pub mod held_out;
 mod metrics;
 pub mod optimizer;
 pub mod ranks;
+mod rates;
 pub mod reference;
 pub mod run_folder;
 pub mod step;

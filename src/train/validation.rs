@@ -75,6 +75,9 @@ pub struct Validated {
     pub accuracy: f64,
     /// Mean loss of the objective, weighted as in training.
     pub loss: f64,
+    /// RE-PO's clean rate then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean_rate: Option<f64>,
 }
 
 impl Validated {
@@ -82,13 +85,13 @@ impl Validated {
     ///
     /// # Errors
     /// [`Error::Run`] where accuracy or loss are no numbers.
-    pub fn of(step: usize, metrics: &Metrics) -> Result<Validated> {
+    pub fn of(step: usize, metrics: &Metrics, clean_rate: Option<f64>) -> Result<Validated> {
         let get = |name: &str| {
             let key = format!("{}{name}", metric::VALIDATION_PREFIX);
             metrics.iter().find(|(known, _)| *known == key).map(|(_, value)| *value).filter(|value| !value.is_nan())
         };
         match (get(metric::REWARDS_ACCURACIES), get(metric::LOSS)) {
-            (Some(accuracy), Some(loss)) => Ok(Validated { step, accuracy, loss }),
+            (Some(accuracy), Some(loss)) => Ok(Validated { step, accuracy, loss, clean_rate }),
             _ => Err(Error::run(format!("accuracy or loss of the validation after step {step} is not a number"))
                 .with_hint("a lower --lr helps")),
         }
@@ -164,7 +167,7 @@ mod tests {
     use super::*;
 
     fn found(step: usize, accuracy: f64, loss: f64) -> Validated {
-        Validated { step, accuracy, loss }
+        Validated { step, accuracy, loss, clean_rate: None }
     }
 
     #[test]
@@ -203,8 +206,13 @@ mod tests {
     fn a_validation_without_numbers_is_an_error() {
         let metrics =
             |loss: f64| vec![("validation_rewards/accuracies".to_string(), 0.5), ("validation_loss".to_string(), loss)];
-        assert_eq!(Validated::of(3, &metrics(0.7)).unwrap(), found(3, 0.5, 0.7));
-        assert!(Validated::of(3, &metrics(f64::NAN)).unwrap_err().to_string().contains("after step 3 is not a number"));
+        assert_eq!(Validated::of(3, &metrics(0.7), None).unwrap(), found(3, 0.5, 0.7));
+        assert!(
+            Validated::of(3, &metrics(f64::NAN), None)
+                .unwrap_err()
+                .to_string()
+                .contains("after step 3 is not a number")
+        );
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use polars::prelude::DataFrame;
 
-use super::Audited;
+use super::{Audited, starting_weights};
 use crate::artifact;
 use crate::audit::signals::FoldModel;
 use crate::error::{Error, Result};
 use crate::lpc::{Inference, LatentKind, LpcConfig, Preset};
-use crate::manifest::hash_json;
+use crate::manifest::{Manifest, hash_json};
 use crate::objective::{MixFlip, ObjectiveConfig, ObjectiveKind};
 use crate::pipeline::recipe::AuditConfig;
 use crate::pipeline::recipe::audit::Ranker;
@@ -19,7 +19,8 @@ use crate::progress::Progress;
 use crate::schema::{audit, col, run};
 use crate::seed::Seed;
 use crate::settings::Settings;
-use crate::train::{Fold, Posteriors, TrainConfig, Tune, ValidationConfig};
+use crate::source::ModelSource;
+use crate::train::{Fold, Posteriors, TrainConfig, Tune, ValidationConfig, tuning};
 
 /// Hex digits of the settings' hash in a fold's folder name.
 const HASH_DIGITS: usize = 12;
@@ -103,6 +104,19 @@ pub(super) fn check(config: &AuditConfig, audited: &Audited, pairs: &DataFrame) 
     Ok(())
 }
 
+/// Whether the model of a fold started from the weights that the audited run started from; true where one does not tell.
+fn starts_alike(fold: &Path, audited: &Audited, progress: &dyn Progress) -> Result<bool> {
+    let (Some(found), Some(wanted)) = (starting_weights(&Manifest::read(fold)?), &audited.weights) else {
+        return Ok(true);
+    };
+    if found == *wanted {
+        return Ok(true);
+    }
+    // A run that went on with an adapter, whose codes are now trained over both merged.
+    let source = ModelSource::resolve(&audited.config.model, progress)?;
+    tuning::is_start(&found, &source, audited.config.tune, 0, wanted)
+}
+
 /// Trains the models that are not there yet. Gives what they say: for each repeat, of each fold.
 ///
 /// # Errors
@@ -119,7 +133,7 @@ pub(super) fn train(
     let mut named = TrainConfig { out: String::new(), ..base.clone() };
     [named.data, named.model, named.reference, named.head.cache] = audited.named.clone();
     let hash = hash_json(&serde_json::to_value(named)?)?;
-    let mut repeats = Vec::new();
+    let (mut repeats, mut other_weights) = (Vec::new(), false);
     for repeat in 0..config.repeats {
         let seed = seed_of(audited, repeat);
         let mut models = Vec::new();
@@ -138,6 +152,11 @@ pub(super) fn train(
                     let message = format!("interrupted after step {step} of {steps} of fold {fold}; {what}");
                     return Err(Error::interrupted(message).with_hint("the same command goes on"));
                 }
+            }
+            if !other_weights && !starts_alike(&folder, audited, progress)? {
+                other_weights = true;
+                let model = &audited.config.model;
+                progress.warn(&format!("{model} has other weights than when the run started from it: the evidence is that of today's, run_margin that of the run"));
             }
             let read = |name: &str| artifact::read_parquet(folder.join(name));
             let dynamics = if base.dynamics { Some(read(run::DYNAMICS)?) } else { None };

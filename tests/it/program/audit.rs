@@ -262,6 +262,34 @@ fn what_cannot_be_audited_is_refused() {
 }
 
 #[test]
+fn a_model_that_has_changed_since_the_run_is_told() {
+    let sandbox = ground();
+    let line = "train --data data --tune lora --latent none --batch 16 --seed 3 --epochs 0.5 --quiet";
+    for seed in [1, 2] {
+        sandbox.ok(&format!(
+            "train --data data --model tiny:16x1 --latent none --max-steps 1 --seed {seed} --out m{seed} --quiet"
+        ));
+    }
+    std::fs::rename(sandbox.path("m1/model"), sandbox.path("base")).unwrap();
+    sandbox.ok(&format!("{line} --model base --out adapter"));
+    // One over the plain model, and one that goes on with an adapter: its codes are trained over both merged.
+    sandbox.ok(&format!("{line} --model adapter/model --out further"));
+    let warned = |run: &str, out: &str| {
+        let told = sandbox.ok(&format!("audit --run {run} --out {out} --folds 2 --repeats 1"));
+        let said = "base has other weights than when the run started from it";
+        (told.stderr.contains(said), told.stderr)
+    };
+    let (before, told) = warned("adapter", "before");
+    assert!(!before, "{told}");
+    let (before, told) = warned("further", "before-further");
+    assert!(!before && !told.contains("other weights"), "{told}");
+    std::fs::remove_dir_all(sandbox.path("base")).unwrap();
+    std::fs::rename(sandbox.path("m2/model"), sandbox.path("base")).unwrap();
+    let (after, told) = warned("adapter", "after");
+    assert!(after, "{told}");
+}
+
+#[test]
 fn weights_are_one_less_the_probability() {
     let sandbox = ground();
     audit(&sandbox, "--action weight");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use lpc_pipe::lpc::{LatentKind, LpcConfig};
+use lpc_pipe::objective::{ObjectiveConfig, ObjectiveKind};
 use lpc_pipe::pipeline::prepare;
 use lpc_pipe::pipeline::recipe::PrepareConfig;
 use lpc_pipe::pipeline::train::{self, Ended, RunSummary};
@@ -218,6 +219,16 @@ fn folds_latents_and_kept_states_take_it_too() {
     let latent = TrainConfig { tune: Tune::Latent, ..config("latent") };
     let latent = TrainConfig { lpc: LpcConfig { codes: 4, ..LpcConfig::default() }, ..latent };
     assert!(finished(&latent, false).best_step.is_some());
+    // What an objective learns beside the policy is that of the step that is kept.
+    let repo = |out: &str, max_steps: usize| {
+        let objective = ObjectiveConfig { name: ObjectiveKind::Repo, ..ObjectiveConfig::default() };
+        finished(&TrainConfig { objective, max_steps, ..config(out) }, false)
+    };
+    let whole = repo("repo", 0);
+    let best = whole.best_step.unwrap();
+    assert!(best < whole.steps);
+    assert_eq!(repo("repo-limited", best as usize).repo_clean_rate, whole.repo_clean_rate);
+    same("repo", "repo-limited");
     let none = LpcConfig { latent: LatentKind::None, ..LpcConfig::default() };
     let plain = TrainConfig { lpc: none, fold: "1/3".into(), ..config("fold") };
     let summary = finished(&plain, false);
