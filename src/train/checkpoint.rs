@@ -332,17 +332,19 @@ mod tests {
             set(step as f64);
             let blake3 = write_best(dir.path(), &params, step, kept).unwrap();
             let best = Validated { step, accuracy: 0.5, loss: 0.5, clean_rate: None };
-            Validation { best: Some(best), blake3, ..Validation::default() }
+            let mut validation = Validation::default();
+            (validation.best, validation.blake3) = (Some(best), blake3);
+            validation
         };
         let (five, _) = (kept(5, None), kept(8, Some(5)));
         assert_eq!(there(), [5, 8]);
         restore_best(dir.path(), &params, &five).unwrap();
         assert!(first().iter().all(|x| *x == 5.0));
-        let nine = kept(9, Some(8));
+        let mut nine = kept(9, Some(8));
         assert_eq!(there(), [8, 9]);
         assert!(restore_best(dir.path(), &params, &five).is_err());
-        let changed = Validation { blake3: five.blake3, ..nine };
-        let error = restore_best(dir.path(), &params, &changed).unwrap_err().to_string();
+        nine.blake3 = five.blake3;
+        let error = restore_best(dir.path(), &params, &nine).unwrap_err().to_string();
         assert!(error.contains("content changed"), "{error}");
         // They are no checkpoints.
         assert!(steps(dir.path()).is_empty());

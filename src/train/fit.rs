@@ -231,6 +231,10 @@ pub fn fit<T: Real>(
         let ended = outcome.validation.as_ref().is_some_and(|v| v.ended);
         let ends_warmup = plan.warms(step) && outcome.validation.as_ref().is_some_and(|v| v.warm_end.is_some());
         let last = ended || plan.steps <= if ends_warmup { plan.warm } else { step + 1 };
+        if last && ends_warmup {
+            // The limit lies among the steps that are passed over: a run with a higher one goes on from there.
+            outcome.steps = plan.steps;
+        }
         // Before the checkpoint: a run that goes on from there has all that was due.
         if let Some(epoch) = plan.ends(step).filter(|_| config.dynamics) {
             evaluate(policy, &config.objective.at_clean_rate(clean_rate), Due::EpochEnd(epoch))?;

@@ -35,7 +35,7 @@ pub struct RunSummary {
     pub eval_margin: f64,
     /// The test split by source.
     pub by_source: Vec<SourceAccuracy>,
-    /// Steps taken.
+    /// Steps taken, those that an early end of the latent part's warm-up passed over counted.
     pub steps: u64,
     /// Median pairs per second of training steps.
     #[serde(deserialize_with = "number")]

@@ -205,6 +205,13 @@ fn patience_ends_the_warm_up_and_the_run() {
             assert_eq!(since == 2, i + 1 == phase.len(), "{phase:?}");
         }
     }
+    // A limit among the steps that the warm-up's early end passes over: with a higher one it comes to the same.
+    let limited = patient("limited-warm", 2);
+    let limit = warming.last().unwrap().0 as usize + 2;
+    let limited = TrainConfig { max_steps: limit, keep_optimizer_state: true, ..limited };
+    assert_eq!(finished(&limited, false).steps as usize, limit);
+    assert_eq!(finished(&TrainConfig { max_steps: 0, ..limited }, true).best_step, short.best_step);
+    same("patience-2", "limited-warm");
     // Stopped in the early end of the warm-up and behind it, it comes to the same.
     for (out, most) in [("stopped-warm", warming.last().unwrap().0), ("stopped-later", warm + per_epoch + 1)] {
         let config = patient(out, 2);
