@@ -107,7 +107,7 @@ settings! {
         /// Stop after this many steps if the epochs make more; 0 = no limit. Schedules do not change, so that a
         /// run that was stopped here can be resumed with a higher limit.
         pub max_steps: usize = 0;
-        /// Peak learning rate of the backbone. Adapters and heads of their own usually want more: 1e-5 to 2e-4. It has no
+        /// Peak learning rate of the backbone. Adapters and heads of their own usually want more: 1e-5 to 6e-4. It has no
         /// effect with `tune = "latent"`, whose rates are `train.lpc.lr` and `train.lpc.code_lr`.
         pub lr: f64 = 5e-6;
         /// How it moves.
