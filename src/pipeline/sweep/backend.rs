@@ -23,7 +23,7 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::seed::Seed;
 use crate::settings::{Settings, refuse};
-use crate::train::TrainConfig;
+use crate::train::{HeadConfig, TrainConfig};
 
 /// Marker of flipped prompts where the recipe names none: that of the paper.
 const MARKER: &str = "[FLIP]";
@@ -135,6 +135,9 @@ pub(super) fn cell_config(recipe: &Recipe, cell: &Cell) -> TrainConfig {
     }
     if cell.codes > 0 {
         config.lpc.codes = cell.codes;
+    }
+    if !config.uses_kept_states() {
+        config.head = HeadConfig::default();
     }
     config
 }

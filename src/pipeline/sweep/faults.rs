@@ -96,7 +96,7 @@ fn training_faults(recipe: &Recipe) -> Vec<Fault> {
         let own = config.faults();
         let lpc = LpcConfig { latent: config.lpc.latent, ..recipe.train.lpc.clone() };
         let objective = ObjectiveConfig { name: config.objective.name, ..recipe.train.objective.clone() };
-        let mut found = TrainConfig { lpc, objective, ..config }.faults();
+        let mut found = TrainConfig { lpc, objective, head: recipe.train.head.clone(), ..config }.faults();
         found.retain(|f| !own.contains(f));
         found
     });
@@ -184,6 +184,21 @@ mod tests {
         for (change, wanted) in cases {
             assert_eq!(told(change), [wanted]);
         }
+    }
+
+    #[test]
+    fn settings_of_kept_states_are_for_the_cells_that_have_some() {
+        assert_eq!(told(|r| r.train.head.memory_mb = 10), Vec::<String>::new());
+        let mut recipe = Recipe::default();
+        recipe.train.model = "tiny".into();
+        recipe.train.head.memory_mb = 10;
+        assert!(recipe.sweep.latent == [LatentKind::None, LatentKind::Lpc]);
+        assert_eq!(cell_faults(&recipe), BTreeMap::new());
+        let alone = told(|r| {
+            r.train.head.memory_mb = 10;
+            r.sweep.latent = vec![LatentKind::None];
+        });
+        assert_eq!(alone, ["train.head.memory_mb: has no effect: no cell of this sweep uses it"]);
     }
 
     #[test]
