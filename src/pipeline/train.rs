@@ -133,6 +133,9 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
     let own = held_out.any().then(|| held_out.splits(seed, &data.splits));
     let splits = own.as_ref().unwrap_or(&data.splits);
     held_out.check(splits)?;
+    if let Some(warning) = held_out.warning(splits) {
+        progress.warn(&warning);
+    }
     let weights = reference::fingerprint(&policy)?;
     let other = other_reference(&config, seed, &data, progress)?;
     let of_other = other.as_ref().map(|other| other.fingerprint.as_str());

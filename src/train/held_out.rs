@@ -8,6 +8,9 @@ use crate::schema::{SPLITS, VALIDATION_SPLIT};
 use crate::seed::Seed;
 use crate::token_file::TokenRow;
 
+/// Pairs of validation at which the standard error of an accuracy is 4 points at most.
+const ENOUGH: usize = 157;
+
 /// The training pairs that a run holds out. All pairs of a prompt are held out together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HeldOut {
@@ -57,6 +60,15 @@ impl HeldOut {
             divided.push(of_validation);
         }
         divided
+    }
+
+    /// A warning where validation has so few pairs that it chooses by chance. `splits` are those of [`HeldOut::splits`].
+    pub fn warning(self, splits: &[Split]) -> Option<String> {
+        let pairs = splits.get(2)?.rows.len();
+        (pairs < ENOUGH).then(|| {
+            let points = 50.0 / (pairs as f64).sqrt();
+            format!("validation has {pairs} pairs: its accuracy has a standard error of up to {points:.0} points, and may choose by chance")
+        })
     }
 
     /// Marks of all prepared training pairs: `left` has those of the pairs that are trained on; those that are held out
@@ -168,6 +180,9 @@ mod tests {
         let fault = |held_out: HeldOut, prepared: &[Split]| {
             held_out.check(&held_out.splits(Seed(5), prepared)).unwrap_err().to_string()
         };
+        let told = held_out("", 0.3).warning(&held_out("", 0.3).splits(Seed(5), &prepared)).unwrap();
+        assert!(told.starts_with("validation has ") && told.contains("a standard error of up to 1"), "{told}");
+        assert_eq!(held_out("1/3", 0.0).warning(&held_out("1/3", 0.0).splits(Seed(5), &prepared)), None);
         assert!(held_out("", 0.3).check(&held_out("", 0.3).splits(Seed(5), &prepared)).is_ok());
         assert!(
             held_out("", 0.0).check(&held_out("", 0.0).splits(Seed(5), &[Split::default(), Split::default()])).is_ok()

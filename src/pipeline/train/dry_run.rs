@@ -93,6 +93,9 @@ pub fn dry_run_at(config: &TrainConfig, seed: Seed, speed: Option<&Speed>, progr
     let held_out = config.held_out();
     let splits = if held_out.any() { held_out.splits(seed, &prepared) } else { prepared.clone() };
     held_out.check(&splits)?;
+    if let Some(warning) = held_out.warning(&splits) {
+        progress.warn(&warning);
+    }
     let source = ModelSource::tokenizer(&config.model, progress)?;
     let shape = load::shape(&source, tokenizer.vocabulary_for(&source))?;
     super::fitting(&config, &prepared, &tokenizer, &source, &shape)?;

@@ -254,6 +254,7 @@ fn what_it_says_and_what_it_refuses() {
     let dry = sandbox.ok(&format!("{line} --out run --validation 0.3 --dry-run --json")).json();
     let run = sandbox.ok(&format!("{line} --out run --validation 0.3"));
     assert!(run.stderr.contains("kept the parameters after step "), "{}", run.stderr);
+    assert!(run.stderr.contains("warning: validation has "), "{}", run.stderr);
     let summary = sandbox.json("run/summary.json");
     assert_eq!(
         (&summary["n_train"], &summary["n_validation"], &summary["n_eval"]),
