@@ -104,7 +104,7 @@ test_fraction = 0.25
 [train]
 model = "tiny:32x1"
 batch = 8
-epochs = 4
+epochs = 16
 checkpoint_every = 1000
 [sweep]
 noise_p = [0.2]
