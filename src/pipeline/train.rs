@@ -213,10 +213,7 @@ fn work(config: &TrainConfig, seed: Seed, resume: bool, progress: &dyn Progress,
             let config = TrainConfig { objective: objective.clone(), ..config.clone() };
             outputs::evaluate(policy, &splits[1], &reference[1], keys[1].as_deref(), &config, ranks)
         }
-        Due::Validation => {
-            let config = TrainConfig { objective: objective.clone(), ..config.clone() };
-            outputs::validate(policy, &splits[2], &reference[2], &config, ranks)
-        }
+        Due::Validation => outputs::validate(policy, &splits[2], &reference[2], objective, ranks),
         Due::EpochEnd(epoch) => {
             dynamics::record(&out, epoch, policy, splits, reference, objective, ranks)?;
             Ok(Vec::new())

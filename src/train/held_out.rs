@@ -31,7 +31,7 @@ impl HeldOut {
     fn split_of(self, seed: Seed, row: &TokenRow) -> usize {
         if self.fold.is_some_and(|fold| fold.holds(seed, row)) {
             1
-        } else if seed.unit("validation", &row.prompt_id) < self.validation {
+        } else if self.validation > 0.0 && seed.unit("validation", &row.prompt_id) < self.validation {
             2
         } else {
             0

@@ -10,6 +10,7 @@ use crate::artifact;
 use crate::batch::Split;
 use crate::error::{Error, Result};
 use crate::lpc::collapse::{self, collapse};
+use crate::objective::ObjectiveConfig;
 use crate::policy::{Policy, saved};
 use crate::posteriors::evaluation::{self, EvaluationSums};
 use crate::posteriors::usage::ExampleSums;
@@ -46,13 +47,13 @@ pub(super) fn validate(
     policy: &Policy<f32>,
     split: &Split,
     reference: &[(f64, f64)],
-    config: &TrainConfig,
+    objective: &ObjectiveConfig,
     ranks: &Ranks,
 ) -> Result<Metrics> {
     let examples = work::examine(policy, &split.rows, ranks, |_| {})?;
-    let known = config.objective.needs_reference().then_some(reference);
+    let known = objective.needs_reference().then_some(reference);
     let found = SplitExamples { split: &split.name, rows: &split.rows, examples: &examples, reference: known };
-    validation::metrics(&found, &config.objective, codes::flip_rates(policy)?.as_deref())
+    validation::metrics(&found, objective, codes::flip_rates(policy)?.as_deref())
 }
 
 fn context<'a>(config: &'a TrainConfig, flips: Option<&'a [f64]>) -> PosteriorContext<'a> {
